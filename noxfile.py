@@ -1,0 +1,104 @@
+"""Everything that is run on this repository, one session each. `nox -l` lists them.
+
+Each session has an environment of its own, made by uv from the workspace; with `--no-venv`, sessions use the one that
+nox runs in.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import nox
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+OLDEST = PYTHONS[0]
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False  # skipped, and listed as skipped at the end
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "typing", "tests"]
+
+
+def reach_pyenv_versions() -> None:
+    """Lets `python3.12` and so on run where pyenv has them: by itself it runs the chosen version only."""
+    if not shutil.which("pyenv"):
+        return
+    listed = subprocess.run(
+        ["pyenv", "versions", "--bare"], capture_output=True, text=True, check=False
+    ).stdout.split()
+    chosen = os.environ.get("PYENV_VERSION", "").split(":")
+    known = [version for version in listed if version.rpartition(".")[0] in PYTHONS]
+    os.environ["PYENV_VERSION"] = ":".join(filter(None, dict.fromkeys(chosen + known)))
+
+
+reach_pyenv_versions()
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Installs the packages of the workspace, as they are in the tree, and these dependency groups."""
+    if session.venv_backend == "none":
+        return
+    session.run_install(
+        "uv",
+        "sync",
+        "--quiet",
+        "--no-default-groups",
+        *(f"--group={group}" for group in groups),
+        f"--python={session.virtualenv.location}",
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+    )
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The tests, on every supported Python that is installed."""
+    install(session, "dev")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def lowest(session: nox.Session) -> None:
+    """The tests, with the lowest versions that the packages claim to work with."""
+    install(session, "dev")
+    session.install("--upgrade", "--resolution=lowest-direct", "--editable=packages/manyhands")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def lint(session: nox.Session) -> None:
+    """Style, likely bugs, and the direction of imports."""
+    install(session, "dev")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+
+
+@nox.session(python=OLDEST)
+def typing(session: nox.Session) -> None:
+    """The types, as mypy (strict) and pyright see them."""
+    install(session, "dev")
+    session.run("mypy")
+    session.run("pyright", "--pythonpath", _python_of(session))
+
+
+@nox.session(python=OLDEST)
+def docs(session: nox.Session) -> None:
+    """The documentation, into site/; a broken link or reference fails."""
+    install(session, "docs")
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
+@nox.session(python=OLDEST)
+def bench(session: nox.Session) -> None:
+    """The benchmarks; arguments after `--` go to `manyhands bench`."""
+    install(session)
+    session.run("manyhands", "bench", *session.posargs)
+
+
+def _python_of(session: nox.Session) -> str:
+    command = ["python", "-c", "import sys; print(sys.executable)"]
+    return str(session.run(*command, silent=True)).strip()

@@ -1,0 +1,12 @@
+"""The engine: what happens to one run where it lands. It knows nothing of schedulers and runners.
+
+    inputs.py       futures and States in arguments: finding them, putting values in their place
+    containers.py   which objects are looked into for them, and how each kind is taken apart and rebuilt
+    task_run.py     one attempt of a task run
+    flow_run.py     one run of a flow
+    interrupt.py    stopping what runs
+    services.py     the service threads of a driver: timers, user callbacks
+    loops.py        event loops: awaiting runs, running async tasks
+
+Import the modules; nothing is gathered here, so that a worker loads only what it uses.
+"""

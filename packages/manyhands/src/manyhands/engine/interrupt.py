@@ -1,0 +1,189 @@
+"""Stopping Python code that runs in a thread: asynchronous exceptions that land where they should, or not at all.
+
+What makes this hard: the exception is raised at some later bytecode of the target thread. By then the run it was meant
+for may have ended and another begun, or the thread may be inside our own code, half-way through an update.
+
+    guarantees   An `Interrupt` is raised only inside the run it was fired at (or what that run called directly), never
+                 inside a `shield`, never after `Frames.end`, at most once per delivery.
+    assumes      `fire`, `begin`, `end` and the edges of a shield share one lock (`LOCK`), so each sees the others whole.
+                 A pending exception is withdrawn under that lock (`PyThreadState_SetAsyncExc(thread, NULL)`) by the
+                 first statement after it was taken.
+
+A thread's stack of runs is a list of frames: a task that calls another, or runs in place what it waits for, has a
+frame above its own. A wait and every other call into the library is a shield: the frame below is marked, a blocked
+wait is woken, and the interrupt is raised on the way out.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from manyhands.context import HERE, LOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from manyhands.futures import Countdown
+
+__all__ = ["Frame", "Frames", "Interrupt", "frames_of_this_thread", "shielded"]
+
+
+class Interrupt(BaseException):
+    """Raised inside a run that was cancelled or ran out of time; a `BaseException`, so that it is seldom caught."""
+
+
+def _set_async_exception(thread: int, exception: type[BaseException] | None) -> None:
+    import ctypes  # loaded when the first run is interrupted
+
+    target = ctypes.py_object(exception) if exception is not None else ctypes.py_object()
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), target)
+
+
+class Frame:
+    """One run on a thread's stack.
+
+    Attributes:
+        run: what is to be interrupted (compared by identity): a future, the call of a map's element, or a token.
+        record: the map of an element's call.
+        fired: whether it was.
+        shield: how many calls into the library are under way.
+    """
+
+    __slots__ = ("fired", "record", "run", "shield")
+
+    def __init__(self, run: object, record: Any = None) -> None:
+        self.run = run
+        self.record = record
+        self.fired = False
+        self.shield = 0
+
+
+class Frames:
+    """The interruptible runs on one thread's stack, innermost last."""
+
+    __slots__ = ("countdown", "stack", "thread")
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.stack: list[Frame] = []
+        self.countdown: Countdown | None = None
+
+    def begin(self, run: object) -> Frame:
+        """Puts a run on the stack."""
+        frame = Frame(run)
+        with LOCK:
+            self.stack.append(frame)
+        return frame
+
+    def end(self, frame: Frame) -> bool:
+        """Takes a run off the stack; from here on it can't be interrupted. Returns whether it had been."""
+        with LOCK:
+            if frame.fired:
+                self.withdraw()
+            if frame in self.stack:
+                del self.stack[self.stack.index(frame) :]
+            return frame.fired
+
+    def withdraw(self) -> None:
+        """Takes back an exception that was fired and has not been raised; with `LOCK` held."""
+        _set_async_exception(self.thread, None)
+
+    def fire(self, run: object) -> bool:
+        """Interrupts a run of this thread; with `LOCK` held.
+
+        Returns:
+            False if the run is not on this thread.
+        """
+        stack = self.stack
+        for depth, frame in enumerate(stack):
+            if frame.run is run:
+                break
+        else:
+            return False
+        if frame.fired:
+            return True
+        frame.fired = True
+        if any(above.shield for above in stack[depth:-1]):
+            return True  # it waits, and runs something in place meanwhile: raised when control returns to it
+        if stack[-1].shield:
+            if self.countdown is not None:
+                self.countdown.interrupt()
+        else:
+            _set_async_exception(self.thread, Interrupt)
+        return True
+
+    def due(self) -> bool:
+        """Whether an interrupt is to be raised where the thread stands now."""
+        for frame in reversed(self.stack):
+            if frame.shield:
+                return False
+            if frame.fired:
+                return True
+        return False
+
+    def enter_shield(self) -> None:
+        """From here the thread is in our own code."""
+        with LOCK:
+            if self.stack:
+                top = self.stack[-1]
+                top.shield += 1
+                if any(frame.fired for frame in self.stack):
+                    self.withdraw()
+
+    def leave_shield(self) -> None:
+        """Back to user code.
+
+        Raises:
+            Interrupt: the run was interrupted meanwhile, or had been and took no notice.
+        """
+        with LOCK:
+            if self.stack:
+                self.stack[-1].shield -= 1
+                if self.due():
+                    raise Interrupt
+
+
+def frames_of_this_thread() -> Frames:
+    """The current thread's frames, made on first use."""
+    frames = HERE.frames
+    if frames is None:
+        frames = HERE.frames = Frames()
+    return frames
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Keeps interrupts out of a block of our own code; they are raised at its end."""
+    frames = HERE.frames
+    if frames is None or not frames.stack:
+        yield
+        return
+    frames.enter_shield()
+    try:
+        yield
+    finally:
+        frames.leave_shield()
+
+
+def interruptible_block(wanted: Any, deadline: float | None, fail_fast: bool, first: bool) -> bool:
+    """How a thread waits whose own run can be interrupted (a timed flow or direct call)."""
+    from manyhands.futures import Countdown, block_plainly
+
+    frames = frames_of_this_thread()
+    if not frames.stack:
+        return block_plainly(Countdown(fail_fast, first), wanted, deadline)
+    countdown = Countdown(fail_fast, first)
+    frames.enter_shield()
+    try:
+        with LOCK:
+            frames.countdown = countdown
+            if any(frame.fired for frame in frames.stack):
+                countdown.interrupt()
+        try:
+            return block_plainly(countdown, wanted, deadline)
+        finally:
+            frames.countdown = None
+    finally:
+        frames.leave_shield()

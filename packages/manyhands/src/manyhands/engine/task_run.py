@@ -1,0 +1,577 @@
+"""Runs one attempt of a call where it lands, and says how it ended. The only code that calls the user's function.
+
+Knows nothing of schedulers and runners: it gets a call with its arguments filled in, and gives an `Outcome`. The steps
+are the same for functions and coroutine functions; only the one that calls the function differs.
+
+May import futures and what lies above them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from manyhands.calls import AWAITING_RETRY, CANCELLED, COMPLETED, CRASHED, FAILED, WAITING, Call, Outcome
+from manyhands.context import CALL, HERE, LOCK
+from manyhands.engine import inputs
+from manyhands.engine.interrupt import Interrupt, frames_of_this_thread, interruptible_block
+from manyhands.engine.services import TIMERS
+from manyhands.engine.values import value_of
+from manyhands.exceptions import CancelledRun, CrashedRun, TaskRunTimeout
+from manyhands.futures import TaskFuture
+from manyhands.logs import log_prints_of, name_of, set_up, task_run_logger
+from manyhands.names import render_run_name, run_uuid
+from manyhands.states import (
+    Completed,
+    Crashed,
+    Failed,
+    State,
+    StateType,
+    TimedOut,
+    aggregate_states,
+    get_state_exception,
+)
+
+if TYPE_CHECKING:
+    from manyhands.tasks import Task
+
+__all__ = ["TaskRun", "attempt", "attempt_async", "results_in", "run_plain", "sleep", "timed_attempt", "timed_attempt_async"]
+
+_PHASES = {
+    StateType.COMPLETED: COMPLETED,
+    StateType.FAILED: FAILED,
+    StateType.CANCELLED: CANCELLED,
+    StateType.CRASHED: CRASHED,
+}
+
+
+class TaskRun:
+    """A task run as hooks and retry conditions see it.
+
+    Attributes:
+        id: its UUID.
+        name: for example `inc-3f2`.
+        task_name: the task's name.
+        run_count: which attempt this is, 1 for the first.
+        parameters: by name, with upstream results filled in.
+        tags: sorted.
+        state: the state that the hook is about.
+    """
+
+    __slots__ = ("id", "name", "parameters", "run_count", "state", "tags", "task_name")
+
+    def __init__(self, call: Call, state: State[Any]) -> None:
+        from manyhands.context import TAGS
+
+        self.id = run_uuid(call.number)
+        self.name = name_of(call)
+        self.task_name = call.task.name
+        self.run_count = call.attempt
+        self.parameters = call.task.parameters(call.args, call.kwargs)
+        self.tags = sorted(call.task.tags | TAGS.get())
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"<TaskRun {self.name!r} {self.state}>"
+
+
+def run_plain(call: Call) -> Any:
+    """Calls the function of a task that asks for nothing special; raises what it raises. Hot; in the run's context."""
+    CALL.set(call)
+    if call.kwargs is None:
+        return call.task.fn(*call.args)
+    return call.task.fn(*call.args, **call.kwargs)
+
+
+# ---------------------------------------------------------------------- one attempt
+
+
+def attempt(call: Call) -> Outcome:
+    """Runs one attempt; in the run's context.
+
+    Raises:
+        Interrupt: the run was stopped from outside, who did so knows how it ended.
+    """
+    CALL.set(call)
+    started = time.perf_counter()
+    try:
+        _begin(call)
+        for hook in call.task.on_running_hooks:
+            _call_hook(hook, call, _running(call))
+        value = call.task.fn(*call.args, **(call.kwargs or {}))
+        if call.task.is_generator:
+            value = list(value)
+        outcome = returned(call, value)
+    except Interrupt:
+        raise
+    except BaseException as error:
+        outcome = raised(call, error)
+    outcome.seconds = time.perf_counter() - started
+    return _concluded(call, outcome)
+
+
+async def attempt_async(call: Call) -> Outcome:
+    """As `attempt`, for coroutine functions; cancellation of the coroutine passes through."""
+    CALL.set(call)
+    started = time.perf_counter()
+    cancelled = _cancelled_class()
+    try:
+        _begin(call)
+        for hook in call.task.on_running_hooks:
+            await _call_hook_async(hook, call, _running(call))
+        if call.task.is_generator:
+            value: Any = [item async for item in call.task.fn(*call.args, **(call.kwargs or {}))]
+        else:
+            value = await call.task.fn(*call.args, **(call.kwargs or {}))
+        outcome = returned(call, value)
+    except cancelled:
+        raise
+    except BaseException as error:
+        outcome = raised(call, error)
+    outcome.seconds = time.perf_counter() - started
+    return await _concluded_async(call, outcome)
+
+
+def _cancelled_class() -> type[BaseException]:
+    """What the running loop throws into a coroutine that it cancels."""
+    import anyio
+
+    return anyio.get_cancelled_exc_class()
+
+
+def _begin(call: Call) -> None:
+    task = call.task
+    if task.task_run_name is not None and call.name is None:
+        call.name = render_run_name(
+            task.task_run_name, task.parameters(call.args, call.kwargs), task_name=task.name
+        )
+    if call.scope is not None:
+        flow_run = call.scope.flow_run
+        log_prints_of(task.log_prints or (flow_run is not None and flow_run.flow.log_prints))
+
+
+def returned(call: Call, value: Any) -> Outcome:
+    """What a return value means for the run."""
+    name = call.name
+    if isinstance(value, State):
+        return _from_state(call, value)
+    if type(value) in inputs.ATOMS:
+        return Outcome(COMPLETED, value, name=name)
+    if isinstance(value, (list, tuple, set)) and value and all(isinstance(item, State) for item in value):
+        return _from_state(call, aggregate_states(list(value)))
+    found = inputs.collect((value,), None)
+    if not found:
+        return Outcome(COMPLETED, value, name=name)
+    if all(entry.future.done() for entry in found if isinstance(entry.future, TaskFuture)):
+        return Outcome(COMPLETED, results_in(value), name=name)
+    # It waits for runs of others; who asked for the attempt lets them settle it, without holding a worker.
+    return Outcome(WAITING, value, name=name)
+
+
+def results_in(value: Any) -> Any:
+    """A returned value with every future in it replaced by its result.
+
+    Raises:
+        Exception: that of the first run which did not complete.
+    """
+
+    def result_of(source: TaskFuture[Any] | State[Any], allow_failure: bool) -> Any:
+        if isinstance(source, State):
+            return source
+        return source.result(raise_on_failure=not allow_failure)
+
+    return inputs.substitute((value,), None, result_of)[0][0]
+
+
+def _from_state(call: Call, state: State[Any]) -> Outcome:
+    phase = _PHASES.get(state.type)
+    if phase is None:
+        error = get_state_exception(state)
+        return raised(call, error if error is not None else ValueError(f"returned {state}"))
+    if phase == COMPLETED:
+        return Outcome(COMPLETED, state.data, state, name=call.name)
+    value = get_state_exception(state)
+    if phase == FAILED:
+        delay = _retry_delay(call, state)
+        if delay is not None:
+            return Outcome(AWAITING_RETRY, value, state, delay, name=call.name)
+    return Outcome(phase, value, state, name=call.name)
+
+
+def raised(call: Call, error: BaseException) -> Outcome:
+    """What an exception means for the run: FAILED, another attempt, or CRASHED."""
+    if not isinstance(error, Exception):
+        crash = CrashedRun(
+            run_name=name_of(call), message=f"the task raised {type(error).__name__}: {error}", cause=error
+        )
+        return Outcome(CRASHED, crash, name=call.name)
+    if isinstance(error, TaskRunTimeout):
+        state = TimedOut(str(error), data=error)
+        delay = _retry_delay(call, state)
+        if delay is None:
+            return Outcome(FAILED, error, state, name=call.name)
+        return Outcome(AWAITING_RETRY, error, state, delay, name=call.name)
+    delay = _retry_delay(call, None, error)
+    if delay is None:
+        return Outcome(FAILED, error, name=call.name)
+    return Outcome(AWAITING_RETRY, error, None, delay, name=call.name)
+
+
+def failure_message(error: BaseException) -> str:
+    """The message of the state of a run that raised."""
+    text = str(error)
+    kind = type(error).__name__
+    return f"Task run encountered an exception {kind}: {text}" if text else f"Task run encountered an exception {kind}"
+
+
+def state_of(outcome: Outcome) -> State[Any]:
+    """The state that an outcome leads to."""
+    if outcome.state is not None:
+        return outcome.state
+    if outcome.phase == COMPLETED:
+        return Completed(data=outcome.value)
+    if outcome.phase == CRASHED:
+        return Crashed(str(outcome.value), data=outcome.value)
+    return Failed(failure_message(outcome.value), data=outcome.value)
+
+
+def _retry_delay(call: Call, state: State[Any] | None, error: BaseException | None = None) -> float | None:
+    """Seconds until the next attempt, or `None` if there is to be none."""
+    task = call.task
+    if call.attempt > task.retries:
+        return None
+    if task.retry_condition_fn is not None:
+        if state is None:
+            assert error is not None  # either says why the attempt failed
+            state = Failed(failure_message(error), data=error)
+        try:
+            if not task.retry_condition_fn(task, TaskRun(call, state), state):
+                return None
+        except Exception:
+            _logger(call).exception("retry_condition_fn raised; the run is not retried")
+            return None
+    return task.retry_delay(call.attempt)
+
+
+# ---------------------------------------------------------------------- hooks
+
+
+def _running(call: Call) -> State[Any]:
+    from manyhands.states import Retrying, Running
+
+    return Running() if call.attempt == 1 else Retrying()
+
+
+def _final_hooks(task: Task[Any, Any], outcome: Outcome) -> list[Callable[..., Any]]:
+    if outcome.phase == COMPLETED:
+        return task.on_completion_hooks
+    return task.on_failure_hooks if outcome.phase == FAILED else []
+
+
+def _concluded(call: Call, outcome: Outcome) -> Outcome:
+    hooks = _final_hooks(call.task, outcome)
+    if hooks:
+        state = state_of(outcome)
+        for hook in hooks:
+            _call_hook(hook, call, state)
+    return outcome
+
+
+async def _concluded_async(call: Call, outcome: Outcome) -> Outcome:
+    hooks = _final_hooks(call.task, outcome)
+    if hooks:
+        state = state_of(outcome)
+        for hook in hooks:
+            await _call_hook_async(hook, call, state)
+    return outcome
+
+
+def run_final_hooks(call: Call, outcome: Outcome) -> None:
+    """Calls the hooks of an end that was decided elsewhere than on the worker (a stop by force, a late timeout)."""
+    call.context.copy().run(_concluded, call, outcome)
+
+
+def _call_hook(hook: Callable[..., Any], call: Call, state: State[Any]) -> None:
+    try:
+        result = hook(call.task, TaskRun(call, state), state)
+        if hasattr(result, "__await__"):
+            from manyhands.engine.loops import SERVICE_LOOP
+
+            SERVICE_LOOP.run(result)
+    except Exception:
+        _logger(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
+
+
+async def _call_hook_async(hook: Callable[..., Any], call: Call, state: State[Any]) -> None:
+    try:
+        result = hook(call.task, TaskRun(call, state), state)
+        if hasattr(result, "__await__"):
+            await result
+    except Exception:
+        _logger(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
+
+
+def _logger(call: Call) -> Any:
+    return task_run_logger(name_of(call), run_uuid(call.number))
+
+
+# ---------------------------------------------------------------------- time limits where the run itself waits
+
+
+def timed_attempt(call: Call) -> Outcome:
+    """One attempt in the current thread within the task's time limit, in a context of its own."""
+    limit = call.task.timeout_seconds
+    if limit is None:
+        return call.context.copy().run(attempt, call)
+    frames = frames_of_this_thread()
+    blocker = HERE.block
+    if blocker is None:
+        HERE.block = interruptible_block
+    token = object()
+    frame = frames.begin(token)
+
+    def fire() -> None:
+        with LOCK:
+            frames.fire(token)
+
+    timer = TIMERS.after(limit, fire)
+    expired = False
+    try:
+        try:
+            outcome = call.context.copy().run(attempt, call)
+        finally:
+            timer.cancel()
+            expired = frames.end(frame)
+    except Interrupt:
+        # Raised by our own limit, perhaps on the way out of the block above; or meant for a run further out.
+        expired = frames.end(frame) or expired
+        if not expired:
+            raise
+    finally:
+        HERE.block = blocker
+    if expired:
+        return call.context.copy().run(_timed_out, call, limit)
+    return outcome
+
+
+async def timed_attempt_async(call: Call) -> Outcome:
+    """One attempt on the current loop within the task's time limit."""
+    limit = call.task.timeout_seconds
+    if limit is None:
+        return await attempt_async(call)
+    import anyio
+
+    with anyio.move_on_after(limit):
+        return await attempt_async(call)
+    return await overdue_outcome_async(call)
+
+
+def _timed_out(call: Call, limit: float) -> Outcome:
+    return _concluded(call, raised(call, TaskRunTimeout(run_name=name_of(call), timeout=limit)))
+
+
+def overdue_outcome(call: Call) -> Outcome:
+    """How an attempt ends that was stopped at its limit."""
+    return call.context.copy().run(_timed_out, call, call.task.timeout_seconds or 0.0)
+
+
+async def overdue_outcome_async(call: Call) -> Outcome:
+    """As `overdue_outcome`, on a loop."""
+    error = TaskRunTimeout(run_name=name_of(call), timeout=call.task.timeout_seconds or 0.0)
+    return await _concluded_async(call, raised(call, error))
+
+
+# ---------------------------------------------------------------------- direct calls
+
+
+def _bound_upstreams(call: Call, wait_for: Any) -> list[Any]:
+    found = inputs.collect(call.args, call.kwargs)
+    if wait_for is not None:
+        found = [*found, *inputs.collect_wait_for(wait_for)]
+    return found
+
+
+def _fill_in(call: Call, found: list[Any]) -> None:
+    """Puts the values of ended upstreams into the call.
+
+    Raises:
+        UpstreamTaskError: one did not complete.
+    """
+    for entry in found:
+        value_of(entry.future, entry.allow_failure)
+    call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
+    call.kwargs = kwargs or None
+
+
+def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
+    """Runs a call in the caller's thread, all its attempts, and gives its value or state.
+
+    Raises:
+        Exception: what the last attempt raised.
+    """
+    from manyhands.futures import block
+
+    set_up()
+    try:
+        found = _bound_upstreams(call, wait_for)
+        if found:
+            block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
+            _fill_in(call, found)
+    except Exception as error:
+        return _not_started(error, return_state)
+    while True:
+        outcome = timed_attempt(call)
+        if outcome.phase == WAITING:
+            outcome = waited_for(call, outcome.value)
+        if outcome.phase != AWAITING_RETRY:
+            return _finish(call, outcome, return_state)
+        _log_retry(call, outcome)
+        sleep(outcome.delay)
+        call.attempt += 1
+
+
+async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> Any:
+    """As `call_directly`, for coroutine functions, on the caller's loop."""
+    import anyio
+
+    from manyhands.engine.loops import settled
+
+    set_up()
+    token = CALL.set(call)
+    try:
+        try:
+            found = _bound_upstreams(call, wait_for)
+            futures = [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
+            if futures:
+                await settled(futures)
+            _fill_in(call, found)
+        except Exception as error:
+            return _not_started(error, return_state)
+        while True:
+            outcome = await timed_attempt_async(call)
+            if outcome.phase == WAITING:
+                waiting = inputs.collect((outcome.value,), None)
+                await settled([entry.future for entry in waiting if isinstance(entry.future, TaskFuture)])
+                outcome = waited_for(call, outcome.value)
+            if outcome.phase != AWAITING_RETRY:
+                return _finish(call, outcome, return_state)
+            _log_retry(call, outcome)
+            await anyio.sleep(outcome.delay)
+            call.attempt += 1
+    finally:
+        CALL.reset(token)
+
+
+def stream(call: Call) -> Iterator[Any]:
+    """A direct call of a generator task: items as they are made; the run ends with the generator."""
+    set_up()
+    found = _bound_upstreams(call, None)
+    _fill_in(call, found)
+    context = call.context.copy()
+    context.run(CALL.set, call)
+    context.run(_begin, call)
+    try:
+        iterator = context.run(iter, call.task.fn(*call.args, **(call.kwargs or {})))
+        while True:
+            try:
+                item = context.run(next, iterator)
+            except StopIteration:
+                break
+            yield item
+    except Exception as error:
+        _finish(call, _concluded(call, Outcome(FAILED, error)), return_state=True)
+        raise
+    _finish(call, _concluded(call, Outcome(COMPLETED, None)), return_state=True)
+
+
+async def stream_async(call: Call) -> AsyncIterator[Any]:
+    """As `stream`, for async generator tasks."""
+    set_up()
+    found = _bound_upstreams(call, None)
+    for entry in found:
+        if isinstance(entry.future, TaskFuture) and not entry.future.done():
+            from manyhands.engine.loops import settled
+
+            await settled((entry.future,))
+    _fill_in(call, found)
+    _begin(call)
+    iterator = call.task.fn(*call.args, **(call.kwargs or {})).__aiter__()
+    try:
+        while True:
+            token = CALL.set(call)
+            try:
+                item = await anext(iterator)
+            except StopAsyncIteration:
+                break
+            finally:
+                CALL.reset(token)
+            yield item
+    except Exception as error:
+        _finish(call, _concluded(call, Outcome(FAILED, error)), return_state=True)
+        raise
+    _finish(call, _concluded(call, Outcome(COMPLETED, None)), return_state=True)
+
+
+def _log_end(call: Call, state: State[Any]) -> None:
+    _logger(call).log(logging.INFO if state.is_completed() else logging.ERROR, "Finished in state %s", state)
+
+
+def _log_retry(call: Call, outcome: Outcome) -> None:
+    _logger(call).info(
+        "Attempt %d of %d did not complete (%s); the next begins in %g s",
+        call.attempt,
+        call.task.retries + 1,
+        outcome.state if outcome.state is not None else f"{type(outcome.value).__name__}: {outcome.value}",
+        round(outcome.delay, 3),
+    )
+
+
+def waited_for(call: Call, value: Any) -> Outcome:
+    try:
+        return _concluded(call, Outcome(COMPLETED, results_in(value), name=call.name))
+    except Exception as error:
+        return _concluded(call, raised(call, error))
+
+
+def _not_started(error: Exception, return_state: bool) -> Any:
+    if return_state:
+        from manyhands.states import NotReady
+
+        return NotReady(str(error), data=error)
+    raise error
+
+
+def _finish(call: Call, outcome: Outcome, return_state: bool) -> Any:
+    state = state_of(outcome)
+    _log_end(call, state)
+    if return_state:
+        return state
+    if outcome.phase == COMPLETED:
+        return outcome.value
+    error = outcome.value
+    if outcome.phase == CRASHED and isinstance(error, CrashedRun) and error.cause is not None:
+        raise error.cause  # in the caller's own thread a KeyboardInterrupt or SystemExit goes on its way
+    if not isinstance(error, BaseException):
+        error = CancelledRun(run_name=name_of(call))
+    raise error
+
+
+def sleep(seconds: float) -> None:
+    """Waits out a retry's delay in the caller's thread, and wakes for an interrupt."""
+    from manyhands.futures import Countdown
+
+    frames = HERE.frames
+    if frames is None or not frames.stack:
+        time.sleep(seconds)
+        return
+    countdown = Countdown()
+    frames.enter_shield()
+    try:
+        with LOCK:
+            frames.countdown = countdown
+        countdown.wait(time.monotonic() + seconds)
+    finally:
+        frames.countdown = None
+        frames.leave_shield()

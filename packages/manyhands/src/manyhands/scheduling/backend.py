@@ -1,0 +1,135 @@
+"""What an execution system has to offer, and what it may tell.
+
+A backend carries messages and owns the workers; it decides nothing about runs. Two kinds:
+
+    pushing   (most)  the scheduler makes batches and `launch`es them; the backend reports.
+    pulling   (`Capabilities.pulls`: workers are threads of this process)  an idle worker is woken, takes what is
+              ready from the scheduler itself, and hands the outcome back in the same step.
+
+May import `calls` and what lies above it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from manyhands.scheduling.batching import BatchPolicy
+
+if TYPE_CHECKING:
+    from manyhands.calls import Batch, Report
+    from manyhands.futures import TaskFuture
+
+__all__ = ["Backend", "BackendEvents", "Capabilities", "PullingBackend"]
+
+
+class Capabilities:
+    """What a backend can do. The suite in `manyhands.testing` excuses the paragraphs that a missing flag names.
+
+    Attributes:
+        pulls: workers live in this process and take runs themselves.
+        isolated: arguments and results cross a process border, so they are pickled.
+        concurrent: several runs at once.
+        stops: a running run can be interrupted.
+        stops_hard: also one that is inside C code.
+        sends_logs: log records made on a worker reach the driver.
+        shares_context: the submitter's context variables are visible in the run.
+        nests: runs submitted inside a run go to the same workers.
+        policy: how batches are made.
+    """
+
+    __slots__ = (
+        "concurrent",
+        "isolated",
+        "nests",
+        "policy",
+        "pulls",
+        "sends_logs",
+        "shares_context",
+        "stops",
+        "stops_hard",
+    )
+
+    def __init__(
+        self,
+        *,
+        pulls: bool = False,
+        isolated: bool = False,
+        concurrent: bool = True,
+        stops: bool = True,
+        stops_hard: bool = False,
+        sends_logs: bool = True,
+        shares_context: bool = False,
+        nests: bool = True,
+        policy: BatchPolicy | None = None,
+    ) -> None:
+        self.pulls = pulls
+        self.isolated = isolated
+        self.concurrent = concurrent
+        self.stops = stops
+        self.stops_hard = stops_hard
+        self.sends_logs = sends_logs
+        self.shares_context = shares_context
+        self.nests = nests
+        self.policy = policy if policy is not None else BatchPolicy()
+
+
+class BackendEvents(Protocol):
+    """What a backend tells; each may be called from any thread and never blocks for long."""
+
+    def slots(self, numbers: list[int]) -> None:
+        """These slots (worker places) exist now."""
+
+    def started(self, batch: int, position: int) -> None:
+        """The run at this position of a batch has begun."""
+
+    def reported(self, report: Report) -> None:
+        """Runs of a batch have ended."""
+
+    def handed_back(self, batch: int, positions: list[int]) -> None:
+        """These runs of a batch were not started and will not be."""
+
+    def lost(self, batch: int, error: BaseException, maybe_started: list[int] | None = None) -> None:
+        """A batch will not report any more.
+
+        Args:
+            batch: the batch.
+            error: why, for the runs that may have started.
+            maybe_started: their positions; `None` for all that have not been reported.
+        """
+
+
+class Backend(Protocol):
+    """An execution system behind the scheduler."""
+
+    capabilities: Capabilities
+
+    def start(self, events: BackendEvents) -> None:
+        """Starts what must run before the first batch; the rest may start on use."""
+
+    def stop(self, grace: float) -> None:
+        """Joins, or stops within about `grace` seconds, all that `start` and `launch` made."""
+
+    def launch(self, batch: Batch) -> None:
+        """Sends a batch to its slot. Never blocks."""
+
+    def interrupt(self, run: TaskFuture[Any], hard: bool) -> None:
+        """Stops a run that was sent and may be executing; does nothing if it is not. With the lock held."""
+
+    def capture(self) -> Any:
+        """The engine's ambient options in the submitter's thread, or `None`."""
+
+    def native(self, run: TaskFuture[Any]) -> Any:
+        """The engine's own future of a run, or `None`."""
+
+
+class PullingBackend(Backend, Protocol):
+    """A backend whose workers take runs from the scheduler."""
+
+    def wake(self, worker: Any) -> None:
+        """There is something to take for this idle worker."""
+
+    def crowded(self) -> None:
+        """A run is ready and no worker is idle."""
+
+    def wake_loop(self) -> None:
+        """There are async runs to take."""

@@ -1,0 +1,92 @@
+"""How many runs travel together: learned durations, and batches bounded by time.
+
+Pure arithmetic; imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["BatchPolicy", "Durations"]
+
+
+class BatchPolicy:
+    """What one message may carry on a certain backend.
+
+    Attributes:
+        target: seconds of work that one message should carry.
+        alone: runs that take at least this many seconds travel alone.
+        cap: the most runs in one message.
+        window: messages in flight per slot.
+        growth: how much larger a batch may be than what has been observed of its task, so that one early, lucky
+            measurement does not send a thousand slow runs to one worker.
+    """
+
+    __slots__ = ("alone", "cap", "growth", "target", "window")
+
+    def __init__(
+        self,
+        target: float = 0.005,
+        alone: float = 0.03,
+        cap: int = 2000,
+        window: int = 2,
+        growth: int = 8,
+    ) -> None:
+        self.target = target
+        self.alone = alone
+        self.cap = cap
+        self.window = window
+        self.growth = growth
+
+    def size(self, seconds: float | None, observed: int, ready: int, slots: int, limit: int | None) -> int:
+        """How many runs of one task to send in one message.
+
+        Args:
+            seconds: the task's learned duration, `None` if unknown.
+            observed: how many of its runs that rests on.
+            ready: how many are ready.
+            slots: over how many slots they could be spread.
+            limit: the task's own cap (`batch=`), if any.
+
+        Returns:
+            At least 1.
+        """
+        if seconds is None or seconds >= self.alone:
+            return 1
+        most = self.cap if seconds <= 0 else min(self.cap, int(self.target / seconds))
+        most = min(most, observed * self.growth, -(-ready // max(slots, 1)))
+        if limit is not None:
+            most = min(most, limit)
+        return max(most, 1)
+
+
+class Durations:
+    """An exponentially weighted mean of how long each task's runs take.
+
+    Args:
+        weight: of the newest observation; several at once weigh accordingly.
+    """
+
+    __slots__ = ("_known", "weight")
+
+    def __init__(self, weight: float = 0.2) -> None:
+        self.weight = weight
+        self._known: dict[Any, tuple[float, int]] = {}
+
+    def of(self, task: Any) -> tuple[float | None, int]:
+        """The learned seconds of a task (`None` if unknown) and the number of observations."""
+        return self._known.get(task, (None, 0))
+
+    def observe(self, task: Any, seconds: float, count: int = 1) -> None:
+        """Learns that `count` runs of a task took `seconds` together."""
+        if count <= 0:
+            return
+        mean = seconds / count
+        known = self._known.get(task)
+        if known is None:
+            self._known[task] = (mean, count)
+            return
+        old, observed = known
+        # A slower observation counts in full: sending too few costs a message, too many holds up the neighbours.
+        weight = 1.0 if mean > 4 * old else 1.0 - (1.0 - self.weight) ** count
+        self._known[task] = (old + weight * (mean - old), observed + count)

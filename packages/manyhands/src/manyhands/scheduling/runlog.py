@@ -1,0 +1,140 @@
+"""Log lines about task runs: one a run, or one for a burst.
+
+May import futures and what lies above them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from manyhands import settings
+from manyhands.calls import COMPLETED, FAILED
+from manyhands.engine.services import TIMERS
+from manyhands.logs import _TASK_RUNS as LOGGER
+from manyhands.logs import task_run_logger
+
+if TYPE_CHECKING:
+    from manyhands.futures import MapRecord, TaskFuture
+
+__all__ = ["RunLog"]
+
+#: Seconds without an end of a task's runs after which its burst is over.
+QUIET = 1.0
+
+
+class _Burst:
+    __slots__ = ("lines", "logged", "seen", "summed")
+
+    def __init__(self) -> None:
+        self.logged = 0
+        self.seen = 0
+        self.summed: dict[str, int] = {}
+
+
+class RunLog:
+    """The lines of one runner's task runs.
+
+    The first runs of a burst (20, a setting) have a line each; the rest is summed up in one line once no run of the
+    task has ended for a second, or the runner is left. At DEBUG every run has its line.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bursts: dict[Any, _Burst] = {}
+        self._most = settings.log_burst()
+        self._timing = False
+
+    def wanted(self) -> bool:
+        """Whether there are lines about runs that complete."""
+        return LOGGER.isEnabledFor(logging.INFO)
+
+    def ended(self, future: TaskFuture[Any]) -> None:
+        """A run has ended."""
+        phase = future._phase
+        level = logging.INFO if phase == COMPLETED else logging.ERROR if phase == FAILED else logging.WARNING
+        if not LOGGER.isEnabledFor(level) or future._task.hidden:
+            return
+        if self._counts(future._task, level, future.state.name):
+            self._line(future, level)
+
+    def element(self, record: MapRecord[Any], index: int) -> None:
+        """An element of a map has completed."""
+        if not LOGGER.isEnabledFor(logging.INFO):
+            return
+        if self._counts(record.task, logging.INFO, "Completed"):
+            self._line(record.future(index), logging.INFO)
+
+    def _line(self, future: TaskFuture[Any], level: int) -> None:
+        task_run_logger(future.name, future.task_run_id).log(level, "Finished in state %s", future.state)
+
+    def _counts(self, task: Any, level: int, state: str) -> bool:
+        """Whether a run has a line of its own; counts it otherwise."""
+        with self._lock:
+            burst = self._bursts.get(task)
+            if burst is None:
+                burst = self._bursts[task] = _Burst()
+            burst.seen += 1
+            if burst.logged < self._most:
+                burst.logged += 1
+                return True
+            burst.summed[state] = burst.summed.get(state, 0) + 1
+            start = not self._timing
+            self._timing = True
+        if start:
+            TIMERS.after(QUIET, self._look)
+        return LOGGER.isEnabledFor(logging.DEBUG)
+
+    def _look(self) -> None:
+        """Sums up the bursts that have been quiet since the last look."""
+        quiet = []
+        with self._lock:
+            for task, burst in list(self._bursts.items()):
+                if burst.seen == 0:
+                    quiet.append((task, self._bursts.pop(task)))
+                burst.seen = 0
+            self._timing = any(burst.summed for burst in self._bursts.values())
+            again = self._timing
+        for task, burst in quiet:
+            self._sum_up(task, burst)
+        if again:
+            TIMERS.after(QUIET, self._look)
+
+    def flush(self) -> None:
+        """Sums up every burst."""
+        with self._lock:
+            bursts, self._bursts = self._bursts, {}
+        for task, burst in bursts.items():
+            self._sum_up(task, burst)
+
+    def _sum_up(self, task: Any, burst: _Burst) -> None:
+        total = sum(burst.summed.values())
+        if not total:
+            return
+        parts = ", ".join(f"{count:,} {state}" for state, count in sorted(burst.summed.items()))
+        level = logging.INFO if set(burst.summed) == {"Completed"} else logging.ERROR
+        LOGGER.log(
+            level,
+            "%s more run%s finished: %s",
+            f"{total:,}",
+            "" if total == 1 else "s",
+            parts,
+            extra={"run_label": f"Task {task.name!r}"},
+        )
+
+    def retried(self, future: TaskFuture[Any], seconds: float) -> None:
+        """An attempt has failed and there is to be another."""
+        call = future._call
+        if call is None or not LOGGER.isEnabledFor(logging.INFO):
+            return
+        error = future._outcome
+        task_run_logger(future.name, future.task_run_id).log(
+            logging.INFO,
+            "Attempt %d of %d did not complete (%s: %s); the next begins in %g s",
+            call.attempt - 1,
+            future._task.retries + 1,
+            type(error).__name__,
+            error,
+            round(seconds, 3),
+        )

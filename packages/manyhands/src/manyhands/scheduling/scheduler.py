@@ -1,0 +1,908 @@
+"""The one scheduler that every runner shares: which run may start, where it goes, and when it has ended.
+
+Pure. Events come in as method calls, with `LOCK` held by the caller; what is to be done about them goes out through
+`effects`, which the dispatcher carries out later, outside the lock. No threads, no clock (the time comes in), no I/O.
+
+Guarantees, each checked by a Hypothesis state machine in `tests/core`:
+
+    a run settles exactly once, and a done run never changes;
+    none starts before its upstreams have ended, nor after it was cancelled;
+    no slot has more batches in flight than its window, no runner more runs than its limit;
+    a pending run always waits for something that has an owner: an upstream, a timer, a slot, a batch in flight.
+
+A run's way:  WAITING ─▶ READY ─▶ SENT ─▶ RUNNING ─▶ done          (SENT only where batches are pushed)
+                           ▲                  │
+                           └─ AWAITING_RETRY ◀┘
+
+The common run (no upstream, nobody depends on it) has no `Detail` and costs a count on the way in and one on the way
+out. Dependants may belong to another runner's scheduler: they are told through it, under the same lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from manyhands.calls import (
+    AWAITING_RETRY,
+    CANCELLED,
+    COMPLETED,
+    CRASHED,
+    DONE,
+    FAILED,
+    NOT_READY,
+    READY,
+    RUNNING,
+    SENT,
+    WAITING,
+    Batch,
+    Outcome,
+)
+from manyhands.engine.values import upstream_error
+from manyhands.exceptions import TaskRunTimeout, WaitCycle
+from manyhands.futures import (
+    CELL_READY,
+    CELL_RELEASED,
+    CELL_RUNNING,
+    MapRecord,
+    Span,
+    TaskFuture,
+)
+from manyhands.scheduling.batching import Durations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from manyhands.engine.inputs import Input
+    from manyhands.futures import Wanted
+    from manyhands.scheduling.backend import Capabilities
+    from manyhands.states import State
+
+__all__ = [
+    "CROWDED",
+    "DRAINED",
+    "ELEMENT",
+    "INTERRUPT",
+    "LAUNCH",
+    "LOOP",
+    "OTHER",
+    "RECORD",
+    "SETTLED",
+    "TIMER",
+    "WAKE",
+    "Scheduler",
+]
+
+# Effects: (kind, subject, ...).
+LAUNCH = 1  # batch
+WAKE = 2  # worker: an idle one, something is ready
+CROWDED = 3  # something is ready and nobody is idle
+LOOP = 4  # async runs are ready
+SETTLED = 5  # future: wake its waiters, call its callbacks, log its end
+RECORD = 6  # map record: wake who waits for the whole
+TIMER = 7  # future, seconds: call `due` then
+INTERRUPT = 8  # future: stop what still runs of it
+OTHER = 9  # dispatcher of another runner: it has effects to carry out
+DRAINED = 10  # no run is open any more
+ELEMENT = 11  # map record, index: an element completed of which nobody has a future
+
+
+class Scheduler:
+    """The state of one entered runner.
+
+    Args:
+        capabilities: of the backend.
+        limit: the most runs that may run at once, where the backend pulls; `None` for no bound.
+
+    Attributes:
+        open: runs that have not ended.
+        busy: runs that hold one of the `limit` places (pulling backends).
+        ready: what could start now, in order: futures, and map records with unclaimed elements.
+        ready_async: the same for coroutines, where the backend pulls.
+        waiting: runs whose upstreams have not all ended.
+        delayed: runs that wait for their retry.
+        finished: ends so far.
+        idle: workers that found nothing to take (pulling backends).
+        effects: what is to be done, in order.
+        tells_ends: whether completions that nobody waits for are effects too (somebody logs them).
+        tells_drained: whether somebody waits for `open` to become 0.
+    """
+
+    def __init__(self, capabilities: Capabilities, limit: int | None = None) -> None:
+        self.capabilities = capabilities
+        self.pulls = capabilities.pulls
+        self.policy = capabilities.policy
+        self.limit = limit
+        self.open = 0
+        self.busy = 0
+        self.ready: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
+        self.ready_async: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
+        self.idle: list[Any] = []
+        self.resuming: deque[Any] = deque()
+        self.growable = self.pulls
+        self.durations = Durations()
+        self.effects: deque[tuple[Any, ...]] = deque()
+        self.slots: dict[int, int] = {}
+        self.batches: dict[int, tuple[Batch, set[int]]] = {}
+        self.waiting: set[TaskFuture[Any]] = set()
+        self.delayed: set[TaskFuture[Any]] = set()
+        self.finished = 0
+        self.tells_ends = False
+        self.tells_drained = False
+        self._batch_number = 0
+
+    # ------------------------------------------------------------------ runs come in
+
+    def submit(self, future: TaskFuture[Any]) -> None:
+        """A run that waits for nothing. Hot."""
+        self.open += 1
+        self._push(future)
+
+    def submit_after(self, future: TaskFuture[Any], inputs: Sequence[Input]) -> None:
+        """A run that waits for the futures among its inputs."""
+        self.open += 1
+        future._phase = WAITING
+        detail = future._details()
+        detail.upstreams = inputs
+        self.waiting.add(future)
+        for entry in inputs:
+            upstream = entry.future
+            if not isinstance(upstream, TaskFuture):
+                if not upstream.is_completed() and not entry.allow_failure:
+                    self._not_ready(future, upstream)
+                    return
+            elif upstream._phase < DONE:
+                above = upstream._details()
+                if above.dependants is None:
+                    above.dependants = []
+                above.dependants.append((future, entry.allow_failure))
+                detail.blockers += 1
+            elif upstream._phase != COMPLETED and not entry.allow_failure:
+                self._not_ready(future, upstream)
+                return
+        if detail.blockers == 0:
+            self._unblock(future)
+
+    def _unblock(self, future: TaskFuture[Any]) -> None:
+        """The last upstream has ended."""
+        self.waiting.discard(future)
+        future._phase = READY
+        self._push(future)
+        self._tell_wanting(future._details().wanted)
+
+    def submit_map(self, record: MapRecord[Any]) -> None:
+        """All runs of a map, none of which waits for anything."""
+        self.open += record.size
+        self._push_record(record, last=True)
+
+    def _push(self, future: TaskFuture[Any]) -> None:
+        if not self.pulls:
+            self.ready.append(future)
+            if self.slots:
+                self._fill()
+        elif future._task.is_async:
+            self.ready_async.append(future)
+            self.effects.append((LOOP,))
+        else:
+            self.ready.append(future)
+            self._call_worker()
+
+    def _push_record(self, record: MapRecord[Any], last: bool) -> None:
+        if record.queued:
+            return
+        record.queued = True
+        lane = self.ready_async if self.pulls and record.task.is_async else self.ready
+        if last:
+            lane.append(record)
+        else:
+            lane.appendleft(record)
+        if not self.pulls:
+            self._fill()
+        elif lane is self.ready_async:
+            self.effects.append((LOOP,))
+        else:
+            self._call_worker(record.size)
+
+    def _call_worker(self, count: int = 1) -> None:
+        while self.idle and count:
+            self.effects.append((WAKE, self.idle.pop()))
+            count -= 1
+        if count and self.growable:
+            self.growable = False
+            self.effects.append((CROWDED,))
+
+    # ------------------------------------------------------------------ pulled: a worker takes and gives back
+
+    def take(self, worker: Any) -> TaskFuture[Any] | Span | None:
+        """What an idle worker is to run next; `None` if there is nothing, and then it counts as idle. Hot."""
+        ready = self.ready
+        if self.limit is not None and self.busy >= self.limit:
+            self.idle.append(worker)
+            return None
+        while ready:
+            item = ready[0]
+            if type(item) is TaskFuture:
+                ready.popleft()
+                if item._phase == READY:
+                    item._phase = RUNNING
+                    self.busy += 1
+                    return item
+            else:
+                span = self._take_span(item)  # type: ignore[arg-type]
+                if not item.unclaimed:  # type: ignore[union-attr]
+                    ready.popleft()
+                    item.queued = False  # type: ignore[union-attr]
+                if span is not None:
+                    self.busy += 1
+                    return span
+        self.idle.append(worker)
+        return None
+
+    def take_async(self, most: int) -> list[TaskFuture[Any]]:
+        """Up to `most` coroutines' runs for the loop."""
+        taken: list[TaskFuture[Any]] = []
+        ready = self.ready_async
+        if self.limit is not None:
+            most = min(most, self.limit - self.busy)
+        while ready and len(taken) < most:
+            item = ready[0]
+            if type(item) is TaskFuture:
+                ready.popleft()
+                future = item
+            else:
+                start, stop = item.unclaimed[0]  # type: ignore[union-attr]
+                future = item.materialize(start)  # type: ignore[union-attr]
+                if start + 1 < stop:
+                    item.unclaimed[0] = (start + 1, stop)  # type: ignore[union-attr]
+                else:
+                    item.unclaimed.popleft()  # type: ignore[union-attr]
+                    if not item.unclaimed:  # type: ignore[union-attr]
+                        ready.popleft()
+                        item.queued = False  # type: ignore[union-attr]
+            if future._phase == READY:
+                future._phase = RUNNING
+                taken.append(future)
+        self.busy += len(taken)
+        return taken
+
+    def _take_span(self, record: MapRecord[Any]) -> Span | None:
+        if not record.unclaimed:
+            return None
+        start, stop = record.unclaimed[0]
+        seconds, observed = self.durations.of(record.task)
+        size = self.policy.size(seconds, observed, stop - start, 1, None)
+        if start + size >= stop:
+            record.unclaimed.popleft()
+            size = stop - start
+        else:
+            record.unclaimed[0] = (start + size, stop)
+        span = Span(record, start, start + size)
+        record.spans.append(span)
+        return span
+
+    def take_back(self, span: Span) -> None:
+        """What a worker has not started of a span becomes ready again, for others."""
+        rest = span.rest()
+        if rest is not None:
+            span.record.unclaimed.appendleft(rest)
+            self._push_record(span.record, last=False)
+            self._tell_wanting(span.record.wanted)
+
+    def vacate(self) -> None:
+        """A place among the `limit` is free again (its run ended, or waits)."""
+        self.busy -= 1
+        if self.limit is None:
+            return
+        if self.resuming:
+            self.busy += 1
+            self.resuming.popleft().resume()
+        elif self.ready and self.idle:
+            self.effects.append((WAKE, self.idle.pop()))
+        elif self.ready_async:
+            self.effects.append((LOOP,))
+
+    def occupy(self, who: Any) -> bool:
+        """A run that had waited goes on: takes a place, or queues for one (`who.resume()` is called then)."""
+        if self.limit is None or self.busy < self.limit:
+            self.busy += 1
+            return True
+        self.resuming.append(who)
+        return False
+
+    # ------------------------------------------------------------------ waits of running runs
+
+    def wait_for(
+        self, wanted: Wanted, helper: Any, running: Sequence[TaskFuture[Any]]
+    ) -> TaskFuture[Any] | Span | None:
+        """A worker is about to wait: what it can run itself meanwhile, of what it waits for.
+
+        Only the awaited run, or what that needs; claimed for the caller. If there is nothing, `helper` is noted with
+        all that may become startable, and `helper.look_again()` is called then.
+
+        Args:
+            wanted: what it waits for.
+            helper: the worker.
+            running: the runs on its stack, innermost last.
+
+        Raises:
+            WaitCycle: one of them would wait for itself.
+        """
+        if type(wanted) is MapRecord:
+            found, stack = self._look_at_record(wanted, helper, running)
+            if found is not None:
+                return found
+        else:
+            stack = [future for future in wanted if future._phase < DONE]
+            stack.reverse()
+        seen: set[TaskFuture[Any]] = set()
+        while stack:
+            future = stack.pop()
+            if future in seen or future._phase >= DONE:
+                continue
+            seen.add(future)
+            if future in running:
+                raise WaitCycle(run_name=running[-1].name, awaited=future.name)
+            phase = future._phase
+            detail = future._details()
+            if phase == READY and helper.serves(future._dispatcher):
+                if future._dispatcher.scheduler.claim(future):
+                    return future
+            if detail.wanted is None:
+                detail.wanted = []
+            if helper not in detail.wanted:
+                detail.wanted.append(helper)
+            if phase == WAITING:
+                stack.extend(
+                    entry.future
+                    for entry in reversed(detail.upstreams)
+                    if isinstance(entry.future, TaskFuture)
+                )
+            elif detail.waits_on is not None:
+                below = detail.waits_on
+                if type(below) is MapRecord:
+                    found, more = self._look_at_record(below, helper, running)
+                    if found is not None:
+                        return found
+                    stack.extend(more)
+                else:
+                    stack.extend(below)
+        return None
+
+    def _look_at_record(
+        self, record: MapRecord[Any], helper: Any, running: Sequence[TaskFuture[Any]]
+    ) -> tuple[Span | None, list[TaskFuture[Any]]]:
+        for run in running:
+            if 0 <= run._number - record.base < record.size:
+                raise WaitCycle(run_name=running[-1].name, awaited=f"a map of {record.task.name}")
+        if helper.serves(record.dispatcher) and not record.task.is_async:
+            found = record.dispatcher.scheduler.claim_span(record)
+            if found is not None:
+                return found, []
+        if record.wanted is None:
+            record.wanted = []
+        if helper not in record.wanted:
+            record.wanted.append(helper)
+        return None, [cell for cell in record.cells if type(cell) is TaskFuture and cell._phase < DONE]
+
+    def claim_span(self, record: MapRecord[Any]) -> Span | None:
+        """Takes some elements of a map out of their turn, wherever they are queued."""
+        self._gather(record)
+        span = self._take_span(record)
+        if span is not None:
+            self.busy += 1
+            if record.unclaimed:
+                self._push_record(record, last=False)
+        return span
+
+    def _gather(self, record: MapRecord[Any]) -> None:
+        """Makes all that no worker has started of a map unclaimed."""
+        for span in record.spans:
+            rest = span.rest()
+            if rest is not None:
+                record.unclaimed.append(rest)
+
+    def claim(self, future: TaskFuture[Any]) -> bool:
+        """Takes a ready run out of its turn, wherever it is queued."""
+        if future._task.is_async:
+            return False  # the loop runs it
+        detail = future._detail
+        if detail is not None and detail.origin is not None and future._call is None:
+            record, index = detail.origin
+            self._gather(record)
+            for place, (start, stop) in enumerate(record.unclaimed):
+                if start <= index < stop:
+                    del record.unclaimed[place]
+                    if index + 1 < stop:
+                        record.unclaimed.insert(place, (index + 1, stop))
+                    if start < index:
+                        record.unclaimed.insert(place, (start, index))
+                    break
+            else:
+                return False  # a worker is just about to start it
+            if record.unclaimed:
+                self._push_record(record, last=False)
+        future._phase = RUNNING
+        self.busy += 1
+        return True
+
+    def _tell_wanting(self, wanted: list[Any] | None) -> None:
+        if wanted:
+            for helper in wanted:
+                helper.look_again()
+            wanted.clear()
+
+    def check_cycle(self, wanted: Wanted, run: TaskFuture[Any]) -> None:
+        """Refuses a wait that would close a circle.
+
+        Raises:
+            WaitCycle: what is wanted waits, directly or not, for `run`.
+        """
+        stack: list[Any] = [wanted]
+        seen: set[int] = set()
+        while stack:
+            item = stack.pop()
+            if id(item) in seen:
+                continue
+            seen.add(id(item))
+            if type(item) is MapRecord:
+                if 0 <= run._number - item.base < item.size:
+                    raise WaitCycle(run_name=run.name, awaited=f"a map of {item.task.name}")
+                stack.extend(cell for cell in item.cells if type(cell) is TaskFuture)
+            elif type(item) is TaskFuture:
+                if item is run:
+                    raise WaitCycle(run_name=run.name, awaited=item.name)
+                detail = item._detail
+                if detail is not None and item._phase < DONE:
+                    stack.extend(entry.future for entry in detail.upstreams)
+                    if detail.waits_on is not None:
+                        stack.append(detail.waits_on)
+            elif isinstance(item, (list, tuple)):
+                stack.extend(item)
+
+    def waits(self, future: TaskFuture[Any], wanted: Wanted | None) -> None:
+        """What a running run is blocked on from now, `None` for nothing."""
+        detail = future._details()
+        detail.waits_on = wanted
+        if wanted is not None:
+            self._tell_wanting(detail.wanted)
+
+    # ------------------------------------------------------------------ runs end
+
+    def ended(self, future: TaskFuture[Any], outcome: Outcome, now: float) -> None:
+        """An attempt has ended, as its engine says; a late one is dropped."""
+        if future._phase >= DONE:
+            return
+        if outcome.name is not None:
+            future._details().name = outcome.name
+        if outcome.phase != AWAITING_RETRY:
+            self.settle(future, outcome.phase, outcome.value, now, outcome.state)
+            return
+        detail = future._details()
+        detail.overdue = False
+        self.cancel_timer(future)
+        future._call = self._next_attempt(future)
+        future._since = now
+        future._outcome = outcome.value
+        future._phase = AWAITING_RETRY
+        self.delayed.add(future)
+        self.effects.append((TIMER, future, outcome.delay))
+
+    def _next_attempt(self, future: TaskFuture[Any]) -> Any:
+        call = future._call
+        assert call is not None  # a run that has not ended has its call
+        call.attempt += 1
+        return call
+
+    def due(self, future: TaskFuture[Any]) -> None:
+        """A retry's delay is over."""
+        if future._phase == AWAITING_RETRY:
+            future._phase = READY
+            future._outcome = None
+            self.delayed.discard(future)
+            detail = future._details()
+            detail.timer = None
+            self._push(future)
+            self._tell_wanting(detail.wanted)
+            if detail.origin is not None:
+                self._tell_wanting(detail.origin[0].wanted)
+
+    def settle(
+        self, future: TaskFuture[Any], phase: int, value: Any, now: float, state: Any = None
+    ) -> bool:
+        """Ends a run, and whatever its end makes ready or impossible. Hot.
+
+        Returns:
+            False if it had already ended; nothing is changed then.
+        """
+        if future._phase >= DONE:
+            return False
+        future._outcome = value
+        future._since = now
+        detail = future._detail if state is None else future._details()
+        if detail is None:
+            future._phase = phase
+            future._call = None
+        else:
+            detail.state = state
+            future._phase = phase
+            future._call = None
+            self._settle_details(future, detail, now)
+        self.open -= 1
+        self.finished += 1
+        if detail is not None or self.tells_ends or phase != COMPLETED:
+            self.effects.append((SETTLED, future))
+        if self.open == 0 and self.tells_drained:
+            self.effects.append((DRAINED,))
+        return True
+
+    def _settle_details(self, future: TaskFuture[Any], detail: Any, now: float) -> None:
+        self.cancel_timer(future)
+        self.waiting.discard(future)
+        self.delayed.discard(future)
+        detail.upstreams = ()
+        detail.waits_on = None
+        if detail.origin is not None:
+            record, index = detail.origin
+            record.since[index] = now
+            record.release_arguments(index)
+            self._element_ended(record, future._phase == COMPLETED)
+        dependants, detail.dependants = detail.dependants, None
+        if dependants:
+            for dependant, allow_failure in dependants:
+                dependant._dispatcher.scheduler.upstream_ended(dependant, future, allow_failure)
+                if dependant._dispatcher.scheduler is not self:
+                    self.effects.append((OTHER, dependant._dispatcher))
+
+    def _element_ended(self, record: MapRecord[Any], completed: bool) -> None:
+        record.remaining -= 1
+        if not completed and not record.failed:
+            record.failed = True
+            if record.waiters and record.remaining:
+                self.effects.append((RECORD, record))
+        if record.remaining == 0:
+            record.wanted = None
+            self.effects.append((RECORD, record))
+
+    def element_completed(self, record: MapRecord[Any], index: int, value: Any, now: float) -> None:
+        """A map's element, of which nobody wanted more than its value, has completed. Hot."""
+        record.cells[index] = value if record.kept else CELL_RELEASED
+        record.since[index] = now
+        record.release_arguments(index)
+        record.remaining -= 1
+        self.open -= 1
+        self.finished += 1
+        if self.tells_ends:
+            self.effects.append((ELEMENT, record, index))
+        if record.remaining == 0:
+            record.wanted = None
+            self.effects.append((RECORD, record))
+            if self.open == 0 and self.tells_drained:
+                self.effects.append((DRAINED,))
+
+    def upstream_ended(
+        self, future: TaskFuture[Any], upstream: TaskFuture[Any], allow_failure: bool
+    ) -> None:
+        """One of the runs that a run waits for has ended."""
+        if future._phase != WAITING:
+            return
+        if upstream._phase != COMPLETED and not allow_failure:
+            self._not_ready(future, upstream)
+            return
+        detail = future._details()
+        detail.blockers -= 1
+        if detail.blockers == 0:
+            self._unblock(future)
+
+    def _not_ready(
+        self, future: TaskFuture[Any], upstream: TaskFuture[Any] | State[Any]
+    ) -> None:
+        """A run whose upstream did not complete never starts, nor does what depends on it in turn."""
+        error = upstream_error(upstream)
+        now = upstream._since if isinstance(upstream, TaskFuture) else upstream.epoch
+        stack = [future]
+        while stack:
+            failed = stack.pop()
+            scheduler = failed._dispatcher.scheduler
+            detail = failed._details()
+            dependants, detail.dependants = detail.dependants, None
+            if not scheduler.settle(failed, NOT_READY, error, now):
+                continue
+            if scheduler is not self:
+                self.effects.append((OTHER, failed._dispatcher))
+            for dependant, allow_failure in dependants or ():
+                if allow_failure:
+                    dependant._dispatcher.scheduler.upstream_ended(dependant, failed, True)
+                else:
+                    stack.append(dependant)
+
+    def cancel(self, future: TaskFuture[Any], now: float) -> bool:
+        """Ends a run as CANCELLED at once. Returns False if it had ended."""
+        phase = future._phase
+        if phase >= DONE:
+            return False
+        self.settle(future, CANCELLED, None, now)
+        if phase in (RUNNING, SENT):
+            self.effects.append((INTERRUPT, future))
+        return True
+
+    def expired(self, future: TaskFuture[Any], attempt: int, limit: float, now: float) -> bool:
+        """A running attempt is past its time limit: the run ends now, unless there is another attempt to come.
+
+        Returns:
+            Whether there was anything to stop.
+        """
+        if future._phase != RUNNING or future._call is None or future._call.attempt != attempt:
+            return False
+        if attempt > future._task.retries:
+            error = TaskRunTimeout(run_name=future.name, timeout=limit)
+            self.settle(future, FAILED, error, now, _timed_out(error, now))
+        else:
+            future._details().overdue = True
+        self.effects.append((INTERRUPT, future))
+        return True
+
+    def cancel_all(self, now: float) -> None:
+        """Ends every run as CANCELLED that is not executing on a worker of this process."""
+        for future in [*self.waiting, *self.delayed]:
+            self.cancel(future, now)
+        for lane in (self.ready, self.ready_async):
+            for item in list(lane):
+                if type(item) is TaskFuture:
+                    self.cancel(item, now)
+                else:
+                    self._cancel_unclaimed(item, now)  # type: ignore[arg-type]
+            lane.clear()
+        for batch, positions in list(self.batches.values()):
+            for position in positions:
+                if type(batch.runs) is Span:
+                    self.cancel(batch.runs.record.materialize(batch.runs.start + position), now)
+                else:
+                    self.cancel(batch.runs[position], now)
+
+    def _cancel_unclaimed(self, record: MapRecord[Any], now: float) -> None:
+        self._gather(record)
+        for start, stop in record.unclaimed:
+            for index in range(start, stop):
+                self.cancel(record.materialize(index), now)
+        record.unclaimed.clear()
+        record.queued = False
+
+    def cancel_timer(self, future: TaskFuture[Any]) -> None:
+        detail = future._detail
+        if detail is not None and detail.timer is not None:
+            detail.timer.cancel()
+            detail.timer = None
+
+    # ------------------------------------------------------------------ pushed: batches
+
+    def slots_changed(self, numbers: Iterable[int]) -> None:
+        """These slots exist now."""
+        self.slots = {number: self.slots.get(number, 0) for number in numbers}
+        self._fill()
+
+    def _fill(self) -> None:
+        """Launches batches while something is ready and a slot has room."""
+        while self.ready:
+            slot = min(self.slots, key=self.slots.__getitem__, default=None)
+            if slot is None or self.slots[slot] >= self.policy.window:
+                return
+            idle = sum(1 for in_flight in self.slots.values() if in_flight == 0)
+            if idle == 0 and self._few_ready():
+                return  # it is better company for what comes while the slots are busy
+            batch = self._make_batch(slot, idle or len(self.slots))
+            if batch is None:
+                return
+            self.slots[slot] += 1
+            self.effects.append((LAUNCH, batch))
+
+    def _few_ready(self) -> bool:
+        """Whether what is ready would fill less than a quarter of a message."""
+        item = self.ready[0]
+        seconds, observed = self.durations.of(item._task if type(item) is TaskFuture else item.task)  # type: ignore[union-attr]
+        if seconds is None or seconds >= self.policy.alone or type(item) is not TaskFuture:
+            return False
+        most = self.policy.size(seconds, observed, 1 << 30, 1, None)
+        return len(self.ready) < most // 4
+
+    def _make_batch(self, slot: int, spread: int) -> Batch | None:
+        ready = self.ready
+        runs: Any = []
+        total = 0.0
+        limit = 1 << 30
+        known = True
+        while ready and len(runs) < limit:
+            item = ready[0]
+            task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
+            seconds, observed = self.durations.of(task)
+            if type(item) is MapRecord:
+                if runs:
+                    break
+                if not item.unclaimed:
+                    ready.popleft()
+                    item.queued = False
+                    continue
+                return self._record_batch(item, slot, spread, seconds, observed)
+            assert isinstance(item, TaskFuture)
+            if item._phase != READY:
+                ready.popleft()
+                continue
+            size = self.policy.size(seconds, observed, len(ready) + len(runs), spread, task.batch_limit)
+            if runs and (size == 1 or total + (seconds or 0.0) > self.policy.target or task.is_async != runs[0]._task.is_async):
+                break
+            limit = min(limit, size)
+            ready.popleft()
+            item._phase = SENT
+            runs.append(item)
+            total += seconds or 0.0
+            known = known and seconds is not None
+        if not runs:
+            return None
+        return self._new_batch(slot, runs, total if known else None)
+
+    def _record_batch(
+        self, record: MapRecord[Any], slot: int, spread: int, seconds: float | None, observed: int
+    ) -> Batch:
+        start, stop = record.unclaimed[0]
+        size = self.policy.size(seconds, observed, stop - start, spread, record.task.batch_limit)
+        if start + size >= stop:
+            size = stop - start
+            record.unclaimed.popleft()
+            if not record.unclaimed:
+                self.ready.popleft()
+                record.queued = False
+        else:
+            record.unclaimed[0] = (start + size, stop)
+        cells = record.cells
+        for index in range(start, start + size):
+            if type(cells[index]) is TaskFuture and cells[index]._phase == READY:
+                cells[index]._phase = SENT
+        span = Span(record, start, start + size)
+        return self._new_batch(slot, span, None if seconds is None else seconds * size)
+
+    def _new_batch(self, slot: int, runs: Any, seconds: float | None) -> Batch:
+        self._batch_number += 1
+        batch = Batch(self._batch_number, slot, runs, seconds)
+        self.batches[batch.number] = (batch, set(range(len(batch))))
+        return batch
+
+    def batch_reported(
+        self, number: int, start: int, values: Sequence[Any], ends: Sequence[float]
+    ) -> None:
+        """Consecutive runs of a batch completed or failed; late reports are dropped.
+
+        Args:
+            number: the batch.
+            start: position of the first.
+            values: for each its value, or an `Outcome` where there is more to say.
+            ends: when each ended, seconds since the epoch.
+        """
+        entry = self.batches.get(number)
+        if entry is None:
+            return
+        batch, open_positions = entry
+        span = batch.runs if type(batch.runs) is Span else None
+        for offset, value in enumerate(values):
+            position = start + offset
+            if position not in open_positions:
+                continue
+            open_positions.discard(position)
+            if span is not None:
+                index = span.start + position
+                record = span.record
+                cell = record.cells[index]
+                if type(cell) is not TaskFuture:
+                    if type(value) is not Outcome:
+                        self.element_completed(record, index, value, ends[offset])
+                        continue
+                    cell = record.materialize(index)
+                    cell._phase = SENT
+                if cell._call is None and cell._phase < DONE:
+                    cell._call = record.call(index)
+                future = cell
+            else:
+                future = batch.runs[position]
+            if type(value) is Outcome:
+                self.ended(future, value, ends[offset])
+            else:
+                self.settle(future, COMPLETED, value, ends[offset])
+
+    def batch_observed(self, number: int, seconds: float, count: int) -> None:
+        """Runs of a batch took this long together."""
+        entry = self.batches.get(number)
+        if entry is not None and count:
+            runs = entry[0].runs
+            task = runs.record.task if type(runs) is Span else runs[0]._task
+            self.durations.observe(task, seconds, count)
+
+    def batch_handed_back(self, number: int, positions: Sequence[int]) -> None:
+        """Runs of a batch that were not started become ready again."""
+        entry = self.batches.get(number)
+        if entry is None:
+            return
+        batch, open_positions = entry
+        back = sorted(open_positions.intersection(positions))
+        open_positions.difference_update(back)
+        self._again(batch, back)
+        self._fill()
+
+    def batch_closed(self, number: int) -> None:
+        """A batch has said all; what it never spoke of was not started and becomes ready again."""
+        entry = self.batches.pop(number, None)
+        if entry is None:
+            return
+        batch, open_positions = entry
+        if batch.slot in self.slots:
+            self.slots[batch.slot] -= 1
+        self._again(batch, sorted(open_positions))
+        self._fill()
+
+    def _again(self, batch: Batch, positions: Sequence[int]) -> None:
+        """Runs of a batch that were not started become ready again, before what came later."""
+        if type(batch.runs) is Span:
+            record = batch.runs.record
+            for position in reversed(positions):
+                index = batch.runs.start + position
+                cell = record.cells[index]
+                if type(cell) is TaskFuture:
+                    if cell._phase >= DONE:
+                        continue
+                    cell._phase = READY
+                first = record.unclaimed[0] if record.unclaimed else (-1, -1)
+                if first[0] == index + 1:
+                    record.unclaimed[0] = (index, first[1])
+                else:
+                    record.unclaimed.appendleft((index, index + 1))
+            if record.unclaimed and not record.queued:
+                record.queued = True
+                self.ready.appendleft(record)
+            return
+        for position in reversed(positions):
+            future = batch.runs[position]
+            if future._phase < DONE:
+                future._phase = READY
+                self.ready.appendleft(future)
+
+    def batch_started(self, number: int, position: int) -> None:
+        """A run of a batch has begun."""
+        entry = self.batches.get(number)
+        if entry is None or type(entry[0].runs) is Span:
+            return
+        future = entry[0].runs[position]
+        if future._phase == SENT:
+            future._phase = RUNNING
+
+    def batch_lost(
+        self, number: int, error: BaseException, maybe_started: Sequence[int] | None, now: float
+    ) -> None:
+        """A batch's worker died: what may have started is CRASHED or, within `crash_retries`, sent again."""
+        entry = self.batches.get(number)
+        if entry is None:
+            return
+        batch, open_positions = entry
+        begun = open_positions if maybe_started is None else open_positions.intersection(maybe_started)
+        for position in sorted(begun):
+            open_positions.discard(position)
+            if type(batch.runs) is Span:
+                record = batch.runs.record
+                index = batch.runs.start + position
+                future = record.materialize(index)
+                if future._call is None and future._phase < DONE:
+                    future._call = record.call(index)
+            else:
+                future = batch.runs[position]
+            if future._phase >= DONE:
+                continue
+            detail = future._details()
+            if detail.crashes < future._task.crash_retries:
+                detail.crashes += 1
+                future._phase = READY
+                self.ready.appendleft(future)
+            else:
+                self.settle(future, CRASHED, error, now)
+        self.batch_closed(number)
+
+
+def _timed_out(error: TaskRunTimeout, now: float) -> Any:
+    from manyhands.states import TimedOut
+
+    return TimedOut(str(error), data=error, timestamp=now)

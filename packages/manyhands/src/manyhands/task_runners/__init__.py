@@ -1,0 +1,54 @@
+"""Task runners: the faces of execution systems.
+
+    base.py         what all have in common, and the `TaskRunner` protocol
+    registry.py     runners by name, through entry points
+    threads.py      the thread pool; async_lane.py runs its async tasks
+    sequential.py   everything in the submitting thread
+    executor.py     any `concurrent.futures.Executor`
+
+Loaded on access, so that naming one runner does not load the others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from manyhands.task_runners.base import BaseTaskRunner, TaskRunner
+    from manyhands.task_runners.executor import ExecutorTaskRunner
+    from manyhands.task_runners.sequential import SequentialTaskRunner
+    from manyhands.task_runners.threads import ThreadPoolTaskRunner
+
+    ConcurrentTaskRunner = ThreadPoolTaskRunner
+
+__all__ = [
+    "BaseTaskRunner",
+    "ConcurrentTaskRunner",
+    "ExecutorTaskRunner",
+    "SequentialTaskRunner",
+    "TaskRunner",
+    "ThreadPoolTaskRunner",
+]
+
+_HOMES = {
+    "BaseTaskRunner": ("base", "BaseTaskRunner"),
+    "ConcurrentTaskRunner": ("threads", "ThreadPoolTaskRunner"),
+    "ExecutorTaskRunner": ("executor", "ExecutorTaskRunner"),
+    "SequentialTaskRunner": ("sequential", "SequentialTaskRunner"),
+    "TaskRunner": ("base", "TaskRunner"),
+    "ThreadPoolTaskRunner": ("threads", "ThreadPoolTaskRunner"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _HOMES[name]
+    value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

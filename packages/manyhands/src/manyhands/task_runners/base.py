@@ -1,0 +1,232 @@
+"""What every task runner has in common: settings, equality, entering and leaving, and taking runs.
+
+A runner is a face: its constructor keeps settings, `make_backend` turns them into an execution system, and entering it
+puts a dispatcher in front of that. May import scheduling and what lies above it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+
+from manyhands.context import SCOPE, Scope
+from manyhands.exceptions import InvalidOption, RunnerStateError
+from manyhands.futures import block
+from manyhands.logs import set_up
+from manyhands.scheduling.dispatcher import Dispatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from manyhands.futures import TaskFuture, TaskFutureList
+    from manyhands.scheduling.backend import Backend
+    from manyhands.tasks import Task
+
+__all__ = ["BaseTaskRunner", "TaskRunner"]
+
+R = TypeVar("R")
+
+#: Seconds within which a runner is left when something went wrong.
+LEAVING = 4.0
+
+
+@runtime_checkable
+class TaskRunner(Protocol):
+    """What flows need of a runner. `BaseTaskRunner` gives all of it to who writes a backend."""
+
+    name: str
+
+    def submit(self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None) -> TaskFuture[R]:
+        """Takes one run of a task, with its parameters by name."""
+
+    def map(self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None) -> TaskFutureList[R]:
+        """Takes one run for each element of the iterable parameters."""
+
+    def cancel_all(self) -> None:
+        """Ends every open run as CANCELLED."""
+
+    def duplicate(self) -> Self:
+        """A runner with the same settings, not entered."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class BaseTaskRunner:
+    """The shared half of every runner.
+
+    A subclass gives `name`, its `settings` and `make_backend`. Runners with equal settings are equal, and a pickled
+    runner is made again from them, not entered.
+    """
+
+    name: ClassVar[str] = "runner"
+    dispatcher_class: ClassVar[type[Dispatcher]] = Dispatcher
+
+    def __init__(self) -> None:
+        self._dispatcher: Dispatcher | None = None
+        self._entering = threading.Lock()
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments by name."""
+        return {}
+
+    def make_backend(self) -> tuple[Backend, int | None]:
+        """The backend for these settings, and the most runs at once for one that pulls."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_argument(cls, argument: str) -> Self:
+        """The runner of a string such as `"threads:4"`, given what follows the colon.
+
+        Raises:
+            InvalidOption: it takes no such argument.
+        """
+        raise InvalidOption(
+            where=f"the runner {cls.name!r}", option="argument", value=argument, problem="it takes none"
+        )
+
+    @staticmethod
+    def whole_number(argument: str) -> int:
+        """The number in `"threads:4"`."""
+        try:
+            return int(argument)
+        except ValueError:
+            raise InvalidOption(
+                where="a runner's name", option="max_workers", value=argument, problem="a whole number is needed"
+            ) from None
+
+    # ------------------------------------------------------------------ as a value
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.settings() == other.settings()
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self.settings())))
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.settings().items() if value is not None)
+        return f"{type(self).__name__}({given})"
+
+    def __reduce__(self) -> Any:
+        return _make, (type(self), self.settings())
+
+    def duplicate(self) -> Self:
+        """A runner with the same settings, not entered."""
+        return type(self)(**self.settings())
+
+    # ------------------------------------------------------------------ entering and leaving
+
+    def __enter__(self) -> Self:
+        with self._entering:
+            if self._dispatcher is not None:
+                raise RunnerStateError(
+                    runner=type(self).__name__,
+                    problem="it was entered already; use duplicate() for a second one",
+                )
+            set_up()
+            backend, limit = self.make_backend()
+            dispatcher = self.dispatcher_class(backend, limit, type(self).__name__)
+            backend.start(dispatcher)
+            self._dispatcher = dispatcher
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits for every run at a normal end; cancels and stops everything if an exception passes."""
+        dispatcher = self._entered("be left")
+        try:
+            if error is None:
+                block((dispatcher.end(),))
+        except BaseException as interruption:
+            error = interruption
+            raise
+        finally:
+            self._leave(dispatcher, stopped=error is not None)
+
+    def _leave(self, dispatcher: Dispatcher, *, stopped: bool) -> None:
+        try:
+            if stopped:
+                dispatcher.cancel_all()
+            dispatcher.close()
+        finally:
+            dispatcher.backend.stop(LEAVING)
+            with self._entering:
+                self._dispatcher = None
+
+    def _entered(self, wish: str) -> Dispatcher:
+        dispatcher = self._dispatcher
+        if dispatcher is None:
+            raise RunnerStateError(
+                runner=type(self).__name__,
+                problem=f"it must be entered before it can {wish}: `with {type(self).__name__}() as runner: ...`",
+            )
+        return dispatcher
+
+    def end(self) -> TaskFuture[None]:
+        """A future that is done once every run taken so far has ended."""
+        return self._entered("end").end()
+
+    # ------------------------------------------------------------------ taking runs
+
+    def scope(self, flow_run: Any = None) -> Scope:
+        """The scope of runs submitted to this runner."""
+        return Scope(self._entered("take runs"), flow_run)
+
+    def submit(self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None) -> TaskFuture[R]:
+        """Takes one run of a task, in a flow or without one.
+
+        Args:
+            task: the task.
+            parameters: by name.
+            wait_for: futures whose runs must have ended first.
+
+        Raises:
+            RunnerStateError: the runner is not entered.
+            ParameterBindError: the parameters do not fit the task.
+        """
+        token = SCOPE.set(self._scope_here())
+        try:
+            args, kwargs = task.arguments(parameters)
+            return task.submit(*args, **kwargs, wait_for=wait_for)
+        finally:
+            SCOPE.reset(token)
+
+    def map(self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None) -> TaskFutureList[R]:
+        """Takes one run for each element of the iterable parameters; see `Task.map`.
+
+        Raises:
+            RunnerStateError: the runner is not entered.
+            MappingMissingIterable: no parameter is iterable.
+            MappingLengthMismatch: the iterables have different lengths.
+        """
+        token = SCOPE.set(self._scope_here())
+        try:
+            args, kwargs = task.arguments(parameters)
+            return task.map(*args, **kwargs, wait_for=wait_for)
+        finally:
+            SCOPE.reset(token)
+
+    def _scope_here(self) -> Scope:
+        scope = SCOPE.get()
+        return self.scope(scope.flow_run if scope is not None else None)
+
+    def cancel_all(self) -> None:
+        """Ends every open run as CANCELLED; what runs is stopped.
+
+        Raises:
+            RunnerStateError: the runner is not entered.
+        """
+        self._entered("cancel runs").cancel_all()
+
+
+def _make(kind: type[BaseTaskRunner], settings: dict[str, Any]) -> BaseTaskRunner:
+    return kind(**settings)

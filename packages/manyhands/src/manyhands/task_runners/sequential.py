@@ -1,0 +1,121 @@
+"""The sequential runner: every run happens in the thread that submits it, before `submit` returns.
+
+A pool without threads of its own: the submitting thread works like a pool's worker that waits for the run, so all
+rules (upstreams, retries, nesting) are the shared ones. May import `threads` and what lies above it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from manyhands.context import HERE, LOCK
+from manyhands.engine.interrupt import frames_of_this_thread
+from manyhands.futures import MapRecord, TaskFuture
+from manyhands.scheduling.backend import Capabilities
+from manyhands.scheduling.dispatcher import Dispatcher
+from manyhands.task_runners.base import BaseTaskRunner
+from manyhands.task_runners.threads import ThreadBackend, Worker
+
+if TYPE_CHECKING:
+    from manyhands.context import Scope
+    from manyhands.futures import TaskFutureList, Wanted
+    from manyhands.tasks import Task
+
+__all__ = ["SequentialTaskRunner"]
+
+
+class _InlineBackend(ThreadBackend):
+    """A pool that never has a thread."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.capabilities = Capabilities(
+            pulls=True, concurrent=False, shares_context=True, policy=self.capabilities.policy
+        )
+
+    def crowded(self) -> None:
+        """See `PullingBackend`: the submitting thread runs it."""
+
+    def lend(self) -> None:
+        """There is nothing to lend."""
+
+    def lend_back(self) -> None:
+        """There is nothing to give back."""
+
+
+class _InlineDispatcher(Dispatcher):
+    def submit(
+        self,
+        task: Task[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        wait_for: Any,
+        scope: Scope,
+    ) -> TaskFuture[Any]:
+        future = super().submit(task, args, kwargs, wait_for, scope)
+        self._work((future,))
+        return future
+
+    def submit_map(
+        self,
+        task: Task[Any, Any],
+        positional: list[tuple[list[Any] | None, Any]],
+        keywords: dict[str, tuple[list[Any] | None, Any]],
+        size: int,
+        wait_for: Any,
+        scope: Scope,
+    ) -> TaskFutureList[Any]:
+        futures = super().submit_map(task, positional, keywords, size, wait_for, scope)
+        self._work(futures._items)
+        return futures
+
+    def end(self) -> TaskFuture[None]:
+        while True:
+            with LOCK:
+                left = next(iter(self.scheduler.ready), None)
+                if left is not None and type(left) is TaskFuture and left.done():
+                    self.scheduler.ready.popleft()
+                    continue
+                if type(left) is MapRecord and not left.unclaimed:
+                    self.scheduler.ready.popleft()
+                    left.queued = False
+                    continue
+            if left is None:
+                return super().end()
+            self._work(left if isinstance(left, MapRecord) else (left,))
+
+    def _work(self, wanted: Wanted) -> None:
+        """Does in this thread what `wanted` needs, and waits for the rest."""
+        if HERE.loop:
+            return  # on the loop of async tasks: the thread that waits for the async task does it
+        outer = HERE.worker
+        worker = Worker(self.backend, frames_of_this_thread())
+        if outer is not None:
+            worker.helps |= outer.helps
+        blocked = HERE.block
+        HERE.worker, HERE.block = worker, worker.block
+        frames = worker.frames
+        with LOCK:
+            self.backend.workers.append(worker)
+        frames.enter_shield()
+        try:
+            worker.help(wanted)
+        finally:
+            HERE.worker, HERE.block = outer, blocked
+            with LOCK:
+                self.backend.workers.remove(worker)
+            frames.leave_shield()
+
+
+class SequentialTaskRunner(BaseTaskRunner):
+    """Runs tasks one after another in the thread that submits them.
+
+    For debugging, and where order matters more than time.
+    """
+
+    name = "sequential"
+    dispatcher_class = _InlineDispatcher
+
+    def make_backend(self) -> tuple[ThreadBackend, int | None]:
+        """See `BaseTaskRunner`."""
+        return _InlineBackend(), 1

@@ -1,0 +1,719 @@
+"""The thread pool: workers of this process that take runs from the scheduler themselves.
+
+    submit ─▶ Scheduler.ready ◀─take─ worker thread ─▶ engine ─▶ Scheduler.settle ─┐
+                                          ▲                                       │ one lock step a run:
+                                          └───────── next run ◀───────────────────┘ end of the last, claim of the next
+
+Who owns what:
+
+    Worker.frames           what the worker runs, innermost last; written by its own thread under `LOCK`
+    Worker._parked          a lock the idle or waiting worker blocks on; released under `LOCK`, by whoever has work for it
+    ThreadBackend.workers   every living worker that was not given up; under `LOCK`
+
+A worker that waits for runs of its own runner does them itself where they have not started (and only those, or what
+they need: an unrelated one might want a lock that the waiting task holds). So nesting ends with one worker.
+
+The pool starts with one thread and adds more when a ready run has waited `PATIENCE`: as many again as there are if no
+worker got anything done meanwhile (they sleep, or wait for the network), one if runs are long, none if runs are so
+short that another thread would only contend for the interpreter.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from manyhands import settings
+from manyhands.calls import CANCELLED, COMPLETED, DONE, FAILED, READY, RUNNING, Call, Outcome
+from manyhands.context import HERE, LOCK
+from manyhands.engine.inputs import ATOMS
+from manyhands.engine.interrupt import Frame, Frames, Interrupt
+from manyhands.engine.services import TIMERS
+from manyhands.engine.task_run import attempt, overdue_outcome, raised, returned, run_plain
+from manyhands.exceptions import InvalidOption, NestingTooDeep, TaskRunTimeout
+from manyhands.futures import (
+    CELL_READY,
+    CELL_RUNNING,
+    Countdown,
+    MapRecord,
+    Span,
+    TaskFuture,
+    block_plainly,
+)
+from manyhands.logs import library_logger
+from manyhands.scheduling.backend import Capabilities
+from manyhands.scheduling.batching import BatchPolicy
+from manyhands.task_runners.async_lane import AsyncLane
+from manyhands.task_runners.base import BaseTaskRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from manyhands.futures import Wanted
+    from manyhands.scheduling.dispatcher import Dispatcher
+
+__all__ = ["ThreadPoolTaskRunner"]
+
+#: Seconds that a ready run waits before the pool grows.
+PATIENCE = 0.005
+#: Runs shorter than this gain nothing from another thread: the interpreter switches threads every 5 ms.
+TOO_SHORT = 0.0002
+#: How deep runs may run what they wait for on one stack. A level takes about ten Python frames and some C stack.
+DEEPEST = 80
+
+
+class Worker:
+    """One thread of the pool, or a caller's thread that runs things itself (`SequentialTaskRunner`)."""
+
+    __slots__ = ("_asleep", "_parked", "abandoned", "backend", "frames", "helps", "since", "span", "stopping", "thread")
+
+    def __init__(self, backend: ThreadBackend, frames: Frames) -> None:
+        self.backend = backend
+        self.frames = frames
+        self.helps = {backend.dispatcher}
+        self.span: Span | None = None
+        self.since = 0.0
+        self.stopping = False
+        self.abandoned = False
+        self.thread: threading.Thread | None = None
+        self._parked = threading.Lock()
+        self._parked.acquire()
+        self._asleep = False
+
+    # -------------------------------------------------------------- parking; all but `park` with `LOCK` held
+
+    def fall_asleep(self) -> None:
+        """Says that `park` follows."""
+        self._asleep = True
+
+    def park(self) -> None:
+        """Blocks until `look_again`."""
+        self._parked.acquire()
+
+    def look_again(self) -> None:
+        """Something has changed for a worker that sleeps."""
+        if self._asleep:
+            self._asleep = False
+            self._parked.release()
+
+    resume = look_again
+
+    def serves(self, dispatcher: Dispatcher) -> bool:
+        """Whether runs of a runner may be run on this thread."""
+        return dispatcher in self.helps
+
+    # -------------------------------------------------------------- the loop
+
+    def serve(self) -> None:
+        """The body of the thread: takes runs until the pool stops."""
+        self.frames.thread = threading.get_ident()
+        HERE.frames = self.frames
+        HERE.block = self.block
+        HERE.worker = self
+        backend = self.backend
+        scheduler = backend.dispatcher.scheduler
+        slept = False
+        try:
+            while True:
+                with LOCK:
+                    if slept and self in scheduler.idle:
+                        scheduler.idle.remove(self)  # woken by something else than work
+                    if self.stopping or self.abandoned or (backend.surplus and backend.retire()):
+                        return
+                    work = scheduler.take(self)
+                    slept = work is None
+                    if slept:
+                        self.fall_asleep()
+                if work is None:
+                    self.park()
+                elif type(work) is TaskFuture:
+                    self.run(work)
+                else:
+                    self.run_span(work)  # type: ignore[arg-type]
+                del work
+        finally:
+            HERE.frames = None
+            HERE.block = None
+            HERE.worker = None
+            backend.left(self)
+
+    def run(self, future: TaskFuture[Any], keeps_place: bool = False) -> None:
+        """Runs a claimed run to the end of this attempt. Hot.
+
+        Args:
+            future: the run.
+            keeps_place: whether the runner's place that this takes is needed afterwards (by the rest of a span).
+        """
+        dispatcher = future._dispatcher
+        scheduler = dispatcher.scheduler
+        frame = Frame(future)
+        outcome: Outcome | None = None
+        value: Any = None
+        call: Call | None = None
+        try:
+            try:
+                self.frames.stack.append(frame)
+                self.since = time.monotonic()
+                call = dispatcher.begin(future)
+                if call.task.is_plain:
+                    context = call.context if call.attempt == 1 else call.context.copy()
+                    value = context.run(run_plain, call)
+                    if type(value) not in ATOMS:
+                        outcome = returned(call, value)
+                else:
+                    outcome = call.context.copy().run(attempt, call)
+            except Interrupt:
+                pass
+            except BaseException as error:
+                if call is not None:
+                    outcome = call.context.copy().run(raised, call, error)
+                elif future._phase < DONE:
+                    outcome = Outcome(FAILED, error)
+            else:
+                with LOCK:
+                    # Whatever was fired before this lock was taken is raised before the next line has run, or
+                    # withdrawn by it; nothing can be fired once it is held.
+                    if frame.fired:
+                        self.frames.withdraw()
+                    else:
+                        self.frames.stack.pop()
+                        if outcome is None:
+                            scheduler.settle(future, COMPLETED, value, time.time())
+                        else:
+                            dispatcher.ended(future, outcome)
+                        if not keeps_place and not self.abandoned:
+                            scheduler.vacate()
+                        frame.run = None
+        except Interrupt:
+            outcome = None
+        if frame.run is not None:
+            self._end(future, frame, call, outcome, keeps_place)
+        if scheduler.effects:
+            dispatcher.drain()
+
+    def _end(
+        self,
+        future: TaskFuture[Any],
+        frame: Frame,
+        call: Call | None,
+        outcome: Outcome | None,
+        keeps_place: bool,
+    ) -> None:
+        """Ends an attempt that raised or was interrupted; no interrupt can reach it once it is disarmed."""
+        dispatcher = future._dispatcher
+        try:
+            self._disarm(frame)
+        except Interrupt:
+            outcome = None
+        detail = future._detail
+        if detail is not None and detail.overdue and call is not None:
+            outcome = overdue_outcome(call)  # stopped at its limit, with attempts left
+        elif outcome is None:
+            outcome = Outcome(CANCELLED, None)
+        with LOCK:
+            dispatcher.ended(future, outcome)
+            if not keeps_place and not self.abandoned:
+                dispatcher.scheduler.vacate()
+
+    def _disarm(self, frame: Frame) -> None:
+        with LOCK:
+            frame.run = None
+            if frame.fired:
+                self.frames.withdraw()
+            stack = self.frames.stack
+            del stack[stack.index(frame) :]
+
+    def run_span(self, span: Span) -> None:
+        """Runs a claimed range of a map. Hot."""
+        record = span.record
+        dispatcher = record.dispatcher
+        scheduler = dispatcher.scheduler
+        cells = record.cells
+        outer, self.span = self.span, span
+        plain = record.task.is_plain
+        count = 0
+        started = time.perf_counter()
+        for index in span.indices:
+            future: TaskFuture[Any] | None = None
+            with LOCK:
+                if cells[index] is CELL_READY and plain:
+                    cells[index] = CELL_RUNNING
+                else:
+                    future = record.materialize(index)
+                    if future._phase != READY:
+                        continue
+                    future._phase = RUNNING
+            count += 1
+            if future is not None:
+                self.run(future, keeps_place=True)
+            else:
+                self._run_element(record, index)
+            if self.abandoned:
+                break
+        seconds = time.perf_counter() - started
+        with LOCK:
+            self.span = outer
+            record.spans.remove(span)
+            scheduler.durations.observe(record.task, seconds, count)
+            if not self.abandoned:
+                scheduler.vacate()
+        if scheduler.effects:
+            dispatcher.drain()
+
+    def _run_element(self, record: MapRecord[Any], index: int) -> None:
+        """Runs one element that so far is only a cell. Hot."""
+        call = record.call(index)
+        frame = Frame(call, record)
+        outcome: Outcome | None = None
+        value: Any = None
+        try:
+            try:
+                self.frames.stack.append(frame)
+                self.since = time.monotonic()
+                value = call.context.run(run_plain, call)
+                if type(value) not in ATOMS:
+                    outcome = returned(call, value)
+                    if outcome.phase == COMPLETED and outcome.state is None:
+                        value, outcome = outcome.value, None
+            except Interrupt:
+                pass
+            except BaseException as error:
+                outcome = call.context.copy().run(raised, call, error)
+            else:
+                with LOCK:
+                    if frame.fired:
+                        self.frames.withdraw()
+                    elif outcome is None and record.cells[index] is CELL_RUNNING:
+                        self.frames.stack.pop()
+                        record.dispatcher.scheduler.element_completed(record, index, value, time.time())
+                        return
+        except Interrupt:
+            outcome = None
+        # Somebody asked for more than its value meanwhile, or it did not complete: from here it is a run like others.
+        with LOCK:
+            future = record.materialize(index)
+            if future._call is None and future._phase < DONE:
+                future._call = call
+        if outcome is None and not frame.fired:
+            outcome = Outcome(COMPLETED, value)
+        self._end(future, frame, call, outcome, keeps_place=True)
+
+    # -------------------------------------------------------------- waiting inside a run
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """The runs on this thread's stack, innermost last; with `LOCK` held."""
+        found = []
+        for frame in self.frames.stack:
+            run = frame.run
+            if type(run) is Call and frame.record is not None:
+                future = frame.record.materialize(run.number - frame.record.base)
+                if future._phase < DONE:
+                    future._call = run
+                frame.run = run = future
+            if type(run) is TaskFuture:
+                found.append(run)
+        return found
+
+    def block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
+        """How a worker waits: untimed, it runs what it waits for; timed, it lends its place to a spare thread."""
+        frames = self.frames
+        frames.enter_shield()
+        try:
+            if deadline is None:
+                self.help(wanted, fail_fast, first)
+                return True
+            return self._wait_timed(wanted, deadline, fail_fast, first)
+        finally:
+            frames.leave_shield()
+
+    def help(self, wanted: Wanted, fail_fast: bool = False, first: bool = False) -> None:
+        """Waits, and meanwhile runs what is waited for, or what that needs.
+
+        Raises:
+            WaitCycle: a run on this stack would wait for itself.
+        """
+        waiter = _Wakeup(self, fail_fast, first)
+        with LOCK:
+            waiter.watch(wanted)
+            running = self.running()
+            me = running[-1] if running else None
+            if me is not None and not waiter.woken:
+                me._dispatcher.scheduler.waits(me, wanted)
+        try:
+            while True:
+                with LOCK:
+                    if waiter.woken or self._interrupted():
+                        return
+                    work = self.backend.dispatcher.scheduler.wait_for(wanted, self, running)
+                    if work is None:
+                        self.fall_asleep()
+                    if me is not None:
+                        me._dispatcher.scheduler.vacate()
+                if me is not None and me._dispatcher.scheduler.effects:
+                    me._dispatcher.drain()
+                if work is None:
+                    self.park()
+                elif len(self.frames.stack) >= DEEPEST:
+                    self._too_deep(work)
+                elif type(work) is TaskFuture:
+                    self.run(work)
+                else:
+                    self.run_span(work)  # type: ignore[arg-type]
+                del work
+                if me is not None:
+                    self._take_place(me._dispatcher)
+        finally:
+            with LOCK:
+                if me is not None:
+                    me._dispatcher.scheduler.waits(me, None)
+                if waiter.pending:
+                    waiter.forget(wanted)
+
+    def _interrupted(self) -> bool:
+        """Whether the run that waits was interrupted; with `LOCK` held."""
+        stack = self.frames.stack
+        return bool(stack) and stack[-1].fired
+
+    def _take_place(self, dispatcher: Dispatcher) -> None:
+        """The run that waited goes on: it takes a place of its runner again."""
+        with LOCK:
+            occupied = dispatcher.scheduler.occupy(self)
+            if not occupied:
+                self.fall_asleep()
+        if not occupied:
+            self.park()
+
+    def _too_deep(self, work: TaskFuture[Any] | Span) -> None:
+        """The stack has no room to run what is waited for: that run fails."""
+        with LOCK:
+            if isinstance(work, TaskFuture):
+                futures = [work]
+            else:
+                futures = [work.record.materialize(index) for index in work.indices]
+                work.record.spans.remove(work)
+            dispatcher = futures[0]._dispatcher
+            for future in futures:
+                error = NestingTooDeep(run_name=future.name, depth=len(self.frames.stack))
+                dispatcher.scheduler.settle(future, FAILED, error, time.time())
+            dispatcher.scheduler.vacate()
+        dispatcher.drain()
+
+    def _wait_timed(self, wanted: Wanted, deadline: float, fail_fast: bool, first: bool) -> bool:
+        countdown = Countdown(fail_fast, first)
+        with LOCK:
+            running = self.running()
+            me = running[-1] if running else None
+            if me is not None:
+                me._dispatcher.scheduler.check_cycle(wanted, me)
+                me._dispatcher.scheduler.waits(me, wanted)
+                me._dispatcher.scheduler.vacate()
+            self.frames.countdown = countdown
+        backend = me._dispatcher.backend if me is not None else self.backend
+        backend.lend()
+        try:
+            return block_plainly(countdown, wanted, deadline)
+        finally:
+            with LOCK:
+                self.frames.countdown = None
+                if me is not None:
+                    me._dispatcher.scheduler.waits(me, None)
+            backend.lend_back()
+            if me is not None:
+                self._take_place(me._dispatcher)
+
+
+class _Wakeup(Countdown):
+    """A countdown that wakes a worker."""
+
+    __slots__ = ("woken",)
+
+    def __init__(self, worker: Worker, fail_fast: bool, first: bool) -> None:
+        super().__init__(fail_fast, first)
+        self.woken = False
+
+        def wake() -> None:
+            self.woken = True
+            worker.look_again()
+
+        self._wake = wake
+
+
+class ThreadBackend:
+    """Threads of this process.
+
+    Args:
+        max_workers: the most runs at once, or `None` for as many threads as waiting runs need.
+    """
+
+    captures = False
+
+    def __init__(self, max_workers: int | None) -> None:
+        self.capabilities = Capabilities(
+            pulls=True,
+            shares_context=True,
+            policy=BatchPolicy(target=0.002, alone=0.001, cap=4096),
+        )
+        self.max_workers = max_workers
+        self.surplus = 0
+        self._most = max_workers if max_workers is not None else settings.max_threads()
+        self._lent = 0
+        self.workers: list[Worker] = []
+        self._threads: list[threading.Thread] = []
+        self._given_up: list[Worker] = []
+        self._timing = False
+        self._stopping = False
+        self._finished = 0
+        self.dispatcher: Dispatcher
+        self.lane: AsyncLane
+
+    def start(self, events: Dispatcher) -> None:
+        """Threads start with the first run."""
+        self.dispatcher = events
+        self.lane = AsyncLane(events)
+
+    # -------------------------------------------------------------- effects
+
+    def wake(self, worker: Worker) -> None:
+        """See `PullingBackend`."""
+        with LOCK:
+            worker.look_again()
+
+    def wake_loop(self) -> None:
+        """See `PullingBackend`."""
+        self.lane.wake()
+
+    def crowded(self) -> None:
+        """A run is ready and no worker is idle: the first thread starts at once, others after `PATIENCE`."""
+        with LOCK:
+            if self._stopping:
+                return
+            first = not self.workers
+            if not first:
+                self._time_growth()
+        if first:
+            self._add()
+            with LOCK:
+                self._watch()
+
+    def _watch(self) -> None:
+        """Lets the scheduler tell when it is crowded again; with `LOCK` held."""
+        if len(self.workers) < self._most + self._lent:
+            self.dispatcher.scheduler.growable = True
+
+    def _time_growth(self) -> None:
+        if not self._timing:
+            self._timing = True
+            self._finished = self.dispatcher.scheduler.finished
+            TIMERS.after(PATIENCE, self._grow)
+
+    def _grow(self) -> None:
+        """`PATIENCE` after the pool was found crowded."""
+        scheduler = self.dispatcher.scheduler
+        count = 0
+        with LOCK:
+            self._timing = False
+            if self._stopping:
+                return
+            self._take_back_overdue()
+            if scheduler.ready:
+                now = time.monotonic()
+                room = self._most + self._lent - len(self.workers)
+                if all(now - worker.since >= PATIENCE for worker in self.workers):
+                    count = min(max(len(self.workers), 1), _few(scheduler.ready), room)
+                elif not self._runs_are_short():
+                    count = min(1, room)
+                self._time_growth()
+            else:
+                self._watch()
+        for _ in range(count):
+            self._add()
+
+    def _runs_are_short(self) -> bool:
+        """Whether runs ended so fast since the last look that another thread would be of no use."""
+        finished = self.dispatcher.scheduler.finished - self._finished
+        return finished * TOO_SHORT > PATIENCE * len(self.workers)
+
+    def _take_back_overdue(self) -> None:
+        """What stands behind a slow element of a map goes to other workers."""
+        now = time.monotonic()
+        for worker in self.workers:
+            span = worker.span
+            if span is not None and now - worker.since >= PATIENCE:
+                self.dispatcher.scheduler.take_back(span)
+
+    def _add(self) -> None:
+        worker = Worker(self, Frames())
+        thread = threading.Thread(
+            target=worker.serve, name=f"manyhands-worker-{len(self._threads)}", daemon=True
+        )
+        worker.thread = thread
+        with LOCK:
+            if self._stopping or len(self.workers) >= self._most + self._lent:
+                return
+            self.workers.append(worker)
+            self._threads.append(thread)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no room for another thread: those that exist must do
+            with LOCK:
+                self.workers.remove(worker)
+                self._threads.remove(thread)
+                if not self.workers:
+                    raise
+            library_logger().warning("No further worker thread could be started; %d go on", len(self.workers))
+
+    # -------------------------------------------------------------- lending, giving up, stopping
+
+    def lend(self) -> None:
+        """A worker blocks with a time limit: a spare thread may take its place meanwhile."""
+        with LOCK:
+            self._lent += 1
+            spare = bool(self.dispatcher.scheduler.ready) and not self.dispatcher.scheduler.idle
+            self._watch()
+        if spare:
+            self._add()
+
+    def lend_back(self) -> None:
+        """It goes on: one thread too many retires when it is next idle."""
+        with LOCK:
+            self._lent -= 1
+            if len(self.workers) > self._most + self._lent:
+                self.surplus += 1
+                scheduler = self.dispatcher.scheduler
+                if scheduler.idle:
+                    scheduler.idle.pop().look_again()
+
+    def retire(self) -> bool:
+        """Whether an idle worker is to end because it was a spare; with `LOCK` held."""
+        self.surplus -= 1
+        return len(self.workers) > self._most + self._lent
+
+    def left(self, worker: Worker) -> None:
+        """A worker's thread ends."""
+        with LOCK:
+            if worker in self.workers:
+                self.workers.remove(worker)
+            scheduler = self.dispatcher.scheduler
+            if worker in scheduler.idle:
+                scheduler.idle.remove(worker)
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """Runs that are executing; with `LOCK` held."""
+        found = [future for worker in self.workers for future in worker.running()]
+        return found + self.lane.running()
+
+    def interrupt(self, run: TaskFuture[Any], hard: bool) -> None:
+        """See `Backend`."""
+        for worker in self.workers:
+            if run in worker.running():
+                worker.frames.fire(run)
+                worker.look_again()
+                return
+        self.lane.interrupt(run)
+
+    def give_up(self, run: TaskFuture[Any]) -> None:
+        """A run that was interrupted had its grace: if its thread still runs it, the thread is given up."""
+        with LOCK:
+            stuck = next((w for w in self.workers if w.running()[-1:] == [run]), None)
+            if stuck is None or self._stopping:
+                return
+            stuck.abandoned = True
+            self.workers.remove(stuck)
+            self._given_up.append(stuck)
+            scheduler = self.dispatcher.scheduler
+            if stuck.span is not None:
+                scheduler.take_back(stuck.span)
+            if run._phase < DONE:
+                error = TaskRunTimeout(run_name=run.name, timeout=run._task.timeout_seconds or 0.0)
+                scheduler.settle(run, FAILED, error, time.time())
+            scheduler.vacate()
+            replace = bool(scheduler.ready)
+            self._watch()
+        library_logger().warning(
+            "Task run %r did not stop when it was interrupted; its thread is given up and replaced", run.name
+        )
+        if replace:
+            self._add()
+        self.dispatcher.drain()
+
+    def stop(self, grace: float) -> None:
+        """See `Backend`."""
+        with LOCK:
+            self._stopping = True
+            workers = list(self.workers)
+            for worker in workers:
+                worker.stopping = True
+                worker.look_again()
+            self.lane.stop()
+        deadline = time.monotonic() + grace
+        for thread in self._threads:
+            if thread is threading.current_thread() or any(w.thread is thread for w in self._given_up):
+                continue
+            thread.join(max(deadline - time.monotonic(), 0.0))
+            if thread.is_alive():
+                library_logger().warning("Worker thread %s did not end; it is left behind", thread.name)
+        self.lane.join(max(deadline - time.monotonic(), 0.0))
+
+    # -------------------------------------------------------------- nothing of an engine's own
+
+    def capture(self) -> Any:
+        """See `Backend`."""
+        return None
+
+    def native(self, run: TaskFuture[Any]) -> Any:
+        """See `Backend`."""
+        return None
+
+
+def _few(ready: Iterable[TaskFuture[Any] | MapRecord[Any]]) -> int:
+    """How many runs are ready, counted no further than any pool could grow."""
+    count = 0
+    for item in ready:
+        count += 1 if type(item) is TaskFuture else sum(stop - start for start, stop in item.unclaimed)  # type: ignore[union-attr]
+        if count > 4096:
+            break
+    return count
+
+
+class ThreadPoolTaskRunner(BaseTaskRunner):
+    """Runs tasks on threads of this process.
+
+    Good for tasks that wait (network, disk, subprocesses) and for those whose libraries release the interpreter lock.
+    Async tasks run on one event loop, thousands at a time.
+
+    Args:
+        max_workers: the most task runs at once, sync and async together; `None` grows the pool while runs wait (up
+            to `MANYHANDS_MAX_THREADS`, 256) and leaves async tasks unbounded.
+
+    Raises:
+        InvalidOption: `max_workers` is not a positive whole number.
+    """
+
+    name = "threads"
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        super().__init__()
+        if max_workers is not None and (
+            not isinstance(max_workers, int) or isinstance(max_workers, bool) or max_workers < 1
+        ):
+            raise InvalidOption(
+                where="ThreadPoolTaskRunner",
+                option="max_workers",
+                value=max_workers,
+                problem="a whole number from 1 up, or None, is needed",
+            )
+        self.max_workers = max_workers
+
+    def settings(self) -> dict[str, Any]:
+        """See `TaskRunner`."""
+        return {"max_workers": self.max_workers}
+
+    @classmethod
+    def from_argument(cls, argument: str) -> ThreadPoolTaskRunner:
+        """See `TaskRunner`: `"threads:4"`."""
+        return cls(max_workers=cls.whole_number(argument))
+
+    def make_backend(self) -> tuple[ThreadBackend, int | None]:
+        """See `TaskRunner`."""
+        return ThreadBackend(self.max_workers), self.max_workers

@@ -1,0 +1,165 @@
+"""What holds for every test: it leaves nothing running and nothing open.
+
+After each test, threads and child processes (and theirs) that were not there before must be gone; after each module,
+file descriptors too. A short wait allows for what is just ending. Exempt are the services below, which a process has
+one of for as long as it lives.
+
+A test whose subject is something left behind says so, with a reason::
+
+    @pytest.mark.may_leave("threads", reason="a task that never returns is given up on")
+
+and a module, for descriptors::
+
+    pytestmark = pytest.mark.may_leave("fds", reason="the store keeps its connection open")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# The shared suite lives in the package; its asserts should explain themselves like those of the tests.
+pytest.register_assert_rewrite("manyhands.testing")
+
+T = TypeVar("T")
+
+KINDS = {"threads", "processes", "fds"}
+
+#: How long what is ending may take to end, in seconds.
+PATIENCE = 2.0
+
+#: Our process-wide threads, and the descriptors that each of them keeps open.
+SERVICE_THREADS = {
+    "manyhands-callbacks": 0,
+    "manyhands-timer": 0,
+    "manyhands-loop": 3,  # a selector and the two ends of the socket pair that wakes it
+}
+
+#: The idle workers of other libraries' thread pools; these end by themselves, seconds later or with their loop.
+IDLE_THREADS = ("AnyIO worker thread", "Trio thread ", "asyncio_")
+
+#: The process-wide processes of multiprocessing and loky, and the descriptors that each keeps open in ours.
+SERVICE_PROCESSES = {
+    "multiprocessing.resource_tracker": 1,
+    "multiprocessing.forkserver": 1,
+    "loky.backend.resource_tracker": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves threads or child processes behind."""
+    allowed = _may_leave(request.node)
+    threads, processes = set(_threads()), set(_processes())
+    yield
+    complaints: list[str] = []
+    if "threads" not in allowed:
+        new_threads = _left_over(lambda: [t for t in _threads() if t not in threads])
+        complaints += map(_describe_thread, new_threads)
+    if "processes" not in allowed:
+        new_processes = _left_over(lambda: [p for p in _processes() if p not in processes])
+        complaints += map(_describe_process, new_processes)
+    if complaints:
+        pytest.fail("this test left running:\n" + "\n".join(complaints), pytrace=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def leaves_nothing_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a module that leaves file descriptors open (where the system lists them)."""
+    allowed = _may_leave(request.node)
+    if "fds" in allowed or not Path("/proc/self/fd").is_dir():
+        yield
+        return
+    before, services = _open_fds(), _fds_of_services()
+    yield
+    gc.collect()
+
+    def new() -> list[str]:
+        opened = [f"  {fd} -> {target}" for fd, target in sorted(_open_fds() - before)]
+        return opened if len(opened) > _fds_of_services() - services else []
+
+    if leaked := _left_over(new):
+        pytest.fail("this module left open:\n" + "\n".join(leaked), pytrace=False)
+
+
+def _may_leave(node: pytest.Item) -> set[str]:
+    kinds: set[str] = set()
+    for mark in node.iter_markers("may_leave"):
+        if not mark.args or not KINDS.issuperset(mark.args) or not mark.kwargs.get("reason"):
+            raise pytest.UsageError(f"{node.nodeid}: may_leave takes {sorted(KINDS)} and a reason=")
+        kinds.update(mark.args)
+    return kinds
+
+
+def _left_over(find: Callable[[], list[T]]) -> list[T]:
+    """What `find` still finds after waiting for it to end."""
+    deadline = time.monotonic() + PATIENCE
+    while (found := find()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+def _threads() -> list[threading.Thread]:
+    # A thread that Python did not start and that once asked for its Thread stays listed after its end (until 3.13).
+    running = sys._current_frames()
+    return [
+        t
+        for t in threading.enumerate()
+        if t.ident in running
+        and t.name not in SERVICE_THREADS
+        and not t.name.startswith(IDLE_THREADS)
+    ]
+
+
+def _describe_thread(thread: threading.Thread) -> str:
+    frame = sys._current_frames().get(thread.ident or 0)
+    stack = "".join(traceback.format_stack(frame)) if frame else "  it has just ended\n"
+    return f"{thread!r}\n{stack}"
+
+
+def _processes() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children(recursive=True) if not _service_of(p)]
+
+
+def _service_of(process: psutil.Process) -> str | None:
+    # Children of a fork server have its command line too, and are no service.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if process.ppid() == os.getpid():
+            command = " ".join(process.cmdline())
+            return next((name for name in SERVICE_PROCESSES if name in command), None)
+    return None
+
+
+def _describe_process(process: psutil.Process) -> str:
+    try:
+        command = " ".join(process.cmdline()) or process.name()
+        return f"process {process.pid} ({process.status()}): {command}"
+    except psutil.NoSuchProcess:
+        return f"process {process.pid}: it has just ended"
+
+
+def _open_fds() -> set[tuple[int, str]]:
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the descriptor that listed the directory
+            found.add((int(entry), os.readlink(f"/proc/self/fd/{entry}")))
+    return found
+
+
+def _fds_of_services() -> int:
+    threads = sum(SERVICE_THREADS.get(t.name, 0) for t in threading.enumerate())
+    names = filter(None, map(_service_of, psutil.Process().children()))
+    return threads + sum(SERVICE_PROCESSES[name] for name in names)

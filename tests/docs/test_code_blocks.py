@@ -1,0 +1,144 @@
+"""Runs the documentation: what a page shows is what happens.
+
+* The ```python blocks of a page run in order, as one script in a fresh process and an empty directory.
+* `# prints: 42` at the end of a line in a block means that the script prints a line `42`, in the order of these.
+* In ```bash, ```sh and ```console blocks, the `manyhands …` commands run (also behind `$`, `uv run` and `… &&`).
+* `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out.
+
+The script is the page with all other lines blanked, so that a traceback's line numbers are the page's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+#: Seconds for the script of one page, and for one command: below the limit of a test, so that its output is shown.
+TIMEOUT = 50
+
+FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)")
+SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
+PRINTS = re.compile(r"# prints: (.*\S)")
+COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>manyhands\b.*)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its code, and the line of the page on which the code begins (from 1)."""
+
+    language: str
+    code: str
+    line: int
+
+
+def pages() -> list[str]:
+    """Every page of documentation, relative to the root."""
+    found = [ROOT / "README.md", *ROOT.glob("packages/*/README.md"), *ROOT.glob("docs/**/*.md")]
+    return [str(page.relative_to(ROOT)) for page in sorted(found)]
+
+
+@cache
+def blocks_of(page: str) -> list[Block]:
+    """The blocks of a page that are to be run, in order."""
+    blocks: list[Block] = []
+    lines = (ROOT / page).read_text().splitlines()
+    number, text = 0, ""  # the next line, and the last one outside blocks that says anything
+    while number < len(lines):
+        line, number = lines[number], number + 1
+        if not (opening := FENCE.match(line)):
+            text = line.strip() or text
+            continue
+        start = number
+        while number < len(lines) and lines[number].strip() != opening["fence"]:
+            number += 1
+        if number == len(lines):
+            raise ValueError(f"{page}:{start}: this block is never closed")
+        if skip := SKIP.search(text):
+            if not skip["reason"].strip():
+                raise ValueError(f"{page}:{start}: say why this block is skipped")
+        else:
+            code = textwrap.dedent("\n".join(lines[start:number]))
+            blocks.append(Block(opening["language"], code, start + 1))
+        number, text = number + 1, ""
+    return blocks
+
+
+def script_of(page: str) -> str:
+    """The page's Python blocks, each on the lines that it has on the page."""
+    script: list[str] = []
+    for block in blocks_of(page):
+        if block.language in ("python", "py"):
+            script += [""] * (block.line - 1 - len(script))
+            script += block.code.splitlines()
+    return "\n".join(script) + "\n" if script else ""
+
+
+def commands_of(page: str) -> list[str]:
+    """The `manyhands` commands that the page's shell blocks show."""
+    return [
+        match["command"]
+        for block in blocks_of(page)
+        if block.language in ("bash", "sh", "console")
+        for line in block.code.splitlines()
+        for part in line.split("&&")
+        if (match := COMMAND.match(part.strip()))
+    ]
+
+
+def run(command: list[str], directory: Path, what: str) -> str:
+    """Runs a command with a home and a working directory of its own; fails with its output."""
+    environment = os.environ | {"HOME": str(directory), "PYTHONIOENCODING": "utf-8"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT,
+            encoding="utf-8",
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        output = error.output or b""  # bytes, whatever the encoding asked for
+        text = output.decode(errors="replace") if isinstance(output, bytes) else output
+        pytest.fail(f"{what} still ran after {TIMEOUT} s:\n{text}", pytrace=False)
+    if done.returncode != 0:
+        pytest.fail(f"{what} ended with {done.returncode}:\n{done.stdout}", pytrace=False)
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if script_of(page)])
+def test_python_blocks_run(page: str, tmp_path: Path) -> None:
+    source = script_of(page)
+    script = tmp_path / Path(page).with_suffix(".py").name
+    script.write_text(source)
+    output = run([sys.executable, str(script)], tmp_path, f"{page} (line numbers are the page's)")
+
+    printed = iter(output.splitlines())
+    for promise in PRINTS.findall(source):
+        if promise not in printed:
+            pytest.fail(f"{page} does not print {promise!r}, but:\n{output}", pytrace=False)
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), [(page, command) for page in pages() for command in commands_of(page)]
+)
+def test_commands_run(page: str, command: str, tmp_path: Path) -> None:
+    program, *arguments = shlex.split(command, comments=True)
+    installed = shutil.which(program, path=Path(sys.executable).parent)
+    assert installed, f"{program} is not installed beside {sys.executable}"
+    run([installed, *arguments], tmp_path, f"{page}: {command}")

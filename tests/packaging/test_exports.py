@@ -1,0 +1,182 @@
+"""The public names: `__all__`, the reference page and this list agree, importing is light, the wheel is complete."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference.md"
+
+#: What each public module exports, exactly (SPEC 1.1-1.5). A new public name is added here and to the reference.
+EXPORTS = {
+    "manyhands": (
+        "flow task Flow Task unmapped allow_failure quote opaque tags get_run_logger State"
+    ),
+    "manyhands.futures": (
+        "TaskFuture TaskFutureList wait as_completed resolve_futures_to_states"
+        " resolve_futures_to_results"
+    ),
+    "manyhands.task_runners": (
+        "TaskRunner ThreadPoolTaskRunner ProcessPoolTaskRunner SequentialTaskRunner"
+        " ExecutorTaskRunner ConcurrentTaskRunner"
+    ),
+    "manyhands.runtime": "task_run flow_run",
+}
+
+#: Modules that export these and more of their kind (SPEC 1.3, 1.6, 11.4).
+EXPORTS_AT_LEAST = {
+    "manyhands.states": (
+        "State StateType"
+        " Pending Running Completed Failed Crashed Cancelled Cancelling Scheduled AwaitingRetry"
+        " Retrying Queued Paused"
+        " get_state_exception raise_state_exception"
+    ),
+    "manyhands.exceptions": (
+        "ManyhandsError UpstreamTaskError UnfinishedRun FailedRun CrashedRun CancelledRun"
+        " MissingResult MissingContextError ParameterTypeError ParameterBindError"
+        " ReservedArgumentError MappingLengthMismatch MappingMissingIterable WorkerDied ResultLost"
+        " SerializationError MissingExtraError"
+    ),
+    "manyhands.testing": "TaskRunnerSuite",
+}
+
+MODULES = [*EXPORTS, *EXPORTS_AT_LEAST]
+
+STATE_TYPES = "SCHEDULED PENDING RUNNING COMPLETED FAILED CANCELLED CRASHED PAUSED CANCELLING"
+PREDICATES = "scheduled pending running completed failed cancelled crashed paused cancelling final"
+
+#: Packages that `import manyhands` must not load: they cost more than all of it, or may not be installed.
+HEAVY = "anyio asyncio cyclopts dask distributed numpy psycopg pydantic ray rich sqlite3"
+
+
+def exported(module: str) -> set[str]:
+    return set(importlib.import_module(module).__all__)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_a_module_lists_it_has(module: str) -> None:
+    names = importlib.import_module(module).__all__
+    assert len(names) == len(set(names)), "a name is listed twice"
+    for name in names:
+        assert hasattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("module", EXPORTS)
+def test_module_exports_exactly(module: str) -> None:
+    assert exported(module) == set(EXPORTS[module].split())
+
+
+@pytest.mark.parametrize("module", EXPORTS_AT_LEAST)
+def test_module_exports_at_least(module: str) -> None:
+    assert exported(module) >= set(EXPORTS_AT_LEAST[module].split())
+
+
+def test_dir_of_the_package_shows_its_lazy_names() -> None:
+    import manyhands
+
+    assert set(dir(manyhands)) >= set(manyhands.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import manyhands
+
+    with pytest.raises(AttributeError, match="no_such_name"):
+        manyhands.no_such_name  # noqa: B018  the access is the test
+
+
+def test_states_have_types_and_predicates() -> None:
+    """SPEC 1.3."""
+    from manyhands.states import Completed, StateType
+
+    assert {member.name for member in StateType} == set(STATE_TYPES.split())
+    state = Completed()
+    answers = {name: getattr(state, f"is_{name}")() for name in PREDICATES.split()}
+    assert {name for name, answer in answers.items() if answer} == {"completed", "final"}
+
+
+def test_exceptions_are_one_tree() -> None:
+    """SPEC 1.6."""
+    import manyhands.exceptions
+
+    for name in manyhands.exceptions.__all__:
+        kind = getattr(manyhands.exceptions, name)
+        assert issubclass(kind, (manyhands.exceptions.ManyhandsError, Warning)), name
+
+
+def test_the_reference_lists_every_public_name() -> None:
+    """Each is on the page by a `::: module.name` of its own or by a `::: module`, and nothing else is."""
+    if not REFERENCE.exists():
+        pytest.skip("there is no docs/reference.md")
+    listed: set[str] = set()
+    for target in re.findall(r"^ *::: +([\w.]+)", REFERENCE.read_text(), flags=re.MULTILINE):
+        names = exported(target) if target in MODULES else None
+        listed |= {target} if names is None else {f"{target}.{name}" for name in names}
+    public = {f"{module}.{name}" for module in MODULES for name in exported(module)}
+    assert listed - public == set(), "on the page, and not public"
+    assert public - listed == set(), "public, and not on the page"
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import manyhands;"
+        f"print(*sorted(set({HEAVY.split()}) & (set(sys.modules) - before)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.Path]:
+    """The wheel of manyhands, built by way of its source distribution."""
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not on the PATH")
+    out = tmp_path_factory.mktemp("dist")
+    command = [uv, "build", "--package", "manyhands", "--out-dir", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (built,) = out.glob("manyhands-*.whl")
+    with zipfile.ZipFile(built) as archive:
+        yield zipfile.Path(archive)
+
+
+def test_wheel_is_complete(wheel: zipfile.Path) -> None:
+    source = ROOT / "packages" / "manyhands" / "src"
+    files = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*")
+        if path.is_file() and not re.search(r"/__pycache__/|/\.", path.as_posix())
+    }
+    packed = {
+        name
+        for name in wheel.root.namelist()
+        if name.startswith("manyhands/") and not name.endswith("/")
+    }
+    assert "manyhands/py.typed" in packed
+    assert packed == files
+
+
+def test_wheel_tells_what_it_needs(wheel: zipfile.Path) -> None:
+    (info,) = (entry for entry in wheel.iterdir() if entry.name.endswith(".dist-info"))
+    metadata = (info / "METADATA").read_text()
+    required = set(re.findall(r"^Requires-Dist: ([\w-]+)", metadata, flags=re.MULTILINE))
+    assert required == {"anyio", "cloudpickle", "cyclopts", "pydantic", "rich"}
+    assert (info / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    entry_points = (info / "entry_points.txt").read_text()
+    assert "manyhands = manyhands.cli:main" in entry_points
+    assert "threads = manyhands.task_runners:ThreadPoolTaskRunner" in entry_points
+    assert "sequential = manyhands.task_runners:SequentialTaskRunner" in entry_points
