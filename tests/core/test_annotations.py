@@ -9,7 +9,6 @@ from typing import Any
 
 import cloudpickle
 import pytest
-
 from manyhands.annotations import Annotation, allow_failure, opaque, quote, unmapped
 
 KINDS: list[type[Annotation[Any]]] = [unmapped, allow_failure, quote, opaque]

@@ -7,7 +7,6 @@ import pickle
 from typing import Any
 
 import pytest
-
 from manyhands import exceptions
 from manyhands.exceptions import (
     BlockingWaitInLoop,
@@ -202,7 +201,7 @@ def test_facts_are_checked() -> None:
     with pytest.raises(TypeError, match="UnfinishedRun has no 'colour'"):
         UnfinishedRun(state_name="Pending", colour="red")  # type: ignore[call-arg]
     with pytest.raises(TypeError):
-        UnfinishedRun("Pending")  # type: ignore[call-arg, misc]
+        UnfinishedRun("Pending")  # type: ignore[call-arg]
 
 
 def test_optional_facts_have_defaults() -> None:

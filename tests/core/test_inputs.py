@@ -1,4 +1,4 @@
-"""Finding and replacing futures and States in arguments (SPEC 5.1, 5.3 to 5.6)."""
+"""Finding and replacing futures and States in arguments (SPEC 5.1, 5.4 to 5.6)."""
 
 from __future__ import annotations
 
@@ -12,77 +12,47 @@ import time
 import types
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from dataclasses import InitVar, dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from manyhands.annotations import Annotation, allow_failure, opaque, quote, unmapped
 from manyhands.engine.inputs import (
     Input,
     collect,
     collect_wait_for,
     has_no_inputs,
-    is_atomic,
-    needs_substitution,
     replace_futures,
-    require,
     substitute,
-    value_of,
 )
-from manyhands.exceptions import InvalidOption, ResultLost, UpstreamTaskError
+from manyhands.exceptions import InvalidOption
 from manyhands.futures import TaskFuture, TaskFutureList
-from manyhands.states import Completed, Failed, NotReady, State
+from manyhands.states import Completed, State
 
 # ---------------------------------------------------------------------- stand-ins
 
-VALUES: dict[int, Any] = {}  # of plain futures, by id
-KEPT: list[TaskFuture[Any]] = []  # so that no id is used again
-
-
-def future(value: object = None) -> TaskFuture[Any]:
-    """A future that is nothing but an identity; `given_value` knows its value."""
-    made: TaskFuture[Any] = object.__new__(TaskFuture)
-    VALUES[id(made)] = value
-    KEPT.append(made)
-    return made
-
 
 class Ended(TaskFuture[Any]):
-    """A future of a run that has ended."""
+    """A future of a run that has ended, without anything that ran it."""
 
-    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
+    def __init__(self, value: Any = None) -> None:
         self.value = value
-        self.error = error
-        self._task: Any = types.SimpleNamespace(name="load")
 
-    @property
-    def name(self) -> str:
-        return "load-01a"
-
-    @property
-    def state(self) -> State[Any]:
-        return Failed(str(self.error), data=self.error) if self.error else Completed()
+    def __repr__(self) -> str:
+        return f"Ended({self.value!r})"
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
         return self.value
 
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        return self.error
 
-
-@pytest.fixture(autouse=True)
-def forget_futures() -> Any:
-    yield
-    VALUES.clear()
-    KEPT.clear()
+future = Ended
 
 
 def given_value(source: Any, allow: bool) -> Any:
-    return source.data if isinstance(source, State) else VALUES[id(source)]
+    return source.data if isinstance(source, State) else source.value
 
 
 def substituted(value: Any) -> Any:
@@ -160,7 +130,7 @@ class MyDict(dict[Any, Any]):
 class MyTuple(tuple[Any, ...]):
     label: str
 
-    def __new__(cls, label: str, *items: Any) -> MyTuple:
+    def __new__(cls, label: str, *items: Any) -> Self:
         made = super().__new__(cls, items)
         made.label = label
         return made
@@ -168,6 +138,10 @@ class MyTuple(tuple[Any, ...]):
 
 class MyFrozenSet(frozenset[Any]):
     pass
+
+
+class Colour(enum.Enum):
+    RED = 1
 
 
 class Opaque:
@@ -200,7 +174,7 @@ WRAPPERS: dict[str, Any] = {
     "slotted dataclass": Slotted,
     "frozen slotted dataclass": FrozenSlotted,
     "pydantic model": lambda x: Model(a=x),
-    "pydantic extra": lambda x: Model(a=1, more=x),
+    "pydantic extra": lambda x: Model.model_validate({"a": 1, "more": x}),
     "frozen pydantic model": lambda x: FrozenModel(a=x),
     "pydantic root model": Root,
     "deep": lambda x: [{"k": (1, Point({x}, Plain([x])))}],
@@ -224,7 +198,6 @@ def test_found_and_replaced(wrap: Any) -> None:
 def test_untouched_where_there_is_nothing(wrap: Any) -> None:
     argument = wrap(42)
     assert collected(argument) == []
-    assert not needs_substitution(argument)
     assert substituted(argument) is argument
 
 
@@ -232,15 +205,15 @@ def test_untouched_where_there_is_nothing(wrap: Any) -> None:
 def test_states_are_inputs_too(wrap: Any) -> None:
     state = Completed(data=42)
     assert collected(wrap(state)) == [state]
-    assert substituted(wrap(state)) == wrap(42) or isinstance(wrap(1), Slotted)
+    assert collected(substituted(wrap(state))) == []
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        1, 1.0, 1j, True, "future", b"bytes", bytearray(b"x"), None, ..., range(3), slice(1), int, len,
-        np.zeros(3), np.float64(1), enum.Enum("E", "a").a, Opaque([future()]), UserDict(a=future()),
-        (f for f in [future()]), types.SimpleNamespace(a=future()), Plain, Model, time.localtime(),
+        1, 1.0, 1j, True, "future", b"bytes", bytearray(b"x"), None, ..., range(3), slice(1), len,
+        np.zeros(3), np.float64(1), Colour.RED, Opaque([future()]), UserDict(a=future()),
+        (f for f in [future()]), types.SimpleNamespace(a=future()), Plain, time.localtime(),
         collections.ChainMap({"a": future()}), iter([future()]),
     ],
     ids=lambda value: type(value).__name__,
@@ -271,9 +244,12 @@ def test_positional_and_keyword_arguments() -> None:
 
 
 def test_futures_as_they_mostly_come() -> None:
-    one, two = future(1), future(2)
+    """Bare, of this very class: that has a way of its own."""
+    one: TaskFuture[Any] = object.__new__(TaskFuture)
+    two: TaskFuture[Any] = object.__new__(TaskFuture)
     assert collect((one, 5, two, one)) == [Input(one, False), Input(two, False)]
-    assert substitute((one, 5, two, one), None, given_value) == ((1, 5, 2, 1), None)
+    args, kwargs = substitute((one, 5, two, one), None, lambda source, _: {one: 1, two: 2}[source])
+    assert (args, kwargs) == ((1, 5, 2, 1), None)
 
 
 def test_equal_states_are_two_inputs() -> None:
@@ -350,8 +326,7 @@ def test_models_are_copied_not_validated() -> None:
     class Strict(pydantic.BaseModel):
         size: int = pydantic.Field(gt=0)
 
-    argument = Strict.model_construct(size=future(-5))
-    assert substituted(argument).size == -5
+    assert substituted(Strict.model_construct(size=future(-5))).size == -5
     argument = Model(a=future(1))
     argument._private = 7
     result = substituted(argument)
@@ -433,7 +408,7 @@ def test_hashed_after_it_was_filled() -> None:
     assert Frozen((1, Frozen(2))) in result[0]
 
 
-@pytest.mark.parametrize("depth", [500, 50_000])
+@pytest.mark.parametrize("depth", [300, 5_000])
 @pytest.mark.parametrize(
     "wrap", [lambda x: [x], lambda x: (x,), lambda x: {"k": x}, Plain],
     ids=["list", "tuple", "dict", "dataclass"],
@@ -445,8 +420,10 @@ def test_any_depth(wrap: Any, depth: int) -> None:
     assert len(collected(argument)) == 1
     result = substituted(argument)
     for _ in range(depth):
-        (result,) = result.values() if isinstance(result, dict) else (
-            (result.a,) if isinstance(result, Plain) else result
+        (result,) = (
+            result.values()
+            if isinstance(result, dict)
+            else ((result.a,) if isinstance(result, Plain) else result)
         )
     assert result == 1
 
@@ -465,10 +442,10 @@ def test_linear_in_shared_containers() -> None:
 
 def reference(value: Any) -> Any:
     """Substitution as one would write it for trees."""
-    if isinstance(value, TaskFuture):
-        return VALUES[id(value)]
+    if isinstance(value, Ended):
+        return value.value
     if isinstance(value, TaskFutureList):
-        return [VALUES[id(item)] for item in value]
+        return [item.result() for item in value]
     if isinstance(value, quote):
         return value.value
     if isinstance(value, (unmapped, allow_failure)):
@@ -484,59 +461,49 @@ def reference(value: Any) -> Any:
     return value
 
 
-@st.composite
-def trees(draw: st.DrawFn) -> Any:
-    leaves = st.one_of(
-        st.integers(),
-        st.text(max_size=3),
-        st.builds(future, st.integers()),
-        st.builds(lambda n: TaskFutureList([future(i) for i in range(n)]), st.integers(0, 3)),
+def tree(rng: random.Random, depth: int) -> Any:
+    """Something nested, out of all that is treated differently."""
+    if depth == 0 or rng.random() < 0.2:
+        number = rng.randint(0, 9)
+        return rng.choice([number, str(number), Ended(number), TaskFutureList([Ended(number)])])
+    parts = [tree(rng, depth - 1) for _ in range(2)]
+    return rng.choice(
+        [
+            parts,
+            tuple(parts),
+            {"a": parts[0], "b": parts[1]},
+            Plain(*parts),
+            Point(*parts),
+            unmapped(parts[0]),
+            allow_failure(parts[0]),
+            quote(parts[0]),
+        ]
     )
-    inner = st.recursive(
-        leaves,
-        lambda sub: st.one_of(
-            st.lists(sub, max_size=4),
-            st.lists(sub, max_size=4).map(tuple),
-            st.dictionaries(st.text(max_size=2), sub, max_size=3),
-            st.builds(Plain, sub, sub),
-            st.builds(Point, sub, sub),
-            sub.map(unmapped),
-            sub.map(allow_failure),
-            sub.map(quote),
-        ),
-        max_leaves=12,
-    )
-    return draw(inner)
 
 
-@given(trees())
-def test_trees(tree: Any) -> None:
-    expected = reference(tree)
-    result = substituted(tree)
-    assert result == expected
-    assert (result is tree) is not needs_substitution(tree)
-    assert substituted(quote(tree)) is tree
+@given(st.randoms(use_true_random=False), st.integers(0, 5))
+def test_trees(rng: random.Random, depth: int) -> None:
+    value = tree(rng, depth)
+    result = substituted(value)
+    assert result == reference(value)
+    assert substituted(quote(value)) is value
 
 
-@given(st.integers(0, 2**32))
-def test_graphs(seed: int) -> None:
+@given(st.randoms(use_true_random=False))
+def test_graphs(rng: random.Random) -> None:
     """Any graph of containers, with cycles, becomes one of the same shape with values in place of futures."""
-    rng = random.Random(seed)
-    nodes: list[Any] = [rng.choice([list, dict, Plain])() if rng.random() < 2 else None  # fmt: skip
-                        for _ in range(0)]
+    nodes: list[Any] = []
     for _ in range(rng.randint(1, 8)):
-        kind = rng.choice(["list", "dict", "plain", "tuple"])
-        children = [rng.choice(nodes) for _ in range(rng.randint(0, 3)) if nodes]
+        below = [rng.choice(nodes) for _ in range(rng.randint(0, 3)) if nodes]
         nodes.append(
-            {"list": list, "tuple": tuple, "dict": lambda c: dict(enumerate(c))}.get(
-                kind, lambda c: Plain(list(c))
-            )(children)
+            rng.choice([list, tuple, Plain, lambda items: dict(enumerate(items))])(below)  # type: ignore[operator]
         )
     for node in nodes:  # edges back, and futures
+        more = [rng.choice([*nodes, Ended(rng.random())]) for _ in range(rng.randint(0, 2))]
         if isinstance(node, list):
-            node.extend(rng.choice([*nodes, future(rng.random())]) for _ in range(rng.randint(0, 2)))
+            node.extend(more)
         elif isinstance(node, Plain):
-            node.b = rng.choice([*nodes, future(rng.random())])
+            node.b = more
     top = rng.choice(nodes)
     changed = bool(collected(top))
     result = substituted(top)
@@ -545,8 +512,8 @@ def test_graphs(seed: int) -> None:
     stack = [(top, result)]
     while stack:
         old, new = stack.pop()
-        if isinstance(old, TaskFuture):
-            assert new == VALUES[id(old)]
+        if isinstance(old, Ended):
+            assert new == old.value
             continue
         if id(old) in matched:
             assert matched[id(old)] is new, "sharing was lost"
@@ -589,8 +556,7 @@ def test_unmapped_is_taken_off() -> None:
     value = [1, [2]]
     assert substituted(unmapped(value)) is value
     assert substituted([unmapped(future(3))]) == [3]
-    assert needs_substitution(unmapped(1))
-    assert needs_substitution([[unmapped(1)]])
+    assert substituted([[unmapped(1)]]) == [[1]]
 
 
 @pytest.mark.parametrize(
@@ -633,51 +599,9 @@ def test_annotations_of_the_user_s_own_are_taken_off() -> None:
     assert substituted(noted([future(1)])) == [1]
 
 
-# ---------------------------------------------------------------------- values of inputs, SPEC 5.3
-
-
-def test_values_of_ended_runs() -> None:
-    error = ValueError("no")
-    assert value_of(Ended(5), False) == 5
-    assert value_of(Completed(data=5), False) == 5
-    assert value_of(Ended(error=error), True) is error
-    assert value_of(Failed(data=error), True) is error
-
-
-def test_upstream_that_failed() -> None:
-    error = ValueError("no")
-    for ask in (lambda s: value_of(s, False), lambda s: require(Input(s, False))):
-        with pytest.raises(UpstreamTaskError, match="load-01a") as caught:
-            ask(Ended(error=error))
-        assert caught.value.cause is error
-        assert caught.value.task_name == "load"
-        with pytest.raises(UpstreamTaskError) as caught:
-            ask(Failed("no", data=error))
-        assert caught.value.cause is error
-
-
-def test_the_run_that_went_wrong_first_is_named() -> None:
-    first = UpstreamTaskError(run_name="a-1", task_name="a", state="Failed()")
-    for source in (NotReady(data=first), Ended(error=first)):
-        with pytest.raises(UpstreamTaskError) as caught:
-            value_of(source, False)
-        assert caught.value is first
-
-
-def test_require_moves_no_value() -> None:
-    def fetch() -> int:
-        raise ResultLost
-
-    state: State[int] = State("COMPLETED", fetch=fetch)
-    require(Input(state, False))
-    require(Input(Failed(), True))
-    with pytest.raises(ResultLost):
-        value_of(state, False)
-
-
 def test_replace_futures() -> None:
     source, state = future(1), Completed(data=2)
-    result = replace_futures({"a": [source, state], "b": source}, lambda f: VALUES[id(f)])
+    result = replace_futures({"a": [source, state], "b": source}, lambda f: f.result())
     assert result == {"a": [1, state], "b": 1}
     assert result["a"][1] is state
     assert replace_futures(5, lambda f: None) == 5
@@ -715,9 +639,11 @@ def test_wait_for_a_cycle() -> None:
     assert len(collect_wait_for(items)) == 1
 
 
-@pytest.mark.parametrize("junk", [5, "abc", [None], [[future(), 3]], {"a": future()}, object()], ids=repr)
+@pytest.mark.parametrize(
+    "junk", [5, "abc", [None], [[future(), 3]], {"a": future()}, object()], ids=repr
+)
 def test_junk_in_wait_for(junk: Any) -> None:
-    with pytest.raises(InvalidOption, match="wait_for.*'?load'?") as caught:
+    with pytest.raises(InvalidOption, match=r"wait_for=.* in load") as caught:
         collect_wait_for(junk, where="load")
     assert caught.value.option == "wait_for"
 
@@ -726,15 +652,10 @@ def test_junk_in_wait_for(junk: Any) -> None:
 
 
 def test_quick_looks() -> None:
-    assert is_atomic(1)
-    assert is_atomic("x")
-    assert not is_atomic([])
-    assert not is_atomic(future())
     assert has_no_inputs((1, "x", None))
     assert has_no_inputs(())
     assert not has_no_inputs((1, []))
-    assert not needs_substitution([1, {"k": Opaque(future())}])
-    assert needs_substitution((1, {"k": future()}))
+    assert not has_no_inputs((1, future()))
 
 
 def test_classes_without_end() -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from manyhands import names
 from manyhands.exceptions import RunNameError
 from manyhands.names import (

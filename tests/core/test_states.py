@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from manyhands import states
 from manyhands.exceptions import (
     CancelledRun,

@@ -141,14 +141,14 @@ class Batch:
 
 
 class Report:
-    """What a worker says of consecutive runs of one batch, in columns.
+    """What a worker says of runs of one batch, in columns.
 
     A batch's number names the attempts in it too: runs that are sent again are in another batch, so a report of a
     batch that was given up is dropped.
 
     Attributes:
         batch: the batch's number.
-        start: the position in the batch of the first run reported.
+        positions: in the batch, of the runs reported.
         values: for each run its result, or an `Outcome` where there is more to say.
         ends: when each ended, seconds since the epoch.
         seconds: how long the runs took together.
@@ -156,12 +156,12 @@ class Report:
         last: whether the batch has nothing more to report; runs it never reported were not started then.
     """
 
-    __slots__ = ("batch", "ends", "last", "logs", "seconds", "start", "values")
+    __slots__ = ("batch", "ends", "last", "logs", "positions", "seconds", "values")
 
     def __init__(
         self,
         batch: int,
-        start: int,
+        positions: Sequence[int],
         values: Sequence[Any],
         ends: Sequence[float],
         seconds: float,
@@ -169,7 +169,7 @@ class Report:
         last: bool = True,
     ) -> None:
         self.batch = batch
-        self.start = start
+        self.positions = positions
         self.values = values
         self.ends = ends
         self.seconds = seconds

@@ -1,21 +1,26 @@
 """Futures: what a submitted run gives back, alone, as a list, or as a view of one element of a map.
 
-A `TaskFuture` is the driver's record of one run. Who writes what:
+A `TaskFuture` is the driver's record of one run. The common run is claimed, run and settled without a lock, by two
+tokens: slots that exist until somebody deletes them. Deleting a slot is one step of the interpreter that fails where
+the slot is gone, so exactly one thread succeeds.
 
-    _phase, _outcome, _since, _call     the scheduler, under `LOCK`; a done run is never written again
-    _detail                             made under `LOCK` by whoever first needs it (a waiter, a dependant, a retry)
+    _start    exists while the run is ready; who deletes it may start the run (a worker) or see that none does (cancel)
+    _open     exists until the run ends; who deletes it writes the end: `_outcome`, `_since`, and last `_phase`
+    _phase    otherwise written by the scheduler under `LOCK`; "running" is READY without `_start`, or RUNNING
+    _detail   made under `LOCK` by whoever first needs it: a waiter, a dependant, a retry
 
-Readers take no lock: a writer stores the outcome before the phase, so who sees a done phase sees its outcome.
-A waiter closes the window between "not done" and "registered" by registering under the lock that the end takes too.
+Readers take no lock: who sees a done phase sees its outcome. The window between "not done" and "registered" closes
+because one side writes `_detail` and then reads `_phase`, and the other writes `_phase` and then reads `_detail`.
 
-A map is one `MapRecord`: columns of arguments and of cells. A cell holds a marker, then the value; it holds a
-`TaskFuture` as soon as anything asks for more than that (the user takes an element, it fails, somebody depends on it).
+A map is one `MapRecord`: columns of arguments, times and values. An element has a `TaskFuture` as soon as anything
+asks for more than its value: the user takes it, it fails, somebody depends on it.
 
 May import `calls`, what surrounds a run, and what things are called.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from array import array
@@ -66,8 +71,8 @@ class Detail:
     """What only some runs need beyond the common fields of a future.
 
     Attributes:
+        alone: whether it must not share a batch.
         waiters: called once with the future when the run ended, outside the lock; never user code.
-        callbacks: user functions, run on the callback thread.
         dependants: runs that wait for this one.
         upstreams: the runs this one waits for, with whether their failure is allowed.
         blockers: how many of the upstreams have not ended.
@@ -83,9 +88,9 @@ class Detail:
     """
 
     __slots__ = (
+        "alone",
         "attempts",
         "blockers",
-        "callbacks",
         "crashes",
         "dependants",
         "name",
@@ -100,8 +105,8 @@ class Detail:
     )
 
     def __init__(self) -> None:
+        self.alone = False
         self.waiters: list[Callable[[TaskFuture[Any]], None]] | None = None
-        self.callbacks: list[tuple[Callable[[TaskFuture[Any]], object], Context]] | None = None
         self.dependants: list[TaskFuture[Any]] | None = None
         self.upstreams: Sequence[Any] = ()
         self.blockers = 0
@@ -128,9 +133,11 @@ class TaskFuture(Generic[R]):
         "_detail",
         "_dispatcher",
         "_number",
+        "_open",
         "_outcome",
         "_phase",
         "_since",
+        "_start",
         "_task",
     )
 
@@ -152,6 +159,8 @@ class TaskFuture(Generic[R]):
         self._phase = phase
         self._outcome = outcome
         self._detail: Detail | None = None
+        if phase < DONE:
+            self._open = True
 
     # ------------------------------------------------------------------ what it is
 
@@ -259,6 +268,35 @@ class TaskFuture(Generic[R]):
 
     # ------------------------------------------------------------------ for the library
 
+    def _claim(self) -> bool:
+        """Whether the caller, and nobody else, may start the run."""
+        try:
+            del self._start
+        except AttributeError:
+            return False
+        return True
+
+    def _is_running(self) -> bool:
+        """Whether an attempt is under way."""
+        return self._phase == RUNNING or (self._phase == READY and not hasattr(self, "_start"))
+
+    def _watch(self, waiter: Callable[[Any], object]) -> bool:
+        """Has `waiter` called with the future when it ends; with `LOCK` held.
+
+        Returns:
+            False if it has ended, and `waiter` is not called.
+        """
+        if self._phase >= DONE:
+            return False
+        detail = self._details()
+        if detail.waiters is None:
+            detail.waiters = []
+        detail.waiters.append(waiter)
+        if self._phase >= DONE and waiter in detail.waiters:
+            detail.waiters.remove(waiter)  # it ended meanwhile, and who ended it has not seen the waiter
+            return False
+        return True
+
     def _details(self) -> Detail:
         """The run's `Detail`; with `LOCK` held."""
         detail = self._detail
@@ -298,20 +336,15 @@ class Countdown:
         """Registers with all that has not ended; with `LOCK` held."""
         if type(wanted) is MapRecord:
             self.failed = wanted.failed
-            if wanted.remaining:
-                if self.first:
-                    raise TypeError("a map is waited for as a whole")
-                if wanted.waiters is None:
-                    wanted.waiters = []
+            if not wanted.ended:
                 wanted.waiters.append(self)
                 self.pending = 1
+                if wanted.ended and self in wanted.waiters:
+                    wanted.waiters.remove(self)
+                    self.pending = 0
         else:
             for future in wanted:
-                if future._phase < DONE:
-                    detail = future._details()
-                    if detail.waiters is None:
-                        detail.waiters = []
-                    detail.waiters.append(self)
+                if future._watch(self):
                     self.pending += 1
                 else:
                     self.ended = True
@@ -333,7 +366,7 @@ class Countdown:
         with LOCK:
             if type(source) is MapRecord:
                 self.failed = self.failed or source.failed
-                if source.remaining:
+                if not source.ended:
                     self._check()
                     return
             elif source._phase != COMPLETED:  # type: ignore[union-attr]
@@ -357,7 +390,7 @@ class Countdown:
     def forget(self, wanted: Wanted) -> None:
         """Unregisters after a wait that ended early, so that nothing is kept alive; with `LOCK` held."""
         if type(wanted) is MapRecord:
-            if wanted.waiters is not None and self in wanted.waiters:
+            if self in wanted.waiters:
                 wanted.waiters.remove(self)
             return
         for future in wanted:
@@ -420,40 +453,49 @@ class _Marker:
         return self.name
 
 
-CELL_READY = _Marker("ready")
-CELL_RUNNING = _Marker("running")
-CELL_RELEASED = _Marker("released")
+#: Stands in a map's column of values for one that is not there (yet).
+NO_VALUE = _Marker("<no value>")
 
 
 class MapRecord(Generic[R]):
     """All runs of one `map`, in columns.
 
+    An element is claimed by a step of a `Span`'s iterator. Its end is a value in `values`, or its future's: who stores
+    a value looks into `futures` afterwards, who makes a future looks into `values` (and `since`) afterwards, so one
+    of them sees the other.
+
     Attributes:
         base: the first run's number; element `i` has `base + i`.
         size: how many elements.
         positional, keywords: for each argument `(column, None)` if mapped, else `(None, value)`.
-        cells: per element a marker, a `TaskFuture` or the value (see the module).
-        since: per element the time of its latest change of state, seconds since the epoch.
-        remaining: elements that have not ended.
+        values: per element its value, or `NO_VALUE`.
+        since: per element when it began or ended, seconds since the epoch; 0 before.
+        futures: of the elements that have one.
+        counter: counts ends; its step is atomic.
+        ended: whether every element has.
+        failed: whether an element did not complete.
         unclaimed: ranges `(start, stop)` of elements that no worker has taken.
         spans: ranges that workers are going through.
+        queued: whether it is among what is ready.
         kept: whether the user still holds the list; values of a dropped list are not stored.
-        waiters: countdowns that wait for the whole map.
+        waiters: called with the record at the first failure and at the end.
+        wanted: threads that wait for the map and could run elements themselves.
     """
 
     __slots__ = (
         "__weakref__",
         "base",
-        "cells",
         "context",
+        "counter",
         "dispatcher",
+        "ended",
         "failed",
+        "futures",
         "kept",
         "keywords",
         "options",
         "positional",
         "queued",
-        "remaining",
         "scope",
         "since",
         "single",
@@ -462,6 +504,7 @@ class MapRecord(Generic[R]):
         "submitted",
         "task",
         "unclaimed",
+        "values",
         "waiters",
         "wanted",
     )
@@ -486,17 +529,19 @@ class MapRecord(Generic[R]):
         self.context = context
         self.scope = scope
         self.options: Any = None
-        self.cells: list[Any] = [CELL_READY] * size
+        self.values: list[Any] = [NO_VALUE] * size
         self.submitted = time.time()
         self.since = array("d", bytes(8 * size))
-        self.remaining = size
+        self.futures: dict[int, TaskFuture[R]] = {}
+        self.counter = itertools.count(1)
+        self.ended = False
         self.failed = False
         self.unclaimed: deque[tuple[int, int]] = deque([(0, size)])
         self.spans: list[Span] = []
         self.queued = False
         self.kept = True
-        self.waiters: list[Countdown] | None = None
-        self.wanted: list[Any] | None = None
+        self.waiters: list[Callable[[Any], object]] = []
+        self.wanted: list[Any] = []
         # The one mapped column of the most common map, so that making a call is one subscript.
         self.single: list[Any] | None = None
         if len(positional) == 1 and not keywords and positional[0][0] is not None:
@@ -537,29 +582,32 @@ class MapRecord(Generic[R]):
 
     def future(self, index: int) -> TaskFuture[R]:
         """The element's future, made if there is none yet."""
-        cell = self.cells[index]
-        if type(cell) is TaskFuture:
-            return cell
+        future = self.futures.get(index)
+        if future is not None:
+            return future
         with LOCK:
             return self.materialize(index)
 
     def materialize(self, index: int) -> TaskFuture[R]:
         """As `future`; with `LOCK` held."""
-        cell = self.cells[index]
-        if type(cell) is TaskFuture:
-            return cell
-        number = self.base + index
-        future: TaskFuture[R]
-        if cell is CELL_READY or cell is CELL_RUNNING:
-            phase = READY if cell is CELL_READY else RUNNING
-            since = self.since[index] or self.submitted
-            future = TaskFuture(self.dispatcher, self.task, number, None, since, phase)
-            future._details().origin = (self, index)
-            self.cells[index] = future
-        else:
-            future = TaskFuture(self.dispatcher, self.task, number, None, self.since[index], COMPLETED, cell)
-            if self.kept:
-                self.cells[index] = future
+        future = self.futures.get(index)
+        if future is not None:
+            return future
+        since = self.since[index] or self.submitted
+        future = TaskFuture(self.dispatcher, self.task, self.base + index, None, since)
+        future._details().origin = (self, index)
+        future._start = True
+        self.futures[index] = future
+        if self.since[index]:
+            future._claim()
+        value = self.values[index]
+        if value is not NO_VALUE:
+            future._claim()
+            del future._open
+            future._outcome = value
+            future._since = self.since[index]
+            future._phase = COMPLETED
+            future._detail = None
         return future
 
     def drop(self) -> None:
@@ -569,14 +617,7 @@ class MapRecord(Generic[R]):
         moment leaves it to the record's own end.
         """
         self.kept = False
-        cells = self.cells
-        for index, cell in enumerate(cells):
-            if cell is not CELL_READY and cell is not CELL_RUNNING and type(cell) is not TaskFuture:
-                cells[index] = CELL_RELEASED
-
-    def settled(self) -> bool:
-        """Whether every element has ended."""
-        return self.remaining == 0
+        self.values = [NO_VALUE] * self.size
 
     # As a sequence of futures, so that a list, a slice and a wait can treat it as one.
 
@@ -706,13 +747,12 @@ class TaskFutureList(Sequence[TaskFuture[R_co]]):
             unfinished = sum(not future.done() for future in items)
             raise WaitTimeout(run_name=None, timeout=timeout, unfinished=unfinished, total=len(items))
         if isinstance(items, MapRecord):
-            if not items.failed and items.remaining == 0:
-                value_of = items.dispatcher.value_of
-                return [value_of(cell) if type(cell) is TaskFuture else cell for cell in items.cells]
+            if items.ended and not items.failed and items.kept:
+                return items.dispatcher.values_of(items)
             if raise_on_failure:
-                for cell in items.cells:
-                    if type(cell) is TaskFuture and cell._phase > COMPLETED:
-                        raise cell._error()
+                for future in list(items.futures.values()):
+                    if future._phase > COMPLETED:
+                        raise future._error()
         elif raise_on_failure:
             for future in items:
                 if future._phase > COMPLETED:
@@ -770,13 +810,8 @@ class Arrivals:
         self._futures = list(futures)
         with LOCK:
             for future in self._futures:
-                if future._phase >= DONE:
+                if not future._watch(self):
                     self(future)
-                else:
-                    detail = future._details()
-                    if detail.waiters is None:
-                        detail.waiters = []
-                    detail.waiters.append(self)
 
     def __call__(self, future: TaskFuture[Any]) -> None:
         self.queue.put(future)

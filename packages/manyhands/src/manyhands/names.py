@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = [
+    "adopt_entropy",
     "flow_run_name",
     "function_name_to_flow_name",
     "next_number",
@@ -84,6 +85,12 @@ def process_entropy() -> int:
             if _entropy is None:
                 _entropy = int.from_bytes(os.urandom(10)) >> (80 - _ENTROPY_BITS)
     return _entropy
+
+
+def adopt_entropy(entropy: int) -> None:
+    """Makes run numbers here mean runs of another process: a worker speaks of its driver's runs."""
+    global _entropy
+    _entropy = entropy
 
 
 def run_uuid(number: int, entropy: int | None = None) -> str:

@@ -2,6 +2,7 @@
 
     inputs.py       futures and States in arguments: finding them, putting values in their place
     containers.py   which objects are looked into for them, and how each kind is taken apart and rebuilt
+    values.py       what an ended upstream stands for in arguments
     task_run.py     one attempt of a task run
     flow_run.py     one run of a flow
     interrupt.py    stopping what runs

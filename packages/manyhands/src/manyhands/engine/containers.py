@@ -14,6 +14,7 @@ May import the standard library only, and neither pydantic nor dataclasses befor
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections import deque
 from types import BuiltinFunctionType, FunctionType
@@ -40,8 +41,12 @@ class Container:
         """What it holds, in an order that `rebuilt` knows."""
         return list(whole)
 
+    def copied(self, whole: Any) -> Any:
+        """A shallow copy, for an open container."""
+        return copy.copy(whole)
+
     def rebuilt(self, whole: Any, new: Any, old: list[Any], parts: list[Any]) -> Any:
-        """The container with other parts: `new`, a shallow copy, changed; or, if it is not open, a new one."""
+        """The container with other parts: `new`, what `copied` gave, changed; or, if not open, one made here."""
         raise NotImplementedError
 
 
@@ -107,6 +112,13 @@ class _Dataclass(Container):
 
 
 class _Model(Container):
+    def copied(self, whole: Any) -> Any:
+        # As pickling does. `RootModel.__copy__` would copy its root too, which may be a future.
+        cls: Any = type(whole)
+        new = cls.__new__(cls)
+        new.__setstate__({name: copy.copy(value) for name, value in whole.__getstate__().items()})
+        return new
+
     def parts(self, whole: Any) -> list[Any]:
         return [value for values in self._values(whole) for value in values.values()]
 

@@ -20,28 +20,24 @@ May import `futures`, `engine.containers`, and whatever those may import.
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from manyhands.annotations import Annotation, allow_failure, opaque, quote
 from manyhands.engine.containers import ATOMS, TUPLE, Container, container_of
-from manyhands.exceptions import InvalidOption, UpstreamTaskError
+from manyhands.exceptions import InvalidOption
 from manyhands.futures import TaskFuture, TaskFutureList
-from manyhands.states import State, get_state_exception
+from manyhands.states import State
 
 __all__ = [
+    "ATOMS",
     "Input",
     "collect",
     "collect_wait_for",
     "has_no_inputs",
-    "is_atomic",
-    "needs_substitution",
     "replace_futures",
-    "require",
     "substitute",
-    "value_of",
 ]
 
 
@@ -58,22 +54,12 @@ class Input(NamedTuple):
 
 
 ValueOf: TypeAlias = Callable[[Any, bool], object]
-"""Gives the value in place of a future or State, told whether its failure is allowed; `value_of` is one."""
-
-
-def is_atomic(value: object) -> bool:
-    """Whether a value is plainly without inputs: a number, a string and the like. Hot."""
-    return type(value) in ATOMS
+"""Gives the value in place of a future or State, told whether its failure is allowed."""
 
 
 def has_no_inputs(values: Iterable[object]) -> bool:
     """Whether all of some values are atomic; a container among them gives False, whatever it holds. Hot."""
     return ATOMS.issuperset(map(type, values))
-
-
-def needs_substitution(value: object) -> bool:
-    """Whether a value holds an input or an annotation, so that `substitute` would change it."""
-    return type(value) not in ATOMS and _Scan((value,)).changed
 
 
 def collect(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Input]:
@@ -178,51 +164,6 @@ def collect_wait_for(wait_for: Any, *, where: str | None = None) -> list[Input]:
                 where=where,
             )
     return list(found.values())
-
-
-def value_of(source: TaskFuture[Any] | State[Any], allow: bool) -> object:
-    """The value in place of an ended future or State: its result, or its exception if failure is allowed.
-
-    Raises:
-        UpstreamTaskError: it did not complete, and that is not allowed.
-        ResultLost: it completed, but what held its value died.
-    """
-    error = _error_of(source)
-    if error is None:
-        return source.result()
-    if allow:
-        return error
-    raise _upstream_error(source, error)
-
-
-def require(entry: Input) -> None:
-    """Sees to it that a run may start as far as one of its inputs goes; moves no value.
-
-    Raises:
-        UpstreamTaskError: the input has ended, did not complete, and may not fail.
-    """
-    if not entry.allow_failure:
-        error = _error_of(entry.future)
-        if error is not None:
-            raise _upstream_error(entry.future, error)
-
-
-def _error_of(source: TaskFuture[Any] | State[Any]) -> BaseException | None:
-    return get_state_exception(source) if isinstance(source, State) else source.exception()
-
-
-def _upstream_error(
-    source: TaskFuture[Any] | State[Any], error: BaseException
-) -> UpstreamTaskError:
-    """What a run that needs `source` ends with; always about the run that went wrong first."""
-    if isinstance(error, UpstreamTaskError):
-        return error
-    if isinstance(source, State):
-        return UpstreamTaskError(state=str(source), cause=error)
-    state = str(source.state)
-    return UpstreamTaskError(
-        run_name=source.name, task_name=source._task.name, state=state, cause=error
-    )
 
 
 def _add(found: dict[object, Input], source: TaskFuture[Any] | State[Any], allow: bool) -> None:
@@ -371,11 +312,6 @@ class _Scan:
         self._top = _Node(roots, TUPLE, False, list(roots))
         self._walk()
 
-    @property
-    def changed(self) -> bool:
-        """Whether there is anything to replace, or to take off."""
-        return any(node.changed for node in self._order)
-
     def _walk(self) -> None:
         stack = [(self._top, enumerate(self._top.old))]
         while stack:
@@ -429,7 +365,7 @@ class _Scan:
 
     def rebuild(self, value_of: ValueOf) -> tuple[Any, ...]:
         """The roots with values in place of leaves; the same tuple if there is nothing to do."""
-        if not self.changed:
+        if not any(node.changed for node in self._order):
             roots: tuple[Any, ...] = self._top.whole
             return roots
         for leaf in self.leaves.values():
@@ -443,7 +379,7 @@ class _Scan:
                 if not node.changed:
                     node.new = node.whole
                 elif node.kind.open:
-                    node.new = copy.copy(node.whole)
+                    node.new = node.kind.copied(node.whole)
             # A container can be finished once there is something for each of its parts: a value, another container,
             # or the copy of an open one, which is how cycles are closed. One for which there is not waits its turn.
             waiting = deque(node for node in self._order if node.changed)

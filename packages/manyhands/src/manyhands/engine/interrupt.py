@@ -5,9 +5,10 @@ for may have ended and another begun, or the thread may be inside our own code, 
 
     guarantees   An `Interrupt` is raised only inside the run it was fired at (or what that run called directly), never
                  inside a `shield`, never after `Frames.end`, at most once per delivery.
-    assumes      `fire`, `begin`, `end` and the edges of a shield share one lock (`LOCK`), so each sees the others whole.
-                 A pending exception is withdrawn under that lock (`PyThreadState_SetAsyncExc(thread, NULL)`) by the
-                 first statement after it was taken.
+    assumes      A frame's `armed` is a token (a slot that one thread succeeds in deleting): deleted by `fire`, the run
+                 is interrupted; deleted by the run's own thread, it has ended and cannot be. `fire` and the edges of a
+                 shield hold `LOCK`, so who finds the token gone, and takes the lock, finds the exception set, and can
+                 withdraw it (`PyThreadState_SetAsyncExc(thread, NULL)`).
 
 A thread's stack of runs is a list of frames: a task that calls another, or runs in place what it waits for, has a
 frame above its own. A wait and every other call into the library is a shield: the frame below is marked, a blocked
@@ -47,15 +48,17 @@ class Frame:
     Attributes:
         run: what is to be interrupted (compared by identity): a future, the call of a map's element, or a token.
         record: the map of an element's call.
-        fired: whether it was.
+        armed: the token of its end (see the module).
+        fired: whether it was interrupted.
         shield: how many calls into the library are under way.
     """
 
-    __slots__ = ("fired", "record", "run", "shield")
+    __slots__ = ("armed", "fired", "record", "run", "shield")
 
     def __init__(self, run: object, record: Any = None) -> None:
         self.run = run
         self.record = record
+        self.armed = True
         self.fired = False
         self.shield = 0
 
@@ -70,6 +73,14 @@ class Frames:
         self.stack: list[Frame] = []
         self.countdown: Countdown | None = None
 
+    def disarm(self, frame: Frame) -> bool:
+        """Whether a run can no longer be interrupted and was not. Hot; takes no lock."""
+        try:
+            del frame.armed
+        except AttributeError:
+            return False
+        return True
+
     def begin(self, run: object) -> Frame:
         """Puts a run on the stack."""
         frame = Frame(run)
@@ -80,6 +91,7 @@ class Frames:
     def end(self, frame: Frame) -> bool:
         """Takes a run off the stack; from here on it can't be interrupted. Returns whether it had been."""
         with LOCK:
+            self.disarm(frame)
             if frame.fired:
                 self.withdraw()
             if frame in self.stack:
@@ -96,14 +108,14 @@ class Frames:
         Returns:
             False if the run is not on this thread.
         """
-        stack = self.stack
+        stack = list(self.stack)
         for depth, frame in enumerate(stack):
             if frame.run is run:
                 break
         else:
             return False
-        if frame.fired:
-            return True
+        if not self.disarm(frame):
+            return frame.fired
         frame.fired = True
         if any(above.shield for above in stack[depth:-1]):
             return True  # it waits, and runs something in place meanwhile: raised when control returns to it

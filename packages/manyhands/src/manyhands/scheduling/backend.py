@@ -88,6 +88,9 @@ class BackendEvents(Protocol):
     def handed_back(self, batch: int, positions: list[int]) -> None:
         """These runs of a batch were not started and will not be."""
 
+    def split(self, batch: int) -> None:
+        """A batch could not be unpacked on the worker; its runs are sent again, each alone."""
+
     def lost(self, batch: int, error: BaseException, maybe_started: list[int] | None = None) -> None:
         """A batch will not report any more.
 
@@ -114,6 +117,9 @@ class Backend(Protocol):
 
     def interrupt(self, run: TaskFuture[Any], hard: bool) -> None:
         """Stops a run that was sent and may be executing; does nothing if it is not. With the lock held."""
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """Runs that execute and that the scheduler sees in no batch. With the lock held."""
 
     def capture(self) -> Any:
         """The engine's ambient options in the submitter's thread, or `None`."""

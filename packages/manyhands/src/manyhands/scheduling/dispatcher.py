@@ -30,6 +30,7 @@ from manyhands.calls import (
 )
 from manyhands.context import HERE, LOCK, Scope
 from manyhands.engine import inputs
+from manyhands.engine.inputs import ATOMS
 from manyhands.engine.services import CALLBACKS, TIMERS
 from manyhands.engine.values import value_of
 from manyhands.exceptions import RunnerStateError
@@ -41,7 +42,8 @@ from manyhands.scheduling.scheduler import Scheduler
 from manyhands.states import State, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from contextvars import Context
 
     from manyhands.calls import Report
     from manyhands.scheduling.backend import Backend
@@ -93,24 +95,32 @@ class Dispatcher:
         if self._captures:
             call.options = self.backend.capture()
         found = None
-        if wait_for is not None or kwargs is not None or not inputs.has_no_inputs(args):
+        if kwargs is not None or wait_for is not None:
             found = self._inputs(call, wait_for)
+        else:
+            for value in args:
+                if type(value) not in ATOMS:
+                    found = self._inputs(call, None)
+                    break
         frames = HERE.frames
-        if frames is not None:
+        if frames is None:
+            self._take_in(future, found)
+        else:
             frames.enter_shield()
-        try:
-            scheduler = self.scheduler
-            with LOCK:
-                if found:
-                    scheduler.submit_after(future, found)
-                else:
-                    scheduler.submit(future)
-            if self._effects:
-                self.drain()
-        finally:
-            if frames is not None:
+            try:
+                self._take_in(future, found)
+            finally:
                 frames.leave_shield()
         return future
+
+    def _take_in(self, future: TaskFuture[Any], found: list[inputs.Input] | None) -> None:
+        if found is None:
+            self.scheduler.submit(future)
+        else:
+            with LOCK:
+                self.scheduler.submit_after(future, found)
+        if self._effects:
+            self.drain()
 
     def _inputs(self, call: Call, wait_for: Any) -> list[inputs.Input] | None:
         found = inputs.collect(call.args, call.kwargs)
@@ -188,7 +198,7 @@ class Dispatcher:
                 return State(StateType.CRASHED, None, str(outcome), data=outcome, timestamp=now)
             return State(StateType.PENDING, "NotReady", str(outcome), data=outcome, timestamp=now)
         call = future._call
-        if phase == RUNNING:
+        if future._is_running():
             retrying = call is not None and call.attempt > 1
             return State(StateType.RUNNING, "Retrying" if retrying else None, timestamp=now)
         if phase == AWAITING_RETRY:
@@ -199,6 +209,10 @@ class Dispatcher:
         """The value of a completed run."""
         return future._outcome
 
+    def values_of(self, record: MapRecord[Any]) -> list[Any]:
+        """The values of a map all of whose elements completed."""
+        return list(record.values)
+
     def native(self, future: TaskFuture[Any]) -> Any:
         """The engine's own future of a run, `None` on runners of this machine."""
         return self.backend.native(future)
@@ -207,12 +221,13 @@ class Dispatcher:
         """Arranges for a user's callback."""
         context = copy_context()
         with LOCK:
-            if future._phase < DONE:
-                detail = future._details()
-                if detail.callbacks is None:
-                    detail.callbacks = []
-                detail.callbacks.append((fn, context))
+            if future._watch(lambda ended: self._call_back(ended, fn, context)):
                 return
+        self._call_back(future, fn, context)
+
+    def _call_back(
+        self, future: TaskFuture[Any], fn: Callable[[TaskFuture[Any]], object], context: Context
+    ) -> None:
         CALLBACKS.put(f"A callback of task run {future.name!r}", context.run, fn, future)
 
     def cancel(self, future: TaskFuture[Any]) -> bool:
@@ -294,13 +309,9 @@ class Dispatcher:
             if finished:
                 CALLBACKS.put(f"Task run {future.name!r}", self._returned, future, call, value)
 
+        pending -= {upstream for upstream in list(pending) if not upstream._watch(one_ended)}
         if not pending:
             CALLBACKS.put(f"Task run {future.name!r}", self._returned, future, call, value)
-        for upstream in list(pending):
-            detail = upstream._details()
-            if detail.waiters is None:
-                detail.waiters = []
-            detail.waiters.append(one_ended)
 
     def _returned(self, future: TaskFuture[Any], call: Call, value: Any) -> None:
         from manyhands.engine.task_run import waited_for
@@ -345,7 +356,7 @@ class Dispatcher:
             entry = self.scheduler.batches.get(report.batch)
             if entry is not None:
                 self.scheduler.batch_observed(report.batch, report.seconds, len(report.values))
-                self.scheduler.batch_reported(report.batch, report.start, report.values, report.ends)
+                self.scheduler.batch_reported(report.batch, report.positions, report.values, report.ends)
                 if report.last:
                     self.scheduler.batch_closed(report.batch)
         self.drain()
@@ -354,6 +365,12 @@ class Dispatcher:
         """See `BackendEvents`."""
         with LOCK:
             self.scheduler.batch_handed_back(batch, positions)
+        self.drain()
+
+    def split(self, batch: int) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            self.scheduler.batch_split(batch)
         self.drain()
 
     def lost(self, batch: int, error: BaseException, maybe_started: list[int] | None = None) -> None:
@@ -412,17 +429,14 @@ class Dispatcher:
             return
         with LOCK:
             waiters, detail.waiters = detail.waiters, None
-            callbacks, detail.callbacks = detail.callbacks, None
         for waiter in waiters or ():
             waiter(future)
-        for fn, context in callbacks or ():
-            CALLBACKS.put(f"A callback of task run {future.name!r}", context.run, fn, future)
 
     def _record_moved(self, record: MapRecord[Any]) -> None:
         with LOCK:
-            waiters = list(record.waiters or ())
-            if record.remaining == 0:
-                record.waiters = None
+            waiters = list(record.waiters)
+            if record.ended:
+                record.waiters.clear()
         for waiter in waiters:
             waiter(record)
 

@@ -65,6 +65,8 @@ class _InlineDispatcher(Dispatcher):
         wait_for: Any,
         scope: Scope,
     ) -> TaskFutureList[Any]:
+        if task.is_async:
+            wait_for = wait_for if wait_for is not None else []  # one by one: a map of coroutines would run together
         futures = super().submit_map(task, positional, keywords, size, wait_for, scope)
         self._work(futures._items)
         return futures
@@ -72,14 +74,7 @@ class _InlineDispatcher(Dispatcher):
     def end(self) -> TaskFuture[None]:
         while True:
             with LOCK:
-                left = next(iter(self.scheduler.ready), None)
-                if left is not None and type(left) is TaskFuture and left.done():
-                    self.scheduler.ready.popleft()
-                    continue
-                if type(left) is MapRecord and not left.unclaimed:
-                    self.scheduler.ready.popleft()
-                    left.queued = False
-                    continue
+                left = next((item for item in self.scheduler.ready if not _over(item)), None)
             if left is None:
                 return super().end()
             self._work(left if isinstance(left, MapRecord) else (left,))
@@ -107,6 +102,10 @@ class _InlineDispatcher(Dispatcher):
             frames.leave_shield()
 
 
+def _over(item: TaskFuture[Any] | MapRecord[Any]) -> bool:
+    return item.ended if isinstance(item, MapRecord) else item.done()
+
+
 class SequentialTaskRunner(BaseTaskRunner):
     """Runs tasks one after another in the thread that submits them.
 
@@ -118,4 +117,4 @@ class SequentialTaskRunner(BaseTaskRunner):
 
     def make_backend(self) -> tuple[ThreadBackend, int | None]:
         """See `BaseTaskRunner`."""
-        return _InlineBackend(), 1
+        return _InlineBackend(), None

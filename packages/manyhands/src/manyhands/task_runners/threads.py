@@ -1,12 +1,12 @@
 """The thread pool: workers of this process that take runs from the scheduler themselves.
 
-    submit ─▶ Scheduler.ready ◀─take─ worker thread ─▶ engine ─▶ Scheduler.settle ─┐
-                                          ▲                                       │ one lock step a run:
-                                          └───────── next run ◀───────────────────┘ end of the last, claim of the next
+    submit ─▶ Scheduler.ready ◀─ pop (a run) or take (a range of a map) ─ worker thread ─▶ engine ─▶ Scheduler.complete
+                                                                              ▲                              │
+                                                                              └────────── next ◀─────────────┘
 
 Who owns what:
 
-    Worker.frames           what the worker runs, innermost last; written by its own thread under `LOCK`
+    Worker.frames           what the worker runs, innermost last; written by its own thread
     Worker._parked          a lock the idle or waiting worker blocks on; released under `LOCK`, by whoever has work for it
     ThreadBackend.workers   every living worker that was not given up; under `LOCK`
 
@@ -25,25 +25,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from manyhands import settings
-from manyhands.calls import CANCELLED, COMPLETED, DONE, FAILED, READY, RUNNING, Call, Outcome
+from manyhands.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
 from manyhands.context import HERE, LOCK
 from manyhands.engine.inputs import ATOMS
 from manyhands.engine.interrupt import Frame, Frames, Interrupt
 from manyhands.engine.services import TIMERS
 from manyhands.engine.task_run import attempt, overdue_outcome, raised, returned, run_plain
 from manyhands.exceptions import InvalidOption, NestingTooDeep, TaskRunTimeout
-from manyhands.futures import (
-    CELL_READY,
-    CELL_RUNNING,
-    Countdown,
-    MapRecord,
-    Span,
-    TaskFuture,
-    block_plainly,
-)
+from manyhands.futures import Countdown, MapRecord, Span, TaskFuture, block_plainly
 from manyhands.logs import library_logger
 from manyhands.scheduling.backend import Capabilities
 from manyhands.scheduling.batching import BatchPolicy
+from manyhands.scheduling.dispatcher import GoneError
 from manyhands.task_runners.async_lane import AsyncLane
 from manyhands.task_runners.base import BaseTaskRunner
 
@@ -66,7 +59,19 @@ DEEPEST = 80
 class Worker:
     """One thread of the pool, or a caller's thread that runs things itself (`SequentialTaskRunner`)."""
 
-    __slots__ = ("_asleep", "_parked", "abandoned", "backend", "frames", "helps", "since", "span", "stopping", "thread")
+    __slots__ = (
+        "_asleep",
+        "_parked",
+        "abandoned",
+        "backend",
+        "counted",
+        "frames",
+        "helps",
+        "since",
+        "span",
+        "stopping",
+        "thread",
+    )
 
     def __init__(self, backend: ThreadBackend, frames: Frames) -> None:
         self.backend = backend
@@ -76,6 +81,7 @@ class Worker:
         self.since = 0.0
         self.stopping = False
         self.abandoned = False
+        self.counted = False
         self.thread: threading.Thread | None = None
         self._parked = threading.Lock()
         self._parked.acquire()
@@ -83,12 +89,8 @@ class Worker:
 
     # -------------------------------------------------------------- parking; all but `park` with `LOCK` held
 
-    def fall_asleep(self) -> None:
-        """Says that `park` follows."""
-        self._asleep = True
-
     def park(self) -> None:
-        """Blocks until `look_again`."""
+        """Blocks until `look_again`; `_asleep` was set under the lock before."""
         self._parked.acquire()
 
     def look_again(self) -> None:
@@ -115,45 +117,53 @@ class Worker:
         scheduler = backend.dispatcher.scheduler
         slept = False
         try:
-            while True:
-                with LOCK:
-                    if slept and self in scheduler.idle:
-                        scheduler.idle.remove(self)  # woken by something else than work
-                    if self.stopping or self.abandoned or (backend.surplus and backend.retire()):
-                        return
-                    work = scheduler.take(self)
-                    slept = work is None
-                    if slept:
-                        self.fall_asleep()
+            while not (self.stopping or self.abandoned):
+                # Most runs are had without the lock; see `Scheduler`.
+                work: TaskFuture[Any] | Span | None = None
+                if not (slept or scheduler.counting or backend.surplus):
+                    work = scheduler.pop()
+                if work is None:
+                    with LOCK:
+                        if slept and self in scheduler.idle:
+                            scheduler.idle.remove(self)  # woken by something else than work
+                        if self.stopping or (backend.surplus and backend.retire()):
+                            return
+                        work = scheduler.take(self)
+                        slept = work is None
+                        if slept:
+                            self._asleep = True
+                    if scheduler.effects:
+                        backend.dispatcher.drain()
                 if work is None:
                     self.park()
                 elif type(work) is TaskFuture:
                     self.run(work)
                 else:
                     self.run_span(work)  # type: ignore[arg-type]
-                del work
+                work = None
         finally:
             HERE.frames = None
             HERE.block = None
             HERE.worker = None
             backend.left(self)
 
-    def run(self, future: TaskFuture[Any], keeps_place: bool = False) -> None:
+    def run(self, future: TaskFuture[Any], in_span: bool = False) -> None:
         """Runs a claimed run to the end of this attempt. Hot.
 
         Args:
             future: the run.
-            keeps_place: whether the runner's place that this takes is needed afterwards (by the rest of a span).
+            in_span: whether it is an element of a span, whose place among the runner's it takes.
         """
         dispatcher = future._dispatcher
-        scheduler = dispatcher.scheduler
         frame = Frame(future)
+        stack = self.frames.stack
         outcome: Outcome | None = None
         value: Any = None
         call: Call | None = None
+        interrupted = False
         try:
             try:
-                self.frames.stack.append(frame)
+                stack.append(frame)
                 self.since = time.monotonic()
                 call = dispatcher.begin(future)
                 if call.task.is_plain:
@@ -164,91 +174,74 @@ class Worker:
                 else:
                     outcome = call.context.copy().run(attempt, call)
             except Interrupt:
-                pass
+                interrupted = True
+            except GoneError:
+                outcome = None
             except BaseException as error:
-                if call is not None:
-                    outcome = call.context.copy().run(raised, call, error)
-                elif future._phase < DONE:
+                if call is None:
                     outcome = Outcome(FAILED, error)
-            else:
-                with LOCK:
-                    # Whatever was fired before this lock was taken is raised before the next line has run, or
-                    # withdrawn by it; nothing can be fired once it is held.
-                    if frame.fired:
-                        self.frames.withdraw()
-                    else:
-                        self.frames.stack.pop()
-                        if outcome is None:
-                            scheduler.settle(future, COMPLETED, value, time.time())
-                        else:
-                            dispatcher.ended(future, outcome)
-                        if not keeps_place and not self.abandoned:
-                            scheduler.vacate()
-                        frame.run = None
+                else:
+                    outcome = call.context.copy().run(raised, call, error)
+            # From here the run cannot be interrupted, unless it has been; then the exception may still come, up to
+            # where it is withdrawn.
+            try:
+                del frame.armed
+            except AttributeError:
+                interrupted = True
+                self._withdraw()
         except Interrupt:
-            outcome = None
-        if frame.run is not None:
-            self._end(future, frame, call, outcome, keeps_place)
+            interrupted = True
+        if stack[-1] is frame:
+            stack.pop()
+        else:
+            del stack[stack.index(frame) :]
+        scheduler = dispatcher.scheduler
+        if outcome is None and not interrupted:
+            scheduler.complete(future, value, time.time())
+        else:
+            self._end(future, call, None if interrupted else outcome)
+        if scheduler.counting and not in_span:
+            with LOCK:
+                scheduler.vacated(self)
         if scheduler.effects:
             dispatcher.drain()
 
-    def _end(
-        self,
-        future: TaskFuture[Any],
-        frame: Frame,
-        call: Call | None,
-        outcome: Outcome | None,
-        keeps_place: bool,
-    ) -> None:
-        """Ends an attempt that raised or was interrupted; no interrupt can reach it once it is disarmed."""
-        dispatcher = future._dispatcher
-        try:
-            self._disarm(frame)
-        except Interrupt:
-            outcome = None
+    def _withdraw(self) -> None:
+        """Takes back an interrupt that came too late for its run."""
+        with LOCK:
+            self.frames.withdraw()
+
+    def _end(self, future: TaskFuture[Any], call: Call | None, outcome: Outcome | None) -> None:
+        """Ends an attempt that did not just give a value; without an outcome it was interrupted."""
         detail = future._detail
         if detail is not None and detail.overdue and call is not None:
             outcome = overdue_outcome(call)  # stopped at its limit, with attempts left
         elif outcome is None:
             outcome = Outcome(CANCELLED, None)
         with LOCK:
-            dispatcher.ended(future, outcome)
-            if not keeps_place and not self.abandoned:
-                dispatcher.scheduler.vacate()
-
-    def _disarm(self, frame: Frame) -> None:
-        with LOCK:
-            frame.run = None
-            if frame.fired:
-                self.frames.withdraw()
-            stack = self.frames.stack
-            del stack[stack.index(frame) :]
+            future._dispatcher.ended(future, outcome)
 
     def run_span(self, span: Span) -> None:
         """Runs a claimed range of a map. Hot."""
         record = span.record
         dispatcher = record.dispatcher
         scheduler = dispatcher.scheduler
-        cells = record.cells
         outer, self.span = self.span, span
         plain = record.task.is_plain
+        futures, since = record.futures, record.since
         count = 0
         started = time.perf_counter()
         for index in span.indices:
-            future: TaskFuture[Any] | None = None
-            with LOCK:
-                if cells[index] is CELL_READY and plain:
-                    cells[index] = CELL_RUNNING
-                else:
-                    future = record.materialize(index)
-                    if future._phase != READY:
-                        continue
-                    future._phase = RUNNING
             count += 1
-            if future is not None:
-                self.run(future, keeps_place=True)
-            else:
+            since[index] = time.time()
+            if plain and index not in futures:
                 self._run_element(record, index)
+            else:
+                with LOCK:
+                    future = record.materialize(index)
+                    future._claim()
+                if future._phase < DONE:
+                    self.run(future, in_span=True)
             if self.abandoned:
                 break
         seconds = time.perf_counter() - started
@@ -256,20 +249,21 @@ class Worker:
             self.span = outer
             record.spans.remove(span)
             scheduler.durations.observe(record.task, seconds, count)
-            if not self.abandoned:
-                scheduler.vacate()
+            scheduler.vacated(self)
         if scheduler.effects:
             dispatcher.drain()
 
     def _run_element(self, record: MapRecord[Any], index: int) -> None:
-        """Runs one element that so far is only a cell. Hot."""
+        """Runs one element that, so far, is but a place in columns. Hot."""
         call = record.call(index)
         frame = Frame(call, record)
+        stack = self.frames.stack
         outcome: Outcome | None = None
         value: Any = None
+        interrupted = False
         try:
             try:
-                self.frames.stack.append(frame)
+                stack.append(frame)
                 self.since = time.monotonic()
                 value = call.context.run(run_plain, call)
                 if type(value) not in ATOMS:
@@ -277,34 +271,35 @@ class Worker:
                     if outcome.phase == COMPLETED and outcome.state is None:
                         value, outcome = outcome.value, None
             except Interrupt:
-                pass
+                interrupted = True
             except BaseException as error:
                 outcome = call.context.copy().run(raised, call, error)
-            else:
-                with LOCK:
-                    if frame.fired:
-                        self.frames.withdraw()
-                    elif outcome is None and record.cells[index] is CELL_RUNNING:
-                        self.frames.stack.pop()
-                        record.dispatcher.scheduler.element_completed(record, index, value, time.time())
-                        return
+            try:
+                del frame.armed
+            except AttributeError:
+                interrupted = True
+                self._withdraw()
         except Interrupt:
-            outcome = None
-        # Somebody asked for more than its value meanwhile, or it did not complete: from here it is a run like others.
+            interrupted = True
+        if stack[-1] is frame:
+            stack.pop()
+        else:
+            del stack[stack.index(frame) :]
+        if outcome is None and not interrupted:
+            record.dispatcher.scheduler.element_completed(record, index, value, time.time())
+            return
         with LOCK:
             future = record.materialize(index)
             if future._call is None and future._phase < DONE:
                 future._call = call
-        if outcome is None and not frame.fired:
-            outcome = Outcome(COMPLETED, value)
-        self._end(future, frame, call, outcome, keeps_place=True)
+        self._end(future, call, None if interrupted else outcome)
 
     # -------------------------------------------------------------- waiting inside a run
 
     def running(self) -> list[TaskFuture[Any]]:
         """The runs on this thread's stack, innermost last; with `LOCK` held."""
         found = []
-        for frame in self.frames.stack:
+        for frame in list(self.frames.stack):
             run = frame.run
             if type(run) is Call and frame.record is not None:
                 future = frame.record.materialize(run.number - frame.record.base)
@@ -347,9 +342,11 @@ class Worker:
                         return
                     work = self.backend.dispatcher.scheduler.wait_for(wanted, self, running)
                     if work is None:
-                        self.fall_asleep()
+                        self._asleep = True
                     if me is not None:
-                        me._dispatcher.scheduler.vacate()
+                        me._dispatcher.scheduler.vacated(self)
+                    if work is not None:
+                        _dispatcher_of(work).scheduler.occupied(self)
                 if me is not None and me._dispatcher.scheduler.effects:
                     me._dispatcher.drain()
                 if work is None:
@@ -360,7 +357,7 @@ class Worker:
                     self.run(work)
                 else:
                     self.run_span(work)  # type: ignore[arg-type]
-                del work
+                work = None
                 if me is not None:
                     self._take_place(me._dispatcher)
         finally:
@@ -377,10 +374,16 @@ class Worker:
 
     def _take_place(self, dispatcher: Dispatcher) -> None:
         """The run that waited goes on: it takes a place of its runner again."""
+        scheduler = dispatcher.scheduler
+        if not scheduler.counting:
+            return
         with LOCK:
-            occupied = dispatcher.scheduler.occupy(self)
+            if self.counted:
+                return
+            occupied = scheduler.occupy(self)
+            self.counted = True
             if not occupied:
-                self.fall_asleep()
+                self._asleep = True
         if not occupied:
             self.park()
 
@@ -392,11 +395,11 @@ class Worker:
             else:
                 futures = [work.record.materialize(index) for index in work.indices]
                 work.record.spans.remove(work)
-            dispatcher = futures[0]._dispatcher
+            dispatcher = _dispatcher_of(work)
             for future in futures:
                 error = NestingTooDeep(run_name=future.name, depth=len(self.frames.stack))
                 dispatcher.scheduler.settle(future, FAILED, error, time.time())
-            dispatcher.scheduler.vacate()
+            dispatcher.scheduler.vacated(self)
         dispatcher.drain()
 
     def _wait_timed(self, wanted: Wanted, deadline: float, fail_fast: bool, first: bool) -> bool:
@@ -407,7 +410,7 @@ class Worker:
             if me is not None:
                 me._dispatcher.scheduler.check_cycle(wanted, me)
                 me._dispatcher.scheduler.waits(me, wanted)
-                me._dispatcher.scheduler.vacate()
+                me._dispatcher.scheduler.vacated(self)
             self.frames.countdown = countdown
         backend = me._dispatcher.backend if me is not None else self.backend
         backend.lend()
@@ -421,6 +424,10 @@ class Worker:
             backend.lend_back()
             if me is not None:
                 self._take_place(me._dispatcher)
+
+
+def _dispatcher_of(work: TaskFuture[Any] | Span) -> Dispatcher:
+    return work._dispatcher if isinstance(work, TaskFuture) else work.record.dispatcher
 
 
 class _Wakeup(Countdown):
@@ -627,7 +634,7 @@ class ThreadBackend:
             if run._phase < DONE:
                 error = TaskRunTimeout(run_name=run.name, timeout=run._task.timeout_seconds or 0.0)
                 scheduler.settle(run, FAILED, error, time.time())
-            scheduler.vacate()
+            scheduler.vacated(stuck)
             replace = bool(scheduler.ready)
             self._watch()
         library_logger().warning(

@@ -1,0 +1,27 @@
+"""The measurements of each runner, in a module of its own with a tuple `MEASUREMENTS`.
+
+A suite is imported only when it is asked for, so that its engine need not be installed for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Literal
+
+from manyhands_bench.measurement import Measurement
+
+__all__ = ["Runner", "measurements_of"]
+
+#: The runners that have a suite.
+Runner = Literal["threads"]
+
+_SUITES: dict[Runner, str] = {
+    "threads": "manyhands_bench.suites.threads",
+}
+
+
+def measurements_of(runner: Runner) -> Sequence[Measurement]:
+    """The measurements of a runner, in the order in which they are reported."""
+    measurements: Sequence[Measurement] = import_module(_SUITES[runner]).MEASUREMENTS
+    return measurements

@@ -1,0 +1,128 @@
+"""Pickling: plain where it works on the other side, cloudpickle where it would not, and errors that say where.
+
+Plain pickle takes classes and functions of `__main__` by reference, which a worker cannot resolve; cloudpickle takes
+them by value. May import `exceptions`; cloudpickle on use.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from manyhands.exceptions import SerializationError
+
+__all__ = ["dumps", "dumps_function", "find_culprit", "loads", "loads_each", "portable_error"]
+
+_PROTOCOL = 5
+
+
+def dumps(value: Any) -> bytes:
+    """Pickles a value for another process.
+
+    Raises:
+        Exception: whatever pickling raises; `find_culprit` puts it into words.
+    """
+    try:
+        data = pickle.dumps(value, _PROTOCOL)
+        if b"__main__" not in data:
+            return data
+    except Exception:  # noqa: S110 - cloudpickle knows more types, and its error is the one to see
+        pass
+    return dumps_function(value)
+
+
+def dumps_function(value: Any) -> bytes:
+    """Pickles something that is, or is likely to hold, functions; those of `__main__` by value."""
+    import cloudpickle
+
+    data: bytes = cloudpickle.dumps(value, _PROTOCOL)
+    return data
+
+
+loads = pickle.loads
+
+
+def loads_each(parts: list[bytes]) -> list[Any]:
+    """Unpickles values one by one; what fails is a `SerializationError` in its place."""
+    values: list[Any] = []
+    for part in parts:
+        try:
+            values.append(loads(part))
+        except Exception as error:
+            values.append(
+                SerializationError(path="result", type_name="unknown", problem=f"unpickling raised {error!r}")
+            )
+    return values
+
+
+def find_culprit(value: Any, path: str, run_name: str | None = None) -> SerializationError:
+    """The error of a value that cannot be pickled, naming the innermost part that cannot be.
+
+    Args:
+        value: the value.
+        path: what it is called, say `parameters['cfg']`.
+        run_name: the run.
+    """
+    seen: set[int] = set()
+    problem = "it cannot be pickled"
+    for _ in range(50):
+        seen.add(id(value))
+        try:
+            dumps(value)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        inner = next(
+            ((part, name) for part, name in _parts(value, path) if id(part) not in seen and not _pickles(part)),
+            None,
+        )
+        if inner is None:
+            break
+        value, path = inner
+    return SerializationError(path=path, type_name=type(value).__qualname__, problem=problem, run_name=run_name)
+
+
+def _parts(value: Any, path: str) -> list[tuple[Any, str]]:
+    if isinstance(value, dict):
+        parts = [(key, f"a key of {path}") for key in value]
+        return parts + [(item, f"{path}[{key!r}]") for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return [(item, f"an element of {path}") for item in value]
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict) and not isinstance(value, type):
+        return [(item, f"{path}.{name}") for name, item in attributes.items()]
+    closure = getattr(value, "__closure__", None)
+    if closure:
+        names = value.__code__.co_freevars
+        return [(cell.cell_contents, f"{path}.<closure>.{name}") for cell, name in zip(closure, names, strict=True)]
+    return []
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+def portable_error(error: BaseException, run_name: str) -> bytes:
+    """Pickles an exception so that it certainly unpickles: itself, or else a `SerializationError` that tells of it."""
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    if not any("Traceback (most recent call last)" in note for note in getattr(error, "__notes__", ())):
+        error.add_note(f"On the worker:\n{text}")
+    try:
+        data = dumps(error)
+        if type(loads(data)) is type(error):
+            return data
+        problem = "it unpickles as something else"
+    except Exception as failure:
+        problem = f"{type(failure).__name__}: {failure}"
+    told = SerializationError(
+        path="exception", type_name=type(error).__qualname__, problem=problem, run_name=run_name
+    )
+    told.add_note(f"The task raised:\n{text}")
+    return dumps(told)

@@ -1,0 +1,359 @@
+"""Any `concurrent.futures.Executor` as a task runner: batches of runs as its work items.
+
+    Scheduler ─ batch ─▶ pack ─▶ executor.submit(run_packed) ─▶ worker process
+                                          │ done callback
+    Scheduler ◀─ report ◀─ unpack ◀───────┘
+
+An executor has no way to stop what runs, nor a way home from a worker: runs submitted inside a task run there in
+place. Log records come back with the report. May import `sequential` and what lies above it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from manyhands.calls import FAILED, Batch, Call, Outcome, Report
+from manyhands.context import TAGS
+from manyhands.engine import inputs
+from manyhands.engine.batch_run import (
+    Packed,
+    pack_task,
+    run_calls,
+    run_packed,
+    surroundings_of,
+    unpack_report,
+)
+from manyhands.engine.values import value_of
+from manyhands.exceptions import InvalidOption, SerializationError, WorkerDied
+from manyhands.futures import Span, TaskFuture
+from manyhands.logs import library_logger, name_of
+from manyhands.scheduling.backend import BackendEvents, Capabilities
+from manyhands.scheduling.batching import BatchPolicy
+from manyhands.serialization import dumps, find_culprit
+from manyhands.task_runners.base import BaseTaskRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from manyhands.context import Scope
+    from manyhands.tasks import Task
+
+__all__ = ["ExecutorTaskRunner"]
+
+
+class ExecutorBackend:
+    """Work items of an executor.
+
+    Args:
+        make: gives the executor.
+        owned: whether it is shut down at the end, and made again when it broke.
+    """
+
+    captures = False
+
+    def __init__(self, make: Callable[[], Executor], owned: bool) -> None:
+        self._make = make
+        self._owned = owned
+        self._executor = make()
+        isolated = not isinstance(self._executor, ThreadPoolExecutor)
+        self.capabilities = Capabilities(
+            isolated=isolated,
+            stops=False,
+            nests=False,
+            shares_context=not isolated,
+            # Twice a local pool's message: an executor's own queues cost 50 to 100 µs an item.
+            policy=BatchPolicy(target=0.01, alone=0.03, cap=5000),
+        )
+        self._lock = threading.Lock()
+        self._in_flight: dict[Future[Any], Batch] = {}
+        self._tasks: dict[Task[Any, Any], tuple[bytes, bytes]] = {}
+        self._scopes: dict[int, tuple[Scope | None, bytes]] = {}
+        self._stopping = False
+        self._events: BackendEvents
+
+    def start(self, events: BackendEvents) -> None:
+        """See `Backend`."""
+        self._events = events
+        workers = getattr(self._executor, "_max_workers", None) or os.cpu_count() or 1
+        events.slots(list(range(workers)))
+
+    # -------------------------------------------------------------- sending
+
+    def launch(self, batch: Batch) -> None:
+        """See `Backend`."""
+        calls, failed = _calls_of(batch)
+        packed: Packed | None = None
+        if self.capabilities.isolated:
+            packed, unpackable = self._pack(calls)
+            failed.update(unpackable)
+        if failed:
+            self._report(batch, list(failed), list(failed.values()), last=False)
+        positions = [position for position in calls if position not in failed]
+        if not positions:
+            self._report(batch, [], [], last=True)
+            return
+        try:
+            item = self._submit(packed, [calls[position] for position in positions])
+        except Exception as error:  # what an executor raises when it is broken or was shut down is its own affair
+            self._events.lost(batch.number, _died(error))
+            return
+        with self._lock:
+            self._in_flight[item] = batch
+        item.add_done_callback(lambda done: self._ended(done, batch, positions))
+
+    def _submit(self, packed: Packed | None, calls: list[Call]) -> Future[Any]:
+        patience = self.capabilities.policy.target * 4
+        if packed is None:
+            return self._executor.submit(run_calls, calls, patience)
+        try:
+            return self._executor.submit(_run_on_worker, packed)
+        except BrokenExecutor:
+            self._replace()
+            return self._executor.submit(_run_on_worker, packed)
+
+    def _replace(self) -> None:
+        """Makes a new executor in place of a broken one that is ours.
+
+        Raises:
+            BrokenExecutor: it is not ours.
+        """
+        with self._lock:
+            if not self._owned or self._stopping:
+                raise BrokenExecutor("the executor is broken")
+            broken, self._executor = self._executor, self._make()
+        broken.shutdown(wait=False)
+
+    def _pack(self, calls: dict[int, Call]) -> tuple[Packed | None, dict[int, Outcome]]:
+        tasks: dict[Any, int] = {}
+        packed_tasks: list[tuple[bytes, bytes]] = []
+        failed: dict[int, Outcome] = {}
+        rows: dict[int, tuple[Any, ...]] = {}
+        for position, call in calls.items():
+            index = tasks.get(call.task)
+            if index is None:
+                try:
+                    packed_tasks.append(self._packed_task(call.task))
+                except SerializationError as error:
+                    failed[position] = Outcome(FAILED, error)
+                    continue
+                index = tasks[call.task] = len(packed_tasks) - 1
+            rows[position] = (index, call.number, call.attempt, call.args, call.kwargs, call.context.get(TAGS, frozenset()))
+        try:
+            data = dumps(list(rows.values()))
+        except Exception:
+            for position in list(rows):
+                try:
+                    dumps(rows[position])
+                except Exception:
+                    failed[position] = Outcome(FAILED, _culprit(calls[position]))
+                    del rows[position]
+            data = dumps(list(rows.values()))
+        if not rows:
+            return None, failed
+        scope = calls[next(iter(rows))].scope
+        return Packed(packed_tasks, self._surroundings(scope), data, self.capabilities.policy.target * 4), failed
+
+    def _packed_task(self, task: Task[Any, Any]) -> tuple[bytes, bytes]:
+        packed = self._tasks.get(task)
+        if packed is None:
+            packed = self._tasks[task] = pack_task(task)
+        return packed
+
+    def _surroundings(self, scope: Scope | None) -> bytes:
+        known = self._scopes.get(id(scope))
+        if known is None:
+            known = self._scopes[id(scope)] = (scope, surroundings_of(scope))
+        return known[1]
+
+    # -------------------------------------------------------------- what comes back
+
+    def _ended(self, item: Future[Any], batch: Batch, positions: list[int]) -> None:
+        with self._lock:
+            self._in_flight.pop(item, None)
+        try:
+            result = item.result()
+            report = unpack_report(batch.number, result) if isinstance(result, bytes) else result
+        except BaseException as error:
+            self._events.lost(batch.number, _died(error))
+            return
+        if isinstance(report, BaseException):
+            self._unpacking_failed(batch, positions, report)
+            return
+        if isinstance(report, tuple):
+            values, ends, seconds = report
+            report = Report(batch.number, (), values, ends, seconds)
+        report.positions = positions[: len(report.values)]
+        self._events.reported(report)
+
+    def _unpacking_failed(self, batch: Batch, positions: list[int], error: BaseException) -> None:
+        """The worker could not unpack the batch: the run that is to blame is found by sending each alone."""
+        if len(positions) > 1:
+            self._events.split(batch.number)
+            return
+        told = SerializationError(
+            path="arguments", type_name=type(error).__qualname__, problem=f"unpickling on the worker raised {error!r}"
+        )
+        told.__cause__ = error
+        self._report(batch, positions, [Outcome(FAILED, told)], last=True)
+
+    def _report(self, batch: Batch, positions: list[int], values: list[Any], last: bool) -> None:
+        now = time.time()
+        self._events.reported(Report(batch.number, positions, values, [now] * len(values), 0.0, last=last))
+
+    # -------------------------------------------------------------- the rest of a backend
+
+    def stop(self, grace: float) -> None:
+        """See `Backend`."""
+        self._stopping = True
+        if not self._owned:
+            with self._lock:
+                items = list(self._in_flight)
+            for item in items:
+                item.cancel()
+            return
+        executor = self._executor
+        # `shutdown` has no time limit of its own, so it waits on a thread that can be left.
+        closing = threading.Thread(
+            target=lambda: executor.shutdown(wait=True, cancel_futures=True), name="manyhands-executor-close", daemon=True
+        )
+        closing.start()
+        closing.join(grace)
+        if closing.is_alive():
+            processes = list((getattr(executor, "_processes", None) or {}).values())
+            library_logger().warning("The executor did not shut down in %g s; its %d processes are ended", grace, len(processes))
+            for process in processes:
+                process.kill()
+            closing.join(1.0)
+
+    def interrupt(self, run: TaskFuture[Any], hard: bool) -> None:
+        """See `Backend`: an executor cannot."""
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """Nothing that the scheduler does not know of."""
+        return []
+
+    def capture(self) -> Any:
+        """See `Backend`."""
+        return None
+
+    def native(self, run: TaskFuture[Any]) -> Any:
+        """See `Backend`."""
+        return None
+
+
+def _calls_of(batch: Batch) -> tuple[dict[int, Call], dict[int, Outcome]]:
+    """The calls of a batch by position, upstream values filled in, and the ends of those that cannot be made."""
+    calls: dict[int, Call] = {}
+    failed: dict[int, Outcome] = {}
+    for position in range(len(batch)):
+        if isinstance(batch.runs, Span):
+            record = batch.runs.record
+            index = batch.runs.start + position
+            future = record.futures.get(index)
+            call = record.call(index) if future is None or future._call is None else future._call
+            if future is not None and future.done():
+                continue
+        else:
+            future = batch.runs[position]
+            call = future._call
+            if call is None:
+                continue  # cancelled since
+            detail = future._detail
+            if detail is not None and detail.upstreams:
+                try:
+                    call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
+                    call.kwargs = kwargs or None
+                except Exception as error:
+                    failed[position] = Outcome(FAILED, error)
+        calls[position] = call
+    return calls, failed
+
+
+def _culprit(call: Call) -> SerializationError:
+    parameters = call.task.parameters(call.args, call.kwargs)
+    for name, value in parameters.items():
+        try:
+            dumps(value)
+        except Exception:
+            return find_culprit(value, f"parameters[{name!r}]", name_of(call))
+    return find_culprit(parameters, "parameters", name_of(call))
+
+
+def _died(error: BaseException) -> BaseException:
+    import socket
+
+    if isinstance(error, BrokenExecutor):
+        died = WorkerDied(host=socket.gethostname(), pid=None, message=str(error) or "a worker of the executor died")
+        died.__cause__ = error
+        return died
+    if isinstance(error, CancelledError):
+        return WorkerDied(host=socket.gethostname(), pid=None, message="the executor was shut down")
+    return error
+
+
+def _run_on_worker(packed: Packed) -> bytes:
+    """What the executor's worker is given to call."""
+    return run_packed(packed, _inline_dispatcher)
+
+
+def _inline_dispatcher() -> Any:
+    from manyhands.task_runners.sequential import SequentialTaskRunner
+
+    runner = SequentialTaskRunner()
+    runner.__enter__()
+    return runner.scope().dispatcher
+
+
+class ExecutorTaskRunner(BaseTaskRunner):
+    """Runs tasks on any `concurrent.futures.Executor`: a ProcessPoolExecutor, loky's, an MPI pool.
+
+    Short runs travel in batches. What is beyond an executor: stopping a run that executes (a cancelled run is settled
+    at once, its work goes on), and nesting on other workers (runs submitted inside a task run there in place).
+
+    Args:
+        executor: an executor, used as it is and never shut down; or its class, or any callable that gives one, which
+            is called when the runner is entered; that one is shut down when it is left.
+        options: keyword arguments for the callable.
+
+    Raises:
+        InvalidOption: it is neither.
+
+    Example:
+        >>> runner = ExecutorTaskRunner(ProcessPoolExecutor, max_workers=4)
+    """
+
+    name = "executor"
+
+    def __init__(self, executor: Executor | Callable[..., Executor], **options: Any) -> None:
+        super().__init__()
+        if not isinstance(executor, Executor) and not callable(executor):
+            raise InvalidOption(
+                where="ExecutorTaskRunner",
+                option="executor",
+                value=executor,
+                problem="an executor, or a callable that gives one, is needed",
+            )
+        if isinstance(executor, Executor) and options:
+            raise InvalidOption(
+                where="ExecutorTaskRunner",
+                option=next(iter(options)),
+                value=next(iter(options.values())),
+                problem="options go with an executor's class, not with one that exists",
+            )
+        self.executor = executor
+        self.options = options
+
+    def settings(self) -> dict[str, Any]:
+        """See `BaseTaskRunner`."""
+        return {"executor": self.executor, **self.options}
+
+    def make_backend(self) -> tuple[ExecutorBackend, int | None]:
+        """See `BaseTaskRunner`."""
+        executor = self.executor
+        if isinstance(executor, Executor):
+            return ExecutorBackend(lambda: executor, owned=False), None
+        return ExecutorBackend(lambda: executor(**self.options), owned=True), None

@@ -1,0 +1,157 @@
+"""`manyhands bench overhead`: its measurements run, and its reports have the form that their readers expect."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from manyhands_bench import cli
+from manyhands_bench.measurement import SECONDS, Figure, Measurement
+from manyhands_bench.suites import Runner, measurements_of
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+
+HEADINGS = [
+    "measurement",
+    "ours",
+    "bare",
+    "bare / ours",
+    "judged",
+    "min - max",
+    "floor",
+    "aim",
+    "verdict",
+]
+
+
+def overhead(*arguments: str) -> int:
+    """Runs the command in this process; gives its exit code."""
+    code = cli.app(
+        ["overhead", *arguments],
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+    )
+    assert isinstance(code, int)
+    return code
+
+
+def made_up(name: str, ours: float) -> Measurement:
+    return Measurement(
+        name=name,
+        compares="",
+        ours=lambda size: ours,
+        bare=lambda size: 3.0,
+        unit=SECONDS,
+        figure=Figure.TIMES_FASTER,
+        floor=2,
+        aim=5,
+        size=1,
+    )
+
+
+@pytest.fixture
+def suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements that take no time: one that meets its floor and one that misses it."""
+    measurements = [made_up("good", ours=1), made_up("bad", ours=2)]
+    monkeypatch.setattr(cli, "measurements_of", lambda runner: measurements)
+    monkeypatch.setattr(cli, "ROUNDS", 1)
+
+
+class TestMeasurements:
+    @pytest.mark.parametrize(
+        "name", ["submit", "map", "round-trip", "chain", "import", "import-names", "async"]
+    )
+    def test_runs(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert overhead("--quick", "--rounds", "1", "--only", name) == 0
+        assert f"{name} " in capsys.readouterr().out
+
+    @pytest.mark.parametrize("name", ["memory-submit", "memory-map"])
+    def test_memory_is_sampled(self, name: str) -> None:
+        """One sample of a size that takes no time, which says little but that it works."""
+        (measurement,) = (m for m in measurements_of("threads") if m.name == name)
+        assert 0 <= measurement.ours(20_000) < measurement.bare(20_000)
+
+    @pytest.mark.parametrize("runner", get_args(Runner))
+    def test_the_documentation_says_what_the_suite_does(self, runner: Runner) -> None:
+        rows = {}
+        for line in PAGE.read_text().splitlines():
+            if row := re.match(r"\| `([\w-]+)` \|.*\| (.+?) \| (.+?) \| (.+?) \|$", line):
+                rows[row[1]] = (row[2], row[3], row[4])
+        for measurement in measurements_of(runner):
+            figure, unit = measurement.figure, measurement.unit
+            assert rows[measurement.name] == (
+                figure.value,
+                figure.show(measurement.floor, unit),
+                figure.show(measurement.aim, unit),
+            )
+
+
+@pytest.mark.usefixtures("suite")
+class TestReports:
+    def test_table(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert overhead() == 0
+        shown = capsys.readouterr()
+        rows = [re.split(r"\s{2,}", line.strip()) for line in shown.out.splitlines()]
+        assert HEADINGS in rows
+        assert ["good", "1 s", "3 s", "3.00", "3x faster", "3x - 3x", "2x", "5x", "floor"] in rows
+        assert shown.err.splitlines() == ["good: 3x faster (floor)", "bad: 1.5x faster (missed)"]
+
+    def test_markdown(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert overhead("--markdown") == 0
+        heading, rule, *rows, _, machine = capsys.readouterr().out.splitlines()
+        assert heading == f"| {' | '.join(HEADINGS)} |"
+        assert rule.count("|") == len(HEADINGS) + 1
+        assert rows[0] == "| good | 1 s | 3 s | 3.00 | 3x faster | 3x - 3x | 2x | 5x | floor |"
+        assert machine.startswith("Measured 20")
+
+    def test_json(self, tmp_path: Path) -> None:
+        file = tmp_path / "overhead.json"
+        assert overhead("--rounds", "2", "--quick", "--only", "good", "--json", str(file)) == 0
+        written: dict[str, Any] = json.loads(file.read_text())
+        assert written["options"] == {"runner": "threads", "rounds": 2, "quick": True}
+        machine = written["machine"]
+        assert machine["cpus"] >= machine["usable_cpus"] >= 1
+        assert "manyhands" in machine["libraries"]
+        assert machine.keys() == {
+            *("date", "cpus", "usable_cpus", "load", "system", "python", "libraries")
+        }
+        one = {"median": 1.0, "min": 1.0, "max": 1.0}
+        three = {"median": 3.0, "min": 3.0, "max": 3.0}
+        assert written["measurements"] == [
+            {
+                "name": "good",
+                "compares": "",
+                "size": 1,
+                "unit": "seconds",
+                "ours": one,
+                "bare": three,
+                "ratio": {"is": "bare / ours", **three},
+                "judged": {"is": "bare / ours", "better": "higher", **three},
+                "floor": 2,
+                "aim": 5,
+                "verdict": "floor",
+                "rounds": [{"ours": 1.0, "bare": 3.0}, {"ours": 1.0, "bare": 3.0}],
+            }
+        ]
+
+
+@pytest.mark.usefixtures("suite")
+class TestCommand:
+    def test_check_fails_for_a_missed_floor(self) -> None:
+        assert overhead("--check") == 1
+        assert overhead("--check", "--only", "good") == 0
+        assert overhead() == 0
+
+    def test_an_unknown_measurement(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert overhead("--only", "nothing") == 2
+        expected = "There is no measurement 'nothing' of threads, but: good, bad"
+        assert capsys.readouterr().err.strip() == expected
+
+    def test_is_a_command_of_manyhands(self) -> None:
+        (entry,) = entry_points(group="manyhands.commands", name="bench")
+        assert entry.load() is cli.app

@@ -1,0 +1,749 @@
+"""The scheduler's rules, tried in any order: Hypothesis makes runs, moves whatever can move, and looks for a lie.
+
+`scheduler_world` holds the stand-ins and what is true. Each rule here lets one thing happen: it says first, in the
+world's account, what has to follow, and then tells the scheduler. After each rule the invariants compare the two.
+At the end everything is driven as far as it goes, and then every run must have ended.
+
+    PullingMachine   two runners whose workers take runs themselves
+    PushingMachine   two runners that send batches
+    MixedMachine     one of each, with runs that need runs of the other
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from hypothesis import HealthCheck, note, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from manyhands.calls import CANCELLED, COMPLETED, CRASHED, DONE, FAILED, NOT_READY
+from manyhands.exceptions import WaitCycle
+from manyhands.states import Completed, Failed, StateType
+
+from tests.core.scheduler_world import (
+    PUSHING,
+    TASKS,
+    Execution,
+    Message,
+    Run,
+    Runner,
+    Wait,
+    Walk,
+    Worker,
+    World,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: `SCHEDULER_MACHINE=deep` looks for minutes instead of seconds; a number is a number of examples for each machine.
+DEPTH = os.environ.get("SCHEDULER_MACHINE", "quick")
+EXAMPLES = {"quick": 60, "deep": 5000}.get(DEPTH) or int(DEPTH)
+
+MACHINE_SETTINGS = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=40 if DEPTH == "quick" else 80,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+#: At most so many runs at a time, so that things happen to the same ones.
+CROWD = 20
+
+STATE_TYPES = {
+    COMPLETED: StateType.COMPLETED,
+    FAILED: StateType.FAILED,
+    CANCELLED: StateType.CANCELLED,
+    CRASHED: StateType.CRASHED,
+    NOT_READY: StateType.PENDING,
+}
+
+which = st.integers(0, 1)
+picks = st.integers(0, 63)
+tasks = st.sampled_from(TASKS)
+ways_to_end = st.sampled_from(["completes", "completes", "fails", "crashes"])
+delays = st.sampled_from([0.0, 1.0])
+
+
+def pick(items: list[Any], number: int) -> Any:
+    return items[number % len(items)]
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """What can happen whichever way runs reach the workers."""
+
+    #: Whether each of the two runners pulls.
+    kinds: ClassVar[tuple[bool, bool]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.callers: list[tuple[Wait, list[Run], bool]] = []
+        self.sound = True
+
+    @initialize(
+        limits=st.tuples(*[st.sampled_from([None, 1, 2])] * 2),
+        known=st.lists(tasks, unique=True),
+        tells=st.booleans(),
+    )
+    def begin(self, limits: tuple[int | None, ...], known: list[Any], tells: bool) -> None:
+        for pulls, limit in zip(self.kinds, limits, strict=True):
+            self.world.runners.append(Runner(self.world, pulls, limit, known, tells))
+
+    def say(self, text: object) -> None:
+        """Notes what happens, for the report of a failure; makes time pass."""
+        note(f"    # {text}")
+        self.sound = False  # until the invariants have been looked at
+        self.world.now += 1.0
+
+    def drain(self, *runners: Runner) -> None:
+        for runner in runners:
+            runner.drain()
+
+    # ------------------------------------------------------------------ runs come in
+
+    def room(self) -> bool:
+        return len(self.world.open_runs()) < CROWD
+
+    @precondition(room)
+    @rule(which=which, task=tasks, needs=st.lists(st.tuples(picks, st.booleans()), max_size=3))
+    def submit(self, which: int, task: Any, needs: list[tuple[int, bool]]) -> None:
+        choice = [*self.world.runs[-8:], Completed(), Failed("no")]
+        chosen = [(pick(choice, number), allowed) for number, allowed in needs]
+        self.say(f"submit {task.name} {next_number(self.world)} needing {chosen}")
+        self.world.runners[which].submit(task, chosen)
+
+    @precondition(room)
+    @rule(which=which, task=tasks, size=st.integers(1, 5))
+    def map(self, which: int, task: Any, size: int) -> None:
+        self.say(f"map {task.name} {next_number(self.world)} over {size}")
+        self.world.runners[which].map(task, size)
+
+    def has_runs(self) -> bool:
+        return bool(self.world.runs)
+
+    # ------------------------------------------------------------------ what users do
+
+    @precondition(has_runs)
+    @rule(number=picks)
+    def cancel(self, number: int) -> None:
+        run = pick(self.world.runs, number)
+        self.say(f"cancel {run}")
+        was_open = run.end is None
+        future = run.future()
+        self.world.cancels([run])
+        assert run.runner.scheduler.cancel(future, self.world.now) is was_open
+        self.drain(run.runner)
+
+    @precondition(lambda self: len(self.world.open_runs()) > 2)
+    @rule(which=which)
+    def cancel_all(self, which: int) -> None:
+        """All that is not executing in this process is CANCELLED, though one may need another."""
+        runner = self.world.runners[which]
+        self.say(f"cancel all of runner {which}")
+        self.world.cancels(
+            run for run in self.world.runs if run.runner is runner and not isinstance(run.place, Execution)
+        )
+        runner.scheduler.cancel_all(self.world.now)
+        self.drain(runner)
+
+    @precondition(has_runs)
+    @rule(number=picks)
+    def look_at(self, number: int) -> None:
+        """Somebody takes the future of an element out of its list."""
+        run = pick(self.world.runs, number)
+        if run.record is None or run.record.kept:
+            run.future()
+
+    @precondition(has_runs)
+    @rule(numbers=st.lists(picks, min_size=1, max_size=3), whole_map=st.booleans(), fail_fast=st.booleans())
+    def caller_waits(self, numbers: list[int], whole_map: bool, fail_fast: bool) -> None:
+        """A thread that runs nothing waits for some runs, or for a map."""
+        runs, wanted = self.choose_wanted(numbers, whole_map)
+        wait = Wait(Caller(), wanted, fail_fast)
+        wait.watch(wanted)
+        self.callers.append((wait, runs, fail_fast))
+
+    def choose_wanted(self, numbers: list[int], whole_map: bool) -> tuple[list[Run], Any]:
+        kept = [runs for runs in self.world.maps if runs[0].record.kept]  # type: ignore[union-attr]
+        if whole_map and kept:
+            runs = pick(kept, numbers[0])
+            return runs, runs[0].record
+        visible = [run for run in self.world.runs if run.record is None or run.record.kept]
+        runs = [pick(visible, number) for number in numbers] if visible else []
+        return runs, [run.future() for run in runs]
+
+    @rule(number=picks)
+    def drop(self, number: int) -> None:
+        """The user lets go of a map's list."""
+        kept = [runs for runs in self.world.maps if runs[0].record.kept]  # type: ignore[union-attr]
+        if kept:
+            runs = pick(kept, number)
+            self.say(f"drop the list of {runs}")
+            runs[0].record.drop()
+
+    # ------------------------------------------------------------------ time
+
+    @precondition(lambda self: self.world.timers)
+    @rule(number=picks)
+    def timer_fires(self, number: int) -> None:
+        timer = pick(self.world.timers, number)
+        timer.cancel()
+        self.say(f"the {'retry' if timer.retry else 'time limit'} of {timer.run}")
+        if timer.retry:
+            timer.run.delayed = False
+            timer.run.runner.scheduler.due(timer.run.future())
+            self.drain(timer.run.runner)
+        else:
+            self.limit_reached(timer.run, timer.attempt)
+
+    @rule(number=picks, attempt=st.integers(1, 2))
+    def limit_is_told(self, number: int, attempt: int) -> None:
+        """A time limit is told, perhaps too late for its attempt."""
+        timed = [run for run in self.world.runs if run.task.timeout_seconds and run.record is None]
+        if timed:
+            run = pick(timed, number)
+            self.say(f"the time limit of attempt {attempt} of {run}")
+            self.limit_reached(run, attempt)
+
+    def limit_reached(self, run: Run, attempt: int) -> None:
+        executing = isinstance(run.place, Execution) or (isinstance(run.place, Message) and run.told)
+        meant = run.end is None and executing and run.attempt == attempt
+        if meant and attempt > run.task.retries:
+            self.world.ends(run, FAILED)
+        elif meant:
+            run.overdue = True
+        told = run.runner.scheduler.expired(run.future(), attempt, 1.0, self.world.now)
+        assert told is meant
+        self.drain(run.runner)
+
+    # ------------------------------------------------------------------ what must be true after each step
+
+    @invariant()
+    def the_rules_hold(self) -> None:
+        self.ends_are_right_and_stay()
+        self.states_are_true()
+        self.counters_are_true()
+        self.limits_hold()
+        self.what_has_ended_is_stopped()
+        self.pending_runs_have_owners()
+        self.effects_are_carried_out()
+        self.who_waits_is_woken()
+        self.the_last_end_is_told()
+        self.sound = True
+
+    def ends_are_right_and_stay(self) -> None:
+        """A run settles exactly once, as it has to, and never changes afterwards."""
+        for run in self.world.runs:
+            phase = run.phase
+            if phase is None:
+                continue  # of a dropped list
+            if run.end is None:
+                assert phase < DONE, f"{run} has ended, and should not have"
+                continue
+            assert phase == run.end, f"{run} should have ended as {run.end}, and is in phase {phase}"
+            if run.record is None or run.record.kept:
+                assert run.final in (None, run.seen()), f"{run} has changed after its end"
+                run.final = run.seen()
+            assert run.tellings <= 1, f"the end of {run} was told twice"
+            assert run.tellings or not run.runner.tells, f"nobody was told of the end of {run}"
+
+    def states_are_true(self) -> None:
+        """What a future says of its run, at every moment (SPEC 4.1)."""
+        for run in self.world.runs:
+            future = run.glance()
+            if future is not None:
+                said = run.runner.state_of(future).type
+                assert said is true_state(run), f"{run} is {true_state(run)}, and said to be {said}"
+
+    def counters_are_true(self) -> None:
+        for runner in self.world.runners:
+            mine = [run for run in self.world.runs if run.runner is runner]
+            scheduler = runner.scheduler
+            assert scheduler.open == sum(run.end is None for run in mine)
+            assert scheduler.finished == sum(run.end is not None for run in mine)
+            assert {self.world.of(f) for f in scheduler.waiting} == {
+                run for run in mine if run.end is None and run.waits_for_upstream()
+            }
+            assert {self.world.of(f) for f in scheduler.delayed} == {run for run in mine if run.delayed}
+            if scheduler.counting:
+                assert scheduler.busy == runner.places_taken() + sum(
+                    worker.doing == Worker.GRANTED for worker in runner.workers
+                )
+        for runs in self.world.maps:
+            record = runs[0].record
+            assert record is not None
+            assert record.ended is all(run.end is not None for run in runs)
+            assert record.failed is any(run.end not in (None, COMPLETED) for run in runs)
+
+    def limits_hold(self) -> None:
+        for runner in self.world.runners:
+            if runner.limit is not None:
+                assert runner.places_taken() <= runner.limit, "more runs at once than the limit"
+            for slot, in_flight in runner.scheduler.slots.items():
+                messages = [message for message in runner.messages if message.batch.slot == slot]
+                assert in_flight == len(messages)
+                assert len(messages) <= PUSHING.policy.window, f"too many messages in flight to slot {slot}"
+
+    def what_has_ended_is_stopped(self) -> None:
+        """Whatever still executes though its run has ended was told to stop."""
+        for runner in self.world.runners:
+            for execution in runner.executions():
+                assert execution.run.end is None or execution.interrupted, f"{execution.run} goes on"
+            for message in runner.messages:
+                if message.current is not None:
+                    run = message.runs[message.current]
+                    assert run.end is None or message.interrupted, f"{run} goes on"
+                for position in message.left:
+                    assert message.runs[position].end is None, f"{message.runs[position]} is still to start"
+
+    def pending_runs_have_owners(self) -> None:
+        """A run that is open waits for something, and something is there to end that wait."""
+        for run in self.world.open_runs():
+            assert self.owner_of(run), f"nobody is going to see to {run}"
+
+    def owner_of(self, run: Run) -> str | None:
+        """What a run waits for."""
+        runner, scheduler = run.runner, run.runner.scheduler
+        if run.place is not None:
+            return "it executes, or is on its way"
+        if run.delayed:
+            return "a timer" if any(t.run is run and t.retry for t in self.world.timers) else None
+        if run.waits_for_upstream():
+            return "an upstream"
+        if not runner.pulls:
+            if not scheduler.slots:
+                return "a slot"
+            return "a batch" if runner.messages and self.is_queued(run, scheduler.ready) else None
+        place_free = runner.limit is None or runner.places_taken() < runner.limit
+        if run.task.is_async:
+            if not self.is_queued(run, scheduler.ready_async):
+                return None
+            awake = any(w.doing in (Worker.AWAKE, Worker.WOKEN, Worker.GRANTED) for w in runner.workers)
+            return "the loop" if runner.loop.signalled or awake or not place_free else None
+        if any(self.is_ahead(run, item) for w in runner.workers for item in w.stack if isinstance(item, Walk)):
+            return "the worker that walks to it"
+        if not self.is_queued(run, scheduler.ready):
+            return None
+        somebody = any(worker.doing != Worker.IDLE for worker in runner.workers)
+        return "a worker" if runner.may_grow or somebody or not place_free else None
+
+    @staticmethod
+    def is_queued(run: Run, lane: Any) -> bool:
+        if run.record is None or run.record not in [item for item in lane if item is run.record]:
+            return run.glance() is not None and run.glance() in lane
+        in_range = any(start <= run.index < stop for start, stop in run.record.unclaimed)
+        return (run.record.queued and in_range) or run.glance() in lane
+
+    @staticmethod
+    def is_ahead(run: Run, walk: Walk) -> bool:
+        if run.record is not walk.span.record:
+            return False
+        left = list(walk.span.indices)
+        walk.span.indices = iter(left)  # type: ignore[assignment]
+        return run.index == walk.popped or run.index in left
+
+    def effects_are_carried_out(self) -> None:
+        """Who brings an event drains one scheduler; what another has to do must be told by OTHER."""
+        for runner in self.world.runners:
+            assert not runner.scheduler.effects, "effects are left behind"
+
+    def who_waits_is_woken(self) -> None:
+        for wait, runs, fail_fast in self.callers:
+            failed = any(run.end not in (None, COMPLETED) for run in runs)
+            over = all(run.end is not None for run in runs) or (fail_fast and failed)
+            assert wait.woken is over, f"a wait for {runs}"
+
+    def the_last_end_is_told(self) -> None:
+        for runner in self.world.runners:
+            mine = [run for run in self.world.runs if run.runner is runner]
+            if runner.tells and any(run.end is not None for run in mine) and not any(run.end is None for run in mine):
+                assert runner.drained, "nobody was told that all has ended"
+            if any(run.end is None for run in mine):
+                runner.drained = 0
+
+    # ------------------------------------------------------------------ the end
+
+    def step(self) -> bool:
+        """Lets something happen that has to, sooner or later; False if there is no such thing."""
+        timers = [timer for timer in self.world.timers if timer.retry]
+        if timers:
+            self.timer_fires(self.world.timers.index(timers[0]))
+        return bool(timers)
+
+    def teardown(self) -> None:
+        """When everything is driven to its end, every run has ended."""
+        if not self.sound:
+            return  # a rule has failed, and is the news
+        for _ in range(1000):
+            if not self.step():
+                break
+            self.the_rules_hold()
+        assert not self.world.open_runs(), f"left for ever: {self.world.open_runs()}"
+        assert not self.world.timers, "timers of runs that have ended"
+
+
+class Caller:
+    """A thread that waits and does nothing meanwhile."""
+
+    def look_again(self) -> None:
+        pass
+
+
+def next_number(world: World) -> int:
+    return world.runs[-1].number + 1 if world.runs else 1
+
+
+def true_state(run: Run) -> StateType:
+    """The type of state that a run is in."""
+    if run.end is not None:
+        return STATE_TYPES[run.end]
+    if run.delayed:
+        return StateType.SCHEDULED
+    executes = isinstance(run.place, Execution) or (isinstance(run.place, Message) and run.told)
+    return StateType.RUNNING if executes else StateType.PENDING
+
+
+class PullingRules(SchedulerMachine):
+    """What can happen where workers take runs themselves."""
+
+    def workers(self) -> list[Worker]:
+        return [worker for runner in self.world.runners for worker in runner.workers]
+
+    def able(self) -> list[Worker]:
+        """Workers that are at a step of their own."""
+        steps = (Worker.AWAKE, Worker.WOKEN, Worker.GRANTED)
+        return [w for w in self.workers() if w.doing in steps or isinstance(w.top, Walk)]
+
+    def executing(self) -> list[Execution]:
+        """Attempts that are executing their function."""
+        tops = [w.top for w in self.workers() if isinstance(w.top, Execution)]
+        coroutines = [c for runner in self.world.runners for c in runner.loop.coroutines]
+        return [execution for execution in [*tops, *coroutines] if execution.goes_on()]
+
+    def resting(self) -> list[Execution]:
+        executions = [e for runner in self.world.runners for e in runner.executions()]
+        return [e for e in executions if e.resting is not None]
+
+    def growing(self) -> list[Runner]:
+        return [runner for runner in self.world.runners if runner.may_grow]
+
+    # ------------------------------------------------------------------ workers
+
+    @precondition(growing)
+    @rule(number=picks)
+    def pool_grows(self, number: int) -> None:
+        runner = pick(self.growing(), number)
+        self.say(f"runner {self.world.runners.index(runner)} makes a worker")
+        runner.grows()
+        self.drain(runner)
+
+    @precondition(able)
+    @rule(number=picks)
+    def worker_moves(self, number: int) -> None:
+        """A worker looks for work, goes on after a wait, or takes or begins the next element of its span."""
+        worker = pick(self.able(), number)
+        before = f"{worker}, {worker.doing}"
+        if worker.doing == Worker.AWAKE:
+            worker.look_for_work()
+        elif isinstance(worker.top, Wait):
+            try:
+                worker.go_on()
+            except WaitCycle:
+                assert isinstance(worker.top, Execution)
+        elif isinstance(worker.top, Walk) and worker.top.popped is None:
+            worker.next_element()
+        else:
+            worker.begin_element()
+        top = worker.top.run if isinstance(worker.top, Execution) else worker.top
+        self.say(f"{before}: {worker.doing} at {top}")
+        self.drain(worker.runner)
+
+    @precondition(executing)
+    @rule(number=picks, how=ways_to_end, delay=delays)
+    def run_ends(self, number: int, how: str, delay: float) -> None:
+        execution = pick(self.executing(), number)
+        self.say(f"{execution.run} {'was interrupted' if execution.interrupted else how}")
+        execution.end(how, delay)
+        self.drain(execution.run.runner)
+
+    @precondition(executing)
+    @rule(number=picks, numbers=st.lists(picks, min_size=1, max_size=2), whole_map=st.booleans(), timed=st.booleans())
+    def run_waits(self, number: int, numbers: list[int], whole_map: bool, timed: bool) -> None:
+        """A run waits for others: doing them itself (a worker), or resting (a coroutine, or with a time limit)."""
+        execution = pick(self.executing(), number)
+        runs, wanted = self.choose_wanted(numbers, whole_map)
+        if execution.interrupted or all(run.end is not None for run in runs):
+            return
+        rests = timed or not isinstance(execution.host, Worker)
+        on_stack = self.stack_of(execution)
+        circle = self.reach(runs, by_stack=False)
+        if not circle & {execution.run} and self.reach(runs, by_stack=True) & set(on_stack):
+            if rests or not circle & set(on_stack):
+                return  # a circle closed by the stack alone, after a cancel: that is not seen, and left to the user
+        self.say(f"{execution.run} waits for {runs}, {'resting' if rests else 'doing them itself'}")
+        self.drain(execution.run.runner)
+        try:
+            if rests:
+                execution.rest(wanted)
+                assert execution.run not in circle, "a circle went unseen"
+            else:
+                execution.host.help(wanted)
+        except WaitCycle:
+            assert circle & ({execution.run} if rests else set(on_stack)), "there is no such circle"
+        self.drain(execution.run.runner)
+
+    def stack_of(self, execution: Execution) -> list[Run]:
+        if not isinstance(execution.host, Worker):
+            return [execution.run]
+        return [item.run for item in execution.host.stack if isinstance(item, Execution)]
+
+    def reach(self, runs: list[Run], by_stack: bool) -> set[Run]:
+        """What some runs wait for, directly or not: upstreams, what a run waits for, and what is above it on a stack."""
+        found: set[Run] = set()
+        todo = list(runs)
+        while todo:
+            run = todo.pop()
+            if run in found or run.end is not None:
+                continue
+            found.add(run)
+            todo += [need for need, _ in run.needs if isinstance(need, Run)]
+            execution = run.place
+            if not isinstance(execution, Execution):
+                continue
+            if execution.resting is not None:
+                todo += self.runs_in(execution.resting.wanted)
+            if isinstance(execution.host, Worker):
+                stack = execution.host.stack
+                above = stack[stack.index(execution) + 1 :]
+                if above and isinstance(above[0], Wait):
+                    todo += self.runs_in(above[0].wanted)
+                if by_stack:
+                    todo += [item.run for item in above if isinstance(item, Execution)]
+        return found
+
+    def runs_in(self, wanted: Any) -> list[Run]:
+        return [self.world.by_number[number] for number in numbers_of(wanted)]
+
+    @precondition(resting)
+    @rule(number=picks)
+    def rest_ends(self, number: int) -> None:
+        """A coroutine has what it waited for; a thread has it, or waits no longer."""
+        execution = pick(self.resting(), number)
+        if self.may_wake(execution):
+            self.say(f"{execution.run} wakes")
+            execution.wake()
+            self.drain(execution.run.runner)
+
+    @staticmethod
+    def may_wake(execution: Execution) -> bool:
+        assert execution.resting is not None
+        return isinstance(execution.host, Worker) or execution.resting.woken or execution.interrupted
+
+    @rule(number=picks)
+    def take_back(self, number: int) -> None:
+        """What stands behind a slow element goes to others."""
+        walks = [item for w in self.workers() for item in w.stack if isinstance(item, Walk)]
+        if walks:
+            walk = pick(walks, number)
+            self.say("an element is slow")
+            runner = walk.span.record.dispatcher
+            runner.scheduler.take_back(walk.span)
+            self.drain(runner)
+
+    @precondition(lambda self: any(worker.is_stuck() for worker in self.workers()))
+    @rule(number=picks)
+    def worker_is_given_up(self, number: int) -> None:
+        worker = pick([worker for worker in self.workers() if worker.is_stuck()], number)
+        self.say(f"{worker} is given up")
+        worker.given_up()
+        self.drain(worker.runner)
+
+    @precondition(lambda self: any(worker.is_surplus() for worker in self.workers()))
+    @rule()
+    def spare_worker_retires(self) -> None:
+        next(worker for worker in self.workers() if worker.is_surplus()).retires()
+
+    # ------------------------------------------------------------------ the loop
+
+    def signalled(self) -> list[Runner]:
+        return [runner for runner in self.world.runners if runner.loop.signalled]
+
+    @precondition(signalled)
+    @rule(number=picks, most=st.integers(1, 3))
+    def loop_takes(self, number: int, most: int) -> None:
+        runner = pick(self.signalled(), number)
+        self.say("the loop takes coroutines")
+        runner.loop.take(most)
+        self.drain(runner)
+
+    def step(self) -> bool:
+        for steps, move in (
+            (self.executing(), lambda: self.run_ends(0, "completes", 0.0)),
+            (self.able(), lambda: self.worker_moves(0)),
+            (self.signalled(), lambda: self.loop_takes(0, 3)),
+            (self.growing(), lambda: self.pool_grows(0)),
+        ):
+            if steps:
+                move()
+                return True
+        for index, execution in enumerate(self.resting()):
+            if self.may_wake(execution):
+                self.rest_ends(index)
+                return True
+        return super().step()
+
+
+def numbers_of(wanted: Any) -> list[int]:
+    if isinstance(wanted, list):
+        return [future._number for future in wanted]
+    return list(range(wanted.base, wanted.base + wanted.size))
+
+
+class PushingRules(SchedulerMachine):
+    """What can happen where batches are sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[Callable[[], None]] = []
+        self.lost: list[Message] = []
+
+    def messages(self) -> list[Message]:
+        return [message for runner in self.world.runners for message in runner.messages]
+
+    def to_begin(self) -> list[Message]:
+        return [message for message in self.messages() if message.left and message.current is None]
+
+    def executing_there(self) -> list[Message]:
+        return [message for message in self.messages() if message.current is not None]
+
+    def to_report(self) -> list[Message]:
+        return [message for message in self.messages() if message.ended]
+
+    def at_rest(self) -> list[Message]:
+        return [message for message in self.messages() if message.current is None and not message.ended]
+
+    # ------------------------------------------------------------------ slots
+
+    @rule(which=which, numbers=st.sets(st.integers(0, 2)))
+    def slots_change(self, which: int, numbers: set[int]) -> None:
+        runner = self.world.runners[which]
+        if not runner.pulls:
+            self.say(f"the slots are {numbers}")
+            runner.scheduler.slots_changed(sorted(numbers))
+            self.drain(runner)
+
+    # ------------------------------------------------------------------ a message's way
+
+    @precondition(to_begin)
+    @rule(number=picks, tell=st.booleans())
+    def run_begins(self, number: int, tell: bool) -> None:
+        message = pick(self.to_begin(), number)
+        self.say(f"{message.runs[message.left[0]]} begins")
+        message.begin(tell)
+        position = message.current
+        self.said.append(lambda: message.tell_started(position))
+        self.drain(message.runner)
+
+    @precondition(executing_there)
+    @rule(number=picks, how=ways_to_end, delay=delays)
+    def run_ends_there(self, number: int, how: str, delay: float) -> None:
+        message = pick(self.executing_there(), number)
+        self.say(f"{message.runs[message.current]} {'was interrupted' if message.interrupted else how}")
+        message.end(how, delay)
+
+    @precondition(to_report)
+    @rule(number=picks)
+    def report_comes(self, number: int) -> None:
+        message = pick(self.to_report(), number)
+        self.say(f"a report on {[message.runs[position] for position, _ in message.ended]}")
+        self.said.append(message.report())
+        self.drain(message.runner)
+
+    @precondition(at_rest)
+    @rule(number=picks)
+    def message_closes(self, number: int) -> None:
+        message = pick(self.at_rest(), number)
+        self.say(f"the message with {message.runs} has said all")
+        message.close()
+        self.said.append(lambda: message.runner.scheduler.batch_closed(message.number))
+        self.drain(message.runner)
+
+    @precondition(to_begin)
+    @rule(number=picks, how_many=st.integers(1, 3))
+    def runs_are_handed_back(self, number: int, how_many: int) -> None:
+        message = pick(self.to_begin(), number)
+        positions = message.hand_back(how_many)
+        self.say(f"handed back: {[message.runs[position] for position in positions]}")
+        self.said.append(lambda: message.runner.scheduler.batch_handed_back(message.number, positions))
+        self.drain(message.runner)
+
+    @precondition(at_rest)
+    @rule(number=picks)
+    def message_cannot_be_unpacked(self, number: int) -> None:
+        message = pick(self.at_rest(), number)
+        self.say(f"the message with {message.runs} cannot be unpacked")
+        message.split()
+        self.said.append(lambda: message.runner.scheduler.batch_split(message.number))
+        self.drain(message.runner)
+
+    @precondition(messages)
+    @rule(number=picks, known=st.booleans())
+    def worker_dies(self, number: int, known: bool) -> None:
+        message = pick(self.messages(), number)
+        self.say(f"the worker with {message.runs} dies")
+        message.lose(known)
+        self.lost.append(message)
+        self.drain(message.runner)
+
+    # ------------------------------------------------------------------ late and doubled
+
+    @precondition(lambda self: self.said)
+    @rule(number=picks)
+    def event_comes_again(self, number: int) -> None:
+        """Whatever was said once changes nothing the second time, however late."""
+        event = pick(self.said, number)
+        self.say("an event comes again")
+        event()
+        self.drain(*self.world.runners)
+
+    @precondition(lambda self: self.lost)
+    @rule(number=picks, how=ways_to_end)
+    def lost_message_speaks(self, number: int, how: str) -> None:
+        """A worker that was thought dead goes on with its message, of which nobody wants to hear."""
+        message = pick(self.lost, number)
+        self.say("a lost message speaks")
+        if message.current is not None:
+            message.end(how, 0.0)
+        message.report()
+        message.runner.scheduler.batch_closed(message.number)
+        self.drain(message.runner)
+
+    def step(self) -> bool:
+        for steps, move in (
+            (self.executing_there(), lambda: self.run_ends_there(0, "completes", 0.0)),
+            (self.to_report(), lambda: self.report_comes(0)),
+            (self.to_begin(), lambda: self.run_begins(0, True)),
+            (self.at_rest(), lambda: self.message_closes(0)),
+        ):
+            if steps:
+                move()
+                return True
+        for index, runner in enumerate(self.world.runners):
+            if not runner.pulls and not runner.scheduler.slots and runner.scheduler.ready:
+                self.slots_change(index, {0})
+                return True
+        return super().step()
+
+
+class PullingMachine(PullingRules):
+    kinds = (True, True)
+
+
+class PushingMachine(PushingRules):
+    kinds = (False, False)
+
+
+class MixedMachine(PullingRules, PushingRules):
+    kinds = (True, False)
