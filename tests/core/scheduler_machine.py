@@ -109,7 +109,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(room)
     @rule(which=which, task=tasks, needs=st.lists(st.tuples(picks, st.booleans()), max_size=3))
     def submit(self, which: int, task: Any, needs: list[tuple[int, bool]]) -> None:
-        choice = [*self.world.runs[-8:], Completed(), Failed("no")]
+        choice = [*self.visible()[-8:], Completed(), Failed("no")]
         chosen = [(pick(choice, number), allowed) for number, allowed in needs]
         self.say(f"submit {task.name} {next_number(self.world)} needing {chosen}")
         self.world.runners[which].submit(task, chosen)
@@ -120,15 +120,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.say(f"map {task.name} {next_number(self.world)} over {size}")
         self.world.runners[which].map(task, size)
 
-    def has_runs(self) -> bool:
-        return bool(self.world.runs)
+    def visible(self) -> list[Run]:
+        """Runs that a user can name: of a map whose list was dropped, only those that were looked at before."""
+        return [r for r in self.world.runs if r.record is None or r.record.kept or r.glance() is not None]
 
     # ------------------------------------------------------------------ what users do
 
-    @precondition(has_runs)
+    @precondition(visible)
     @rule(number=picks)
     def cancel(self, number: int) -> None:
-        run = pick(self.world.runs, number)
+        visible = self.visible()
+        run = pick([*(run for run in visible if run.end is None), visible[0]], number)
         self.say(f"cancel {run}")
         was_open = run.end is None
         future = run.future()
@@ -148,15 +150,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         runner.scheduler.cancel_all(self.world.now)
         self.drain(runner)
 
-    @precondition(has_runs)
+    @precondition(visible)
     @rule(number=picks)
     def look_at(self, number: int) -> None:
         """Somebody takes the future of an element out of its list."""
-        run = pick(self.world.runs, number)
-        if run.record is None or run.record.kept:
-            run.future()
+        pick(self.visible(), number).future()
 
-    @precondition(has_runs)
+    @precondition(visible)
     @rule(numbers=st.lists(picks, min_size=1, max_size=3), whole_map=st.booleans(), fail_fast=st.booleans())
     def caller_waits(self, numbers: list[int], whole_map: bool, fail_fast: bool) -> None:
         """A thread that runs nothing waits for some runs, or for a map."""
@@ -166,22 +166,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.callers.append((wait, runs, fail_fast))
 
     def choose_wanted(self, numbers: list[int], whole_map: bool) -> tuple[list[Run], Any]:
-        kept = [runs for runs in self.world.maps if runs[0].record.kept]  # type: ignore[union-attr]
-        if whole_map and kept:
-            runs = pick(kept, numbers[0])
+        if whole_map and self.kept():
+            runs = pick(self.kept(), numbers[0])
             return runs, runs[0].record
-        visible = [run for run in self.world.runs if run.record is None or run.record.kept]
-        runs = [pick(visible, number) for number in numbers] if visible else []
+        runs = [pick(self.visible(), number) for number in numbers] if self.visible() else []
         return runs, [run.future() for run in runs]
 
+    def kept(self) -> list[list[Run]]:
+        """Maps whose list somebody holds."""
+        return [runs for runs in self.world.maps if runs[0].record.kept]  # type: ignore[union-attr]
+
+    @precondition(kept)
     @rule(number=picks)
     def drop(self, number: int) -> None:
         """The user lets go of a map's list."""
-        kept = [runs for runs in self.world.maps if runs[0].record.kept]  # type: ignore[union-attr]
-        if kept:
-            runs = pick(kept, number)
-            self.say(f"drop the list of {runs}")
-            runs[0].record.drop()
+        runs = pick(self.kept(), number)
+        self.say(f"drop the list of {runs}")
+        runs[0].record.drop()  # type: ignore[union-attr]
 
     # ------------------------------------------------------------------ time
 
@@ -198,14 +199,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         else:
             self.limit_reached(timer.run, timer.attempt)
 
+    def timed(self) -> list[Run]:
+        return [run for run in self.world.runs if run.task.timeout_seconds and run.record is None]
+
+    @precondition(timed)
     @rule(number=picks, attempt=st.integers(1, 2))
     def limit_is_told(self, number: int, attempt: int) -> None:
         """A time limit is told, perhaps too late for its attempt."""
-        timed = [run for run in self.world.runs if run.task.timeout_seconds and run.record is None]
-        if timed:
-            run = pick(timed, number)
-            self.say(f"the time limit of attempt {attempt} of {run}")
-            self.limit_reached(run, attempt)
+        run = pick(self.timed(), number)
+        self.say(f"the time limit of attempt {attempt} of {run}")
+        self.limit_reached(run, attempt)
 
     def limit_reached(self, run: Run, attempt: int) -> None:
         executing = isinstance(run.place, Execution) or (isinstance(run.place, Message) and run.told)
@@ -222,13 +225,13 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_rules_hold(self) -> None:
+        self.effects_are_carried_out()
         self.ends_are_right_and_stay()
         self.states_are_true()
         self.counters_are_true()
         self.limits_hold()
         self.what_has_ended_is_stopped()
         self.pending_runs_have_owners()
-        self.effects_are_carried_out()
         self.who_waits_is_woken()
         self.the_last_end_is_told()
         self.sound = True
@@ -541,16 +544,18 @@ class PullingRules(SchedulerMachine):
         assert execution.resting is not None
         return isinstance(execution.host, Worker) or execution.resting.woken or execution.interrupted
 
+    def walks(self) -> list[Walk]:
+        return [item for w in self.workers() for item in w.stack if isinstance(item, Walk)]
+
+    @precondition(walks)
     @rule(number=picks)
     def take_back(self, number: int) -> None:
         """What stands behind a slow element goes to others."""
-        walks = [item for w in self.workers() for item in w.stack if isinstance(item, Walk)]
-        if walks:
-            walk = pick(walks, number)
-            self.say("an element is slow")
-            runner = walk.span.record.dispatcher
-            runner.scheduler.take_back(walk.span)
-            self.drain(runner)
+        walk = pick(self.walks(), number)
+        self.say("an element is slow")
+        runner: Any = walk.span.record.dispatcher
+        runner.scheduler.take_back(walk.span)
+        self.drain(runner)
 
     @precondition(lambda self: any(worker.is_stuck() for worker in self.workers()))
     @rule(number=picks)
@@ -626,6 +631,7 @@ class PushingRules(SchedulerMachine):
 
     # ------------------------------------------------------------------ slots
 
+    @precondition(SchedulerMachine.visible)
     @rule(which=which, numbers=st.sets(st.integers(0, 2)))
     def slots_change(self, which: int, numbers: set[int]) -> None:
         runner = self.world.runners[which]

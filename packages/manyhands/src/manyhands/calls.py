@@ -64,7 +64,17 @@ class Call:
         options: what the backend captured in the submitter's thread (annotations, remote options), or `None`.
     """
 
-    __slots__ = ("args", "attempt", "context", "kwargs", "name", "number", "options", "scope", "task")
+    __slots__ = (
+        "args",
+        "attempt",
+        "context",
+        "kwargs",
+        "name",
+        "number",
+        "options",
+        "scope",
+        "task",
+    )
 
     def __init__(
         self,

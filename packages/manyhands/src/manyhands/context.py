@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from manyhands.calls import Call
     from manyhands.engine.interrupt import Frames
     from manyhands.flows import Flow
-    from manyhands.futures import Blocker
+    from manyhands.futures.blocking import Blocker
     from manyhands.scheduling.dispatcher import Dispatcher
 
 __all__ = ["CALL", "HERE", "LOCK", "SCOPE", "TAGS", "FlowRun", "Scope", "current_scope", "tags"]

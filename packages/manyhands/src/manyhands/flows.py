@@ -6,7 +6,7 @@ May import everything but testing and the command line; pydantic on first use.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from manyhands.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError
@@ -51,8 +51,10 @@ class Flow(Generic[P, R_co]):
         on_crashed: Sequence[FlowHook] | None = None,
         on_cancellation: Sequence[FlowHook] | None = None,
     ) -> None:
-        if not callable(fn) or isinstance(fn, type):
-            raise InvalidOption(where="@flow", option="fn", value=fn, problem="a function is needed")
+        if isinstance(fn, type) or not callable(fn):
+            raise InvalidOption(
+                where="@flow", option="fn", value=fn, problem="a function is needed"
+            )
         function: Any = fn
         self.fn: Callable[..., Any] = function
         self.name = name if name is not None else function_name_to_flow_name(_name_of(function))
@@ -78,8 +80,12 @@ class Flow(Generic[P, R_co]):
         self.__module__ = getattr(function, "__module__", __name__)
         self.__doc__ = getattr(function, "__doc__", None)
         self.__wrapped__ = function
-        self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-        self.is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(
+            function
+        )
+        self.is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(
+            function
+        )
         self.signature = inspect.signature(function)
         for argument in self.signature.parameters:
             if argument in _RESERVED:
@@ -131,7 +137,10 @@ class Flow(Generic[P, R_co]):
         for option, value in options.items():
             if option not in kept:
                 raise InvalidOption(
-                    where=f"flow {self.name!r}", option=option, value=value, problem="there is no such option"
+                    where=f"flow {self.name!r}",
+                    option=option,
+                    value=value,
+                    problem="there is no such option",
                 )
         return Flow(self.fn, **{**kept, **options})
 
@@ -195,16 +204,17 @@ class Flow(Generic[P, R_co]):
         return any(p.annotation is not p.empty for p in self.signature.parameters.values())
 
     def _coerced(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        import pydantic
-
         from manyhands.validation import parameter_model
 
         if self._validator is None:
-            self._validator = parameter_model(self.fn, self.name)
-        return self._validator(arguments, pydantic, self._type_error)
+            self._validator = parameter_model(self.fn)
+        coerced: dict[str, Any] = self._validator(arguments, self._type_error)
+        return coerced
 
     def _type_error(self, parameter: str, value: Any, problem: str) -> ParameterTypeError:
-        return ParameterTypeError(flow_name=self.name, parameter=parameter, value=value, problem=problem)
+        return ParameterTypeError(
+            flow_name=self.name, parameter=parameter, value=value, problem=problem
+        )
 
     # ------------------------------------------------------------------ running
 
@@ -214,7 +224,9 @@ class Flow(Generic[P, R_co]):
     def __call__(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
     @overload
     def __call__(self, *args: Any, wait_for: Any, **kwargs: Any) -> R_co: ...
-    def __call__(self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any) -> Any:
+    def __call__(  # type: ignore[misc]  # as in `Task.submit`
+        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
         """Runs the flow and gives its value; an async flow gives a coroutine.
 
         Args:
@@ -279,7 +291,9 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     known = inspect.signature(Flow.__init__).parameters
     for option, value in options.items():
         if option not in known or option in ("self", "fn"):
-            raise InvalidOption(where="@flow", option=option, value=value, problem="there is no such option")
+            raise InvalidOption(
+                where="@flow", option=option, value=value, problem="there is no such option"
+            )
     if fn is None:
         return lambda function: Flow(function, **options)
     return Flow(fn, **options)

@@ -94,7 +94,9 @@ def set_up() -> None:
                 _ROOT.setLevel(int(level) if level.isdecimal() else level)
             except ValueError:
                 _ROOT.setLevel(logging.INFO)
-                _ROOT.warning("MANYHANDS_LOGGING_LEVEL is %r, which is no level; INFO is used", level)
+                _ROOT.warning(
+                    "MANYHANDS_LOGGING_LEVEL is %r, which is no level; INFO is used", level
+                )
         if not _ROOT.handlers and not logging.getLogger().handlers:
             handler = _StderrHandler()
             handler.setFormatter(_Formatter())
@@ -118,10 +120,13 @@ class RunLogger(_Adapter):
 
     def __init__(self, logger: logging.Logger, kind: str, run_name: str, run_id: str) -> None:
         super().__init__(
-            logger, {"run_label": f"{kind} run {run_name!r}", "run_name": run_name, "run_id": run_id}
+            logger,
+            {"run_label": f"{kind} run {run_name!r}", "run_name": run_name, "run_id": run_id},
         )
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
         kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
         return msg, kwargs
 
@@ -204,7 +209,13 @@ def log_prints_of(log_prints: bool | None) -> None:
                 builtins.print = _print
 
 
-def _print(*values: object, sep: str | None = " ", end: str | None = "\n", file: Any = None, flush: bool = False) -> None:
+def _print(
+    *values: object,
+    sep: str | None = " ",
+    end: str | None = "\n",
+    file: Any = None,
+    flush: bool = False,
+) -> None:
     logger = _prints_go_to() if file is None or file is sys.stdout or file is sys.stderr else None
     if logger is None:
         assert _plain_print is not None  # _print is installed after it was kept

@@ -26,7 +26,7 @@ def dumps(value: Any) -> bytes:
         data = pickle.dumps(value, _PROTOCOL)
         if b"__main__" not in data:
             return data
-    except Exception:  # noqa: S110 - cloudpickle knows more types, and its error is the one to see
+    except Exception:  # cloudpickle knows more types, and its error is the one to see
         pass
     return dumps_function(value)
 
@@ -50,7 +50,9 @@ def loads_each(parts: list[bytes]) -> list[Any]:
             values.append(loads(part))
         except Exception as error:
             values.append(
-                SerializationError(path="result", type_name="unknown", problem=f"unpickling raised {error!r}")
+                SerializationError(
+                    path="result", type_name="unknown", problem=f"unpickling raised {error!r}"
+                )
             )
     return values
 
@@ -72,13 +74,19 @@ def find_culprit(value: Any, path: str, run_name: str | None = None) -> Serializ
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
         inner = next(
-            ((part, name) for part, name in _parts(value, path) if id(part) not in seen and not _pickles(part)),
+            (
+                (part, name)
+                for part, name in _parts(value, path)
+                if id(part) not in seen and not _pickles(part)
+            ),
             None,
         )
         if inner is None:
             break
         value, path = inner
-    return SerializationError(path=path, type_name=type(value).__qualname__, problem=problem, run_name=run_name)
+    return SerializationError(
+        path=path, type_name=type(value).__qualname__, problem=problem, run_name=run_name
+    )
 
 
 def _parts(value: Any, path: str) -> list[tuple[Any, str]]:
@@ -95,7 +103,10 @@ def _parts(value: Any, path: str) -> list[tuple[Any, str]]:
     closure = getattr(value, "__closure__", None)
     if closure:
         names = value.__code__.co_freevars
-        return [(cell.cell_contents, f"{path}.<closure>.{name}") for cell, name in zip(closure, names, strict=True)]
+        return [
+            (cell.cell_contents, f"{path}.<closure>.{name}")
+            for cell, name in zip(closure, names, strict=True)
+        ]
     return []
 
 
@@ -112,7 +123,9 @@ def portable_error(error: BaseException, run_name: str) -> bytes:
     import traceback
 
     text = "".join(traceback.format_exception(error))
-    if not any("Traceback (most recent call last)" in note for note in getattr(error, "__notes__", ())):
+    if not any(
+        "Traceback (most recent call last)" in note for note in getattr(error, "__notes__", ())
+    ):
         error.add_note(f"On the worker:\n{text}")
     try:
         data = dumps(error)

@@ -27,7 +27,10 @@ def _whole_number(name: str, default: int, least: int) -> int:
         value = least - 1
     if value < least:
         raise InvalidOption(
-            where="the environment", option=name, value=text, problem=f"a whole number from {least} up is needed"
+            where="the environment",
+            option=name,
+            value=text,
+            problem=f"a whole number from {least} up is needed",
         )
     return value
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
@@ -69,7 +77,10 @@ class Task(Generic[P, R_co]):
         version: str | None = None,
         task_run_name: str | Callable[..., str] | None = None,
         retries: int | None = None,
-        retry_delay_seconds: float | Sequence[float] | Callable[[int], float | Sequence[float]] | None = None,
+        retry_delay_seconds: float
+        | Sequence[float]
+        | Callable[[int], float | Sequence[float]]
+        | None = None,
         retry_jitter_factor: float | None = None,
         retry_condition_fn: RetryCondition | None = None,
         crash_retries: int | None = None,
@@ -81,16 +92,21 @@ class Task(Generic[P, R_co]):
         resources: Mapping[str, float] | None = None,
         batch: bool | int | None = None,
     ) -> None:
-        self._binding = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
+        self._binding: Any = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
         function: Any = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
         if isinstance(function, Task):
             raise InvalidOption(
-                where=f"@task of {function.name!r}", option="fn", value=function.name, problem="it is a task already"
+                where=f"@task of {function.name!r}",
+                option="fn",
+                value=function.name,
+                problem="it is a task already",
             )
         if not callable(function):
-            raise InvalidOption(where="@task", option="fn", value=function, problem="a function is needed")
+            raise InvalidOption(
+                where="@task", option="fn", value=function, problem="a function is needed"
+            )
         self.fn: Callable[..., Any] = function
-        self.name = name if name is not None else _name_of(function)
+        self.name: str = name if name is not None else _name_of(function)
         where = f"task {self.name!r}"
         check = _Checks(where)
         self.description = description if description is not None else inspect.getdoc(function)
@@ -109,8 +125,7 @@ class Task(Generic[P, R_co]):
         self.on_failure_hooks = check.functions("on_failure", on_failure)
         self.resources = dict(resources) if resources is not None else {}
         self.batch = check.batch(batch)
-        #: Whether log lines about its runs are left out.
-        self.hidden = False
+        self.hidden: bool = False
         self.__name__ = getattr(function, "__name__", self.name)
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__module__ = getattr(function, "__module__", __name__)
@@ -126,7 +141,10 @@ class Task(Generic[P, R_co]):
         self.is_generator = inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body)
         try:
             self.signature: inspect.Signature | None = inspect.signature(function)
-        except (TypeError, ValueError):  # some functions written in C tell nothing of their parameters
+        except (
+            TypeError,
+            ValueError,
+        ):  # some functions written in C tell nothing of their parameters
             self.signature = None
         least, most = 0, 0
         for parameter in (self.signature.parameters if self.signature is not None else {}).values():
@@ -199,7 +217,10 @@ class Task(Generic[P, R_co]):
         for option, value in options.items():
             if option not in kept:
                 raise InvalidOption(
-                    where=f"task {self.name!r}", option=option, value=value, problem="there is no such option"
+                    where=f"task {self.name!r}",
+                    option=option,
+                    value=value,
+                    problem="there is no such option",
                 )
         return type(self)(self._original(), **{**kept, **options})
 
@@ -220,7 +241,12 @@ class Task(Generic[P, R_co]):
 
     def _add_hook(self, hooks: list[TaskHook], hook: TaskHook) -> TaskHook:
         if not callable(hook):
-            raise InvalidOption(where=f"task {self.name!r}", option="hook", value=hook, problem="a function is needed")
+            raise InvalidOption(
+                where=f"task {self.name!r}",
+                option="hook",
+                value=hook,
+                problem="a function is needed",
+            )
         hooks.append(hook)
         self._update_plain()
         return hook
@@ -236,7 +262,7 @@ class Task(Generic[P, R_co]):
             delay = float(delays[min(attempt, len(delays)) - 1]) if delays else 0.0
         if self.retry_jitter_factor and delay > 0:
             # Spread evenly over delay * (1 ± factor), so that runs which failed together do not return together.
-            delay *= 1 + self.retry_jitter_factor * random.uniform(-1, 1)  # noqa: S311 - not for secrets
+            delay *= 1 + self.retry_jitter_factor * random.uniform(-1, 1)  # not for secrets
         return max(delay, 0.0)
 
     # ------------------------------------------------------------------ arguments
@@ -277,7 +303,9 @@ class Task(Generic[P, R_co]):
                 args.append(left.pop(name))
             elif parameter.kind is parameter.POSITIONAL_ONLY:
                 raise ParameterBindError(
-                    task_name=self.name, problem=f"{name!r} can only be given if what precedes it is", argument=name
+                    task_name=self.name,
+                    problem=f"{name!r} can only be given if what precedes it is",
+                    argument=name,
                 )
             else:
                 kwargs[name] = left.pop(name)
@@ -295,13 +323,17 @@ class Task(Generic[P, R_co]):
 
     # ------------------------------------------------------------------ running
 
+    # A parameter named like one of ours is refused at decoration, which the type checkers cannot know: hence the
+    # ignores on the overloads and their implementations.
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
     def __call__(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
     @overload
     def __call__(self, *args: Any, wait_for: Any, **kwargs: Any) -> R_co: ...
-    def __call__(self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any) -> Any:
+    def __call__(  # type: ignore[misc]
+        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
         """Runs the task in the caller's thread, with retries and time limit, and gives its value.
 
         An async task gives a coroutine; a generator task gives an iterator that streams.
@@ -328,22 +360,30 @@ class Task(Generic[P, R_co]):
         return task_run.call_directly(call, wait_for, return_state)
 
     @overload
-    def submit(
+    def submit(  # type: ignore[overload-overlap]
         self: Task[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
     ) -> TaskFuture[R]: ...
     @overload
-    def submit(self: Task[P, AsyncIterator[R]], *args: P.args, **kwargs: P.kwargs) -> TaskFuture[list[R]]: ...
+    def submit(  # type: ignore[overload-overlap]
+        self: Task[P, AsyncIterator[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> TaskFuture[list[R]]: ...
     @overload
-    def submit(self: Task[P, Iterator[R]], *args: P.args, **kwargs: P.kwargs) -> TaskFuture[list[R]]: ...
+    def submit(  # type: ignore[overload-overlap]
+        self: Task[P, Iterator[R]], *args: P.args, **kwargs: P.kwargs
+    ) -> TaskFuture[list[R]]: ...
     @overload
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R_co]: ...
     @overload
     def submit(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
     @overload
-    def submit(self: Task[P, Coroutine[Any, Any, R]], *args: Any, wait_for: Any, **kwargs: Any) -> TaskFuture[R]: ...
+    def submit(
+        self: Task[P, Coroutine[Any, Any, R]], *args: Any, wait_for: Any, **kwargs: Any
+    ) -> TaskFuture[R]: ...
     @overload
     def submit(self, *args: Any, wait_for: Any, **kwargs: Any) -> TaskFuture[R_co]: ...
-    def submit(self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any) -> Any:
+    def submit(  # type: ignore[misc]
+        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
         """Gives the runner of the flow around the caller one run of this task; returns at once.
 
         Args:
@@ -378,7 +418,9 @@ class Task(Generic[P, R_co]):
     def map(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> list[State[Any]]: ...
     @overload
     def map(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> TaskFutureList[R_co]: ...
-    def map(self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any) -> Any:
+    def map(
+        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
         """Gives the runner one run for each element of the iterable arguments; returns at once.
 
         Iterables are mapped side by side and must have one length. Not mapped: strings, bytes, open files, anything
@@ -493,11 +535,15 @@ def bind_error(
             (
                 key
                 for key, p in parameters.items()
-                if key not in given and p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+                if key not in given
+                and p.default is p.empty
+                and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
             ),
             None,
         )
-    return ParameterBindError(task_name=name, problem=f"{error}; the signature is {name}{signature}", argument=argument)
+    return ParameterBindError(
+        task_name=name, problem=f"{error}; the signature is {name}{signature}", argument=argument
+    )
 
 
 class BoundTask(Task[P, R_co]):
@@ -540,24 +586,30 @@ class _Checks:
     def refuse(self, option: str, value: Any, problem: str) -> InvalidOption:
         return InvalidOption(where=self.where, option=option, value=value, problem=problem)
 
-    def whole(self, option: str, value: int | None) -> int:
+    def whole(self, option: str, value: Any) -> int:
         if value is None:
             return 0
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise self.refuse(option, value, "a whole number from 0 up is needed")
         return value
 
-    def seconds(self, option: str, value: float | None) -> float | None:
+    def seconds(self, option: str, value: Any) -> float | None:
         if value is None:
             return None
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
+        if (
+            not isinstance(value, (int, float))
+            or isinstance(value, bool)
+            or not 0 <= value < float("inf")
+        ):
             raise self.refuse(option, value, "a number from 0 up is needed")
         return float(value)
 
-    def timeout(self, value: float | None) -> float | None:
+    def timeout(self, value: Any) -> float | None:
         value = self.seconds("timeout_seconds", value)
         if value == 0:
-            raise self.refuse("timeout_seconds", value, "a number above 0 is needed, or None for no limit")
+            raise self.refuse(
+                "timeout_seconds", value, "a number above 0 is needed, or None for no limit"
+            )
         return value
 
     def delays(self, value: Any) -> Any:
@@ -591,7 +643,7 @@ class _Checks:
     def functions(self, option: str, value: Any) -> list[Any]:
         if value is None:
             return []
-        if callable(value) or not isinstance(value, (list, tuple)):
+        if not isinstance(value, (list, tuple)):
             raise self.refuse(option, value, "a list of functions is needed")
         return [self.function(option, hook) for hook in value]
 
@@ -600,7 +652,9 @@ class _Checks:
 
         if value is None or isinstance(value, (str, type, TaskRunner)):
             return value
-        raise self.refuse("task_runner", value, "a runner, its class, or a string such as 'threads:4' is needed")
+        raise self.refuse(
+            "task_runner", value, "a runner, its class, or a string such as 'threads:4' is needed"
+        )
 
     def batch(self, value: Any) -> bool | int:
         if value is None:
@@ -608,7 +662,9 @@ class _Checks:
         if isinstance(value, bool):
             return value
         if not isinstance(value, int) or value < 1:
-            raise self.refuse("batch", value, "True, False, or the most runs that may travel together")
+            raise self.refuse(
+                "batch", value, "True, False, or the most runs that may travel together"
+            )
         return value
 
 
@@ -633,7 +689,10 @@ def task(
     version: str | None = None,
     task_run_name: str | Callable[..., str] | None = None,
     retries: int | None = None,
-    retry_delay_seconds: float | Sequence[float] | Callable[[int], float | Sequence[float]] | None = None,
+    retry_delay_seconds: float
+    | Sequence[float]
+    | Callable[[int], float | Sequence[float]]
+    | None = None,
     retry_jitter_factor: float | None = None,
     retry_condition_fn: RetryCondition | None = None,
     crash_retries: int | None = None,
@@ -669,16 +728,9 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     known = inspect.signature(Task.__init__).parameters
     for option, value in options.items():
         if option not in known or option in ("self", "fn"):
-            raise InvalidOption(where="@task", option=option, value=value, problem="there is no such option")
+            raise InvalidOption(
+                where="@task", option=option, value=value, problem="there is no such option"
+            )
     if fn is None:
         return lambda function: Task(function, **options)
     return Task(fn, **options)
-
-
-def _join() -> None:
-    """Nothing: stands for the end of all runs of a runner."""
-
-
-#: The task of the future that ends with the last run of a runner.
-JOIN: Task[[], None] = Task(_join, name="all runs")
-JOIN.hidden = True

@@ -6,6 +6,7 @@ May import nothing of ours.
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -15,16 +16,17 @@ __all__ = ["parameter_model"]
 Refusal = Callable[[str, Any, str], Exception]
 
 
-def parameter_model(fn: Callable[..., Any], name: str) -> Callable[[dict[str, Any], Any, Refusal], dict[str, Any]]:
+def parameter_model(
+    fn: Callable[..., Any],
+) -> Callable[[dict[str, Any], Refusal], dict[str, Any]]:
     """Makes the validator of a function's parameters.
 
     Args:
         fn: the function; annotations given as text are looked up in its module.
-        name: of the flow.
 
     Returns:
-        A function that takes given arguments by name, pydantic, and how to make the error of a bad one (parameter,
-        value, problem), and gives them coerced.
+        A function that takes given arguments by name, and how to make the error of a bad one (parameter, value,
+        problem), and gives them coerced.
     """
     import pydantic
 
@@ -36,12 +38,12 @@ def parameter_model(fn: Callable[..., Any], name: str) -> Callable[[dict[str, An
         if annotation is parameter.empty or isinstance(annotation, str):
             continue
         if parameter.kind is parameter.VAR_POSITIONAL:
-            annotation = tuple[annotation, ...]
+            annotation = types.GenericAlias(tuple, (annotation, ...))
         elif parameter.kind is parameter.VAR_KEYWORD:
-            annotation = dict[str, annotation]  # type: ignore[valid-type]
+            annotation = types.GenericAlias(dict, (str, annotation))
         adapters[parameter.name] = _adapter(pydantic, annotation, config)
 
-    def validate(arguments: dict[str, Any], pydantic: Any, refusal: Refusal) -> dict[str, Any]:
+    def validate(arguments: dict[str, Any], refusal: Refusal) -> dict[str, Any]:
         coerced = dict(arguments)
         for parameter, value in arguments.items():
             adapter = adapters.get(parameter)
@@ -51,7 +53,9 @@ def parameter_model(fn: Callable[..., Any], name: str) -> Callable[[dict[str, An
                 coerced[parameter] = adapter.validate_python(value)
             except pydantic.ValidationError as error:
                 first = error.errors(include_url=False)[0]
-                path = "".join(f"[{part!r}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+                path = "".join(
+                    f"[{part!r}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
+                )
                 raise refusal(parameter + path, value, first["msg"]) from error
         return coerced
 
@@ -62,7 +66,9 @@ def _adapter(pydantic: Any, annotation: Any, config: Any) -> Any:
     try:
         return pydantic.TypeAdapter(annotation, config=config)
     except pydantic.errors.PydanticUserError:
-        return pydantic.TypeAdapter(annotation)  # models and dataclasses bring a config of their own
+        return pydantic.TypeAdapter(
+            annotation
+        )  # models and dataclasses bring a config of their own
 
 
 def _hints(fn: Callable[..., Any]) -> dict[str, Any]:

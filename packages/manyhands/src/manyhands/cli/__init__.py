@@ -21,6 +21,9 @@ __all__ = ["main"]
 
 def main() -> int:
     """Runs the command with the arguments of the process, and gives its exit code."""
-    from manyhands.cli.app import invoke
+    try:
+        from manyhands.cli.app import invoke
 
-    return invoke()
+        return invoke()
+    except KeyboardInterrupt:  # perhaps in the middle of an import
+        return 130

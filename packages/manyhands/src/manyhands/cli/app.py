@@ -26,6 +26,9 @@ __all__ = ["PLUGINS", "invoke", "make_app"]
 #: The entry-point group of commands in other packages: a name, and a cyclopts `App` of that name or a function.
 PLUGINS = "manyhands.commands"
 
+_COMMANDS = {"run": run, "runners": runners, "demo": demo}
+
+#: Any arguments at all, options included.
 _Anything = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 _HELP = """Run flows of tasks on threads, processes, Dask or Ray.
@@ -43,9 +46,8 @@ def make_app(*, plugins: bool = True) -> App:
     app = App(
         name="manyhands", help=_HELP, version=f"manyhands {__version__}", help_format="markdown"
     )
-    app.command(run)
-    app.command(runners)
-    app.command(demo)
+    for name, command in _COMMANDS.items():
+        app.command(command, name=name)
     if plugins:
         _add_plugins(app)
     return app
@@ -93,7 +95,7 @@ def invoke(tokens: Sequence[str] | None = None) -> int:
     """
     tokens = sys.argv[1:] if tokens is None else tokens
     try:
-        outcome = make_app(plugins=not tokens or tokens[0] not in ("run", "runners", "demo"))(
+        outcome = make_app(plugins=not tokens or tokens[0] not in _COMMANDS)(
             tokens,
             exit_on_error=False,
             print_error=False,
@@ -105,8 +107,6 @@ def invoke(tokens: Sequence[str] | None = None) -> int:
             error.add_note("A parameter of the flow is given as -p name=value.")
         print_error(error)
         return 2
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         # Who read our output has left, say `head`. What is still buffered must not fail again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -38,6 +38,9 @@ TOP = 10
 
 Rows = list[tuple[str, int]]
 
+#: What can hold statements. Expressions cannot, and are the most of a file.
+_HOLDERS = (ast.stmt, ast.ExceptHandler, ast.match_case)
+
 
 @dataclass
 class Module:
@@ -75,9 +78,7 @@ class Survey:
     modules: list[Module]
     failures: dict[str, str]  # files that could not be measured, and why
     rankings: list[Ranking]
-    imports: dict[
-        str, set[str]
-    ]  # the import graph: each module and what it imports, both by top-level name
+    imports: dict[str, set[str]]  # the import graph, by top-level names
     attempts: list[int]  # that each section of the report needed
     task_runs: int
 
@@ -139,19 +140,15 @@ def publish(report: Path, sections: dict[str, list[str]]) -> list[int]:
         How many attempts each section needed.
     """
     heading = write_heading.submit(report, "The standard library")
-    writing = write_section.map(
-        sections.keys(),
-        sections.values(),
-        unmapped(report),
-        wait_for=heading,  # nothing of it goes into the sections, it only has to be there first
-    )
-    return writing.result()
+    # The sections take nothing from the heading; it only has to be there first.
+    titles, lines = sections.keys(), sections.values()
+    return write_section.map(titles, lines, unmapped(report), wait_for=heading).result()
 
 
 @task
 def write_heading(report: Path, title: str) -> None:
     """Begins a report."""
-    report.write_text(f"# {title}\n")
+    report.write_text(f"# {title}\n", encoding="utf-8")
 
 
 def is_locked(task: object, run: object, state: State[object]) -> bool:
@@ -171,7 +168,7 @@ def write_section(title: str, lines: list[str], report: Path) -> int:
     lock = report.with_suffix(".lock")
     lock.touch(exist_ok=False)
     try:
-        with report.open("a") as file:
+        with report.open("a", encoding="utf-8") as file:
             file.write("\n".join(["", f"## {title}", "", *lines, ""]))
             file.flush()
             os.fsync(file.fileno())
@@ -185,18 +182,14 @@ def write_section(title: str, lines: list[str], report: Path) -> int:
 
 def largest_modules(modules: list[Module]) -> Ranking:
     """By lines."""
-    return Ranking(
-        "Largest modules", "lines", _largest([(module.name, module.lines) for module in modules])
-    )
+    rows = [(module.name, module.lines) for module in modules]
+    return Ranking("Largest modules", "lines", _largest(rows))
 
 
 def longest_functions(modules: list[Module]) -> Ranking:
-    """By lines too."""
-    return Ranking(
-        "Longest functions",
-        "lines",
-        _largest([row for module in modules for row in module.longest]),
-    )
+    """By lines, the definition's own and its docstring included."""
+    rows = [row for module in modules for row in module.longest]
+    return Ranking("Longest functions", "lines", _largest(rows))
 
 
 def most_imported(modules: list[Module]) -> Ranking:
@@ -230,7 +223,7 @@ def survey(report: Path, limit: int | None = None, watch: Watch = wait) -> Surve
 
     Args:
         report: the file to write.
-        limit: how many files to measure, the largest ones; all by default.
+        limit: how many files to measure, the first by name; all by default.
         watch: called with the futures of the files, to wait for them and perhaps to show how many have ended.
     """
     paths = find_files(limit)
@@ -239,48 +232,29 @@ def survey(report: Path, limit: int | None = None, watch: Watch = wait) -> Surve
     # None of these lines waits: a run starts as soon as those have ended whose futures it was given.
     files = measure.map(paths)
     file_at = dict(zip(paths, files, strict=True))
-    folders = add_up.map(
-        groups, [allow_failure([file_at[path] for path in group]) for group in groups]
-    )
+    measured = [allow_failure([file_at[path] for path in group]) for group in groups]
+    folders = add_up.map(groups, measured)
     rankings = rank.map([largest_modules, longest_functions, most_imported], unmapped(folders))
     watch(files)
 
-    # A flow is plain Python, and what is quickly done needs no task.
+    # A flow is plain Python: what is quickly done needs no task.
     modules = _modules_of(folders.result())
+    failures = {path: why for folder in folders.result() for path, why in folder.failures.items()}
     graph = import_graph(modules)
-    sections = {
-        ranking.title: [f"{n} {name}" for name, n in ranking.rows] for ranking in rankings.result()
-    }
-    sections["Imports"] = [
-        f"{name}: {', '.join(sorted(names))}" for name, names in sorted(graph.items())
-    ]
-    attempts = publish.submit(report, sections).result()
 
-    return Survey(
-        modules=modules,
-        failures={
-            path: why for folder in folders.result() for path, why in folder.failures.items()
-        },
-        rankings=rankings.result(),
-        imports=graph,
-        attempts=attempts,
-        task_runs=len(files)
-        + len(folders)
-        + len(rankings)
-        + len(["publish", "write_heading", *attempts]),
-    )
+    attempts = publish.submit(report, sections_of(rankings.result(), graph)).result()
+    publishing = 2 + len(attempts)  # publish itself, the heading, the sections
+    task_runs = len(files) + len(folders) + len(rankings) + publishing
+    return Survey(modules, failures, rankings.result(), graph, attempts, task_runs)
 
 
 def find_files(limit: int | None) -> list[str]:
-    """The files of the standard library, relative to it; the largest first, so that no long run is left for the end."""
+    """The files of the standard library, relative to it; the largest first, so that no long run comes last."""
     root = stdlib()
-    files = [
-        path
-        for path in root.rglob("*.py")
-        if not SKIPPED.intersection(path.relative_to(root).parts)
-    ]
-    files.sort(key=lambda path: (-path.stat().st_size, path))
-    return [path.relative_to(root).as_posix() for path in files[:limit]]
+    paths = sorted(path.relative_to(root) for path in root.rglob("*.py"))
+    paths = [path for path in paths if not SKIPPED.intersection(path.parts)][:limit]
+    paths.sort(key=lambda path: (root / path).stat().st_size, reverse=True)
+    return [path.as_posix() for path in paths]
 
 
 def by_folder(paths: list[str]) -> list[list[str]]:
@@ -289,6 +263,13 @@ def by_folder(paths: list[str]) -> list[list[str]]:
     for path in paths:
         folders.setdefault(path.rpartition("/")[0], []).append(path)
     return list(folders.values())
+
+
+def sections_of(rankings: list[Ranking], graph: dict[str, set[str]]) -> dict[str, list[str]]:
+    """The sections of the report, lines by title."""
+    sections = {ranking.title: [f"{n} {name}" for name, n in ranking.rows] for ranking in rankings}
+    sections["Imports"] = [f"{name}: {' '.join(sorted(graph[name]))}" for name in sorted(graph)]
+    return sections
 
 
 def _modules_of(folders: list[Folder]) -> list[Module]:
@@ -303,9 +284,9 @@ def _statements(tree: ast.AST, scope: str) -> Iterator[tuple[str, ast.AST]]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             scope = f"{scope}.{node.name}"
         yield scope, node
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
-                waiting.append((scope, child))
+        waiting += [
+            (scope, child) for child in ast.iter_child_nodes(node) if isinstance(child, _HOLDERS)
+        ]
 
 
 def _dotted(path: str) -> str:

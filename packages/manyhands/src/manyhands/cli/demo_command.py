@@ -31,7 +31,7 @@ def demo(
         Parameter(
             name=["--limit", "-n"],
             validator=validators.Number(gte=1),
-            help="Measure the N largest files only",
+            help="Measure so many files at the most",
         ),
     ] = None,
 ) -> int:

@@ -23,6 +23,19 @@ __all__ = ["parse"]
 #: Types that would take any text, character by character.
 _STREAMS = (Iterable, Iterator, AsyncIterable, AsyncIterator)
 
+#: How to write what plain text cannot be, by pydantic's names for what it misses. A shell eats quotes that are not
+#: quoted themselves.
+_EXAMPLES = {
+    ("list_type", "tuple_type", "set_type", "frozen_set_type", "iterable_type"): "[1, 2]",
+    (
+        "dict_type",
+        "mapping_type",
+        "model_type",
+        "dataclass_type",
+        "model_attributes_type",
+    ): '{"key": 1}',
+}
+
 
 def parse(flow: Flow[..., Any], assignments: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Reads the parameters of a flow.
@@ -40,17 +53,16 @@ def parse(flow: Flow[..., Any], assignments: list[str]) -> tuple[tuple[Any, ...]
     texts = _texts(assignments)
     _check_names(flow, texts)
     types = _types(flow)
-    bound = inspect.BoundArguments(flow.signature, {})  # type: ignore[arg-type]  # it takes any mapping
-    extra: dict[str, Any] = {}
-    for name, parameter in flow.signature.parameters.items():
+    bound = inspect.BoundArguments(flow.signature, {})
+    for parameter in flow.signature.parameters.values():
+        name, kind = parameter.name, types[parameter.name]
         if parameter.kind is Parameter.VAR_KEYWORD:
-            kind = types[name]
-            extra = {
-                key: _read(flow, key, text, kind) for key, text in texts.items() if key not in types
+            others = {key: text for key, text in texts.items() if key not in types}
+            bound.arguments[name] = {
+                key: _read(flow, parameter, key, text, kind) for key, text in others.items()
             }
-            bound.arguments[name] = extra
         elif name in texts:
-            bound.arguments[name] = _read(flow, name, texts[name], types[name])
+            bound.arguments[name] = _read(flow, parameter, name, texts[name], kind)
     return bound.args, bound.kwargs
 
 
@@ -94,16 +106,18 @@ def _types(flow: Flow[..., Any]) -> dict[str, Any]:
     """The type of each parameter; `Any` where there is none, or its name is known to type checkers only."""
     try:
         hints = typing.get_type_hints(flow.fn, include_extras=True)
-    except (NameError, TypeError):
+    except Exception:  # annotations are evaluated, and may be anything
         hints = {}
     types: dict[str, Any] = {}
     for name, parameter in flow.signature.parameters.items():
         kind = hints.get(name, str if parameter.annotation == "str" else Any)
-        types[name] = tuple[kind, ...] if parameter.kind is Parameter.VAR_POSITIONAL else kind
+        if parameter.kind is Parameter.VAR_POSITIONAL:
+            kind = tuple[kind, ...]  # type: ignore[valid-type]
+        types[name] = kind
     return types
 
 
-def _read(flow: Flow[..., Any], name: str, text: str, kind: Any) -> Any:
+def _read(flow: Flow[..., Any], parameter: Parameter, name: str, text: str, kind: Any) -> Any:
     """The value of one parameter.
 
     A flow that validates its parameters gets the reading that fits and converts it itself, as in any call; another
@@ -114,45 +128,37 @@ def _read(flow: Flow[..., Any], name: str, text: str, kind: Any) -> Any:
     try:
         decoded = json.loads(text)
     except ValueError:
-        is_json = False
+        pass
     else:
-        is_json = True
         readings.insert(0 if kind in (Any, object) or _is_stream(kind) else 1, decoded)
     problem = ""
     for reading in readings:
         try:
             value = adapter.validate_python(reading)
         except pydantic.ValidationError as error:
-            problem = _problem(error)
+            problem = _problem(error, name, _shown(parameter))
         else:
             return reading if flow.validate_parameters else value
-    parameters = flow.signature.parameters
-    parameter = (
-        parameters[name] if name in parameters else list(parameters.values())[-1]
-    )  # **anything
-    advice = "" if is_json else _advice(name, kind)
-    raise UsageError(
-        f"-p {name}={text}: {problem}. The flow {flow.name!r} takes {_shown(parameter)}.{advice}"
-    )
+    raise UsageError(f"-p {name}={text}: the flow {flow.name!r} takes {problem}")
 
 
 def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
     try:
         return pydantic.TypeAdapter(kind, config=pydantic.ConfigDict(arbitrary_types_allowed=True))
-    except pydantic.errors.PydanticUserError:
-        return pydantic.TypeAdapter(
-            kind
-        )  # models and dataclasses bring a configuration of their own
+    except pydantic.errors.PydanticUserError:  # models and dataclasses have a configuration
+        return pydantic.TypeAdapter(kind)
 
 
 def _is_stream(kind: Any) -> bool:
     return kind in _STREAMS or typing.get_origin(kind) in _STREAMS
 
 
-def _problem(error: pydantic.ValidationError) -> str:
+def _problem(error: pydantic.ValidationError, name: str, wanted: str) -> str:
     first = error.errors(include_url=False)[0]
     path = "".join(f"[{part!r}]" for part in first["loc"])
-    return f"{path}: {first['msg']}" if path else first["msg"]
+    problem = f"{wanted}. {path + ': ' if path else ''}{first['msg']}"
+    example = next((text for kinds, text in _EXAMPLES.items() if first["type"] in kinds), None)
+    return f"{problem}. Write it as JSON: -p '{name}={example}'" if example else problem
 
 
 def _shown(parameter: Parameter) -> str:
@@ -160,10 +166,3 @@ def _shown(parameter: Parameter) -> str:
     annotation = parameter.annotation
     text = str(parameter)
     return text.replace(repr(annotation), annotation, 1) if isinstance(annotation, str) else text
-
-
-def _advice(name: str, kind: Any) -> str:
-    """How to write what is not plain text; a shell eats quotes that are not quoted themselves."""
-    schema = _adapter(kind).json_schema() if kind is not Any else {}
-    example = {"array": "[1, 2]", "object": '{"key": 1}'}.get(schema.get("type", ""))
-    return f" Write it as JSON: -p '{name}={example}'" if example else ""

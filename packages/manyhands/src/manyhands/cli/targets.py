@@ -111,14 +111,12 @@ def _load_module(target: str, name: str) -> ModuleType:
         missing = error.name or ""
         if name != missing and not name.startswith(f"{missing}."):
             raise  # it is the user's code that misses something
-    error = ScriptError(target=target, problem=f"there is no module {name!r}")
-    file = Path(*name.split(".")).with_suffix(".py")
-    error.add_note(
-        f"For a file, write {file}."
-        if file.is_file()
-        else "For a file, write its path with .py at the end."
-    )
-    raise error
+        file = Path(*name.split(".")).with_suffix(".py")
+        refusal = ScriptError(target=target, problem=f"there is no module {name!r}")
+        refusal.add_note(
+            f"For a file, write {file if file.is_file() else 'its path, with .py at the end'}."
+        )
+        raise refusal from None
 
 
 # ---------------------------------------------------------------------- finding

@@ -24,14 +24,29 @@ from manyhands.engine.inputs import ATOMS
 from manyhands.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from manyhands.exceptions import SerializationError
 from manyhands.logs import name_of
-from manyhands.serialization import dumps, dumps_function, find_culprit, loads, loads_each, portable_error
+from manyhands.serialization import (
+    dumps,
+    dumps_function,
+    find_culprit,
+    loads,
+    loads_each,
+    portable_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from manyhands.tasks import Task
 
-__all__ = ["Packed", "Surroundings", "pack_task", "run_calls", "run_packed", "surroundings_of", "unpack_report"]
+__all__ = [
+    "Packed",
+    "Surroundings",
+    "pack_task",
+    "run_calls",
+    "run_packed",
+    "surroundings_of",
+    "unpack_report",
+]
 
 #: A flow run's parameters travel with it up to this size; `runtime.flow_run.parameters` is empty beyond.
 LARGEST_PARAMETERS = 64 * 1024
@@ -89,7 +104,9 @@ def surroundings_of(scope: Scope | None) -> bytes:
     if run is not None:
         try:
             parameters = dumps(run.parameters)
-        except Exception:  # what cannot travel is not missed: tasks get their arguments by themselves
+        except (
+            Exception
+        ):  # what cannot travel is not missed: tasks get their arguments by themselves
             parameters = b""
         if len(parameters) > LARGEST_PARAMETERS:
             parameters = b""
@@ -139,7 +156,9 @@ class _Collector(logging.Handler):
         record.msg = record.getMessage()
         record.args = None
         if record.exc_info:
-            record.exc_text = record.exc_text or logging.Formatter().formatException(record.exc_info)
+            record.exc_text = record.exc_text or logging.Formatter().formatException(
+                record.exc_info
+            )
             record.exc_info = None
         self.records.append(record)
 
@@ -259,14 +278,20 @@ def _run_coroutines(calls: Sequence[Call]) -> list[Outcome]:
 
     async def all_of_them() -> list[Outcome]:
         loop = asyncio.get_running_loop()
-        return list(await asyncio.gather(*[loop.create_task(one(call), context=call.context.copy()) for call in calls]))
+        return list(
+            await asyncio.gather(
+                *[loop.create_task(one(call), context=call.context.copy()) for call in calls]
+            )
+        )
 
     from manyhands.engine.loops import SERVICE_LOOP
 
     return SERVICE_LOOP.run(all_of_them())  # type: ignore[no-any-return]
 
 
-def _columns(calls: Sequence[Call], values: list[Any]) -> tuple[bytes | None, list[bytes], list[int]]:
+def _columns(
+    calls: Sequence[Call], values: list[Any]
+) -> tuple[bytes | None, list[bytes], list[int]]:
     """Results as one pickle if all are plain; else each on its own, with the places of outcomes."""
     if all(type(value) in ATOMS for value in values):
         return dumps(values), [], []
@@ -298,7 +323,9 @@ def _pack_outcome(call: Call, outcome: Outcome) -> bytes:
     try:
         return dumps(outcome)
     except Exception:
-        return dumps(Outcome(FAILED, find_culprit(outcome.value, "result", name_of(call)), name=call.name))
+        return dumps(
+            Outcome(FAILED, find_culprit(outcome.value, "result", name_of(call)), name=call.name)
+        )
 
 
 # ---------------------------------------------------------------------- back in the driver
@@ -316,4 +343,4 @@ def unpack_report(batch: int, data: bytes) -> Report | BaseException:
         for place, value in enumerate(values):
             if isinstance(value, SerializationError) and place not in places:
                 values[place] = Outcome(FAILED, value)
-    return Report(batch, 0, values, ends, seconds, logs)
+    return Report(batch, range(len(values)), values, ends, seconds, logs)

@@ -26,7 +26,8 @@ from manyhands.engine.services import TIMERS
 from manyhands.engine.task_run import results_in, sleep
 from manyhands.engine.values import value_of
 from manyhands.exceptions import CancelledRun, FlowRunTimeout
-from manyhands.futures import TaskFuture, TaskFutureList, block
+from manyhands.futures import TaskFuture, TaskFutureList
+from manyhands.futures.blocking import block
 from manyhands.logs import flow_run_logger, log_prints_of, set_up
 from manyhands.names import flow_run_name, next_number, render_run_name
 from manyhands.states import (
@@ -93,23 +94,29 @@ class _Run:
     @contextmanager
     def inside(self, runner: Any) -> Iterator[None]:
         """The context of the flow's body."""
-        tokens = [(SCOPE, SCOPE.set(runner.scope(self.record))), (CALL, CALL.set(None))]
+        scope = SCOPE.set(runner.scope(self.record))
+        call = CALL.set(None)
         try:
             yield
         finally:
-            for variable, token in reversed(tokens):
-                variable.reset(token)  # type: ignore[arg-type]
+            CALL.reset(call)
+            SCOPE.reset(scope)
 
     def raised(self, error: BaseException) -> State[Any]:
         """The state that an exception leads to."""
         if isinstance(error, FlowRunTimeout):
             return TimedOut(str(error), data=error)
-        if isinstance(error, CancelledRun) or type(error).__name__ in ("CancelledError", "Cancelled"):
+        if isinstance(error, CancelledRun) or type(error).__name__ in (
+            "CancelledError",
+            "Cancelled",
+        ):
             return Cancelled(str(error) or "the flow was cancelled", data=error)
         if isinstance(error, Exception):
             text = f"Flow run encountered an exception: {type(error).__name__}: {error}"
             return Failed(text, data=error)
-        return Crashed(f"Flow run was ended by {type(error).__name__}: {error}".rstrip(": "), data=error)
+        return Crashed(
+            f"Flow run was ended by {type(error).__name__}: {error}".rstrip(": "), data=error
+        )
 
     def retries(self, state: State[Any]) -> bool:
         """Whether there is to be another attempt; says so in the log."""
@@ -189,7 +196,9 @@ def _final_state(value: Any) -> State[Any]:
         and all(isinstance(item, (State, TaskFuture)) for item in value)
     ):
         items = list(value)
-        aggregate = aggregate_states([item if isinstance(item, State) else item.state for item in items])
+        aggregate = aggregate_states(
+            [item if isinstance(item, State) else item.state for item in items]
+        )
         if aggregate.is_completed():
             values = [item.result() for item in items]
             made = values if isinstance(value, list) else tuple(values)
@@ -210,7 +219,11 @@ def _futures_in(value: Any) -> list[TaskFuture[Any]]:
 
 
 def run_flow(
-    flow: Flow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any, return_state: bool
+    flow: Flow[Any, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    wait_for: Any,
+    return_state: bool,
 ) -> Any:
     """Runs a flow in the caller's thread."""
     run = _Run(flow, args, kwargs)
@@ -260,6 +273,7 @@ def _attempt(run: _Run) -> State[Any]:
 
     timer = TIMERS.after(limit, fire)
     expired = False
+    state: State[Any] | None = None
     try:
         try:
             state = _in_runner(run)
@@ -275,7 +289,7 @@ def _attempt(run: _Run) -> State[Any]:
             raise  # else what it raised came of the interrupt
     finally:
         HERE.block = blocker
-    if expired:
+    if expired or state is None:
         raise FlowRunTimeout(run_name=run.record.name, timeout=limit)
     return state
 
@@ -315,12 +329,16 @@ def _terminable() -> Iterator[None]:
 
 
 async def run_flow_async(
-    flow: Flow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any, return_state: bool
+    flow: Flow[Any, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    wait_for: Any,
+    return_state: bool,
 ) -> Any:
     """Runs a coroutine flow on the caller's loop, under asyncio or trio."""
     import anyio
 
-    from manyhands.engine.loops import settled
+    from manyhands.futures.awaiting import settled
 
     run = _Run(flow, args, kwargs)
     try:
@@ -367,7 +385,7 @@ async def _attempt_async(run: _Run) -> State[Any]:
 
 
 async def _in_runner_async(run: _Run) -> State[Any]:
-    from manyhands.engine.loops import settled
+    from manyhands.futures.awaiting import settled
 
     runner = run.flow.make_runner()
     runner.__enter__()

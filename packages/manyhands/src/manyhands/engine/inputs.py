@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from manyhands.annotations import Annotation, allow_failure, opaque, quote
 from manyhands.engine.containers import ATOMS, TUPLE, Container, container_of
 from manyhands.exceptions import InvalidOption
-from manyhands.futures import TaskFuture, TaskFutureList
+from manyhands.futures import TaskFuture, TaskFutureList, collections
 from manyhands.states import State
 
 __all__ = [
@@ -410,3 +410,7 @@ class _Scan:
         for index, part in node.links:
             parts[index] = part.new
         return node.kind.rebuilt(node.whole, node.new, node.old, parts)
+
+
+# `manyhands.futures` offers this too, and may not import from here.
+collections.replacer = replace_futures

@@ -26,7 +26,7 @@ from manyhands.context import HERE, LOCK
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from manyhands.futures import Countdown
+    from manyhands.futures.blocking import Countdown
 
 __all__ = ["Frame", "Frames", "Interrupt", "frames_of_this_thread", "shielded"]
 
@@ -109,11 +109,10 @@ class Frames:
             False if the run is not on this thread.
         """
         stack = list(self.stack)
-        for depth, frame in enumerate(stack):
-            if frame.run is run:
-                break
-        else:
+        depth = next((depth for depth, frame in enumerate(stack) if frame.run is run), None)
+        if depth is None:
             return False
+        frame = stack[depth]
         if not self.disarm(frame):
             return frame.fired
         frame.fired = True
@@ -181,7 +180,7 @@ def shielded() -> Iterator[None]:
 
 def interruptible_block(wanted: Any, deadline: float | None, fail_fast: bool, first: bool) -> bool:
     """How a thread waits whose own run can be interrupted (a timed flow or direct call)."""
-    from manyhands.futures import Countdown, block_plainly
+    from manyhands.futures.blocking import Countdown, block_plainly
 
     frames = frames_of_this_thread()
     if not frames.stack:

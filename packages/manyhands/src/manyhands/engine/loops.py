@@ -1,28 +1,26 @@
-"""Event loops: the one long-lived loop that runs async tasks, and futures awaited on any loop.
+"""The one long-lived loop that runs async tasks.
 
-The service loop is asyncio's, on a daemon thread that starts with the first async run and lives as long as the
-process. Waking a loop from another thread never blocks: `call_soon_threadsafe` under asyncio, `run_sync_soon` under
-trio. May import futures and what lies above them; asyncio and anyio are imported on use.
+It is asyncio's, on a daemon thread that starts with the first async run and lives as long as the process. May import
+futures and what lies above them; asyncio and anyio are imported on use.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from typing import TYPE_CHECKING, Any
 
-from manyhands.context import CALL, HERE, LOCK
+from manyhands.context import HERE
 from manyhands.exceptions import BlockingWaitInLoop
-from manyhands.futures import Arrivals, Countdown
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import Coroutine
 
-    from manyhands.futures import TaskFuture, Wanted
+    from manyhands.futures.blocking import Wanted
 
-__all__ = ["SERVICE_LOOP", "ServiceLoop", "arrive", "settled", "waker"]
+__all__ = ["SERVICE_LOOP", "ServiceLoop"]
 
 
 class ServiceLoop:
@@ -70,144 +68,16 @@ class ServiceLoop:
 
 
 def _refuse(wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
-    if all(future.done() for future in wanted):
+    """How the loop's thread waits: not at all."""
+    open_items = [item for item in wanted if not item.done()]
+    if not open_items:
         return True
-    if deadline is not None:
-        import time
-
-        if deadline <= time.monotonic():
-            return False
-    raise BlockingWaitInLoop(run_name=next(future.name for future in wanted if not future.done()))
+    if deadline is not None and deadline <= time.monotonic():
+        return False
+    raise BlockingWaitInLoop(run_name=getattr(open_items[0], "name", None))
 
 
 SERVICE_LOOP = ServiceLoop()
 
-
-class Place(Protocol):
-    """What a coroutine of a runner with a limit holds while it does not wait for runs."""
-
-    def give_up(self, wanted: Wanted) -> None:
-        """It is about to wait."""
-
-    async def take_again(self) -> None:
-        """It goes on."""
-
-
-#: The places of the coroutines on the service loop, by run number.
-PLACES: dict[int, Place] = {}
-
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=SERVICE_LOOP._reset)
-
-
-def waker() -> tuple[Any, Callable[[], None]]:
-    """An event of the running loop, and a function that sets it from any thread without blocking.
-
-    Returns:
-        The event (`await event.wait()`, under asyncio and trio) and the function.
-    """
-    import anyio
-
-    event = anyio.Event()
-    if "trio" in sys.modules:
-        import trio
-
-        try:
-            token = trio.lowlevel.current_trio_token()
-        except RuntimeError:
-            token = None
-        if token is not None:
-            trio_token = token
-
-            def wake_trio() -> None:
-                try:
-                    trio_token.run_sync_soon(event.set, idempotent=True)
-                except trio.RunFinishedError:
-                    return  # the loop that waited is gone, and with it who waited
-
-            return event, wake_trio
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-
-    def wake_asyncio() -> None:
-        try:
-            loop.call_soon_threadsafe(event.set)
-        except RuntimeError:
-            return  # closed: as above
-
-    return event, wake_asyncio
-
-
-class _LoopCountdown(Countdown):
-    """A countdown that wakes a coroutine."""
-
-    __slots__ = ()
-
-    def __init__(self, fail_fast: bool, wake: Callable[[], None]) -> None:
-        super().__init__(fail_fast)
-        self._wake = wake
-
-
-async def settled(wanted: Wanted, timeout: float | None = None, fail_fast: bool = False) -> bool:
-    """Waits for futures without blocking the loop.
-
-    Args:
-        wanted: futures or a map.
-        timeout: seconds, or `None`.
-        fail_fast: whether the first failure ends the wait.
-
-    Returns:
-        False if `timeout` was over first.
-    """
-    import anyio
-
-    event, wake = waker()
-    countdown = _LoopCountdown(fail_fast, wake)
-    with LOCK:
-        countdown.watch(wanted)
-        if not countdown.pending:
-            return True
-    # A coroutine on the service loop holds a place of its runner while it runs, not while it waits.
-    call = CALL.get()
-    place = PLACES.get(call.number) if call is not None else None
-    if place is not None:
-        place.give_up(wanted)
-    try:
-        with anyio.move_on_after(timeout) as scope:
-            await event.wait()
-        return not scope.cancelled_caught
-    finally:
-        with LOCK:
-            if countdown.pending:
-                countdown.forget(wanted)
-        if place is not None:
-            with anyio.CancelScope(shield=True):
-                await place.take_again()
-
-
-async def arrive(
-    futures: Iterable[TaskFuture[Any]], deadline: float | None
-) -> AsyncIterator[TaskFuture[Any] | None]:
-    """Futures as they end; `None` and no more once the deadline (of `time.monotonic`) is over."""
-    import time
-
-    import anyio
-
-    event, wake = waker()
-    pending = list(futures)
-    state = {"event": event, "wake": wake}
-    arrivals = Arrivals(pending, lambda: state["wake"]())
-    try:
-        for _ in pending:
-            while arrivals.queue.empty():
-                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                with anyio.move_on_after(left) as scope:
-                    await state["event"].wait()
-                if scope.cancelled_caught and arrivals.queue.empty():
-                    yield None
-                    return
-                state["event"], state["wake"] = waker()
-            yield arrivals.queue.get_nowait()
-    finally:
-        arrivals.close()

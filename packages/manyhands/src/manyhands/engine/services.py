@@ -61,7 +61,9 @@ class Timers:
         with self._condition:
             heapq.heappush(self._heap, timer)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="manyhands-timer", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._serve, name="manyhands-timer", daemon=True
+                )
                 self._thread.start()
             elif self._heap[0] is timer:
                 self._condition.notify()

@@ -13,7 +13,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from manyhands.calls import AWAITING_RETRY, CANCELLED, COMPLETED, CRASHED, FAILED, WAITING, Call, Outcome
+from manyhands.calls import (
+    AWAITING_RETRY,
+    CANCELLED,
+    COMPLETED,
+    CRASHED,
+    FAILED,
+    WAITING,
+    Call,
+    Outcome,
+)
 from manyhands.context import CALL, HERE, LOCK
 from manyhands.engine import inputs
 from manyhands.engine.interrupt import Interrupt, frames_of_this_thread, interruptible_block
@@ -37,7 +46,16 @@ from manyhands.states import (
 if TYPE_CHECKING:
     from manyhands.tasks import Task
 
-__all__ = ["TaskRun", "attempt", "attempt_async", "results_in", "run_plain", "sleep", "timed_attempt", "timed_attempt_async"]
+__all__ = [
+    "TaskRun",
+    "attempt",
+    "attempt_async",
+    "results_in",
+    "run_plain",
+    "sleep",
+    "timed_attempt",
+    "timed_attempt_async",
+]
 
 _PHASES = {
     StateType.COMPLETED: COMPLETED,
@@ -159,7 +177,11 @@ def returned(call: Call, value: Any) -> Outcome:
         return _from_state(call, value)
     if type(value) in inputs.ATOMS:
         return Outcome(COMPLETED, value, name=name)
-    if isinstance(value, (list, tuple, set)) and value and all(isinstance(item, State) for item in value):
+    if (
+        isinstance(value, (list, tuple, set))
+        and value
+        and all(isinstance(item, State) for item in value)
+    ):
         return _from_state(call, aggregate_states(list(value)))
     found = inputs.collect((value,), None)
     if not found:
@@ -204,7 +226,9 @@ def raised(call: Call, error: BaseException) -> Outcome:
     """What an exception means for the run: FAILED, another attempt, or CRASHED."""
     if not isinstance(error, Exception):
         crash = CrashedRun(
-            run_name=name_of(call), message=f"the task raised {type(error).__name__}: {error}", cause=error
+            run_name=name_of(call),
+            message=f"the task raised {type(error).__name__}: {error}",
+            cause=error,
         )
         return Outcome(CRASHED, crash, name=call.name)
     if isinstance(error, TaskRunTimeout):
@@ -223,7 +247,11 @@ def failure_message(error: BaseException) -> str:
     """The message of the state of a run that raised."""
     text = str(error)
     kind = type(error).__name__
-    return f"Task run encountered an exception {kind}: {text}" if text else f"Task run encountered an exception {kind}"
+    return (
+        f"Task run encountered an exception {kind}: {text}"
+        if text
+        else f"Task run encountered an exception {kind}"
+    )
 
 
 def state_of(outcome: Outcome) -> State[Any]:
@@ -237,7 +265,9 @@ def state_of(outcome: Outcome) -> State[Any]:
     return Failed(failure_message(outcome.value), data=outcome.value)
 
 
-def _retry_delay(call: Call, state: State[Any] | None, error: BaseException | None = None) -> float | None:
+def _retry_delay(
+    call: Call, state: State[Any] | None, error: BaseException | None = None
+) -> float | None:
     """Seconds until the next attempt, or `None` if there is to be none."""
     task = call.task
     if call.attempt > task.retries:
@@ -338,6 +368,7 @@ def timed_attempt(call: Call) -> Outcome:
 
     timer = TIMERS.after(limit, fire)
     expired = False
+    outcome: Outcome | None = None
     try:
         try:
             outcome = call.context.copy().run(attempt, call)
@@ -351,7 +382,7 @@ def timed_attempt(call: Call) -> Outcome:
             raise
     finally:
         HERE.block = blocker
-    if expired:
+    if expired or outcome is None:
         return call.context.copy().run(_timed_out, call, limit)
     return outcome
 
@@ -411,7 +442,7 @@ def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
     Raises:
         Exception: what the last attempt raised.
     """
-    from manyhands.futures import block
+    from manyhands.futures.blocking import block
 
     set_up()
     try:
@@ -436,7 +467,7 @@ async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> 
     """As `call_directly`, for coroutine functions, on the caller's loop."""
     import anyio
 
-    from manyhands.engine.loops import settled
+    from manyhands.futures.awaiting import settled
 
     set_up()
     token = CALL.set(call)
@@ -453,7 +484,9 @@ async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> 
             outcome = await timed_attempt_async(call)
             if outcome.phase == WAITING:
                 waiting = inputs.collect((outcome.value,), None)
-                await settled([entry.future for entry in waiting if isinstance(entry.future, TaskFuture)])
+                await settled(
+                    [entry.future for entry in waiting if isinstance(entry.future, TaskFuture)]
+                )
                 outcome = waited_for(call, outcome.value)
             if outcome.phase != AWAITING_RETRY:
                 return _finish(call, outcome, return_state)
@@ -492,7 +525,7 @@ async def stream_async(call: Call) -> AsyncIterator[Any]:
     found = _bound_upstreams(call, None)
     for entry in found:
         if isinstance(entry.future, TaskFuture) and not entry.future.done():
-            from manyhands.engine.loops import settled
+            from manyhands.futures.awaiting import settled
 
             await settled((entry.future,))
     _fill_in(call, found)
@@ -515,7 +548,9 @@ async def stream_async(call: Call) -> AsyncIterator[Any]:
 
 
 def _log_end(call: Call, state: State[Any]) -> None:
-    _logger(call).log(logging.INFO if state.is_completed() else logging.ERROR, "Finished in state %s", state)
+    _logger(call).log(
+        logging.INFO if state.is_completed() else logging.ERROR, "Finished in state %s", state
+    )
 
 
 def _log_retry(call: Call, outcome: Outcome) -> None:
@@ -523,7 +558,9 @@ def _log_retry(call: Call, outcome: Outcome) -> None:
         "Attempt %d of %d did not complete (%s); the next begins in %g s",
         call.attempt,
         call.task.retries + 1,
-        outcome.state if outcome.state is not None else f"{type(outcome.value).__name__}: {outcome.value}",
+        outcome.state
+        if outcome.state is not None
+        else f"{type(outcome.value).__name__}: {outcome.value}",
         round(outcome.delay, 3),
     )
 
@@ -560,7 +597,7 @@ def _finish(call: Call, outcome: Outcome, return_state: bool) -> Any:
 
 def sleep(seconds: float) -> None:
     """Waits out a retry's delay in the caller's thread, and wakes for an interrupt."""
-    from manyhands.futures import Countdown
+    from manyhands.futures.blocking import Countdown
 
     frames = HERE.frames
     if frames is None or not frames.stack:

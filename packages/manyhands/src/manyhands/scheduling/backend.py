@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from manyhands.calls import Batch, Report
     from manyhands.futures import TaskFuture
 
-__all__ = ["Backend", "BackendEvents", "Capabilities", "PullingBackend"]
+__all__ = ["AnyBackend", "Backend", "BackendEvents", "Capabilities", "PullingBackend"]
 
 
 class Capabilities:
@@ -91,7 +91,9 @@ class BackendEvents(Protocol):
     def split(self, batch: int) -> None:
         """A batch could not be unpacked on the worker; its runs are sent again, each alone."""
 
-    def lost(self, batch: int, error: BaseException, maybe_started: list[int] | None = None) -> None:
+    def lost(
+        self, batch: int, error: BaseException, maybe_started: list[int] | None = None
+    ) -> None:
         """A batch will not report any more.
 
         Args:
@@ -101,22 +103,25 @@ class BackendEvents(Protocol):
         """
 
 
-class Backend(Protocol):
-    """An execution system behind the scheduler."""
+class AnyBackend(Protocol):
+    """What both kinds of backends have."""
 
     capabilities: Capabilities
+    #: Whether `capture` may give something: asked at every submit only then.
+    captures: bool
 
-    def start(self, events: BackendEvents) -> None:
-        """Starts what must run before the first batch; the rest may start on use."""
+    def start(self, events: Any) -> None:
+        """Starts what must run before the first run; the rest may start on use.
+
+        Args:
+            events: a `BackendEvents`; for a pulling backend the dispatcher, whose scheduler its workers ask.
+        """
 
     def stop(self, grace: float) -> None:
-        """Joins, or stops within about `grace` seconds, all that `start` and `launch` made."""
-
-    def launch(self, batch: Batch) -> None:
-        """Sends a batch to its slot. Never blocks."""
+        """Joins, or stops within about `grace` seconds, all that was started."""
 
     def interrupt(self, run: TaskFuture[Any], hard: bool) -> None:
-        """Stops a run that was sent and may be executing; does nothing if it is not. With the lock held."""
+        """Stops a run that may be executing; does nothing if it is not. With the lock held."""
 
     def running(self) -> list[TaskFuture[Any]]:
         """Runs that execute and that the scheduler sees in no batch. With the lock held."""
@@ -128,8 +133,15 @@ class Backend(Protocol):
         """The engine's own future of a run, or `None`."""
 
 
-class PullingBackend(Backend, Protocol):
-    """A backend whose workers take runs from the scheduler."""
+class Backend(AnyBackend, Protocol):
+    """An execution system to which batches are pushed."""
+
+    def launch(self, batch: Batch) -> None:
+        """Sends a batch to its slot. Never blocks."""
+
+
+class PullingBackend(AnyBackend, Protocol):
+    """Workers of this process, which take runs from the scheduler."""
 
     def wake(self, worker: Any) -> None:
         """There is something to take for this idle worker."""
@@ -139,3 +151,6 @@ class PullingBackend(Backend, Protocol):
 
     def wake_loop(self) -> None:
         """There are async runs to take."""
+
+    def give_up(self, run: TaskFuture[Any]) -> None:
+        """An interrupted run has had its grace: what still executes it is given up."""

@@ -38,7 +38,9 @@ class BatchPolicy:
         self.window = window
         self.growth = growth
 
-    def size(self, seconds: float | None, observed: int, ready: int, slots: int, limit: int | None) -> int:
+    def size(
+        self, seconds: float | None, observed: int, ready: int, slots: int, limit: int | None
+    ) -> int:
         """How many runs of one task to send in one message.
 
         Args:

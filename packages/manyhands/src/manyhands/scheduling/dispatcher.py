@@ -34,7 +34,8 @@ from manyhands.engine.inputs import ATOMS
 from manyhands.engine.services import CALLBACKS, TIMERS
 from manyhands.engine.values import value_of
 from manyhands.exceptions import RunnerStateError
-from manyhands.futures import MapRecord, TaskFuture, TaskFutureList
+from manyhands.futures import TaskFuture, TaskFutureList
+from manyhands.futures.maps import MapRecord
 from manyhands.names import next_number, reserve
 from manyhands.scheduling import scheduler as effects_of
 from manyhands.scheduling.runlog import RunLog
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from manyhands.calls import Report
-    from manyhands.scheduling.backend import Backend
+    from manyhands.scheduling.backend import AnyBackend
     from manyhands.tasks import Task
 
 __all__ = ["Dispatcher"]
@@ -64,7 +65,7 @@ class Dispatcher:
         runner_name: for messages.
     """
 
-    def __init__(self, backend: Backend, limit: int | None, runner_name: str) -> None:
+    def __init__(self, backend: AnyBackend, limit: int | None, runner_name: str) -> None:
         self.backend: Any = backend
         self.capabilities = backend.capabilities
         self.scheduler = Scheduler(backend.capabilities, limit)
@@ -74,7 +75,7 @@ class Dispatcher:
         self._draining = threading.Lock()
         self._log = RunLog()
         self.scheduler.tells_ends = self._log.wanted()
-        self._captures = backend.capture() is not None or getattr(backend, "captures", False)
+        self._captures = backend.captures
         self._ended: TaskFuture[None] | None = None
 
     # ------------------------------------------------------------------ runs come in
@@ -89,7 +90,9 @@ class Dispatcher:
     ) -> TaskFuture[Any]:
         """Takes a run whose arguments fit the task's signature. Hot."""
         if self.closed:
-            raise RunnerStateError(runner=self.runner_name, problem="it has been left, so it takes no more runs")
+            raise RunnerStateError(
+                runner=self.runner_name, problem="it has been left, so it takes no more runs"
+            )
         call = Call(task, args, kwargs, next_number(), copy_context(), scope)
         future: TaskFuture[Any] = TaskFuture(self, task, call.number, call, time.time())
         if self._captures:
@@ -143,7 +146,9 @@ class Dispatcher:
     ) -> TaskFutureList[Any]:
         """Takes the runs of a map: columns of mapped arguments and values that are the same for all."""
         if self.closed:
-            raise RunnerStateError(runner=self.runner_name, problem="it has been left, so it takes no more runs")
+            raise RunnerStateError(
+                runner=self.runner_name, problem="it has been left, so it takes no more runs"
+            )
         if size == 0:
             return TaskFutureList()
         positional = [_without_annotations(column) for column in positional]
@@ -151,7 +156,9 @@ class Dispatcher:
         if wait_for is not None or inputs.collect((positional, keywords)):
             futures = []
             for index in range(size):
-                args = tuple([value if column is None else column[index] for column, value in positional])
+                args = tuple(
+                    [value if column is None else column[index] for column, value in positional]
+                )
                 kwargs = {
                     name: value if column is None else column[index]
                     for name, (column, value) in keywords.items()
@@ -191,7 +198,9 @@ class Dispatcher:
             if phase == COMPLETED:
                 return State(StateType.COMPLETED, data=outcome, timestamp=now)
             if phase == FAILED:
-                return State(StateType.FAILED, None, failure_message(outcome), data=outcome, timestamp=now)
+                return State(
+                    StateType.FAILED, None, failure_message(outcome), data=outcome, timestamp=now
+                )
             if phase == CANCELLED:
                 return State(StateType.CANCELLED, timestamp=now)
             if phase == CRASHED:
@@ -217,11 +226,13 @@ class Dispatcher:
         """The engine's own future of a run, `None` on runners of this machine."""
         return self.backend.native(future)
 
-    def add_callback(self, future: TaskFuture[Any], fn: Callable[[TaskFuture[Any]], object]) -> None:
+    def add_callback(
+        self, future: TaskFuture[Any], fn: Callable[[TaskFuture[Any]], object]
+    ) -> None:
         """Arranges for a user's callback."""
         context = copy_context()
         with LOCK:
-            if future._watch(lambda ended: self._call_back(ended, fn, context)):
+            if future.watch(lambda ended: self._call_back(ended, fn, context)):
                 return
         self._call_back(future, fn, context)
 
@@ -309,7 +320,7 @@ class Dispatcher:
             if finished:
                 CALLBACKS.put(f"Task run {future.name!r}", self._returned, future, call, value)
 
-        pending -= {upstream for upstream in list(pending) if not upstream._watch(one_ended)}
+        pending -= {upstream for upstream in list(pending) if not upstream.watch(one_ended)}
         if not pending:
             CALLBACKS.put(f"Task run {future.name!r}", self._returned, future, call, value)
 
@@ -356,7 +367,9 @@ class Dispatcher:
             entry = self.scheduler.batches.get(report.batch)
             if entry is not None:
                 self.scheduler.batch_observed(report.batch, report.seconds, len(report.values))
-                self.scheduler.batch_reported(report.batch, report.positions, report.values, report.ends)
+                self.scheduler.batch_reported(
+                    report.batch, report.positions, report.values, report.ends
+                )
                 if report.last:
                     self.scheduler.batch_closed(report.batch)
         self.drain()
@@ -373,7 +386,9 @@ class Dispatcher:
             self.scheduler.batch_split(batch)
         self.drain()
 
-    def lost(self, batch: int, error: BaseException, maybe_started: list[int] | None = None) -> None:
+    def lost(
+        self, batch: int, error: BaseException, maybe_started: list[int] | None = None
+    ) -> None:
         """See `BackendEvents`."""
         with LOCK:
             self.scheduler.batch_lost(batch, error, maybe_started, time.time())
@@ -472,10 +487,10 @@ class Dispatcher:
         It stands in the graph of waits like a run that waits for every run of this runner, so a worker that waits for
         it does what these runs need.
         """
-        from manyhands.tasks import JOIN
-
         with LOCK:
-            future: TaskFuture[None] = TaskFuture(self, JOIN, next_number(), None, time.time(), RUNNING)
+            future: TaskFuture[None] = TaskFuture(
+                self, _ALL_RUNS, next_number(), None, time.time(), RUNNING
+            )
             self.scheduler.tells_drained = True
             if self.scheduler.open == 0:
                 future._phase = COMPLETED
@@ -497,6 +512,18 @@ class Dispatcher:
         """Takes no more runs; sums up what was not logged one by one."""
         self.closed = True
         self._log.flush()
+
+
+class _AllRuns:
+    """Stands for a task: the end of all runs of a runner."""
+
+    name = "all runs"
+    hidden = True
+    is_async = False
+    retries = 0
+
+
+_ALL_RUNS: Any = _AllRuns()
 
 
 class GoneError(Exception):

@@ -16,7 +16,8 @@ from manyhands.logs import _TASK_RUNS as LOGGER
 from manyhands.logs import task_run_logger
 
 if TYPE_CHECKING:
-    from manyhands.futures import MapRecord, TaskFuture
+    from manyhands.futures.maps import MapRecord
+    from manyhands.futures.run import TaskFuture
 
 __all__ = ["RunLog"]
 
@@ -53,7 +54,13 @@ class RunLog:
     def ended(self, future: TaskFuture[Any]) -> None:
         """A run has ended."""
         phase = future._phase
-        level = logging.INFO if phase == COMPLETED else logging.ERROR if phase == FAILED else logging.WARNING
+        level = (
+            logging.INFO
+            if phase == COMPLETED
+            else logging.ERROR
+            if phase == FAILED
+            else logging.WARNING
+        )
         if not LOGGER.isEnabledFor(level) or future._task.hidden:
             return
         if self._counts(future._task, level, future.state.name):
@@ -67,7 +74,9 @@ class RunLog:
             self._line(record.future(index), logging.INFO)
 
     def _line(self, future: TaskFuture[Any], level: int) -> None:
-        task_run_logger(future.name, future.task_run_id).log(level, "Finished in state %s", future.state)
+        task_run_logger(future.name, future.task_run_id).log(
+            level, "Finished in state %s", future.state
+        )
 
     def _counts(self, task: Any, level: int, state: str) -> bool:
         """Whether a run has a line of its own; counts it otherwise."""

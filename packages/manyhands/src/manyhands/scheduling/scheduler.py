@@ -46,14 +46,15 @@ from manyhands.calls import (
 from manyhands.context import LOCK
 from manyhands.engine.values import upstream_error
 from manyhands.exceptions import TaskRunTimeout, WaitCycle
-from manyhands.futures import NO_VALUE, MapRecord, Span, TaskFuture
+from manyhands.futures.maps import NO_VALUE, MapRecord, Span
+from manyhands.futures.run import TaskFuture
 from manyhands.scheduling.batching import Durations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from manyhands.engine.inputs import Input
-    from manyhands.futures import Wanted
+    from manyhands.futures.blocking import Wanted
     from manyhands.scheduling.backend import Capabilities
     from manyhands.states import State
 
@@ -140,7 +141,9 @@ class Scheduler:
     @property
     def open(self) -> int:
         """Runs that have not ended."""
-        ended = self.finished  # first, so that a run that comes and goes meanwhile is not counted as ended only
+        ended = (
+            self.finished
+        )  # first, so that a run that comes and goes meanwhile is not counted as ended only
         return _reached(self._submitted) + self._mapped - ended
 
     # ------------------------------------------------------------------ runs come in
@@ -180,7 +183,9 @@ class Scheduler:
         if detail.blockers == 0:
             self._unblock(future)
 
-    def _depend(self, future: TaskFuture[Any], upstream: TaskFuture[Any], allow_failure: bool) -> bool:
+    def _depend(
+        self, future: TaskFuture[Any], upstream: TaskFuture[Any], allow_failure: bool
+    ) -> bool:
         """Registers a dependant; False if the upstream has ended."""
         if upstream._phase >= DONE:
             return False
@@ -190,7 +195,9 @@ class Scheduler:
         entry = (future, allow_failure)
         above.dependants.append(entry)
         if upstream._phase >= DONE and above.dependants and entry in above.dependants:
-            above.dependants.remove(entry)  # it ended meanwhile, and who ended it has not seen the entry
+            above.dependants.remove(
+                entry
+            )  # it ended meanwhile, and who ended it has not seen the entry
             return False
         return True
 
@@ -408,26 +415,30 @@ class Scheduler:
         Raises:
             WaitCycle: one of them would wait for itself.
         """
-        if type(wanted) is MapRecord:
-            found, stack = self._look_at_record(wanted, helper, running)
-            if found is not None:
-                return found
-        else:
-            stack = [future for future in wanted if future._phase < DONE]
-            stack.reverse()
-        seen: set[TaskFuture[Any]] = set()
+        stack: list[Any] = list(reversed(wanted))
+        seen: set[Any] = set()
         while stack:
-            future = stack.pop()
-            if future in seen or future._phase >= DONE:
+            item = stack.pop()
+            if item in seen or item.done():
                 continue
-            seen.add(future)
+            seen.add(item)
+            if isinstance(item, MapRecord):
+                span = self._look_at_record(item, helper, running)
+                if span is not None:
+                    return span
+                stack.extend(list(item.futures.values()))
+                continue
+            future: TaskFuture[Any] = item
             if future in running:
                 raise WaitCycle(run_name=running[-1].name, awaited=future.name)
             phase = future._phase
             detail = future._details()
-            if phase == READY and helper.serves(future._dispatcher):
-                if future._dispatcher.scheduler.claim(future):
-                    return future
+            if (
+                phase == READY
+                and helper.serves(future._dispatcher)
+                and future._dispatcher.scheduler.claim(future)
+            ):
+                return future
             if detail.wanted is None:
                 detail.wanted = []
             if helper not in detail.wanted:
@@ -439,29 +450,21 @@ class Scheduler:
                     if isinstance(entry.future, TaskFuture)
                 )
             elif detail.waits_on is not None:
-                below = detail.waits_on
-                if type(below) is MapRecord:
-                    found, more = self._look_at_record(below, helper, running)
-                    if found is not None:
-                        return found
-                    stack.extend(more)
-                else:
-                    stack.extend(below)
+                stack.extend(detail.waits_on)
         return None
 
     def _look_at_record(
         self, record: MapRecord[Any], helper: Any, running: Sequence[TaskFuture[Any]]
-    ) -> tuple[Span | None, list[TaskFuture[Any]]]:
-        for run in running:
-            if 0 <= run._number - record.base < record.size:
-                raise WaitCycle(run_name=running[-1].name, awaited=f"a map of {record.task.name}")
+    ) -> Span | None:
+        if any(0 <= run._number - record.base < record.size for run in running):
+            raise WaitCycle(run_name=running[-1].name, awaited=f"a map of {record.task.name}")
         if helper.serves(record.dispatcher) and not record.task.is_async:
-            found = record.dispatcher.scheduler.claim_span(record)
-            if found is not None:
-                return found, []
+            span = record.dispatcher.scheduler.claim_span(record)
+            if span is not None:
+                return span
         if helper not in record.wanted:
             record.wanted.append(helper)
-        return None, [future for future in list(record.futures.values()) if future._phase < DONE]
+        return None
 
     def claim_span(self, record: MapRecord[Any]) -> Span | None:
         """Takes some elements of a map out of their turn, wherever they are queued."""
@@ -516,27 +519,28 @@ class Scheduler:
         Raises:
             WaitCycle: what is wanted waits, directly or not, for `run`.
         """
-        stack: list[Any] = [wanted]
-        seen: set[int] = set()
+        stack: list[Any] = list(wanted)
+        seen: set[Any] = set()
         while stack:
             item = stack.pop()
-            if id(item) in seen:
+            if item in seen or item.done():
                 continue
-            seen.add(id(item))
-            if type(item) is MapRecord:
+            seen.add(item)
+            if isinstance(item, MapRecord):
                 if 0 <= run._number - item.base < item.size:
                     raise WaitCycle(run_name=run.name, awaited=f"a map of {item.task.name}")
                 stack.extend(list(item.futures.values()))
-            elif type(item) is TaskFuture:
-                if item is run:
-                    raise WaitCycle(run_name=run.name, awaited=item.name)
-                detail = item._detail
-                if detail is not None and item._phase < DONE:
-                    stack.extend(entry.future for entry in detail.upstreams)
-                    if detail.waits_on is not None:
-                        stack.append(detail.waits_on)
-            elif isinstance(item, (list, tuple)):
-                stack.extend(item)
+                continue
+            if item is run:
+                raise WaitCycle(run_name=run.name, awaited=item.name)
+            detail = item._detail
+            if detail is not None:
+                stack.extend(
+                    entry.future
+                    for entry in detail.upstreams
+                    if isinstance(entry.future, TaskFuture)
+                )
+                stack.extend(detail.waits_on or ())
 
     def waits(self, future: TaskFuture[Any], wanted: Wanted | None) -> None:
         """What a running run is blocked on from now, `None` for nothing."""
@@ -702,9 +706,7 @@ class Scheduler:
         if detail.blockers == 0:
             self._unblock(future)
 
-    def _not_ready(
-        self, future: TaskFuture[Any], upstream: TaskFuture[Any] | State[Any]
-    ) -> None:
+    def _not_ready(self, future: TaskFuture[Any], upstream: TaskFuture[Any] | State[Any]) -> None:
         """A run whose upstream did not complete never starts, nor does what depends on it in turn."""
         error = upstream_error(upstream)
         now = upstream._since if isinstance(upstream, TaskFuture) else upstream.epoch
@@ -841,8 +843,14 @@ class Scheduler:
             if item._phase != READY or not hasattr(item, "_start"):
                 ready.popleft()
                 continue
-            size = self.policy.size(seconds, observed, len(ready) + len(runs), spread, task.batch_limit)
-            if runs and (size == 1 or total + (seconds or 0.0) > self.policy.target or task.is_async != runs[0]._task.is_async):
+            size = self.policy.size(
+                seconds, observed, len(ready) + len(runs), spread, task.batch_limit
+            )
+            if runs and (
+                size == 1
+                or total + (seconds or 0.0) > self.policy.target
+                or task.is_async != runs[0]._task.is_async
+            ):
                 break
             if item._detail is not None and item._detail.alone:
                 if runs:
@@ -955,8 +963,7 @@ class Scheduler:
             else:
                 future = batch.runs[position]
             future._details().alone = True
-        again = [position for position in sorted(open_positions, reverse=True)]
-        for position in again:
+        for position in sorted(open_positions, reverse=True):
             future = (
                 batch.runs.record.futures[batch.runs.start + position]
                 if type(batch.runs) is Span
@@ -1026,7 +1033,9 @@ class Scheduler:
         if entry is None:
             return
         batch, open_positions = entry
-        begun = open_positions if maybe_started is None else open_positions.intersection(maybe_started)
+        begun = (
+            open_positions if maybe_started is None else open_positions.intersection(maybe_started)
+        )
         for position in sorted(begun):
             open_positions.discard(position)
             if type(batch.runs) is Span:

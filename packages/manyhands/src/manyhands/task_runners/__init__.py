@@ -2,8 +2,9 @@
 
     base.py         what all have in common, and the `TaskRunner` protocol
     registry.py     runners by name, through entry points
-    threads.py      the thread pool; async_lane.py runs its async tasks
+    workers.py      workers of this process; async_lane.py runs their async tasks
     sequential.py   everything in the submitting thread
+    threads.py      the thread pool
     executor.py     any `concurrent.futures.Executor`
 
 Loaded on access, so that naming one runner does not load the others.

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import CANCELLED, DONE, FAILED, Outcome
 from manyhands.context import LOCK
-from manyhands.engine.loops import PLACES, SERVICE_LOOP
+from manyhands.engine.loops import SERVICE_LOOP
 from manyhands.engine.task_run import attempt_async, overdue_outcome_async
+from manyhands.futures.awaiting import PLACES
 
 if TYPE_CHECKING:
     import asyncio
 
     from manyhands.calls import Call
-    from manyhands.futures import TaskFuture, Wanted
+    from manyhands.futures import TaskFuture
+    from manyhands.futures.blocking import Wanted
     from manyhands.scheduling.dispatcher import Dispatcher
 
 __all__ = ["AsyncLane"]
@@ -157,4 +159,9 @@ class _Place:
         """A place is free; with `LOCK` held, from any thread."""
         resumed = self._resumed
         if resumed is not None:
-            SERVICE_LOOP.get().call_soon_threadsafe(lambda: resumed.done() or resumed.set_result(None))
+            SERVICE_LOOP.get().call_soon_threadsafe(_wake, resumed)
+
+
+def _wake(resumed: asyncio.Future[None]) -> None:
+    if not resumed.done():
+        resumed.set_result(None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, runtim
 
 from manyhands.context import SCOPE, Scope
 from manyhands.exceptions import InvalidOption, RunnerStateError
-from manyhands.futures import block
+from manyhands.futures.blocking import block
 from manyhands.logs import set_up
 from manyhands.scheduling.dispatcher import Dispatcher
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from manyhands.futures import TaskFuture, TaskFutureList
-    from manyhands.scheduling.backend import Backend
+    from manyhands.scheduling.backend import Backend, PullingBackend
     from manyhands.tasks import Task
 
 __all__ = ["BaseTaskRunner", "TaskRunner"]
@@ -37,10 +37,14 @@ class TaskRunner(Protocol):
 
     name: str
 
-    def submit(self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None) -> TaskFuture[R]:
+    def submit(
+        self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFuture[R]:
         """Takes one run of a task, with its parameters by name."""
 
-    def map(self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None) -> TaskFutureList[R]:
+    def map(
+        self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFutureList[R]:
         """Takes one run for each element of the iterable parameters."""
 
     def cancel_all(self) -> None:
@@ -52,7 +56,10 @@ class TaskRunner(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
 
 
@@ -63,7 +70,7 @@ class BaseTaskRunner:
     runner is made again from them, not entered.
     """
 
-    name: ClassVar[str] = "runner"
+    name: str = "runner"
     dispatcher_class: ClassVar[type[Dispatcher]] = Dispatcher
 
     def __init__(self) -> None:
@@ -76,7 +83,7 @@ class BaseTaskRunner:
         """The constructor's arguments by name."""
         return {}
 
-    def make_backend(self) -> tuple[Backend, int | None]:
+    def make_backend(self) -> tuple[Backend | PullingBackend, int | None]:
         """The backend for these settings, and the most runs at once for one that pulls."""
         raise NotImplementedError
 
@@ -88,7 +95,25 @@ class BaseTaskRunner:
             InvalidOption: it takes no such argument.
         """
         raise InvalidOption(
-            where=f"the runner {cls.name!r}", option="argument", value=argument, problem="it takes none"
+            where=f"the runner {cls.name!r}",
+            option="argument",
+            value=argument,
+            problem="it takes none",
+        )
+
+    def check_count(self, option: str, value: Any) -> None:
+        """Refuses what is neither `None` nor a whole number from 1 up.
+
+        Raises:
+            InvalidOption: it is not.
+        """
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return
+        raise InvalidOption(
+            where=type(self).__name__,
+            option=option,
+            value=value,
+            problem="a whole number from 1 up, or None, is needed",
         )
 
     @staticmethod
@@ -98,7 +123,10 @@ class BaseTaskRunner:
             return int(argument)
         except ValueError:
             raise InvalidOption(
-                where="a runner's name", option="max_workers", value=argument, problem="a whole number is needed"
+                where="a runner's name",
+                option="max_workers",
+                value=argument,
+                problem="a whole number is needed",
             ) from None
 
     # ------------------------------------------------------------------ as a value
@@ -112,7 +140,9 @@ class BaseTaskRunner:
         return hash((type(self), repr(self.settings())))
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.settings().items() if value is not None)
+        given = ", ".join(
+            f"{name}={value!r}" for name, value in self.settings().items() if value is not None
+        )
         return f"{type(self).__name__}({given})"
 
     def __reduce__(self) -> Any:
@@ -139,7 +169,10 @@ class BaseTaskRunner:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Waits for every run at a normal end; cancels and stops everything if an exception passes."""
         dispatcher = self._entered("be left")
@@ -181,7 +214,9 @@ class BaseTaskRunner:
         """The scope of runs submitted to this runner."""
         return Scope(self._entered("take runs"), flow_run)
 
-    def submit(self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None) -> TaskFuture[R]:
+    def submit(
+        self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFuture[R]:
         """Takes one run of a task, in a flow or without one.
 
         Args:
@@ -196,11 +231,14 @@ class BaseTaskRunner:
         token = SCOPE.set(self._scope_here())
         try:
             args, kwargs = task.arguments(parameters)
-            return task.submit(*args, **kwargs, wait_for=wait_for)
+            future: TaskFuture[R] = task.submit(*args, **kwargs, wait_for=wait_for)
+            return future
         finally:
             SCOPE.reset(token)
 
-    def map(self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None) -> TaskFutureList[R]:
+    def map(
+        self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFutureList[R]:
         """Takes one run for each element of the iterable parameters; see `Task.map`.
 
         Raises:
@@ -211,7 +249,8 @@ class BaseTaskRunner:
         token = SCOPE.set(self._scope_here())
         try:
             args, kwargs = task.arguments(parameters)
-            return task.map(*args, **kwargs, wait_for=wait_for)
+            futures: TaskFutureList[R] = task.map(*args, **kwargs, wait_for=wait_for)
+            return futures
         finally:
             SCOPE.reset(token)
 

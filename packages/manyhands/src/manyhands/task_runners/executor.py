@@ -17,7 +17,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import FAILED, Batch, Call, Outcome, Report
-from manyhands.context import TAGS
+from manyhands.context import SCOPE, TAGS, Scope
 from manyhands.engine import inputs
 from manyhands.engine.batch_run import (
     Packed,
@@ -29,7 +29,8 @@ from manyhands.engine.batch_run import (
 )
 from manyhands.engine.values import value_of
 from manyhands.exceptions import InvalidOption, SerializationError, WorkerDied
-from manyhands.futures import Span, TaskFuture
+from manyhands.futures.maps import Span
+from manyhands.futures.run import TaskFuture
 from manyhands.logs import library_logger, name_of
 from manyhands.scheduling.backend import BackendEvents, Capabilities
 from manyhands.scheduling.batching import BatchPolicy
@@ -39,7 +40,6 @@ from manyhands.task_runners.base import BaseTaskRunner
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from manyhands.context import Scope
     from manyhands.tasks import Task
 
 __all__ = ["ExecutorTaskRunner"]
@@ -73,6 +73,7 @@ class ExecutorBackend:
         self._tasks: dict[Task[Any, Any], tuple[bytes, bytes]] = {}
         self._scopes: dict[int, tuple[Scope | None, bytes]] = {}
         self._stopping = False
+        self._nested: Any = None
         self._events: BackendEvents
 
     def start(self, events: BackendEvents) -> None:
@@ -87,6 +88,9 @@ class ExecutorBackend:
         """See `Backend`."""
         calls, failed = _calls_of(batch)
         packed: Packed | None = None
+        if not self.capabilities.isolated:
+            for call in calls.values():
+                self._run_nested_in_place(call)
         if self.capabilities.isolated:
             packed, unpackable = self._pack(calls)
             failed.update(unpackable)
@@ -98,12 +102,22 @@ class ExecutorBackend:
             return
         try:
             item = self._submit(packed, [calls[position] for position in positions])
-        except Exception as error:  # what an executor raises when it is broken or was shut down is its own affair
+        except (
+            Exception
+        ) as error:  # what an executor raises when it is broken or was shut down is its own affair
             self._events.lost(batch.number, _died(error))
             return
         with self._lock:
             self._in_flight[item] = batch
         item.add_done_callback(lambda done: self._ended(done, batch, positions))
+
+    def _run_nested_in_place(self, call: Call) -> None:
+        """Runs submitted inside go to a runner of the worker's own: on this one they might wait for their own place."""
+        if self._nested is None:
+            self._nested = _inline_dispatcher()
+        scope = Scope(self._nested, call.scope.flow_run if call.scope is not None else None)
+        call.scope = scope
+        call.context.run(SCOPE.set, scope)
 
     def _submit(self, packed: Packed | None, calls: list[Call]) -> Future[Any]:
         patience = self.capabilities.policy.target * 4
@@ -141,7 +155,14 @@ class ExecutorBackend:
                     failed[position] = Outcome(FAILED, error)
                     continue
                 index = tasks[call.task] = len(packed_tasks) - 1
-            rows[position] = (index, call.number, call.attempt, call.args, call.kwargs, call.context.get(TAGS, frozenset()))
+            rows[position] = (
+                index,
+                call.number,
+                call.attempt,
+                call.args,
+                call.kwargs,
+                call.context.get(TAGS, frozenset()),
+            )
         try:
             data = dumps(list(rows.values()))
         except Exception:
@@ -155,7 +176,9 @@ class ExecutorBackend:
         if not rows:
             return None, failed
         scope = calls[next(iter(rows))].scope
-        return Packed(packed_tasks, self._surroundings(scope), data, self.capabilities.policy.target * 4), failed
+        return Packed(
+            packed_tasks, self._surroundings(scope), data, self.capabilities.policy.target * 4
+        ), failed
 
     def _packed_task(self, task: Task[Any, Any]) -> tuple[bytes, bytes]:
         packed = self._tasks.get(task)
@@ -195,14 +218,18 @@ class ExecutorBackend:
             self._events.split(batch.number)
             return
         told = SerializationError(
-            path="arguments", type_name=type(error).__qualname__, problem=f"unpickling on the worker raised {error!r}"
+            path="arguments",
+            type_name=type(error).__qualname__,
+            problem=f"unpickling on the worker raised {error!r}",
         )
         told.__cause__ = error
         self._report(batch, positions, [Outcome(FAILED, told)], last=True)
 
     def _report(self, batch: Batch, positions: list[int], values: list[Any], last: bool) -> None:
         now = time.time()
-        self._events.reported(Report(batch.number, positions, values, [now] * len(values), 0.0, last=last))
+        self._events.reported(
+            Report(batch.number, positions, values, [now] * len(values), 0.0, last=last)
+        )
 
     # -------------------------------------------------------------- the rest of a backend
 
@@ -218,13 +245,19 @@ class ExecutorBackend:
         executor = self._executor
         # `shutdown` has no time limit of its own, so it waits on a thread that can be left.
         closing = threading.Thread(
-            target=lambda: executor.shutdown(wait=True, cancel_futures=True), name="manyhands-executor-close", daemon=True
+            target=lambda: executor.shutdown(wait=True, cancel_futures=True),
+            name="manyhands-executor-close",
+            daemon=True,
         )
         closing.start()
         closing.join(grace)
         if closing.is_alive():
             processes = list((getattr(executor, "_processes", None) or {}).values())
-            library_logger().warning("The executor did not shut down in %g s; its %d processes are ended", grace, len(processes))
+            library_logger().warning(
+                "The executor did not shut down in %g s; its %d processes are ended",
+                grace,
+                len(processes),
+            )
             for process in processes:
                 process.kill()
             closing.join(1.0)
@@ -287,7 +320,11 @@ def _died(error: BaseException) -> BaseException:
     import socket
 
     if isinstance(error, BrokenExecutor):
-        died = WorkerDied(host=socket.gethostname(), pid=None, message=str(error) or "a worker of the executor died")
+        died = WorkerDied(
+            host=socket.gethostname(),
+            pid=None,
+            message=str(error) or "a worker of the executor died",
+        )
         died.__cause__ = error
         return died
     if isinstance(error, CancelledError):

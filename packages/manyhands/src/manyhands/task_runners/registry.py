@@ -86,5 +86,8 @@ def resolve(option: Any) -> Any:
     if isinstance(option, (BaseTaskRunner, TaskRunner)):
         return option.duplicate()
     raise InvalidOption(
-        where="a flow", option="task_runner", value=option, problem="an instance, a class or a string is needed"
+        where="a flow",
+        option="task_runner",
+        value=option,
+        problem="an instance, a class or a string is needed",
     )

@@ -1,7 +1,7 @@
 """The sequential runner: every run happens in the thread that submits it, before `submit` returns.
 
 A pool without threads of its own: the submitting thread works like a pool's worker that waits for the run, so all
-rules (upstreams, retries, nesting) are the shared ones. May import `threads` and what lies above it.
+rules (upstreams, retries, nesting) are the shared ones. May import `workers` and what lies above it.
 """
 
 from __future__ import annotations
@@ -10,37 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.context import HERE, LOCK
 from manyhands.engine.interrupt import frames_of_this_thread
-from manyhands.futures import MapRecord, TaskFuture
-from manyhands.scheduling.backend import Capabilities
+from manyhands.futures.maps import MapRecord
+from manyhands.futures.run import TaskFuture
 from manyhands.scheduling.dispatcher import Dispatcher
 from manyhands.task_runners.base import BaseTaskRunner
-from manyhands.task_runners.threads import ThreadBackend, Worker
+from manyhands.task_runners.workers import Worker, WorkerBackend
 
 if TYPE_CHECKING:
     from manyhands.context import Scope
-    from manyhands.futures import TaskFutureList, Wanted
+    from manyhands.futures import TaskFutureList
+    from manyhands.futures.blocking import Wanted
     from manyhands.tasks import Task
 
 __all__ = ["SequentialTaskRunner"]
-
-
-class _InlineBackend(ThreadBackend):
-    """A pool that never has a thread."""
-
-    def __init__(self) -> None:
-        super().__init__(None)
-        self.capabilities = Capabilities(
-            pulls=True, concurrent=False, shares_context=True, policy=self.capabilities.policy
-        )
-
-    def crowded(self) -> None:
-        """See `PullingBackend`: the submitting thread runs it."""
-
-    def lend(self) -> None:
-        """There is nothing to lend."""
-
-    def lend_back(self) -> None:
-        """There is nothing to give back."""
 
 
 class _InlineDispatcher(Dispatcher):
@@ -66,9 +48,11 @@ class _InlineDispatcher(Dispatcher):
         scope: Scope,
     ) -> TaskFutureList[Any]:
         if task.is_async:
-            wait_for = wait_for if wait_for is not None else []  # one by one: a map of coroutines would run together
+            wait_for = (
+                wait_for if wait_for is not None else []
+            )  # one by one: a map of coroutines would run together
         futures = super().submit_map(task, positional, keywords, size, wait_for, scope)
-        self._work(futures._items)
+        self._work(futures._wanted())
         return futures
 
     def end(self) -> TaskFuture[None]:
@@ -77,7 +61,7 @@ class _InlineDispatcher(Dispatcher):
                 left = next((item for item in self.scheduler.ready if not _over(item)), None)
             if left is None:
                 return super().end()
-            self._work(left if isinstance(left, MapRecord) else (left,))
+            self._work((left,))
 
     def _work(self, wanted: Wanted) -> None:
         """Does in this thread what `wanted` needs, and waits for the rest."""
@@ -115,6 +99,6 @@ class SequentialTaskRunner(BaseTaskRunner):
     name = "sequential"
     dispatcher_class = _InlineDispatcher
 
-    def make_backend(self) -> tuple[ThreadBackend, int | None]:
+    def make_backend(self) -> tuple[WorkerBackend, int | None]:
         """See `BaseTaskRunner`."""
-        return _InlineBackend(), None
+        return WorkerBackend(concurrent=False), None

@@ -1,50 +1,37 @@
-"""The thread pool: workers of this process that take runs from the scheduler themselves.
+"""The thread pool.
 
-    submit ─▶ Scheduler.ready ◀─ pop (a run) or take (a range of a map) ─ worker thread ─▶ engine ─▶ Scheduler.complete
-                                                                              ▲                              │
-                                                                              └────────── next ◀─────────────┘
+It starts with one thread and adds more when a ready run has waited `PATIENCE`: as many again as there are if no worker
+got anything done meanwhile (they sleep, or wait for the network), one if runs are long, none if runs are so short that
+another thread would only contend for the interpreter. At the same moments it takes back what stands behind a slow
+element of a map, for other workers.
 
-Who owns what:
+A thread whose run does not stop when it is interrupted is given up: reported, and replaced.
 
-    Worker.frames           what the worker runs, innermost last; written by its own thread
-    Worker._parked          a lock the idle or waiting worker blocks on; released under `LOCK`, by whoever has work for it
-    ThreadBackend.workers   every living worker that was not given up; under `LOCK`
-
-A worker that waits for runs of its own runner does them itself where they have not started (and only those, or what
-they need: an unrelated one might want a lock that the waiting task holds). So nesting ends with one worker.
-
-The pool starts with one thread and adds more when a ready run has waited `PATIENCE`: as many again as there are if no
-worker got anything done meanwhile (they sleep, or wait for the network), one if runs are long, none if runs are so
-short that another thread would only contend for the interpreter.
+May import `workers` and what lies above it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from manyhands import settings
-from manyhands.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
-from manyhands.context import HERE, LOCK
-from manyhands.engine.inputs import ATOMS
-from manyhands.engine.interrupt import Frame, Frames, Interrupt
+from manyhands.calls import DONE, FAILED
+from manyhands.context import LOCK
+from manyhands.engine.interrupt import Frames
 from manyhands.engine.services import TIMERS
-from manyhands.engine.task_run import attempt, overdue_outcome, raised, returned, run_plain
-from manyhands.exceptions import InvalidOption, NestingTooDeep, TaskRunTimeout
-from manyhands.futures import Countdown, MapRecord, Span, TaskFuture, block_plainly
+from manyhands.exceptions import TaskRunTimeout
+from manyhands.futures.maps import MapRecord
 from manyhands.logs import library_logger
-from manyhands.scheduling.backend import Capabilities
-from manyhands.scheduling.batching import BatchPolicy
-from manyhands.scheduling.dispatcher import GoneError
-from manyhands.task_runners.async_lane import AsyncLane
 from manyhands.task_runners.base import BaseTaskRunner
+from manyhands.task_runners.workers import Worker, WorkerBackend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from manyhands.futures import Wanted
-    from manyhands.scheduling.dispatcher import Dispatcher
+    from manyhands.futures.run import TaskFuture
 
 __all__ = ["ThreadPoolTaskRunner"]
 
@@ -52,443 +39,26 @@ __all__ = ["ThreadPoolTaskRunner"]
 PATIENCE = 0.005
 #: Runs shorter than this gain nothing from another thread: the interpreter switches threads every 5 ms.
 TOO_SHORT = 0.0002
-#: How deep runs may run what they wait for on one stack. A level takes about ten Python frames and some C stack.
-DEEPEST = 80
 
 
-class Worker:
-    """One thread of the pool, or a caller's thread that runs things itself (`SequentialTaskRunner`)."""
-
-    __slots__ = (
-        "_asleep",
-        "_parked",
-        "abandoned",
-        "backend",
-        "counted",
-        "frames",
-        "helps",
-        "since",
-        "span",
-        "stopping",
-        "thread",
-    )
-
-    def __init__(self, backend: ThreadBackend, frames: Frames) -> None:
-        self.backend = backend
-        self.frames = frames
-        self.helps = {backend.dispatcher}
-        self.span: Span | None = None
-        self.since = 0.0
-        self.stopping = False
-        self.abandoned = False
-        self.counted = False
-        self.thread: threading.Thread | None = None
-        self._parked = threading.Lock()
-        self._parked.acquire()
-        self._asleep = False
-
-    # -------------------------------------------------------------- parking; all but `park` with `LOCK` held
-
-    def park(self) -> None:
-        """Blocks until `look_again`; `_asleep` was set under the lock before."""
-        self._parked.acquire()
-
-    def look_again(self) -> None:
-        """Something has changed for a worker that sleeps."""
-        if self._asleep:
-            self._asleep = False
-            self._parked.release()
-
-    resume = look_again
-
-    def serves(self, dispatcher: Dispatcher) -> bool:
-        """Whether runs of a runner may be run on this thread."""
-        return dispatcher in self.helps
-
-    # -------------------------------------------------------------- the loop
-
-    def serve(self) -> None:
-        """The body of the thread: takes runs until the pool stops."""
-        self.frames.thread = threading.get_ident()
-        HERE.frames = self.frames
-        HERE.block = self.block
-        HERE.worker = self
-        backend = self.backend
-        scheduler = backend.dispatcher.scheduler
-        slept = False
-        try:
-            while not (self.stopping or self.abandoned):
-                # Most runs are had without the lock; see `Scheduler`.
-                work: TaskFuture[Any] | Span | None = None
-                if not (slept or scheduler.counting or backend.surplus):
-                    work = scheduler.pop()
-                if work is None:
-                    with LOCK:
-                        if slept and self in scheduler.idle:
-                            scheduler.idle.remove(self)  # woken by something else than work
-                        if self.stopping or (backend.surplus and backend.retire()):
-                            return
-                        work = scheduler.take(self)
-                        slept = work is None
-                        if slept:
-                            self._asleep = True
-                    if scheduler.effects:
-                        backend.dispatcher.drain()
-                if work is None:
-                    self.park()
-                elif type(work) is TaskFuture:
-                    self.run(work)
-                else:
-                    self.run_span(work)  # type: ignore[arg-type]
-                work = None
-        finally:
-            HERE.frames = None
-            HERE.block = None
-            HERE.worker = None
-            backend.left(self)
-
-    def run(self, future: TaskFuture[Any], in_span: bool = False) -> None:
-        """Runs a claimed run to the end of this attempt. Hot.
-
-        Args:
-            future: the run.
-            in_span: whether it is an element of a span, whose place among the runner's it takes.
-        """
-        dispatcher = future._dispatcher
-        frame = Frame(future)
-        stack = self.frames.stack
-        outcome: Outcome | None = None
-        value: Any = None
-        call: Call | None = None
-        interrupted = False
-        try:
-            try:
-                stack.append(frame)
-                self.since = time.monotonic()
-                call = dispatcher.begin(future)
-                if call.task.is_plain:
-                    context = call.context if call.attempt == 1 else call.context.copy()
-                    value = context.run(run_plain, call)
-                    if type(value) not in ATOMS:
-                        outcome = returned(call, value)
-                else:
-                    outcome = call.context.copy().run(attempt, call)
-            except Interrupt:
-                interrupted = True
-            except GoneError:
-                outcome = None
-            except BaseException as error:
-                if call is None:
-                    outcome = Outcome(FAILED, error)
-                else:
-                    outcome = call.context.copy().run(raised, call, error)
-            # From here the run cannot be interrupted, unless it has been; then the exception may still come, up to
-            # where it is withdrawn.
-            try:
-                del frame.armed
-            except AttributeError:
-                interrupted = True
-                self._withdraw()
-        except Interrupt:
-            interrupted = True
-        if stack[-1] is frame:
-            stack.pop()
-        else:
-            del stack[stack.index(frame) :]
-        scheduler = dispatcher.scheduler
-        if outcome is None and not interrupted:
-            scheduler.complete(future, value, time.time())
-        else:
-            self._end(future, call, None if interrupted else outcome)
-        if scheduler.counting and not in_span:
-            with LOCK:
-                scheduler.vacated(self)
-        if scheduler.effects:
-            dispatcher.drain()
-
-    def _withdraw(self) -> None:
-        """Takes back an interrupt that came too late for its run."""
-        with LOCK:
-            self.frames.withdraw()
-
-    def _end(self, future: TaskFuture[Any], call: Call | None, outcome: Outcome | None) -> None:
-        """Ends an attempt that did not just give a value; without an outcome it was interrupted."""
-        detail = future._detail
-        if detail is not None and detail.overdue and call is not None:
-            outcome = overdue_outcome(call)  # stopped at its limit, with attempts left
-        elif outcome is None:
-            outcome = Outcome(CANCELLED, None)
-        with LOCK:
-            future._dispatcher.ended(future, outcome)
-
-    def run_span(self, span: Span) -> None:
-        """Runs a claimed range of a map. Hot."""
-        record = span.record
-        dispatcher = record.dispatcher
-        scheduler = dispatcher.scheduler
-        outer, self.span = self.span, span
-        plain = record.task.is_plain
-        futures, since = record.futures, record.since
-        count = 0
-        started = time.perf_counter()
-        for index in span.indices:
-            count += 1
-            since[index] = time.time()
-            if plain and index not in futures:
-                self._run_element(record, index)
-            else:
-                with LOCK:
-                    future = record.materialize(index)
-                    future._claim()
-                if future._phase < DONE:
-                    self.run(future, in_span=True)
-            if self.abandoned:
-                break
-        seconds = time.perf_counter() - started
-        with LOCK:
-            self.span = outer
-            record.spans.remove(span)
-            scheduler.durations.observe(record.task, seconds, count)
-            scheduler.vacated(self)
-        if scheduler.effects:
-            dispatcher.drain()
-
-    def _run_element(self, record: MapRecord[Any], index: int) -> None:
-        """Runs one element that, so far, is but a place in columns. Hot."""
-        call = record.call(index)
-        frame = Frame(call, record)
-        stack = self.frames.stack
-        outcome: Outcome | None = None
-        value: Any = None
-        interrupted = False
-        try:
-            try:
-                stack.append(frame)
-                self.since = time.monotonic()
-                value = call.context.run(run_plain, call)
-                if type(value) not in ATOMS:
-                    outcome = returned(call, value)
-                    if outcome.phase == COMPLETED and outcome.state is None:
-                        value, outcome = outcome.value, None
-            except Interrupt:
-                interrupted = True
-            except BaseException as error:
-                outcome = call.context.copy().run(raised, call, error)
-            try:
-                del frame.armed
-            except AttributeError:
-                interrupted = True
-                self._withdraw()
-        except Interrupt:
-            interrupted = True
-        if stack[-1] is frame:
-            stack.pop()
-        else:
-            del stack[stack.index(frame) :]
-        if outcome is None and not interrupted:
-            record.dispatcher.scheduler.element_completed(record, index, value, time.time())
-            return
-        with LOCK:
-            future = record.materialize(index)
-            if future._call is None and future._phase < DONE:
-                future._call = call
-        self._end(future, call, None if interrupted else outcome)
-
-    # -------------------------------------------------------------- waiting inside a run
-
-    def running(self) -> list[TaskFuture[Any]]:
-        """The runs on this thread's stack, innermost last; with `LOCK` held."""
-        found = []
-        for frame in list(self.frames.stack):
-            run = frame.run
-            if type(run) is Call and frame.record is not None:
-                future = frame.record.materialize(run.number - frame.record.base)
-                if future._phase < DONE:
-                    future._call = run
-                frame.run = run = future
-            if type(run) is TaskFuture:
-                found.append(run)
-        return found
-
-    def block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
-        """How a worker waits: untimed, it runs what it waits for; timed, it lends its place to a spare thread."""
-        frames = self.frames
-        frames.enter_shield()
-        try:
-            if deadline is None:
-                self.help(wanted, fail_fast, first)
-                return True
-            return self._wait_timed(wanted, deadline, fail_fast, first)
-        finally:
-            frames.leave_shield()
-
-    def help(self, wanted: Wanted, fail_fast: bool = False, first: bool = False) -> None:
-        """Waits, and meanwhile runs what is waited for, or what that needs.
-
-        Raises:
-            WaitCycle: a run on this stack would wait for itself.
-        """
-        waiter = _Wakeup(self, fail_fast, first)
-        with LOCK:
-            waiter.watch(wanted)
-            running = self.running()
-            me = running[-1] if running else None
-            if me is not None and not waiter.woken:
-                me._dispatcher.scheduler.waits(me, wanted)
-        try:
-            while True:
-                with LOCK:
-                    if waiter.woken or self._interrupted():
-                        return
-                    work = self.backend.dispatcher.scheduler.wait_for(wanted, self, running)
-                    if work is None:
-                        self._asleep = True
-                    if me is not None:
-                        me._dispatcher.scheduler.vacated(self)
-                    if work is not None:
-                        _dispatcher_of(work).scheduler.occupied(self)
-                if me is not None and me._dispatcher.scheduler.effects:
-                    me._dispatcher.drain()
-                if work is None:
-                    self.park()
-                elif len(self.frames.stack) >= DEEPEST:
-                    self._too_deep(work)
-                elif type(work) is TaskFuture:
-                    self.run(work)
-                else:
-                    self.run_span(work)  # type: ignore[arg-type]
-                work = None
-                if me is not None:
-                    self._take_place(me._dispatcher)
-        finally:
-            with LOCK:
-                if me is not None:
-                    me._dispatcher.scheduler.waits(me, None)
-                if waiter.pending:
-                    waiter.forget(wanted)
-
-    def _interrupted(self) -> bool:
-        """Whether the run that waits was interrupted; with `LOCK` held."""
-        stack = self.frames.stack
-        return bool(stack) and stack[-1].fired
-
-    def _take_place(self, dispatcher: Dispatcher) -> None:
-        """The run that waited goes on: it takes a place of its runner again."""
-        scheduler = dispatcher.scheduler
-        if not scheduler.counting:
-            return
-        with LOCK:
-            if self.counted:
-                return
-            occupied = scheduler.occupy(self)
-            self.counted = True
-            if not occupied:
-                self._asleep = True
-        if not occupied:
-            self.park()
-
-    def _too_deep(self, work: TaskFuture[Any] | Span) -> None:
-        """The stack has no room to run what is waited for: that run fails."""
-        with LOCK:
-            if isinstance(work, TaskFuture):
-                futures = [work]
-            else:
-                futures = [work.record.materialize(index) for index in work.indices]
-                work.record.spans.remove(work)
-            dispatcher = _dispatcher_of(work)
-            for future in futures:
-                error = NestingTooDeep(run_name=future.name, depth=len(self.frames.stack))
-                dispatcher.scheduler.settle(future, FAILED, error, time.time())
-            dispatcher.scheduler.vacated(self)
-        dispatcher.drain()
-
-    def _wait_timed(self, wanted: Wanted, deadline: float, fail_fast: bool, first: bool) -> bool:
-        countdown = Countdown(fail_fast, first)
-        with LOCK:
-            running = self.running()
-            me = running[-1] if running else None
-            if me is not None:
-                me._dispatcher.scheduler.check_cycle(wanted, me)
-                me._dispatcher.scheduler.waits(me, wanted)
-                me._dispatcher.scheduler.vacated(self)
-            self.frames.countdown = countdown
-        backend = me._dispatcher.backend if me is not None else self.backend
-        backend.lend()
-        try:
-            return block_plainly(countdown, wanted, deadline)
-        finally:
-            with LOCK:
-                self.frames.countdown = None
-                if me is not None:
-                    me._dispatcher.scheduler.waits(me, None)
-            backend.lend_back()
-            if me is not None:
-                self._take_place(me._dispatcher)
-
-
-def _dispatcher_of(work: TaskFuture[Any] | Span) -> Dispatcher:
-    return work._dispatcher if isinstance(work, TaskFuture) else work.record.dispatcher
-
-
-class _Wakeup(Countdown):
-    """A countdown that wakes a worker."""
-
-    __slots__ = ("woken",)
-
-    def __init__(self, worker: Worker, fail_fast: bool, first: bool) -> None:
-        super().__init__(fail_fast, first)
-        self.woken = False
-
-        def wake() -> None:
-            self.woken = True
-            worker.look_again()
-
-        self._wake = wake
-
-
-class ThreadBackend:
+class ThreadBackend(WorkerBackend):
     """Threads of this process.
 
     Args:
         max_workers: the most runs at once, or `None` for as many threads as waiting runs need.
     """
 
-    captures = False
-
     def __init__(self, max_workers: int | None) -> None:
-        self.capabilities = Capabilities(
-            pulls=True,
-            shares_context=True,
-            policy=BatchPolicy(target=0.002, alone=0.001, cap=4096),
-        )
-        self.max_workers = max_workers
-        self.surplus = 0
+        super().__init__(concurrent=True)
         self._most = max_workers if max_workers is not None else settings.max_threads()
         self._lent = 0
-        self.workers: list[Worker] = []
         self._threads: list[threading.Thread] = []
         self._given_up: list[Worker] = []
         self._timing = False
         self._stopping = False
         self._finished = 0
-        self.dispatcher: Dispatcher
-        self.lane: AsyncLane
 
-    def start(self, events: Dispatcher) -> None:
-        """Threads start with the first run."""
-        self.dispatcher = events
-        self.lane = AsyncLane(events)
-
-    # -------------------------------------------------------------- effects
-
-    def wake(self, worker: Worker) -> None:
-        """See `PullingBackend`."""
-        with LOCK:
-            worker.look_again()
-
-    def wake_loop(self) -> None:
-        """See `PullingBackend`."""
-        self.lane.wake()
+    # -------------------------------------------------------------- growing
 
     def crowded(self) -> None:
         """A run is ready and no worker is idle: the first thread starts at once, others after `PATIENCE`."""
@@ -505,8 +75,7 @@ class ThreadBackend:
 
     def _watch(self) -> None:
         """Lets the scheduler tell when it is crowded again; with `LOCK` held."""
-        if len(self.workers) < self._most + self._lent:
-            self.dispatcher.scheduler.growable = True
+        self.dispatcher.scheduler.growable = True
 
     def _time_growth(self) -> None:
         if not self._timing:
@@ -523,13 +92,14 @@ class ThreadBackend:
             if self._stopping:
                 return
             self._take_back_overdue()
-            if scheduler.ready:
+            room = self._most + self._lent - len(self.workers)
+            if scheduler.ready and room > 0:
                 now = time.monotonic()
-                room = self._most + self._lent - len(self.workers)
                 if all(now - worker.since >= PATIENCE for worker in self.workers):
                     count = min(max(len(self.workers), 1), _few(scheduler.ready), room)
                 elif not self._runs_are_short():
-                    count = min(1, room)
+                    count = 1
+            if scheduler.ready or any(_has_rest(worker) for worker in self.workers):
                 self._time_growth()
             else:
                 self._watch()
@@ -547,7 +117,7 @@ class ThreadBackend:
         for worker in self.workers:
             span = worker.span
             if span is not None and now - worker.since >= PATIENCE:
-                self.dispatcher.scheduler.take_back(span)
+                span.record.dispatcher.scheduler.take_back(span)
 
     def _add(self) -> None:
         worker = Worker(self, Frames())
@@ -568,7 +138,9 @@ class ThreadBackend:
                 self._threads.remove(thread)
                 if not self.workers:
                     raise
-            library_logger().warning("No further worker thread could be started; %d go on", len(self.workers))
+            library_logger().warning(
+                "No further worker thread could be started; %d go on", len(self.workers)
+            )
 
     # -------------------------------------------------------------- lending, giving up, stopping
 
@@ -596,29 +168,6 @@ class ThreadBackend:
         self.surplus -= 1
         return len(self.workers) > self._most + self._lent
 
-    def left(self, worker: Worker) -> None:
-        """A worker's thread ends."""
-        with LOCK:
-            if worker in self.workers:
-                self.workers.remove(worker)
-            scheduler = self.dispatcher.scheduler
-            if worker in scheduler.idle:
-                scheduler.idle.remove(worker)
-
-    def running(self) -> list[TaskFuture[Any]]:
-        """Runs that are executing; with `LOCK` held."""
-        found = [future for worker in self.workers for future in worker.running()]
-        return found + self.lane.running()
-
-    def interrupt(self, run: TaskFuture[Any], hard: bool) -> None:
-        """See `Backend`."""
-        for worker in self.workers:
-            if run in worker.running():
-                worker.frames.fire(run)
-                worker.look_again()
-                return
-        self.lane.interrupt(run)
-
     def give_up(self, run: TaskFuture[Any]) -> None:
         """A run that was interrupted had its grace: if its thread still runs it, the thread is given up."""
         with LOCK:
@@ -638,7 +187,8 @@ class ThreadBackend:
             replace = bool(scheduler.ready)
             self._watch()
         library_logger().warning(
-            "Task run %r did not stop when it was interrupted; its thread is given up and replaced", run.name
+            "Task run %r did not stop when it was interrupted; its thread is given up and replaced",
+            run.name,
         )
         if replace:
             self._add()
@@ -655,29 +205,30 @@ class ThreadBackend:
             self.lane.stop()
         deadline = time.monotonic() + grace
         for thread in self._threads:
-            if thread is threading.current_thread() or any(w.thread is thread for w in self._given_up):
+            if thread is threading.current_thread() or any(
+                w.thread is thread for w in self._given_up
+            ):
                 continue
             thread.join(max(deadline - time.monotonic(), 0.0))
             if thread.is_alive():
-                library_logger().warning("Worker thread %s did not end; it is left behind", thread.name)
+                library_logger().warning(
+                    "Worker thread %s did not end; it is left behind", thread.name
+                )
         self.lane.join(max(deadline - time.monotonic(), 0.0))
 
-    # -------------------------------------------------------------- nothing of an engine's own
 
-    def capture(self) -> Any:
-        """See `Backend`."""
-        return None
-
-    def native(self, run: TaskFuture[Any]) -> Any:
-        """See `Backend`."""
-        return None
+def _has_rest(worker: Worker) -> bool:
+    return worker.span is not None and length_hint(worker.span.indices) > 0
 
 
 def _few(ready: Iterable[TaskFuture[Any] | MapRecord[Any]]) -> int:
     """How many runs are ready, counted no further than any pool could grow."""
     count = 0
     for item in ready:
-        count += 1 if type(item) is TaskFuture else sum(stop - start for start, stop in item.unclaimed)  # type: ignore[union-attr]
+        if isinstance(item, MapRecord):
+            count += sum(stop - start for start, stop in item.unclaimed)
+        else:
+            count += 1
         if count > 4096:
             break
     return count
@@ -701,15 +252,7 @@ class ThreadPoolTaskRunner(BaseTaskRunner):
 
     def __init__(self, max_workers: int | None = None) -> None:
         super().__init__()
-        if max_workers is not None and (
-            not isinstance(max_workers, int) or isinstance(max_workers, bool) or max_workers < 1
-        ):
-            raise InvalidOption(
-                where="ThreadPoolTaskRunner",
-                option="max_workers",
-                value=max_workers,
-                problem="a whole number from 1 up, or None, is needed",
-            )
+        self.check_count("max_workers", max_workers)
         self.max_workers = max_workers
 
     def settings(self) -> dict[str, Any]:

@@ -40,7 +40,9 @@ def __getattr__(name: str) -> Any:
             raise
         from manyhands.exceptions import MissingExtraError
 
-        raise MissingExtraError(feature=f"manyhands.testing.{name}", requirement="pytest") from error
+        raise MissingExtraError(
+            feature=f"manyhands.testing.{name}", requirement="pytest"
+        ) from error
     value = globals()[name] = getattr(module, name)
     return value
 

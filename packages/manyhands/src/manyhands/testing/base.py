@@ -100,7 +100,9 @@ class SuiteBase:
     @pytest.fixture
     def single_runner(self) -> TaskRunner:
         """A runner with one slot, not entered; tests that need it are skipped where there is none."""
-        pytest.skip(f"{type(self).__name__} defines no fixture `single_runner` (a runner with one slot)")
+        pytest.skip(
+            f"{type(self).__name__} defines no fixture `single_runner` (a runner with one slot)"
+        )
 
     @pytest.fixture
     def signals(self, tmp_path: Path) -> Signals:

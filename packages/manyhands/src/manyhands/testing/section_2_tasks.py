@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from manyhands import flow, task
@@ -276,7 +277,7 @@ class TaskTests(SuiteBase):
         @task
         async def count(upto: int) -> Any:
             for number in range(upto):
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
                 yield number
 
         @flow(task_runner=runner)
@@ -336,7 +337,7 @@ class TaskTests(SuiteBase):
         together = inc.with_options(batch=batch)
         assert in_flow(runner, lambda: together.map(range(40)).result()) == list(range(1, 41))
 
-    # ------------------------------------------------------------------ what is returned
+    # ------------------------------------------------------------------ returned values
 
     @covers("2.8")
     def test_a_returned_state_is_the_final_state(self, runner: TaskRunner) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from manyhands import flow, task
-from manyhands.futures import TaskFuture, wait
+from manyhands.futures import TaskFuture
 from manyhands.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
 from manyhands.testing.base import LOOPS, SuiteBase, covers, in_flow
 from manyhands.testing.samples import BoomError, add, boom, hold, identity, inc, note
@@ -285,8 +286,7 @@ class FlowTests(SuiteBase):
         async def driver() -> None:
             async with anyio.create_task_group() as group:
                 group.start_soon(main)
-                while not signals.is_set("never began"):
-                    await anyio.sleep(0.005)
+                await anyio.to_thread.run_sync(signals.wait, "never began")
                 group.cancel_scope.cancel()
 
         anyio.run(driver, backend=loop)

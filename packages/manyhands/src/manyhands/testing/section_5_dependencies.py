@@ -249,12 +249,22 @@ class DependencyTests(SuiteBase):
             lambda f: [[f], ()],
             lambda f: (f, f),
             lambda f: {f},
-            lambda f: allow_failure(f),
+            allow_failure,
             lambda f: [allow_failure([f])],
             lambda f: [Completed(), f],
             lambda f: iter([f]),
         ],
-        ids=["one", "list", "nested", "tuple", "set", "allowed", "allowed-list", "state", "iterator"],
+        ids=[
+            "one",
+            "list",
+            "nested",
+            "tuple",
+            "set",
+            "allowed",
+            "allowed-list",
+            "state",
+            "iterator",
+        ],
     )
     @covers("5.5")
     def test_wait_for(
@@ -362,9 +372,7 @@ class DependencyTests(SuiteBase):
         main()
 
     @covers("5.7", needs="isolated")
-    def test_a_large_value_passes_the_driver_by(
-        self, runner: TaskRunner, signals: Signals
-    ) -> None:
+    def test_a_large_value_passes_the_driver_by(self, runner: TaskRunner, signals: Signals) -> None:
         @task
         def make() -> Any:
             return Traced(signals, size=1_000_000)

@@ -19,7 +19,7 @@ __all__ = ["PATIENCE", "Signals", "eventually"]
 T = TypeVar("T")
 
 #: Seconds after which what should have happened is taken not to happen. A test that passes never waits for so long.
-PATIENCE = 30.0
+PATIENCE = 8.0
 
 _PAUSE = 0.003
 
@@ -93,7 +93,9 @@ class Signals:
         """
         self.append(f"meeting-{name}", "came")
         eventually(
-            lambda: len(self.lines(f"meeting-{name}")) >= parties, f"{parties} come to {name!r}", timeout
+            lambda: len(self.lines(f"meeting-{name}")) >= parties,
+            f"{parties} come to {name!r}",
+            timeout,
         )
 
     # ------------------------------------------------------------------ logs

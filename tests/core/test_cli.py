@@ -1,0 +1,590 @@
+"""The `manyhands` command: what is typed, what is printed, and the exit code (SPEC 11.3)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import operator
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from manyhands.cli.app import PLUGINS, invoke
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MANYHANDS = str(Path(sys.executable).with_name("manyhands"))
+
+FLOWS = """
+    import datetime, threading
+    from pathlib import Path
+    from typing import Any, Iterable, Literal, Optional
+
+    import pydantic
+
+    from manyhands import flow, task
+
+    class Shop(pydantic.BaseModel):
+        name: str
+        size: int = 1
+
+    @task
+    def where() -> str:
+        return threading.current_thread().name
+
+    @task
+    def divide(a, b):
+        return a / b
+
+    @flow
+    def place():
+        return where.submit().result()
+
+    @flow(name="twice as much")
+    def double(n: int, name: str = "x", items: list[int] = []):
+        return n * 2, name, items
+
+    @flow
+    def types(
+        text: str = "", maybe: Optional[int] = None, day: datetime.date = None, path: Path = None,
+        flag: bool = None, either: int | str = None, shop: Shop = None, table: dict[str, float] = None,
+        kind: Literal["a", "b"] = None, whatever=None, anything: Any = None, stream: Iterable[int] = (),
+        pair: tuple[int, str] = None,
+    ):
+        given = {key: value for key, value in locals().items() if value not in (None, "", ())}
+        given.pop("stream", None)
+        return [*given.values(), *stream]
+
+    @flow(validate_parameters=False)
+    def unchecked(n: int):
+        return n + 1
+
+    @flow
+    def loose(first, /, *numbers: int, **options: float):
+        return first, numbers, options
+
+    @flow
+    def fails(n: int = 0):
+        return divide.map([n], [0]).result()
+
+    @flow
+    async def later(n: int):
+        return await divide.submit(n, 2)
+
+    @flow
+    async def fails_later():
+        return await divide.submit(1, 0)
+
+    @flow
+    def nothing():
+        pass
+
+    @flow
+    def leaves():
+        raise SystemExit(3)
+
+    @flow(task_runner="treads")
+    def misses_runner():
+        pass
+
+    here = 5
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with `flows.py`; what is imported from it is forgotten."""
+    (tmp_path / "flows.py").write_text(textwrap.dedent(FLOWS))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("MANYHANDS_TASK_RUNNER", raising=False)
+    monkeypatch.setenv("MANYHANDS_LOGGING_LEVEL", "INFO")
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if file.startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+Result = tuple[int, str, str]
+
+
+@pytest.fixture
+def manyhands(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Carries out a command line in this process; gives exit code, stdout and stderr."""
+
+    def run(*tokens: str) -> Result:
+        code = invoke(tokens)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+Manyhands = "Callable[..., Result]"
+
+
+# ---------------------------------------------------------------------- the command itself
+
+
+def test_version(manyhands: Manyhands) -> None:
+    import manyhands as package
+
+    assert manyhands("--version") == (0, f"manyhands {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize("tokens", [(), ("--help",)], ids=["nothing", "help"])
+def test_help_lists_the_commands(manyhands: Manyhands, tokens: tuple[str, ...]) -> None:
+    code, out, err = manyhands(*tokens)
+    assert (code, err) == (0, "")
+    for command in ("run", "runners", "demo", "bench"):
+        assert f" {command} " in out
+
+
+@pytest.mark.parametrize("command", ["run", "runners", "demo"])
+def test_every_command_has_help(manyhands: Manyhands, command: str) -> None:
+    code, out, _ = manyhands(command, "--help")
+    assert code == 0
+    assert f"Usage: manyhands {command}" in out
+
+
+# ---------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("rn", ["rn", 'Did you mean "run"']),
+        ("run", ["TARGET"]),
+        ("run flows.py:double --runer threads", ["--runer", "--runner"]),
+        ("run flow.py:double", ["no file 'flow.py'", "Did you mean 'flows.py'?"]),
+        ("run other/flows.py:double", ["no file 'other/flows.py'", "no folder 'other'"]),
+        ("run ./:double", ["is a folder"]),
+        ("run notes.txt:double", ["no Python file"]),
+        ("run flow:double", ["no module 'flow'", "its path"]),
+        ("run flows.sub:double", ["no module 'flows.sub'"]),
+        ("run .flows:double", ["path/to/file.py:flow"]),
+        ("run flows.py:", ["path/to/file.py:flow"]),
+        ("run :double", ["path/to/file.py:flow"]),
+        ("run flows.py:duoble", ["no flow 'duoble'", "'double'", "Did you mean 'double'?"]),
+        ("run flows.py:divide", ["'divide' is a task, not a flow", "'double'"]),
+        ("run flows.py:here", ["of type int, not a flow"]),
+        ("run flows.py", ["a single flow", "'double'", "Say which: flows.py:"]),
+        ("run none.py", ["a single flow", "none", "@flow"]),
+        ("run none.py:x", ["not a flow", "@flow"]),
+        ("run flows.py:double -p n", ["-p n: write -p name=value"]),
+        ("run flows.py:double -p", ["requires an argument"]),
+        ("run flows.py:double -p =3", ["write -p name=value"]),
+        ("run flows.py:double n=3", ["n=3", "-p name=value"]),
+        ("run flows.py:double -p n=1 -p n=2", ["'n' is given twice"]),
+        ("run flows.py:double -p m=1", ["no parameter 'm'", "n: int", "name: str = 'x'"]),
+        ("run flows.py:double -p n=1 -p nam=1", ["no parameter 'nam'", "Did you mean 'name'?"]),
+        ("run flows.py:double", ["needs n: int", "-p n=..."]),
+        ("run flows.py:double -p n=one", ["-p n=one", "n: int", "valid integer"]),
+        ("run flows.py:double -p n=1 -p items=1,2", ["list[int]", "JSON", "'items=[1, 2]'"]),
+        ("run flows.py:double -p n=1 -p items=[1,[]]", ["-p items=", "[1]: ", "valid integer"]),
+        ("run flows.py:types -p shop=x", ["Shop", "JSON", "'shop={"]),
+        ("run flows.py:types -p kind=c", ["kind=c", "'a' or 'b'"]),
+        ("run flows.py:loose -p first=1 -p rate=high", ["-p rate=high", "**options: float"]),
+        ("run flows.py:place --runner treads", ["'treads'", "Did you mean 'threads'?"]),
+        ("run flows.py:place --runner threads:many", ["'many'", "a whole number is needed"]),
+        ("run flows.py:place --runner threads:0", ["max_workers=0"]),
+        ("run flows.py:misses_runner", ["'treads'", "Did you mean 'threads'?"]),
+        ("demo --limit 0", ["--limit", ">= 1"]),
+        ("demo --runner treads", ["Did you mean 'threads'?"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(
+    manyhands: Manyhands, folder: Path, line: str, parts: list[str]
+) -> None:
+    (folder / "none.py").write_text("x = 1\n")
+    (folder / "notes.txt").write_text("x = 1\n")
+    code, out, err = manyhands(*line.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert part in err.replace("does not hold a flow", "no flow")
+
+
+def test_a_runner_that_is_not_installed_names_the_command(manyhands: Manyhands) -> None:
+    code, _, err = manyhands("run", "flows.py:place", "--runner", "dask")
+    if code == 0:
+        pytest.skip("manyhands-dask is installed")
+    assert code == 2
+    assert 'pip install "manyhands' in err
+
+
+def test_the_runner_of_the_environment_is_checked(
+    manyhands: Manyhands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MANYHANDS_TASK_RUNNER", "treads")
+    code, _, err = manyhands("run", "flows.py:nothing")
+    assert code == 2
+    assert "'treads'" in err
+
+
+# ---------------------------------------------------------------------- parameters
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("text=5", ["5"]),
+        ("text=null", ["null"]),
+        ("text=a=b", ["a=b"]),
+        ("text=[1, 2]", ["[1, 2]"]),
+        ("maybe=5", [5]),
+        ("maybe=null", []),
+        ("day=2024-05-01", ["datetime.date(2024, 5, 1)"]),
+        ("path=a/b", ["PosixPath('a/b')"]),
+        ("flag=yes", [True]),
+        ("either=5", ["5"]),
+        ("either=x", ["x"]),
+        ('shop={"name": "a", "size": "2"}', ["Shop(name='a', size=2)"]),
+        ('table={"a": 1}', [{"a": 1.0}]),
+        ("kind=a", ["a"]),
+        ("whatever=5", [5]),
+        ("whatever=five", ["five"]),
+        ('anything={"a": [1]}', [{"a": [1]}]),
+        ("stream=[1, 2]", [1, 2]),
+        ('pair=[1, "a"]', [(1, "a")]),
+    ],
+)
+def test_parameters_are_read_by_their_types(
+    manyhands: Manyhands, assignment: str, value: list[object]
+) -> None:
+    code, out, err = manyhands("run", "flows.py:types", "-p", assignment)
+    assert (code, err) == (0, "")
+    reprs = [v if isinstance(v, str) and "(" in v else repr(v) for v in value]
+    assert out.strip() == f"[{', '.join(reprs)}]"
+
+
+@pytest.mark.parametrize(
+    ("line", "printed"),
+    [
+        ("flows.py:double -p n=2", "(4, 'x', [])"),
+        ("flows.py:double -p n=2 -p name=y -p items=[1,2]", "(4, 'y', [1, 2])"),
+        ("flows.py:double --param n=2 --param=name=7", "(4, '7', [])"),
+        ("flows:double -p n=2", "(4, 'x', [])"),
+        ("flows.py:unchecked -p n=2", "3"),
+        ("flows.py:later -p n=3", "1.5"),
+        ("flows.py:loose -p first=x -p numbers=[1,2] -p a=1", "('x', (1, 2), {'a': 1.0})"),
+        ("flows.py:nothing", ""),
+    ],
+)
+def test_a_flow_is_run_and_its_value_printed(manyhands: Manyhands, line: str, printed: str) -> None:
+    assert manyhands("run", *line.split()) == (0, printed + "\n" if printed else "", "")
+
+
+def test_annotations_that_only_type_checkers_know(manyhands: Manyhands, folder: Path) -> None:
+    code = """
+    from __future__ import annotations
+    from typing import TYPE_CHECKING
+    if TYPE_CHECKING:
+        from somewhere import Thing
+    from manyhands import flow
+    @flow
+    def it(thing: Thing, text: str): return thing, text
+    """
+    (folder / "lazy.py").write_text(textwrap.dedent(code))
+    assert manyhands("run", "lazy.py", "-p", "thing=[1]", "-p", "text=[1]")[:2] == (
+        0,
+        "([1], '[1]')\n",
+    )
+
+
+# ---------------------------------------------------------------------- targets and runners
+
+ONE_FLOW = "from manyhands import flow\n@flow\ndef only(): return __name__\n"
+
+
+def test_a_flow_goes_by_its_own_name_too(manyhands: Manyhands) -> None:
+    assert manyhands("run", "flows.py:twice as much", "-p", "n=1")[:2] == (0, "(2, 'x', [])\n")
+
+
+@pytest.mark.parametrize("file", ["only.py", "only-one.py", "json.py", "on.ly.py"])
+def test_the_only_flow_needs_no_name(manyhands: Manyhands, folder: Path, file: str) -> None:
+    (folder / file).write_text(ONE_FLOW)
+    code, out, err = manyhands("run", file)
+    assert (code, err) == (0, "")
+    assert out.strip() in (file.removesuffix(".py"), "__manyhands_file__")
+
+
+def test_imported_flows_are_not_in_the_way(manyhands: Manyhands, folder: Path) -> None:
+    (folder / "mine.py").write_text(f"from flows import double, place\n{ONE_FLOW}")
+    assert manyhands("run", "mine.py") == (0, "mine\n", "")
+
+
+def test_the_folder_of_the_file_comes_first_on_the_path(manyhands: Manyhands, folder: Path) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "beside.py").write_text("value = 7\n")
+    script = "import beside\nfrom manyhands import flow\n@flow\ndef only(): return beside.value\n"
+    (folder / "deep" / "script.py").write_text(script)
+    assert manyhands("run", "deep/script.py") == (0, "7\n", "")
+    assert sys.path[0] == str(folder / "deep")
+
+
+def test_the_runner_is_replaced(manyhands: Manyhands) -> None:
+    """SPEC 11.3."""
+    assert manyhands("run", "flows.py:place", "-r", "sequential") == (0, "MainThread\n", "")
+    assert manyhands("run", "flows.py:place", "--runner=threads:2")[1] != "MainThread\n"
+
+
+# ---------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize("flow", ["fails", "fails_later"])
+def test_a_failure_is_one_traceback_of_the_users_code(manyhands: Manyhands, flow: str) -> None:
+    code, out, err = manyhands("run", f"flows.py:{flow}")
+    assert (code, out) == (1, "")
+    assert err.count("Traceback") == 1
+    assert err.count("flows.py") == err.count("File ") == 2
+    assert err.rstrip().endswith("ZeroDivisionError: division by zero")
+
+
+def test_causes_are_shown_without_frames_of_the_library(manyhands: Manyhands, folder: Path) -> None:
+    code = """
+    from manyhands import flow, task
+    @task
+    def bad(): raise KeyError("k")
+    @task
+    def after(x): return x
+    @flow
+    def only(): after.submit(bad.submit()).result()
+    """
+    (folder / "chain.py").write_text(textwrap.dedent(code))
+    code, _, err = manyhands("run", "chain.py")
+    assert code == 1
+    assert "KeyError: 'k'" in err
+    assert "UpstreamTaskError" in err
+    assert err.count("chain.py") == err.count("File ") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "last"),
+    [
+        ("1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("import no_such_module_\n", "ModuleNotFoundError: No module named 'no_such_module_'"),
+        ("def f(:\n", "SyntaxError: invalid syntax"),
+    ],
+)
+@pytest.mark.parametrize("target", ["broken.py", "broken:only"])
+def test_a_file_that_cannot_be_loaded_shows_why(
+    manyhands: Manyhands, folder: Path, text: str, last: str, target: str
+) -> None:
+    (folder / "broken.py").write_text(text)
+    code, out, err = manyhands("run", target)
+    assert (code, out) == (1, "")
+    assert err.count("File ") == 1
+    assert "broken.py" in err
+    assert err.rstrip().endswith(last)
+
+
+def test_a_bug_of_ours_is_shown_whole(
+    manyhands: Manyhands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from manyhands import Flow
+
+    monkeypatch.setattr(Flow, "__call__", operator.itemgetter("lost"))  # has no frame of its own
+    code, _, err = manyhands("run", "flows.py:nothing")
+    assert code == 1
+    assert "cli/run.py" in err
+
+
+def test_a_flow_that_leaves_decides_on_the_exit_code(manyhands: Manyhands) -> None:
+    with pytest.raises(SystemExit) as left:
+        manyhands("run", "flows.py:leaves")
+    assert left.value.code == 3
+
+
+# ---------------------------------------------------------------------- runners, plugins
+
+
+def test_runners_are_listed(manyhands: Manyhands) -> None:
+    import manyhands as package
+
+    code, out, err = manyhands("runners")
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert rows["threads"][1:5] == ["manyhands", package.__version__, "--runner", "threads"]
+    assert "default" in " ".join(rows["threads"])
+    for name in ("dask", "ray"):
+        row = " ".join(rows[name])
+        assert f"--runner {name}" in row or 'pip install "manyhands' in row
+
+
+def entry(name: str, value: str) -> importlib.metadata.EntryPoint:
+    return importlib.metadata.EntryPoint(name, value, PLUGINS)
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> list[importlib.metadata.EntryPoint]:
+    """The commands that other packages add."""
+    entries: list[importlib.metadata.EntryPoint] = []
+    find = importlib.metadata.entry_points
+    monkeypatch.setattr(
+        importlib.metadata,
+        "entry_points",
+        lambda group: entries if group == PLUGINS else find(group=group),
+    )
+    return entries
+
+
+def test_without_the_benchmarks_bench_says_how_to_get_them(
+    manyhands: Manyhands, plugins: list[importlib.metadata.EntryPoint]
+) -> None:
+    code, _, err = manyhands("bench", "overhead", "--runner", "threads")
+    assert code == 2
+    assert "manyhands-bench" in err
+
+
+def test_other_packages_add_commands(
+    manyhands: Manyhands, folder: Path, plugins: list[importlib.metadata.EntryPoint]
+) -> None:
+    code = """
+    from cyclopts import App
+    bench = App(name="bench")
+    @bench.command
+    def overhead(times: int = 1):
+        print("measured", times)
+    def hello(name: str):
+        return 4
+    """
+    (folder / "plugin.py").write_text(textwrap.dedent(code))
+    sys.path.insert(0, str(folder))
+    plugins += [entry("bench", "plugin:bench"), entry("hello", "plugin:hello")]
+    assert manyhands("bench", "overhead", "--times", "2") == (0, "measured 2\n", "")
+    assert manyhands("hello", "you") == (4, "", "")
+    assert " hello " in manyhands("--help")[1]
+
+
+def test_a_broken_plugin_breaks_nothing_else(
+    manyhands: Manyhands, plugins: list[importlib.metadata.EntryPoint]
+) -> None:
+    plugins.append(entry("bench", "no_such_plugin:app"))
+    assert manyhands("--help")[0] == 0
+    assert manyhands("run", "flows.py:nothing")[0] == 0
+    code, _, err = manyhands("bench")
+    assert code == 2
+    assert "no_such_plugin" in err
+
+
+# ---------------------------------------------------------------------- real processes
+
+SLOW = """
+    import asyncio, sys, threading, time
+    from manyhands import flow, task
+
+    @task
+    def spin():
+        while True:
+            time.sleep(0.01)
+
+    def say(text):
+        print(text, flush=True)
+
+    @flow
+    def tasks():
+        futures = spin.map(range(0, 50, 10))
+        say("ready")
+        futures.wait()
+
+    @flow
+    async def coroutine():
+        say("ready")
+        await asyncio.sleep(60)
+
+    @flow
+    def held_up():
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        say("ready")
+        time.sleep(60)
+""".replace("def spin():", "def spin(n):")
+
+
+def started(folder: Path, *command: str) -> subprocess.Popen[str]:
+    """A process that has said that it is ready to be stopped."""
+    (folder / "slow.py").write_text(textwrap.dedent(SLOW))
+    process = subprocess.Popen(
+        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("flow", ["tasks", "coroutine"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_a_signal_ends_the_flow_quietly(
+    tmp_path: Path, flow: str, number: signal.Signals, code: int
+) -> None:
+    with started(tmp_path, MANYHANDS, "run", f"slow.py:{flow}") as process:
+        process.send_signal(number)
+        began = time.monotonic()
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert time.monotonic() - began < 5
+    assert "Traceback" not in err
+
+
+def test_what_holds_up_the_exit_is_given_up(tmp_path: Path) -> None:
+    script = (
+        "import sys; from manyhands.cli import main, signals; signals.PATIENCE = 0.5;"
+        "sys.argv[1:] = ['run', 'slow.py:held_up']; sys.exit(main())"
+    )
+    with started(tmp_path, sys.executable, "-c", script) as process:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    with started(tmp_path, MANYHANDS, "run", "slow.py:held_up") as process:
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        while process.poll() is None and time.monotonic() - began < 4:
+            time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "Traceback" not in err
+
+
+def test_only_the_value_goes_to_stdout(folder: Path) -> None:
+    command = [MANYHANDS, "run", "flows.py:double", "-p", "n=21"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "(42, 'x', [])\n")
+    assert "Finished in state Completed()" in done.stderr
+
+
+def test_exit_codes_of_failures_and_mistakes(folder: Path) -> None:
+    environment = {**os.environ, "MANYHANDS_LOGGING_LEVEL": "CRITICAL"}
+    codes = []
+    for target in ("flows.py:fails", "flows.py:nothing_such"):
+        command = [MANYHANDS, "run", target]
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.stdout == ""
+        codes.append(done.returncode)
+    assert codes == [1, 2]
+
+
+def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
+    command = f"{MANYHANDS} run flows.py:double -p n=1 | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() in ("0", "1")
+    assert "BrokenPipeError" not in done.stderr
