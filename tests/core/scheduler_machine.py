@@ -141,13 +141,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.world.open_runs()) > 2)
     @rule(which=which)
     def cancel_all(self, which: int) -> None:
-        """All that is not executing in this process is CANCELLED, though one may need another."""
+        """Every open run of a runner is CANCELLED, though one may need another (SPEC 7.4)."""
         runner = self.world.runners[which]
         self.say(f"cancel all of runner {which}")
-        self.world.cancels(
-            run for run in self.world.runs if run.runner is runner and not isinstance(run.place, Execution)
-        )
+        self.world.cancels(run for run in self.world.runs if run.runner is runner)
         runner.scheduler.cancel_all(self.world.now)
+        for execution in runner.executions():  # it leaves these to the dispatcher
+            runner.scheduler.cancel(execution.future(), self.world.now)
         self.drain(runner)
 
     @precondition(visible)
@@ -594,7 +594,7 @@ class PullingRules(SchedulerMachine):
                 move()
                 return True
         for index, execution in enumerate(self.resting()):
-            if self.may_wake(execution):
+            if execution.resting.woken or execution.interrupted:  # type: ignore[union-attr]
                 self.rest_ends(index)
                 return True
         return super().step()

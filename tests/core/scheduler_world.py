@@ -152,9 +152,9 @@ class Run:
         future = self.glance()
         if future is None:
             assert self.record is not None
-            return COMPLETED, self.record.since[self.index]
+            return COMPLETED, self.record.since[self.index], self.record.values[self.index], None
         state = future._detail.state if future._detail is not None else None
-        return future._phase, future._since, id(future._outcome), id(state)
+        return future._phase, future._since, future._outcome, state
 
     def needs_met(self) -> bool:
         """Whether everything it waits for has ended as it must."""
@@ -696,8 +696,15 @@ class Worker:
         wait.watch(wanted)
         if not wait.woken:
             self.runner.scheduler.waits(me.future(), wanted)
+            self._hand_back()
             self.stack.append(wait)
             self._look()
+
+    def _hand_back(self) -> None:
+        """A worker that is about to wait keeps nothing that it has not begun, or two could hold each other's work."""
+        for item in self.stack:
+            if isinstance(item, Walk):
+                self.runner.scheduler.take_back(item.span)
 
     def go_on(self) -> None:
         """Something has changed: it takes a place and looks what."""
@@ -744,6 +751,7 @@ class Worker:
     # ------------------------------------------------------------------ a wait in which it lends its place
 
     def rests(self) -> None:
+        self._hand_back()
         self.runner.scheduler.vacated(self)
         self.runner.lent += 1
         if len(self.runner.workers) < self.runner.most + self.runner.lent:

@@ -75,4 +75,14 @@ def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(fn, include_extras=True)
     except (NameError, TypeError):
-        return {}  # a name that exists only for type checkers: such parameters are passed as they are
+        pass  # a name that exists only for type checkers: look each annotation up by itself
+    plain = inspect.unwrap(fn)
+    names = getattr(plain, "__globals__", {})
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(plain, "__annotations__", {}).items():
+        holder = types.SimpleNamespace(__annotations__={name: annotation})
+        try:
+            hints.update(typing.get_type_hints(holder, names, include_extras=True))
+        except (NameError, TypeError):
+            continue  # this one is passed as it is
+    return hints

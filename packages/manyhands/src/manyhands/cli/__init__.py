@@ -7,6 +7,7 @@
       parameters.py             with what: `-p name=value`
       signals.py                until when: Ctrl-C and SIGTERM
     runners.py                manyhands runners
+    concurrency_limit.py      manyhands concurrency-limit
     demo_command.py           manyhands demo
       demo.py                   its flow, an example worth reading
 

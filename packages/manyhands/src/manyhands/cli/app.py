@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from manyhands import __version__
+from manyhands.cli.concurrency_limit import concurrency_limit
 from manyhands.cli.console import UsageError, print_error
 from manyhands.cli.demo_command import demo
 from manyhands.cli.run import run
@@ -26,7 +27,12 @@ __all__ = ["PLUGINS", "invoke", "make_app"]
 #: The entry-point group of commands in other packages: a name, and a cyclopts `App` of that name or a function.
 PLUGINS = "manyhands.commands"
 
-_COMMANDS = {"run": run, "runners": runners, "demo": demo}
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    "run": run,
+    "runners": runners,
+    "concurrency-limit": concurrency_limit,
+    "demo": demo,
+}
 
 #: Any arguments at all, options included.
 _Anything = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
@@ -47,7 +53,7 @@ def make_app(*, plugins: bool = True) -> App:
         name="manyhands", help=_HELP, version=f"manyhands {__version__}", help_format="markdown"
     )
     for name, command in _COMMANDS.items():
-        app.command(command, name=name)
+        app.command(command, name=sorted({name, name.replace("-", "_")}))
     if plugins:
         _add_plugins(app)
     return app
@@ -95,7 +101,7 @@ def invoke(tokens: Sequence[str] | None = None) -> int:
     """
     tokens = sys.argv[1:] if tokens is None else tokens
     try:
-        outcome = make_app(plugins=not tokens or tokens[0] not in _COMMANDS)(
+        outcome = make_app(plugins=not tokens or tokens[0].replace("_", "-") not in _COMMANDS)(
             tokens,
             exit_on_error=False,
             print_error=False,

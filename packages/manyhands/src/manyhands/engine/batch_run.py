@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from contextvars import copy_context
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manyhands.calls import COMPLETED, FAILED, WAITING, Call, Outcome, Report
@@ -163,12 +163,12 @@ class _Collector(logging.Handler):
         self.records.append(record)
 
 
-def run_packed(packed: Packed, make_dispatcher: Callable[[], Any]) -> bytes:
+def run_packed(packed: Packed, make_runner: Callable[[], Any]) -> bytes:
     """Runs a packed batch to its end, or until its time is over.
 
     Args:
         packed: the batch.
-        make_dispatcher: gives the dispatcher that takes runs submitted inside these; called if there are any.
+        make_runner: gives the entered runner that takes runs submitted inside these; called if there are any.
 
     Returns:
         The pickled report.
@@ -194,10 +194,10 @@ def run_packed(packed: Packed, make_dispatcher: Callable[[], Any]) -> bytes:
     logger.setLevel(surroundings.level)
     try:
         flow_run = _flow_run(surroundings.flow) if surroundings.flow is not None else None
-        scope = _LazyScope(make_dispatcher, flow_run)
+        scope = _LazyScope(make_runner, flow_run)
         calls = []
         for index, number, attempt, args, kwargs, tags in rows:
-            context = copy_context()
+            context = Context()
             context.run(SCOPE.set, scope)
             context.run(TAGS.set, tags)
             calls.append(Call(tasks[index], args, kwargs, number, context, scope, attempt))
@@ -210,27 +210,26 @@ def run_packed(packed: Packed, make_dispatcher: Callable[[], Any]) -> bytes:
 
 
 class _LazyScope(Scope):
-    """A scope on a worker, whose dispatcher is made when a run inside submits another."""
+    """A scope on a worker, whose runner is made when a run inside submits another."""
 
-    __slots__ = ("_close", "_made", "_make")
+    __slots__ = ("_make", "_runner")
 
     def __init__(self, make: Callable[[], Any], flow_run: FlowRun | None) -> None:
         self._make = make
-        self._made: Any = None
+        self._runner: Any = None
         self.flow_run = flow_run
 
     @property
     def dispatcher(self) -> Any:  # type: ignore[override]
-        """The dispatcher, made on first use."""
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+        """The dispatcher of the runner, which is made on first use."""
+        if self._runner is None:
+            self._runner = self._make()
+        return self._runner.scope().dispatcher
 
     def close(self) -> None:
-        """Waits for the runs that were submitted inside."""
-        if self._made is not None:
-            self._made.end().wait()
-            self._made.close()
+        """Waits for the runs that were submitted inside, and leaves the runner."""
+        if self._runner is not None:
+            self._runner.__exit__(None, None, None)
 
 
 def run_calls(calls: Sequence[Call], seconds: float) -> tuple[list[Any], list[float], float]:
@@ -278,13 +277,14 @@ def _run_coroutines(calls: Sequence[Call]) -> list[Outcome]:
 
     async def all_of_them() -> list[Outcome]:
         loop = asyncio.get_running_loop()
-        return list(
-            await asyncio.gather(
-                *[loop.create_task(one(call), context=call.context.copy()) for call in calls]
-            )
-        )
+        contexts = [under_asyncio(call.context.copy()) for call in calls]
+        tasks = [
+            loop.create_task(one(call), context=context)
+            for call, context in zip(calls, contexts, strict=True)
+        ]
+        return list(await asyncio.gather(*tasks))
 
-    from manyhands.engine.loops import SERVICE_LOOP
+    from manyhands.engine.loops import SERVICE_LOOP, under_asyncio
 
     return SERVICE_LOOP.run(all_of_them())  # type: ignore[no-any-return]
 

@@ -7,6 +7,7 @@ futures and what lies above them; asyncio and anyio are imported on use.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,11 @@ from manyhands.exceptions import BlockingWaitInLoop
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Coroutine
+    from contextvars import Context
 
     from manyhands.futures.blocking import Wanted
 
-__all__ = ["SERVICE_LOOP", "ServiceLoop"]
+__all__ = ["SERVICE_LOOP", "ServiceLoop", "under_asyncio"]
 
 
 class ServiceLoop:
@@ -75,6 +77,14 @@ def _refuse(wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool
     if deadline is not None and deadline <= time.monotonic():
         return False
     raise BlockingWaitInLoop(run_name=getattr(open_items[0], "name", None))
+
+
+def under_asyncio(context: Context) -> Context:
+    """A context made fit for this loop: it may have been captured under trio, and anyio believes its variable."""
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context
 
 
 SERVICE_LOOP = ServiceLoop()

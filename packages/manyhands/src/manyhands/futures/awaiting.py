@@ -13,12 +13,12 @@ from manyhands.context import CALL, LOCK
 from manyhands.futures.blocking import Arrivals, Countdown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable, Sequence
 
     from manyhands.futures.blocking import Wanted
     from manyhands.futures.run import TaskFuture
 
-__all__ = ["PLACES", "Place", "arrive", "settled", "waker"]
+__all__ = ["PLACES", "AsyncArrivals", "Place", "settled", "waker"]
 
 
 class Place(Protocol):
@@ -33,6 +33,7 @@ class Place(Protocol):
 
 #: The places of the coroutines on the service loop, by run number.
 PLACES: dict[int, Place] = {}
+
 
 def waker() -> tuple[Any, Callable[[], None]]:
     """An event of the running loop, and a function that sets it from any thread without blocking.
@@ -120,28 +121,48 @@ async def settled(wanted: Wanted, timeout: float | None = None, fail_fast: bool 
                 await place.take_again()
 
 
-async def arrive(
-    futures: Iterable[TaskFuture[Any]], deadline: float | None
-) -> AsyncIterator[TaskFuture[Any] | None]:
-    """Futures as they end; `None` and no more once the deadline (of `time.monotonic`) is over."""
-    import time
+class AsyncArrivals:
+    """Futures as they end, for `async for`.
 
-    import anyio
+    Args:
+        futures: the futures.
+        deadline: of `time.monotonic`, or `None`.
+        expired: makes the error of a deadline that is over, given how many futures came before.
+    """
 
-    pending = list(futures)
-    event, wake = waker()
-    arrivals = Arrivals(pending, wake)
-    try:
-        for _ in pending:
-            while arrivals.queue.empty():
-                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                with anyio.move_on_after(left) as scope:
-                    await event.wait()
-                if scope.cancelled_caught and arrivals.queue.empty():
-                    yield None
-                    return
-                # The next event is in place before the queue is looked at again, so that no arrival is missed.
-                event, arrivals.wake = waker()
-            yield arrivals.queue.get_nowait()
-    finally:
-        arrivals.close()
+    def __init__(
+        self,
+        futures: Sequence[TaskFuture[Any]],
+        deadline: float | None,
+        expired: Callable[[int], Exception],
+    ) -> None:
+        self._total = len(futures)
+        self._given = 0
+        self._deadline = deadline
+        self._expired = expired
+        self._event, wake = waker()
+        self._arrivals = Arrivals(futures, wake)
+
+    async def __anext__(self) -> TaskFuture[Any]:
+        import time
+
+        import anyio
+
+        if self._given == self._total:
+            raise StopAsyncIteration
+        queue = self._arrivals.queue
+        while queue.empty():
+            left = None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
+            with anyio.move_on_after(left) as scope:
+                await self._event.wait()
+            if scope.cancelled_caught and queue.empty():
+                self._arrivals.close()
+                raise self._expired(self._given)
+            # The next event is in place before the queue is looked at again, so that no arrival is missed.
+            self._event, self._arrivals.wake = waker()
+        self._given += 1
+        future: TaskFuture[Any] = queue.get_nowait()
+        return future
+
+    def __aiter__(self) -> AsyncArrivals:
+        return self

@@ -231,15 +231,10 @@ class as_completed(Generic[R]):  # the standard library's and Prefect's name for
             pending = [future for future in pending if future._phase < DONE]
             yield from done
 
-    async def __aiter__(self) -> AsyncIterator[TaskFuture[R]]:
-        from manyhands.futures.awaiting import arrive
+    def __aiter__(self) -> AsyncIterator[TaskFuture[R]]:
+        from manyhands.futures.awaiting import AsyncArrivals
 
-        given = 0
-        async for future in arrive(self._futures, self._deadline):
-            if future is None:
-                raise self._expired(given)
-            given += 1
-            yield future
+        return AsyncArrivals(self._futures, self._deadline, self._expired)
 
 
 #: Replaces futures at any depth of a value; set by the engine, which knows containers. Before that is loaded there

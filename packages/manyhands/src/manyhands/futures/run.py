@@ -14,6 +14,8 @@ from manyhands.futures.blocking import Wanted, block
 from manyhands.names import run_uuid, task_run_name
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from manyhands.futures.maps import MapRecord
     from manyhands.scheduling.dispatcher import Dispatcher
     from manyhands.states import State
@@ -40,6 +42,7 @@ class Detail:
         attempts: attempts that have begun.
         crashes: attempts that were lost with their worker.
         overdue: the running attempt is past its limit and will be retried once it has stopped.
+        traceback: of the exception that the run ended with.
         timer: what will wake a run that waits for its retry, or end one that is past its limit.
         origin: the map record and index of a mapped run.
     """
@@ -55,6 +58,7 @@ class Detail:
         "overdue",
         "state",
         "timer",
+        "traceback",
         "upstreams",
         "waiters",
         "waits_on",
@@ -75,6 +79,7 @@ class Detail:
         self.crashes = 0
         self.overdue = False
         self.timer: Any = None
+        self.traceback: TracebackType | None = None
         self.origin: tuple[MapRecord[Any], int] | None = None
 
 
@@ -195,12 +200,15 @@ class TaskFuture(Generic[R]):
         return None if self._phase == COMPLETED else self._error()
 
     def _error(self) -> BaseException:
+        """The exception of a run that did not complete, with the traceback that it came with."""
         outcome = self._outcome
         if isinstance(outcome, BaseException):
-            return outcome
+            detail = self._detail
+            # Each raise adds to an exception's traceback, and this one may be raised many times.
+            return outcome.with_traceback(detail.traceback if detail is not None else None)
         from manyhands.states import get_state_exception
 
-        error = get_state_exception(self.state)
+        error = get_state_exception(self.state, run_name=self.name)
         return error if error is not None else CancelledRun(run_name=self.name)
 
     def cancel(self) -> bool:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from manyhands.scheduling.batching import BatchPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from manyhands.calls import Batch, Report
     from manyhands.futures import TaskFuture
 
@@ -33,6 +35,10 @@ class Capabilities:
         stops_hard: also one that is inside C code.
         sends_logs: log records made on a worker reach the driver.
         shares_context: the submitter's context variables are visible in the run.
+        tells_starts: the driver learns when each run begins; else a batch counts as begun with its first run.
+        recalls: runs of a batch can be taken back from a worker that has not started them.
+        keeps_values: a large value that one run hands to another does not pass through the driver.
+        survives: the death of a worker ends only what it was executing.
         nests: runs submitted inside a run go to the same workers.
         policy: how batches are made.
     """
@@ -40,13 +46,17 @@ class Capabilities:
     __slots__ = (
         "concurrent",
         "isolated",
+        "keeps_values",
         "nests",
         "policy",
         "pulls",
+        "recalls",
         "sends_logs",
         "shares_context",
         "stops",
         "stops_hard",
+        "survives",
+        "tells_starts",
     )
 
     def __init__(
@@ -59,6 +69,10 @@ class Capabilities:
         stops_hard: bool = False,
         sends_logs: bool = True,
         shares_context: bool = False,
+        tells_starts: bool = True,
+        recalls: bool = True,
+        keeps_values: bool = True,
+        survives: bool = True,
         nests: bool = True,
         policy: BatchPolicy | None = None,
     ) -> None:
@@ -69,6 +83,10 @@ class Capabilities:
         self.stops_hard = stops_hard
         self.sends_logs = sends_logs
         self.shares_context = shares_context
+        self.tells_starts = tells_starts
+        self.recalls = recalls
+        self.keeps_values = keeps_values
+        self.survives = survives
         self.nests = nests
         self.policy = policy if policy is not None else BatchPolicy()
 
@@ -92,13 +110,16 @@ class BackendEvents(Protocol):
         """A batch could not be unpacked on the worker; its runs are sent again, each alone."""
 
     def lost(
-        self, batch: int, error: BaseException, maybe_started: list[int] | None = None
+        self,
+        batch: int,
+        error: Callable[[str], BaseException],
+        maybe_started: list[int] | None = None,
     ) -> None:
         """A batch will not report any more.
 
         Args:
             batch: the batch.
-            error: why, for the runs that may have started.
+            error: gives, for a run's name, what it ends with if it may have started.
             maybe_started: their positions; `None` for all that have not been reported.
         """
 

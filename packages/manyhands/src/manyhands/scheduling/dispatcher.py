@@ -387,7 +387,10 @@ class Dispatcher:
         self.drain()
 
     def lost(
-        self, batch: int, error: BaseException, maybe_started: list[int] | None = None
+        self,
+        batch: int,
+        error: Callable[[str], BaseException],
+        maybe_started: list[int] | None = None,
     ) -> None:
         """See `BackendEvents`."""
         with LOCK:
@@ -475,9 +478,16 @@ class Dispatcher:
         if not self.capabilities.stops:
             return
         with LOCK:
+            call = future._call
+            attempt = call.attempt if call is not None else None
             self.backend.interrupt(future, False)
         if self.capabilities.pulls:
-            TIMERS.after(GRACE, lambda: self.backend.give_up(future))
+            TIMERS.after(GRACE, lambda: self._give_up(future, attempt))
+
+    def _give_up(self, future: TaskFuture[Any], attempt: int | None) -> None:
+        call = future._call
+        if call is None or call.attempt == attempt:
+            self.backend.give_up(future)
 
     # ------------------------------------------------------------------ the end
 

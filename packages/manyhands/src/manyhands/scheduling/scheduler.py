@@ -49,9 +49,10 @@ from manyhands.exceptions import TaskRunTimeout, WaitCycle
 from manyhands.futures.maps import NO_VALUE, MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.scheduling.batching import Durations
+from manyhands.states import TimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from manyhands.engine.inputs import Input
     from manyhands.futures.blocking import Wanted
@@ -614,8 +615,10 @@ class Scheduler:
             return False
         future._outcome = value
         future._since = now
-        if state is not None:
-            future._details().state = state
+        if phase != COMPLETED or state is not None:
+            detail = future._details()
+            detail.state = state
+            detail.traceback = value.__traceback__ if isinstance(value, BaseException) else None
         future._phase = phase
         future._call = None
         next(self._ended)
@@ -730,11 +733,10 @@ class Scheduler:
         """Ends a run as CANCELLED at once. Returns False if it had ended."""
         if future._phase >= DONE:
             return False
-        if future._phase == READY and self._pick(future):
-            future._claim()
-            running = False
+        if future._phase == READY:
+            running = not (self._pick(future) and future._claim())
         else:
-            running = future._phase in (READY, RUNNING, SENT)
+            running = future._phase in (RUNNING, SENT)
         if not self.settle(future, CANCELLED, None, now):
             return False
         if running:
@@ -751,12 +753,16 @@ class Scheduler:
         if not future._is_running() or call is None or call.attempt != attempt:
             return False
         if attempt > future._task.retries:
-            error = TaskRunTimeout(run_name=future.name, timeout=limit)
-            self.settle(future, FAILED, error, now, _timed_out(error, now))
+            self.time_out(future, limit, now)
         else:
             future._details().overdue = True
         self.effects.append((INTERRUPT, future))
         return True
+
+    def time_out(self, future: TaskFuture[Any], limit: float, now: float) -> None:
+        """Ends a run as TimedOut."""
+        error = TaskRunTimeout(run_name=future.name, timeout=limit)
+        self.settle(future, FAILED, error, now, TimedOut(str(error), data=error, timestamp=now))
 
     def cancel_all(self, now: float) -> None:
         """Ends every run as CANCELLED that is not executing on a worker of this process."""
@@ -778,11 +784,14 @@ class Scheduler:
 
     def _cancel_unclaimed(self, record: MapRecord[Any], now: float) -> None:
         self._gather(record)
-        for start, stop in record.unclaimed:
-            for index in range(start, stop):
-                self.cancel(record.materialize(index), now)
+        ranges = list(record.unclaimed)
         record.unclaimed.clear()
         record.queued = False
+        for start, stop in ranges:
+            for index in range(start, stop):
+                future = record.materialize(index)
+                future._claim()
+                self.settle(future, CANCELLED, None, now)
 
     def cancel_timer(self, future: TaskFuture[Any]) -> None:
         detail = future._detail
@@ -1026,7 +1035,11 @@ class Scheduler:
             future._phase = RUNNING
 
     def batch_lost(
-        self, number: int, error: BaseException, maybe_started: Sequence[int] | None, now: float
+        self,
+        number: int,
+        error: Callable[[str], BaseException],
+        maybe_started: Sequence[int] | None,
+        now: float,
     ) -> None:
         """A batch's worker died: what may have started is CRASHED or, within `crash_retries`, sent again."""
         entry = self.batches.get(number)
@@ -1053,14 +1066,8 @@ class Scheduler:
                 detail.crashes += 1
                 self._first_again(future)
             else:
-                self.settle(future, CRASHED, error, now)
+                self.settle(future, CRASHED, error(future.name), now)
         self.batch_closed(number)
-
-
-def _timed_out(error: TaskRunTimeout, now: float) -> Any:
-    from manyhands.states import TimedOut
-
-    return TimedOut(str(error), data=error, timestamp=now)
 
 
 def _reached(counter: itertools.count[int]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import CANCELLED, DONE, FAILED, Outcome
 from manyhands.context import LOCK
-from manyhands.engine.loops import SERVICE_LOOP
+from manyhands.engine.loops import SERVICE_LOOP, under_asyncio
 from manyhands.engine.task_run import attempt_async, overdue_outcome_async
 from manyhands.futures.awaiting import PLACES
 
@@ -61,7 +61,9 @@ class AsyncLane:
                 self._end(future, Outcome(FAILED, error))
                 continue
             context = call.context if call.attempt == 1 else call.context.copy()
-            self._tasks[future] = loop.create_task(self._run(future, call), context=context)
+            self._tasks[future] = loop.create_task(
+                self._run(future, call), context=under_asyncio(context)
+            )
         if len(runs) == BULK:
             with LOCK:
                 self._scheduled = True

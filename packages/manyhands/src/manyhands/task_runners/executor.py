@@ -4,13 +4,14 @@
                                           │ done callback
     Scheduler ◀─ report ◀─ unpack ◀───────┘
 
-An executor has no way to stop what runs, nor a way home from a worker: runs submitted inside a task run there in
-place. Log records come back with the report. May import `sequential` and what lies above it.
+An executor has no way to stop what runs, nor a way home from a worker: runs submitted inside a task run there, on a
+thread of the worker's process. Log records come back with the report. May import `threads` and what lies above it.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
@@ -63,10 +64,15 @@ class ExecutorBackend:
         self.capabilities = Capabilities(
             isolated=isolated,
             stops=False,
+            tells_starts=False,
+            recalls=False,
+            keeps_values=not isolated,
+            survives=False,
             nests=False,
             shares_context=not isolated,
-            # Twice a local pool's message: an executor's own queues cost 50 to 100 µs an item.
-            policy=BatchPolicy(target=0.01, alone=0.03, cap=5000),
+            # Larger messages than a local pool's, as an executor's queues cost 50 to 100 µs an item; and one a slot,
+            # as a queued item can neither be told from one that runs nor be taken back.
+            policy=BatchPolicy(target=0.01, alone=0.03, cap=5000, window=1),
         )
         self._lock = threading.Lock()
         self._in_flight: dict[Future[Any], Batch] = {}
@@ -90,7 +96,7 @@ class ExecutorBackend:
         packed: Packed | None = None
         if not self.capabilities.isolated:
             for call in calls.values():
-                self._run_nested_in_place(call)
+                self._give_nested_runner(call)
         if self.capabilities.isolated:
             packed, unpackable = self._pack(calls)
             failed.update(unpackable)
@@ -105,17 +111,22 @@ class ExecutorBackend:
         except (
             Exception
         ) as error:  # what an executor raises when it is broken or was shut down is its own affair
-            self._events.lost(batch.number, _died(error))
+            self._events.lost(batch.number, _death(error))
             return
         with self._lock:
             self._in_flight[item] = batch
+        self._events.started(
+            batch.number, positions[0]
+        )  # a slot has one item, so it begins at once
         item.add_done_callback(lambda done: self._ended(done, batch, positions))
 
-    def _run_nested_in_place(self, call: Call) -> None:
+    def _give_nested_runner(self, call: Call) -> None:
         """Runs submitted inside go to a runner of the worker's own: on this one they might wait for their own place."""
         if self._nested is None:
-            self._nested = _inline_dispatcher()
-        scope = Scope(self._nested, call.scope.flow_run if call.scope is not None else None)
+            self._nested = _nested_runner()
+        scope = Scope(
+            self._nested.scope().dispatcher, call.scope.flow_run if call.scope is not None else None
+        )
         call.scope = scope
         call.context.run(SCOPE.set, scope)
 
@@ -201,7 +212,7 @@ class ExecutorBackend:
             result = item.result()
             report = unpack_report(batch.number, result) if isinstance(result, bytes) else result
         except BaseException as error:
-            self._events.lost(batch.number, _died(error))
+            self._events.lost(batch.number, _death(error))
             return
         if isinstance(report, BaseException):
             self._unpacking_failed(batch, positions, report)
@@ -236,6 +247,8 @@ class ExecutorBackend:
     def stop(self, grace: float) -> None:
         """See `Backend`."""
         self._stopping = True
+        if self._nested is not None:
+            self._nested.__exit__(None, None, None)
         if not self._owned:
             with self._lock:
                 items = list(self._in_flight)
@@ -316,40 +329,40 @@ def _culprit(call: Call) -> SerializationError:
     return find_culprit(parameters, "parameters", name_of(call))
 
 
-def _died(error: BaseException) -> BaseException:
-    import socket
+def _death(error: BaseException) -> Callable[[str], BaseException]:
+    """What the runs of a lost batch end with, given their names."""
 
-    if isinstance(error, BrokenExecutor):
-        died = WorkerDied(
-            host=socket.gethostname(),
-            pid=None,
-            message=str(error) or "a worker of the executor died",
+    def of(run_name: str) -> BaseException:
+        if isinstance(error, BrokenExecutor):
+            message = str(error) or "a worker of the executor died"
+        elif isinstance(error, CancelledError):
+            message = "the executor was shut down"
+        else:
+            return error
+        return WorkerDied(
+            run_name=run_name, host=socket.gethostname(), message=message, cause=error
         )
-        died.__cause__ = error
-        return died
-    if isinstance(error, CancelledError):
-        return WorkerDied(host=socket.gethostname(), pid=None, message="the executor was shut down")
-    return error
+
+    return of
 
 
 def _run_on_worker(packed: Packed) -> bytes:
     """What the executor's worker is given to call."""
-    return run_packed(packed, _inline_dispatcher)
+    return run_packed(packed, _nested_runner)
 
 
-def _inline_dispatcher() -> Any:
-    from manyhands.task_runners.sequential import SequentialTaskRunner
+def _nested_runner() -> Any:
+    """Takes the runs that are submitted inside others on a worker."""
+    from manyhands.task_runners.threads import ThreadPoolTaskRunner
 
-    runner = SequentialTaskRunner()
-    runner.__enter__()
-    return runner.scope().dispatcher
+    return ThreadPoolTaskRunner(max_workers=1).__enter__()
 
 
 class ExecutorTaskRunner(BaseTaskRunner):
     """Runs tasks on any `concurrent.futures.Executor`: a ProcessPoolExecutor, loky's, an MPI pool.
 
     Short runs travel in batches. What is beyond an executor: stopping a run that executes (a cancelled run is settled
-    at once, its work goes on), and nesting on other workers (runs submitted inside a task run there in place).
+    at once, its work goes on), and nesting on other workers (runs submitted inside a task run in its process).
 
     Args:
         executor: an executor, used as it is and never shut down; or its class, or any callable that gives one, which

@@ -12,12 +12,12 @@ from manyhands import settings
 from manyhands.exceptions import InvalidOption, MissingExtraError, UnknownRunner
 from manyhands.task_runners.base import BaseTaskRunner, TaskRunner
 
-__all__ = ["GROUP", "installed", "load", "resolve"]
+__all__ = ["GROUP", "installed", "load", "missing", "resolve"]
 
 GROUP = "manyhands.task_runners"
 
 #: Runners of packages of ours: what their names need where they are not installed.
-_EXTRAS = {"dask": "manyhands-dask", "ray": "manyhands-ray"}
+_EXTRAS = {"dask": "manyhands[dask]", "ray": "manyhands[ray]"}
 #: Schemes of addresses, and the runner that each belongs to.
 _SCHEMES = {
     "tcp": "dask",
@@ -36,6 +36,12 @@ def installed() -> dict[str, Any]:
     from importlib.metadata import entry_points
 
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def missing() -> dict[str, str]:
+    """Names of runners of ours whose package is not installed, and what to install for each."""
+    found = installed()
+    return {name: requirement for name, requirement in _EXTRAS.items() if name not in found}
 
 
 def load(text: str) -> Any:
@@ -59,12 +65,7 @@ def load(text: str) -> Any:
         if name in _EXTRAS:
             raise MissingExtraError(feature=f"the task runner {text!r}", requirement=_EXTRAS[name])
         raise UnknownRunner(runner=text, known=sorted({*found, *_EXTRAS}))
-    try:
-        kind = found[name].load()
-    except ImportError as error:
-        raise MissingExtraError(
-            feature=f"the task runner {text!r}", requirement=_EXTRAS.get(name, name)
-        ) from error
+    kind = found[name].load()
     return kind.from_argument(argument) if argument else kind()
 
 

@@ -83,6 +83,9 @@ class _InlineDispatcher(Dispatcher):
             HERE.worker, HERE.block = outer, blocked
             with LOCK:
                 self.backend.workers.remove(worker)
+                ready = self.scheduler.ready
+                while ready and _over(ready[0]):  # they were run out of turn
+                    ready.popleft()
             frames.leave_shield()
 
 

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from manyhands import settings
-from manyhands.calls import DONE, FAILED
+from manyhands.calls import DONE
 from manyhands.context import LOCK
 from manyhands.engine.interrupt import Frames
 from manyhands.engine.services import TIMERS
-from manyhands.exceptions import TaskRunTimeout
 from manyhands.futures.maps import MapRecord
 from manyhands.logs import library_logger
 from manyhands.task_runners.base import BaseTaskRunner
@@ -74,8 +74,13 @@ class ThreadBackend(WorkerBackend):
                 self._watch()
 
     def _watch(self) -> None:
-        """Lets the scheduler tell when it is crowded again; with `LOCK` held."""
-        self.dispatcher.scheduler.growable = True
+        """Looks again later, or has the scheduler tell when it is crowded again; with `LOCK` held."""
+        scheduler = self.dispatcher.scheduler
+        scheduler.growable = (
+            True  # first, for a run that is submitted, without the lock, at this moment
+        )
+        if scheduler.ready or any(_has_rest(worker) for worker in self.workers):
+            self._time_growth()
 
     def _time_growth(self) -> None:
         if not self._timing:
@@ -99,10 +104,7 @@ class ThreadBackend(WorkerBackend):
                     count = min(max(len(self.workers), 1), _few(scheduler.ready), room)
                 elif not self._runs_are_short():
                     count = 1
-            if scheduler.ready or any(_has_rest(worker) for worker in self.workers):
-                self._time_growth()
-            else:
-                self._watch()
+            self._watch()
         for _ in range(count):
             self._add()
 
@@ -120,27 +122,25 @@ class ThreadBackend(WorkerBackend):
                 span.record.dispatcher.scheduler.take_back(span)
 
     def _add(self) -> None:
-        worker = Worker(self, Frames())
-        thread = threading.Thread(
-            target=worker.serve, name=f"manyhands-worker-{len(self._threads)}", daemon=True
-        )
-        worker.thread = thread
         with LOCK:
             if self._stopping or len(self.workers) >= self._most + self._lent:
                 return
-            self.workers.append(worker)
-            self._threads.append(thread)
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no room for another thread: those that exist must do
-            with LOCK:
-                self.workers.remove(worker)
-                self._threads.remove(thread)
+            worker = Worker(self, Frames())
+            thread = threading.Thread(
+                target=worker.serve, name=f"manyhands-worker-{len(self._threads)}", daemon=True
+            )
+            worker.thread = thread
+            try:
+                thread.start()  # under the lock, so that `stop` sees either nothing or a started thread
+            except RuntimeError:  # the system has no room for another: those that exist must do
                 if not self.workers:
                     raise
-            library_logger().warning(
-                "No further worker thread could be started; %d go on", len(self.workers)
-            )
+                library_logger().warning(
+                    "No further worker thread could be started; %d go on", len(self.workers)
+                )
+                return
+            self.workers.append(worker)
+            self._threads.append(thread)
 
     # -------------------------------------------------------------- lending, giving up, stopping
 
@@ -181,8 +181,8 @@ class ThreadBackend(WorkerBackend):
             if stuck.span is not None:
                 scheduler.take_back(stuck.span)
             if run._phase < DONE:
-                error = TaskRunTimeout(run_name=run.name, timeout=run._task.timeout_seconds or 0.0)
-                scheduler.settle(run, FAILED, error, time.time())
+                # It has attempts left, but the next must not overlap one that does not end.
+                scheduler.time_out(run, run._task.timeout_seconds or 0.0, time.time())
             scheduler.vacated(stuck)
             replace = bool(scheduler.ready)
             self._watch()
@@ -222,15 +222,13 @@ def _has_rest(worker: Worker) -> bool:
 
 
 def _few(ready: Iterable[TaskFuture[Any] | MapRecord[Any]]) -> int:
-    """How many runs are ready, counted no further than any pool could grow."""
+    """How many runs are ready, counted no further than it matters for growing."""
     count = 0
-    for item in ready:
+    for item in list(islice(ready, 300)):
         if isinstance(item, MapRecord):
-            count += sum(stop - start for start, stop in item.unclaimed)
+            count += sum(stop - start for start, stop in list(item.unclaimed))
         else:
             count += 1
-        if count > 4096:
-            break
     return count
 
 

@@ -31,11 +31,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: What a test may need, and what it means to be without. All but the last two are flags of `Capabilities`.
 FLAGS = {
     "concurrent": "runs happen one at a time, and only while their submitter waits",
-    "stops": "a run that has begun cannot be stopped",
+    "stops": "what was handed to a worker is out of reach: it is neither stopped nor taken back, nor known to begin",
     "stops_hard": "a run that is inside C code cannot be stopped",
     "sends_logs": "log records of workers do not reach the driver",
     "shares_context": "the submitter's context variables are not visible in its runs",
     "nests": "runs submitted inside a run do not go to the same workers",
+    "keeps_values": "large values do not stay where they were made, but come back to the driver",
     "isolated": "runs are in the driver's process, so nothing is pickled and none can crash alone",
     "shares_memory": "runs are in processes of their own",
     "survives_crashes": "the suite's `survives_crashes` says that a dead worker is not replaced",
@@ -130,20 +131,19 @@ class SuiteBase:
 
 
 def _declared_by(runner: Any) -> Capabilities:
-    make_backend = getattr(runner, "make_backend", None)
-    if make_backend is None:
+    if not hasattr(runner, "scope"):
         raise NotImplementedError(
-            f"{type(runner).__name__} has no make_backend(), so the suite's subclass must say what it can do: "
+            f"{type(runner).__name__} is no BaseTaskRunner, so the suite's subclass must say what it can do: "
             "`capabilities = Capabilities(...)`"
         )
-    backend, _ = make_backend()  # never started
-    capabilities: Capabilities = backend.capabilities
-    return capabilities
+    with runner.duplicate() as entered:
+        capabilities: Capabilities = entered.scope().dispatcher.capabilities
+        return capabilities
 
 
 def _flags_of(capabilities: Capabilities, survives_crashes: bool) -> dict[str, bool]:
     return {
-        **{flag: getattr(capabilities, flag) for flag in FLAGS if hasattr(capabilities, flag)},
+        **{flag: getattr(capabilities, flag, False) for flag in FLAGS},
         "shares_memory": not capabilities.isolated,
         "survives_crashes": survives_crashes,
     }

@@ -165,7 +165,7 @@ class RunnerTests(SuiteBase):
 
         main()
 
-    @covers("9.1", needs="nests")
+    @covers("9.1")
     def test_never_more_runs_than_slots_in_nests(
         self, runner: TaskRunner, signals: Signals
     ) -> None:

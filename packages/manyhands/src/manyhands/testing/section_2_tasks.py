@@ -207,7 +207,7 @@ class TaskTests(SuiteBase):
 
         main()
 
-    @covers("2.1", "9.1", needs="nests")
+    @covers("2.1", "9.1")
     def test_plain_functions_can_be_wrapped_inside_a_run(self, runner: TaskRunner) -> None:
         @task
         def outer(x: Any) -> Any:
@@ -377,7 +377,7 @@ class TaskTests(SuiteBase):
 
         main()
 
-    @covers("2.8", needs="nests")
+    @covers("2.8")
     def test_returned_futures_become_values(self, runner: TaskRunner) -> None:
         @task
         def parent(x: Any) -> Any:
@@ -395,7 +395,7 @@ class TaskTests(SuiteBase):
 
         main()
 
-    @covers("2.8", needs="nests")
+    @covers("2.8")
     def test_a_returned_future_that_fails_fails_the_run(self, runner: TaskRunner) -> None:
         @task
         def parent() -> Any:

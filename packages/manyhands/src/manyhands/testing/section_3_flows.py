@@ -103,7 +103,7 @@ class FlowTests(SuiteBase):
         assert in_flow(runner, body) == "returned"
         assert sorted(map(int, signals.lines("ended"))) == list(range(20))
 
-    @covers("3.5", "9.1", needs="nests")
+    @covers("3.5", "9.1")
     def test_a_flow_waits_for_what_its_runs_submitted(
         self, runner: TaskRunner, signals: Signals
     ) -> None:

@@ -90,7 +90,7 @@ class FutureTests(SuiteBase):
 
         main()
 
-    @covers("4.1", "5.2", needs="concurrent")
+    @covers("4.1", "5.2", needs=("concurrent", "stops"))
     def test_a_state_is_true_at_every_moment(
         self, single_runner: TaskRunner, signals: Signals
     ) -> None:
@@ -381,7 +381,7 @@ class FutureTests(SuiteBase):
 
     # ------------------------------------------------------------------ what is kept, what moves
 
-    @covers("4.5", needs="isolated")
+    @covers("4.5", needs=("isolated", "keeps_values"))
     def test_waiting_moves_no_value(self, runner: TaskRunner, signals: Signals) -> None:
         @task
         def large() -> Any:

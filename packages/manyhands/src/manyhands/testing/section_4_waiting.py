@@ -122,7 +122,7 @@ class WaitingTests(SuiteBase):
             assert set(as_completed(more, timeout=PATIENCE)) == set(more)
             assert sorted(future.result() for future in more) == [10, 11, 12]
 
-    @covers("4.4", "9.1", needs="nests")
+    @covers("4.4", "9.1")
     def test_waiting_inside_a_run(self, single_runner: TaskRunner) -> None:
         @task
         def parent() -> Any:
@@ -244,7 +244,7 @@ class WaitingTests(SuiteBase):
 
         anyio.run(main, backend=loop)
 
-    @covers("4.1", "9.1", needs="nests")
+    @covers("4.1", "9.1")
     def test_awaiting_inside_an_async_run(self, single_runner: TaskRunner) -> None:
         @task
         async def parent(depth: int) -> Any:
@@ -256,7 +256,7 @@ class WaitingTests(SuiteBase):
 
         assert in_flow(single_runner, lambda: parent.submit(5).result()) == 5
 
-    @covers("4.1", "9.1", needs="nests")
+    @covers("4.1", "9.1")
     def test_sync_runs_and_async_runs_in_turn(self, single_runner: TaskRunner) -> None:
         @task
         def sync_step(depth: int) -> Any:

@@ -371,7 +371,7 @@ class DependencyTests(SuiteBase):
 
         main()
 
-    @covers("5.7", needs="isolated")
+    @covers("5.7", needs=("isolated", "keeps_values"))
     def test_a_large_value_passes_the_driver_by(self, runner: TaskRunner, signals: Signals) -> None:
         @task
         def make() -> Any:
@@ -384,7 +384,7 @@ class DependencyTests(SuiteBase):
         assert in_flow(runner, lambda: measure.submit(make.submit()).result()) == 1_000_000
         assert f"unpickled {os.getpid()}" not in signals.lines("traced")
 
-    @covers("5.7", needs="isolated")
+    @covers("5.7", needs=("isolated", "keeps_values"))
     def test_a_large_argument_is_shipped_once(self, runner: TaskRunner, signals: Signals) -> None:
         @task
         def measure(number: int, x: Any) -> int:

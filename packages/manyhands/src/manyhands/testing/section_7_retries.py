@@ -125,7 +125,7 @@ class RetryTests(SuiteBase):
         times = list(map(float, signals.lines("times")))
         assert all(after - before >= 0.1 - EARLY for before, after in itertools.pairwise(times))
 
-    @covers("7.1", "4.1", needs="concurrent")
+    @covers("7.1", "4.1", needs=("concurrent", "stops"))
     def test_states_between_attempts(self, runner: TaskRunner, signals: Signals) -> None:
         @task(retries=1, retry_delay_seconds=0.5)
         def fails_once() -> str:

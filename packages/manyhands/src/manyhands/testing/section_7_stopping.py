@@ -243,11 +243,13 @@ class CancellationTests(SuiteBase):
 
     @covers("7.4", needs="concurrent")
     def test_what_is_queued_or_waits_never_starts(
-        self, single_runner: TaskRunner, signals: Signals
+        self, single_runner: TaskRunner, signals: Signals, flags: dict[str, bool]
     ) -> None:
         @flow(task_runner=single_runner)
         def main() -> None:
             first = hold.submit(signals, "go", "value")
+            if not flags["stops"]:
+                _ = [inc.submit(number) for number in range(5)]  # these may have been handed over
             queued = note.submit(signals, "log", "queued")
             waiting = note.submit(signals, "log", first)
             after = note.submit(signals, "log", [waiting])
@@ -368,6 +370,7 @@ class CancellationTests(SuiteBase):
         with single_runner as entered:
             running = entered.submit(hold, {"signals": signals, "name": "go"})
             signals.wait("go began")
+            _ = [entered.submit(inc, {"x": number}) for number in range(5)]  # may be handed over
             queued = [
                 entered.submit(note, {"signals": signals, "log": "log", "text": number})
                 for number in range(20)

@@ -429,7 +429,7 @@ class RuntimeTests(SuiteBase):
 
             assert tagged() == (["outside", "own"], ["outside"])
 
-    @covers("8.5", "9.1", needs="nests")
+    @covers("8.5", "9.1")
     def test_tags_apply_to_what_is_started_inside(self, runner: TaskRunner) -> None:
         @task
         def look() -> Any:
@@ -463,7 +463,7 @@ class RuntimeTests(SuiteBase):
         @flow(task_runner=runner)
         def main() -> None:
             COLOUR.set("red")
-            red = [look.submit(), look_async.submit(), *look.map([]), look.submit()]
+            red = [look.submit(), look_async.submit(), look.submit()]
             COLOUR.set("blue")
             assert look.submit().result() == "blue"
             assert look() == "blue"

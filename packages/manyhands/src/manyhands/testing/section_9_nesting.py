@@ -24,7 +24,7 @@ __all__ = ["NestingTests"]
 class NestingTests(SuiteBase):
     """Section 9."""
 
-    @covers("9.1", needs="nests")
+    @covers("9.1")
     def test_submitting_inside_a_run(self, runner: TaskRunner) -> None:
         @task
         def parent(x: int) -> Any:
@@ -38,7 +38,7 @@ class NestingTests(SuiteBase):
 
         main()
 
-    @covers("9.1", "4.2", needs="nests")
+    @covers("9.1", "4.2")
     def test_failures_inside(self, runner: TaskRunner) -> None:
         @task
         def parent() -> Any:
@@ -68,7 +68,7 @@ class NestingTests(SuiteBase):
         main()
 
     @pytest.mark.parametrize("slots", [1, 2])
-    @covers("9.1", needs="nests")
+    @covers("9.1")
     def test_fifty_levels(
         self, runner: TaskRunner, request: pytest.FixtureRequest, slots: int
     ) -> None:
@@ -80,7 +80,7 @@ class NestingTests(SuiteBase):
 
         assert in_flow(pool, lambda: down.submit(50).result()) == 50
 
-    @covers("9.1", needs="nests")
+    @covers("9.1")
     def test_a_tree_with_one_slot(self, single_runner: TaskRunner) -> None:
         @task
         def tree(depth: int) -> int:
@@ -103,7 +103,7 @@ class NestingTests(SuiteBase):
 
         assert in_flow(runner, lambda: parent.submit().result()) == [1, 2]
 
-    @covers("9.1", needs=("nests", "concurrent"))
+    @covers("9.1", needs="concurrent")
     def test_parents_that_wait_leave_their_slots(
         self, runner: TaskRunner, signals: Signals
     ) -> None:
@@ -118,7 +118,7 @@ class NestingTests(SuiteBase):
 
         assert in_flow(runner, lambda: parent.map([1, 2]).result()) == [11, 22]
 
-    @covers("9.1", "3.3", needs="nests")
+    @covers("9.1", "3.3")
     def test_flows_inside_runs(self, runner: TaskRunner) -> None:
         @flow(task_runner=runner)
         def inner(x: Any) -> Any:
@@ -135,7 +135,7 @@ class NestingTests(SuiteBase):
 
         main()
 
-    @covers("9.1", "3.5", needs="nests")
+    @covers("9.1", "3.5")
     def test_children_outlive_their_parents(self, runner: TaskRunner, signals: Signals) -> None:
         @task
         def grandchild(number: int, after: Any = None) -> None:
@@ -151,7 +151,7 @@ class NestingTests(SuiteBase):
         assert in_flow(runner, lambda: parent.submit().result()) == "gone"
         assert sorted(map(int, signals.lines("log"))) == list(range(10))
 
-    @covers("9.1", "4.4", needs="nests")
+    @covers("9.1", "4.4")
     def test_waiting_inside_in_every_way(self, single_runner: TaskRunner) -> None:
         @task
         def parent() -> Any:
@@ -176,7 +176,7 @@ class NestingTests(SuiteBase):
         here, child = in_flow(runner, lambda: parent.submit().result())
         assert os.getpid() not in (here, child)
 
-    @covers("9.1", needs=("nests", "shares_memory"))
+    @covers("9.1", needs=("nests", "shares_memory", "concurrent"))
     def test_a_run_that_waits_for_itself(self, single_runner: TaskRunner) -> None:
         own: list[Any] = []
 
@@ -221,7 +221,7 @@ class NestingTests(SuiteBase):
 
         main()
 
-    @covers("9.1", needs="nests")
+    @covers("9.1")
     def test_recursion_without_end(self, single_runner: TaskRunner) -> None:
         @task
         def down(levels: int) -> int:

@@ -71,7 +71,7 @@ class Signals:
 
     def set(self, name: str) -> None:
         """Makes an event happen, for good."""
-        self._path("event", name).touch()
+        self._path("event", name).mkdir(exist_ok=True)
 
     def is_set(self, name: str) -> bool:
         """Whether an event has happened."""
@@ -91,12 +91,16 @@ class Signals:
         Raises:
             AssertionError: they did not come in time.
         """
-        self.append(f"meeting-{name}", "came")
-        eventually(
-            lambda: len(self.lines(f"meeting-{name}")) >= parties,
-            f"{parties} come to {name!r}",
-            timeout,
-        )
+        room = self._enter("meeting", name).parent
+        eventually(lambda: len(os.listdir(room)) >= parties, f"{parties} come to {name!r}", timeout)
+
+    def _enter(self, kind: str, name: str) -> Path:
+        # Directories: making and listing them opens no file that an interrupt could leave open.
+        room = self._path(kind, name)
+        room.mkdir(exist_ok=True)
+        guest = room / os.urandom(8).hex()
+        guest.mkdir()
+        return guest
 
     # ------------------------------------------------------------------ logs
 
@@ -126,11 +130,8 @@ class Signals:
         Yields:
             How many were in it when this one had entered, itself included.
         """
-        room = self._path("room", name)
-        room.mkdir(exist_ok=True)
-        guest = room / os.urandom(8).hex()
-        guest.touch()
+        guest = self._enter("room", name)
         try:
-            yield len(os.listdir(room))
+            yield len(os.listdir(guest.parent))
         finally:
-            guest.unlink(missing_ok=True)
+            guest.rmdir()
