@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import os
-import time
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+import pickle
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from loky import ProcessPoolExecutor as LokyExecutor
-from manyhands import flow, task
-from manyhands.exceptions import CrashedRun, InvalidOption, WorkerDied
+from manyhands import flow, runtime, task
+from manyhands.exceptions import CancelledRun, InvalidOption
 from manyhands.task_runners import ExecutorTaskRunner
 from manyhands.testing import TaskRunnerSuite
-from manyhands.testing.samples import boom, hold, inc
-from manyhands.testing.tools import PATIENCE, Signals, eventually
+from manyhands.testing.samples import boom, hold, inc, note
+from manyhands.testing.tools import PATIENCE, Signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-SPAWN = get_context("forkserver")
 
 
 class TestProcessPool(TaskRunnerSuite):
@@ -46,3 +45,291 @@ class TestThreadPool(TaskRunnerSuite):
     @pytest.fixture
     def single_runner(self) -> ExecutorTaskRunner:
         return ExecutorTaskRunner(ThreadPoolExecutor, max_workers=1)
+
+
+def loky_executor(workers: int) -> LokyExecutor:
+    """A loky pool whose workers have started, so that no test is blamed for them."""
+    executor = LokyExecutor(max_workers=workers)
+    for future in [executor.submit(os.getpid) for _ in range(4 * workers)]:
+        future.result()
+    return executor
+
+
+class TestLoky(TaskRunnerSuite):
+    """One executor for all tests, as given: it outlives the runners (SPEC 11.2), and a death breaks it for good."""
+
+    survives_crashes = False
+
+    @pytest.fixture(scope="class")
+    def pair(self) -> Iterator[LokyExecutor]:
+        executor = loky_executor(2)
+        yield executor
+        executor.shutdown()
+
+    @pytest.fixture(scope="class")
+    def single(self) -> Iterator[LokyExecutor]:
+        executor = loky_executor(1)
+        yield executor
+        executor.shutdown()
+
+    @pytest.fixture
+    def runner(self, pair: LokyExecutor) -> ExecutorTaskRunner:
+        return ExecutorTaskRunner(pair)
+
+    @pytest.fixture
+    def single_runner(self, single: LokyExecutor) -> ExecutorTaskRunner:
+        return ExecutorTaskRunner(single)
+
+    @pytest.mark.parametrize("pickler", [pickle])
+    def test_it_can_be_pickled(self, runner: Any, pickler: Any) -> None:
+        """An executor that exists cannot be, nor can its runner."""
+        with pytest.raises(Exception, match="pickle|cannot|can't|could not"):
+            pickler.dumps(runner)
+
+    def test_it_can_be_copied(self, runner: Any) -> None:
+        assert copy.copy(runner) == runner
+
+
+# ---------------------------------------------------------------------- whose executor it is
+
+
+@pytest.fixture
+def signals(tmp_path: Path) -> Signals:
+    return Signals(tmp_path)
+
+
+def test_an_instance_is_never_shut_down() -> None:  # SPEC 11.2
+    with ThreadPoolExecutor(2) as executor:
+        runner = ExecutorTaskRunner(executor)
+        for _ in range(2):
+            with runner as entered:
+                assert entered.submit(inc, {"x": 1}).result() == 2
+        with pytest.raises(ValueError, match="in the block"), runner:
+            raise ValueError("in the block")
+        assert executor.submit(int, "7").result() == 7
+
+
+def test_a_process_pool_that_is_an_instance() -> None:
+    with ProcessPoolExecutor(1) as executor:
+
+        @flow(task_runner=ExecutorTaskRunner(executor))
+        def main() -> Any:
+            return inc.map(range(100)).result()
+
+        assert main() == main() == list(range(1, 101))
+        assert executor.submit(int, "7").result() == 7
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_was_made_is_shut_down(raises: bool) -> None:
+    made: list[ThreadPoolExecutor] = []
+
+    def make(workers: int) -> ThreadPoolExecutor:
+        made.append(ThreadPoolExecutor(workers))
+        return made[-1]
+
+    runner = ExecutorTaskRunner(make, workers=3)
+    assert made == [], "it is made when the runner is entered"
+    try:
+        with runner as entered:
+            assert entered.submit(inc, {"x": 1}).result() == 2
+            if raises:
+                raise KeyError("in the block")
+    except KeyError:
+        assert raises
+    assert len(made) == 1
+    assert made[0]._max_workers == 3
+    with pytest.raises(RuntimeError, match="shutdown"):
+        made[0].submit(int)
+
+
+def test_an_executor_of_the_users_own_kind() -> None:
+    """Nothing is asked of it but `submit` and `shutdown`."""
+
+    class Plain(ThreadPoolExecutor):
+        pass
+
+    @flow(task_runner=ExecutorTaskRunner(Plain, max_workers=2))
+    def main() -> Any:
+        return inc.map([inc.submit(1), inc.submit(2)]).result()
+
+    assert main() == [3, 4]
+
+
+def test_queued_work_of_an_instance_is_taken_back(signals: Signals) -> None:
+    """SPEC 3.5, 11.2: a runner that leaves in disorder leaves none of its queued work on the user's executor."""
+    with ThreadPoolExecutor(1) as executor:
+
+        def use() -> None:
+            with ExecutorTaskRunner(executor) as runner:
+                runner.submit(hold, {"signals": signals, "name": "go"})
+                signals.wait("go began")
+                futures.extend(
+                    runner.submit(note, {"signals": signals, "log": "log", "text": number})
+                    for number in range(10)
+                )
+                raise ValueError("in the block")
+
+        futures: list[Any] = []
+        with pytest.raises(ValueError, match="in the block"):
+            use()
+        assert all(future.state.is_cancelled() for future in futures)
+        signals.set("go")
+        executor.submit(int).result(timeout=PATIENCE)
+    assert signals.lines("log") == []
+
+
+def test_a_broken_executor_of_the_users(signals: Signals) -> None:
+    """SPEC 7.5: it is not ours to replace, so every run that comes after is CRASHED, and nothing hangs."""
+
+    @task
+    def dies() -> None:
+        os._exit(3)
+
+    with ProcessPoolExecutor(1) as executor, ExecutorTaskRunner(executor) as runner:
+        first = runner.submit(dies, {})
+        first.wait(PATIENCE)
+        assert first.state.is_crashed()
+        second = runner.submit(inc, {"x": 1})
+        second.wait(PATIENCE)
+        assert second.state.is_crashed()
+
+
+def test_cancelling_what_runs_settles_it_at_once(signals: Signals) -> None:
+    """SPEC 7.4: the work itself cannot be stopped, and its late end changes nothing."""
+    with ExecutorTaskRunner(ThreadPoolExecutor, max_workers=1) as runner:
+        future = runner.submit(hold, {"signals": signals, "name": "go"})
+        signals.wait("go began")
+        assert future.cancel()
+        with pytest.raises(CancelledRun):
+            future.result(timeout=0)
+        signals.set("go")
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+        assert future.state.is_cancelled()
+
+
+# ---------------------------------------------------------------------- what crosses, and what does not
+
+
+def test_ids_and_flow_runs_read_the_same_on_a_worker() -> None:
+    @task
+    def whoami() -> Any:
+        return runtime.task_run.id, runtime.flow_run.id, runtime.flow_run.parameters
+
+    @flow(task_runner=ExecutorTaskRunner(ProcessPoolExecutor, max_workers=1))
+    def main(size: int = 3) -> None:
+        future = whoami.submit()
+        assert future.result() == (future.task_run_id, runtime.flow_run.id, {"size": 3})
+
+    main()
+
+
+def test_nested_runs_happen_on_the_worker_in_place() -> None:
+    @task
+    def where() -> int:
+        return os.getpid()
+
+    @task
+    def parent() -> Any:
+        return os.getpid(), where.submit().result(), where.map([]).result()
+
+    @task
+    def parent_of_threads() -> Any:
+        return threading.get_ident(), task(threading.get_ident).submit().result()
+
+    with ExecutorTaskRunner(ProcessPoolExecutor, max_workers=1) as runner:
+        here, there, _ = runner.submit(parent, {}).result()
+        assert here == there != os.getpid()
+    with ExecutorTaskRunner(ThreadPoolExecutor, max_workers=1) as threads:
+        mine, childs = threads.submit(parent_of_threads, {}).result()
+        assert mine == childs
+
+
+def test_a_task_ships_its_globals_again_for_each_flow_run() -> None:
+    """DESIGN: a shipped function freezes what it refers to, so every flow run ships it afresh."""
+    seen = {"value": 1}
+
+    @task
+    def read() -> int:
+        return seen["value"]
+
+    @flow(task_runner=ExecutorTaskRunner(ProcessPoolExecutor, max_workers=1))
+    def main() -> int:
+        return read.submit().result()
+
+    assert main() == 1
+    seen["value"] = 2
+    assert main() == 2
+
+
+def test_many_short_runs_travel_together() -> None:
+    """SPEC 2.7, 6.5: in far fewer items than runs, and each keeps its own outcome."""
+    items: list[Any] = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            items.append(args)
+            return super().submit(*args, **kwargs)
+
+    @task
+    def odd_fails(x: int) -> int:
+        if x % 2:
+            raise ValueError(x)
+        return x
+
+    with ExecutorTaskRunner(Counting, max_workers=2) as runner:
+        futures = runner.map(odd_fails, {"x": range(5000)})
+        values = futures.result(raise_on_failure=False)
+    assert values[::2] == list(range(0, 5000, 2))
+    assert [value.args for value in values[1::2]] == [(number,) for number in range(1, 5000, 2)]
+    assert len(items) < 1000
+
+    items.clear()
+    with ExecutorTaskRunner(Counting, max_workers=2) as runner:
+        runner.map(odd_fails.with_options(batch=False), {"x": range(0, 100, 2)}).wait()
+        assert len(items) == 50
+        items.clear()
+        runner.map(odd_fails.with_options(batch=10), {"x": range(0, 1000, 2)}).wait()
+        assert len(items) >= 50
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(InvalidOption, match="executor"):
+        ExecutorTaskRunner(4)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as executor, pytest.raises(InvalidOption, match="max_workers"):
+        ExecutorTaskRunner(executor, max_workers=2)
+
+
+def test_what_the_factory_raises_is_raised_on_entering() -> None:
+    def broken() -> ThreadPoolExecutor:
+        raise OSError("no licence for this pool")
+
+    runner = ExecutorTaskRunner(broken)
+    with pytest.raises(OSError, match="no licence"), runner:
+        pass
+    with pytest.raises(RuntimeError):
+        runner.submit(inc, {"x": 1})
+
+
+def test_equality() -> None:
+    assert ExecutorTaskRunner(ThreadPoolExecutor, max_workers=2) == ExecutorTaskRunner(
+        ThreadPoolExecutor, max_workers=2
+    )
+    assert ExecutorTaskRunner(ThreadPoolExecutor, max_workers=2) != ExecutorTaskRunner(
+        ThreadPoolExecutor, max_workers=3
+    )
+    assert ExecutorTaskRunner(ThreadPoolExecutor) != ExecutorTaskRunner(ProcessPoolExecutor)
+
+
+def test_failures_come_with_the_workers_traceback() -> None:  # SPEC 4.2
+    @flow(task_runner=ExecutorTaskRunner(ProcessPoolExecutor, max_workers=1))
+    def main() -> None:
+        boom.submit("far away").result()
+
+    with pytest.raises(Exception, match="far away") as caught:
+        main()
+    notes = "".join(getattr(caught.value, "__notes__", []))
+    assert "samples.py" in notes

@@ -1,13 +1,25 @@
+"""The suite on `ThreadPoolTaskRunner` (SPEC 11.4). What is the pool's own: `test_threads.py`."""
+
 from __future__ import annotations
 
 import pytest
-from manyhands.task_runners import ThreadPoolTaskRunner
+from manyhands.task_runners import ConcurrentTaskRunner, ThreadPoolTaskRunner
 from manyhands.testing import TaskRunnerSuite
+
 
 class TestThreads(TaskRunnerSuite):
     @pytest.fixture
-    def runner(self):
+    def runner(self) -> ThreadPoolTaskRunner:
         return ThreadPoolTaskRunner(max_workers=2)
+
     @pytest.fixture
-    def single_runner(self):
+    def single_runner(self) -> ThreadPoolTaskRunner:
         return ThreadPoolTaskRunner(max_workers=1)
+
+    def test_nothing_is_excused_but_what_needs_processes(self, flags: dict[str, bool]) -> None:
+        missing = {flag for flag, present in flags.items() if not present}
+        assert missing == {"isolated", "stops_hard", "keeps_values"}
+
+
+def test_alias() -> None:
+    assert ConcurrentTaskRunner is ThreadPoolTaskRunner  # SPEC 1.4

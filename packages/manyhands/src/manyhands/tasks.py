@@ -348,16 +348,16 @@ class Task(Generic[P, R_co]):
             ParameterBindError: the arguments do not fit the signature.
             UpstreamTaskError: a run that it needs did not complete.
         """
-        from manyhands.engine import task_run
+        from manyhands.engine import direct_call
 
         self.bind(args, kwargs)
         scope = SCOPE.get()
         call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
         if self.is_generator and not return_state:
-            return task_run.stream_async(call) if self.is_async else task_run.stream(call)
+            return direct_call.stream_async(call) if self.is_async else direct_call.stream(call)
         if self.is_async:
-            return task_run.call_directly_async(call, wait_for, return_state)
-        return task_run.call_directly(call, wait_for, return_state)
+            return direct_call.call_directly_async(call, wait_for, return_state)
+        return direct_call.call_directly(call, wait_for, return_state)
 
     @overload
     def submit(  # type: ignore[overload-overlap]

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.context import CALL, HERE, LOCK, SCOPE, TAGS, FlowRun
 from manyhands.engine import inputs
+from manyhands.engine.direct_call import sleep
 from manyhands.engine.interrupt import Interrupt, frames_of_this_thread, interruptible_block
 from manyhands.engine.services import TIMERS
-from manyhands.engine.task_run import results_in, sleep
+from manyhands.engine.task_run import results_in
 from manyhands.engine.values import value_of
 from manyhands.exceptions import CancelledRun, FlowRunTimeout
 from manyhands.futures import TaskFuture, TaskFutureList

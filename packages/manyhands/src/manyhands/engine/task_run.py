@@ -8,9 +8,8 @@ May import futures and what lies above them.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import (
@@ -27,10 +26,9 @@ from manyhands.context import CALL, HERE, LOCK
 from manyhands.engine import inputs
 from manyhands.engine.interrupt import Interrupt, frames_of_this_thread, interruptible_block
 from manyhands.engine.services import TIMERS
-from manyhands.engine.values import value_of
-from manyhands.exceptions import CancelledRun, CrashedRun, TaskRunTimeout
+from manyhands.exceptions import CrashedRun, TaskRunTimeout
 from manyhands.futures import TaskFuture
-from manyhands.logs import log_prints_of, name_of, set_up, task_run_logger
+from manyhands.logs import log_prints_of, name_of, task_run_logger
 from manyhands.names import render_run_name, run_uuid
 from manyhands.states import (
     Completed,
@@ -115,7 +113,7 @@ def attempt(call: Call) -> Outcome:
     CALL.set(call)
     started = time.perf_counter()
     try:
-        _begin(call)
+        begin(call)
         for hook in call.task.on_running_hooks:
             _call_hook(hook, call, _running(call))
         value = call.task.fn(*call.args, **(call.kwargs or {}))
@@ -127,7 +125,7 @@ def attempt(call: Call) -> Outcome:
     except BaseException as error:
         outcome = raised(call, error)
     outcome.seconds = time.perf_counter() - started
-    return _concluded(call, outcome)
+    return concluded(call, outcome)
 
 
 async def attempt_async(call: Call) -> Outcome:
@@ -136,7 +134,7 @@ async def attempt_async(call: Call) -> Outcome:
     started = time.perf_counter()
     cancelled = _cancelled_class()
     try:
-        _begin(call)
+        begin(call)
         for hook in call.task.on_running_hooks:
             await _call_hook_async(hook, call, _running(call))
         if call.task.is_generator:
@@ -159,7 +157,7 @@ def _cancelled_class() -> type[BaseException]:
     return anyio.get_cancelled_exc_class()
 
 
-def _begin(call: Call) -> None:
+def begin(call: Call) -> None:
     task = call.task
     if task.task_run_name is not None and call.name is None:
         call.name = render_run_name(
@@ -280,9 +278,16 @@ def _retry_delay(
             if not task.retry_condition_fn(task, TaskRun(call, state), state):
                 return None
         except Exception:
-            _logger(call).exception("retry_condition_fn raised; the run is not retried")
+            logger_of(call).exception("retry_condition_fn raised; the run is not retried")
             return None
     return task.retry_delay(call.attempt)
+
+
+def waited_for(call: Call, value: Any) -> Outcome:
+    try:
+        return concluded(call, Outcome(COMPLETED, results_in(value), name=call.name))
+    except Exception as error:
+        return concluded(call, raised(call, error))
 
 
 # ---------------------------------------------------------------------- hooks
@@ -300,7 +305,7 @@ def _final_hooks(task: Task[Any, Any], outcome: Outcome) -> list[Callable[..., A
     return task.on_failure_hooks if outcome.phase == FAILED else []
 
 
-def _concluded(call: Call, outcome: Outcome) -> Outcome:
+def concluded(call: Call, outcome: Outcome) -> Outcome:
     hooks = _final_hooks(call.task, outcome)
     if hooks:
         state = state_of(outcome)
@@ -320,7 +325,7 @@ async def _concluded_async(call: Call, outcome: Outcome) -> Outcome:
 
 def run_final_hooks(call: Call, outcome: Outcome) -> None:
     """Calls the hooks of an end that was decided elsewhere than on the worker (a stop by force, a late timeout)."""
-    call.context.copy().run(_concluded, call, outcome)
+    call.context.copy().run(concluded, call, outcome)
 
 
 def _call_hook(hook: Callable[..., Any], call: Call, state: State[Any]) -> None:
@@ -331,7 +336,7 @@ def _call_hook(hook: Callable[..., Any], call: Call, state: State[Any]) -> None:
 
             SERVICE_LOOP.run(result)
     except Exception:
-        _logger(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
+        logger_of(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
 
 
 async def _call_hook_async(hook: Callable[..., Any], call: Call, state: State[Any]) -> None:
@@ -340,10 +345,10 @@ async def _call_hook_async(hook: Callable[..., Any], call: Call, state: State[An
         if hasattr(result, "__await__"):
             await result
     except Exception:
-        _logger(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
+        logger_of(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
 
 
-def _logger(call: Call) -> Any:
+def logger_of(call: Call) -> Any:
     return task_run_logger(name_of(call), run_uuid(call.number))
 
 
@@ -400,7 +405,7 @@ async def timed_attempt_async(call: Call) -> Outcome:
 
 
 def _timed_out(call: Call, limit: float) -> Outcome:
-    return _concluded(call, raised(call, TaskRunTimeout(run_name=name_of(call), timeout=limit)))
+    return concluded(call, raised(call, TaskRunTimeout(run_name=name_of(call), timeout=limit)))
 
 
 def overdue_outcome(call: Call) -> Outcome:
@@ -412,203 +417,3 @@ async def overdue_outcome_async(call: Call) -> Outcome:
     """As `overdue_outcome`, on a loop."""
     error = TaskRunTimeout(run_name=name_of(call), timeout=call.task.timeout_seconds or 0.0)
     return await _concluded_async(call, raised(call, error))
-
-
-# ---------------------------------------------------------------------- direct calls
-
-
-def _bound_upstreams(call: Call, wait_for: Any) -> list[Any]:
-    found = inputs.collect(call.args, call.kwargs)
-    if wait_for is not None:
-        found = [*found, *inputs.collect_wait_for(wait_for)]
-    return found
-
-
-def _fill_in(call: Call, found: list[Any]) -> None:
-    """Puts the values of ended upstreams into the call.
-
-    Raises:
-        UpstreamTaskError: one did not complete.
-    """
-    for entry in found:
-        value_of(entry.future, entry.allow_failure)
-    call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
-    call.kwargs = kwargs or None
-
-
-def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
-    """Runs a call in the caller's thread, all its attempts, and gives its value or state.
-
-    Raises:
-        Exception: what the last attempt raised.
-    """
-    from manyhands.futures.blocking import block
-
-    set_up()
-    try:
-        found = _bound_upstreams(call, wait_for)
-        if found:
-            block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
-            _fill_in(call, found)
-    except Exception as error:
-        return _not_started(error, return_state)
-    while True:
-        outcome = timed_attempt(call)
-        if outcome.phase == WAITING:
-            outcome = waited_for(call, outcome.value)
-        if outcome.phase != AWAITING_RETRY:
-            return _finish(call, outcome, return_state)
-        _log_retry(call, outcome)
-        sleep(outcome.delay)
-        call.attempt += 1
-
-
-async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> Any:
-    """As `call_directly`, for coroutine functions, on the caller's loop."""
-    import anyio
-
-    from manyhands.futures.awaiting import settled
-
-    set_up()
-    token = CALL.set(call)
-    try:
-        try:
-            found = _bound_upstreams(call, wait_for)
-            futures = [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
-            if futures:
-                await settled(futures)
-            _fill_in(call, found)
-        except Exception as error:
-            return _not_started(error, return_state)
-        while True:
-            outcome = await timed_attempt_async(call)
-            if outcome.phase == WAITING:
-                waiting = inputs.collect((outcome.value,), None)
-                await settled(
-                    [entry.future for entry in waiting if isinstance(entry.future, TaskFuture)]
-                )
-                outcome = waited_for(call, outcome.value)
-            if outcome.phase != AWAITING_RETRY:
-                return _finish(call, outcome, return_state)
-            _log_retry(call, outcome)
-            await anyio.sleep(outcome.delay)
-            call.attempt += 1
-    finally:
-        CALL.reset(token)
-
-
-def stream(call: Call) -> Iterator[Any]:
-    """A direct call of a generator task: items as they are made; the run ends with the generator."""
-    set_up()
-    found = _bound_upstreams(call, None)
-    _fill_in(call, found)
-    context = call.context.copy()
-    context.run(CALL.set, call)
-    context.run(_begin, call)
-    try:
-        iterator = context.run(iter, call.task.fn(*call.args, **(call.kwargs or {})))
-        while True:
-            try:
-                item = context.run(next, iterator)
-            except StopIteration:
-                break
-            yield item
-    except Exception as error:
-        _finish(call, _concluded(call, Outcome(FAILED, error)), return_state=True)
-        raise
-    _finish(call, _concluded(call, Outcome(COMPLETED, None)), return_state=True)
-
-
-async def stream_async(call: Call) -> AsyncIterator[Any]:
-    """As `stream`, for async generator tasks."""
-    set_up()
-    found = _bound_upstreams(call, None)
-    for entry in found:
-        if isinstance(entry.future, TaskFuture) and not entry.future.done():
-            from manyhands.futures.awaiting import settled
-
-            await settled((entry.future,))
-    _fill_in(call, found)
-    _begin(call)
-    iterator = call.task.fn(*call.args, **(call.kwargs or {})).__aiter__()
-    try:
-        while True:
-            token = CALL.set(call)
-            try:
-                item = await anext(iterator)
-            except StopAsyncIteration:
-                break
-            finally:
-                CALL.reset(token)
-            yield item
-    except Exception as error:
-        _finish(call, _concluded(call, Outcome(FAILED, error)), return_state=True)
-        raise
-    _finish(call, _concluded(call, Outcome(COMPLETED, None)), return_state=True)
-
-
-def _log_end(call: Call, state: State[Any]) -> None:
-    _logger(call).log(
-        logging.INFO if state.is_completed() else logging.ERROR, "Finished in state %s", state
-    )
-
-
-def _log_retry(call: Call, outcome: Outcome) -> None:
-    _logger(call).info(
-        "Attempt %d of %d did not complete (%s); the next begins in %g s",
-        call.attempt,
-        call.task.retries + 1,
-        outcome.state
-        if outcome.state is not None
-        else f"{type(outcome.value).__name__}: {outcome.value}",
-        round(outcome.delay, 3),
-    )
-
-
-def waited_for(call: Call, value: Any) -> Outcome:
-    try:
-        return _concluded(call, Outcome(COMPLETED, results_in(value), name=call.name))
-    except Exception as error:
-        return _concluded(call, raised(call, error))
-
-
-def _not_started(error: Exception, return_state: bool) -> Any:
-    if return_state:
-        from manyhands.states import NotReady
-
-        return NotReady(str(error), data=error)
-    raise error
-
-
-def _finish(call: Call, outcome: Outcome, return_state: bool) -> Any:
-    state = state_of(outcome)
-    _log_end(call, state)
-    if return_state:
-        return state
-    if outcome.phase == COMPLETED:
-        return outcome.value
-    error = outcome.value
-    if outcome.phase == CRASHED and isinstance(error, CrashedRun) and error.cause is not None:
-        raise error.cause  # in the caller's own thread a KeyboardInterrupt or SystemExit goes on its way
-    if not isinstance(error, BaseException):
-        error = CancelledRun(run_name=name_of(call))
-    raise error
-
-
-def sleep(seconds: float) -> None:
-    """Waits out a retry's delay in the caller's thread, and wakes for an interrupt."""
-    from manyhands.futures.blocking import Countdown
-
-    frames = HERE.frames
-    if frames is None or not frames.stack:
-        time.sleep(seconds)
-        return
-    countdown = Countdown()
-    frames.enter_shield()
-    try:
-        with LOCK:
-            frames.countdown = countdown
-        countdown.wait(time.monotonic() + seconds)
-    finally:
-        frames.countdown = None
-        frames.leave_shield()

@@ -37,9 +37,10 @@ from manyhands.exceptions import RunnerStateError
 from manyhands.futures import TaskFuture, TaskFutureList
 from manyhands.futures.maps import MapRecord
 from manyhands.names import next_number, reserve
-from manyhands.scheduling import scheduler as effects_of
+from manyhands.scheduling import effects as effects_of
+from manyhands.scheduling.pulling import PullingScheduler
+from manyhands.scheduling.pushing import PushingScheduler
 from manyhands.scheduling.runlog import RunLog
-from manyhands.scheduling.scheduler import Scheduler
 from manyhands.states import State, StateType
 
 if TYPE_CHECKING:
@@ -68,7 +69,12 @@ class Dispatcher:
     def __init__(self, backend: AnyBackend, limit: int | None, runner_name: str) -> None:
         self.backend: Any = backend
         self.capabilities = backend.capabilities
-        self.scheduler = Scheduler(backend.capabilities, limit)
+        # Not their common type: a backend's kind decides which half of the events it uses.
+        self.scheduler: Any = (
+            PullingScheduler(backend.capabilities, limit)
+            if backend.capabilities.pulls
+            else PushingScheduler(backend.capabilities)
+        )
         self.runner_name = runner_name
         self.closed = False
         self._effects = self.scheduler.effects
@@ -248,7 +254,7 @@ class Dispatcher:
             frames.enter_shield()
         try:
             with LOCK:
-                cancelled = self.scheduler.cancel(future, time.time())
+                cancelled: bool = self.scheduler.cancel(future, time.time())
             self.drain()
             return cancelled
         finally:

@@ -110,7 +110,7 @@ class ThreadBackend(WorkerBackend):
 
     def _runs_are_short(self) -> bool:
         """Whether runs ended so fast since the last look that another thread would be of no use."""
-        finished = self.dispatcher.scheduler.finished - self._finished
+        finished: int = self.dispatcher.scheduler.finished - self._finished
         return finished * TOO_SHORT > PATIENCE * len(self.workers)
 
     def _take_back_overdue(self) -> None:

@@ -1,0 +1,16 @@
+"""What a scheduler asks for: tuples `(kind, subject, ...)`, carried out in order by the dispatcher.
+
+Imports nothing.
+"""
+
+LAUNCH = 1  # batch
+WAKE = 2  # worker: an idle one, something is ready
+CROWDED = 3  # something is ready and nobody is idle
+LOOP = 4  # async runs are ready
+SETTLED = 5  # future: wake its waiters, call its callbacks, log its end
+RECORD = 6  # map record: wake who waits for the whole
+TIMER = 7  # future, seconds: call `due` then
+INTERRUPT = 8  # future: stop what still runs of it
+OTHER = 9  # dispatcher of another runner: it has effects to carry out
+DRAINED = 10  # no run is open any more
+ELEMENT = 11  # map record, index: an element completed of which nobody has a future
