@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from manyhands.calls import CANCELLED, COMPLETED, CRASHED, DONE, FAILED, NOT_READY
 from manyhands.exceptions import WaitCycle
+from manyhands.futures.maps import MapRecord
 from manyhands.states import Completed, Failed, StateType
 
 from tests.core.scheduler_world import (
     PUSHING,
     TASKS,
     Execution,
+    Loop,
     Message,
     Run,
     Runner,
@@ -43,7 +45,7 @@ EXAMPLES = {"quick": 60, "deep": 5000}.get(DEPTH) or int(DEPTH)
 
 MACHINE_SETTINGS = settings(
     max_examples=EXAMPLES,
-    stateful_step_count=40 if DEPTH == "quick" else 80,
+    stateful_step_count=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
@@ -151,12 +153,6 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.drain(runner)
 
     @precondition(visible)
-    @rule(number=picks)
-    def look_at(self, number: int) -> None:
-        """Somebody takes the future of an element out of its list."""
-        pick(self.visible(), number).future()
-
-    @precondition(visible)
     @rule(numbers=st.lists(picks, min_size=1, max_size=3), whole_map=st.booleans(), fail_fast=st.booleans())
     def caller_waits(self, numbers: list[int], whole_map: bool, fail_fast: bool) -> None:
         """A thread that runs nothing waits for some runs, or for a map."""
@@ -168,8 +164,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def choose_wanted(self, numbers: list[int], whole_map: bool) -> tuple[list[Run], Any]:
         if whole_map and self.kept():
             runs = pick(self.kept(), numbers[0])
-            return runs, runs[0].record
-        runs = [pick(self.visible(), number) for number in numbers] if self.visible() else []
+            return runs, [runs[0].record]
+        choice = [run for run in self.visible() if run.end is None] or self.visible()
+        runs = [pick(choice, number) for number in numbers] if choice else []
         return runs, [run.future() for run in runs]
 
     def kept(self) -> list[list[Run]]:
@@ -177,12 +174,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         return [runs for runs in self.world.maps if runs[0].record.kept]  # type: ignore[union-attr]
 
     @precondition(kept)
-    @rule(number=picks)
-    def drop(self, number: int) -> None:
-        """The user lets go of a map's list."""
+    @rule(number=picks, index=picks, drop=st.booleans())
+    def look_into_list(self, number: int, index: int, drop: bool) -> None:
+        """Somebody takes a future out of a map's list, and perhaps lets go of the list."""
         runs = pick(self.kept(), number)
-        self.say(f"drop the list of {runs}")
-        runs[0].record.drop()  # type: ignore[union-attr]
+        self.say(f"look at {pick(runs, index)}{', and drop the list' if drop else ''}")
+        pick(runs, index).future()
+        if drop:
+            runs[0].record.drop()
 
     # ------------------------------------------------------------------ time
 
@@ -270,7 +269,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 run for run in mine if run.end is None and run.waits_for_upstream()
             }
             assert {self.world.of(f) for f in scheduler.delayed} == {run for run in mine if run.delayed}
-            if scheduler.counting:
+            if runner.pulls and scheduler.counting:
                 assert scheduler.busy == runner.places_taken() + sum(
                     worker.doing == Worker.GRANTED for worker in runner.workers
                 )
@@ -281,13 +280,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert record.failed is any(run.end not in (None, COMPLETED) for run in runs)
 
     def limits_hold(self) -> None:
+        """No runner has more runs than its limit, no slot more messages in flight than its window."""
         for runner in self.world.runners:
             if runner.limit is not None:
                 assert runner.places_taken() <= runner.limit, "more runs at once than the limit"
-            for slot, in_flight in runner.scheduler.slots.items():
-                messages = [message for message in runner.messages if message.batch.slot == slot]
-                assert in_flight == len(messages)
-                assert len(messages) <= PUSHING.policy.window, f"too many messages in flight to slot {slot}"
+            if not runner.pulls:
+                for slot, in_flight in runner.scheduler.slots.items():
+                    messages = [message for message in runner.messages if message.batch.slot == slot]
+                    assert in_flight == len(messages), f"the count for slot {slot} is wrong"
+                    assert len(messages) <= PUSHING.policy.window, f"too many messages for slot {slot}"
 
     def what_has_ended_is_stopped(self) -> None:
         """Whatever still executes though its run has ended was told to stop."""
@@ -330,7 +331,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not self.is_queued(run, scheduler.ready):
             return None
         somebody = any(worker.doing != Worker.IDLE for worker in runner.workers)
-        return "a worker" if runner.may_grow or somebody or not place_free else None
+        return "a worker" if runner.looks or somebody or not place_free else None
 
     @staticmethod
     def is_queued(run: Run, lane: Any) -> bool:
@@ -343,9 +344,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def is_ahead(run: Run, walk: Walk) -> bool:
         if run.record is not walk.span.record:
             return False
-        left = list(walk.span.indices)
-        walk.span.indices = iter(left)  # type: ignore[assignment]
-        return run.index == walk.popped or run.index in left
+        return run.index == walk.popped or run.index in walk.rest()
 
     def effects_are_carried_out(self) -> None:
         """Who brings an event drains one scheduler; what another has to do must be told by OTHER."""
@@ -414,11 +413,6 @@ class PullingRules(SchedulerMachine):
     def workers(self) -> list[Worker]:
         return [worker for runner in self.world.runners for worker in runner.workers]
 
-    def able(self) -> list[Worker]:
-        """Workers that are at a step of their own."""
-        steps = (Worker.AWAKE, Worker.WOKEN, Worker.GRANTED)
-        return [w for w in self.workers() if w.doing in steps or isinstance(w.top, Walk)]
-
     def executing(self) -> list[Execution]:
         """Attempts that are executing their function."""
         tops = [w.top for w in self.workers() if isinstance(w.top, Execution)]
@@ -429,25 +423,32 @@ class PullingRules(SchedulerMachine):
         executions = [e for runner in self.world.runners for e in runner.executions()]
         return [e for e in executions if e.resting is not None]
 
-    def growing(self) -> list[Runner]:
-        return [runner for runner in self.world.runners if runner.may_grow]
+    # ------------------------------------------------------------------ what moves by itself
 
-    # ------------------------------------------------------------------ workers
+    def movable(self) -> list[Worker | Loop | Runner]:
+        """Workers that are at a step of their own, loops that were signalled, pools that look for what waits."""
+        steps = (Worker.AWAKE, Worker.WOKEN, Worker.GRANTED)
+        workers = [w for w in self.workers() if w.doing in steps or isinstance(w.top, Walk)]
+        loops = [runner.loop for runner in self.world.runners if runner.loop.signalled]
+        return [*workers, *loops, *(runner for runner in self.world.runners if runner.looks)]
 
-    @precondition(growing)
-    @rule(number=picks)
-    def pool_grows(self, number: int) -> None:
-        runner = pick(self.growing(), number)
-        self.say(f"runner {self.world.runners.index(runner)} makes a worker")
-        runner.grows()
-        self.drain(runner)
+    @precondition(movable)
+    @rule(number=picks, most=st.integers(1, 3))
+    def something_moves(self, number: int, most: int) -> None:
+        what = pick(self.movable(), number)
+        self.say(what)
+        if isinstance(what, Worker):
+            self.worker_moves(what)
+            self.drain(what.runner)
+        elif isinstance(what, Loop):
+            what.take(most)
+            self.drain(what.runner)
+        else:
+            what.look_again()
+            self.drain(what)
 
-    @precondition(able)
-    @rule(number=picks)
-    def worker_moves(self, number: int) -> None:
+    def worker_moves(self, worker: Worker) -> None:
         """A worker looks for work, goes on after a wait, or takes or begins the next element of its span."""
-        worker = pick(self.able(), number)
-        before = f"{worker}, {worker.doing}"
         if worker.doing == Worker.AWAKE:
             worker.look_for_work()
         elif isinstance(worker.top, Wait):
@@ -459,9 +460,6 @@ class PullingRules(SchedulerMachine):
             worker.next_element()
         else:
             worker.begin_element()
-        top = worker.top.run if isinstance(worker.top, Execution) else worker.top
-        self.say(f"{before}: {worker.doing} at {top}")
-        self.drain(worker.runner)
 
     @precondition(executing)
     @rule(number=picks, how=ways_to_end, delay=delays)
@@ -527,7 +525,13 @@ class PullingRules(SchedulerMachine):
         return found
 
     def runs_in(self, wanted: Any) -> list[Run]:
-        return [self.world.by_number[number] for number in numbers_of(wanted)]
+        found: list[Run] = []
+        for item in wanted:
+            if isinstance(item, MapRecord):
+                found += [self.world.by_number[item.base + index] for index in range(item.size)]
+            else:
+                found.append(self.world.of(item))
+        return found
 
     @precondition(resting)
     @rule(number=picks)
@@ -544,19 +548,6 @@ class PullingRules(SchedulerMachine):
         assert execution.resting is not None
         return isinstance(execution.host, Worker) or execution.resting.woken or execution.interrupted
 
-    def walks(self) -> list[Walk]:
-        return [item for w in self.workers() for item in w.stack if isinstance(item, Walk)]
-
-    @precondition(walks)
-    @rule(number=picks)
-    def take_back(self, number: int) -> None:
-        """What stands behind a slow element goes to others."""
-        walk = pick(self.walks(), number)
-        self.say("an element is slow")
-        runner: Any = walk.span.record.dispatcher
-        runner.scheduler.take_back(walk.span)
-        self.drain(runner)
-
     @precondition(lambda self: any(worker.is_stuck() for worker in self.workers()))
     @rule(number=picks)
     def worker_is_given_up(self, number: int) -> None:
@@ -570,40 +561,22 @@ class PullingRules(SchedulerMachine):
     def spare_worker_retires(self) -> None:
         next(worker for worker in self.workers() if worker.is_surplus()).retires()
 
-    # ------------------------------------------------------------------ the loop
-
-    def signalled(self) -> list[Runner]:
-        return [runner for runner in self.world.runners if runner.loop.signalled]
-
-    @precondition(signalled)
-    @rule(number=picks, most=st.integers(1, 3))
-    def loop_takes(self, number: int, most: int) -> None:
-        runner = pick(self.signalled(), number)
-        self.say("the loop takes coroutines")
-        runner.loop.take(most)
-        self.drain(runner)
-
     def step(self) -> bool:
-        for steps, move in (
-            (self.executing(), lambda: self.run_ends(0, "completes", 0.0)),
-            (self.able(), lambda: self.worker_moves(0)),
-            (self.signalled(), lambda: self.loop_takes(0, 3)),
-            (self.growing(), lambda: self.pool_grows(0)),
-        ):
-            if steps:
-                move()
-                return True
+        if self.executing():
+            self.run_ends(0, "completes", 0.0)
+            return True
+        if self.movable() and not isinstance(self.movable()[0], Runner):
+            self.something_moves(0, 3)
+            return True
         for index, execution in enumerate(self.resting()):
             if execution.resting.woken or execution.interrupted:  # type: ignore[union-attr]
                 self.rest_ends(index)
                 return True
+        for runner in self.world.runners:
+            if runner.looks and runner.look_again():
+                self.drain(runner)
+                return True
         return super().step()
-
-
-def numbers_of(wanted: Any) -> list[int]:
-    if isinstance(wanted, list):
-        return [future._number for future in wanted]
-    return list(range(wanted.base, wanted.base + wanted.size))
 
 
 class PushingRules(SchedulerMachine):

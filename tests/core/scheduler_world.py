@@ -31,12 +31,15 @@ from manyhands.calls import (
     Outcome,
 )
 from manyhands.engine.inputs import Input
-from manyhands.futures import NO_VALUE, Countdown, MapRecord, Span, TaskFuture
-from manyhands.scheduling import scheduler as effects_of
+from manyhands.futures import TaskFuture
+from manyhands.futures.blocking import Countdown
+from manyhands.futures.maps import NO_VALUE, MapRecord, Span
+from manyhands.scheduling import effects as effects_of
 from manyhands.scheduling.backend import Capabilities
 from manyhands.scheduling.batching import BatchPolicy
 from manyhands.scheduling.dispatcher import Dispatcher
-from manyhands.scheduling.scheduler import Scheduler
+from manyhands.scheduling.pulling import PullingScheduler
+from manyhands.scheduling.pushing import PushingScheduler
 from manyhands.states import State
 from manyhands.tasks import Task
 
@@ -259,17 +262,20 @@ class Runner:
         self.world = world
         self.pulls = pulls
         self.limit = limit if pulls else None
-        self.scheduler = Scheduler(PULLING if pulls else PUSHING, self.limit)
+        self.scheduler: Any = PullingScheduler(PULLING, limit) if pulls else PushingScheduler(PUSHING)
         self.scheduler.tells_ends = self.scheduler.tells_drained = self.tells = tells
         for task in known:
             self.scheduler.durations.observe(task, SHORT)
         self.workers: list[Worker] = []
         self.most = limit if limit is not None else 3
         self.lent = 0
-        self.may_grow = False
+        self.looks = False
         self.loop = Loop(self)
         self.messages: list[Message] = []
         self.drained = 0
+
+    def __repr__(self) -> str:
+        return f"runner {self.world.runners.index(self)}"
 
     state_of = Dispatcher.state_of  # it asks the future only
 
@@ -337,7 +343,7 @@ class Runner:
         worker.wake()
 
     def _crowded(self) -> None:
-        self.may_grow = True
+        self.looks = True
 
     def _loop(self) -> None:
         self.loop.signalled = True
@@ -383,12 +389,28 @@ class Runner:
 
     # ------------------------------------------------------------------ the pool
 
-    def grows(self) -> None:
-        """The pool makes another worker, if it is not too large, and wants to be told when it is crowded again."""
-        self.may_grow = False
-        if len(self.workers) < self.most + self.lent:
+    def look_again(self) -> bool:
+        """The pool looks what has waited too long: adds a worker, takes back what stands behind slow elements.
+
+        Returns:
+            Whether it could do anything.
+        """
+        self.looks = False
+        for worker in self.workers:
+            for item in worker.stack:
+                if isinstance(item, Walk):
+                    self.scheduler.take_back(item.span)
+        grows = bool(self.scheduler.ready) and len(self.workers) < self.most + self.lent
+        if grows:
             self.workers.append(Worker(self))
-        self.scheduler.growable = len(self.workers) < self.most + self.lent
+        self.watch()
+        return grows or bool(self.scheduler.effects)
+
+    def watch(self) -> None:
+        """The pool looks again later, or has the scheduler tell when it is crowded."""
+        self.scheduler.growable = True
+        walks = [item for worker in self.workers for item in worker.stack if isinstance(item, Walk)]
+        self.looks = bool(self.scheduler.ready) or any(walk.rest() for walk in walks)
 
     def executions(self) -> list[Execution]:
         """Attempts under way here, waiting ones too."""
@@ -560,6 +582,15 @@ class Walk:
         self.popped: int | None = None
         self.count = 0
 
+    def __repr__(self) -> str:
+        return f"a span of the map {self.span.record.base}"
+
+    def rest(self) -> list[int]:
+        """The elements that nobody has taken; they are put back."""
+        left = list(self.span.indices)
+        self.span.indices = iter(left)  # type: ignore[assignment]
+        return left
+
 
 class Worker:
     """A thread of a pool, or what it does between two steps: `doing`, and on its stack what it does it for.
@@ -582,7 +613,8 @@ class Worker:
         self.counted = False
 
     def __repr__(self) -> str:
-        return f"worker {self.runner.workers.index(self)}" if self in self.runner.workers else "a former worker"
+        stack = [item if isinstance(item, Walk) else item.run for item in self.stack if not isinstance(item, Wait)]
+        return f"worker {self.runner.workers.index(self)} of {self.runner}, {self.doing}: {stack}"
 
     @property
     def top(self) -> Execution | Walk | Wait | None:
@@ -696,15 +728,8 @@ class Worker:
         wait.watch(wanted)
         if not wait.woken:
             self.runner.scheduler.waits(me.future(), wanted)
-            self._hand_back()
             self.stack.append(wait)
             self._look()
-
-    def _hand_back(self) -> None:
-        """A worker that is about to wait keeps nothing that it has not begun, or two could hold each other's work."""
-        for item in self.stack:
-            if isinstance(item, Walk):
-                self.runner.scheduler.take_back(item.span)
 
     def go_on(self) -> None:
         """Something has changed: it takes a place and looks what."""
@@ -751,11 +776,9 @@ class Worker:
     # ------------------------------------------------------------------ a wait in which it lends its place
 
     def rests(self) -> None:
-        self._hand_back()
         self.runner.scheduler.vacated(self)
         self.runner.lent += 1
-        if len(self.runner.workers) < self.runner.most + self.runner.lent:
-            self.runner.scheduler.growable = True
+        self.runner.watch()
 
     def goes_on(self, execution: Execution) -> bool:
         self.runner.lent -= 1
@@ -798,8 +821,7 @@ class Worker:
             world.ends(run, FAILED)
             scheduler.settle(run.future(), FAILED, TimeoutError(), world.now)
         scheduler.vacated(self)
-        scheduler.growable = False
-        self.runner.may_grow = True
+        self.runner.watch()
 
 
 class Loop:
@@ -809,6 +831,9 @@ class Loop:
         self.runner = runner
         self.signalled = False
         self.coroutines: list[Execution] = []
+
+    def __repr__(self) -> str:
+        return f"the loop of {self.runner}"
 
     def take(self, most: int) -> None:
         """Takes coroutines, in bulk; comes again if there may be more."""
@@ -977,8 +1002,7 @@ class Message:
                 else:
                     self.runner.world.ends(run, CRASHED)
         self._fall_silent()
-        error = RuntimeError("the worker died")
-        self.runner.scheduler.batch_lost(self.number, error, maybe_started, self.runner.world.now)
+        self.runner.scheduler.batch_lost(self.number, RuntimeError, maybe_started, self.runner.world.now)
 
     def _drop(self, positions: Iterable[int]) -> None:
         for position in list(positions):

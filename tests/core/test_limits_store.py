@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from manyhands.context import LOCK
 from manyhands.engine.interrupt import Interrupt, frames_of_this_thread
 from manyhands.exceptions import ConcurrencyLimitError, InvalidOption
 from manyhands.limits import settings as limits_settings
@@ -416,6 +417,23 @@ def test_a_file_of_another_version_is_an_error(store: SqliteStore, file: Path) -
     connection.close()
     with pytest.raises(ConcurrencyLimitError, match="version 99"):
         store.read("db")
+
+
+def test_opening_is_tried_again_if_others_are_at_it(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = sqlite3.OperationalError("database is locked")
+    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    prepare, troubles = limits_sqlite._prepare, [error, error]
+
+    def prepare_at_last(connection: sqlite3.Connection) -> None:
+        if troubles:
+            raise troubles.pop()
+        prepare(connection)
+
+    monkeypatch.setattr(limits_sqlite, "_prepare", prepare_at_last)
+    assert store.create("db", 1).tag == "db"
+    assert not troubles
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
@@ -1017,8 +1035,6 @@ def test_an_interrupt_ends_the_wait(desk: Desk) -> None:
     thread.start()
     assert begun.wait(10)
     desk.settle()
-    from manyhands.context import LOCK
-
     with LOCK:
         frames[0].fire(token)
     thread.join(10)
@@ -1026,6 +1042,34 @@ def test_an_interrupt_ends_the_wait(desk: Desk) -> None:
     desk.keeper.release("a")
     desk.settle()
     assert slots(desk.store, "db") == []
+
+
+def test_an_interrupt_of_a_run_beneath_does_not_end_the_wait(desk: Desk) -> None:
+    """It is raised when control returns to that run."""
+    desk.store.create("db", 1)
+    desk.keeper.acquire_blocking(frozenset({"db"}), "a")
+    begun = threading.Event()
+
+    def wait() -> None:
+        frames, beneath = frames_of_this_thread(), object()
+        outer = frames.begin(beneath)
+        frames.enter_shield()  # it waits for the run above, and was interrupted meanwhile
+        inner = frames.begin(object())
+        with LOCK:
+            frames.fire(beneath)
+        begun.set()
+        desk.keeper.acquire_blocking(frozenset({"db"}), "b")
+        frames.end(inner)
+        frames.end(outer)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert begun.wait(10)
+    desk.settle()
+    assert thread.is_alive()
+    desk.keeper.release("a")
+    thread.join(10)
+    assert slots(desk.store, "db") == ["b"]
 
 
 # ---------------------------------------------------------------------- processes
@@ -1150,6 +1194,7 @@ def test_a_process_that_ends_gives_its_slots_back(file: Path) -> None:
 def test_a_forked_process_has_no_slots_of_its_parent(file: Path) -> None:
     script = """
         import os, warnings
+        from pathlib import Path
         from manyhands.limits.slots import KEEPER
         from manyhands.limits.sqlite import SqliteStore
         warnings.simplefilter("ignore")
@@ -1166,6 +1211,8 @@ def test_a_forked_process_has_no_slots_of_its_parent(file: Path) -> None:
         for _ in range(3):
             child = os.fork()
             if child == 0:
+                files = Path("/proc/self/fd").glob("*")
+                assert not [file for file in files if "limits.db" in str(file.resolve())]
                 KEEPER.release("parent")  # not its to release
                 KEEPER.acquire_blocking(tags, "child")
                 assert slots() == ["parent", "child"], slots()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -55,22 +54,24 @@ def loky_executor(workers: int) -> LokyExecutor:
     return executor
 
 
+@pytest.fixture(scope="module")
+def pair() -> Iterator[LokyExecutor]:
+    executor = loky_executor(2)
+    yield executor
+    executor.shutdown()
+
+
+@pytest.fixture(scope="module")
+def single() -> Iterator[LokyExecutor]:
+    executor = loky_executor(1)
+    yield executor
+    executor.shutdown()
+
+
 class TestLoky(TaskRunnerSuite):
     """One executor for all tests, as given: it outlives the runners (SPEC 11.2), and a death breaks it for good."""
 
     survives_crashes = False
-
-    @pytest.fixture(scope="class")
-    def pair(self) -> Iterator[LokyExecutor]:
-        executor = loky_executor(2)
-        yield executor
-        executor.shutdown()
-
-    @pytest.fixture(scope="class")
-    def single(self) -> Iterator[LokyExecutor]:
-        executor = loky_executor(1)
-        yield executor
-        executor.shutdown()
 
     @pytest.fixture
     def runner(self, pair: LokyExecutor) -> ExecutorTaskRunner:
@@ -83,7 +84,7 @@ class TestLoky(TaskRunnerSuite):
     @pytest.mark.parametrize("pickler", [pickle])
     def test_it_can_be_pickled(self, runner: Any, pickler: Any) -> None:
         """An executor that exists cannot be, nor can its runner."""
-        with pytest.raises(Exception, match="pickle|cannot|can't|could not"):
+        with pytest.raises(Exception, match=r"pickle|cannot|can.t|could not"):
             pickler.dumps(runner)
 
     def test_it_can_be_copied(self, runner: Any) -> None:
@@ -231,18 +232,11 @@ def test_nested_runs_happen_on_the_worker_in_place() -> None:
 
     @task
     def parent() -> Any:
-        return os.getpid(), where.submit().result(), where.map([]).result()
-
-    @task
-    def parent_of_threads() -> Any:
-        return threading.get_ident(), task(threading.get_ident).submit().result()
+        return os.getpid(), where.submit().result()
 
     with ExecutorTaskRunner(ProcessPoolExecutor, max_workers=1) as runner:
-        here, there, _ = runner.submit(parent, {}).result()
+        here, there = runner.submit(parent, {}).result()
         assert here == there != os.getpid()
-    with ExecutorTaskRunner(ThreadPoolExecutor, max_workers=1) as threads:
-        mine, childs = threads.submit(parent_of_threads, {}).result()
-        assert mine == childs
 
 
 def test_a_task_ships_its_globals_again_for_each_flow_run() -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "DONE",
     "FAILED",
     "NOT_READY",
+    "QUEUED",
     "READY",
     "RUNNING",
     "SENT",
@@ -41,6 +42,7 @@ READY = 1  # could start now, waits for a slot
 SENT = 2  # in a batch that was launched; not known to have started
 RUNNING = 3
 AWAITING_RETRY = 4
+QUEUED = 5  # for a slot of the concurrency limits of its tags
 DONE = 8
 COMPLETED = 8
 FAILED = 9

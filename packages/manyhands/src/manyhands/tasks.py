@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, ove
 
 from manyhands.annotations import Annotation, unmapped
 from manyhands.calls import Call
-from manyhands.context import SCOPE, current_scope
+from manyhands.context import SCOPE, TAGS, current_scope
 from manyhands.exceptions import (
     InvalidOption,
     MappingLengthMismatch,
@@ -31,6 +31,7 @@ from manyhands.exceptions import (
     ReservedArgumentError,
 )
 from manyhands.futures import TaskFuture, TaskFutureList
+from manyhands.limits.settings import limits_in_use
 from manyhands.names import next_number
 
 if TYPE_CHECKING:
@@ -355,9 +356,21 @@ class Task(Generic[P, R_co]):
         call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
         if self.is_generator and not return_state:
             return direct_call.stream_async(call) if self.is_async else direct_call.stream(call)
+        tags = self.tags | TAGS.get()
+        limited = bool(tags) and limits_in_use()
         if self.is_async:
-            return direct_call.call_directly_async(call, wait_for, return_state)
-        return direct_call.call_directly(call, wait_for, return_state)
+            coroutine = direct_call.call_directly_async(call, wait_for, return_state)
+            if not limited:
+                return coroutine
+            from manyhands.limits.holding import holding_async
+
+            return holding_async(tags, call.number, coroutine)
+        if not limited:
+            return direct_call.call_directly(call, wait_for, return_state)
+        from manyhands.limits.holding import holding
+
+        with holding(tags, call.number):
+            return direct_call.call_directly(call, wait_for, return_state)
 
     @overload
     def submit(  # type: ignore[overload-overlap]
@@ -605,12 +618,11 @@ class _Checks:
         return float(value)
 
     def timeout(self, value: Any) -> float | None:
-        value = self.seconds("timeout_seconds", value)
-        if value == 0:
-            raise self.refuse(
-                "timeout_seconds", value, "a number above 0 is needed, or None for no limit"
-            )
-        return value
+        seconds = self.seconds("timeout_seconds", value)
+        if seconds == 0:
+            problem = "a number above 0 is needed, or None for no limit"
+            raise self.refuse("timeout_seconds", value, problem)
+        return seconds
 
     def delays(self, value: Any) -> Any:
         if value is None:

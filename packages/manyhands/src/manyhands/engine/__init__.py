@@ -4,10 +4,12 @@
     containers.py   which objects are looked into for them, and how each kind is taken apart and rebuilt
     values.py       what an ended upstream stands for in arguments
     task_run.py     one attempt of a task run
+    direct_call.py  a task called directly: all its attempts, in the caller's thread
+    batch_run.py    a batch of runs in another process
     flow_run.py     one run of a flow
     interrupt.py    stopping what runs
     services.py     the service threads of a driver: timers, user callbacks
-    loops.py        event loops: awaiting runs, running async tasks
+    loops.py        the event loop that runs async tasks
 
 Import the modules; nothing is gathered here, so that a worker loads only what it uses.
 """

@@ -50,7 +50,6 @@ __all__ = [
     "attempt_async",
     "results_in",
     "run_plain",
-    "sleep",
     "timed_attempt",
     "timed_attempt_async",
 ]

@@ -144,11 +144,11 @@ class TaskFutureList(Sequence[TaskFuture[R_co]]):
         return [future.result(raise_on_failure=raise_on_failure) for future in items]
 
 
-class DoneAndNotDoneFutures(NamedTuple):
+class DoneAndNotDoneFutures(NamedTuple, Generic[R]):
     """What `wait` gives: two sets of futures."""
 
-    done: set[TaskFuture[Any]]
-    not_done: set[TaskFuture[Any]]
+    done: set[TaskFuture[R]]
+    not_done: set[TaskFuture[R]]
 
 
 def _listed(futures: Iterable[TaskFuture[R]]) -> list[TaskFuture[R]]:
@@ -159,7 +159,9 @@ def _listed(futures: Iterable[TaskFuture[R]]) -> list[TaskFuture[R]]:
     return items
 
 
-def wait(futures: Iterable[TaskFuture[Any]], timeout: float | None = None) -> DoneAndNotDoneFutures:
+def wait(
+    futures: Iterable[TaskFuture[R]], timeout: float | None = None
+) -> DoneAndNotDoneFutures[R]:
     """Blocks until every run has ended or `timeout` seconds are over. Moves no result.
 
     Args:
@@ -174,8 +176,8 @@ def wait(futures: Iterable[TaskFuture[Any]], timeout: float | None = None) -> Do
     items = _listed(futures)
     if not isinstance(futures, TaskFutureList):
         block(items, timeout)
-    done: set[TaskFuture[Any]] = set()
-    not_done: set[TaskFuture[Any]] = set()
+    done: set[TaskFuture[R]] = set()
+    not_done: set[TaskFuture[R]] = set()
     for future in items:
         (done if future._phase >= DONE else not_done).add(future)
     return DoneAndNotDoneFutures(done, not_done)

@@ -41,6 +41,7 @@ class Detail:
         name: the run's name where it is not the default one.
         attempts: attempts that have begun.
         crashes: attempts that were lost with their worker.
+        limited: tags whose concurrency limits it needs a slot of; it holds one, or asks for one, once it is ready.
         overdue: the running attempt is past its limit and will be retried once it has stopped.
         traceback: of the exception that the run ended with.
         timer: what will wake a run that waits for its retry, or end one that is past its limit.
@@ -53,6 +54,7 @@ class Detail:
         "blockers",
         "crashes",
         "dependants",
+        "limited",
         "name",
         "origin",
         "overdue",
@@ -77,6 +79,7 @@ class Detail:
         self.name: str | None = None
         self.attempts = 0
         self.crashes = 0
+        self.limited: frozenset[str] = frozenset()
         self.overdue = False
         self.timer: Any = None
         self.traceback: TracebackType | None = None

@@ -4,6 +4,7 @@
     store.py      what a store of limits does, and the data it speaks of
     sqlite.py     the store in a file
     slots.py      takes slots for the runs of this process, and keeps and gives them back
+    holding.py    slots for direct calls
     client.py     `ConcurrencyLimits`, for programs that manage limits
 
 A run that needs slots asks `slots.KEEPER`. Where `settings.limits_in_use()` is false, nothing else is loaded or opened.

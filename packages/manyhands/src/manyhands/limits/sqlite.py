@@ -257,7 +257,7 @@ def _connect(path: str) -> sqlite3.Connection:
             path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
         )
         try:
-            _prepare(connection, path)
+            _prepare(connection)
         except BaseException as error:
             connection.close()
             # Turning the log on does not wait for others who are at it: of 6 processes that began together, now and
@@ -269,7 +269,7 @@ def _connect(path: str) -> sqlite3.Connection:
             return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: str) -> None:
+def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     # A power cut may lose the last changes, and breaks nothing.
     connection.execute("PRAGMA synchronous = NORMAL")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from manyhands.calls import (
     AWAITING_RETRY,
@@ -23,12 +23,13 @@ from manyhands.calls import (
     CRASHED,
     DONE,
     FAILED,
+    QUEUED,
     RUNNING,
     WAITING,
     Call,
     Outcome,
 )
-from manyhands.context import HERE, LOCK, Scope
+from manyhands.context import HERE, LOCK, TAGS, Scope
 from manyhands.engine import inputs
 from manyhands.engine.inputs import ATOMS
 from manyhands.engine.services import CALLBACKS, TIMERS
@@ -57,6 +58,18 @@ __all__ = ["Dispatcher"]
 GRACE = 1.0
 
 
+class Gate(Protocol):
+    """Who gives slots of concurrency limits."""
+
+    def request(
+        self, tags: frozenset[str], run_id: str, on_outcome: Callable[[Any], object], /
+    ) -> None:
+        """Asks for a slot of each tag; `on_outcome` is called with `None` once they are held, or with a refusal."""
+
+    def release(self, run_id: str, /) -> None:
+        """Gives slots back, or takes the request for them back."""
+
+
 class Dispatcher:
     """What an entered runner is made of: a scheduler, a backend, and the way between them.
 
@@ -77,6 +90,8 @@ class Dispatcher:
         )
         self.runner_name = runner_name
         self.closed = False
+        #: Gives slots of concurrency limits; `None` where there are no limits.
+        self.gate: Gate | None = None
         self._effects = self.scheduler.effects
         self._draining = threading.Lock()
         self._log = RunLog()
@@ -103,7 +118,7 @@ class Dispatcher:
         future: TaskFuture[Any] = TaskFuture(self, task, call.number, call, time.time())
         if self._captures:
             call.options = self.backend.capture()
-        found = None
+        found: list[inputs.Input] | None = None
         if kwargs is not None or wait_for is not None:
             found = self._inputs(call, wait_for)
         else:
@@ -111,6 +126,11 @@ class Dispatcher:
                 if type(value) not in ATOMS:
                     found = self._inputs(call, None)
                     break
+        if self.gate is not None:
+            limited = task.tags | TAGS.get()
+            if limited:
+                future._details().limited = limited
+                found = found or []
         frames = HERE.frames
         if frames is None:
             self._take_in(future, found)
@@ -159,7 +179,8 @@ class Dispatcher:
             return TaskFutureList()
         positional = [_without_annotations(column) for column in positional]
         keywords = {name: _without_annotations(column) for name, column in keywords.items()}
-        if wait_for is not None or inputs.collect((positional, keywords)):
+        limited = self.gate is not None and task.tags | TAGS.get()
+        if limited or wait_for is not None or inputs.collect((positional, keywords)):
             futures = []
             for index in range(size):
                 args = tuple(
@@ -216,6 +237,8 @@ class Dispatcher:
         if future._is_running():
             retrying = call is not None and call.attempt > 1
             return State(StateType.RUNNING, "Retrying" if retrying else None, timestamp=now)
+        if phase == QUEUED:
+            return State(StateType.SCHEDULED, "Queued", timestamp=now)
         if phase == AWAITING_RETRY:
             return State(StateType.SCHEDULED, "AwaitingRetry", timestamp=now)
         return State(StateType.PENDING, timestamp=now)
@@ -443,6 +466,10 @@ class Dispatcher:
             self._interrupt(effect[1])
         elif kind == effects_of.OTHER:
             effect[1].drain()
+        elif kind == effects_of.LIMIT:
+            self._request_slots(effect[1])
+        elif kind == effects_of.RELEASE:
+            self._release_slots(effect[1])
         elif kind == effects_of.DRAINED:
             self._drained()
 
@@ -479,6 +506,23 @@ class Dispatcher:
         with LOCK:
             self.scheduler.due(future)
         self.drain()
+
+    def _request_slots(self, future: TaskFuture[Any]) -> None:
+        assert self.gate is not None  # only then are runs limited
+
+        def decided(refusal: Exception | None) -> None:
+            with LOCK:
+                if refusal is None:
+                    self.scheduler.admitted(future)
+                else:
+                    self.scheduler.settle(future, FAILED, refusal, time.time())
+            self.drain()
+
+        self.gate.request(future._details().limited, future.task_run_id, decided)
+
+    def _release_slots(self, future: TaskFuture[Any]) -> None:
+        assert self.gate is not None  # only then are runs limited
+        self.gate.release(future.task_run_id)
 
     def _interrupt(self, future: TaskFuture[Any]) -> None:
         if not self.capabilities.stops:

@@ -14,9 +14,9 @@ Guarantees, each checked by a Hypothesis state machine in `tests/core`:
     no slot has more batches in flight than its window, no runner more runs than its limit;
     a pending run always waits for something that has an owner: an upstream, a timer, a slot, a batch in flight.
 
-A run's way:  WAITING ─▶ READY ─▶ SENT ─▶ RUNNING ─▶ done          (SENT only where batches are pushed)
-                           ▲                  │
-                           └─ AWAITING_RETRY ◀┘
+A run's way:  WAITING ─▶ QUEUED ─▶ READY ─▶ SENT ─▶ RUNNING ─▶ done
+                                     ▲                 │              QUEUED only with limited tags,
+                                     └ AWAITING_RETRY ◀┘              SENT only where batches are pushed
 
 The common run of a pulling backend (no upstream, nobody depends on it) passes without a lock: `submit`, a pop of
 `ready`, `complete`. A lock there would not only cost its own time: under the interpreter's lock, whoever blocks on
@@ -39,6 +39,7 @@ from manyhands.calls import (
     DONE,
     FAILED,
     NOT_READY,
+    QUEUED,
     READY,
     RUNNING,
     SENT,
@@ -51,7 +52,17 @@ from manyhands.exceptions import TaskRunTimeout, WaitCycle
 from manyhands.futures.maps import NO_VALUE, MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.scheduling.batching import Durations
-from manyhands.scheduling.effects import DRAINED, ELEMENT, INTERRUPT, OTHER, RECORD, SETTLED, TIMER
+from manyhands.scheduling.effects import (
+    DRAINED,
+    ELEMENT,
+    INTERRUPT,
+    LIMIT,
+    OTHER,
+    RECORD,
+    RELEASE,
+    SETTLED,
+    TIMER,
+)
 from manyhands.states import TimedOut
 
 if TYPE_CHECKING:
@@ -75,7 +86,7 @@ class Scheduler:
         open: runs that have not ended.
         finished: ends so far.
         ready: what could start now, in order: futures, and map records with unclaimed elements.
-        waiting: runs whose upstreams have not all ended.
+        waiting: runs whose upstreams have not all ended, or that have no slot of their limits yet.
         delayed: runs that wait for their retry.
         durations: how long runs of each task take.
         effects: what is to be done, in order.
@@ -160,10 +171,24 @@ class Scheduler:
 
     def _unblock(self, future: TaskFuture[Any]) -> None:
         """The last upstream has ended."""
+        if future._details().limited:
+            future._phase = QUEUED
+            self.effects.append((LIMIT, future))
+        else:
+            self._now_ready(future)
+
+    def _now_ready(self, future: TaskFuture[Any]) -> None:
         self.waiting.discard(future)
         future._phase = READY
         self._push(future)
         self._tell_wanting(future._details().wanted)
+
+    def admitted(self, future: TaskFuture[Any]) -> None:
+        """A run holds its slots of concurrency limits; it keeps them through its retries."""
+        if future._phase == QUEUED:
+            self._now_ready(future)
+        else:
+            self.effects.append((RELEASE, future))
 
     def submit_map(self, record: MapRecord[Any]) -> None:
         """All runs of a map, none of which waits for anything."""
@@ -408,6 +433,8 @@ class Scheduler:
             self.cancel_timer(future)
             self.waiting.discard(future)
             self.delayed.discard(future)
+            if detail.limited and detail.blockers == 0:
+                self.effects.append((RELEASE, future))
             detail.upstreams = ()
             detail.waits_on = None
             if detail.origin is not None:

@@ -7,16 +7,26 @@ puts a dispatcher in front of that. May import scheduling and what lies above it
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Protocol,
+    Self,
+    TypeVar,
+    overload,
+    runtime_checkable,
+)
 
 from manyhands.context import SCOPE, Scope
 from manyhands.exceptions import InvalidOption, RunnerStateError
 from manyhands.futures.blocking import block
+from manyhands.limits.settings import limits_in_use
 from manyhands.logs import set_up
 from manyhands.scheduling.dispatcher import Dispatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
     from types import TracebackType
 
     from manyhands.futures import TaskFuture, TaskFutureList
@@ -37,14 +47,36 @@ class TaskRunner(Protocol):
 
     name: str
 
+    @overload
+    def submit(
+        self,
+        task: Task[Any, Coroutine[Any, Any, R]],
+        parameters: Mapping[str, Any],
+        wait_for: Any = None,
+    ) -> TaskFuture[R]: ...
+    @overload
     def submit(
         self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
-    ) -> TaskFuture[R]:
+    ) -> TaskFuture[R]: ...
+    def submit(
+        self, task: Task[Any, Any], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFuture[Any]:
         """Takes one run of a task, with its parameters by name."""
 
+    @overload
+    def map(
+        self,
+        task: Task[Any, Coroutine[Any, Any, R]],
+        parameters: Mapping[str, Any],
+        wait_for: Any = None,
+    ) -> TaskFutureList[R]: ...
+    @overload
     def map(
         self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
-    ) -> TaskFutureList[R]:
+    ) -> TaskFutureList[R]: ...
+    def map(
+        self, task: Task[Any, Any], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFutureList[Any]:
         """Takes one run for each element of the iterable parameters."""
 
     def cancel_all(self) -> None:
@@ -164,6 +196,10 @@ class BaseTaskRunner:
             set_up()
             backend, limit = self.make_backend()
             dispatcher = self.dispatcher_class(backend, limit, type(self).__name__)
+            if limits_in_use():
+                from manyhands.limits.slots import KEEPER
+
+                dispatcher.gate = KEEPER
             backend.start(dispatcher)
             self._dispatcher = dispatcher
         return self
@@ -214,9 +250,20 @@ class BaseTaskRunner:
         """The scope of runs submitted to this runner."""
         return Scope(self._entered("take runs"), flow_run)
 
+    @overload
+    def submit(
+        self,
+        task: Task[Any, Coroutine[Any, Any, R]],
+        parameters: Mapping[str, Any],
+        wait_for: Any = None,
+    ) -> TaskFuture[R]: ...
+    @overload
     def submit(
         self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
-    ) -> TaskFuture[R]:
+    ) -> TaskFuture[R]: ...
+    def submit(
+        self, task: Task[Any, Any], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFuture[Any]:
         """Takes one run of a task, in a flow or without one.
 
         Args:
@@ -231,14 +278,25 @@ class BaseTaskRunner:
         token = SCOPE.set(self._scope_here())
         try:
             args, kwargs = task.arguments(parameters)
-            future: TaskFuture[R] = task.submit(*args, **kwargs, wait_for=wait_for)
+            future: TaskFuture[Any] = task.submit(*args, **kwargs, wait_for=wait_for)
             return future
         finally:
             SCOPE.reset(token)
 
+    @overload
+    def map(
+        self,
+        task: Task[Any, Coroutine[Any, Any, R]],
+        parameters: Mapping[str, Any],
+        wait_for: Any = None,
+    ) -> TaskFutureList[R]: ...
+    @overload
     def map(
         self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
-    ) -> TaskFutureList[R]:
+    ) -> TaskFutureList[R]: ...
+    def map(
+        self, task: Task[Any, Any], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFutureList[Any]:
         """Takes one run for each element of the iterable parameters; see `Task.map`.
 
         Raises:
@@ -249,7 +307,7 @@ class BaseTaskRunner:
         token = SCOPE.set(self._scope_here())
         try:
             args, kwargs = task.arguments(parameters)
-            futures: TaskFutureList[R] = task.map(*args, **kwargs, wait_for=wait_for)
+            futures: TaskFutureList[Any] = task.map(*args, **kwargs, wait_for=wait_for)
             return futures
         finally:
             SCOPE.reset(token)

@@ -350,7 +350,7 @@ class Worker:
                 elif type(work) is TaskFuture:
                     self.run(work)
                 else:
-                    self.run_span(work)  # type: ignore[arg-type]
+                    self.run_span(work)
                 work = None
                 if me is not None:
                     self._take_place(me._dispatcher)

@@ -59,7 +59,7 @@ class WaitingTests(SuiteBase):
         @flow(task_runner=runner)
         def main() -> None:
             with pytest.raises(TypeError, match="future"):
-                wait([1])  # type: ignore[list-item]
+                wait([1])  # type: ignore[arg-type]
             with pytest.raises(TypeError, match="future"):
                 list(as_completed(["x"]))  # type: ignore[arg-type]
 
