@@ -30,6 +30,7 @@ from tests.core.scheduler_world import (
     Message,
     Run,
     Runner,
+    Timer,
     Wait,
     Walk,
     Worker,
@@ -185,33 +186,25 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ time
 
-    @precondition(lambda self: self.world.timers)
+    def clock(self) -> list[Timer]:
+        """Timers that may fire: those that are set, and the last that were taken back, perhaps too late."""
+        return [*self.world.timers, *self.world.taken_back[-2:]]
+
+    @precondition(clock)
     @rule(number=picks)
     def timer_fires(self, number: int) -> None:
-        timer = pick(self.world.timers, number)
+        timer = pick(self.clock(), number)
         timer.cancel()
-        self.say(f"the {'retry' if timer.retry else 'time limit'} of {timer.run}")
-        if timer.retry:
+        self.say(f"the {'retry' if timer.retry else 'time limit'} of attempt {timer.attempt} of {timer.run}")
+        if not timer.retry:
+            self.limit_reached(timer.run, timer.attempt)
+        else:
             timer.run.delayed = False
             timer.run.runner.scheduler.due(timer.run.future())
             self.drain(timer.run.runner)
-        else:
-            self.limit_reached(timer.run, timer.attempt)
-
-    def timed(self) -> list[Run]:
-        return [run for run in self.world.runs if run.task.timeout_seconds and run.record is None]
-
-    @precondition(timed)
-    @rule(number=picks, attempt=st.integers(1, 2))
-    def limit_is_told(self, number: int, attempt: int) -> None:
-        """A time limit is told, perhaps too late for its attempt."""
-        run = pick(self.timed(), number)
-        self.say(f"the time limit of attempt {attempt} of {run}")
-        self.limit_reached(run, attempt)
 
     def limit_reached(self, run: Run, attempt: int) -> None:
-        executing = isinstance(run.place, Execution) or (isinstance(run.place, Message) and run.told)
-        meant = run.end is None and executing and run.attempt == attempt
+        meant = run.end is None and isinstance(run.place, Execution) and run.attempt == attempt
         if meant and attempt > run.task.retries:
             self.world.ends(run, FAILED)
         elif meant:
@@ -371,7 +364,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Lets something happen that has to, sooner or later; False if there is no such thing."""
         timers = [timer for timer in self.world.timers if timer.retry]
         if timers:
-            self.timer_fires(self.world.timers.index(timers[0]))
+            self.timer_fires(self.clock().index(timers[0]))
         return bool(timers)
 
     def teardown(self) -> None:
@@ -433,19 +426,23 @@ class PullingRules(SchedulerMachine):
         return [*workers, *loops, *(runner for runner in self.world.runners if runner.looks)]
 
     @precondition(movable)
-    @rule(number=picks, most=st.integers(1, 3))
-    def something_moves(self, number: int, most: int) -> None:
-        what = pick(self.movable(), number)
-        self.say(what)
-        if isinstance(what, Worker):
-            self.worker_moves(what)
-            self.drain(what.runner)
-        elif isinstance(what, Loop):
-            what.take(most)
-            self.drain(what.runner)
-        else:
-            what.look_again()
-            self.drain(what)
+    @rule(numbers=st.lists(picks, min_size=1, max_size=5), most=st.integers(1, 3))
+    def things_move(self, numbers: list[int], most: int) -> None:
+        for number in numbers:
+            what = pick(self.movable(), number)
+            self.say(what)
+            if isinstance(what, Worker):
+                self.worker_moves(what)
+                self.drain(what.runner)
+            elif isinstance(what, Loop):
+                what.take(most)
+                self.drain(what.runner)
+            else:
+                what.look_again()
+                self.drain(what)
+            self.the_rules_hold()
+            if not self.movable():
+                break
 
     def worker_moves(self, worker: Worker) -> None:
         """A worker looks for work, goes on after a wait, or takes or begins the next element of its span."""
@@ -566,7 +563,7 @@ class PullingRules(SchedulerMachine):
             self.run_ends(0, "completes", 0.0)
             return True
         if self.movable() and not isinstance(self.movable()[0], Runner):
-            self.something_moves(0, 3)
+            self.things_move([0], 3)
             return True
         for index, execution in enumerate(self.resting()):
             if execution.resting.woken or execution.interrupted:  # type: ignore[union-attr]
@@ -590,15 +587,6 @@ class PushingRules(SchedulerMachine):
     def messages(self) -> list[Message]:
         return [message for runner in self.world.runners for message in runner.messages]
 
-    def to_begin(self) -> list[Message]:
-        return [message for message in self.messages() if message.left and message.current is None]
-
-    def executing_there(self) -> list[Message]:
-        return [message for message in self.messages() if message.current is not None]
-
-    def to_report(self) -> list[Message]:
-        return [message for message in self.messages() if message.ended]
-
     def at_rest(self) -> list[Message]:
         return [message for message in self.messages() if message.current is None and not message.ended]
 
@@ -615,44 +603,51 @@ class PushingRules(SchedulerMachine):
 
     # ------------------------------------------------------------------ a message's way
 
-    @precondition(to_begin)
-    @rule(number=picks, tell=st.booleans())
-    def run_begins(self, number: int, tell: bool) -> None:
-        message = pick(self.to_begin(), number)
-        self.say(f"{message.runs[message.left[0]]} begins")
+    @precondition(messages)
+    @rule(numbers=st.lists(picks, min_size=1, max_size=5), tell=st.booleans(), how=ways_to_end, delay=delays)
+    def messages_go_on(self, numbers: list[int], tell: bool, how: str, delay: float) -> None:
+        """A run begins or ends on a worker, what has ended is reported, a message that has said all is closed."""
+        for number in numbers:
+            message = pick(self.messages(), number)
+            if message.current is not None:
+                self.say(f"{message.runs[message.current]} {'was interrupted' if message.interrupted else how}")
+                message.end(how, delay)
+            elif message.ended and (tell or not message.left):
+                self.say(f"a report on {[message.runs[position] for position, _ in message.ended]}")
+                self.said.append(message.report())
+            elif message.left:
+                self.run_begins(message, tell)
+            else:
+                self.message_closes(message)
+            self.drain(message.runner)
+            self.the_rules_hold()
+            if not self.messages():
+                break
+
+    def run_begins(self, message: Message, tell: bool) -> None:
+        self.say(f"{message.runs[message.left[0]]} begins{', and so it is told' if tell else ''}")
         message.begin(tell)
         position = message.current
+        assert position is not None
         self.said.append(lambda: message.tell_started(position))
-        self.drain(message.runner)
 
-    @precondition(executing_there)
-    @rule(number=picks, how=ways_to_end, delay=delays)
-    def run_ends_there(self, number: int, how: str, delay: float) -> None:
-        message = pick(self.executing_there(), number)
-        self.say(f"{message.runs[message.current]} {'was interrupted' if message.interrupted else how}")
-        message.end(how, delay)
-
-    @precondition(to_report)
-    @rule(number=picks)
-    def report_comes(self, number: int) -> None:
-        message = pick(self.to_report(), number)
-        self.say(f"a report on {[message.runs[position] for position, _ in message.ended]}")
-        self.said.append(message.report())
-        self.drain(message.runner)
-
-    @precondition(at_rest)
-    @rule(number=picks)
-    def message_closes(self, number: int) -> None:
-        message = pick(self.at_rest(), number)
+    def message_closes(self, message: Message) -> None:
         self.say(f"the message with {message.runs} has said all")
         message.close()
         self.said.append(lambda: message.runner.scheduler.batch_closed(message.number))
+
+    @precondition(at_rest)
+    @rule(number=picks)
+    def message_gives_up(self, number: int) -> None:
+        """A worker closes a message though there are runs in it that it has not begun."""
+        message = pick(self.at_rest(), number)
+        self.message_closes(message)
         self.drain(message.runner)
 
-    @precondition(to_begin)
+    @precondition(lambda self: any(message.left for message in self.messages()))
     @rule(number=picks, how_many=st.integers(1, 3))
     def runs_are_handed_back(self, number: int, how_many: int) -> None:
-        message = pick(self.to_begin(), number)
+        message = pick([message for message in self.messages() if message.left], number)
         positions = message.hand_back(how_many)
         self.say(f"handed back: {[message.runs[position] for position in positions]}")
         self.said.append(lambda: message.runner.scheduler.batch_handed_back(message.number, positions))
@@ -700,15 +695,9 @@ class PushingRules(SchedulerMachine):
         self.drain(message.runner)
 
     def step(self) -> bool:
-        for steps, move in (
-            (self.executing_there(), lambda: self.run_ends_there(0, "completes", 0.0)),
-            (self.to_report(), lambda: self.report_comes(0)),
-            (self.to_begin(), lambda: self.run_begins(0, True)),
-            (self.at_rest(), lambda: self.message_closes(0)),
-        ):
-            if steps:
-                move()
-                return True
+        if self.messages():
+            self.messages_go_on([0], True, "completes", 0.0)
+            return True
         for index, runner in enumerate(self.world.runners):
             if not runner.pulls and not runner.scheduler.slots and runner.scheduler.ready:
                 self.slots_change(index, {0})

@@ -187,6 +187,8 @@ class Timer:
     def cancel(self) -> None:
         if self in self.world.timers:
             self.world.timers.remove(self)
+            if not self.retry:
+                self.world.taken_back.append(self)
 
 
 class World:
@@ -199,6 +201,7 @@ class World:
         self.maps: list[list[Run]] = []
         self.by_number: dict[int, Run] = {}
         self.timers: list[Timer] = []
+        self.taken_back: list[Timer] = []
         self.numbers = count(1)
 
     def add(self, run: Run) -> Run:

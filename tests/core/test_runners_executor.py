@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from loky import ProcessPoolExecutor as LokyExecutor
 from manyhands import flow, runtime, task
-from manyhands.exceptions import CancelledRun, InvalidOption
+from manyhands.exceptions import CancelledRun, InvalidOption, SerializationError
 from manyhands.task_runners import ExecutorTaskRunner
 from manyhands.testing import TaskRunnerSuite
 from manyhands.testing.samples import boom, hold, inc, note
@@ -68,6 +68,11 @@ def single() -> Iterator[LokyExecutor]:
     executor.shutdown()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def pools_that_outlive_tests(pair: LokyExecutor, single: LokyExecutor) -> None:
+    """Starts them before the first test, which else is blamed for their threads."""
+
+
 class TestLoky(TaskRunnerSuite):
     """One executor for all tests, as given: it outlives the runners (SPEC 11.2), and a death breaks it for good."""
 
@@ -89,6 +94,21 @@ class TestLoky(TaskRunnerSuite):
 
     def test_it_can_be_copied(self, runner: Any) -> None:
         assert copy.copy(runner) == runner
+
+    def test_flows_inside_runs(self, runner: Any) -> None:
+        """A flow whose runner has an executor that exists stays in this process."""
+        inner = flow(task_runner=runner)(lambda_free)
+
+        @task
+        def parent() -> None:
+            inner()
+
+        with runner as entered, pytest.raises(SerializationError, match="parent"):
+            entered.submit(parent, {}).result(timeout=PATIENCE)
+
+
+def lambda_free() -> None:
+    """A flow's body."""
 
 
 # ---------------------------------------------------------------------- whose executor it is

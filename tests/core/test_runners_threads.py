@@ -18,7 +18,7 @@ class TestThreads(TaskRunnerSuite):
 
     def test_nothing_is_excused_but_what_needs_processes(self, flags: dict[str, bool]) -> None:
         missing = {flag for flag, present in flags.items() if not present}
-        assert missing == {"isolated", "stops_hard", "keeps_values"}
+        assert missing == {"isolated", "stops_hard"}
 
 
 def test_alias() -> None:

@@ -134,8 +134,6 @@ class MapRecord(Generic[R]):
 
     def arguments(self, index: int) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
         """The arguments of one element."""
-        if self.single is not None:
-            return (self.single[index],), None
         args = tuple(
             [value if column is None else column[index] for column, value in self.positional]
         )
@@ -148,10 +146,18 @@ class MapRecord(Generic[R]):
         return args, kwargs
 
     def call(self, index: int) -> Call:
-        """The call of one element, with a context of its own."""
-        args, kwargs = self.arguments(index)
-        call = Call(self.task, args, kwargs, self.base + index, self.context.copy(), self.scope)
-        call.options = self.options
+        """The call of one element, with a context of its own. Hot."""
+        single = self.single
+        if single is not None:
+            args: tuple[Any, ...] = (single[index],)
+            kwargs = None
+        else:
+            args, kwargs = self.arguments(index)
+        call = Call(
+            self.task, args, kwargs, self.base + index, self.context.copy(), self.scope
+        )
+        if self.options is not None:
+            call.options = self.options
         return call
 
     def release_arguments(self, index: int) -> None:

@@ -169,7 +169,10 @@ class SlotKeeper:
         return waiter is not None
 
     def release(self, run_id: str) -> None:
-        """The run has ended: gives its slots back. Does not wait; a run that holds none is ignored."""
+        """The run needs no slots any more: gives them back, or takes its request back. Does not wait.
+
+        A run that never asked, or was released already, is ignored.
+        """
         self.withdraw(run_id)
 
     def acquire_blocking(self, tags: frozenset[str], run_id: str) -> None:
@@ -303,7 +306,7 @@ class SlotKeeper:
                 "%d runs go on without the slots of their limits, which were reset, deleted, or not renewed in time"
                 " because this process stood still: %s",
                 len(lost),
-                ", ".join(sorted(lost)),
+                ", ".join(sorted(lost)[:10]),  # there may be thousands
             )
 
     def _admit(self, store: LimitStore, waiter: _Waiter) -> None:

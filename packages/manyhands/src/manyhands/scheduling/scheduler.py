@@ -427,10 +427,15 @@ class Scheduler:
 
     def _tell_end(self, future: TaskFuture[Any], now: float) -> None:
         detail = future._detail
-        if detail is not None or self.tells_ends or future._phase != COMPLETED:
+        if (
+            (detail is not None and detail.waiters)
+            or self.tells_ends
+            or future._phase != COMPLETED
+        ):
             self.effects.append((SETTLED, future))
         if detail is not None:
-            self.cancel_timer(future)
+            if detail.timer is not None:
+                self.cancel_timer(future)
             self.waiting.discard(future)
             self.delayed.discard(future)
             if detail.limited and detail.blockers == 0:

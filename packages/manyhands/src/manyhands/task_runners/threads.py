@@ -99,7 +99,7 @@ class ThreadBackend(WorkerBackend):
             self._take_back_overdue()
             room = self._most + self._lent - len(self.workers)
             if scheduler.ready and room > 0:
-                now = time.monotonic()
+                now = time.time()
                 if all(now - worker.since >= PATIENCE for worker in self.workers):
                     count = min(max(len(self.workers), 1), _few(scheduler.ready), room)
                 elif not self._runs_are_short():
@@ -115,7 +115,7 @@ class ThreadBackend(WorkerBackend):
 
     def _take_back_overdue(self) -> None:
         """What stands behind a slow element of a map goes to other workers."""
-        now = time.monotonic()
+        now = time.time()
         for worker in self.workers:
             span = worker.span
             if span is not None and now - worker.since >= PATIENCE:

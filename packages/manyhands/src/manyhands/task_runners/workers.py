@@ -158,8 +158,8 @@ class Worker:
         try:
             try:
                 stack.append(frame)
-                self.since = time.monotonic()
                 call = dispatcher.begin(future)
+                self.since = future._since
                 if call.task.is_plain:
                     context = call.context if call.attempt == 1 else call.context.copy()
                     value = context.run(run_plain, call)
@@ -224,21 +224,22 @@ class Worker:
         plain = record.task.is_plain
         futures, since = record.futures, record.since
         count = 0
-        started = time.perf_counter()
+        now = started = time.time()
         for index in span.indices:
             count += 1
-            since[index] = time.time()
+            since[index] = self.since = now  # a short element begins when the one before it ended
             if plain and index not in futures:
-                self._run_element(record, index)
+                now = self._run_element(record, index)
             else:
                 with LOCK:
                     future = record.materialize(index)
                     future._claim()
                 if future._phase < DONE:
                     self.run(future, in_span=True)
+                now = time.time()
             if self.abandoned:
                 break
-        seconds = time.perf_counter() - started
+        seconds = max(now - started, 0.0)
         with LOCK:
             self.span = outer
             record.spans.remove(span)
@@ -247,8 +248,8 @@ class Worker:
         if scheduler.effects:
             dispatcher.drain()
 
-    def _run_element(self, record: MapRecord[Any], index: int) -> None:
-        """Runs one element that, so far, is but a place in columns. Hot."""
+    def _run_element(self, record: MapRecord[Any], index: int) -> float:
+        """Runs one element that, so far, is but a place in columns, and says when it ended. Hot."""
         call = record.call(index)
         frame = Frame(call, record)
         stack = self.frames.stack
@@ -258,7 +259,6 @@ class Worker:
         try:
             try:
                 stack.append(frame)
-                self.since = time.monotonic()
                 value = call.context.run(run_plain, call)
                 if type(value) not in ATOMS:
                     outcome = returned(call, value)
@@ -279,14 +279,16 @@ class Worker:
             stack.pop()
         else:
             del stack[stack.index(frame) :]
+        now = time.time()
         if outcome is None and not interrupted:
-            record.dispatcher.scheduler.element_completed(record, index, value, time.time())
-            return
+            record.dispatcher.scheduler.element_completed(record, index, value, now)
+            return now
         with LOCK:
             future = record.materialize(index)
             if future._call is None and future._phase < DONE:
                 future._call = call
         self._end(future, call, None if interrupted else outcome)
+        return now
 
     # -------------------------------------------------------------- waiting inside a run
 

@@ -78,12 +78,16 @@ class TaskTests(SuiteBase):
 
         main()
 
-    @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
     @covers("2.3")
-    def test_values_there_and_back(self, runner: TaskRunner, value: Any) -> None:
-        result = in_flow(runner, lambda: identity.submit(value).result())
-        assert result == value
-        assert type(result) is type(value)
+    def test_values_there_and_back(self, runner: TaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            for kind, value in VALUES.items():
+                result = identity.submit(value).result()
+                assert result == value, kind
+                assert type(result) is type(value), kind
+
+        main()
 
     @covers("2.3", "2.8")
     def test_an_exception_that_is_returned_is_a_value(self, runner: TaskRunner) -> None:
@@ -329,13 +333,15 @@ class TaskTests(SuiteBase):
 
         main()
 
-    @pytest.mark.parametrize("batch", [True, False, 3])
     @covers("2.7")
-    def test_batch_changes_nothing_about_the_results(
-        self, runner: TaskRunner, batch: bool | int
-    ) -> None:
-        together = inc.with_options(batch=batch)
-        assert in_flow(runner, lambda: together.map(range(40)).result()) == list(range(1, 41))
+    def test_batch_changes_nothing_about_the_results(self, runner: TaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            for batch in (True, False, 3):
+                together = inc.with_options(batch=batch)
+                assert together.map(range(40)).result() == list(range(1, 41)), batch
+
+        main()
 
     # ------------------------------------------------------------------ returned values
 

@@ -143,7 +143,7 @@ class FlowTests(SuiteBase):
     ) -> None:
         futures: list[TaskFuture[Any]] = []
 
-        @flow(task_runner=single_runner, timeout_seconds=2)
+        @flow(task_runner=single_runner, timeout_seconds=1)
         def main() -> None:
             futures.append(hold.submit(signals, "never"))
             futures.append(note.submit(signals, "log", "queued"))

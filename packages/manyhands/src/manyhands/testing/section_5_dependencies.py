@@ -49,22 +49,33 @@ CONTAINERS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "annotated": (lambda f: [allow_failure([opaque(f)])], [[2]]),
 }
 
+#: What `wait_for` may be, made of a future.
+SHAPES: dict[str, Callable[[Any], Any]] = {
+    "one": lambda f: f,
+    "list": lambda f: [f],
+    "nested": lambda f: [[f], ()],
+    "tuple": lambda f: (f, f),
+    "set": lambda f: {f},
+    "allowed": allow_failure,
+    "allowed-list": lambda f: [allow_failure([f])],
+    "state": lambda f: [Completed(), f],
+    "iterator": lambda f: iter([f]),
+}
+
 
 class DependencyTests(SuiteBase):
     """Section 5."""
 
     # ------------------------------------------------------------------ values of upstreams
 
-    @pytest.mark.parametrize(("wrap", "expected"), CONTAINERS.values(), ids=CONTAINERS)
     @covers("5.1")
-    def test_futures_in_containers(
-        self, runner: TaskRunner, wrap: Callable[[Any], Any], expected: Any
-    ) -> None:
+    def test_futures_in_containers(self, runner: TaskRunner) -> None:
         @flow(task_runner=runner)
         def main() -> None:
-            future = inc.submit(1)
-            assert identity.submit(wrap(future)).result() == expected
-            assert identity.submit(x=wrap(future)).result() == expected
+            for kind, (wrap, expected) in CONTAINERS.items():
+                future = inc.submit(1)
+                assert identity.submit(wrap(future)).result() == expected, kind
+                assert identity.submit(x=wrap(future)).result() == expected, kind
 
         main()
 
@@ -241,43 +252,17 @@ class DependencyTests(SuiteBase):
 
     # ------------------------------------------------------------------ wait_for
 
-    @pytest.mark.parametrize(
-        "shape",
-        [
-            lambda f: f,
-            lambda f: [f],
-            lambda f: [[f], ()],
-            lambda f: (f, f),
-            lambda f: {f},
-            allow_failure,
-            lambda f: [allow_failure([f])],
-            lambda f: [Completed(), f],
-            lambda f: iter([f]),
-        ],
-        ids=[
-            "one",
-            "list",
-            "nested",
-            "tuple",
-            "set",
-            "allowed",
-            "allowed-list",
-            "state",
-            "iterator",
-        ],
-    )
     @covers("5.5")
-    def test_wait_for(
-        self, runner: TaskRunner, signals: Signals, shape: Callable[[Any], Any]
-    ) -> None:
+    def test_wait_for(self, runner: TaskRunner, signals: Signals) -> None:
         @task
-        def look() -> Any:
-            return signals.lines("order")
+        def look(log: str) -> Any:
+            return signals.lines(log)
 
         @flow(task_runner=runner)
         def main() -> None:
-            first = note.submit(signals, "order", "first")
-            assert look.submit(wait_for=shape(first)).result() == ["first"]
+            for kind, shape in SHAPES.items():
+                first = note.submit(signals, kind, "first")
+                assert look.submit(kind, wait_for=shape(first)).result() == ["first"], kind
 
         main()
 

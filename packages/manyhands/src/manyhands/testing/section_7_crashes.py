@@ -132,26 +132,24 @@ class CrashTests(SuiteBase):
         main()
         assert len(signals.lines("began")) == len(set(signals.lines("began"))), "none began twice"
 
-    @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
     @covers("7.6")
-    def test_an_exception_that_would_end_a_program(
-        self, runner: TaskRunner, error: BaseException
-    ) -> None:
+    def test_an_exception_that_would_end_a_program(self, runner: TaskRunner) -> None:
         @task
-        def ends() -> None:
+        def ends(error: BaseException) -> None:
             raise error
 
         @task
-        async def ends_async() -> None:
+        async def ends_async(error: BaseException) -> None:
             raise error
 
         @flow(task_runner=runner)
         def main() -> None:
-            for a_task in (ends, ends_async):
-                future = a_task.submit()
-                with pytest.raises(CrashedRun, match=type(error).__name__):
-                    future.result(timeout=PATIENCE)
-                assert future.state.is_crashed()
+            for error in (SystemExit(3), KeyboardInterrupt()):
+                for a_task in (ends, ends_async):
+                    future = a_task.submit(error)
+                    with pytest.raises(CrashedRun, match=type(error).__name__):
+                        future.result(timeout=PATIENCE)
+                    assert future.state.is_crashed()
             assert inc.submit(1).result(timeout=PATIENCE) == 2
 
         main()
@@ -192,26 +190,20 @@ class SerializationTests(SuiteBase):
 
         main()
 
-    @pytest.mark.parametrize(
-        "make",
-        [threading.Lock, Unpicklable, lambda: [{"a": threading.Lock()}]],
-        ids=["plain", "attribute", "nested"],
-    )
     @covers("7.7", needs="isolated")
-    def test_results_that_cannot_be_pickled(
-        self, runner: TaskRunner, make: Callable[[], Any]
-    ) -> None:
+    def test_results_that_cannot_be_pickled(self, runner: TaskRunner) -> None:
         @task
-        def gives() -> Any:
+        def gives(make: Callable[[], Any]) -> Any:
             return make()
 
         @flow(task_runner=runner)
         def main() -> None:
-            futures = [gives.submit(), inc.submit(1)]
-            with pytest.raises(SerializationError, match="result"):
-                futures[0].result(timeout=PATIENCE)
-            assert futures[0].state.is_failed()
-            assert futures[1].result(timeout=PATIENCE) == 2
+            for make in (threading.Lock, Unpicklable, lambda: [{"a": threading.Lock()}]):
+                futures = [gives.submit(make), inc.submit(1)]
+                with pytest.raises(SerializationError, match="result"):
+                    futures[0].result(timeout=PATIENCE)
+                assert futures[0].state.is_failed()
+                assert futures[1].result(timeout=PATIENCE) == 2
 
         main()
 

@@ -10,6 +10,7 @@ import pytest
 
 from manyhands import flow, runtime, task
 from manyhands.exceptions import CancelledRun
+from manyhands.futures import wait
 from manyhands.states import Failed
 from manyhands.testing.base import SuiteBase, covers
 from manyhands.testing.samples import BoomError, inc
@@ -23,6 +24,15 @@ __all__ = ["RetryTests"]
 
 #: How much earlier than asked for a retry may begin: clocks of several processes are compared.
 EARLY = 0.02
+
+#: Delays, jitter, and how far apart attempts are then at least.
+DELAYS: dict[str, tuple[Any, float | None, list[float]]] = {
+    "number": (0.1, None, [0.1, 0.1, 0.1]),
+    "list": ([0.03, 0.1], None, [0.03, 0.1, 0.1]),
+    "callable": (lambda count: count * 0.05, None, [0.05, 0.1, 0.15]),
+    "none": ([], None, [0, 0, 0]),
+    "jitter": (0.1, 0.5, [0.05, 0.05, 0.05]),
+}
 
 
 class RetryTests(SuiteBase):
@@ -81,53 +91,34 @@ class RetryTests(SuiteBase):
 
         main()
 
-    @pytest.mark.parametrize(
-        ("delays", "least"),
-        [
-            (0.1, [0.1, 0.1, 0.1]),
-            ([0.02, 0.2], [0.02, 0.2, 0.2]),
-            (lambda count: count * 0.05, [0.05, 0.1, 0.15]),
-            ([], [0, 0, 0]),
-        ],
-        ids=["number", "list", "callable", "none"],
-    )
     @covers("7.1")
-    def test_delays(
-        self, runner: TaskRunner, signals: Signals, delays: Any, least: list[float]
-    ) -> None:
-        @task(retries=3, retry_delay_seconds=delays)
-        def fails() -> None:
-            signals.append("times", time.time())
+    def test_delays(self, runner: TaskRunner, signals: Signals) -> None:
+        @task
+        def fails(log: str) -> None:
+            signals.append(log, time.time())
             raise BoomError("again")
 
         @flow(task_runner=runner)
         def main() -> None:
-            fails.submit().wait()
+            wait(
+                [
+                    fails.with_options(
+                        retries=3, retry_delay_seconds=delays, retry_jitter_factor=jitter
+                    ).submit(kind)
+                    for kind, (delays, jitter, _) in DELAYS.items()
+                ]
+            )
 
         main()
-        times = list(map(float, signals.lines("times")))
-        gaps = [after - before for before, after in itertools.pairwise(times)]
-        assert len(gaps) == 3
-        assert all(gap >= delay - EARLY for gap, delay in zip(gaps, least, strict=True)), gaps
-
-    @covers("7.1")
-    def test_jitter_keeps_near_the_delay(self, runner: TaskRunner, signals: Signals) -> None:
-        @task(retries=2, retry_delay_seconds=0.2, retry_jitter_factor=0.5)
-        def fails() -> None:
-            signals.append("times", time.time())
-            raise BoomError("again")
-
-        @flow(task_runner=runner)
-        def main() -> None:
-            fails.submit().wait()
-
-        main()
-        times = list(map(float, signals.lines("times")))
-        assert all(after - before >= 0.1 - EARLY for before, after in itertools.pairwise(times))
+        for kind, (_, _, least) in DELAYS.items():
+            times = list(map(float, signals.lines(kind)))
+            gaps = [after - before for before, after in itertools.pairwise(times)]
+            assert len(gaps) == 3, kind
+            assert all(gap >= delay - EARLY for gap, delay in zip(gaps, least, strict=True)), kind
 
     @covers("7.1", "4.1", needs=("concurrent", "stops"))
     def test_states_between_attempts(self, runner: TaskRunner, signals: Signals) -> None:
-        @task(retries=1, retry_delay_seconds=0.5)
+        @task(retries=1, retry_delay_seconds=0.3)
         def fails_once() -> str:
             if runtime.task_run.run_count == 1:
                 raise BoomError("again")

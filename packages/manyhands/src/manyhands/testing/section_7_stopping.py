@@ -114,7 +114,7 @@ class TimeoutTests(SuiteBase):
             first = hold.submit(signals, "go")
             queued, dependant = quick.submit(1), quick.submit(first)
             signals.wait("go began")
-            time.sleep(2 * LIMIT)
+            time.sleep(1.2 * LIMIT)
             signals.set("go")
             assert queued.result() == "in time"
             assert dependant.result() == "in time"
@@ -137,13 +137,13 @@ class TimeoutTests(SuiteBase):
             else:
                 signals.append("attempts", "alone")
 
-        @task(timeout_seconds=LIMIT, retries=2)
+        @task(timeout_seconds=LIMIT / 2, retries=2)
         def slow() -> None:
             with open(path, "w") as file:
                 lock(file)
                 signals.wait("never", timeout=2 * PATIENCE)
 
-        @task(timeout_seconds=LIMIT, retries=2)
+        @task(timeout_seconds=LIMIT / 2, retries=2)
         async def slow_async() -> None:
             with open(path, "w") as file:  # noqa: ASYNC230
                 lock(file)
@@ -174,7 +174,7 @@ class TimeoutTests(SuiteBase):
 
     @covers("7.3", "2.2")
     def test_direct_calls_past_their_limit(self, runner: TaskRunner, signals: Signals) -> None:
-        @task(timeout_seconds=LIMIT, retries=1)
+        @task(timeout_seconds=LIMIT / 4, retries=1)
         def slow() -> None:
             signals.append("tries", "x")
             signals.wait("never", timeout=PATIENCE)
@@ -195,7 +195,7 @@ class TimeoutTests(SuiteBase):
     ) -> None:
         pytest.importorskip(loop)
 
-        @task(timeout_seconds=LIMIT)
+        @task(timeout_seconds=LIMIT / 4)
         async def slow() -> None:
             await anyio.sleep(PATIENCE)
 

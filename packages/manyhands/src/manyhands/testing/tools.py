@@ -19,7 +19,7 @@ __all__ = ["PATIENCE", "Signals", "eventually"]
 T = TypeVar("T")
 
 #: Seconds after which what should have happened is taken not to happen. A test that passes never waits for so long.
-PATIENCE = 8.0
+PATIENCE = 30.0
 
 _PAUSE = 0.003
 
