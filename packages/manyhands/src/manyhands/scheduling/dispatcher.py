@@ -32,6 +32,7 @@ from manyhands.calls import (
 from manyhands.context import HERE, LOCK, TAGS, Scope
 from manyhands.engine import inputs
 from manyhands.engine.inputs import ATOMS
+from manyhands.engine.interrupt import shielded
 from manyhands.engine.services import CALLBACKS, TIMERS
 from manyhands.engine.values import value_of
 from manyhands.exceptions import RunnerStateError
@@ -286,12 +287,13 @@ class Dispatcher:
 
     def cancel_all(self) -> None:
         """Ends every open run as CANCELLED."""
-        with LOCK:
-            now = time.time()
-            for future in self.backend.running():
-                self.scheduler.cancel(future, now)
-            self.scheduler.cancel_all(now)
-        self.drain()
+        with shielded():
+            with LOCK:
+                now = time.time()
+                for future in self.backend.running():
+                    self.scheduler.cancel(future, now)
+                self.scheduler.cancel_all(now)
+            self.drain()
 
     # ------------------------------------------------------------------ what workers in this process ask
 

@@ -19,6 +19,7 @@ from typing import (
 )
 
 from manyhands.context import SCOPE, Scope
+from manyhands.engine.interrupt import shielded
 from manyhands.exceptions import InvalidOption, RunnerStateError
 from manyhands.futures.blocking import block
 from manyhands.limits.settings import limits_in_use
@@ -222,14 +223,16 @@ class BaseTaskRunner:
             self._leave(dispatcher, stopped=error is not None)
 
     def _leave(self, dispatcher: Dispatcher, *, stopped: bool) -> None:
-        try:
-            if stopped:
-                dispatcher.cancel_all()
-            dispatcher.close()
-        finally:
-            dispatcher.backend.stop(LEAVING)
-            with self._entering:
-                self._dispatcher = None
+        # A run or flow that was interrupted leaves its runner, and must not be interrupted in doing so.
+        with shielded():
+            try:
+                if stopped:
+                    dispatcher.cancel_all()
+                dispatcher.close()
+            finally:
+                dispatcher.backend.stop(LEAVING)
+                with self._entering:
+                    self._dispatcher = None
 
     def _entered(self, wish: str) -> Dispatcher:
         dispatcher = self._dispatcher

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["RetryTests"]
 
 #: How much earlier than asked for a retry may begin: clocks of several processes are compared.
-EARLY = 0.02
+EARLY = 0.01
 
 #: Delays, jitter, and how far apart attempts are then at least.
 DELAYS: dict[str, tuple[Any, float | None, list[float]]] = {
-    "number": (0.1, None, [0.1, 0.1, 0.1]),
-    "list": ([0.03, 0.1], None, [0.03, 0.1, 0.1]),
-    "callable": (lambda count: count * 0.05, None, [0.05, 0.1, 0.15]),
+    "number": (0.06, None, [0.06, 0.06, 0.06]),
+    "list": ([0.03, 0.07], None, [0.03, 0.07, 0.07]),
+    "callable": (lambda count: count * 0.03, None, [0.03, 0.06, 0.09]),
     "none": ([], None, [0, 0, 0]),
-    "jitter": (0.1, 0.5, [0.05, 0.05, 0.05]),
+    "jitter": (0.08, 0.5, [0.04, 0.04, 0.04]),
 }
 
 

@@ -174,7 +174,7 @@ class TimeoutTests(SuiteBase):
 
     @covers("7.3", "2.2")
     def test_direct_calls_past_their_limit(self, runner: TaskRunner, signals: Signals) -> None:
-        @task(timeout_seconds=LIMIT / 4, retries=1)
+        @task(timeout_seconds=LIMIT / 8, retries=1)
         def slow() -> None:
             signals.append("tries", "x")
             signals.wait("never", timeout=PATIENCE)
@@ -195,7 +195,7 @@ class TimeoutTests(SuiteBase):
     ) -> None:
         pytest.importorskip(loop)
 
-        @task(timeout_seconds=LIMIT / 4)
+        @task(timeout_seconds=LIMIT / 8)
         async def slow() -> None:
             await anyio.sleep(PATIENCE)
 

@@ -1,0 +1,348 @@
+"""Time limits where the run's own thread keeps them: direct calls and flows; and limits on waits (SPEC 7.3, 4.1)."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from typing import Any
+
+import anyio
+import pytest
+from manyhands import flow, task
+from manyhands.exceptions import FlowRunTimeout, InvalidOption, TaskRunTimeout, WaitTimeout
+from manyhands.futures import as_completed, wait
+from manyhands.task_runners import ThreadPoolTaskRunner
+from manyhands.testing.base import LOOPS
+from manyhands.testing.samples import inc
+from manyhands.testing.tools import PATIENCE
+
+#: A limit, and how long nobody would wait who is interrupted.
+LIMIT, FOR_EVER = 0.1, 2 * PATIENCE
+
+
+def dawdle(seconds: float = FOR_EVER) -> None:
+    """Sleeps in small steps."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.002)
+
+
+@task(timeout_seconds=LIMIT)
+def late() -> None:
+    """Takes for ever, if it may."""
+    dawdle()
+
+
+# ---------------------------------------------------------------------- direct calls
+
+
+def test_a_direct_call_at_top_level() -> None:
+    with pytest.raises(TaskRunTimeout, match=r"0\.1 s") as caught:
+        late()
+    assert caught.value.timeout == LIMIT
+    assert caught.value.run_name is not None
+    assert caught.value.run_name.startswith("late-")
+    assert isinstance(caught.value, TimeoutError)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.timeout) == (str(caught.value), LIMIT)
+
+
+def test_the_state_of_a_direct_call() -> None:
+    state = late(return_state=True)
+    assert (state.type, state.name) == ("FAILED", "TimedOut")
+    with pytest.raises(TaskRunTimeout):
+        state.result()
+
+
+def test_a_direct_call_in_another_thread() -> None:
+    caught: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            late()
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(PATIENCE)
+    assert [type(error) for error in caught] == [TaskRunTimeout]
+
+
+def test_the_inner_limit_is_caught_by_the_outer_task() -> None:
+    @task(timeout_seconds=PATIENCE)
+    def outer() -> str:
+        with pytest.raises(TaskRunTimeout, match="late"):
+            late()
+        return "goes on"
+
+    assert outer() == "goes on"
+
+
+def test_the_outer_limit_passes_through_the_inner_task() -> None:
+    caught: list[str] = []
+
+    @task(timeout_seconds=PATIENCE)
+    def inner() -> None:
+        try:
+            dawdle()
+        except Exception:
+            caught.append("an Exception, which an interrupt is not")
+            raise
+
+    @task(timeout_seconds=LIMIT)
+    def outer() -> None:
+        inner()
+
+    with pytest.raises(TaskRunTimeout, match="outer"):
+        outer()
+    assert caught == []
+
+
+def test_an_exception_raised_on_the_way_out_is_still_a_timeout() -> None:
+    @task(timeout_seconds=LIMIT)
+    def clumsy() -> None:
+        try:
+            dawdle()
+        finally:
+            raise KeyError("while cleaning up")
+
+    with pytest.raises((TaskRunTimeout, KeyError)):
+        clumsy()
+    assert clumsy(return_state=True).is_failed()
+
+
+def test_a_direct_call_inside_a_run_past_its_own_limit() -> None:
+    @task
+    def parent() -> str:
+        with pytest.raises(TaskRunTimeout, match="late"):
+            late()
+        return "goes on"
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=1))
+    def main() -> None:
+        assert parent.submit().result(timeout=PATIENCE) == "goes on"
+
+    main()
+
+
+def test_a_direct_call_that_waits_for_runs() -> None:
+    go = threading.Event()
+
+    @task
+    def child() -> None:
+        go.wait()
+
+    @task(timeout_seconds=LIMIT)
+    def parent() -> None:
+        child.submit().result()
+
+    @flow
+    def main() -> None:
+        with pytest.raises(TaskRunTimeout, match="parent"):
+            parent()
+        go.set()
+
+    main()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_async_direct_calls(loop: str) -> None:
+    ended: list[str] = []
+
+    @task(timeout_seconds=LIMIT, retries=1)
+    async def slow() -> None:
+        try:
+            await anyio.sleep(FOR_EVER)
+        finally:
+            ended.append("stopped")
+
+    async def main() -> None:
+        with pytest.raises(TaskRunTimeout):
+            await slow()
+        state = await slow(return_state=True)  # type: ignore[misc, unused-ignore]
+        assert state.name == "TimedOut"
+
+    anyio.run(main, backend=loop)
+    assert ended == ["stopped"] * 4
+
+
+def test_hooks_of_a_timeout() -> None:
+    seen: list[Any] = []
+    hooked = late.with_options(
+        on_failure=[lambda a_task, run, state: seen.append((run.name, state.name))],
+        on_completion=[lambda a_task, run, state: seen.append("completed")],
+    )
+
+    @flow
+    def main() -> str:
+        future = hooked.submit()
+        future.wait()
+        return future.name
+
+    name = main()
+    deadline = time.monotonic() + PATIENCE
+    while not seen and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert seen == [(name, "TimedOut")]
+    with pytest.raises(TaskRunTimeout):
+        hooked()
+    assert [entry[1] for entry in seen] == ["TimedOut"] * 2
+
+
+# ---------------------------------------------------------------------- flows
+
+
+def test_a_flow_past_its_limit() -> None:
+    @flow(timeout_seconds=LIMIT)
+    def main() -> None:
+        dawdle()
+
+    with pytest.raises(FlowRunTimeout, match=r"0\.1 s") as caught:
+        main()
+    assert isinstance(caught.value, TimeoutError)
+    assert caught.value.timeout == LIMIT
+    state = main(return_state=True)
+    assert (state.type, state.name) == ("FAILED", "TimedOut")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_async_flow_past_its_limit(loop: str) -> None:
+    @flow(timeout_seconds=LIMIT)
+    async def main() -> None:
+        await anyio.sleep(FOR_EVER)
+
+    with pytest.raises(FlowRunTimeout):
+        anyio.run(main, backend=loop)
+
+
+def test_a_flow_past_its_limit_is_retried() -> None:
+    tries: list[int] = []
+
+    @flow(timeout_seconds=LIMIT, retries=2)
+    def main() -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            dawdle()
+        return "in time"
+
+    assert main() == "in time"
+    assert len(tries) == 3
+
+
+def test_a_flow_that_waits_for_a_stuck_run() -> None:
+    """The wait ends at the limit, though the thread that is waited for cannot be stopped."""
+    go = threading.Event()
+
+    @task
+    def stuck() -> None:
+        go.wait()
+
+    threading.Timer(0.7, go.set).start()
+
+    @flow(timeout_seconds=LIMIT)
+    def main() -> None:
+        stuck.submit().result()
+
+    assert main(return_state=True).name == "TimedOut"
+    go.set()
+
+
+def test_a_nested_flow_past_its_limit() -> None:
+    @flow(timeout_seconds=LIMIT)
+    def inner() -> None:
+        dawdle()
+
+    @flow(timeout_seconds=PATIENCE)
+    def outer() -> str:
+        with pytest.raises(FlowRunTimeout):
+            inner()
+        return inc.submit(1).result() and "goes on"
+
+    assert outer() == "goes on"
+
+
+def test_the_outer_flows_limit_ends_the_inner_flow() -> None:
+    @flow
+    def inner() -> None:
+        dawdle()
+
+    @flow(timeout_seconds=LIMIT)
+    def outer() -> None:
+        inner()
+
+    with pytest.raises(FlowRunTimeout):
+        outer()
+
+
+# ---------------------------------------------------------------------- waits
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 0.01])
+def test_limits_of_waits(timeout: float) -> None:
+    go = threading.Event()
+
+    @task
+    def hold(number: int) -> None:
+        go.wait()
+
+    @flow
+    def main() -> None:
+        futures = hold.map([1, 2, 3])
+        future = futures[1]
+        for call in (future.result, future.exception):
+            with pytest.raises(WaitTimeout) as caught:
+                call(timeout=timeout)
+            assert caught.value.run_name == future.name
+        with pytest.raises(WaitTimeout, match=r"3 \(of 3\) futures unfinished"):
+            futures.result(timeout=timeout)
+        with pytest.raises(WaitTimeout, match=r"3 \(of 3\) futures unfinished"):
+            next(iter(as_completed(futures, timeout=timeout)))
+        future.wait(timeout=timeout)
+        futures.wait(timeout=timeout)
+        assert wait(futures, timeout=timeout) == (set(), set(futures))
+        go.set()
+        futures.result(timeout=PATIENCE)
+
+    main()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), "1", [1]])
+def test_limits_that_are_no_numbers(bad: Any) -> None:
+    go = threading.Event()
+
+    @task
+    def hold() -> None:
+        go.wait()
+
+    @flow
+    def main() -> None:
+        future = hold.submit()
+        try:
+            for call in (future.result, future.wait, future.exception):
+                with pytest.raises((ValueError, TypeError)):
+                    call(timeout=bad)
+        finally:
+            go.set()
+
+    main()
+
+
+def test_very_long_limits() -> None:
+    @flow
+    def main() -> None:
+        assert inc.submit(1).result(timeout=float("inf")) == 2
+        assert inc.submit(1).result(timeout=1e12) == 2
+        assert inc.with_options(timeout_seconds=1e12).submit(1).result() == 2
+
+    main()
+    assert inc.with_options(timeout_seconds=1e12)(1) == 2
+
+
+@pytest.mark.parametrize("bad", [0, -1, "5", float("inf"), float("nan"), True])
+def test_bad_time_limits(bad: Any) -> None:
+    with pytest.raises(InvalidOption, match="timeout_seconds"):
+        task(timeout_seconds=bad)(dawdle)
+    with pytest.raises(InvalidOption, match="timeout_seconds"):
+        flow(timeout_seconds=bad)(dawdle)
