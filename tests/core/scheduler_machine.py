@@ -1,8 +1,8 @@
 """The scheduler's rules, tried in any order: Hypothesis makes runs, moves whatever can move, and looks for a lie.
 
-`scheduler_world` holds the stand-ins and what is true. Each rule here lets one thing happen: it says first, in the
-world's account, what has to follow, and then tells the scheduler. After each rule the invariants compare the two.
-At the end everything is driven as far as it goes, and then every run must have ended.
+`scheduler_world` holds the stand-ins and what is true, `scheduler_rules` what must hold between that and what the
+scheduler says. Each rule here lets one thing happen: it says first, in the world's account, what has to follow, and then
+tells the scheduler. At the end everything is driven as far as it goes, and then every run must have ended.
 
     PullingMachine   two runners whose workers take runs themselves
     PushingMachine   two runners that send batches
@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from manyhands.calls import CANCELLED, COMPLETED, CRASHED, DONE, FAILED, NOT_READY
+from manyhands.calls import FAILED
 from manyhands.exceptions import WaitCycle
 from manyhands.futures.maps import MapRecord
-from manyhands.states import Completed, Failed, StateType
+from manyhands.states import Completed, Failed
 
+from tests.core.scheduler_rules import audit
 from tests.core.scheduler_world import (
-    PUSHING,
     TASKS,
+    Caller,
     Execution,
     Loop,
     Message,
@@ -54,14 +55,6 @@ MACHINE_SETTINGS = settings(
 #: At most so many runs at a time, so that things happen to the same ones.
 CROWD = 20
 
-STATE_TYPES = {
-    COMPLETED: StateType.COMPLETED,
-    FAILED: StateType.FAILED,
-    CANCELLED: StateType.CANCELLED,
-    CRASHED: StateType.CRASHED,
-    NOT_READY: StateType.PENDING,
-}
-
 which = st.integers(0, 1)
 picks = st.integers(0, 63)
 tasks = st.sampled_from(TASKS)
@@ -82,7 +75,6 @@ class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.callers: list[tuple[Wait, list[Run], bool]] = []
         self.sound = True
 
     @initialize(
@@ -141,17 +133,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert run.runner.scheduler.cancel(future, self.world.now) is was_open
         self.drain(run.runner)
 
-    @precondition(lambda self: len(self.world.open_runs()) > 2)
-    @rule(which=which)
-    def cancel_all(self, which: int) -> None:
+    @precondition(lambda self: len(self.world.open_runs()) > 5)
+    @rule(which=which, most=st.integers(1, 4))
+    def cancel_all(self, which: int, most: int) -> None:
         """Every open run of a runner is CANCELLED, though one may need another (SPEC 7.4)."""
         runner = self.world.runners[which]
         self.say(f"cancel all of runner {which}")
-        self.world.cancels(run for run in self.world.runs if run.runner is runner)
-        runner.scheduler.cancel_all(self.world.now)
-        for execution in runner.executions():  # it leaves these to the dispatcher
-            runner.scheduler.cancel(execution.future(), self.world.now)
-        self.drain(runner)
+        runner.cancel_all(most)
 
     @precondition(visible)
     @rule(numbers=st.lists(picks, min_size=1, max_size=3), whole_map=st.booleans(), fail_fast=st.booleans())
@@ -160,7 +148,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         runs, wanted = self.choose_wanted(numbers, whole_map)
         wait = Wait(Caller(), wanted, fail_fast)
         wait.watch(wanted)
-        self.callers.append((wait, runs, fail_fast))
+        self.world.callers.append((wait, runs))
 
     def choose_wanted(self, numbers: list[int], whole_map: bool) -> tuple[list[Run], Any]:
         if whole_map and self.kept():
@@ -203,6 +191,29 @@ class SchedulerMachine(RuleBasedStateMachine):
             timer.run.runner.scheduler.due(timer.run.future())
             self.drain(timer.run.runner)
 
+    def gate_can_move(self) -> bool:
+        gate = self.world.gate
+        return bool(gate.decided or (gate.asking and gate.holder is None))
+
+    @precondition(gate_can_move)
+    @rule(refuse=st.sampled_from([False, False, True]))
+    def limit_has_a_slot(self, refuse: bool) -> None:
+        """The slot of a concurrency limit is free, or a run is told that it has it."""
+        gate = self.world.gate
+        if not gate.decided:
+            self.say(f"{gate.asking[0]} {'is refused' if refuse else 'has'} a slot of its limit")
+            gate.decide(refuse)
+            return
+        run, refusal = gate.decided.pop()
+        self.say(f"{run} is told so")
+        if refusal is None:
+            run.runner.scheduler.admitted(run.future())
+        else:
+            if run.end is None:
+                self.world.ends(run, FAILED)
+            run.runner.scheduler.settle(run.future(), FAILED, refusal, self.world.now)
+        self.drain(run.runner)
+
     def limit_reached(self, run: Run, attempt: int) -> None:
         meant = run.end is None and isinstance(run.place, Execution) and run.attempt == attempt
         if meant and attempt > run.task.retries:
@@ -213,155 +224,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert told is meant
         self.drain(run.runner)
 
-    # ------------------------------------------------------------------ what must be true after each step
-
     @invariant()
     def the_rules_hold(self) -> None:
-        self.effects_are_carried_out()
-        self.ends_are_right_and_stay()
-        self.states_are_true()
-        self.counters_are_true()
-        self.limits_hold()
-        self.what_has_ended_is_stopped()
-        self.pending_runs_have_owners()
-        self.who_waits_is_woken()
-        self.the_last_end_is_told()
+        audit(self.world)
         self.sound = True
-
-    def ends_are_right_and_stay(self) -> None:
-        """A run settles exactly once, as it has to, and never changes afterwards."""
-        for run in self.world.runs:
-            phase = run.phase
-            if phase is None:
-                continue  # of a dropped list
-            if run.end is None:
-                assert phase < DONE, f"{run} has ended, and should not have"
-                continue
-            assert phase == run.end, f"{run} should have ended as {run.end}, and is in phase {phase}"
-            if run.record is None or run.record.kept:
-                assert run.final in (None, run.seen()), f"{run} has changed after its end"
-                run.final = run.seen()
-            assert run.tellings <= 1, f"the end of {run} was told twice"
-            assert run.tellings or not run.runner.tells, f"nobody was told of the end of {run}"
-
-    def states_are_true(self) -> None:
-        """What a future says of its run, at every moment (SPEC 4.1)."""
-        for run in self.world.runs:
-            future = run.glance()
-            if future is not None:
-                said = run.runner.state_of(future).type
-                assert said is true_state(run), f"{run} is {true_state(run)}, and said to be {said}"
-
-    def counters_are_true(self) -> None:
-        for runner in self.world.runners:
-            mine = [run for run in self.world.runs if run.runner is runner]
-            scheduler = runner.scheduler
-            assert scheduler.open == sum(run.end is None for run in mine)
-            assert scheduler.finished == sum(run.end is not None for run in mine)
-            assert {self.world.of(f) for f in scheduler.waiting} == {
-                run for run in mine if run.end is None and run.waits_for_upstream()
-            }
-            assert {self.world.of(f) for f in scheduler.delayed} == {run for run in mine if run.delayed}
-            if runner.pulls and scheduler.counting:
-                assert scheduler.busy == runner.places_taken() + sum(
-                    worker.doing == Worker.GRANTED for worker in runner.workers
-                )
-        for runs in self.world.maps:
-            record = runs[0].record
-            assert record is not None
-            assert record.ended is all(run.end is not None for run in runs)
-            assert record.failed is any(run.end not in (None, COMPLETED) for run in runs)
-
-    def limits_hold(self) -> None:
-        """No runner has more runs than its limit, no slot more messages in flight than its window."""
-        for runner in self.world.runners:
-            if runner.limit is not None:
-                assert runner.places_taken() <= runner.limit, "more runs at once than the limit"
-            if not runner.pulls:
-                for slot, in_flight in runner.scheduler.slots.items():
-                    messages = [message for message in runner.messages if message.batch.slot == slot]
-                    assert in_flight == len(messages), f"the count for slot {slot} is wrong"
-                    assert len(messages) <= PUSHING.policy.window, f"too many messages for slot {slot}"
-
-    def what_has_ended_is_stopped(self) -> None:
-        """Whatever still executes though its run has ended was told to stop."""
-        for runner in self.world.runners:
-            for execution in runner.executions():
-                assert execution.run.end is None or execution.interrupted, f"{execution.run} goes on"
-            for message in runner.messages:
-                if message.current is not None:
-                    run = message.runs[message.current]
-                    assert run.end is None or message.interrupted, f"{run} goes on"
-                for position in message.left:
-                    assert message.runs[position].end is None, f"{message.runs[position]} is still to start"
-
-    def pending_runs_have_owners(self) -> None:
-        """A run that is open waits for something, and something is there to end that wait."""
-        for run in self.world.open_runs():
-            assert self.owner_of(run), f"nobody is going to see to {run}"
-
-    def owner_of(self, run: Run) -> str | None:
-        """What a run waits for."""
-        runner, scheduler = run.runner, run.runner.scheduler
-        if run.place is not None:
-            return "it executes, or is on its way"
-        if run.delayed:
-            return "a timer" if any(t.run is run and t.retry for t in self.world.timers) else None
-        if run.waits_for_upstream():
-            return "an upstream"
-        if not runner.pulls:
-            if not scheduler.slots:
-                return "a slot"
-            return "a batch" if runner.messages and self.is_queued(run, scheduler.ready) else None
-        place_free = runner.limit is None or runner.places_taken() < runner.limit
-        if run.task.is_async:
-            if not self.is_queued(run, scheduler.ready_async):
-                return None
-            awake = any(w.doing in (Worker.AWAKE, Worker.WOKEN, Worker.GRANTED) for w in runner.workers)
-            return "the loop" if runner.loop.signalled or awake or not place_free else None
-        if any(self.is_ahead(run, item) for w in runner.workers for item in w.stack if isinstance(item, Walk)):
-            return "the worker that walks to it"
-        if not self.is_queued(run, scheduler.ready):
-            return None
-        somebody = any(worker.doing != Worker.IDLE for worker in runner.workers)
-        return "a worker" if runner.looks or somebody or not place_free else None
-
-    @staticmethod
-    def is_queued(run: Run, lane: Any) -> bool:
-        if run.record is None or run.record not in [item for item in lane if item is run.record]:
-            return run.glance() is not None and run.glance() in lane
-        in_range = any(start <= run.index < stop for start, stop in run.record.unclaimed)
-        return (run.record.queued and in_range) or run.glance() in lane
-
-    @staticmethod
-    def is_ahead(run: Run, walk: Walk) -> bool:
-        if run.record is not walk.span.record:
-            return False
-        return run.index == walk.popped or run.index in walk.rest()
-
-    def effects_are_carried_out(self) -> None:
-        """Who brings an event drains one scheduler; what another has to do must be told by OTHER."""
-        for runner in self.world.runners:
-            assert not runner.scheduler.effects, "effects are left behind"
-
-    def who_waits_is_woken(self) -> None:
-        for wait, runs, fail_fast in self.callers:
-            failed = any(run.end not in (None, COMPLETED) for run in runs)
-            over = all(run.end is not None for run in runs) or (fail_fast and failed)
-            assert wait.woken is over, f"a wait for {runs}"
-
-    def the_last_end_is_told(self) -> None:
-        for runner in self.world.runners:
-            mine = [run for run in self.world.runs if run.runner is runner]
-            if runner.tells and any(run.end is not None for run in mine) and not any(run.end is None for run in mine):
-                assert runner.drained, "nobody was told that all has ended"
-            if any(run.end is None for run in mine):
-                runner.drained = 0
 
     # ------------------------------------------------------------------ the end
 
     def step(self) -> bool:
         """Lets something happen that has to, sooner or later; False if there is no such thing."""
+        if self.gate_can_move():
+            self.limit_has_a_slot(False)
+            return True
         timers = [timer for timer in self.world.timers if timer.retry]
         if timers:
             self.timer_fires(self.clock().index(timers[0]))
@@ -379,25 +253,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not self.world.timers, "timers of runs that have ended"
 
 
-class Caller:
-    """A thread that waits and does nothing meanwhile."""
-
-    def look_again(self) -> None:
-        pass
-
-
 def next_number(world: World) -> int:
     return world.runs[-1].number + 1 if world.runs else 1
-
-
-def true_state(run: Run) -> StateType:
-    """The type of state that a run is in."""
-    if run.end is not None:
-        return STATE_TYPES[run.end]
-    if run.delayed:
-        return StateType.SCHEDULED
-    executes = isinstance(run.place, Execution) or (isinstance(run.place, Message) and run.told)
-    return StateType.RUNNING if executes else StateType.PENDING
 
 
 class PullingRules(SchedulerMachine):
@@ -444,6 +301,8 @@ class PullingRules(SchedulerMachine):
             if not self.movable():
                 break
 
+    things_move_on = things_move_further = things_move  # likelier than what users do
+
     def worker_moves(self, worker: Worker) -> None:
         """A worker looks for work, goes on after a wait, or takes or begins the next element of its span."""
         if worker.doing == Worker.AWAKE:
@@ -477,20 +336,22 @@ class PullingRules(SchedulerMachine):
         rests = timed or not isinstance(execution.host, Worker)
         on_stack = self.stack_of(execution)
         circle = self.reach(runs, by_stack=False)
-        if not circle & {execution.run} and self.reach(runs, by_stack=True) & set(on_stack):
-            if rests or not circle & set(on_stack):
-                return  # a circle closed by the stack alone, after a cancel: that is not seen, and left to the user
+        seen = circle & ({execution.run} if rests else set(on_stack))
+        if not seen and self.reach(runs, by_stack=True) & set(on_stack):
+            return  # a circle that only a stack closes (after a cancel), or a limit, is not seen
         self.say(f"{execution.run} waits for {runs}, {'resting' if rests else 'doing them itself'}")
         self.drain(execution.run.runner)
         try:
             if rests:
                 execution.rest(wanted)
-                assert execution.run not in circle, "a circle went unseen"
+                assert not seen, "a circle went unseen"
             else:
                 execution.host.help(wanted)
         except WaitCycle:
-            assert circle & ({execution.run} if rests else set(on_stack)), "there is no such circle"
+            assert seen, "there is no such circle"
         self.drain(execution.run.runner)
+
+    run_waits_for_others = run_waits
 
     def stack_of(self, execution: Execution) -> list[Run]:
         if not isinstance(execution.host, Worker):
@@ -498,7 +359,10 @@ class PullingRules(SchedulerMachine):
         return [item.run for item in execution.host.stack if isinstance(item, Execution)]
 
     def reach(self, runs: list[Run], by_stack: bool) -> set[Run]:
-        """What some runs wait for, directly or not: upstreams, what a run waits for, and what is above it on a stack."""
+        """What some runs wait for, directly or not.
+
+        That is upstreams and what a run waits for; `by_stack`, also what is above it on a stack or has its slot.
+        """
         found: set[Run] = set()
         todo = list(runs)
         while todo:
@@ -507,6 +371,8 @@ class PullingRules(SchedulerMachine):
                 continue
             found.add(run)
             todo += [need for need, _ in run.needs if isinstance(need, Run)]
+            if by_stack and run in self.world.gate.asking and self.world.gate.holder is not None:
+                todo.append(self.world.gate.holder)
             execution = run.place
             if not isinstance(execution, Execution):
                 continue
@@ -623,6 +489,8 @@ class PushingRules(SchedulerMachine):
             self.the_rules_hold()
             if not self.messages():
                 break
+
+    messages_go_further = messages_go_on  # likelier than what goes wrong
 
     def run_begins(self, message: Message, tell: bool) -> None:
         self.say(f"{message.runs[message.left[0]]} begins{', and so it is told' if tell else ''}")

@@ -33,7 +33,7 @@ from manyhands.calls import (
 from manyhands.engine.inputs import Input
 from manyhands.futures import TaskFuture
 from manyhands.futures.blocking import Countdown
-from manyhands.futures.maps import NO_VALUE, MapRecord, Span
+from manyhands.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from manyhands.scheduling import effects as effects_of
 from manyhands.scheduling.backend import Capabilities
 from manyhands.scheduling.batching import BatchPolicy
@@ -66,7 +66,8 @@ TIMED = Task(work, name="timed", timeout_seconds=1.0, retries=1)
 LONELY = Task(work, name="lonely", batch=False)
 PAIRED = Task(work, name="paired", batch=2)
 COROUTINE = Task(work_async, name="coroutine", retries=1)
-TASKS = [PLAIN, STUBBORN, STURDY, TIMED, LONELY, PAIRED, COROUTINE]
+LIMITED = Task(work, name="limited", tags={"db"}, retries=1)
+TASKS = [PLAIN, STUBBORN, STURDY, TIMED, LONELY, PAIRED, COROUTINE, LIMITED]
 
 PULLING = Capabilities(pulls=True, policy=BatchPolicy(target=0.002, alone=0.001, cap=4))
 PUSHING = Capabilities(isolated=True, policy=BatchPolicy(target=0.005, alone=0.03, cap=4, window=2))
@@ -140,24 +141,26 @@ class Run:
         return self.record.futures.get(self.index) if self.record is not None else self._future
 
     @property
-    def phase(self) -> int | None:
-        """The phase as the driver knows it, changing nothing; `None` if nobody can know."""
+    def phase(self) -> int:
+        """The phase as the driver knows it, changing nothing."""
         future = self.glance()
         if future is not None:
             return future._phase
         assert self.record is not None
-        if self.record.values[self.index] is not NO_VALUE:
-            return COMPLETED
-        return READY if self.record.kept or not self.record.since[self.index] else None
+        value = self.record.values[self.index]
+        if value is NO_VALUE:
+            return READY
+        return CANCELLED if value is CANCELLED_UNSEEN else COMPLETED
 
     def seen(self) -> tuple[Any, ...]:
         """All that can be read of a run that has ended."""
         future = self.glance()
-        if future is None:
-            assert self.record is not None
-            return COMPLETED, self.record.since[self.index], self.record.values[self.index], None
-        state = future._detail.state if future._detail is not None else None
-        return future._phase, future._since, future._outcome, state
+        if future is not None:
+            state = future._detail.state if future._detail is not None else None
+            return future._phase, future._since, future._outcome, state
+        assert self.record is not None
+        value = self.record.values[self.index]
+        return self.phase, self.record.since[self.index], None if value is CANCELLED_UNSEEN else value, None
 
     def needs_met(self) -> bool:
         """Whether everything it waits for has ended as it must."""
@@ -191,6 +194,37 @@ class Timer:
                 self.world.taken_back.append(self)
 
 
+class Gate:
+    """Gives the one slot that there is of the limit of LIMITED's tag.
+
+    Attributes:
+        asking: runs that asked for it.
+        decided: runs for which it was decided, and that were not told.
+        holder: the run that has it.
+    """
+
+    def __init__(self) -> None:
+        self.asking: deque[Run] = deque()
+        self.decided: list[tuple[Run, Exception | None]] = []
+        self.holder: Run | None = None
+
+    def decide(self, refuse: bool) -> None:
+        run = self.asking.popleft()
+        if not refuse:
+            assert self.holder is None
+            self.holder = run
+        self.decided.append((run, ValueError("the limit is 0") if refuse else None))
+
+    def release(self, run: Run) -> None:
+        if run in self.asking:
+            self.asking.remove(run)
+        if self.holder is run:
+            self.holder = None
+
+    def knows(self, run: Run) -> bool:
+        return run in self.asking or any(run is other for other, _ in self.decided)
+
+
 class World:
     """All runs of all runners, how they have to end, and the clock."""
 
@@ -203,6 +237,8 @@ class World:
         self.timers: list[Timer] = []
         self.taken_back: list[Timer] = []
         self.numbers = count(1)
+        self.gate = Gate()
+        self.callers: list[tuple[Wait, list[Run]]] = []
 
     def add(self, run: Run) -> Run:
         """Takes note of a run that was submitted; it may be impossible from the first."""
@@ -229,7 +265,7 @@ class World:
 
     def cancels(self, runs: Iterable[Run]) -> None:
         """All of these have to be CANCELLED, also where one needs another."""
-        for run in reversed(sorted(runs, key=self.runs.index)):
+        for run in sorted(runs, key=self.runs.index, reverse=True):
             if run.end is None:
                 self.ends(run, CANCELLED)
 
@@ -239,6 +275,7 @@ class World:
         assert run.place is None, f"{run} is in two places"
         assert not run.delayed, f"{run} starts before its retry is due"
         assert run.needs_met(), f"{run} starts before its upstreams ended"
+        assert not run.task.tags or self.gate.holder is run, f"{run} starts without its slot"
         run.place = place
 
     def open_runs(self) -> list[Run]:
@@ -292,7 +329,9 @@ class Runner:
         call = Call(task, (), None, number, copy_context(), None)
         future: TaskFuture[Any] = TaskFuture(self, task, number, call, self.world.now)  # type: ignore[arg-type]
         run = Run(self, task, number, future=future, needs=needs)
-        if needs:
+        if task.tags:
+            future._details().limited = task.tags
+        if needs or task.tags:
             inputs = [Input(n.future() if isinstance(n, Run) else n, allowed) for n, allowed in needs]
             self.world.add(run)
             self.scheduler.submit_after(future, inputs)
@@ -303,6 +342,8 @@ class Runner:
         return run
 
     def map(self, task: Task[Any, Any], size: int) -> list[Run]:
+        if task.tags:  # each asks for a slot of its own
+            return [self.submit(task) for _ in range(size)]
         base = next(self.world.numbers)
         for _ in range(size - 1):
             next(self.world.numbers)
@@ -313,6 +354,15 @@ class Runner:
         self.scheduler.submit_map(record)
         self.drain()
         return runs
+
+    def cancel_all(self, most: int) -> None:
+        """As `Dispatcher.cancel_all`: some at a time, and what executes in this process at the end."""
+        self.world.cancels(run for run in self.world.runs if run.runner is self)
+        while self.scheduler.cancel_some(most, self.world.now):
+            self.drain()
+        for execution in self.executions():
+            self.scheduler.cancel(execution.future(), self.world.now)
+        self.drain()
 
     # ------------------------------------------------------------------ effects, as the dispatcher carries them out
 
@@ -373,6 +423,12 @@ class Runner:
     def _other(self, runner: Runner) -> None:
         runner.drain()
 
+    def _limit(self, future: TaskFuture[Any]) -> None:
+        self.world.gate.asking.append(self.world.of(future))
+
+    def _release(self, future: TaskFuture[Any]) -> None:
+        self.world.gate.release(self.world.of(future))
+
     def _drained(self) -> None:
         self.drained += 1
 
@@ -388,6 +444,8 @@ class Runner:
         effects_of.INTERRUPT: _interrupt,
         effects_of.OTHER: _other,
         effects_of.DRAINED: _drained,
+        effects_of.LIMIT: _limit,
+        effects_of.RELEASE: _release,
     }
 
     # ------------------------------------------------------------------ the pool
@@ -571,6 +629,13 @@ class Wait(Countdown):
     def close(self) -> None:
         if self.pending:
             self.forget(self.wanted)
+
+
+class Caller:
+    """A thread of the user's that waits, and does nothing meanwhile."""
+
+    def look_again(self) -> None:
+        pass
 
 
 class Walk:
@@ -762,12 +827,11 @@ class Worker:
         except Exception:
             self._stop_waiting()
             raise
-        scheduler.vacated(self)
         if found is None:
             self.doing = self.PARKED
+            scheduler.vacated(self)
         else:
-            scheduler.occupied(self)
-            self._begin(found)
+            self._begin(found)  # in the place of the run that waits
 
     def _stop_waiting(self) -> None:
         wait, me = self.stack.pop(), self.top

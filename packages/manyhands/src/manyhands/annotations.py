@@ -60,7 +60,7 @@ class Annotation(Generic[T_co]):
 class unmapped(Annotation[T_co]):
     """Gives `map` one value for all runs: it is neither iterated over nor copied.
 
-    Example:
+    Examples:
         >>> unmapped([1, 2]).unwrap()
         [1, 2]
     """

@@ -165,7 +165,7 @@ def tags(*names: str) -> Iterator[frozenset[str]]:
     Yields:
         The tags in force inside the block.
 
-    Example:
+    Examples:
         >>> with tags("nightly", "etl"):
         ...     load.submit("orders")
     """

@@ -283,7 +283,7 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     Raises:
         InvalidOption: an option is unknown or out of range.
 
-    Example:
+    Examples:
         >>> @flow(task_runner="threads:4")
         ... def squares(numbers: list[int]) -> list[int]:
         ...     return square.map(numbers).result()

@@ -160,7 +160,7 @@ def get_run_logger() -> RunLogger:
     Raises:
         MissingContextError: there is none.
 
-    Example:
+    Examples:
         >>> @task
         ... def load(path):
         ...     get_run_logger().info("reading %s", path)

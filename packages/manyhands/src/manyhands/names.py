@@ -171,7 +171,7 @@ def render_run_name(
     Raises:
         RunNameError: the template does not fit the parameters, or the callable raised or gave no string.
 
-    Example:
+    Examples:
         >>> render_run_name("load {table[0]}", {"table": ["orders"]}, task_name="load")
         'load orders'
     """

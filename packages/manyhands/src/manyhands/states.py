@@ -188,7 +188,7 @@ class State(Generic[R_co]):
             Exception: the run's own exception; `FailedRun`, `CrashedRun`, `CancelledRun` where it has none;
                 `UpstreamTaskError` if it never started.
 
-        Example:
+        Examples:
             >>> Completed(data=1).result()
             1
         """
@@ -374,7 +374,7 @@ def aggregate_states(states: Iterable[State[Any]]) -> State[list[State[Any]]]:
     Returns:
         COMPLETED if all are, else CANCELLED if any is, else FAILED; its data are the states, in order.
 
-    Example:
+    Examples:
         >>> str(aggregate_states([Completed(), Failed("no"), Crashed()]))
         "Failed('2/3 states failed.')"
     """

@@ -355,7 +355,8 @@ class Task(Generic[P, R_co]):
         scope = SCOPE.get()
         call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
         if self.is_generator and not return_state:
-            return direct_call.stream_async(call) if self.is_async else direct_call.stream(call)
+            streams = direct_call.stream_async if self.is_async else direct_call.stream
+            return streams(call, wait_for)
         tags = self.tags | TAGS.get()
         limited = bool(tags) and limits_in_use()
         if self.is_async:
@@ -542,7 +543,7 @@ def bind_error(
         ),
         None,
     )
-    if argument is None and "missing" in str(error):
+    if "missing" in str(error):
         given = set(kwargs) | set(list(parameters)[: len(args)])
         argument = next(
             (
@@ -733,7 +734,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         InvalidOption: an option is unknown or out of range.
         ReservedArgumentError: a parameter is called `wait_for` or `return_state`.
 
-    Example:
+    Examples:
         >>> @task(retries=2, retry_delay_seconds=0.5)
         ... def fetch(url: str) -> bytes: ...
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import AWAITING_RETRY, COMPLETED, CRASHED, FAILED, WAITING, Call, Outcome
 from manyhands.context import CALL, HERE, LOCK
@@ -25,8 +25,13 @@ from manyhands.engine.task_run import (
 from manyhands.engine.values import value_of
 from manyhands.exceptions import CancelledRun, CrashedRun
 from manyhands.futures import TaskFuture
+from manyhands.futures.awaiting import settled
+from manyhands.futures.blocking import block
 from manyhands.logs import name_of, set_up
-from manyhands.states import State
+from manyhands.states import Cancelled, State
+
+if TYPE_CHECKING:
+    from contextvars import Context
 
 __all__ = ["call_directly", "call_directly_async", "sleep", "stream", "stream_async"]
 
@@ -56,8 +61,6 @@ def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
     Raises:
         Exception: what the last attempt raised.
     """
-    from manyhands.futures.blocking import block
-
     set_up()
     try:
         found = _bound_upstreams(call, wait_for)
@@ -80,8 +83,6 @@ def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
 async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> Any:
     """As `call_directly`, for coroutine functions, on the caller's loop."""
     import anyio
-
-    from manyhands.futures.awaiting import settled
 
     set_up()
     token = CALL.set(call)
@@ -111,15 +112,23 @@ async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> 
         CALL.reset(token)
 
 
-def stream(call: Call) -> Iterator[Any]:
-    """A direct call of a generator task: items as they are made; the run ends with the generator."""
+def stream(call: Call, wait_for: Any) -> Iterator[Any]:
+    """A direct call of a generator task: items as they are made; the run ends with the generator.
+
+    What was given out can't be taken back, so such a run is neither retried nor timed; `submit` does both.
+    """
     set_up()
-    found = _bound_upstreams(call, None)
+    found = _bound_upstreams(call, wait_for)
+    block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
     _fill_in(call, found)
     context = call.context.copy()
     context.run(CALL.set, call)
-    context.run(begin, call)
+    return _streamed(call, context)
+
+
+def _streamed(call: Call, context: Context) -> Iterator[Any]:
     try:
+        context.run(begin, call)
         iterator = context.run(iter, call.task.fn(*call.args, **(call.kwargs or {})))
         while True:
             try:
@@ -127,25 +136,26 @@ def stream(call: Call) -> Iterator[Any]:
             except StopIteration:
                 break
             yield item
+    except GeneratorExit:
+        _log_end(call, Cancelled("the generator was closed"))
+        raise
     except Exception as error:
         _finish(call, concluded(call, Outcome(FAILED, error)), return_state=True)
         raise
     _finish(call, concluded(call, Outcome(COMPLETED, None)), return_state=True)
 
 
-async def stream_async(call: Call) -> AsyncIterator[Any]:
+async def stream_async(call: Call, wait_for: Any) -> AsyncIterator[Any]:
     """As `stream`, for async generator tasks."""
     set_up()
-    found = _bound_upstreams(call, None)
-    for entry in found:
-        if isinstance(entry.future, TaskFuture) and not entry.future.done():
-            from manyhands.futures.awaiting import settled
-
-            await settled((entry.future,))
+    found = _bound_upstreams(call, wait_for)
+    futures = [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
+    if futures:
+        await settled(futures)
     _fill_in(call, found)
-    begin(call)
-    iterator = call.task.fn(*call.args, **(call.kwargs or {})).__aiter__()
     try:
+        begin(call)
+        iterator = call.task.fn(*call.args, **(call.kwargs or {})).__aiter__()
         while True:
             token = CALL.set(call)
             try:
@@ -155,6 +165,9 @@ async def stream_async(call: Call) -> AsyncIterator[Any]:
             finally:
                 CALL.reset(token)
             yield item
+    except GeneratorExit:
+        _log_end(call, Cancelled("the generator was closed"))
+        raise
     except Exception as error:
         _finish(call, concluded(call, Outcome(FAILED, error)), return_state=True)
         raise

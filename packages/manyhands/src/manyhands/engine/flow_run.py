@@ -154,7 +154,7 @@ class _Run:
                     from manyhands.engine.loops import SERVICE_LOOP
 
                     SERVICE_LOOP.run(result)
-            except Exception:
+            except (Exception, SystemExit):
                 self.logger.exception("Hook %r raised", getattr(hook, "__name__", hook))
 
     async def call_hooks_async(self, hooks: list[Any], state: State[Any]) -> None:
@@ -165,7 +165,7 @@ class _Run:
                 result = hook(self.flow, self.record, state)
                 if hasattr(result, "__await__"):
                     await result
-            except Exception:
+            except (Exception, SystemExit):
                 self.logger.exception("Hook %r raised", getattr(hook, "__name__", hook))
 
     def log_end(self, state: State[Any]) -> None:
@@ -186,7 +186,9 @@ class _Run:
 def _final_state(value: Any) -> State[Any]:
     """The state that a flow's return value leads to; every future in it has ended."""
     if isinstance(value, State):
-        return value
+        if value.is_done():
+            return value
+        return Failed(f"The flow returned {value}, which is not final")
     if isinstance(value, TaskFuture):
         return value.state
     if isinstance(value, TaskFutureList):
@@ -386,6 +388,8 @@ async def _attempt_async(run: _Run) -> State[Any]:
 
 
 async def _in_runner_async(run: _Run) -> State[Any]:
+    import anyio
+
     from manyhands.futures.awaiting import settled
 
     runner = run.flow.make_runner()
@@ -408,4 +412,9 @@ async def _in_runner_async(run: _Run) -> State[Any]:
         error = raised
         raise
     finally:
-        runner.__exit__(type(error) if error is not None else None, error, None)
+        if error is None:
+            runner.__exit__(None, None, None)  # every run has ended, so nothing is waited for
+        else:
+            # What still runs is stopped and joined, which must not hold up the loop.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(runner.__exit__, type(error), error, None)

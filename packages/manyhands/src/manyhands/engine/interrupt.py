@@ -4,7 +4,7 @@ What makes this hard: the exception is raised at some later bytecode of the targ
 for may have ended and another begun, or the thread may be inside our own code, half-way through an update.
 
     guarantees   An `Interrupt` is raised only inside the run it was fired at (or what that run called directly), never
-                 inside a `shield`, never after `Frames.end`, at most once per delivery.
+                 inside a `shield`, never after `Frames.end`.
     assumes      A frame's `armed` is a token (a slot that one thread succeeds in deleting): deleted by `fire`, the run
                  is interrupted; deleted by the run's own thread, it has ended and cannot be. `fire` and the edges of a
                  shield hold `LOCK`, so who finds the token gone, and takes the lock, finds the exception set, and can
@@ -113,8 +113,10 @@ class Frames:
         if depth is None:
             return False
         frame = stack[depth]
-        if not self.disarm(frame):
-            return frame.fired
+        if not self.disarm(frame) and not frame.fired:
+            return False  # it has just ended
+        # Fired again, an exception replaces the one before, which may have been lost: the interpreter ignores what is
+        # raised in a weak reference's callback or a finalizer.
         frame.fired = True
         if any(above.shield for above in stack[depth:-1]):
             return True  # it waits, and runs something in place meanwhile: raised when control returns to it

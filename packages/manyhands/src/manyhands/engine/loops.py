@@ -1,7 +1,7 @@
 """The one long-lived loop that runs async tasks.
 
 It is asyncio's, on a daemon thread that starts with the first async run and lives as long as the process. May import
-futures and what lies above them; asyncio and anyio are imported on use.
+futures and what lies above them; asyncio is imported on use.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.context import HERE
 from manyhands.exceptions import BlockingWaitInLoop
+from manyhands.logs import library_logger
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,23 +50,31 @@ class ServiceLoop:
         return self._loop
 
     def _serve(self, ready: threading.Event) -> None:
-        import anyio
+        import asyncio
 
         HERE.block = _refuse
         HERE.loop = True
-        anyio.run(self._live, ready, backend="asyncio")
-
-    async def _live(self, ready: threading.Event) -> None:
-        import asyncio
-
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        self._loop = loop
         ready.set()
-        await self._loop.create_future()  # for ever
+        while True:
+            try:
+                loop.run_forever()
+            except BaseException as error:
+                # asyncio lets a SystemExit of any of its tasks stop the loop. The run that it belongs to has it as
+                # its result; the others go on.
+                library_logger().warning("A coroutine raised %r; the loop goes on", error)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Runs a coroutine on the loop and waits for it, from another thread."""
+        """Runs a coroutine on the loop and waits for it; called on the loop's own thread, on a loop of its own."""
         import asyncio
 
+        if HERE.loop:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(1, thread_name_prefix="manyhands-coroutine") as aside:
+                return aside.submit(asyncio.run, coroutine).result()
         return asyncio.run_coroutine_threadsafe(coroutine, self.get()).result()
 
 

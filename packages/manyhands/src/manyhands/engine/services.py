@@ -24,9 +24,10 @@ __all__ = ["CALLBACKS", "TIMERS", "Callbacks", "Timer", "Timers"]
 class Timer:
     """A call to be made later."""
 
-    __slots__ = ("action", "order", "when")
+    __slots__ = ("_timers", "action", "order", "when")
 
-    def __init__(self, when: float, order: int, action: Callable[[], None]) -> None:
+    def __init__(self, timers: Timers, when: float, order: int, action: Callable[[], None]) -> None:
+        self._timers = timers
         self.when = when
         self.order = order
         self.action: Callable[[], None] | None = action
@@ -36,7 +37,9 @@ class Timer:
 
     def cancel(self) -> None:
         """The call will not be made, if it has not been."""
-        self.action = None
+        if self.action is not None:
+            self.action = None
+            self._timers.forget()
 
 
 class Timers:
@@ -50,6 +53,7 @@ class Timers:
         self._heap: list[Timer] = []
         self._order = itertools.count()
         self._thread: threading.Thread | None = None
+        self._cancelled = 0
 
     def after(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Calls `action` in `seconds` from now.
@@ -57,7 +61,7 @@ class Timers:
         Returns:
             The timer, which can be cancelled.
         """
-        timer = Timer(time.monotonic() + seconds, next(self._order), action)
+        timer = Timer(self, time.monotonic() + seconds, next(self._order), action)
         with self._condition:
             heapq.heappush(self._heap, timer)
             if self._thread is None:
@@ -68,6 +72,15 @@ class Timers:
             elif self._heap[0] is timer:
                 self._condition.notify()
         return timer
+
+    def forget(self) -> None:
+        """A timer was cancelled: what piles up of these is thrown away before its time."""
+        with self._condition:
+            self._cancelled += 1
+            if self._cancelled > 1000 and self._cancelled > len(self._heap) // 2:
+                self._heap = [timer for timer in self._heap if timer.action is not None]
+                heapq.heapify(self._heap)
+                self._cancelled = 0
 
     def _serve(self) -> None:
         condition = self._condition

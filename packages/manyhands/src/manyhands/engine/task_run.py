@@ -242,13 +242,13 @@ def raised(call: Call, error: BaseException) -> Outcome:
 
 def failure_message(error: BaseException) -> str:
     """The message of the state of a run that raised."""
-    text = str(error)
     kind = type(error).__name__
-    return (
-        f"Task run encountered an exception {kind}: {text}"
-        if text
-        else f"Task run encountered an exception {kind}"
-    )
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its message could not be made)"
+    message = f"Task run encountered an exception {kind}"
+    return f"{message}: {text}" if text else message
 
 
 def state_of(outcome: Outcome) -> State[Any]:
@@ -282,11 +282,17 @@ def _retry_delay(
     return task.retry_delay(call.attempt)
 
 
-def waited_for(call: Call, value: Any) -> Outcome:
+def resolved(call: Call, value: Any) -> Outcome:
+    """How a run ends whose return value waited for runs, now that these have ended; calls no final hook."""
     try:
-        return concluded(call, Outcome(COMPLETED, results_in(value), name=call.name))
+        return Outcome(COMPLETED, results_in(value), name=call.name)
     except Exception as error:
-        return concluded(call, raised(call, error))
+        return raised(call, error)
+
+
+def waited_for(call: Call, value: Any) -> Outcome:
+    """As `resolved`, for who runs the call to its end: calls the final hooks too."""
+    return concluded(call, resolved(call, value))
 
 
 # ---------------------------------------------------------------------- hooks
@@ -334,7 +340,7 @@ def _call_hook(hook: Callable[..., Any], call: Call, state: State[Any]) -> None:
             from manyhands.engine.loops import SERVICE_LOOP
 
             SERVICE_LOOP.run(result)
-    except Exception:
+    except (Exception, SystemExit):
         logger_of(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
 
 
@@ -343,7 +349,7 @@ async def _call_hook_async(hook: Callable[..., Any], call: Call, state: State[An
         result = hook(call.task, TaskRun(call, state), state)
         if hasattr(result, "__await__"):
             await result
-    except Exception:
+    except (Exception, SystemExit):
         logger_of(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
 
 

@@ -146,9 +146,10 @@ def block(
     Returns:
         False if `timeout` was over first.
     """
-    if timeout is not None and timeout != timeout:
-        raise ValueError("timeout is not a number")
-    deadline = None if timeout is None else time.monotonic() + timeout
+    try:
+        deadline = None if timeout is None else time.monotonic() + timeout
+    except TypeError:
+        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
     special = HERE.block
     if special is not None:
         return special(wanted, deadline, fail_fast, first)

@@ -67,7 +67,9 @@ class TaskFutureList(Sequence[TaskFuture[R_co]]):
         return self._items[position]
 
     def __iter__(self) -> Iterator[TaskFuture[R_co]]:
-        return iter(self._items)
+        # Not the record's own iterator: `for future in task.map(...)` would drop this list, and the values with it.
+        for index in range(len(self)):
+            yield self._items[index]
 
     def __contains__(self, item: object) -> bool:
         if not isinstance(item, TaskFuture):
@@ -152,6 +154,8 @@ class DoneAndNotDoneFutures(NamedTuple, Generic[R]):
 
 
 def _listed(futures: Iterable[TaskFuture[R]]) -> list[TaskFuture[R]]:
+    if isinstance(futures, TaskFuture):
+        raise TypeError("a list of futures is expected; for a single one use future.wait()")
     items = list(futures)
     for item in items:
         if not isinstance(item, TaskFuture):

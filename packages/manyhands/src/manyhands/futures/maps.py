@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from manyhands.calls import COMPLETED, Call
+from manyhands.calls import CANCELLED, COMPLETED, Call
 from manyhands.context import LOCK
 from manyhands.futures.run import TaskFuture
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from manyhands.scheduling.dispatcher import Dispatcher
     from manyhands.tasks import Task
 
-__all__ = ["NO_VALUE", "MapRecord", "Span"]
+__all__ = ["CANCELLED_UNSEEN", "NO_VALUE", "RELEASED", "MapRecord", "Span"]
 
 R = TypeVar("R")
 
@@ -38,8 +38,10 @@ class _Marker:
         return self.name
 
 
-#: Stands in a map's column of values for one that is not there (yet).
-NO_VALUE = _Marker("<no value>")
+# What a map's column of values holds besides values.
+NO_VALUE = _Marker("<no value>")  # has not ended, or its future says how
+RELEASED = _Marker("<released>")  # completed, and nobody could ask for the value any more
+CANCELLED_UNSEEN = _Marker("<cancelled>")  # cancelled before anybody took its future
 
 
 class MapRecord(Generic[R]):
@@ -53,7 +55,7 @@ class MapRecord(Generic[R]):
         base: the first run's number; element `i` has `base + i`.
         size: how many elements.
         positional, keywords: for each argument `(column, None)` if mapped, else `(None, value)`.
-        values: per element its value, or `NO_VALUE`.
+        values: per element its value, or a marker.
         since: per element when it began or ended, seconds since the epoch; 0 before.
         futures: of the elements that have one.
         counter: counts ends; its step is atomic.
@@ -153,9 +155,7 @@ class MapRecord(Generic[R]):
             kwargs = None
         else:
             args, kwargs = self.arguments(index)
-        call = Call(
-            self.task, args, kwargs, self.base + index, self.context.copy(), self.scope
-        )
+        call = Call(self.task, args, kwargs, self.base + index, self.context.copy(), self.scope)
         if self.options is not None:
             call.options = self.options
         return call
@@ -197,9 +197,12 @@ class MapRecord(Generic[R]):
         if value is not NO_VALUE:
             future._claim()
             del future._open
-            future._outcome = value
             future._since = self.since[index]
-            future._phase = COMPLETED
+            if value is CANCELLED_UNSEEN:
+                future._phase = CANCELLED
+            else:
+                future._outcome = value
+                future._phase = COMPLETED
             future._detail = None
         return future
 
@@ -210,7 +213,10 @@ class MapRecord(Generic[R]):
         moment leaves it to the record's own end.
         """
         self.kept = False
-        self.values = [NO_VALUE] * self.size
+        values = self.values
+        for index, value in enumerate(values):
+            if value is not NO_VALUE and value is not CANCELLED_UNSEEN:
+                values[index] = RELEASED
 
     def done(self) -> bool:
         """Whether every element has ended."""

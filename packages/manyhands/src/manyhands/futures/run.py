@@ -42,6 +42,7 @@ class Detail:
         attempts: attempts that have begun.
         crashes: attempts that were lost with their worker.
         limited: tags whose concurrency limits it needs a slot of; it holds one, or asks for one, once it is ready.
+        due: when the next attempt begins, seconds since the epoch.
         overdue: the running attempt is past its limit and will be retried once it has stopped.
         traceback: of the exception that the run ended with.
         timer: what will wake a run that waits for its retry, or end one that is past its limit.
@@ -54,6 +55,7 @@ class Detail:
         "blockers",
         "crashes",
         "dependants",
+        "due",
         "limited",
         "name",
         "origin",
@@ -79,6 +81,7 @@ class Detail:
         self.name: str | None = None
         self.attempts = 0
         self.crashes = 0
+        self.due: float | None = None
         self.limited: frozenset[str] = frozenset()
         self.overdue = False
         self.timer: Any = None

@@ -32,7 +32,7 @@ class ConcurrencyLimits:
     Raises:
         InvalidOption: MANYHANDS_LIMITS_URL names no file.
 
-    Example:
+    Examples:
         >>> with ConcurrencyLimits() as client:
         ...     client.create_concurrency_limit(tag="small_instance", concurrency_limit=10)
     """

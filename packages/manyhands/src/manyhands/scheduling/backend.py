@@ -141,7 +141,7 @@ class AnyBackend(Protocol):
     def stop(self, grace: float) -> None:
         """Joins, or stops within about `grace` seconds, all that was started."""
 
-    def interrupt(self, run: TaskFuture[Any], hard: bool) -> None:
+    def interrupt(self, run: TaskFuture[Any]) -> None:
         """Stops a run that may be executing; does nothing if it is not. With the lock held."""
 
     def running(self) -> list[TaskFuture[Any]]:

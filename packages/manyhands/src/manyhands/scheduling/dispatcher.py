@@ -35,9 +35,10 @@ from manyhands.engine.inputs import ATOMS
 from manyhands.engine.interrupt import shielded
 from manyhands.engine.services import CALLBACKS, TIMERS
 from manyhands.engine.values import value_of
-from manyhands.exceptions import RunnerStateError
+from manyhands.exceptions import MissingResult, RunnerStateError
 from manyhands.futures import TaskFuture, TaskFutureList
-from manyhands.futures.maps import MapRecord
+from manyhands.futures.maps import RELEASED, MapRecord
+from manyhands.logs import library_logger
 from manyhands.names import next_number, reserve
 from manyhands.scheduling import effects as effects_of
 from manyhands.scheduling.pulling import PullingScheduler
@@ -239,14 +240,22 @@ class Dispatcher:
             retrying = call is not None and call.attempt > 1
             return State(StateType.RUNNING, "Retrying" if retrying else None, timestamp=now)
         if phase == QUEUED:
-            return State(StateType.SCHEDULED, "Queued", timestamp=now)
+            return State(StateType.PENDING, "Queued", timestamp=now)
         if phase == AWAITING_RETRY:
-            return State(StateType.SCHEDULED, "AwaitingRetry", timestamp=now)
+            due = detail.due if detail is not None else None
+            return State(StateType.SCHEDULED, "AwaitingRetry", timestamp=now, scheduled_time=due)
         return State(StateType.PENDING, timestamp=now)
 
     def value_of(self, future: TaskFuture[Any]) -> Any:
-        """The value of a completed run."""
-        return future._outcome
+        """The value of a completed run.
+
+        Raises:
+            MissingResult: it is an element of a map whose list was dropped before anybody took the future.
+        """
+        value = future._outcome
+        if value is RELEASED:
+            raise MissingResult(run_name=future.name)
+        return value
 
     def values_of(self, record: MapRecord[Any]) -> list[Any]:
         """The values of a map all of whose elements completed."""
@@ -288,12 +297,15 @@ class Dispatcher:
     def cancel_all(self) -> None:
         """Ends every open run as CANCELLED."""
         with shielded():
-            with LOCK:
-                now = time.time()
-                for future in self.backend.running():
-                    self.scheduler.cancel(future, now)
-                self.scheduler.cancel_all(now)
-            self.drain()
+            now = time.time()
+            more = True
+            while more:  # a thousand at a time, so that nobody waits long for the lock
+                with LOCK:
+                    more = self.scheduler.cancel_some(1000, now)
+                    if not more:
+                        for future in self.backend.running():
+                            self.scheduler.cancel(future, now)
+                self.drain()
 
     # ------------------------------------------------------------------ what workers in this process ask
 
@@ -315,6 +327,7 @@ class Dispatcher:
         if detail is not None and detail.upstreams:
             call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
             call.kwargs = kwargs or None
+            detail.upstreams = ()  # filled in once, for all attempts
         limit = call.task.timeout_seconds
         if limit is not None:
             attempt = call.attempt
@@ -349,18 +362,25 @@ class Dispatcher:
                 pending.discard(upstream)
                 finished = not pending
             if finished:
-                CALLBACKS.put(f"Task run {future.name!r}", self._returned, future, call, value)
+                self._returned(future, call, value)
 
         pending -= {upstream for upstream in list(pending) if not upstream.watch(one_ended)}
         if not pending:
-            CALLBACKS.put(f"Task run {future.name!r}", self._returned, future, call, value)
+            self.scheduler.effects.append((effects_of.RETURNED, future, call, value))
 
     def _returned(self, future: TaskFuture[Any], call: Call, value: Any) -> None:
-        from manyhands.engine.task_run import waited_for
+        """The last of the futures in a run's return value has ended."""
+        from manyhands.engine.task_run import resolved, run_final_hooks
 
-        outcome = call.context.copy().run(waited_for, call, value)
+        if future._phase >= DONE:
+            return
+        outcome = call.context.copy().run(resolved, call, value)
         with LOCK:
-            self.scheduler.ended(future, outcome, time.time())
+            ended = future._phase < DONE
+            if ended:
+                self.scheduler.ended(future, outcome, time.time())
+        if ended and future._phase >= DONE:
+            CALLBACKS.put(f"A hook of task run {future.name!r}", run_final_hooks, call, outcome)
         self.drain()
 
     def _expired(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
@@ -442,7 +462,12 @@ class Dispatcher:
                         effect = effects.popleft()
                     except IndexError:
                         break
-                    self._perform(effect)
+                    try:
+                        self._perform(effect)
+                    except Exception:  # one effect must not take the others along
+                        library_logger().exception(
+                            "The scheduler could not carry out what it decided"
+                        )
             finally:
                 self._draining.release()
 
@@ -466,6 +491,8 @@ class Dispatcher:
             self._start_timer(effect[1], effect[2])
         elif kind == effects_of.INTERRUPT:
             self._interrupt(effect[1])
+        elif kind == effects_of.RETURNED:
+            self._returned(effect[1], effect[2], effect[3])
         elif kind == effects_of.OTHER:
             effect[1].drain()
         elif kind == effects_of.LIMIT:
@@ -476,14 +503,15 @@ class Dispatcher:
             self._drained()
 
     def _settled(self, future: TaskFuture[Any]) -> None:
-        self._log.ended(future)
-        detail = future._detail
-        if detail is None:
-            return
-        with LOCK:
-            waiters, detail.waiters = detail.waiters, None
-        for waiter in waiters or ():
-            waiter(future)
+        try:
+            self._log.ended(future)
+        finally:
+            detail = future._detail
+            if detail is not None:
+                with LOCK:
+                    waiters, detail.waiters = detail.waiters, None
+                for waiter in waiters or ():
+                    waiter(future)
 
     def _record_moved(self, record: MapRecord[Any]) -> None:
         with LOCK:
@@ -532,14 +560,24 @@ class Dispatcher:
         with LOCK:
             call = future._call
             attempt = call.attempt if call is not None else None
-            self.backend.interrupt(future, False)
+            self.backend.interrupt(future)
         if self.capabilities.pulls:
-            TIMERS.after(GRACE, lambda: self._give_up(future, attempt))
+            TIMERS.after(GRACE / 4, lambda: self._insist(future, attempt, 3))
 
-    def _give_up(self, future: TaskFuture[Any], attempt: int | None) -> None:
+    def _insist(self, future: TaskFuture[Any], attempt: int | None, more: int) -> None:
+        """Interrupts again what may still run of an attempt, and in the end gives it up."""
         call = future._call
-        if call is None or call.attempt == attempt:
+        if call is not None and call.attempt != attempt:
+            return
+        if more == 0:
             self.backend.give_up(future)
+            return
+        with LOCK:
+            running = future in self.backend.running()
+            if running:
+                self.backend.interrupt(future)
+        if running:
+            TIMERS.after(GRACE / 4, lambda: self._insist(future, attempt, more - 1))
 
     # ------------------------------------------------------------------ the end
 

@@ -14,5 +14,6 @@ INTERRUPT = 8  # future: stop what still runs of it
 OTHER = 9  # dispatcher of another runner: it has effects to carry out
 DRAINED = 10  # no run is open any more
 ELEMENT = 11  # map record, index: an element completed of which nobody has a future
+RETURNED = 14  # future, call, value: what its return value waited for has ended
 LIMIT = 12  # future: take a slot of its tags' limits, and say so by `admitted`
 RELEASE = 13  # future: it needs its slot no more, or never will

@@ -34,6 +34,7 @@ class PullingScheduler(Scheduler):
 
     Attributes:
         ready_async: as `ready`, for coroutines.
+        workers: every worker; kept by the backend.
         idle: workers that found nothing to take.
         growable: whether the backend is to be told when something is ready and nobody is idle.
         counting: whether `busy` is kept: only since there was a coroutine, as threads are bounded by being so many.
@@ -45,6 +46,7 @@ class PullingScheduler(Scheduler):
         super().__init__(capabilities)
         self.limit = limit
         self.ready_async: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
+        self.workers: list[Any] = []
         self.idle: list[Any] = []
         self.growable = True
         self.counting = False
@@ -153,7 +155,14 @@ class PullingScheduler(Scheduler):
     # was a coroutine, which shares the bound with them.
 
     def _count_places(self) -> None:
-        self.counting = self.limit is not None
+        """There is a coroutine: from now on places are counted, those that workers hold already first."""
+        if self.counting or self.limit is None:
+            return
+        self.counting = True
+        for worker in self.workers:
+            if worker not in self.idle and not worker.counted and not worker.is_asleep():
+                worker.counted = True
+                self.busy += 1
 
     def occupied(self, worker: Any) -> None:
         """A worker has begun a run."""
@@ -252,7 +261,7 @@ class PullingScheduler(Scheduler):
             return False  # the loop runs it
         return self._pick(future) and future._claim()
 
-    def cancel_all(self, now: float) -> None:
+    def cancel_some(self, most: int, now: float) -> bool:
         """See `Scheduler`."""
-        super().cancel_all(now)
-        self._cancel_ready(self.ready_async, now)
+        more = super().cancel_some(most, now)
+        return self._cancel_ready(self.ready_async, most, now) <= 0 or more

@@ -70,15 +70,17 @@ class PushingScheduler(Scheduler):
         """See `claim`."""
         return None
 
-    def cancel_all(self, now: float) -> None:
-        """See `Scheduler`."""
-        super().cancel_all(now)
+    def cancel_some(self, most: int, now: float) -> bool:
+        """See `Scheduler`; what is in flight last."""
+        if super().cancel_some(most, now):
+            return True
         for batch, positions in list(self.batches.values()):
             for position in list(positions):
                 if type(batch.runs) is Span:
                     self.cancel(batch.runs.record.materialize(batch.runs.start + position), now)
                 else:
                     self.cancel(batch.runs[position], now)
+        return False
 
     def slots_changed(self, numbers: Iterable[int]) -> None:
         """These slots exist now."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from manyhands import settings
@@ -14,6 +15,7 @@ from manyhands.calls import COMPLETED, FAILED
 from manyhands.engine.services import TIMERS
 from manyhands.logs import _TASK_RUNS as LOGGER
 from manyhands.logs import task_run_logger
+from manyhands.names import run_uuid, task_run_name
 
 if TYPE_CHECKING:
     from manyhands.futures.maps import MapRecord
@@ -26,11 +28,11 @@ QUIET = 1.0
 
 
 class _Burst:
-    __slots__ = ("lines", "logged", "seen", "summed")
+    __slots__ = ("latest", "logged", "summed")
 
     def __init__(self) -> None:
+        self.latest = 0.0
         self.logged = 0
-        self.seen = 0
         self.summed: dict[str, int] = {}
 
 
@@ -63,49 +65,58 @@ class RunLog:
         )
         if not LOGGER.isEnabledFor(level) or future._task.hidden:
             return
-        if self._counts(future._task, level, future.state.name):
+        if self._counts(future._task, future.state.name):
             self._line(future, level)
 
     def element(self, record: MapRecord[Any], index: int) -> None:
         """An element of a map has completed."""
         if not LOGGER.isEnabledFor(logging.INFO):
             return
-        if self._counts(record.task, logging.INFO, "Completed"):
-            self._line(record.future(index), logging.INFO)
+        if self._counts(record.task, "Completed"):
+            number = record.base + index
+            logger = task_run_logger(task_run_name(record.task.name, number), run_uuid(number))
+            logger.log(logging.INFO, "Finished in state %s", "Completed()")
 
     def _line(self, future: TaskFuture[Any], level: int) -> None:
         task_run_logger(future.name, future.task_run_id).log(
             level, "Finished in state %s", future.state
         )
 
-    def _counts(self, task: Any, level: int, state: str) -> bool:
+    def _counts(self, task: Any, state: str) -> bool:
         """Whether a run has a line of its own; counts it otherwise."""
+        now = time.monotonic()
+        over = None
+        start = False
         with self._lock:
             burst = self._bursts.get(task)
-            if burst is None:
-                burst = self._bursts[task] = _Burst()
-            burst.seen += 1
-            if burst.logged < self._most:
+            if burst is None or now - burst.latest > QUIET:
+                over, burst = burst, _Burst()
+                self._bursts[task] = burst
+            burst.latest = now
+            alone = burst.logged < self._most
+            if alone:
                 burst.logged += 1
-                return True
-            burst.summed[state] = burst.summed.get(state, 0) + 1
-            start = not self._timing
-            self._timing = True
+            else:
+                burst.summed[state] = burst.summed.get(state, 0) + 1
+                start = not self._timing
+                self._timing = True
+        if over is not None:
+            self._sum_up(task, over)
         if start:
             TIMERS.after(QUIET, self._look)
-        return LOGGER.isEnabledFor(logging.DEBUG)
+        return alone or LOGGER.isEnabledFor(logging.DEBUG)
 
     def _look(self) -> None:
-        """Sums up the bursts that have been quiet since the last look."""
-        quiet = []
+        """Sums up the bursts that are over."""
+        now = time.monotonic()
         with self._lock:
-            for task, burst in list(self._bursts.items()):
-                if burst.seen == 0:
-                    quiet.append((task, self._bursts.pop(task)))
-                burst.seen = 0
-            self._timing = any(burst.summed for burst in self._bursts.values())
-            again = self._timing
-        for task, burst in quiet:
+            over = [
+                (task, self._bursts.pop(task))
+                for task, burst in list(self._bursts.items())
+                if now - burst.latest > QUIET
+            ]
+            again = self._timing = any(burst.summed for burst in self._bursts.values())
+        for task, burst in over:
             self._sum_up(task, burst)
         if again:
             TIMERS.after(QUIET, self._look)

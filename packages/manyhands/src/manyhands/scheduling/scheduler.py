@@ -18,10 +18,7 @@ A run's way:  WAITING ─▶ QUEUED ─▶ READY ─▶ SENT ─▶ RUNNING ─�
                                      ▲                 │              QUEUED only with limited tags,
                                      └ AWAITING_RETRY ◀┘              SENT only where batches are pushed
 
-The common run of a pulling backend (no upstream, nobody depends on it) passes without a lock: `submit`, a pop of
-`ready`, `complete`. A lock there would not only cost its own time: under the interpreter's lock, whoever blocks on
-a lock is handed it while not running, so that two busy threads soon change places at every run (measured: 10-15 µs a
-run instead of 3). What makes it safe are the tokens described in `futures`, and counters whose step is atomic.
+The common run of a pulling backend passes without a lock; see `pulling`.
 
 Dependants may belong to another runner's scheduler: they are told through it, under the same lock.
 """
@@ -30,6 +27,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import (
@@ -49,7 +47,7 @@ from manyhands.calls import (
 from manyhands.context import LOCK
 from manyhands.engine.values import upstream_error
 from manyhands.exceptions import TaskRunTimeout, WaitCycle
-from manyhands.futures.maps import NO_VALUE, MapRecord, Span
+from manyhands.futures.maps import CANCELLED_UNSEEN, NO_VALUE, RELEASED, MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.scheduling.batching import Durations
 from manyhands.scheduling.effects import (
@@ -296,6 +294,7 @@ class Scheduler:
             return True
         record, index = detail.origin
         self._gather(record)
+        picked = False
         for place, (start, stop) in enumerate(record.unclaimed):
             if start <= index < stop:
                 del record.unclaimed[place]
@@ -303,10 +302,11 @@ class Scheduler:
                     record.unclaimed.insert(place, (index + 1, stop))
                 if start < index:
                     record.unclaimed.insert(place, (start, index))
-                if record.unclaimed:
-                    self._push_record(record, last=False)
-                return True
-        return False  # a worker has begun it, or is just about to
+                picked = True
+                break
+        if record.unclaimed:
+            self._push_record(record, last=False)
+        return picked  # if not, a worker has begun it, or is just about to
 
     def _tell_wanting(self, wanted: list[Any] | None) -> None:
         if wanted:
@@ -384,6 +384,7 @@ class Scheduler:
         call.attempt += 1
         future._since = now
         future._outcome = outcome.value
+        detail.due = now + outcome.delay
         future._phase = AWAITING_RETRY
         self.delayed.add(future)
         self.effects.append((TIMER, future, outcome.delay))
@@ -427,11 +428,7 @@ class Scheduler:
 
     def _tell_end(self, future: TaskFuture[Any], now: float) -> None:
         detail = future._detail
-        if (
-            (detail is not None and detail.waiters)
-            or self.tells_ends
-            or future._phase != COMPLETED
-        ):
+        if (detail is not None and detail.waiters) or self.tells_ends or future._phase != COMPLETED:
             self.effects.append((SETTLED, future))
         if detail is not None:
             if detail.timer is not None:
@@ -456,16 +453,21 @@ class Scheduler:
             self.effects.append((DRAINED,))
 
     def _element_ended(self, record: MapRecord[Any], index: int, future: TaskFuture[Any]) -> None:
-        if future._phase == COMPLETED:
-            if record.kept:
-                record.values[index] = future._outcome
+        completed = future._phase == COMPLETED
+        if completed:
+            record.values[index] = future._outcome if record.kept else RELEASED
         else:
             record.values[index] = NO_VALUE
-            if not record.failed:
-                record.failed = True
-                if record.waiters:
-                    self.effects.append((RECORD, record))
-        record.release_arguments(index)
+        if future._phase != CANCELLED:
+            # A worker may be about to begin a cancelled element, and must find its arguments.
+            record.release_arguments(index)
+        self._count_element(record, completed)
+
+    def _count_element(self, record: MapRecord[Any], completed: bool) -> None:
+        if not completed and not record.failed:
+            record.failed = True
+            if record.waiters:
+                self.effects.append((RECORD, record))
         if next(record.counter) == record.size:
             self.record_ended(record)
 
@@ -477,8 +479,7 @@ class Scheduler:
 
     def element_completed(self, record: MapRecord[Any], index: int, value: Any, now: float) -> None:
         """An element of which, so far, nobody wanted more than its value has completed. Hot; takes no lock as a rule."""
-        if record.kept:
-            record.values[index] = value
+        record.values[index] = value if record.kept else RELEASED
         record.since[index] = now
         if index in record.futures:
             with LOCK:
@@ -571,30 +572,59 @@ class Scheduler:
         error = TaskRunTimeout(run_name=future.name, timeout=limit)
         self.settle(future, FAILED, error, now, TimedOut(str(error), data=error, timestamp=now))
 
-    def cancel_all(self, now: float) -> None:
-        """Ends every run as CANCELLED that is not executing on a worker of this process."""
-        for future in [*self.waiting, *self.delayed]:
-            self.cancel(future, now)
-        self._cancel_ready(self.ready, now)
+    def cancel_some(self, most: int, now: float) -> bool:
+        """Ends up to `most` runs as CANCELLED that are not executing on a worker of this process.
 
-    def _cancel_ready(self, lane: deque[TaskFuture[Any] | MapRecord[Any]], now: float) -> None:
-        for item in list(lane):
+        Returns:
+            Whether there may be more.
+        """
+        for future in [*islice(self.waiting, most), *islice(self.delayed, most)]:
+            self.cancel(future, now)
+            most -= 1
+        return self._cancel_ready(self.ready, most, now) <= 0
+
+    def _cancel_ready(
+        self, lane: deque[TaskFuture[Any] | MapRecord[Any]], most: int, now: float
+    ) -> int:
+        """Cancels what is ready; returns how much of `most` is left."""
+        while most > 0:
+            try:
+                item = lane.popleft()
+            except IndexError:
+                break
             if isinstance(item, MapRecord):
-                self._cancel_unclaimed(item, now)
+                most = self._cancel_unclaimed(item, most, now)
+                if item.unclaimed:
+                    lane.appendleft(item)
+                else:
+                    item.queued = False
             else:
                 self.cancel(item, now)
-        lane.clear()
+                most -= 1
+        return most
 
-    def _cancel_unclaimed(self, record: MapRecord[Any], now: float) -> None:
+    def _cancel_unclaimed(self, record: MapRecord[Any], most: int, now: float) -> int:
         self._gather(record)
-        ranges = list(record.unclaimed)
-        record.unclaimed.clear()
-        record.queued = False
-        for start, stop in ranges:
+        while record.unclaimed and most > 0:
+            start, stop = record.unclaimed.popleft()
+            if stop - start > most:
+                record.unclaimed.appendleft((start + most, stop))
+                stop = start + most
+            most -= stop - start
             for index in range(start, stop):
-                future = record.materialize(index)
-                future._claim()
-                self.settle(future, CANCELLED, None, now)
+                future = record.futures.get(index)
+                if future is not None:
+                    future._claim()
+                    self.settle(future, CANCELLED, None, now)
+                    continue
+                record.values[index] = CANCELLED_UNSEEN
+                record.since[index] = now
+                next(self._ended)
+                self._count_element(record, completed=False)
+                record.release_arguments(index)
+        if self.tells_drained and self.open == 0:
+            self.effects.append((DRAINED,))
+        return most
 
     def cancel_timer(self, future: TaskFuture[Any]) -> None:
         detail = future._detail

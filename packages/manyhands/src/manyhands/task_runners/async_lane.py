@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.calls import CANCELLED, DONE, FAILED, Outcome
 from manyhands.context import LOCK
 from manyhands.engine.loops import SERVICE_LOOP, under_asyncio
-from manyhands.engine.task_run import attempt_async, overdue_outcome_async
+from manyhands.engine.task_run import attempt_async, overdue_outcome_async, raised
 from manyhands.futures.awaiting import PLACES
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class AsyncLane:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
         self._tasks: dict[TaskFuture[Any], asyncio.Task[None]] = {}
+        self._given_up: set[TaskFuture[Any]] = set()
         self._scheduled = False
         self._idle = threading.Event()
         self._idle.set()
@@ -81,13 +82,17 @@ class AsyncLane:
                 outcome = await overdue_outcome_async(call)
             else:
                 outcome = Outcome(CANCELLED, None)
+        except BaseException as error:
+            outcome = raised(call, error)
         PLACES.pop(call.number, None)
         self._end(future, outcome)
 
     def _end(self, future: TaskFuture[Any], outcome: Outcome) -> None:
         dispatcher = self.dispatcher
         with LOCK:
-            given_up = self._tasks.pop(future, self) is None
+            self._tasks.pop(future, None)
+            given_up = future in self._given_up
+            self._given_up.discard(future)
             if future._phase < DONE:
                 dispatcher.ended(future, outcome)
             if not given_up:
@@ -107,6 +112,16 @@ class AsyncLane:
         task = self._tasks.get(run)
         if task is not None:
             SERVICE_LOOP.get().call_soon_threadsafe(task.cancel)
+
+    def give_up(self, run: TaskFuture[Any]) -> bool:
+        """Lets go of a coroutine that takes no notice of its cancellation; False if it is not here."""
+        if self._tasks.pop(run, None) is None:
+            return False
+        self._given_up.add(run)
+        if not self._tasks:
+            self._idle.set()
+        self.dispatcher.scheduler.vacate()
+        return True
 
     def stop(self) -> None:
         """Cancels every coroutine that is left."""

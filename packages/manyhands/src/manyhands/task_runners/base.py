@@ -39,7 +39,7 @@ __all__ = ["BaseTaskRunner", "TaskRunner"]
 R = TypeVar("R")
 
 #: Seconds within which a runner is left when something went wrong.
-LEAVING = 4.0
+LEAVING = 2.0
 
 
 @runtime_checkable
@@ -278,6 +278,7 @@ class BaseTaskRunner:
             RunnerStateError: the runner is not entered.
             ParameterBindError: the parameters do not fit the task.
         """
+        self._check_task(task)
         token = SCOPE.set(self._scope_here())
         try:
             args, kwargs = task.arguments(parameters)
@@ -307,6 +308,8 @@ class BaseTaskRunner:
             MappingMissingIterable: no parameter is iterable.
             MappingLengthMismatch: the iterables have different lengths.
         """
+        self._check_task(task)
+        self._check_task(task)
         token = SCOPE.set(self._scope_here())
         try:
             args, kwargs = task.arguments(parameters)
@@ -314,6 +317,15 @@ class BaseTaskRunner:
             return futures
         finally:
             SCOPE.reset(token)
+
+    def _check_task(self, task: Any) -> None:
+        if not hasattr(task, "arguments"):
+            raise InvalidOption(
+                where=type(self).__name__,
+                option="task",
+                value=task,
+                problem="a function decorated with @task is needed",
+            )
 
     def _scope_here(self) -> Scope:
         scope = SCOPE.get()

@@ -275,7 +275,7 @@ class ExecutorBackend:
                 process.kill()
             closing.join(1.0)
 
-    def interrupt(self, run: TaskFuture[Any], hard: bool) -> None:
+    def interrupt(self, run: TaskFuture[Any]) -> None:
         """See `Backend`: an executor cannot."""
 
     def running(self) -> list[TaskFuture[Any]]:
@@ -313,6 +313,7 @@ def _calls_of(batch: Batch) -> tuple[dict[int, Call], dict[int, Outcome]]:
                 try:
                     call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
                     call.kwargs = kwargs or None
+                    detail.upstreams = ()  # filled in once, for all attempts
                 except Exception as error:
                     failed[position] = Outcome(FAILED, error)
         calls[position] = call
@@ -372,7 +373,7 @@ class ExecutorTaskRunner(BaseTaskRunner):
     Raises:
         InvalidOption: it is neither.
 
-    Example:
+    Examples:
         >>> runner = ExecutorTaskRunner(ProcessPoolExecutor, max_workers=4)
     """
 

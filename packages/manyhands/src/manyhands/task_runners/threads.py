@@ -108,6 +108,12 @@ class ThreadBackend(WorkerBackend):
         for _ in range(count):
             self._add()
 
+    def span_taken(self) -> None:
+        """See `WorkerBackend`: somebody has to look whether an element holds up those behind it."""
+        if not self._timing:
+            with LOCK:
+                self._time_growth()
+
     def _runs_are_short(self) -> bool:
         """Whether runs ended so fast since the last look that another thread would be of no use."""
         finished: int = self.dispatcher.scheduler.finished - self._finished
@@ -171,8 +177,11 @@ class ThreadBackend(WorkerBackend):
     def give_up(self, run: TaskFuture[Any]) -> None:
         """A run that was interrupted had its grace: if its thread still runs it, the thread is given up."""
         with LOCK:
+            if self._stopping:
+                return
             stuck = next((w for w in self.workers if w.running()[-1:] == [run]), None)
-            if stuck is None or self._stopping:
+            if stuck is None:
+                self._give_up_coroutine(run)
                 return
             stuck.abandoned = True
             self.workers.remove(stuck)
@@ -193,6 +202,16 @@ class ThreadBackend(WorkerBackend):
         if replace:
             self._add()
         self.dispatcher.drain()
+
+    def _give_up_coroutine(self, run: TaskFuture[Any]) -> None:
+        if not self.lane.give_up(run):
+            return
+        if run._phase < DONE:
+            self.dispatcher.scheduler.time_out(run, run._task.timeout_seconds or 0.0, time.time())
+        library_logger().warning(
+            "Async task run %r did not stop when it was cancelled; it is left behind", run.name
+        )
+        TIMERS.after(0, self.dispatcher.drain)
 
     def stop(self, grace: float) -> None:
         """See `Backend`."""

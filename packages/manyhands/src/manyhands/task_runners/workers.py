@@ -92,6 +92,10 @@ class Worker:
 
     resume = look_again
 
+    def is_asleep(self) -> bool:
+        """Whether it waits for something to do, or for a run."""
+        return self._asleep
+
     def serves(self, dispatcher: Dispatcher) -> bool:
         """Whether runs of a runner may be run on this thread."""
         return dispatcher in self.helps
@@ -157,10 +161,12 @@ class Worker:
         interrupted = False
         try:
             try:
-                stack.append(frame)
                 call = dispatcher.begin(future)
                 self.since = future._since
-                if call.task.is_plain:
+                stack.append(frame)
+                if future._phase >= DONE or _is_overdue(future):
+                    interrupted = True  # before the run could be seen here
+                elif call.task.is_plain:
                     context = call.context if call.attempt == 1 else call.context.copy()
                     value = context.run(run_plain, call)
                     if type(value) not in ATOMS:
@@ -182,13 +188,12 @@ class Worker:
                 del frame.armed
             except AttributeError:
                 interrupted = True
-                self._withdraw()
+                self._disarm(frame)
         except Interrupt:
             interrupted = True
-        if stack[-1] is frame:
+            self._disarm(frame)
+        if stack and stack[-1] is frame:
             stack.pop()
-        else:
-            del stack[stack.index(frame) :]
         scheduler = dispatcher.scheduler
         if outcome is None and not interrupted:
             scheduler.complete(future, value, time.time())
@@ -200,10 +205,19 @@ class Worker:
         if scheduler.effects:
             dispatcher.drain()
 
-    def _withdraw(self) -> None:
-        """Takes back an interrupt that came too late for its run."""
-        with LOCK:
-            self.frames.withdraw()
+    def _disarm(self, frame: Frame) -> None:
+        """Ends a frame that was interrupted; whatever was fired at it is over afterwards."""
+        while True:
+            try:
+                with LOCK:
+                    frame.run = None  # nothing finds it any more
+                    self.frames.withdraw()
+                break
+            except Interrupt:
+                continue
+        stack = self.frames.stack
+        if frame in stack:
+            del stack[stack.index(frame) :]
 
     def _end(self, future: TaskFuture[Any], call: Call | None, outcome: Outcome | None) -> None:
         """Ends an attempt that did not just give a value; without an outcome it was interrupted."""
@@ -221,6 +235,8 @@ class Worker:
         dispatcher = record.dispatcher
         scheduler = dispatcher.scheduler
         outer, self.span = self.span, span
+        if len(span) > 1:
+            self.backend.span_taken()
         plain = record.task.is_plain
         futures, since = record.futures, record.since
         count = 0
@@ -272,13 +288,12 @@ class Worker:
                 del frame.armed
             except AttributeError:
                 interrupted = True
-                self._withdraw()
+                self._disarm(frame)
         except Interrupt:
             interrupted = True
-        if stack[-1] is frame:
+            self._disarm(frame)
+        if stack and stack[-1] is frame:
             stack.pop()
-        else:
-            del stack[stack.index(frame) :]
         now = time.time()
         if outcome is None and not interrupted:
             record.dispatcher.scheduler.element_completed(record, index, value, now)
@@ -422,6 +437,10 @@ class Worker:
                 self._take_place(me._dispatcher)
 
 
+def _is_overdue(future: TaskFuture[Any]) -> bool:
+    return future._detail is not None and future._detail.overdue
+
+
 def _dispatcher_of(work: TaskFuture[Any] | Span) -> Dispatcher:
     return work._dispatcher if isinstance(work, TaskFuture) else work.record.dispatcher
 
@@ -467,6 +486,7 @@ class WorkerBackend:
         """See `AnyBackend`."""
         self.dispatcher = events
         self.lane = AsyncLane(events)
+        events.scheduler.workers = self.workers
 
     def wake(self, worker: Worker) -> None:
         """See `PullingBackend`."""
@@ -489,6 +509,9 @@ class WorkerBackend:
     def lend_back(self) -> None:
         """It goes on."""
 
+    def span_taken(self) -> None:
+        """A worker has begun a range of a map."""
+
     def retire(self) -> bool:
         """Whether an idle worker is to end because it is one too many; with `LOCK` held."""
         return False
@@ -507,7 +530,7 @@ class WorkerBackend:
         found = [future for worker in self.workers for future in worker.running()]
         return found + self.lane.running()
 
-    def interrupt(self, run: TaskFuture[Any], hard: bool) -> None:
+    def interrupt(self, run: TaskFuture[Any]) -> None:
         """See `Backend`."""
         for worker in self.workers:
             if run in worker.running():

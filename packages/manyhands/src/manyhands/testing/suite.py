@@ -87,7 +87,7 @@ class TaskRunnerSuite(
     def excuses(cls) -> dict[str, list[str]]:
         """The paragraphs of which a missing flag excuses at least a part, by flag.
 
-        Example:
+        Examples:
             >>> TaskRunnerSuite.excuses()["sends_logs"]
             ['8.1', '8.4']
         """

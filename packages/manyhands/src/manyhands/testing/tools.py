@@ -54,7 +54,7 @@ class Signals:
     Args:
         directory: exists, and is visible under this path to the driver and to every worker.
 
-    Example:
+    Examples:
         >>> @task
         ... def work(signals):
         ...     signals.append("log", "began")

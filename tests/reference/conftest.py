@@ -1,0 +1,14 @@
+"""The examples sleep for seconds; here a second takes a hundredth of one."""
+
+import asyncio
+import time
+
+import pytest
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `time.sleep` and `asyncio.sleep` a hundred times as fast."""
+    sleep, sleep_async = time.sleep, asyncio.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds / 100))
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: sleep_async(seconds / 100))
