@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 ROUNDS = 3000
 
+# Python code that the interpreter runs between two bytecodes of a run (a weak reference's callback, a finalizer) is a
+# place too where an interrupt may land; the interpreter reports and ignores it there, and the library fires again.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
+)
+
 
 def spin(turns: int) -> int:
     """Keeps the interpreter busy with bytecode."""

@@ -68,7 +68,7 @@ class PullingScheduler(Scheduler):
     def _push(self, future: TaskFuture[Any]) -> None:
         future._start = True
         if future._task.is_async:
-            self._count_places()
+            self.count_places()
             self.ready_async.append(future)
             self.effects.append((LOOP,))
         else:
@@ -85,7 +85,7 @@ class PullingScheduler(Scheduler):
         else:
             lane.appendleft(record)
         if record.task.is_async:
-            self._count_places()
+            self.count_places()
             self.effects.append((LOOP,))
         else:
             self._call_worker(record.size)
@@ -154,8 +154,11 @@ class PullingScheduler(Scheduler):
     # Places: how many runs may run at once. Threads are bounded by being so many; they are counted only since there
     # was a coroutine, which shares the bound with them.
 
-    def _count_places(self) -> None:
-        """There is a coroutine: from now on places are counted, those that workers hold already first."""
+    def count_places(self) -> None:
+        """From now on places are counted, those that workers hold already first.
+
+        Threads are bounded by being so many; but not beside coroutines, nor beside a thread that lent its place.
+        """
         if self.counting or self.limit is None:
             return
         self.counting = True

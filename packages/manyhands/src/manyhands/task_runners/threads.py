@@ -107,6 +107,7 @@ class ThreadBackend(WorkerBackend):
             self._watch()
         for _ in range(count):
             self._add()
+        self.dispatcher.drain()
 
     def span_taken(self) -> None:
         """See `WorkerBackend`: somebody has to look whether an element holds up those behind it."""

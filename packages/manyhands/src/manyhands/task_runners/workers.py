@@ -420,6 +420,7 @@ class Worker:
             me = running[-1] if running else None
             if me is not None:
                 me._dispatcher.scheduler.check_cycle(wanted, me)
+                me._dispatcher.scheduler.count_places()
                 me._dispatcher.scheduler.waits(me, wanted)
                 me._dispatcher.scheduler.vacated(self)
             self.frames.countdown = countdown
