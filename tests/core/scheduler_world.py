@@ -306,7 +306,7 @@ class Runner:
         self.scheduler.tells_ends = self.scheduler.tells_drained = self.tells = tells
         for task in known:
             self.scheduler.durations.observe(task, SHORT)
-        self.workers: list[Worker] = []
+        self.workers: list[Worker] = self.scheduler.workers if pulls else []
         self.most = limit if limit is not None else 3
         self.lent = 0
         self.looks = False
@@ -695,6 +695,11 @@ class Worker:
 
     # ------------------------------------------------------------------ what others tell it
 
+    def is_asleep(self) -> bool:
+        return self.doing in (self.IDLE, self.PARKED, self.QUEUED) or (
+            isinstance(self.top, Execution) and self.top.resting is not None
+        )
+
     def serves(self, runner: Runner) -> bool:
         return runner is self.runner
 
@@ -843,6 +848,7 @@ class Worker:
     # ------------------------------------------------------------------ a wait in which it lends its place
 
     def rests(self) -> None:
+        self.runner.scheduler.count_places()
         self.runner.scheduler.vacated(self)
         self.runner.lent += 1
         self.runner.watch()

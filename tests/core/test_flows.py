@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any, Self
 
@@ -194,14 +195,18 @@ def test_runners_that_there_are_not() -> None:
 def test_a_runner_of_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manyhands.task_runners.registry.installed", dict)
     for text, package in (
-        ("dask", "manyhands-dask"),
-        ("tcp://host:8786", "manyhands-dask"),
-        ("ray", "manyhands-ray"),
-        ("ray://host:10001", "manyhands-ray"),
+        ("dask", "manyhands.dask"),
+        ("tcp://host:8786", "manyhands.dask"),
+        ("ray", "manyhands.ray"),
+        ("ray://host:10001", "manyhands.ray"),
     ):
         with pytest.raises(MissingExtraError, match=package) as caught:
             flow(task_runner=text)(plain_function)()
-        assert f'pip install "{package}"' in str(caught.value)
+        requirement = caught.value.requirement
+        assert f'pip install "{requirement}"' in str(caught.value)
+        if "[" in requirement:  # an extra there has to be
+            extra = requirement.partition("[")[2].rstrip("]")
+            assert extra in (metadata("manyhands").get_all("Provides-Extra") or [])
 
 
 def test_a_runner_that_only_keeps_the_protocol() -> None:

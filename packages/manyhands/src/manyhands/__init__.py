@@ -1,4 +1,4 @@
-"""Manyhands: write a flow of tasks once; run it on threads, processes, Dask or Ray.
+"""Manyhands: write a flow of tasks once; run it on threads, or on any task runner.
 
     exceptions, states, annotations, settings   what things are called
     context, logs, names, runtime               what surrounds a run

@@ -37,7 +37,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
 #: Any arguments at all, options included.
 _Anything = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
-_HELP = """Run flows of tasks on threads, processes, Dask or Ray.
+_HELP = """Run flows of tasks, measure them, and see what they can run on.
 
 `manyhands COMMAND --help` tells more about a command.
 """

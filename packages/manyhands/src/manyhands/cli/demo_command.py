@@ -23,7 +23,7 @@ def demo(
         str | None,
         Parameter(
             name=["--runner", "-r"],
-            help="Task runner, say `processes:4`; `manyhands runners` lists them",
+            help="Task runner, say `threads:4`; `manyhands runners` lists them",
         ),
     ] = None,
     limit: Annotated[

@@ -41,7 +41,7 @@ def run(
     `:flow` may be left out where there is only one. Log lines and errors go to stderr. The exit code is 0 if the flow
     completed, 1 if it failed, 2 if the command line is wrong.
 
-    For example: `manyhands run etl.py:nightly --runner processes -p day=2024-05-01 -p 'shops=[1, 2]'`
+    For example: `manyhands run etl.py:nightly --runner threads:4 -p day=2024-05-01 -p 'shops=[1, 2]'`
     """
     from manyhands.cli.parameters import parse
     from manyhands.cli.targets import find_flow

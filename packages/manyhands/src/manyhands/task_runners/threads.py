@@ -1,8 +1,8 @@
 """The thread pool.
 
 It starts with one thread and adds more when a ready run has waited `PATIENCE`: as many again as there are if no worker
-got anything done meanwhile (they sleep, or wait for the network), one if runs are long, none if runs are so short that
-another thread would only contend for the interpreter. At the same moments it takes back what stands behind a slow
+got anything done meanwhile (they sleep, or wait for the network), one if runs are long or compute, none if runs are so
+short that another thread would only contend for the interpreter. At the same moments it takes back what stands behind a slow
 element of a map, for other workers.
 
 A thread whose run does not stop when it is interrupted is given up: reported, and replaced.
@@ -57,6 +57,7 @@ class ThreadBackend(WorkerBackend):
         self._timing = False
         self._stopping = False
         self._finished = 0
+        self._looked = (0.0, 0.0)
 
     # -------------------------------------------------------------- growing
 
@@ -86,6 +87,7 @@ class ThreadBackend(WorkerBackend):
         if not self._timing:
             self._timing = True
             self._finished = self.dispatcher.scheduler.finished
+            self._looked = (time.monotonic(), time.process_time())
             TIMERS.after(PATIENCE, self._grow)
 
     def _grow(self) -> None:
@@ -100,7 +102,9 @@ class ThreadBackend(WorkerBackend):
             room = self._most + self._lent - len(self.workers)
             if scheduler.ready and room > 0:
                 now = time.time()
-                if all(now - worker.since >= PATIENCE for worker in self.workers):
+                if self._interpreter_is_busy():
+                    count = 1
+                elif all(now - worker.since >= PATIENCE for worker in self.workers):
                     count = min(max(len(self.workers), 1), _few(scheduler.ready), room)
                 elif not self._runs_are_short():
                     count = 1
@@ -108,6 +112,11 @@ class ThreadBackend(WorkerBackend):
         for _ in range(count):
             self._add()
         self.dispatcher.drain()
+
+    def _interpreter_is_busy(self) -> bool:
+        """Whether this process computed, since the last look, for most of the time that one thread can."""
+        wall, cpu = time.monotonic() - self._looked[0], time.process_time() - self._looked[1]
+        return cpu > 0.7 * wall
 
     def span_taken(self) -> None:
         """See `WorkerBackend`: somebody has to look whether an element holds up those behind it."""

@@ -1,0 +1,282 @@
+"""Log lines as users see them, prints that become lines, and what is never touched (SPEC 8.3, 8.4)."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from manyhands import flow, get_run_logger, task
+from manyhands.exceptions import MissingContextError
+from manyhands.task_runners import ThreadPoolTaskRunner
+from manyhands.testing.samples import boom, inc
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: `00:03:45.159 | INFO    | Flow run 'hilarious-collie' - `
+HEAD = r"\d\d:\d\d:\d\d\.\d{3} \| {level:<7} \| {label} - "
+
+
+def program(tmp_path: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program in a process of its own, where nobody has set up logging."""
+    import os
+
+    script = tmp_path / "program.py"
+    script.write_text("from manyhands import flow, get_run_logger, task\n" + text)
+    return subprocess.run(
+        [sys.executable, "-W", "error", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+SIMPLE = """
+@task
+def count_words(text):
+    get_run_logger().info("counting %s", text)
+    get_run_logger().debug("in detail")
+    return len(text.split())
+
+@task(retries=1, retry_delay_seconds=0.01)
+def fails():
+    raise ValueError("no good")
+
+@flow
+def my_flow(text="a b"):
+    count_words.submit(text).result()
+    fails.submit().wait()
+    return "done"
+
+my_flow()
+"""
+
+
+def test_lines_of_a_program(tmp_path: Path) -> None:
+    done = program(tmp_path, SIMPLE)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    flow_run, task_run = r"Flow run '[a-z]+-[a-z]+'", r"Task run 'count_words-[0-9a-f]{3}'"
+    wanted = [
+        ("INFO", flow_run, r"Beginning flow run '[a-z]+-[a-z]+' for flow 'my-flow'"),
+        ("INFO", task_run, "counting a b"),
+        ("INFO", task_run, r"Finished in state Completed\(\)"),
+        ("INFO", "Task run 'fails-[0-9a-f]{3}'", "Attempt 1 of 2 did not complete .*no good.*"),
+        ("ERROR", "Task run 'fails-[0-9a-f]{3}'", r"Finished in state Failed\(.*no good.*"),
+        ("INFO", flow_run, r"Finished in state Completed\(\)"),
+    ]
+    for line, (level, label, text) in zip(lines, wanted, strict=True):
+        head = r"\d\d:\d\d:\d\d\.\d{3} \| " + f"{level:<7}" + r" \| "
+        assert re.fullmatch(f"{head}{label} - {text}", line), line
+
+
+def test_the_level_of_the_environment(tmp_path: Path) -> None:
+    assert program(tmp_path, SIMPLE, MANYHANDS_LOGGING_LEVEL="CRITICAL").stderr == ""
+    assert "in detail" in program(tmp_path, SIMPLE, MANYHANDS_LOGGING_LEVEL="debug").stderr
+    assert "ERROR" in program(tmp_path, SIMPLE, MANYHANDS_LOGGING_LEVEL="40").stderr
+    odd = program(tmp_path, SIMPLE, MANYHANDS_LOGGING_LEVEL="loud").stderr
+    assert "MANYHANDS_LOGGING_LEVEL" in odd
+    assert "Beginning flow run" in odd
+
+
+@pytest.mark.parametrize(
+    "set_up",
+    [
+        "logging.basicConfig(format='MINE %(message)s', level=logging.INFO)",
+        "handler = logging.StreamHandler()\n"
+        "handler.setFormatter(logging.Formatter('MINE %(message)s'))\n"
+        "logging.getLogger('manyhands').addHandler(handler)",
+    ],
+    ids=["root", "ours"],
+)
+def test_a_set_up_of_the_users_own_is_kept(tmp_path: Path, set_up: str) -> None:
+    lines = program(tmp_path, f"import logging\n{set_up}\n{SIMPLE}").stderr.splitlines()
+    assert len(lines) == 6
+    assert all(line.startswith("MINE ") for line in lines)
+    after = SIMPLE.replace("my_flow()\n", "") + f"\nmy_flow()\nimport logging\n{set_up}\nmy_flow()"
+    text = program(tmp_path, after).stderr
+    assert text.count("Beginning flow run") == 2, "no line appears twice when set up in between"
+
+
+def test_a_burst_is_summed_up(tmp_path: Path) -> None:
+    text = """
+@task
+def work(x):
+    if x % 100 == 50:
+        raise ValueError(x)
+
+@flow
+def main():
+    work.map(range(500)).wait()
+    return 1
+
+main()
+"""
+    lines = program(tmp_path, text).stderr.splitlines()
+    single = [line for line in lines if "Task run 'work-" in line]
+    assert len(single) == 20
+    summary = [line for line in lines if "more runs finished" in line]
+    assert len(summary) == 1
+    assert re.search(r"Task 'work' - 480 more runs finished: 47\d Completed, \d Failed", summary[0])
+    all_of_them = program(tmp_path, text, MANYHANDS_LOGGING_LEVEL="DEBUG").stderr
+    assert all_of_them.count("Task run 'work-") == 500
+    assert program(tmp_path, text, MANYHANDS_LOG_BURST="3").stderr.count("Task run 'work-") == 3
+
+
+def test_prints_of_a_program(tmp_path: Path) -> None:
+    text = """
+import sys
+
+@task
+def talk():
+    print("from a task")
+
+@flow(log_prints=True)
+def loud():
+    print("from a flow", 1, 2, sep="-")
+    talk()
+    talk.submit().result()
+    talk.with_options(log_prints=False).submit().result()
+    print("to a file", file=open(sys.argv[0] + ".out", "w"))
+
+@flow
+def quiet():
+    print("plain")
+    talk.submit().result()
+
+print("before")
+loud()
+quiet()
+print("after")
+"""
+    done = program(
+        tmp_path,
+        text.replace('open(sys.argv[0] + ".out", "w")', "OUT").replace(
+            "import sys",
+            "import sys, atexit\nOUT = open(sys.argv[0] + '.out', 'w')\natexit.register(OUT.close)",
+        ),
+    )
+    assert done.stdout.splitlines() == ["before", "from a task", "plain", "from a task", "after"]
+    assert done.stderr.count("from a task") == 2
+    assert "Flow run" in next(
+        line for line in done.stderr.splitlines() if "from a flow-1-2" in line
+    )
+    assert (tmp_path / "program.py.out").read_text() == "to a file\n"
+
+
+def test_prints_of_several_threads_go_to_their_runs(caplog: pytest.LogCaptureFixture) -> None:
+    barrier = threading.Barrier(2)
+
+    @task(log_prints=True)
+    def talk(number: int) -> str:
+        for _ in range(20):
+            barrier.wait(30)
+            print("I am", number)
+        from manyhands import runtime
+
+        return runtime.task_run.name or ""
+
+    @flow(task_runner=ThreadPoolTaskRunner(2))
+    def main() -> Any:
+        return talk.map([1, 2]).result()
+
+    for number, name in enumerate(main(), start=1):
+        said = [r.getMessage() for r in caplog.records if getattr(r, "run_name", "") == name]
+        assert said.count(f"I am {number}") == 20
+        assert not [text for text in said if text.startswith("I am") and str(number) not in text]
+
+
+def test_prints_in_all_their_forms(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @task(log_prints=True)
+    def talk() -> None:
+        print()
+        print("a", "b", end="")
+        print("to stderr", file=sys.stderr)
+        print("x", None, 1.5, sep="")
+        file = io.StringIO()
+        print("kept", file=file, flush=True)
+        assert file.getvalue() == "kept\n"
+
+    @flow
+    def main() -> None:
+        talk.submit().result()
+
+    main()
+    said = [r.getMessage() for r in caplog.records if r.name == "manyhands.task_runs"]
+    assert said[:4] == ["", "a b", "to stderr", "xNone1.5"]
+    assert "kept" not in caplog.text
+    assert capsys.readouterr().out == ""
+
+
+def test_the_run_logger(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(MissingContextError, match="get_run_logger"):
+        get_run_logger()
+
+    @task
+    def talk() -> None:
+        get_run_logger().warning("from the task", extra={"colour": "red"})
+
+    @flow(flow_run_name="the flow run")
+    def main() -> Any:
+        get_run_logger().warning("from the flow")
+        future = talk.submit()
+        future.wait()
+        get_run_logger().warning("from the flow again")
+        return future.name, future.task_run_id
+
+    name, run_id = main()
+    records = {record.getMessage(): record for record in caplog.records}
+    of_task: Any = records["from the task"]
+    assert (of_task.run_name, of_task.run_id, of_task.colour) == (name, run_id, "red")
+    assert (of_task.name, of_task.threadName[:10]) == ("manyhands.task_runs", "manyhands-")
+    assert of_task.funcName == "talk", "a record names the line that made it"
+    for text in ("from the flow", "from the flow again"):
+        of_flow: Any = records[text]
+        assert (of_flow.name, of_flow.run_name) == ("manyhands.flow_runs", "the flow run")
+
+
+def test_a_silenced_library_runs_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    for level in ("CRITICAL", "DEBUG"):
+        caplog.set_level(level, "manyhands")
+
+        @flow
+        def main() -> Any:
+            boom.submit().wait()
+            boom.map(["a"] * 50).wait()
+            return inc.map(range(50)).result()
+
+        assert main() == list(range(1, 51))
+
+
+def test_a_handler_that_fails_harms_no_run() -> None:
+    """Nobody may wait for ever because a line about a run could not be written."""
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("a broken handler")
+
+    handler = Broken()
+    logger = logging.getLogger("manyhands.task_runs")
+    logger.addHandler(handler)
+    logger.setLevel("INFO")
+    try:
+
+        @flow
+        def main() -> Any:
+            link = inc.submit(inc.submit(1))
+            return link.result(timeout=30), inc.map(range(30)).result(timeout=30)
+
+        assert main() == (3, list(range(1, 31)))
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel("NOTSET")
