@@ -79,12 +79,12 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @initialize(
         limits=st.tuples(*[st.sampled_from([None, 1, 2])] * 2),
-        known=st.lists(tasks, unique=True),
+        known=st.booleans(),
         tells=st.booleans(),
     )
-    def begin(self, limits: tuple[int | None, ...], known: list[Any], tells: bool) -> None:
+    def begin(self, limits: tuple[int | None, ...], known: bool, tells: bool) -> None:
         for pulls, limit in zip(self.kinds, limits, strict=True):
-            self.world.runners.append(Runner(self.world, pulls, limit, known, tells))
+            self.world.runners.append(Runner(self.world, pulls, limit, TASKS if known else [], tells))
 
     def say(self, text: object) -> None:
         """Notes what happens, for the report of a failure; makes time pass."""
@@ -102,12 +102,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         return len(self.world.open_runs()) < CROWD
 
     @precondition(room)
-    @rule(which=which, task=tasks, needs=st.lists(st.tuples(picks, st.booleans()), max_size=3))
-    def submit(self, which: int, task: Any, needs: list[tuple[int, bool]]) -> None:
+    @rule(
+        which=which,
+        tasks=st.lists(tasks, min_size=1, max_size=3),
+        needs=st.lists(st.tuples(picks, st.booleans()), max_size=3),
+    )
+    def submit(self, which: int, tasks: list[Any], needs: list[tuple[int, bool]]) -> None:
         choice = [*self.visible()[-8:], Completed(), Failed("no")]
         chosen = [(pick(choice, number), allowed) for number, allowed in needs]
-        self.say(f"submit {task.name} {next_number(self.world)} needing {chosen}")
-        self.world.runners[which].submit(task, chosen)
+        for task in tasks:
+            self.say(f"submit {task.name} {next_number(self.world)} needing {chosen}")
+            self.world.runners[which].submit(task, chosen)
 
     @precondition(room)
     @rule(which=which, task=tasks, size=st.integers(1, 5))

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from manyhands.engine.interrupt import Frames
     from manyhands.flows import Flow
     from manyhands.futures.blocking import Blocker
-    from manyhands.scheduling.dispatcher import Dispatcher
 
 __all__ = ["CALL", "HERE", "LOCK", "SCOPE", "TAGS", "FlowRun", "Scope", "current_scope", "tags"]
 
@@ -135,7 +134,7 @@ class Scope:
 
     __slots__ = ("dispatcher", "flow_run")
 
-    def __init__(self, dispatcher: Dispatcher, flow_run: FlowRun | None) -> None:
+    def __init__(self, dispatcher: Any, flow_run: FlowRun | None) -> None:
         self.dispatcher = dispatcher
         self.flow_run = flow_run
 

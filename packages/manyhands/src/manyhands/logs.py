@@ -101,9 +101,16 @@ def set_up() -> None:
             handler = _StderrHandler()
             handler.setFormatter(_Formatter())
             _ROOT.addHandler(handler)
-            # Were the root logger set up later, lines would appear twice; its handlers take over then.
-            handler.addFilter(lambda record: not logging.getLogger().handlers)
+            # Were logging set up later, lines would appear twice; those handlers take over then.
+            handler.addFilter(lambda record: not _others(handler))
         _is_set_up = True
+
+
+def _others(own: logging.Handler) -> bool:
+    """Whether there are handlers besides ours."""
+    return bool(logging.getLogger().handlers) or any(
+        handler is not own for handler in _ROOT.handlers
+    )
 
 
 if TYPE_CHECKING:
@@ -133,6 +140,7 @@ class RunLogger(_Adapter):
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         if not self.isEnabledFor(level):
             return
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the line that logs is not this one
         frames = HERE.frames
         if frames is None:
             super().log(level, msg, *args, **kwargs)

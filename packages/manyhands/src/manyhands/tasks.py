@@ -322,6 +322,12 @@ class Task(Generic[P, R_co]):
         bound.apply_defaults()
         return dict(bound.arguments)
 
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        """A call's parameters by name, as they were given: `arguments` turned round."""
+        if self.signature is None:
+            return dict(kwargs or {})
+        return dict(self.signature.bind(*args, **(kwargs or {})).arguments)
+
     # ------------------------------------------------------------------ running
 
     # A parameter named like one of ours is refused at decoration, which the type checkers cannot know: hence the
@@ -658,7 +664,9 @@ class _Checks:
             return []
         if not isinstance(value, (list, tuple)):
             raise self.refuse(option, value, "a list of functions is needed")
-        return [self.function(option, hook) for hook in value]
+        if not all(callable(hook) for hook in value):
+            raise self.refuse(option, value, "a list of functions is needed")
+        return list(value)
 
     def runner(self, value: Any) -> Any:
         from manyhands.task_runners.base import TaskRunner

@@ -220,7 +220,7 @@ class _LazyScope(Scope):
         self.flow_run = flow_run
 
     @property
-    def dispatcher(self) -> Any:  # type: ignore[override]
+    def dispatcher(self) -> Any:
         """The dispatcher of the runner, which is made on first use."""
         if self._runner is None:
             self._runner = self._make()

@@ -406,7 +406,9 @@ async def _in_runner_async(run: _Run) -> State[Any]:
             if pending:
                 await settled(pending)
             state = _final_state(value)
-        await settled((runner.end(),))
+        end = runner.end()
+        if end is not None:
+            await settled((end,))
         return state
     except BaseException as raised:
         error = raised

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from manyhands import settings
@@ -75,12 +76,11 @@ class RunLog:
         if self._counts(record.task, "Completed"):
             number = record.base + index
             logger = task_run_logger(task_run_name(record.task.name, number), run_uuid(number))
-            logger.log(logging.INFO, "Finished in state %s", "Completed()")
+            _say(logger, logging.INFO, "Finished in state %s", "Completed()")
 
     def _line(self, future: TaskFuture[Any], level: int) -> None:
-        task_run_logger(future.name, future.task_run_id).log(
-            level, "Finished in state %s", future.state
-        )
+        logger = task_run_logger(future.name, future.task_run_id)
+        _say(logger, level, "Finished in state %s", future.state)
 
     def _counts(self, task: Any, state: str) -> bool:
         """Whether a run has a line of its own; counts it otherwise."""
@@ -134,7 +134,8 @@ class RunLog:
             return
         parts = ", ".join(f"{count:,} {state}" for state, count in sorted(burst.summed.items()))
         level = logging.INFO if set(burst.summed) == {"Completed"} else logging.ERROR
-        LOGGER.log(
+        _say(
+            LOGGER,
             level,
             "%s more run%s finished: %s",
             f"{total:,}",
@@ -149,7 +150,8 @@ class RunLog:
         if call is None or not LOGGER.isEnabledFor(logging.INFO):
             return
         error = future._outcome
-        task_run_logger(future.name, future.task_run_id).log(
+        _say(
+            task_run_logger(future.name, future.task_run_id),
             logging.INFO,
             "Attempt %d of %d did not complete (%s: %s); the next begins in %g s",
             call.attempt - 1,
@@ -158,3 +160,12 @@ class RunLog:
             error,
             round(seconds, 3),
         )
+
+
+def _say(logger: Any, level: int, text: str, *args: Any, **options: Any) -> None:
+    """Logs; a handler or filter of the user's that raises must not end what the line is about."""
+    try:
+        logger.log(level, text, *args, **options)
+    except Exception:
+        if logging.raiseExceptions:  # what `logging` itself does about a handler that fails
+            traceback.print_exc()

@@ -1,6 +1,7 @@
 """Task runners: the faces of execution systems.
 
     base.py         what all have in common, and the `TaskRunner` protocol
+    foreign.py      runners that only keep the protocol
     registry.py     runners by name, through entry points
     workers.py      workers of this process; async_lane.py runs their async tasks
     sequential.py   everything in the submitting thread

@@ -1,7 +1,7 @@
 """Runners by name: `"threads:4"`, `"dask"`, `"tcp://host:8786"`.
 
 Names resolve through the entry-point group `manyhands.task_runners`, so that an installed package adds its runners.
-May import `base` and what lies above it.
+May import `foreign` and what lies above it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import Any
 from manyhands import settings
 from manyhands.exceptions import InvalidOption, MissingExtraError, UnknownRunner
 from manyhands.task_runners.base import BaseTaskRunner, TaskRunner
+from manyhands.task_runners.foreign import ForeignRunner
 
 __all__ = ["GROUP", "installed", "load", "missing", "resolve"]
 
 GROUP = "manyhands.task_runners"
 
 #: Runners of packages of ours: what their names need where they are not installed.
-_EXTRAS = {"dask": "manyhands[dask]", "ray": "manyhands[ray]"}
+_EXTRAS = {"dask": "manyhands-dask", "ray": "manyhands-ray"}
 #: Schemes of addresses, and the runner that each belongs to.
 _SCHEMES = {
     "tcp": "dask",
@@ -84,8 +85,10 @@ def resolve(option: Any) -> Any:
         return load(option)
     if isinstance(option, type):
         return option()
-    if isinstance(option, (BaseTaskRunner, TaskRunner)):
+    if isinstance(option, BaseTaskRunner):
         return option.duplicate()
+    if isinstance(option, TaskRunner):
+        return ForeignRunner(option.duplicate())
     raise InvalidOption(
         where="a flow",
         option="task_runner",
