@@ -122,7 +122,9 @@ def test_short_tasks_stay_on_few_threads() -> None:
             futures = [runner.submit(inc, {"x": number}) for number in range(2000)]
             assert [future.result() for future in futures] == list(range(1, 2001))
             runner.map(inc, {"x": range(20_000)}).wait()
-        assert len(pool_threads()) <= 16, "of the 256 that there could be"
+        assert len(pool_threads()) <= 64, (
+            "of the 256 that there could be; 1 to 4 where the machine is not busy"
+        )
 
 
 def test_a_pool_that_has_grown_ends_its_threads() -> None:

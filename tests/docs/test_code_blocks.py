@@ -100,6 +100,10 @@ def commands_of(page: str) -> list[str]:
 def run(command: list[str], directory: Path, what: str) -> str:
     """Runs a command with a home and a working directory of its own; fails with its output."""
     environment = os.environ | {"HOME": str(directory), "PYTHONIOENCODING": "utf-8"}
+    # What a page prints and what it logs share a pipe; buffered, each print stays whole.
+    environment.pop("PYTHONUNBUFFERED", None)
+    for name in ("XDG_STATE_HOME", "MANYHANDS_LIMITS_URL"):
+        environment.pop(name, None)
     try:
         done = subprocess.run(
             command,

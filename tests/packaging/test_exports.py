@@ -26,14 +26,15 @@ EXPORTS = {
         "flow task Flow Task unmapped allow_failure quote opaque tags get_run_logger State"
     ),
     "manyhands.futures": (
-        "TaskFuture TaskFutureList wait as_completed resolve_futures_to_states"
-        " resolve_futures_to_results"
+        "TaskFuture TaskFutureList DoneAndNotDoneFutures wait as_completed"
+        " resolve_futures_to_states resolve_futures_to_results"
     ),
     "manyhands.task_runners": (
-        "TaskRunner ThreadPoolTaskRunner ProcessPoolTaskRunner SequentialTaskRunner"
+        "TaskRunner BaseTaskRunner ThreadPoolTaskRunner SequentialTaskRunner"
         " ExecutorTaskRunner ConcurrentTaskRunner"
     ),
     "manyhands.runtime": "task_run flow_run",
+    "manyhands.limits": "ConcurrencyLimits AsyncConcurrencyLimits ConcurrencyLimit",
 }
 
 #: Modules that export these and more of their kind (SPEC 1.3, 1.6, 11.4).
