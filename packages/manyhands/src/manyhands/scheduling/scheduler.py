@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from heapq import nlargest
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -578,7 +579,9 @@ class Scheduler:
         Returns:
             Whether there may be more.
         """
-        for future in [*islice(self.waiting, most), *islice(self.delayed, most)]:
+        # Dependants first, which were submitted later: ended after what they wait for, they would be NotReady.
+        latest = nlargest(most, self.waiting, key=lambda future: future._number)
+        for future in [*latest, *islice(self.delayed, most - len(latest))]:
             self.cancel(future, now)
             most -= 1
         return self._cancel_ready(self.ready, most, now) <= 0
