@@ -69,7 +69,7 @@ class Flow(Generic[P, R_co]):
         self.retry_delay_seconds = check.seconds("retry_delay_seconds", retry_delay_seconds) or 0.0
         self.timeout_seconds = check.timeout(timeout_seconds)
         self.validate_parameters = validate_parameters is not False
-        self.log_prints = log_prints
+        self.log_prints = check.flag("log_prints", log_prints)
         self.on_running_hooks = check.functions("on_running", on_running)
         self.on_completion_hooks = check.functions("on_completion", on_completion)
         self.on_failure_hooks = check.functions("on_failure", on_failure)
@@ -219,13 +219,13 @@ class Flow(Generic[P, R_co]):
     # ------------------------------------------------------------------ running
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
-    def __call__(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
+    def __call__(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
     @overload
-    def __call__(self, *args: Any, wait_for: Any, **kwargs: Any) -> R_co: ...
+    def __call__(self, /, *args: Any, wait_for: Any, **kwargs: Any) -> R_co: ...
     def __call__(  # type: ignore[misc]  # as in `Task.submit`
-        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
         """Runs the flow and gives its value; an async flow gives a coroutine.
 

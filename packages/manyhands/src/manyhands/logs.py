@@ -17,7 +17,7 @@ from manyhands.context import CALL, HERE, SCOPE
 from manyhands.exceptions import MissingContextError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import MutableMapping
 
     from manyhands.calls import Call
     from manyhands.context import FlowRun
@@ -200,7 +200,7 @@ def task_runs_logged() -> bool:
 
 # ---------------------------------------------------------------------- prints
 
-_plain_print: Callable[..., None] | None = None
+_plain_print = builtins.print
 
 
 def log_prints_of(log_prints: bool | None) -> None:
@@ -209,12 +209,8 @@ def log_prints_of(log_prints: bool | None) -> None:
     `builtins.print` is replaced once, by a function that looks at context variables. (Replacing it for each run, as
     others do, races between threads.)
     """
-    global _plain_print
-    if log_prints and _plain_print is None:
-        with _set_up_lock:
-            if _plain_print is None:
-                _plain_print = builtins.print
-                builtins.print = _print
+    if log_prints and builtins.print is _plain_print:
+        builtins.print = _print
 
 
 def _print(
@@ -226,7 +222,6 @@ def _print(
 ) -> None:
     logger = _prints_go_to() if file is None or file is sys.stdout or file is sys.stderr else None
     if logger is None:
-        assert _plain_print is not None  # _print is installed after it was kept
         _plain_print(*values, sep=sep, end=end, file=file, flush=flush)
     else:
         logger.info("%s", (" " if sep is None else sep).join(map(str, values)))

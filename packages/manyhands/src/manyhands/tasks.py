@@ -110,6 +110,8 @@ class Task(Generic[P, R_co]):
         self.name: str = name if name is not None else _name_of(function)
         where = f"task {self.name!r}"
         check = _Checks(where)
+        if not isinstance(self.name, str):
+            raise check.refuse("name", name, "a string is needed")
         self.description = description if description is not None else inspect.getdoc(function)
         self.tags = check.tags(tags)
         self.version = version
@@ -120,11 +122,12 @@ class Task(Generic[P, R_co]):
         self.retry_condition_fn = check.function("retry_condition_fn", retry_condition_fn)
         self.crash_retries = check.whole("crash_retries", crash_retries)
         self.timeout_seconds = check.timeout(timeout_seconds)
-        self.log_prints = log_prints
+        self.log_prints = check.flag("log_prints", log_prints)
         self.on_running_hooks = check.functions("on_running", on_running)
         self.on_completion_hooks = check.functions("on_completion", on_completion)
         self.on_failure_hooks = check.functions("on_failure", on_failure)
-        self.resources = dict(resources) if resources is not None else {}
+        self.resources = check.resources(resources)
+        self.told_resources = False
         self.batch = check.batch(batch)
         self.hidden: bool = False
         self.__name__ = getattr(function, "__name__", self.name)
@@ -333,13 +336,13 @@ class Task(Generic[P, R_co]):
     # A parameter named like one of ours is refused at decoration, which the type checkers cannot know: hence the
     # ignores on the overloads and their implementations.
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
-    def __call__(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
+    def __call__(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
     @overload
-    def __call__(self, *args: Any, wait_for: Any, **kwargs: Any) -> R_co: ...
+    def __call__(self, /, *args: Any, wait_for: Any, **kwargs: Any) -> R_co: ...
     def __call__(  # type: ignore[misc]
-        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
         """Runs the task in the caller's thread, with retries and time limit, and gives its value.
 
@@ -381,28 +384,28 @@ class Task(Generic[P, R_co]):
 
     @overload
     def submit(  # type: ignore[overload-overlap]
-        self: Task[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
+        self: Task[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskFuture[R]: ...
     @overload
     def submit(  # type: ignore[overload-overlap]
-        self: Task[P, AsyncIterator[R]], *args: P.args, **kwargs: P.kwargs
+        self: Task[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskFuture[list[R]]: ...
     @overload
     def submit(  # type: ignore[overload-overlap]
-        self: Task[P, Iterator[R]], *args: P.args, **kwargs: P.kwargs
+        self: Task[P, Iterator[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> TaskFuture[list[R]]: ...
     @overload
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R_co]: ...
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R_co]: ...
     @overload
-    def submit(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
+    def submit(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
     @overload
     def submit(
-        self: Task[P, Coroutine[Any, Any, R]], *args: Any, wait_for: Any, **kwargs: Any
+        self: Task[P, Coroutine[Any, Any, R]], /, *args: Any, wait_for: Any, **kwargs: Any
     ) -> TaskFuture[R]: ...
     @overload
-    def submit(self, *args: Any, wait_for: Any, **kwargs: Any) -> TaskFuture[R_co]: ...
+    def submit(self, /, *args: Any, wait_for: Any, **kwargs: Any) -> TaskFuture[R_co]: ...
     def submit(  # type: ignore[misc]
-        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
         """Gives the runner of the flow around the caller one run of this task; returns at once.
 
@@ -432,14 +435,16 @@ class Task(Generic[P, R_co]):
 
     @overload
     def map(
-        self: Task[P, Coroutine[Any, Any, R]], *args: Any, wait_for: Any = None, **kwargs: Any
+        self: Task[P, Coroutine[Any, Any, R]], /, *args: Any, wait_for: Any = None, **kwargs: Any
     ) -> TaskFutureList[R]: ...
     @overload
-    def map(self, *args: Any, return_state: Literal[True], **kwargs: Any) -> list[State[Any]]: ...
-    @overload
-    def map(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> TaskFutureList[R_co]: ...
     def map(
-        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+        self, /, *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> list[State[Any]]: ...
+    @overload
+    def map(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> TaskFutureList[R_co]: ...
+    def map(
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
         """Gives the runner one run for each element of the iterable arguments; returns at once.
 
@@ -584,15 +589,15 @@ class BoundTask(Task[P, R_co]):
         """See `Task.with_options`; bound to the same instance."""
         return BoundTask(self._unbound.with_options(**options), self._instance)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `Task.__call__`."""
         return self._unbound(self._instance, *args, **kwargs)
 
-    def submit(self, *args: Any, **kwargs: Any) -> Any:
+    def submit(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `Task.submit`."""
         return self._unbound.submit(self._instance, *args, **kwargs)
 
-    def map(self, *args: Any, **kwargs: Any) -> Any:
+    def map(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `Task.map`."""
         return self._unbound.map(unmapped(self._instance), *args, **kwargs)
 
@@ -653,6 +658,23 @@ class _Checks:
         if value is not None and not isinstance(value, str) and not callable(value):
             raise self.refuse(option, value, "a format string or a function is needed")
         return value
+
+    def flag(self, option: str, value: Any) -> bool | None:
+        if value is not None and not isinstance(value, bool):
+            raise self.refuse(
+                option, value, "True, False, or None for what the flow says is needed"
+            )
+        return value
+
+    def resources(self, value: Any) -> dict[str, float]:
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping) or not all(
+            isinstance(name, str) and isinstance(amount, (int, float)) and amount >= 0
+            for name, amount in value.items()
+        ):
+            raise self.refuse("resources", value, "a mapping of names to numbers is needed")
+        return dict(value)
 
     def function(self, option: str, value: Any) -> Any:
         if value is not None and not callable(value):

@@ -176,7 +176,7 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncIterator[Any]:
 
 def _log_end(call: Call, state: State[Any]) -> None:
     logger_of(call).log(
-        logging.INFO if state.is_completed() else logging.ERROR, "Finished in state %s", state
+        logging.INFO if state.is_completed() else logging.ERROR, "Finished in state %s", str(state)
     )
 
 

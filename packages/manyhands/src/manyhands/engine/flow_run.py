@@ -171,7 +171,7 @@ class _Run:
     def log_end(self, state: State[Any]) -> None:
         """The line about the run's end."""
         level = logging.INFO if state.is_completed() else logging.ERROR
-        self.logger.log(level, "Finished in state %s", state)
+        self.logger.log(level, "Finished in state %s", str(state))
 
     def give(self, state: State[Any], return_state: bool) -> Any:
         """What the caller gets: the state, the value, or the exception."""

@@ -37,6 +37,7 @@ class Capabilities:
         shares_context: the submitter's context variables are visible in the run.
         tells_starts: the driver learns when each run begins; else a batch counts as begun with its first run.
         recalls: runs of a batch can be taken back from a worker that has not started them.
+        resources: knows what a task's `resources=` asks for.
         keeps_values: a large value that one run hands to another does not pass through the driver.
         survives: the death of a worker ends only what it was executing.
         nests: runs submitted inside a run go to the same workers.
@@ -51,6 +52,7 @@ class Capabilities:
         "policy",
         "pulls",
         "recalls",
+        "resources",
         "sends_logs",
         "shares_context",
         "stops",
@@ -71,6 +73,7 @@ class Capabilities:
         shares_context: bool = False,
         tells_starts: bool = True,
         recalls: bool = True,
+        resources: bool = False,
         keeps_values: bool = True,
         survives: bool = True,
         nests: bool = True,
@@ -85,6 +88,7 @@ class Capabilities:
         self.shares_context = shares_context
         self.tells_starts = tells_starts
         self.recalls = recalls
+        self.resources = resources
         self.keeps_values = keeps_values
         self.survives = survives
         self.nests = nests

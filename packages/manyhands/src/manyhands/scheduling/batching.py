@@ -55,7 +55,7 @@ class BatchPolicy:
         """
         if seconds is None or seconds >= self.alone:
             return 1
-        most = self.cap if seconds <= 0 else min(self.cap, int(self.target / seconds))
+        most = self.cap if seconds * self.cap <= self.target else int(self.target / seconds)
         most = min(most, observed * self.growth, -(-ready // max(slots, 1)))
         if limit is not None:
             most = min(most, limit)

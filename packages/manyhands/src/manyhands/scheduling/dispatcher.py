@@ -116,6 +116,8 @@ class Dispatcher:
             raise RunnerStateError(
                 runner=self.runner_name, problem="it has been left, so it takes no more runs"
             )
+        if task.resources and not task.told_resources:
+            self._tell_resources(task)
         call = Call(task, args, kwargs, next_number(), copy_context(), scope)
         future: TaskFuture[Any] = TaskFuture(self, task, call.number, call, time.time())
         if self._captures:
@@ -143,6 +145,16 @@ class Dispatcher:
             finally:
                 frames.leave_shield()
         return future
+
+    def _tell_resources(self, task: Task[Any, Any]) -> None:
+        if not self.capabilities.resources:
+            task.told_resources = True
+            library_logger().warning(
+                "Task %r asks for %s; %s knows no resources, and runs it without",
+                task.name,
+                ", ".join(f"{name}={amount:g}" for name, amount in task.resources.items()),
+                self.runner_name,
+            )
 
     def _take_in(self, future: TaskFuture[Any], found: list[inputs.Input] | None) -> None:
         if found is None:
@@ -179,6 +191,8 @@ class Dispatcher:
             )
         if size == 0:
             return TaskFutureList()
+        if task.resources and not task.told_resources:
+            self._tell_resources(task)
         positional = [_without_annotations(column) for column in positional]
         keywords = {name: _without_annotations(column) for name, column in keywords.items()}
         limited = self.gate is not None and task.tags | TAGS.get()

@@ -80,7 +80,8 @@ class RunLog:
 
     def _line(self, future: TaskFuture[Any], level: int) -> None:
         logger = task_run_logger(future.name, future.task_run_id)
-        _say(logger, level, "Finished in state %s", future.state)
+        # As text: a record that a handler keeps must not keep the run's value.
+        _say(logger, level, "Finished in state %s", str(future.state))
 
     def _counts(self, task: Any, state: str) -> bool:
         """Whether a run has a line of its own; counts it otherwise."""

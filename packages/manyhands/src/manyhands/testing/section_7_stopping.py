@@ -390,21 +390,27 @@ class CancellationTests(SuiteBase):
     @covers("7.4", "9.1", needs=("concurrent", "stops", "nests"))
     def test_cancelling_a_run_that_waits(self, single_runner: TaskRunner, signals: Signals) -> None:
         @task
+        def child() -> None:
+            signals.set("began")
+            signals.wait("go")
+            signals.append("log", "the child ended")
+
+        @task
         def parent() -> None:
-            hold.submit(signals, "go").result()
-            signals.append("log", "went on")
+            child.submit().result()
+            signals.append("log", "the parent went on")
 
         @flow(task_runner=single_runner)
         def main() -> None:
             future = parent.submit()
-            signals.wait("go began")
+            signals.wait("began")
             assert future.cancel()
             assert future.state.is_cancelled()
             signals.set("go")
             assert inc.submit(1).result(timeout=PATIENCE) == 2
 
         main()
-        assert signals.lines("log") == []
+        assert signals.lines("log") == ["the child ended"], "what it waited for is a run of its own"
 
     @covers("7.4", "4.1", needs="concurrent")
     def test_callbacks_and_waits_learn_of_a_cancel(
