@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 HEAD = r"\d\d:\d\d:\d\d\.\d{3} \| {level:<7} \| {label} - "
 
 
+@pytest.fixture(autouse=True)
+def at_info(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a program that has not set up logging; under pytest, the level depends on what ran before."""
+    caplog.set_level("INFO", "manyhands")
+
+
 def program(tmp_path: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a program in a process of its own, where nobody has set up logging."""
     import os

@@ -119,6 +119,11 @@ class SuiteBase:
         return cls._flags
 
     @pytest.fixture(autouse=True)
+    def _logs_at_info(self, caplog: pytest.LogCaptureFixture) -> None:
+        # As in a program that has not set up logging; under pytest, the level depends on what ran before.
+        caplog.set_level("INFO", "manyhands")
+
+    @pytest.fixture(autouse=True)
     def _excuse(self, request: pytest.FixtureRequest) -> None:
         covered = getattr(request.function, "covered", None)
         if covered is not None and covered.needs:
