@@ -22,7 +22,7 @@ from manyhands.testing.tools import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROUNDS = 3000
+ROUNDS = 2400
 
 # Python code that the interpreter runs between two bytecodes of a run (a weak reference's callback, a finalizer) is a
 # place too where an interrupt may land; the interpreter reports and ignores it there, and the library fires again.

@@ -303,8 +303,13 @@ def test_bad_max_workers(bad: Any) -> None:
 
 
 @pytest.fixture
-def lock() -> Iterator[threading.Event]:
-    """What a task waits for inside C code, out of reach of any interrupt; set at the test's end at the latest."""
+def lock(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """What a task waits for inside C code, out of reach of any interrupt; set at the test's end at the latest.
+
+    The library loses its patience with such tasks sooner than it does elsewhere.
+    """
+    monkeypatch.setattr("manyhands.scheduling.dispatcher.GRACE", 0.2)
+    monkeypatch.setattr("manyhands.task_runners.base.LEAVING", 0.5)
     event = threading.Event()
     yield event
     event.set()

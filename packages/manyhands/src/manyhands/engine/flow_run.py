@@ -22,7 +22,13 @@ from typing import TYPE_CHECKING, Any
 from manyhands.context import CALL, HERE, LOCK, SCOPE, TAGS, FlowRun
 from manyhands.engine import inputs
 from manyhands.engine.direct_call import sleep
-from manyhands.engine.interrupt import Interrupt, frames_of_this_thread, interruptible_block
+from manyhands.engine.interrupt import (
+    Interrupt,
+    frames_of_this_thread,
+    interruptible_block,
+    raise_if_due,
+    shielded,
+)
 from manyhands.engine.services import TIMERS
 from manyhands.engine.task_run import results_in
 from manyhands.engine.values import value_of
@@ -91,6 +97,16 @@ class _Run:
         log_prints_of(flow.log_prints)
         self.record.start_time = time.time()
         self.logger.info("Beginning flow run %r for flow %r", self.record.name, flow.name)
+
+    def body(self) -> Any:
+        """Calls the flow's function and waits for the runs that it returns."""
+        value = self.flow.fn(*self.args, **self.kwargs)
+        if self.flow.is_generator:
+            value = list(value)
+        pending = _futures_in(value)
+        if pending:
+            block(pending)
+        return value
 
     @contextmanager
     def inside(self, runner: Any) -> Iterator[None]:
@@ -262,49 +278,46 @@ def run_flow(
 def _attempt(run: _Run) -> State[Any]:
     limit = run.flow.timeout_seconds
     if limit is None:
-        return _in_runner(run)
+        with shielded():
+            return _in_runner(run)
     frames = frames_of_this_thread()
     blocker = HERE.block
+    token = object()
+    frame = frames.begin(token, shield=1)
     if blocker is None:
         HERE.block = interruptible_block
-    token = object()
-    frame = frames.begin(token)
 
     def fire() -> None:
         with LOCK:
             frames.fire(token)
 
     timer = TIMERS.after(limit, fire)
-    expired = False
     state: State[Any] | None = None
+    error: BaseException | None = None
     try:
-        try:
-            state = _in_runner(run)
-        finally:
-            timer.cancel()
-            expired = frames.end(frame)
-    except Interrupt:
-        expired = frames.end(frame) or expired
-        if not expired:
-            raise
-    except Exception:
-        if not expired:
-            raise  # else what it raised came of the interrupt
+        state = _in_runner(run)
+    except (Exception, Interrupt) as raised:
+        error = raised
     finally:
+        timer.cancel()
         HERE.block = blocker
-    if expired or state is None:
-        raise FlowRunTimeout(run_name=run.record.name, timeout=limit)
+        expired = frames.end(frame)
+    raise_if_due()  # for a run around this one
+    if expired:
+        raise FlowRunTimeout(
+            run_name=run.record.name, timeout=limit
+        )  # what it raised came of the interrupt
+    if error is not None:
+        raise error
+    assert state is not None  # else it would have raised
     return state
 
 
 def _in_runner(run: _Run) -> State[Any]:
+    """One attempt; in a shield, where there is anything to interrupt."""
     with _terminable(), run.flow.make_runner() as runner, run.inside(runner):
-        value = run.flow.fn(*run.args, **run.kwargs)
-        if run.flow.is_generator:
-            value = list(value)
-        pending = _futures_in(value)
-        if pending:
-            block(pending)
+        frames = HERE.frames
+        value = run.body() if frames is None or not frames.stack else frames.expose(run.body)
         return _final_state(value)
 
 

@@ -12,23 +12,26 @@ for may have ended and another begun, or the thread may be inside our own code, 
 
 A thread's stack of runs is a list of frames: a task that calls another, or runs in place what it waits for, has a
 frame above its own. A wait and every other call into the library is a shield: the frame below is marked, a blocked
-wait is woken, and the interrupt is raised on the way out.
+wait is woken, and the interrupt is raised on the way out. A flow is a shield with a hole in it, the user's function,
+so that no interrupt comes between its runner and the leaving of it.
 """
 
 from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from manyhands.context import HERE, LOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from manyhands.futures.blocking import Countdown
 
-__all__ = ["Frame", "Frames", "Interrupt", "frames_of_this_thread", "shielded"]
+__all__ = ["Frame", "Frames", "Interrupt", "frames_of_this_thread", "raise_if_due", "shielded"]
+
+R = TypeVar("R")
 
 
 class Interrupt(BaseException):
@@ -81,9 +84,10 @@ class Frames:
             return False
         return True
 
-    def begin(self, run: object) -> Frame:
+    def begin(self, run: object, shield: int = 0) -> Frame:
         """Puts a run on the stack."""
         frame = Frame(run)
+        frame.shield = shield
         with LOCK:
             self.stack.append(frame)
         return frame
@@ -127,14 +131,39 @@ class Frames:
             _set_async_exception(self.thread, Interrupt)
         return True
 
-    def due(self) -> bool:
-        """Whether an interrupt is to be raised where the thread stands now."""
+    def due(self, shielded: bool = False) -> bool:
+        """Whether an interrupt is to be raised where the thread stands now.
+
+        Args:
+            shielded: whether it stands in a shield of our own and asks for what that keeps out.
+        """
         for frame in reversed(self.stack):
-            if frame.shield:
+            if frame.shield and not shielded:
                 return False
             if frame.fired:
                 return True
+            shielded = False
         return False
+
+    def expose(self, function: Callable[[], R]) -> R:
+        """Calls user code from inside a shield: an interrupt may be raised in there, and is over afterwards."""
+        frame = self.stack[-1]
+        level = frame.shield
+        try:
+            try:
+                self.leave_shield()
+                return function()
+            finally:
+                self._restore(frame, level)
+        except Interrupt:
+            self._restore(frame, level)  # it may have come just before the line above
+            raise
+
+    def _restore(self, frame: Frame, level: int) -> None:
+        with LOCK:
+            frame.shield = level
+            if any(frame.fired for frame in self.stack):
+                self.withdraw()
 
     def enter_shield(self) -> None:
         """From here the thread is in our own code."""
@@ -178,6 +207,19 @@ def shielded() -> Iterator[None]:
         yield
     finally:
         frames.leave_shield()
+
+
+def raise_if_due(*, shielded: bool = False) -> None:
+    """Raises what a shield has kept out so far.
+
+    Raises:
+        Interrupt: the current run, or one around it, was interrupted.
+    """
+    frames = HERE.frames
+    if frames is not None:
+        with LOCK:
+            if frames.due(shielded):
+                raise Interrupt
 
 
 def interruptible_block(wanted: Any, deadline: float | None, fail_fast: bool, first: bool) -> bool:

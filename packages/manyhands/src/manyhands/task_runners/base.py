@@ -19,7 +19,7 @@ from typing import (
 )
 
 from manyhands.context import SCOPE, Scope
-from manyhands.engine.interrupt import shielded
+from manyhands.engine.interrupt import raise_if_due, shielded
 from manyhands.exceptions import InvalidOption, RunnerStateError
 from manyhands.futures.blocking import block
 from manyhands.limits.settings import limits_in_use
@@ -216,6 +216,7 @@ class BaseTaskRunner:
         try:
             if error is None:
                 block((dispatcher.end(),))
+                raise_if_due(shielded=True)
         except BaseException as interruption:
             error = interruption
             raise

@@ -137,13 +137,13 @@ class TimeoutTests(SuiteBase):
             else:
                 signals.append("attempts", "alone")
 
-        @task(timeout_seconds=LIMIT / 2, retries=2)
+        @task(timeout_seconds=LIMIT / 4, retries=2)
         def slow() -> None:
             with open(path, "w") as file:
                 lock(file)
                 signals.wait("never", timeout=2 * PATIENCE)
 
-        @task(timeout_seconds=LIMIT / 2, retries=2)
+        @task(timeout_seconds=LIMIT / 4, retries=2)
         async def slow_async() -> None:
             with open(path, "w") as file:  # noqa: ASYNC230
                 lock(file)
