@@ -46,13 +46,15 @@ SERVICE_THREADS = {
     "manyhands-callbacks": 0,
     "manyhands-timer": 0,
     "manyhands-loop": 3,  # a selector and the two ends of the socket pair that wakes it
+    "manyhands-forkserver": 1,  # the socket on which it hears of worker processes
 }
 
 #: The idle workers of other libraries' thread pools; these end by themselves, seconds later or with their loop.
 IDLE_THREADS = ("AnyIO worker thread", "Trio thread ", "asyncio_")
 
-#: The process-wide processes of multiprocessing and loky, and the descriptors that each keeps open in ours.
+#: The process-wide processes of ours, multiprocessing and loky, and the descriptors that each keeps open in this one.
 SERVICE_PROCESSES = {
+    "manyhands.task_runners.processes.server import serve;": 0,
     "multiprocessing.resource_tracker": 1,
     "multiprocessing.forkserver": 1,
     "loky.backend.resource_tracker": 1,

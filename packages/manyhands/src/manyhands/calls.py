@@ -31,6 +31,7 @@ __all__ = [
     "WAITING",
     "Batch",
     "Call",
+    "Handle",
     "Outcome",
     "Report",
 ]
@@ -130,6 +131,26 @@ class Outcome:
         self.seconds = seconds
 
 
+class Handle:
+    """A value that stays where its engine keeps it: shared memory, a worker, an object store.
+
+    Runs of the same runner are given the handle; who asks for the value fetches it.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def value(self, run_name: str | None = None) -> Any:
+        """The value, fetched.
+
+        Args:
+            run_name: of the run whose value it is, for the message.
+
+        Raises:
+            ResultLost: what held it is gone.
+        """
+        raise NotImplementedError
+
+
 class Batch:
     """An ordered list of runs that travel to one worker slot in one message.
 
@@ -138,15 +159,17 @@ class Batch:
         slot: the slot it was made for.
         runs: the driver's futures in the order in which they are to be run, or a `Span` of a map.
         seconds: how long it is expected to take, `None` where a task's duration is not known yet.
+        helper: what waits at the slot, if the batch is sent because that needs it.
     """
 
-    __slots__ = ("number", "runs", "seconds", "slot")
+    __slots__ = ("helper", "number", "runs", "seconds", "slot")
 
     def __init__(self, number: int, slot: int, runs: Any, seconds: float | None) -> None:
         self.number = number
         self.slot = slot
         self.runs = runs
         self.seconds = seconds
+        self.helper: Any = None
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -166,9 +189,10 @@ class Report:
         seconds: how long the runs took together.
         logs: log records of these runs, in order.
         last: whether the batch has nothing more to report; runs it never reported were not started then.
+        count: how many runs `seconds` is about.
     """
 
-    __slots__ = ("batch", "ends", "last", "logs", "positions", "seconds", "values")
+    __slots__ = ("batch", "count", "ends", "last", "logs", "positions", "seconds", "values")
 
     def __init__(
         self,
@@ -179,8 +203,10 @@ class Report:
         seconds: float,
         logs: Sequence[Any] = (),
         last: bool = True,
+        count: int | None = None,
     ) -> None:
         self.batch = batch
+        self.count = len(values) if count is None else count
         self.positions = positions
         self.values = values
         self.ends = ends

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = [
+    "BLOCK",
     "adopt_entropy",
     "flow_run_name",
     "function_name_to_flow_name",
     "next_number",
+    "number_from",
     "process_entropy",
     "render_run_name",
     "reserve",
@@ -45,11 +47,30 @@ __all__ = [
 # 48 bits, under a lock, so the two never meet.
 _FIRST_OF_RANGES = 1 << 47
 
-next_number = count(1).__next__
-"""Gives a run number never given before in this process. Hot, atomic."""
-
+#
+# A worker that speaks of its driver's runs numbers what it starts itself from a block that the driver has reserved for
+# it, split in the same way.
+_singles = count(1)
 _range_lock = threading.Lock()
 _next_range = _FIRST_OF_RANGES
+#: Numbers in a worker's block: half of them single ones, half in ranges. There is room for 2**19 workers a driver.
+BLOCK = 1 << 28
+
+
+def next_number() -> int:
+    """Gives a run number never given before in this process. Hot, atomic."""
+    return next(_singles)
+
+
+def number_from(base: int) -> None:
+    """Has runs that are started in this process numbered from a block of another's numbers.
+
+    Args:
+        base: what `reserve(BLOCK)` gave there.
+    """
+    global _singles, _next_range
+    _singles = count(base)
+    _next_range = base + BLOCK // 2
 
 
 def reserve(n: int) -> int:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Packed",
     "Surroundings",
+    "flow_run_of",
+    "pack_outcome",
     "pack_task",
     "run_calls",
     "run_packed",
@@ -128,7 +130,8 @@ class _FlowStub:
         self.log_prints = log_prints
 
 
-def _flow_run(flow: tuple[Any, ...]) -> FlowRun:
+def flow_run_of(flow: tuple[Any, ...]) -> FlowRun:
+    """The flow run that `Surroundings.flow` tells of."""
     lineage, tags, run_count, log_prints, parameters = flow
     run: FlowRun | None = None
     for number, name, flow_name in reversed(lineage):
@@ -193,7 +196,7 @@ def run_packed(packed: Packed, make_runner: Callable[[], Any]) -> bytes:
     logger.handlers, logger.propagate = [collector], False
     logger.setLevel(surroundings.level)
     try:
-        flow_run = _flow_run(surroundings.flow) if surroundings.flow is not None else None
+        flow_run = flow_run_of(surroundings.flow) if surroundings.flow is not None else None
         scope = _LazyScope(make_runner, flow_run)
         calls = []
         for index, number, attempt, args, kwargs, tags in rows:
@@ -300,18 +303,19 @@ def _columns(
     for place, (call, value) in enumerate(zip(calls, values, strict=False)):
         if type(value) is Outcome:
             places.append(place)
-            parts.append(_pack_outcome(call, value))
+            parts.append(pack_outcome(call, value))
             continue
         try:
             parts.append(dumps(value))
         except Exception:
             places.append(place)
             error = find_culprit(value, "result", name_of(call))
-            parts.append(_pack_outcome(call, Outcome(FAILED, error, name=call.name)))
+            parts.append(pack_outcome(call, Outcome(FAILED, error, name=call.name)))
     return None, parts, places
 
 
-def _pack_outcome(call: Call, outcome: Outcome) -> bytes:
+def pack_outcome(call: Call, outcome: Outcome) -> bytes:
+    """Pickles an outcome so that it certainly travels: what cannot be pickled makes it a failure."""
     if isinstance(outcome.value, BaseException):
         if outcome.state is not None and outcome.state.data is outcome.value:
             outcome.state = None if outcome.state.name == "Failed" else outcome.state

@@ -5,6 +5,7 @@ May import `blocking`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -21,9 +22,22 @@ if TYPE_CHECKING:
     from manyhands.states import State
     from manyhands.tasks import Task
 
-__all__ = ["Detail", "TaskFuture"]
+__all__ = ["TRAVEL", "Detail", "TaskFuture"]
 
 R = TypeVar("R")
+
+
+class _Travel(threading.local):
+    """How this thread pickles futures at the moment.
+
+    Attributes:
+        reduce: gives what `__reduce__` is to give, while a worker tells its driver of a run; else `None`.
+    """
+
+    reduce: Callable[[TaskFuture[Any]], Any] | None = None
+
+
+TRAVEL = _Travel()
 
 
 class Detail:
@@ -162,6 +176,8 @@ class TaskFuture(Generic[R]):
         return f"<TaskFuture {self.name!r} {self.state}>"
 
     def __reduce__(self) -> Any:
+        if TRAVEL.reduce is not None:
+            return TRAVEL.reduce(self)
         raise TypeError(
             f"the future of task run {self.name!r} cannot be pickled: pass it as an argument of a task, "
             "which then receives the value"

@@ -17,9 +17,11 @@ from manyhands.scheduling.batching import BatchPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from logging import LogRecord
 
     from manyhands.calls import Batch, Report
     from manyhands.futures import TaskFuture
+    from manyhands.scheduling.pushing import Helper
 
 __all__ = ["AnyBackend", "Backend", "BackendEvents", "Capabilities", "PullingBackend"]
 
@@ -41,13 +43,17 @@ class Capabilities:
         keeps_values: a large value that one run hands to another does not pass through the driver.
         survives: the death of a worker ends only what it was executing.
         nests: runs submitted inside a run go to the same workers.
+        fuses: a run may travel in one batch with what it waits for.
+        loops: each worker has a loop that runs coroutines beside its other work.
         policy: how batches are made.
     """
 
     __slots__ = (
         "concurrent",
+        "fuses",
         "isolated",
         "keeps_values",
+        "loops",
         "nests",
         "policy",
         "pulls",
@@ -77,6 +83,8 @@ class Capabilities:
         keeps_values: bool = True,
         survives: bool = True,
         nests: bool = True,
+        fuses: bool = False,
+        loops: bool = False,
         policy: BatchPolicy | None = None,
     ) -> None:
         self.pulls = pulls
@@ -92,6 +100,8 @@ class Capabilities:
         self.keeps_values = keeps_values
         self.survives = survives
         self.nests = nests
+        self.fuses = fuses
+        self.loops = loops
         self.policy = policy if policy is not None else BatchPolicy()
 
 
@@ -107,8 +117,8 @@ class BackendEvents(Protocol):
     def reported(self, report: Report) -> None:
         """Runs of a batch have ended."""
 
-    def handed_back(self, batch: int, positions: list[int]) -> None:
-        """These runs of a batch were not started and will not be."""
+    def handed_back(self, batch: int, positions: list[int], seconds: float = 0.0) -> None:
+        """These runs of a batch were not started and will not be; one before them has run for so long."""
 
     def split(self, batch: int) -> None:
         """A batch could not be unpacked on the worker; its runs are sent again, each alone."""
@@ -126,6 +136,27 @@ class BackendEvents(Protocol):
             error: gives, for a run's name, what it ends with if it may have started.
             maybe_started: their positions; `None` for all that have not been reported.
         """
+
+    def logged(self, record: LogRecord) -> None:
+        """A run on a worker has logged something."""
+
+    def broken(self, error: Callable[[str], BaseException]) -> None:
+        """No worker can be started: all that is open, and all that comes, ends with this."""
+
+    def waiting(
+        self,
+        batch: int,
+        position: int | None,
+        wanted: list[Any],
+        *,
+        blocks: bool,
+        timed: bool,
+        tag: Any,
+    ) -> Helper | None:
+        """A run on a worker is about to wait; see `PushingScheduler.run_waits`."""
+
+    def resumed(self, helper: Helper) -> None:
+        """It goes on."""
 
 
 class AnyBackend(Protocol):
@@ -163,6 +194,21 @@ class Backend(AnyBackend, Protocol):
 
     def launch(self, batch: Batch) -> None:
         """Sends a batch to its slot. Never blocks."""
+
+    def recall(self, batch: Batch) -> None:
+        """Asks for what the worker has not begun of a batch (`Capabilities.recalls`)."""
+
+    def slot_gone(self, slot: int) -> None:
+        """A spare slot is not needed any more."""
+
+    def has_begun(self, run: TaskFuture[Any]) -> bool:
+        """Whether a run that was sent has begun, as far as can be known at once."""
+
+    def refuse(self, helper: Helper, error: Exception) -> None:
+        """A waiting run would wait for itself: its wait ends with this error."""
+
+    def force(self, run: TaskFuture[Any]) -> None:
+        """Stops an interrupted run that still executes by force (`Capabilities.stops_hard`)."""
 
 
 class PullingBackend(AnyBackend, Protocol):

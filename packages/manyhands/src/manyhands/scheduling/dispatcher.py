@@ -14,19 +14,20 @@ from __future__ import annotations
 import threading
 import time
 from contextvars import copy_context
+from logging import LogRecord, getLogger
 from typing import TYPE_CHECKING, Any, Protocol
 
 from manyhands.calls import (
     AWAITING_RETRY,
-    CANCELLED,
     COMPLETED,
-    CRASHED,
     DONE,
     FAILED,
     QUEUED,
     RUNNING,
+    SENT,
     WAITING,
     Call,
+    Handle,
     Outcome,
 )
 from manyhands.context import HERE, LOCK, TAGS, Scope
@@ -35,20 +36,20 @@ from manyhands.engine.inputs import ATOMS
 from manyhands.engine.interrupt import shielded
 from manyhands.engine.services import CALLBACKS, TIMERS
 from manyhands.engine.values import value_of
-from manyhands.exceptions import MissingResult, RunnerStateError
+from manyhands.exceptions import RunnerStateError, WaitCycle
 from manyhands.futures import TaskFuture, TaskFutureList
-from manyhands.futures.maps import RELEASED, MapRecord
+from manyhands.futures.maps import MapRecord
 from manyhands.logs import library_logger
 from manyhands.names import next_number, reserve
 from manyhands.scheduling import effects as effects_of
+from manyhands.scheduling.answers import Answers
 from manyhands.scheduling.pulling import PullingScheduler
-from manyhands.scheduling.pushing import PushingScheduler
+from manyhands.scheduling.pushing import Helper, PushingScheduler
 from manyhands.scheduling.runlog import RunLog
 from manyhands.states import State, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextvars import Context
 
     from manyhands.calls import Report
     from manyhands.scheduling.backend import AnyBackend
@@ -56,8 +57,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher"]
 
-#: Seconds that an interrupted run is given to stop before it is reported and its worker given up.
+#: Seconds that an interrupted run is given to stop before it is reported and its worker given up; half of them where
+#: it can be stopped by force.
 GRACE = 1.0
+#: Seconds that a slot is idle before others are asked for what they have not begun.
+PATIENCE = 0.005
 
 
 class Gate(Protocol):
@@ -72,7 +76,7 @@ class Gate(Protocol):
         """Gives slots back, or takes the request for them back."""
 
 
-class Dispatcher:
+class Dispatcher(Answers):
     """What an entered runner is made of: a scheduler, a backend, and the way between them.
 
     Args:
@@ -100,6 +104,7 @@ class Dispatcher:
         self.scheduler.tells_ends = self._log.wanted()
         self._captures = backend.captures
         self._ended: TaskFuture[None] | None = None
+        self._looking = False
 
     # ------------------------------------------------------------------ runs come in
 
@@ -110,15 +115,27 @@ class Dispatcher:
         kwargs: dict[str, Any] | None,
         wait_for: Any,
         scope: Scope,
+        number: int | None = None,
     ) -> TaskFuture[Any]:
-        """Takes a run whose arguments fit the task's signature. Hot."""
+        """Takes a run whose arguments fit the task's signature. Hot.
+
+        Args:
+            task: the task.
+            args: positional arguments.
+            kwargs: keyword arguments, `None` where there are none.
+            wait_for: futures whose runs must have ended first.
+            scope: the runner and flow run that it belongs to.
+            number: the run's number if a worker that submits it has given it one.
+        """
         if self.closed:
             raise RunnerStateError(
                 runner=self.runner_name, problem="it has been left, so it takes no more runs"
             )
         if task.resources and not task.told_resources:
             self._tell_resources(task)
-        call = Call(task, args, kwargs, next_number(), copy_context(), scope)
+        if number is None:
+            number = next_number()
+        call = Call(task, args, kwargs, number, copy_context(), scope)
         future: TaskFuture[Any] = TaskFuture(self, task, call.number, call, time.time())
         if self._captures:
             call.options = self.backend.capture()
@@ -183,8 +200,19 @@ class Dispatcher:
         size: int,
         wait_for: Any,
         scope: Scope,
+        base: int | None = None,
     ) -> TaskFutureList[Any]:
-        """Takes the runs of a map: columns of mapped arguments and values that are the same for all."""
+        """Takes the runs of a map: columns of mapped arguments and values that are the same for all.
+
+        Args:
+            task: the task.
+            positional: for each positional argument `(column, None)` if mapped, else `(None, value)`.
+            keywords: likewise by name.
+            size: how many elements.
+            wait_for: futures whose runs must have ended first.
+            scope: the runner and flow run that they belong to.
+            base: the first run's number if a worker that submits them has numbered them.
+        """
         if self.closed:
             raise RunnerStateError(
                 runner=self.runner_name, problem="it has been left, so it takes no more runs"
@@ -206,10 +234,18 @@ class Dispatcher:
                     name: value if column is None else column[index]
                     for name, (column, value) in keywords.items()
                 }
-                futures.append(self.submit(task, args, kwargs or None, wait_for, scope))
+                number = base + index if base is not None else None
+                futures.append(self.submit(task, args, kwargs or None, wait_for, scope, number))
             return TaskFutureList(futures)
         record: MapRecord[Any] = MapRecord(
-            self, task, reserve(size), size, positional, keywords or None, copy_context(), scope
+            self,
+            task,
+            base if base is not None else reserve(size),
+            size,
+            positional,
+            keywords or None,
+            copy_context(),
+            scope,
         )
         if self._captures:
             record.options = self.backend.capture()
@@ -227,30 +263,13 @@ class Dispatcher:
 
     # ------------------------------------------------------------------ what futures ask
 
-    def state_of(self, future: TaskFuture[Any]) -> State[Any]:
-        """The state of a run as it is now."""
-        from manyhands.engine.task_run import failure_message
-
+    def open_state(self, future: TaskFuture[Any]) -> State[Any]:
+        """See `Answers`."""
         phase = future._phase
         detail = future._detail
         now = future._since
-        if phase >= DONE:
-            if detail is not None and detail.state is not None:
-                return detail.state
-            outcome = future._outcome
-            if phase == COMPLETED:
-                return State(StateType.COMPLETED, data=outcome, timestamp=now)
-            if phase == FAILED:
-                return State(
-                    StateType.FAILED, None, failure_message(outcome), data=outcome, timestamp=now
-                )
-            if phase == CANCELLED:
-                return State(StateType.CANCELLED, timestamp=now)
-            if phase == CRASHED:
-                return State(StateType.CRASHED, None, str(outcome), data=outcome, timestamp=now)
-            return State(StateType.PENDING, "NotReady", str(outcome), data=outcome, timestamp=now)
         call = future._call
-        if future._is_running():
+        if future._is_running() or (phase == SENT and self.backend.has_begun(future)):
             retrying = call is not None and call.attempt > 1
             return State(StateType.RUNNING, "Retrying" if retrying else None, timestamp=now)
         if phase == QUEUED:
@@ -260,39 +279,14 @@ class Dispatcher:
             return State(StateType.SCHEDULED, "AwaitingRetry", timestamp=now, scheduled_time=due)
         return State(StateType.PENDING, timestamp=now)
 
-    def value_of(self, future: TaskFuture[Any]) -> Any:
-        """The value of a completed run.
-
-        Raises:
-            MissingResult: it is an element of a map whose list was dropped before anybody took the future.
-        """
+    def argument_of(self, future: TaskFuture[Any]) -> Any:
+        """What a completed run gives to a run of the same runner: its value, or where that is."""
         value = future._outcome
-        if value is RELEASED:
-            raise MissingResult(run_name=future.name)
-        return value
-
-    def values_of(self, record: MapRecord[Any]) -> list[Any]:
-        """The values of a map all of whose elements completed."""
-        return list(record.values)
+        return value if isinstance(value, Handle) else self.value_of(future)
 
     def native(self, future: TaskFuture[Any]) -> Any:
         """The engine's own future of a run, `None` on runners of this machine."""
         return self.backend.native(future)
-
-    def add_callback(
-        self, future: TaskFuture[Any], fn: Callable[[TaskFuture[Any]], object]
-    ) -> None:
-        """Arranges for a user's callback."""
-        context = copy_context()
-        with LOCK:
-            if future.watch(lambda ended: self._call_back(ended, fn, context)):
-                return
-        self._call_back(future, fn, context)
-
-    def _call_back(
-        self, future: TaskFuture[Any], fn: Callable[[TaskFuture[Any]], object], context: Context
-    ) -> None:
-        CALLBACKS.put(f"A callback of task run {future.name!r}", context.run, fn, future)
 
     def cancel(self, future: TaskFuture[Any]) -> bool:
         """Ends a run as CANCELLED; False if it had ended."""
@@ -344,11 +338,8 @@ class Dispatcher:
             detail.upstreams = ()  # filled in once, for all attempts
         limit = call.task.timeout_seconds
         if limit is not None:
-            attempt = call.attempt
             with LOCK:
-                future._details().timer = TIMERS.after(
-                    limit, lambda: self._expired(future, attempt, limit)
-                )
+                self._limit(future, call.attempt, limit)
         return call
 
     def ended(self, future: TaskFuture[Any], outcome: Outcome) -> None:
@@ -419,19 +410,27 @@ class Dispatcher:
     def started(self, batch: int, position: int) -> None:
         """See `BackendEvents`."""
         with LOCK:
-            self.scheduler.batch_started(batch, position)
+            future = self.scheduler.batch_started(batch, position)
+            call = future._call if future is not None else None
+            if future is not None and call is not None and self.capabilities.stops_hard:
+                future._since = time.time()
+                limit = call.task.timeout_seconds
+                if limit is not None:
+                    self._limit(future, call.attempt, limit)
         self.drain()
+
+    def _limit(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
+        """Starts an attempt's time limit; with `LOCK` held."""
+        future._details().timer = TIMERS.after(limit, lambda: self._expired(future, attempt, limit))
 
     def reported(self, report: Report) -> None:
         """See `BackendEvents`."""
-        import logging
-
         for record in report.logs:
-            logging.getLogger(record.name).handle(record)
+            self.logged(record)
         with LOCK:
             entry = self.scheduler.batches.get(report.batch)
             if entry is not None:
-                self.scheduler.batch_observed(report.batch, report.seconds, len(report.values))
+                self.scheduler.batch_observed(report.batch, report.seconds, report.count)
                 self.scheduler.batch_reported(
                     report.batch, report.positions, report.values, report.ends
                 )
@@ -439,9 +438,10 @@ class Dispatcher:
                     self.scheduler.batch_closed(report.batch)
         self.drain()
 
-    def handed_back(self, batch: int, positions: list[int]) -> None:
+    def handed_back(self, batch: int, positions: list[int], seconds: float = 0.0) -> None:
         """See `BackendEvents`."""
         with LOCK:
+            self.scheduler.batch_observed(batch, seconds, 1 if seconds else 0, at_least=True)
             self.scheduler.batch_handed_back(batch, positions)
         self.drain()
 
@@ -460,6 +460,40 @@ class Dispatcher:
         """See `BackendEvents`."""
         with LOCK:
             self.scheduler.batch_lost(batch, error, maybe_started, time.time())
+        self.drain()
+
+    def logged(self, record: LogRecord) -> None:
+        """See `BackendEvents`."""
+        getLogger(record.name).handle(record)
+
+    def broken(self, error: Callable[[str], BaseException]) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            self.scheduler.broke(error, time.time())
+        self.drain()
+
+    def waiting(
+        self,
+        batch: int,
+        position: int | None,
+        wanted: list[Any],
+        *,
+        blocks: bool,
+        timed: bool,
+        tag: Any,
+    ) -> Helper | None:
+        """See `BackendEvents`."""
+        with LOCK:
+            helper: Helper | None = self.scheduler.run_waits(
+                batch, position, wanted, blocks=blocks, timed=timed, tag=tag
+            )
+        self.drain()
+        return helper
+
+    def resumed(self, helper: Helper) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            self.scheduler.run_resumed(helper)
         self.drain()
 
     # ------------------------------------------------------------------ effects
@@ -515,6 +549,54 @@ class Dispatcher:
             self._release_slots(effect[1])
         elif kind == effects_of.DRAINED:
             self._drained()
+        elif kind == effects_of.RETURNS:
+            with LOCK:
+                self._wait_for_returned(effect[1], effect[2])
+        elif kind == effects_of.HELP:
+            self._help(effect[1])
+        elif kind == effects_of.RECALL:
+            self.backend.recall(effect[1])
+        elif kind == effects_of.IDLE:
+            self._look_for_idle()
+        elif kind == effects_of.GONE:
+            self.backend.slot_gone(effect[1])
+        elif kind == effects_of.OVERDUE:
+            self._overdue(effect[1], effect[2])
+
+    def _help(self, helper: Helper) -> None:
+        try:
+            with LOCK:
+                self.scheduler.help(helper)
+        except WaitCycle as error:
+            self.backend.refuse(helper, error)
+
+    def _look_for_idle(self) -> None:
+        """A slot is idle: after a while, what others have not begun is taken back, unless it found something to do."""
+        if not self._looking:
+            self._looking = True
+            TIMERS.after(PATIENCE, self._recall)
+
+    def _recall(self) -> None:
+        self._looking = False
+        with LOCK:
+            self.scheduler.recall()
+        self.drain()
+
+    def _overdue(self, future: TaskFuture[Any], call: Call | None) -> None:
+        """An attempt was stopped by force at its time limit, so nobody but us can say what that means."""
+        from manyhands.engine.task_run import overdue_outcome
+
+        if call is None:
+            return
+        CALLBACKS.put(
+            f"The end of task run {future.name!r}",
+            lambda: self._ended_overdue(future, overdue_outcome(call)),
+        )
+
+    def _ended_overdue(self, future: TaskFuture[Any], outcome: Outcome) -> None:
+        with LOCK:
+            self.scheduler.ended(future, outcome, time.time())
+        self.drain()
 
     def _settled(self, future: TaskFuture[Any]) -> None:
         try:
@@ -577,6 +659,14 @@ class Dispatcher:
             self.backend.interrupt(future)
         if self.capabilities.pulls:
             TIMERS.after(GRACE / 4, lambda: self._insist(future, attempt, 3))
+        elif self.capabilities.stops_hard:
+            TIMERS.after(GRACE / 2, lambda: self._force(future, attempt))
+
+    def _force(self, future: TaskFuture[Any], attempt: int | None) -> None:
+        """An interrupted run has had its grace."""
+        call = future._call
+        if call is None or call.attempt == attempt:
+            self.backend.force(future)
 
     def _insist(self, future: TaskFuture[Any], attempt: int | None, more: int) -> None:
         """Interrupts again what may still run of an attempt, and in the end gives it up."""

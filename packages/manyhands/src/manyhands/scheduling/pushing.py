@@ -5,6 +5,7 @@ May import `scheduler`.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import (
@@ -14,24 +15,94 @@ from manyhands.calls import (
     READY,
     RUNNING,
     SENT,
+    WAITING,
     Batch,
     Outcome,
 )
 from manyhands.futures.maps import MapRecord, Span
 from manyhands.futures.run import TaskFuture
-from manyhands.scheduling.effects import LAUNCH
+from manyhands.scheduling.effects import GONE, HELP, IDLE, LAUNCH, OVERDUE, RECALL
 from manyhands.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from manyhands.futures.blocking import Wanted
     from manyhands.scheduling.backend import Capabilities
+    from manyhands.tasks import Task
 
-__all__ = ["PushingScheduler"]
+__all__ = ["Helper", "PushingScheduler"]
+
+
+#: Batches of coroutines in flight per slot.
+LOOP_WINDOW = 64
+
+
+class Helper:
+    """A run of a batch that waits, and whose worker can be given what it waits for.
+
+    Attributes:
+        batch: the batch it is in.
+        run: the run, `None` if what waits is no run of ours (a flow inside one).
+        wanted: what it waits for.
+        blocks: whether its worker can do nothing else meanwhile.
+        tag: what the backend knows it by.
+        spare: the slot that stands in for the worker's, if any.
+    """
+
+    __slots__ = (
+        "_queued",
+        "_scheduler",
+        "batch",
+        "blocks",
+        "run",
+        "spare",
+        "stack",
+        "tag",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        scheduler: PushingScheduler,
+        batch: Batch,
+        run: TaskFuture[Any] | None,
+        wanted: Wanted,
+        stack: list[TaskFuture[Any]],
+        *,
+        blocks: bool,
+        tag: Any,
+    ) -> None:
+        self._scheduler = scheduler
+        self._queued = False
+        self.batch = batch
+        self.run = run
+        self.wanted = wanted
+        self.stack = stack
+        self.blocks = blocks
+        self.tag = tag
+        self.spare: int | None = None
+
+    def serves(self, dispatcher: Any) -> bool:
+        """Whether runs of a runner may be given to it."""
+        return dispatcher.scheduler is self._scheduler
+
+    def look_again(self) -> None:
+        """Something that it waits for may be startable now."""
+        if not self._queued:
+            self._queued = True
+            self._scheduler.effects.append((HELP, self))
+
+    def looked(self) -> None:
+        """`look_again` is done."""
+        self._queued = False
 
 
 class PushingScheduler(Scheduler):
     """For workers that are sent batches.
+
+    A worker that waits for runs is blocked: its slot gets nothing but what it waits for, in batches that count
+    towards no window. Where a slot has nothing to do while another holds runs it has not begun, these are recalled.
 
     Args:
         capabilities: of the backend.
@@ -39,48 +110,259 @@ class PushingScheduler(Scheduler):
     Attributes:
         slots: how many batches are in flight at each slot.
         batches: what is in flight: each batch, and the positions in it that have not been reported.
+        helpers: by slot, the runs that wait there, innermost last.
+        ready_async: as `ready`, for coroutines of workers that have a loop for them.
+        loops: how many batches of coroutines are in flight at each slot; they leave the slot free for others.
+        broken: what every run ends with if no worker can be started.
     """
 
     def __init__(self, capabilities: Capabilities) -> None:
         super().__init__(capabilities)
         self.slots: dict[int, int] = {}
         self.batches: dict[int, tuple[Batch, set[int]]] = {}
+        self.helpers: dict[int, list[Helper]] = {}
+        self.broken: Callable[[str], BaseException] | None = None
+        self.ready_async: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
+        self.loops: dict[int, int] = {}
         self._batch_number = 0
+        self._helping: dict[int, Helper] = {}
+        self._recalled: set[int] = set()
+        self._leaving: set[int] = set()
+        self._on_loops: set[int] = set()
 
     def _push(self, future: TaskFuture[Any]) -> None:
+        if self.broken is not None:
+            self.settle(future, CRASHED, self.broken(future.name), future._since)
+            return
         future._start = True
-        self.ready.append(future)
+        self._lane(future._task).append(future)
         self._fill()
 
+    def _lane(self, task: Task[Any, Any]) -> deque[TaskFuture[Any] | MapRecord[Any]]:
+        return self.ready_async if task.is_async and self.capabilities.loops else self.ready
+
     def _push_record(self, record: MapRecord[Any], last: bool) -> None:
+        if self.broken is not None:
+            for index in range(record.size):
+                future = record.materialize(index)
+                self.settle(future, CRASHED, self.broken(future.name), future._since)
+            return
         if record.queued:
             return
         record.queued = True
         if last:
-            self.ready.append(record)
+            self._lane(record.task).append(record)
         else:
-            self.ready.appendleft(record)
+            self._lane(record.task).appendleft(record)
         self._fill()
 
+    def broke(self, error: Callable[[str], BaseException], now: float) -> None:
+        """No worker can be started: every run that is open, or comes later, is CRASHED with this."""
+        self.broken = error
+        for batch, positions in list(self.batches.values()):
+            for position in list(positions):
+                future = self.run_at(batch, position)
+                self.settle(future, CRASHED, error(future.name), now)
+            self.batch_closed(batch.number)
+        while self.ready or self.ready_async:
+            item = (self.ready or self.ready_async).popleft()
+            if isinstance(item, MapRecord):
+                item.queued = False
+                while item.unclaimed:
+                    start, stop = item.unclaimed.popleft()
+                    for index in range(start, stop):
+                        future = item.materialize(index)
+                        self.settle(future, CRASHED, error(future.name), now)
+            else:
+                self.settle(item, CRASHED, error(item.name), now)
+
+    # ------------------------------------------------------------------ waits on workers
+
     def claim(self, future: TaskFuture[Any]) -> bool:
-        """See `Scheduler`: no worker of this kind runs things in the driver."""
-        return False
+        """Takes a ready run out of its turn, for a worker that waits for it."""
+        if self._lane(future._task) is self.ready_async:
+            return False  # it is sent at once, or waits for nothing but a loop
+        return self._pick(future) and future._claim()
 
     def claim_span(self, record: MapRecord[Any]) -> Span | None:
-        """See `claim`."""
-        return None
+        """Takes some elements of a map out of their turn, for a worker that waits for it."""
+        if not record.unclaimed:
+            return None
+        seconds, observed = self._expected(record.task)
+        span = self._take_span(record, len(self.slots), seconds, observed)
+        if record.unclaimed:
+            self._push_record(record, last=False)
+        return span
+
+    def run_waits(
+        self,
+        number: int,
+        position: int | None,
+        wanted: Wanted,
+        *,
+        blocks: bool,
+        timed: bool,
+        tag: Any = None,
+    ) -> Helper | None:
+        """A run on a worker is about to wait.
+
+        Args:
+            number: the batch it is in.
+            position: of the run in it; `None` if what waits is no run of ours.
+            wanted: what it waits for.
+            blocks: whether its worker can do nothing else meanwhile.
+            timed: whether the wait has a time limit; the worker then lends its slot to a spare one.
+            tag: what the backend knows the wait by.
+
+        Returns:
+            What stands for it until `run_resumed`; `None` if the batch is not in flight any more.
+
+        Raises:
+            WaitCycle: the run would wait for itself.
+        """
+        entry = self.batches.get(number)
+        if entry is None:
+            return None
+        batch = entry[0]
+        slot = batch.slot
+        run = self.run_at(batch, position) if position is not None else None
+        stack = [] if run is None else [run]
+        if blocks:
+            stack = [h.run for h in self.helpers.get(slot, ()) if h.blocks and h.run] + stack
+        helper = Helper(self, batch, run, wanted, stack, blocks=blocks, tag=tag)
+        if run is not None:
+            for below in stack:
+                self.check_cycle(wanted, below)
+            self.waits(run, wanted)
+        self.helpers.setdefault(slot, []).append(helper)
+        if blocks and timed:
+            helper.spare = self._lend()
+        elif blocks:
+            helper.look_again()
+        self._fill()
+        return helper
+
+    def run_resumed(self, helper: Helper) -> None:
+        """A run on a worker goes on."""
+        slot = helper.batch.slot
+        here = self.helpers.get(slot)
+        if here is None or helper not in here:
+            return
+        here.remove(helper)
+        if not here:
+            del self.helpers[slot]
+        if helper.run is not None:
+            self.waits(helper.run, None)
+        if helper.spare is not None:
+            self._take_back_slot(helper.spare)
+        self._fill()
+
+    def help(self, helper: Helper) -> None:
+        """Gives a waiting worker a run that it waits for, or that one needs, if there is one to be had.
+
+        Raises:
+            WaitCycle: the run would wait for itself.
+        """
+        helper.looked()
+        slot = helper.batch.slot
+        here = self.helpers.get(slot, [])
+        if not helper.blocks or helper is not next((h for h in reversed(here) if h.blocks), None):
+            return
+        if helper.spare is not None or helper in self._helping.values():
+            return
+        work = self.wait_for(helper.wanted, helper, helper.stack)
+        if work is None:
+            return
+        if type(work) is TaskFuture:
+            work._phase = SENT
+            batch = self._new_batch(slot, [work], None)
+        else:
+            batch = self._new_batch(slot, work, None)
+        batch.helper = helper
+        self._helping[batch.number] = helper
+        self.effects.append((LAUNCH, batch))
+
+    def _lend(self) -> int:
+        spare = max(self.slots, default=-1) + 1
+        self.slots[spare] = 0
+        return spare
+
+    def _take_back_slot(self, slot: int) -> None:
+        if slot not in self.slots:
+            return
+        self._leaving.add(slot)
+        self._let_go(slot)
+
+    def _let_go(self, slot: int) -> None:
+        """A spare slot ends once nothing is in flight there."""
+        if slot in self._leaving and not self.slots.get(slot) and slot not in self.helpers:
+            self._leaving.discard(slot)
+            self.slots.pop(slot, None)
+            self.effects.append((GONE, slot))
+
+    # ------------------------------------------------------------------ recalls
+
+    def _look_for_idle(self) -> None:
+        """Has the dispatcher look again in a while if a slot is idle and another has more than it is at."""
+        if not self.capabilities.recalls or self.ready or not self.batches or not self._idle_slot():
+            return
+        if any(
+            (
+                len(positions) > 1
+                or self.slots.get(batch.slot, 0) > 1
+                or self._is_blocked(batch.slot)
+            )
+            and number not in self._recalled
+            for number, (batch, positions) in self.batches.items()
+        ):
+            self.effects.append((IDLE,))
+
+    def _idle_slot(self) -> bool:
+        return any(
+            in_flight == 0 or self._is_blocked(slot)
+            for slot, in_flight in self.slots.items()
+            if slot not in self._leaving
+        )
+
+    def recall(self) -> None:
+        """If a slot is still idle: what others have not begun becomes ready again."""
+        if self.ready or not self._idle_slot():
+            return
+        for number, (batch, positions) in self.batches.items():
+            if number in self._recalled:
+                continue
+            if len(positions) > 1 or self.slots.get(batch.slot, 0) > 1:
+                self._recalled.add(number)
+                self.effects.append((RECALL, batch))
+
+    def _is_blocked(self, slot: int) -> bool:
+        return any(helper.blocks for helper in self.helpers.get(slot, ()))
+
+    # ------------------------------------------------------------------ batches
 
     def cancel_some(self, most: int, now: float) -> bool:
         """See `Scheduler`; what is in flight last."""
-        if super().cancel_some(most, now):
+        if super().cancel_some(most, now) or self._cancel_ready(self.ready_async, most, now) <= 0:
             return True
         for batch, positions in list(self.batches.values()):
             for position in list(positions):
-                if type(batch.runs) is Span:
-                    self.cancel(batch.runs.record.materialize(batch.runs.start + position), now)
-                else:
-                    self.cancel(batch.runs[position], now)
+                self.cancel(self.run_at(batch, position), now)
         return False
+
+    def run_at(self, batch: Batch, position: int) -> TaskFuture[Any]:
+        """The run at a position of a batch, with its call if it is open."""
+        if type(batch.runs) is not Span:
+            return batch.runs[position]  # type: ignore[no-any-return]
+        record = batch.runs.record
+        index = batch.runs.start + position
+        future = record.materialize(index)
+        if future._phase < DONE:
+            future._claim()
+            if future._call is None:
+                future._call = record.call(index)
+            if future._phase == READY:
+                future._phase = SENT
+        return future
 
     def slots_changed(self, numbers: Iterable[int]) -> None:
         """These slots exist now."""
@@ -89,18 +371,42 @@ class PushingScheduler(Scheduler):
 
     def _fill(self) -> None:
         """Launches batches while something is ready and a slot has room."""
+        while self.ready_async:
+            slot = min(self.slots, key=lambda number: self.loops.get(number, 0), default=None)
+            if slot is None or self.loops.get(slot, 0) >= LOOP_WINDOW:
+                break
+            batch = self._make_batch(self.ready_async, slot, len(self.slots))
+            if batch is not None:
+                self.loops[slot] = self.loops.get(slot, 0) + 1
+                self._on_loops.add(batch.number)
+                self.effects.append((LAUNCH, batch))
         while self.ready:
-            slot = min(self.slots, key=self.slots.__getitem__, default=None)
+            slot, idle = self._roomiest()
             if slot is None or self.slots[slot] >= self.policy.window:
                 return
-            idle = sum(1 for in_flight in self.slots.values() if in_flight == 0)
             if idle == 0 and self._few_ready():
                 return  # it is better company for what comes while the slots are busy
-            batch = self._make_batch(slot, idle or len(self.slots))
+            batch = self._make_batch(self.ready, slot, idle or len(self.slots))
             if batch is None:
                 return
             self.slots[slot] += 1
             self.effects.append((LAUNCH, batch))
+        self._look_for_idle()
+
+    def _roomiest(self) -> tuple[int | None, int]:
+        """The slot with the least in flight, and how many have nothing."""
+        if not self.helpers and not self._leaving:
+            slot = min(self.slots, key=self.slots.__getitem__, default=None)
+            if slot is None or self.slots[slot]:
+                return slot, 0
+            return slot, sum(1 for in_flight in self.slots.values() if in_flight == 0)
+        usable = {
+            slot: in_flight
+            for slot, in_flight in self.slots.items()
+            if slot not in self._leaving and not self._is_blocked(slot)
+        }
+        slot = min(usable, key=usable.__getitem__, default=None)
+        return slot, sum(1 for in_flight in usable.values() if in_flight == 0)
 
     def _few_ready(self) -> bool:
         """Whether what is ready would fill less than a quarter of a message."""
@@ -111,8 +417,9 @@ class PushingScheduler(Scheduler):
         most = self.policy.size(seconds, observed, 1 << 30, 1, None)
         return len(self.ready) < most // 4
 
-    def _make_batch(self, slot: int, spread: int) -> Batch | None:
-        ready = self.ready
+    def _make_batch(
+        self, ready: deque[TaskFuture[Any] | MapRecord[Any]], slot: int, spread: int
+    ) -> Batch | None:
         runs: Any = []
         total = 0.0
         limit = 1 << 30
@@ -120,7 +427,7 @@ class PushingScheduler(Scheduler):
         while ready and len(runs) < limit:
             item = ready[0]
             task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
-            seconds, observed = self.durations.of(task)
+            seconds, observed = self._expected(task)
             if type(item) is MapRecord:
                 if runs:
                     break
@@ -128,7 +435,7 @@ class PushingScheduler(Scheduler):
                     ready.popleft()
                     item.queued = False
                     continue
-                return self._record_batch(item, slot, spread, seconds, observed)
+                return self._record_batch(ready, item, slot, spread, seconds, observed)
             assert isinstance(item, TaskFuture)
             if item._phase != READY or not hasattr(item, "_start"):
                 ready.popleft()
@@ -153,29 +460,76 @@ class PushingScheduler(Scheduler):
             runs.append(item)
             total += seconds or 0.0
             known = known and seconds is not None
+            if item._detail is not None and item._detail.dependants and self.capabilities.fuses:
+                before = len(runs)
+                self._fuse(runs, item)
+                limit += len(runs) - before
         if not runs:
             return None
         return self._new_batch(slot, runs, total if known else None)
 
-    def _record_batch(
-        self, record: MapRecord[Any], slot: int, spread: int, seconds: float | None, observed: int
-    ) -> Batch:
+    def _fuse(self, runs: list[TaskFuture[Any]], last: TaskFuture[Any]) -> None:
+        """Lets the chain that hangs on a run travel with it: each run the only one that waits for the one before."""
+        if last._task.is_async or last._task.batch_limit == 1 or last._details().alone:
+            return
+        while len(runs) < self.policy.cap:
+            dependants = last._details().dependants
+            if not dependants or len(dependants) != 1:
+                return
+            follower, allow_failure = dependants[0]
+            detail = follower._details()
+            if (
+                allow_failure
+                or follower._phase != WAITING
+                or detail.blockers != 1
+                or detail.limited
+                or detail.alone
+                or follower._dispatcher.scheduler is not self
+                or follower._task.is_async
+                or follower._task.batch_limit is not None
+            ):
+                return
+            self.waiting.discard(follower)
+            follower._phase = SENT
+            runs.append(follower)
+            last = follower
+
+    def _take_span(
+        self, record: MapRecord[Any], spread: int, seconds: float | None, observed: int
+    ) -> Span:
         start, stop = record.unclaimed[0]
         size = self.policy.size(seconds, observed, stop - start, spread, record.task.batch_limit)
         if start + size >= stop:
             size = stop - start
             record.unclaimed.popleft()
-            if not record.unclaimed:
-                self.ready.popleft()
-                record.queued = False
         else:
             record.unclaimed[0] = (start + size, stop)
-        for index in range(start, start + size):
+        for index in range(start, start + size) if record.futures else ():
             future = record.futures.get(index)
             if future is not None and future._claim():
                 future._phase = SENT
-        span = Span(record, start, start + size)
-        return self._new_batch(slot, span, None if seconds is None else seconds * size)
+        return Span(record, start, start + size)
+
+    def _expected(self, task: Task[Any, Any]) -> tuple[float | None, int]:
+        """How long a run of a task holds up those behind it in a batch, and the number of observations."""
+        if task.is_async and self.capabilities.loops:
+            return 0.0, self.policy.cap  # they run side by side
+        return self.durations.of(task)
+
+    def _record_batch(
+        self,
+        ready: deque[TaskFuture[Any] | MapRecord[Any]],
+        record: MapRecord[Any],
+        slot: int,
+        spread: int,
+        seconds: float | None,
+        observed: int,
+    ) -> Batch:
+        span = self._take_span(record, spread, seconds, observed)
+        if not record.unclaimed:
+            ready.popleft()
+            record.queued = False
+        return self._new_batch(slot, span, None if seconds is None else seconds * len(span))
 
     def _new_batch(self, slot: int, runs: Any, seconds: float | None) -> Batch:
         self._batch_number += 1
@@ -209,22 +563,29 @@ class PushingScheduler(Scheduler):
                 if type(value) is not Outcome:
                     self.element_completed(record, index, value, end)
                     continue
-                future = record.materialize(index)
-                if future._call is None and future._phase < DONE:
-                    future._call = record.call(index)
-            else:
-                future = batch.runs[position]
+            future = self.run_at(batch, position)
             if type(value) is Outcome:
                 self.ended(future, value, end)
             else:
                 self.settle(future, COMPLETED, value, end)
 
-    def batch_observed(self, number: int, seconds: float, count: int) -> None:
-        """Runs of a batch took this long together."""
+    def batch_observed(
+        self, number: int, seconds: float, count: int, *, at_least: bool = False
+    ) -> None:
+        """Runs of a batch took this long together.
+
+        Args:
+            number: the batch.
+            seconds: how long.
+            count: how many runs.
+            at_least: whether they have not ended, so that only a longer time than expected tells anything.
+        """
         entry = self.batches.get(number)
         if entry is not None and count:
             runs = entry[0].runs
             task = runs.record.task if type(runs) is Span else runs[0]._task
+            if at_least and seconds <= (self.durations.of(task)[0] or 0.0):
+                return
             self.durations.observe(task, seconds, count)
 
     def batch_handed_back(self, number: int, positions: Sequence[int]) -> None:
@@ -244,21 +605,9 @@ class PushingScheduler(Scheduler):
         if entry is None:
             return
         batch, open_positions = entry
-        for position in open_positions:
-            if type(batch.runs) is Span:
-                index = batch.runs.start + position
-                future = batch.runs.record.materialize(index)
-                if future._phase < DONE and future._call is None:
-                    future._call = batch.runs.record.call(index)
-            else:
-                future = batch.runs[position]
-            future._details().alone = True
         for position in sorted(open_positions, reverse=True):
-            future = (
-                batch.runs.record.futures[batch.runs.start + position]
-                if type(batch.runs) is Span
-                else batch.runs[position]
-            )
+            future = self.run_at(batch, position)
+            future._details().alone = True
             if future._phase < DONE:
                 self._first_again(future)
         open_positions.clear()
@@ -270,9 +619,20 @@ class PushingScheduler(Scheduler):
         if entry is None:
             return
         batch, open_positions = entry
-        if batch.slot in self.slots:
-            self.slots[batch.slot] -= 1
+        self._recalled.discard(number)
+        helper = self._helping.pop(number, None)
         self._again(batch, sorted(open_positions))
+        if helper is not None:
+            helper.look_again()
+        elif number in self._on_loops:
+            self._on_loops.discard(number)
+            self.loops[batch.slot] -= 1
+        elif batch.slot in self.slots:
+            self.slots[batch.slot] -= 1
+        for left in [h for h in self.helpers.get(batch.slot, ()) if h.batch is batch]:
+            self.run_resumed(left)  # its worker died while it waited
+        if batch.slot in self._leaving:
+            self._let_go(batch.slot)
         self._fill()
 
     def _again(self, batch: Batch, positions: Sequence[int]) -> None:
@@ -285,6 +645,9 @@ class PushingScheduler(Scheduler):
                 if future is not None:
                     if future._phase >= DONE:
                         continue
+                    if future._call is not None:
+                        self._first_again(future)
+                        continue
                     future._phase = READY
                     future._start = True
                 first = record.unclaimed[0] if record.unclaimed else (-1, -1)
@@ -294,7 +657,9 @@ class PushingScheduler(Scheduler):
                     record.unclaimed.appendleft((index, index + 1))
             if record.unclaimed and not record.queued:
                 record.queued = True
-                self.ready.appendleft(record)
+                self._lane(record.task).appendleft(record)
+            if positions:
+                self._tell_wanting(record.wanted)
             return
         for position in reversed(positions):
             future = batch.runs[position]
@@ -302,18 +667,37 @@ class PushingScheduler(Scheduler):
                 self._first_again(future)
 
     def _first_again(self, future: TaskFuture[Any]) -> None:
+        detail = future._details()
+        detail.blockers = sum(
+            1
+            for entry in detail.upstreams
+            if isinstance(entry.future, TaskFuture) and entry.future._phase < DONE
+        )
+        if detail.blockers:  # it travelled in one batch with what it waits for
+            future._phase = WAITING
+            self.waiting.add(future)
+            return
+        if self.broken is not None:
+            self.settle(future, CRASHED, self.broken(future.name), future._since)
+            return
         future._phase = READY
         future._start = True
-        self.ready.appendleft(future)
+        self._lane(future._task).appendleft(future)
+        self._tell_wanting(detail.wanted)
 
-    def batch_started(self, number: int, position: int) -> None:
-        """A run of a batch has begun."""
+    def batch_started(self, number: int, position: int) -> TaskFuture[Any] | None:
+        """A run of a batch has begun.
+
+        Returns:
+            The run, if it is open.
+        """
         entry = self.batches.get(number)
-        if entry is None or type(entry[0].runs) is Span:
-            return
-        future = entry[0].runs[position]
+        if entry is None or position not in entry[1]:
+            return None
+        future = self.run_at(entry[0], position)
         if future._phase == SENT:
             future._phase = RUNNING
+        return future if future._phase == RUNNING else None
 
     def batch_lost(
         self,
@@ -332,18 +716,13 @@ class PushingScheduler(Scheduler):
         )
         for position in sorted(begun):
             open_positions.discard(position)
-            if type(batch.runs) is Span:
-                record = batch.runs.record
-                index = batch.runs.start + position
-                future = record.materialize(index)
-                if future._call is None and future._phase < DONE:
-                    future._call = record.call(index)
-            else:
-                future = batch.runs[position]
+            future = self.run_at(batch, position)
             if future._phase >= DONE:
                 continue
             detail = future._details()
-            if detail.crashes < future._task.crash_retries:
+            if detail.overdue:  # it was stopped at its limit, and has attempts left
+                self.effects.append((OVERDUE, future, future._call))
+            elif detail.crashes < future._task.crash_retries:
                 detail.crashes += 1
                 self._first_again(future)
             else:

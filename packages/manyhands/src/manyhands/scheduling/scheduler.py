@@ -59,6 +59,7 @@ from manyhands.scheduling.effects import (
     OTHER,
     RECORD,
     RELEASE,
+    RETURNS,
     SETTLED,
     TIMER,
 )
@@ -374,6 +375,10 @@ class Scheduler:
             return
         if outcome.name is not None:
             future._details().name = outcome.name
+        if outcome.phase == WAITING:
+            future._phase = RUNNING
+            self.effects.append((RETURNS, future, outcome.value))
+            return
         if outcome.phase != AWAITING_RETRY:
             self.settle(future, outcome.phase, outcome.value, now, outcome.state)
             return
@@ -508,10 +513,10 @@ class Scheduler:
         self, future: TaskFuture[Any], upstream: TaskFuture[Any], allow_failure: bool
     ) -> None:
         """One of the runs that a run waits for has ended."""
-        if future._phase != WAITING:
-            return
-        if upstream._phase != COMPLETED and not allow_failure:
+        failed = upstream._phase != COMPLETED and not allow_failure
+        if failed and future._phase in (WAITING, SENT):  # SENT with it, in one batch
             self._not_ready(future, upstream)
+        if future._phase != WAITING:
             return
         detail = future._details()
         detail.blockers -= 1

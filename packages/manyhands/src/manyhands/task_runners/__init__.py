@@ -6,7 +6,9 @@
     workers.py      workers of this process; async_lane.py runs their async tasks
     sequential.py   everything in the submitting thread
     threads.py      the thread pool
+    processes/      the process pool
     executor.py     any `concurrent.futures.Executor`
+    packing.py      what backends across a process border do before they send a batch
 
 Loaded on access, so that naming one runner does not load the others.
 """
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from manyhands.task_runners.base import BaseTaskRunner, TaskRunner
     from manyhands.task_runners.executor import ExecutorTaskRunner
+    from manyhands.task_runners.processes import ProcessPoolTaskRunner
     from manyhands.task_runners.sequential import SequentialTaskRunner
     from manyhands.task_runners.threads import ThreadPoolTaskRunner
 
@@ -27,6 +30,7 @@ __all__ = [
     "BaseTaskRunner",
     "ConcurrentTaskRunner",
     "ExecutorTaskRunner",
+    "ProcessPoolTaskRunner",
     "SequentialTaskRunner",
     "TaskRunner",
     "ThreadPoolTaskRunner",
@@ -36,6 +40,7 @@ _HOMES = {
     "BaseTaskRunner": ("base", "BaseTaskRunner"),
     "ConcurrentTaskRunner": ("threads", "ThreadPoolTaskRunner"),
     "ExecutorTaskRunner": ("executor", "ExecutorTaskRunner"),
+    "ProcessPoolTaskRunner": ("processes", "ProcessPoolTaskRunner"),
     "SequentialTaskRunner": ("sequential", "SequentialTaskRunner"),
     "TaskRunner": ("base", "TaskRunner"),
     "ThreadPoolTaskRunner": ("threads", "ThreadPoolTaskRunner"),

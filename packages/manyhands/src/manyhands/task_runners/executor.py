@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import FAILED, Batch, Call, Outcome, Report
 from manyhands.context import SCOPE, TAGS, Scope
-from manyhands.engine import inputs
 from manyhands.engine.batch_run import (
     Packed,
     pack_task,
@@ -28,19 +27,19 @@ from manyhands.engine.batch_run import (
     surroundings_of,
     unpack_report,
 )
-from manyhands.engine.values import value_of
 from manyhands.exceptions import InvalidOption, SerializationError, WorkerDied
-from manyhands.futures.maps import Span
 from manyhands.futures.run import TaskFuture
-from manyhands.logs import library_logger, name_of
+from manyhands.logs import library_logger
 from manyhands.scheduling.backend import BackendEvents, Capabilities
 from manyhands.scheduling.batching import BatchPolicy
-from manyhands.serialization import dumps, find_culprit
+from manyhands.serialization import dumps
 from manyhands.task_runners.base import BaseTaskRunner
+from manyhands.task_runners.packing import calls_of, culprit_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from manyhands.scheduling.pushing import Helper
     from manyhands.tasks import Task
 
 __all__ = ["ExecutorTaskRunner"]
@@ -92,7 +91,7 @@ class ExecutorBackend:
 
     def launch(self, batch: Batch) -> None:
         """See `Backend`."""
-        calls, failed = _calls_of(batch)
+        calls, failed = calls_of(batch)
         packed: Packed | None = None
         if not self.capabilities.isolated:
             for call in calls.values():
@@ -181,7 +180,7 @@ class ExecutorBackend:
                 try:
                     dumps(rows[position])
                 except Exception:
-                    failed[position] = Outcome(FAILED, _culprit(calls[position]))
+                    failed[position] = Outcome(FAILED, culprit_of(calls[position]))
                     del rows[position]
             data = dumps(list(rows.values()))
         if not rows:
@@ -286,48 +285,25 @@ class ExecutorBackend:
         """See `Backend`."""
         return None
 
+    def recall(self, batch: Batch) -> None:
+        """See `Backend`: a queued item cannot be taken back."""
+
+    def slot_gone(self, slot: int) -> None:
+        """See `Backend`: there are no spare slots."""
+
+    def has_begun(self, run: TaskFuture[Any]) -> bool:
+        """See `Backend`."""
+        return False
+
+    def refuse(self, helper: Helper, error: Exception) -> None:
+        """See `Backend`: waits inside runs are not known here."""
+
+    def force(self, run: TaskFuture[Any]) -> None:
+        """See `Backend`: an executor cannot."""
+
     def native(self, run: TaskFuture[Any]) -> Any:
         """See `Backend`."""
         return None
-
-
-def _calls_of(batch: Batch) -> tuple[dict[int, Call], dict[int, Outcome]]:
-    """The calls of a batch by position, upstream values filled in, and the ends of those that cannot be made."""
-    calls: dict[int, Call] = {}
-    failed: dict[int, Outcome] = {}
-    for position in range(len(batch)):
-        if isinstance(batch.runs, Span):
-            record = batch.runs.record
-            index = batch.runs.start + position
-            future = record.futures.get(index)
-            call = record.call(index) if future is None or future._call is None else future._call
-            if future is not None and future.done():
-                continue
-        else:
-            future = batch.runs[position]
-            call = future._call
-            if call is None:
-                continue  # cancelled since
-            detail = future._detail
-            if detail is not None and detail.upstreams:
-                try:
-                    call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
-                    call.kwargs = kwargs or None
-                    detail.upstreams = ()  # filled in once, for all attempts
-                except Exception as error:
-                    failed[position] = Outcome(FAILED, error)
-        calls[position] = call
-    return calls, failed
-
-
-def _culprit(call: Call) -> SerializationError:
-    parameters = call.task.parameters(call.args, call.kwargs)
-    for name, value in parameters.items():
-        try:
-            dumps(value)
-        except Exception:
-            return find_culprit(value, f"parameters[{name!r}]", name_of(call))
-    return find_culprit(parameters, "parameters", name_of(call))
 
 
 def _death(error: BaseException) -> Callable[[str], BaseException]:

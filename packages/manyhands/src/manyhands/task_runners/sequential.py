@@ -33,8 +33,9 @@ class _InlineDispatcher(Dispatcher):
         kwargs: dict[str, Any] | None,
         wait_for: Any,
         scope: Scope,
+        number: int | None = None,
     ) -> TaskFuture[Any]:
-        future = super().submit(task, args, kwargs, wait_for, scope)
+        future = super().submit(task, args, kwargs, wait_for, scope, number)
         self._work((future,))
         return future
 
@@ -46,12 +47,13 @@ class _InlineDispatcher(Dispatcher):
         size: int,
         wait_for: Any,
         scope: Scope,
+        base: int | None = None,
     ) -> TaskFutureList[Any]:
         if task.is_async:
             wait_for = (
                 wait_for if wait_for is not None else []
             )  # one by one: a map of coroutines would run together
-        futures = super().submit_map(task, positional, keywords, size, wait_for, scope)
+        futures = super().submit_map(task, positional, keywords, size, wait_for, scope, base)
         self._work(futures._wanted())
         return futures
 

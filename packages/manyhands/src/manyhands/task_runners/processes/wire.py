@@ -1,0 +1,244 @@
+"""Messages between driver and worker: what kinds there are, and how they cross a socket.
+
+A message is a header, a body of bytes, and file descriptors that go along (shared memory; see `segments`).
+
+    header   length of the body | kind | number of descriptors
+
+Neither side may block on sending while the other does: the driver never blocks (`DriverChannel` keeps what the socket
+would not take and sends it when it does), so a worker may (`WorkerChannel`). Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+__all__ = ["DriverChannel", "Inbox", "Message", "WorkerChannel"]
+
+# To the worker. Bodies are pickles unless said otherwise.
+BATCH = 1  # (number, lane, seconds, surroundings, tasks, rows): runs to be run
+INTERRUPT = 2  # (run number, whether it is past its limit): stop it, or never begin it
+RECALL = 3  # batch number: give back what was not begun
+RUNS_ENDED = 4  # list of (number, phase, value, since, state, name): runs submitted here
+REPLY = 5  # (question number, whether it is an error, answer)
+LOOK_AGAIN = 6  # nothing: the driver has done what a waiting run asked of it
+STOP = 7  # nothing: end when idle
+FREED = 8  # list of segment numbers that hold no value any more
+
+# To the driver.
+READY = 20  # nothing: the initializer has run
+UNREADY = 21  # exception: it raised
+REPORT = 22  # struct (batch number, seconds, runs, last) and positions as 16-bit integers: look into the record
+VALUES = 23  # (batch number, [(position, value or outcome, end)]): what the record has no room for
+BACK = 24  # (batch number, positions, seconds): runs that were not begun and will not be
+UNPACKABLE = 25  # (batch number, exception)
+BEGUN = 26  # (batch number, position): a run with a time limit
+LOGGED = 27  # log record
+SUBMITTED = 28  # (task key, task, number, arguments, wait_for, tags): a run submitted by a run
+MAPPED = 29  # likewise for a map
+WAITING = 30  # (wait number, run number, numbers of awaited runs, how)
+RESUMED = 31  # wait number
+QUESTION = 32  # (question number, what, argument)
+DROPPED = 33  # list of run numbers whose futures are gone here
+RETIRING = 34  # nothing: it has had its `max_tasks_per_worker`
+
+_HEADER = struct.Struct("<IHH")
+_CHUNK = 256 * 1024
+#: Descriptors that one message may carry; the system allows some more (253 on Linux).
+MOST_FDS = 128
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+class Message:
+    """One message.
+
+    Attributes:
+        kind: a constant of this module.
+        body: its bytes.
+        fds: descriptors, which belong to the receiver now.
+    """
+
+    __slots__ = ("body", "fds", "kind")
+
+    def __init__(self, kind: int, body: bytes, fds: list[int]) -> None:
+        self.kind = kind
+        self.body = body
+        self.fds = fds
+
+
+class Inbox:
+    """Puts messages together from what a socket gives."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._data = bytearray()
+        self._fds: deque[int] = deque()
+        self._space = (
+            socket.CMSG_SPACE(MOST_FDS * array.array("i").itemsize)
+            if hasattr(socket, "CMSG_SPACE")
+            else 0
+        )
+
+    def receive(self) -> bool:
+        """Takes what is there, waiting for it on a blocking socket; False at the end of the stream.
+
+        Raises:
+            BlockingIOError: nothing is there, on a socket that does not block.
+        """
+        try:
+            if not self._space:
+                data = self._connection.recv(_CHUNK)
+            else:
+                data, ancillary, _, _ = self._connection.recvmsg(_CHUNK, self._space, _CLOEXEC)
+                for level, kind, payload in ancillary:
+                    if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                        fds = array.array("i")
+                        fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+                        self._fds.extend(fds)
+        except (ConnectionError, TimeoutError):
+            return False
+        if not data:
+            return False
+        self._data += data
+        return True
+
+    def messages(self) -> Iterator[Message]:
+        """The messages that are complete."""
+        data = self._data
+        start = 0
+        while len(data) - start >= _HEADER.size:
+            length, kind, count = _HEADER.unpack_from(data, start)
+            end = start + _HEADER.size + length
+            if len(data) < end:
+                break
+            body = bytes(memoryview(data)[start + _HEADER.size : end])
+            start = end
+            yield Message(kind, body, [self._fds.popleft() for _ in range(count)])
+        if start:
+            del data[:start]
+
+    def close(self) -> None:
+        """Closes descriptors that came without their message."""
+        while self._fds:
+            os.close(self._fds.popleft())
+
+
+def _ancillary(fds: Sequence[int]) -> list[tuple[int, int, Any]]:
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+
+
+def _send(connection: socket.socket, data: Any, fds: Sequence[int]) -> int:
+    if fds:
+        return connection.sendmsg([data], _ancillary(fds))
+    return connection.send(data)
+
+
+class DriverChannel:
+    """The driver's end: sending never blocks.
+
+    Args:
+        connection: the socket.
+        on_blocked: called when something is left to be sent; `flush` is to be called once the socket takes more.
+    """
+
+    def __init__(self, connection: socket.socket, on_blocked: Callable[[], None]) -> None:
+        connection.setblocking(False)
+        self.connection = connection
+        self.inbox = Inbox(connection)
+        self._on_blocked = on_blocked
+        self._lock = threading.Lock()
+        self._left: deque[tuple[memoryview, list[int]]] = deque()
+        self._closed = False
+
+    def send(self, kind: int, body: bytes = b"", fds: Sequence[int] = ()) -> None:
+        """Sends a message, or keeps it for `flush`; one to a worker that has gone is dropped."""
+        message = memoryview(_HEADER.pack(len(body), kind, len(fds)) + body)
+        with self._lock:
+            if self._closed:
+                return
+            if self._left:
+                self._left.append((message, [os.dup(fd) for fd in fds]))
+                return
+            try:
+                sent = _send(self.connection, message, fds)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # its end is seen where it is read from
+            if sent == len(message):
+                return
+            # The caller may close its descriptors, so copies wait.
+            self._left.append((message[sent:], [] if sent else [os.dup(fd) for fd in fds]))
+        self._on_blocked()
+
+    def flush(self) -> bool:
+        """Sends what was left; whether all is gone."""
+        with self._lock:
+            while self._left and not self._closed:
+                message, fds = self._left[0]
+                try:
+                    sent = _send(self.connection, message, fds)
+                except BlockingIOError:
+                    return False
+                except OSError:
+                    self._forget()
+                    return True
+                if sent:
+                    _close_all(fds)
+                    fds = []
+                if sent < len(message):
+                    self._left[0] = (message[sent:], fds)
+                else:
+                    self._left.popleft()
+            return True
+
+    def is_blocked(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._left)
+
+    def _forget(self) -> None:
+        while self._left:
+            _close_all(self._left.popleft()[1])
+
+    def close(self) -> None:
+        """Closes the socket; nothing is sent any more."""
+        with self._lock:
+            self._closed = True
+            self._forget()
+            self.inbox.close()
+            self.connection.close()
+
+
+class WorkerChannel:
+    """The worker's end: sending may block, as the driver always goes on reading."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(True)
+        self.inbox = Inbox(connection)
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, kind: int, body: bytes = b"", fds: Sequence[int] = ()) -> None:
+        """Sends a message.
+
+        Raises:
+            OSError: the driver is gone.
+        """
+        message = memoryview(_HEADER.pack(len(body), kind, len(fds)) + body)
+        with self._lock:
+            sent = _send(self._connection, message, fds)
+            while sent < len(message):
+                sent += self._connection.send(message[sent:])
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,886 @@
+"""A worker process: runs batches on its main thread, coroutines on its loop, and talks with the driver.
+
+    driver ──batch──▶ receiver thread ──▶ queue ──▶ main thread ─▶ each run through the engine ─▶ record ──report──▶ driver
+              recall, interrupt ─▶ (receiver)                │
+                                                             └─ waits: hands back what was not begun, asks the driver
+                                                                for what it waits for, and runs that meanwhile
+
+Who does what:
+
+    main thread   takes batches from the queue and claims each run by a step of the batch's iterator; the only one
+                  that runs sync tasks
+    receiver      reads messages; exhausts a batch's iterator for a recall; interrupts; settles futures of this side
+    loop          runs async tasks, those of a batch side by side
+    timer         reports what ended while a slow run is at it
+
+The driver's death closes the socket, which ends the worker whatever it is at. Nothing here knows the user's
+`__main__`.
+
+May import `remote`, `parcels`, `record`, `wire`, and what lies above task runners.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from contextvars import Context
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from manyhands import names
+from manyhands.calls import CANCELLED, COMPLETED, FAILED, WAITING, Call, Outcome
+from manyhands.context import HERE, LOCK, SCOPE, TAGS, Scope
+from manyhands.engine.batch_run import flow_run_of, pack_outcome
+from manyhands.engine.inputs import ATOMS
+from manyhands.engine.interrupt import Frame, Frames, Interrupt
+from manyhands.engine.services import TIMERS
+from manyhands.engine.task_run import attempt, overdue_outcome, raised, returned, run_plain
+from manyhands.exceptions import NestingTooDeep
+from manyhands.futures.blocking import Countdown
+from manyhands.logs import library_logger, name_of
+from manyhands.serialization import dumps, find_culprit, loads, portable_error
+from manyhands.task_runners.processes import parcels, wire
+from manyhands.task_runners.processes.parcels import LARGE, Store, Stored, pack, unpack
+from manyhands.task_runners.processes.record import BEGUN, TOLD, Lane, Record, size_of_record
+from manyhands.task_runners.processes.remote import RemoteDispatcher
+from manyhands.task_runners.processes.segments import NoSegment, Segment, SegmentPool
+from manyhands.task_runners.processes.wire import Message, WorkerChannel
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator
+
+    from manyhands.futures.blocking import Wanted
+    from manyhands.tasks import Task
+
+__all__ = ["Settings", "main"]
+
+#: Seconds after which outcomes are reported while their batch goes on.
+REPORT_EVERY = 0.003
+#: How deep runs may run what they wait for on one stack.
+DEEPEST = 80
+#: Seconds that a run may go on when the driver has gone.
+LAST_GRACE = 2.0
+#: Kicks the main thread out of a system call, so that an interrupt is raised there; `None` where there is no such signal.
+KICK = getattr(signal, "SIGRTMIN", None) and signal.SIGRTMIN + 7 or getattr(signal, "SIGUSR2", None)
+
+REPORT = struct.Struct("<QdI?")
+
+
+class Settings(NamedTuple):
+    """What a worker is told when it starts.
+
+    Attributes:
+        number: of the worker, among those of its runner.
+        entropy: of the driver, so that run ids read the same here.
+        block: the first of the run numbers that are the worker's own.
+        level: of the `manyhands` loggers.
+        most: runs after which it retires, `None` for never.
+        initializer: pickled `(function, arguments)`, `None` for none.
+    """
+
+    number: int
+    entropy: int
+    block: int
+    level: int
+    most: int | None
+    initializer: bytes | None
+
+
+class Batch:
+    """A batch on this side.
+
+    Attributes:
+        number: as the driver knows it.
+        lane: where its outcomes are written.
+        indices: claims the next run's place in `rows`; who exhausts it takes the rest back.
+        rows: for each run `(position, task, number, attempt, args, kwargs, tags, needs)`.
+        scope: of its runs.
+        wait: the wait that it was sent for, 0 for none.
+        skipped: run numbers that were cancelled before they began.
+        results: by position, values that later runs of the batch need.
+        unreported: positions that ended since the last report.
+        began: when the run began that is under way.
+        observed, counted: how long how many of the unreported runs took.
+        open: coroutines that have not ended.
+        timing: whether a report is due in a while.
+    """
+
+    def __init__(self, number: int, lane: Lane, rows: Rows, scope: Scope, wait: int) -> None:
+        self.number = number
+        self.wait = wait
+        self.lane = lane
+        self.rows = rows
+        self.scope = scope
+        self.indices: Iterator[int] = iter(range(len(rows)))
+        self.skipped: set[int] = set()
+        self.results: dict[int, Any] = {}
+        self.unreported: deque[int] = deque()
+        self.began = 0.0
+        self.observed = 0.0
+        self.counted = 0
+        self.open = 0
+        self.timing = False
+
+
+class Rows:
+    """The runs of a batch, as they came."""
+
+    def __init__(self, tasks: dict[int, Any], content: Any, tags: list[frozenset[str]]) -> None:
+        self.tasks = tasks
+        self.tags = tags
+        self.kind: str = content[0]
+        if self.kind == "map":
+            # One task, consecutive numbers, one positional argument: the most common map.
+            _, key, self.first, self.values = content
+            self.task = tasks[key]
+            self.linked = False
+            self.positions: Any = range(len(self.values))
+        else:
+            self.values = content[1]
+            self.task = tasks[self.values[0][1]] if self.values else None
+            self.positions = [row[0] for row in self.values]
+            self.linked = any(row[7] for row in self.values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def number(self, place: int) -> int:
+        """The number of a run."""
+        return self.first + place if self.kind == "map" else self.values[place][2]  # type: ignore[no-any-return]
+
+    def is_async(self) -> bool:
+        """Whether these are coroutines."""
+        return self.task is not None and self.task.is_async
+
+
+def main(fds: list[int], settings: bytes) -> None:
+    """What a worker process does, from its start to its end.
+
+    Args:
+        fds: its socket, and its record's memory.
+        settings: a pickled `Settings`.
+    """
+    connection = socket.socket(fileno=fds[0])
+    memory = mmap.mmap(fds[1], size_of_record())
+    os.close(fds[1])
+    Worker(connection, Record(memory), Settings(*loads(settings))).serve()
+
+
+class Worker:
+    """This process."""
+
+    def __init__(self, connection: socket.socket, record: Record, settings: Settings) -> None:
+        self.channel = WorkerChannel(connection)
+        self.record = record
+        self.settings = settings
+        self.queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self.batches: dict[int, Batch] = {}
+        self.frames = Frames()
+        self.pool = SegmentPool()
+        self.store = Store((settings.number + 1) << 40, self.pool.take)
+        self.made: dict[int, Segment] = {}
+        self.attached: dict[int, Stored] = {}
+        self._mapped: dict[int, int] = {}
+        self._unmapped: deque[int] = deque()
+        self.tasks: dict[int, Any] = {}
+        self.scopes: dict[int, Scope] = {}
+        self.loop_tasks: dict[int, asyncio.Task[None]] = {}
+        self.remote = RemoteDispatcher(self)
+        self.done = 0
+        self.stopping = False
+        self.retiring = False
+        self._reporting = threading.Lock()
+        self._overdue: set[int] = set()
+
+    # ------------------------------------------------------------------ the main thread
+
+    def serve(self) -> None:
+        """Runs batches until the driver says stop, or has gone."""
+        names.adopt_entropy(self.settings.entropy)
+        names.number_from(self.settings.block)
+        self._set_up_logging()
+        receiver = threading.Thread(target=self._receive, name="manyhands-receiver", daemon=True)
+        try:
+            if not self._initialize():
+                return
+            HERE.frames = self.frames
+            HERE.block = self.block
+            if KICK is not None:
+                signal.signal(KICK, self._kicked)
+            self.channel.send(wire.READY)
+            receiver.start()
+            while True:
+                batch = self.queue.get()
+                if batch is None:
+                    break
+                self.run(batch)
+                del batch
+        except (BrokenPipeError, ConnectionError):
+            pass  # the driver has gone, and with it who could be told
+        finally:
+            HERE.frames = None
+            HERE.block = None
+            if KICK is not None:
+                signal.signal(KICK, signal.SIG_IGN)
+
+    def _initialize(self) -> bool:
+        if self.settings.initializer is None:
+            return True
+        try:
+            function, arguments = loads(self.settings.initializer)
+            function(*arguments)
+        except BaseException as error:
+            self.channel.send(wire.UNREADY, portable_error(error, "(the initializer)"))
+            return False
+        return True
+
+    def _set_up_logging(self) -> None:
+        root = logging.getLogger("manyhands")
+        root.handlers = [_Sender(self.channel)]
+        root.propagate = False
+        root.setLevel(self.settings.level)
+
+    def run(self, batch: Batch) -> None:
+        """Runs what is left of a batch, and reports."""
+        rows = batch.rows
+        lane = batch.lane
+        ends = lane.ends
+        words = lane.words
+        since = batch.began = time.time()
+        reported = since
+        base = self._context(batch, 0)
+        tasks = rows.tasks
+        mapped = rows.kind == "map"
+        for place in batch.indices:
+            if mapped:
+                task: Any = rows.task
+                position = place
+                call = Call(
+                    task,
+                    (rows.values[place],),
+                    None,
+                    rows.first + place,
+                    base.copy(),
+                    batch.scope,
+                )
+                if batch.skipped and call.number in batch.skipped:
+                    continue
+            else:
+                position, key, number, number_of_attempt, args, kwargs, tags, needs = rows.values[
+                    place
+                ]
+                if batch.skipped and number in batch.skipped:
+                    continue
+                task = tasks[key]
+                if needs and not all(need in batch.results for need in needs):
+                    continue  # what it needs did not complete
+                context = base.copy() if not tags else self._context(batch, tags)
+                call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)
+            words[position] = BEGUN
+            if task.timeout_seconds is not None:
+                self.channel.send(wire.BEGUN, dumps((batch.number, position)))
+            self._run(batch, position, call)
+            now = ends[position]
+            batch.observed += now - since
+            batch.counted += 1
+            since = batch.began = now
+            self.done += 1
+            if self.settings.most is not None and self.done >= self.settings.most:
+                self._retire()
+            if now - reported >= REPORT_EVERY:
+                self._report(batch)
+                reported = now
+            elif not batch.timing:
+                batch.timing = True
+                if len(rows) > 1:
+                    TIMERS.after(REPORT_EVERY, lambda: self._report(batch, timed=True))
+        self._close(batch)
+
+    def _context(self, batch: Batch, tags: int) -> Context:
+        context = Context()
+        context.run(SCOPE.set, batch.scope)
+        if batch.rows.tags[tags]:
+            context.run(TAGS.set, batch.rows.tags[tags])
+        return context
+
+    def _run(self, batch: Batch, position: int, call: Call) -> None:
+        """Runs one call to the end of this attempt and writes down how it ended. Hot."""
+        frame = Frame(call)
+        stack = self.frames.stack
+        outcome: Outcome | None = None
+        value: Any = None
+        interrupted = False
+        try:
+            try:
+                stack.append(frame)
+                if batch.rows.linked and isinstance(call.args, bytes):
+                    self._unpack_late(batch, call)
+                if call.task.is_plain:
+                    value = call.context.run(run_plain, call)
+                    if type(value) not in ATOMS:
+                        outcome = returned(call, value)
+                        if outcome.phase == COMPLETED and outcome.state is None:
+                            value, outcome = outcome.value, None
+                else:
+                    outcome = call.context.run(attempt, call)
+            except Interrupt:
+                interrupted = True
+            except BaseException as error:
+                outcome = call.context.copy().run(raised, call, error)
+            try:
+                del frame.armed
+            except AttributeError:
+                interrupted = True
+                self._disarm(frame)
+        except Interrupt:
+            interrupted = True
+            self._disarm(frame)
+        if stack and stack[-1] is frame:
+            stack.pop()
+        if interrupted:
+            if call.number in self._overdue:
+                self._overdue.discard(call.number)
+                outcome = overdue_outcome(call)
+            else:
+                outcome = Outcome(CANCELLED, None)
+        self._ended(batch, position, call, outcome, value)
+
+    def _disarm(self, frame: Frame) -> None:
+        """Ends a frame that was interrupted; whatever was fired at it is over afterwards."""
+        while True:
+            try:
+                with LOCK:
+                    frame.run = None
+                    frame.fired = False
+                    self.frames.withdraw()
+                break
+            except Interrupt:
+                continue
+        stack = self.frames.stack
+        if frame in stack:
+            del stack[stack.index(frame) :]
+
+    def _unpack_late(self, batch: Batch, call: Any) -> None:
+        """Arguments with values of runs of the same batch in them: unpickled now that these are known."""
+        outer, parcels.HERE.upstream = parcels.HERE.upstream, batch.results.__getitem__
+        try:
+            call.args, call.kwargs = unpack(call.args, self.load)
+        finally:
+            parcels.HERE.upstream = outer
+
+    def _kicked(self, number: int, frame: Any) -> None:
+        with LOCK:
+            if not self.frames.due():
+                return
+            self.frames.withdraw()
+        raise Interrupt
+
+    # ------------------------------------------------------------------ ends
+
+    def _ended(
+        self, batch: Batch, position: int, call: Call, outcome: Outcome | None, value: Any
+    ) -> None:
+        """Writes down how a run ended. Hot."""
+        lane = batch.lane
+        lane.ends[position] = time.time()
+        if batch.rows.linked and outcome is None:
+            batch.results[position] = value
+        if outcome is None and not lane.put(position, value):
+            self._put(batch, position, call, value)
+        elif outcome is not None:
+            self._put_outcome(batch, position, call, outcome)
+        batch.unreported.append(position)
+
+    def _put(self, batch: Batch, position: int, call: Call, value: Any) -> None:
+        try:
+            packed = pack(value)
+        except Exception:
+            error = find_culprit(value, "result", name_of(call))
+            self._put_outcome(batch, position, call, Outcome(FAILED, error, name=call.name))
+            return
+        if packed.size > LARGE:
+            try:
+                self._tell_stored(batch, position, packed)
+                return
+            except NoSegment as error:
+                library_logger().warning(
+                    "There is no room in shared memory for the result of task run %r (%d bytes: %s); "
+                    "it goes through the driver",
+                    name_of(call),
+                    packed.size,
+                    error,
+                )
+        data = dumps(value) if packed.buffers else packed.data
+        if not batch.lane.put_pickled(position, data):
+            self._tell(batch, position, data)
+
+    def _put_outcome(self, batch: Batch, position: int, call: Call, outcome: Outcome) -> None:
+        with self.remote.futures_travel():
+            data = pack_outcome(call, outcome)
+        if not batch.lane.put_pickled(position, data):
+            self._tell(batch, position, data)
+
+    def _tell(self, batch: Batch, position: int, data: bytes) -> None:
+        self.channel.send(
+            wire.VALUES, dumps((batch.number, position, batch.lane.ends[position], data, None))
+        )
+        batch.lane.words[position] = TOLD
+
+    def _tell_stored(self, batch: Batch, position: int, packed: parcels.Packed) -> None:
+        stored = self.store.keep(packed.data, packed.buffers)
+        self.made[stored.number] = stored.segment
+        self.attached[stored.number] = stored
+        end = batch.lane.ends[position]
+        self.channel.send(
+            wire.VALUES,
+            dumps((batch.number, position, end, None, tuple(stored.describe(is_new=True)))),
+            [stored.segment.fileno()],
+        )
+        batch.lane.words[position] = TOLD
+
+    def _report(self, batch: Batch, timed: bool = False, last: bool = False) -> None:
+        """Tells the driver to look into the record."""
+        if timed:
+            batch.timing = False
+        unreported = batch.unreported
+        try:
+            with self._reporting:  # so that the last report is the last one
+                positions = [unreported.popleft() for _ in range(len(unreported))]
+                if not positions and not last:
+                    return
+                count, batch.counted = batch.counted, 0
+                seconds, batch.observed = batch.observed, 0.0
+                body = REPORT.pack(batch.number, seconds, count, last)
+                body += struct.pack(f"<{len(positions)}H", *positions)
+                self.channel.send(wire.REPORT, body)
+        except OSError:
+            if not timed:
+                raise
+
+    def _close(self, batch: Batch) -> None:
+        with LOCK:
+            self.batches.pop(batch.number, None)
+        self._report(batch, last=True)
+
+    def _retire(self) -> None:
+        if self.retiring or len(self.frames.stack):
+            return
+        self.retiring = True
+        self._hand_back_all()
+        self.channel.send(wire.RETIRING)
+
+    # ------------------------------------------------------------------ handing back
+
+    def _hand_back_all(self) -> None:
+        """Gives back every run of the main thread's that was not begun."""
+        with LOCK:
+            batches = list(self.batches.values())
+        for batch in batches:
+            if not batch.rows.is_async():
+                self.hand_back(batch)
+
+    def hand_back(self, batch: Batch) -> None:
+        """Gives back the runs of a batch that were not begun; what is under way of it goes on."""
+        places = list(batch.indices)
+        if not places:
+            return
+        positions = [batch.rows.positions[place] for place in places]
+        running = time.time() - batch.began if batch.began else 0.0
+        self.channel.send(wire.BACK, dumps((batch.number, positions, running)))
+
+    # ------------------------------------------------------------------ coroutines
+
+    def _run_coroutines(self, batch: Batch) -> None:
+        from manyhands.engine.loops import SERVICE_LOOP
+
+        SERVICE_LOOP.get().call_soon_threadsafe(self._start_coroutines, batch)
+
+    def _start_coroutines(self, batch: Batch) -> None:
+        from manyhands.engine.loops import SERVICE_LOOP, under_asyncio
+
+        loop = SERVICE_LOOP.get()
+        rows = batch.rows
+        batch.open = 1
+        for place in batch.indices:
+            if rows.kind == "map":
+                position, task, number, tags = place, rows.task, rows.first + place, 0
+                args: Any = (rows.values[place],)
+                kwargs = None
+                number_of_attempt = 1
+            else:
+                position, key, number, number_of_attempt, args, kwargs, tags, _ = rows.values[place]
+                task = rows.tasks[key]
+            if number in batch.skipped:
+                continue
+            context = under_asyncio(self._context(batch, tags))
+            call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)
+            batch.lane.words[position] = BEGUN
+            if task.timeout_seconds is not None:
+                self.channel.send(wire.BEGUN, dumps((batch.number, position)))
+            batch.open += 1
+            self.loop_tasks[number] = loop.create_task(
+                self._run_coroutine(batch, position, call), context=context
+            )
+        self._coroutine_over(batch)
+
+    async def _run_coroutine(self, batch: Batch, position: int, call: Call) -> None:
+        import asyncio
+
+        from manyhands.engine.task_run import attempt_async, overdue_outcome_async
+        from manyhands.futures.awaiting import PLACES
+
+        PLACES[call.number] = _Place(self, batch, position)
+        began = time.time()
+        try:
+            outcome = await attempt_async(call)
+        except asyncio.CancelledError:
+            if call.number in self._overdue:
+                self._overdue.discard(call.number)
+                outcome = await overdue_outcome_async(call)
+            else:
+                outcome = Outcome(CANCELLED, None)
+        except BaseException as error:
+            outcome = raised(call, error)
+        PLACES.pop(call.number, None)
+        self.loop_tasks.pop(call.number, None)
+        plain = outcome.phase == COMPLETED and outcome.state is None and outcome.name is None
+        self._ended(batch, position, call, None if plain else outcome, outcome.value)
+        batch.observed += time.time() - began
+        batch.counted += 1
+        self.done += 1
+        self._coroutine_over(batch)
+
+    def _coroutine_over(self, batch: Batch) -> None:
+        from manyhands.engine.loops import SERVICE_LOOP
+
+        batch.open -= 1
+        if batch.open == 0:
+            self._close(batch)
+        elif not batch.timing and batch.unreported:
+            batch.timing = True
+            SERVICE_LOOP.get().call_later(REPORT_EVERY, self._report, batch, True)
+
+    # ------------------------------------------------------------------ waiting
+
+    def block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
+        """How the main thread waits: untimed, it runs what it waits for, as the driver gives it that."""
+        self.frames.enter_shield()
+        try:
+            countdown = _Wakeup(self, fail_fast, first)
+            with LOCK:
+                countdown.watch(wanted)
+                self.frames.countdown = countdown
+                if any(frame.fired for frame in self.frames.stack):
+                    countdown.interrupt()
+            try:
+                return countdown.woken or self._wait(countdown, wanted, deadline)
+            finally:
+                with LOCK:
+                    self.frames.countdown = None
+                    if countdown.pending:
+                        countdown.forget(wanted)
+        finally:
+            self.frames.leave_shield()
+
+    def _wait(self, countdown: _Wakeup, wanted: Wanted, deadline: float | None) -> bool:
+        self._flush()
+        self._hand_back_all()
+        wait = self.remote.tell_waiting(self._innermost(), wanted, timed=deadline is not None)
+        outer = self.frames.countdown
+        try:
+            while not countdown.woken:
+                refusal = self.remote.refusals.pop(wait, None)
+                if refusal is not None:
+                    raise refusal
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                try:
+                    batch = self.queue.get(timeout=left)
+                except Empty:
+                    return False
+                if batch is None:
+                    if self.stopping:
+                        self.queue.put(None)  # for the loop below
+                        raise ConnectionError("the driver has gone")
+                    continue  # something to look at
+                if batch.wait != wait:
+                    self.hand_back(batch)  # it might want a lock that the waiting run holds
+                    self._close(batch)
+                elif len(self.frames.stack) >= DEEPEST:
+                    self._refuse_too_deep(batch)
+                else:
+                    self.run(batch)
+                del batch
+                with LOCK:
+                    self.frames.countdown = outer
+            return True
+        finally:
+            self.channel.send(wire.RESUMED, dumps(wait))
+
+    def _innermost(self) -> int | None:
+        stack = self.frames.stack
+        for frame in reversed(stack):
+            if type(frame.run) is Call:
+                return frame.run.number
+        return None
+
+    def _flush(self) -> None:
+        with LOCK:
+            batches = list(self.batches.values())
+        for batch in batches:
+            self._report(batch)
+
+    def _refuse_too_deep(self, batch: Batch) -> None:
+        """The stack has no room to run what is waited for: these runs fail."""
+        rows = batch.rows
+        for place in batch.indices:
+            position = rows.positions[place]
+            number = rows.number(place)
+            task = rows.task if rows.kind == "map" else rows.tasks[rows.values[place][1]]
+            call = Call(task, (), None, number, Context(), batch.scope)
+            error = NestingTooDeep(run_name=name_of(call), depth=len(self.frames.stack))
+            batch.lane.words[position] = BEGUN
+            self._ended(batch, position, call, Outcome(FAILED, error), None)
+        self._close(batch)
+
+    def batch_of(self, number: int) -> tuple[int, int] | None:
+        """The batch and position of a run that is under way here."""
+        with LOCK:
+            batches = list(self.batches.values())
+        for batch in batches:
+            rows = batch.rows
+            if rows.kind == "map":
+                if 0 <= number - rows.first < len(rows):
+                    return batch.number, number - rows.first
+                continue
+            for row in rows.values:
+                if row[2] == number:
+                    return batch.number, row[0]
+        return None
+
+    # ------------------------------------------------------------------ the receiver
+
+    def _receive(self) -> None:
+        inbox = self.channel.inbox
+        try:
+            while inbox.receive():
+                for message in inbox.messages():
+                    self._take(message)
+        except BaseException:
+            library_logger().exception("A worker's receiver failed")
+        self._driver_gone()
+
+    def _driver_gone(self) -> None:
+        self.stopping = True
+        self.queue.put(None)
+        last = threading.Timer(LAST_GRACE, os._exit, (1,))
+        last.daemon = True
+        last.start()
+        with LOCK:
+            for frame in list(self.frames.stack):
+                self.frames.fire(frame.run)
+        self._kick()
+
+    def _take(self, message: Message) -> None:
+        kind = message.kind
+        if kind == wire.BATCH:
+            self._take_batch(message)
+        elif kind == wire.INTERRUPT:
+            self._interrupt(*loads(message.body))
+        elif kind == wire.RECALL:
+            with LOCK:
+                batch = self.batches.get(loads(message.body))
+            if batch is not None:
+                self.hand_back(batch)
+        elif kind == wire.FREED:
+            for number, recyclable in loads(message.body):
+                self._free(number, recyclable)
+        elif kind == wire.STOP:
+            self.stopping = True
+            self.queue.put(None)
+        elif kind == wire.LOOK_AGAIN:
+            wait, error = loads(message.body)
+            if error is not None:
+                self.remote.refusals[wait] = error
+            self.queue.put(None)
+        else:
+            self.remote.take(message)
+
+    def _take_batch(self, message: Message) -> None:
+        number, lane, wait, surroundings, tasks, described, own, content, tags = loads(message.body)
+        self.record.unpacking = number
+        fds = message.fds
+        whole = Segment(fds.pop(0), own[0]) if own is not None else None
+        self.adopt(described, fds)
+        try:
+            if surroundings is not None:
+                flow = loads(surroundings).flow
+                self.scopes[0] = Scope(self.remote, flow_run_of(flow) if flow is not None else None)
+            for key, data in tasks:
+                self.tasks[key] = loads(data)
+                self.remote.know(self.tasks[key], key)
+            if whole is not None:
+                stored = Stored(0, whole, own[1])
+                outer, parcels.HERE.attached = parcels.HERE.attached, self.load
+                try:
+                    content = stored.load()
+                finally:
+                    parcels.HERE.attached = outer
+            else:
+                content = unpack(content, self.load)
+        except BaseException as error:
+            self.record.unpacking = 0
+            self.channel.send(
+                wire.UNPACKABLE, dumps((number, portable_error(error, "(unpacking)")))
+            )
+            return
+        self.record.unpacking = 0
+        rows = Rows(self.tasks, content, tags)
+        batch = Batch(number, self.record.lane(lane), rows, self.scopes[0], wait)
+        batch.lane.open()
+        with LOCK:
+            self.batches[number] = batch
+        if self.retiring:
+            self.hand_back(batch)
+        if rows.is_async():
+            self._run_coroutines(batch)
+        else:
+            self.queue.put(batch)
+
+    def adopt(self, described: list[Any], fds: list[int]) -> None:
+        """Takes the segments that came with a message."""
+        for item in described:
+            number, size, layout, is_new = item
+            if is_new:
+                self.attached[number] = Stored(number, Segment(fds.pop(0), size), layout)
+
+    def load(self, number: int) -> Any:
+        """The value of a stored one, loaded anew: runs must not see each other's changes."""
+        self._mapped[number] = self._mapped.get(number, 0) + 1
+        return self.attached[number].load(lambda: self._unmapped.append(number))
+
+    def _free(self, number: int, recyclable: bool) -> None:
+        """The driver says that a stored value is gone; its segment may be used again if nothing views it here."""
+        while self._unmapped:
+            gone = self._unmapped.popleft()
+            self._mapped[gone] -= 1
+            if not self._mapped[gone]:
+                del self._mapped[gone]
+        self.attached.pop(number, None)
+        segment = self.made.pop(number, None)
+        if segment is not None:
+            if recyclable and number not in self._mapped:
+                self.pool.give_back(segment)
+            else:
+                segment.close()
+
+    def _interrupt(self, number: int, overdue: bool) -> None:
+        task: asyncio.Task[None] | None = None
+        with LOCK:
+            if overdue:
+                self._overdue.add(number)
+            frame = next(
+                (
+                    frame
+                    for frame in self.frames.stack
+                    if type(frame.run) is Call and frame.run.number == number
+                ),
+                None,
+            )
+            if frame is not None:
+                self.frames.fire(frame.run)
+            else:
+                task = self.loop_tasks.get(number)
+                if task is None:
+                    for batch in self.batches.values():
+                        batch.skipped.add(number)
+                    return
+        if frame is not None:
+            self._kick()
+        else:
+            from manyhands.engine.loops import SERVICE_LOOP
+
+            assert task is not None  # else it was not under way
+            SERVICE_LOOP.get().call_soon_threadsafe(task.cancel)
+
+    def _kick(self) -> None:
+        if KICK is not None:
+            main = threading.main_thread().ident
+            assert main is not None  # it runs
+            signal.pthread_kill(main, KICK)
+
+
+class _Wakeup(Countdown):
+    """A countdown that wakes the main thread."""
+
+    __slots__ = ("woken",)
+
+    def __init__(self, worker: Worker, fail_fast: bool, first: bool) -> None:
+        super().__init__(fail_fast, first)
+        self.woken = False
+
+        def wake() -> None:
+            self.woken = True
+            worker.queue.put(None)
+
+        self._wake = wake
+
+
+class _Place:
+    """What a coroutine here does while it waits: tells the driver, so that waits in a circle are found."""
+
+    __slots__ = ("_batch", "_position", "_wait", "_waits", "_worker")
+
+    def __init__(self, worker: Worker, batch: Batch, position: int) -> None:
+        self._worker = worker
+        self._batch = batch
+        self._position = position
+        self._wait: int | None = None
+        self._waits = 0
+
+    def give_up(self, wanted: Wanted) -> None:
+        """It is about to wait."""
+        self._waits += 1
+        if self._waits == 1:
+            self._wait = self._worker.remote.tell_waiting(
+                None, wanted, timed=False, at=(self._batch.number, self._position)
+            )
+
+    async def take_again(self) -> None:
+        """It goes on."""
+        self._waits -= 1
+        if self._waits == 0:
+            self._worker.channel.send(wire.RESUMED, dumps(self._wait))
+
+
+class _Sender(logging.Handler):
+    """Sends log records to the driver as they are made, so that they are there before the run's result."""
+
+    def __init__(self, channel: WorkerChannel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        try:
+            record.msg = record.getMessage()
+            record.args = None
+            if record.exc_info:
+                record.exc_text = record.exc_text or logging.Formatter().formatException(
+                    record.exc_info
+                )
+                record.exc_info = None
+            self._channel.send(wire.LOGGED, dumps(record))
+        except OSError:
+            return  # the driver has gone
+        except Exception:
+            self.handleError(record)
