@@ -182,7 +182,12 @@ class PushingScheduler(Scheduler):
         """Takes a ready run out of its turn, for a worker that waits for it."""
         if self._lane(future._task) is self.ready_async:
             return False  # it is sent at once, or waits for nothing but a loop
-        return self._pick(future) and future._claim()
+        if not (self._pick(future) and future._claim()):
+            return False
+        if future._call is None:
+            record, index = future._details().origin  # type: ignore[misc]  # only an element has no call yet
+            future._call = record.call(index)
+        return True
 
     def claim_span(self, record: MapRecord[Any]) -> Span | None:
         """Takes some elements of a map out of their turn, for a worker that waits for it."""

@@ -44,7 +44,7 @@ from manyhands.engine.services import TIMERS
 from manyhands.engine.task_run import attempt, overdue_outcome, raised, returned, run_plain
 from manyhands.exceptions import NestingTooDeep
 from manyhands.futures.blocking import Countdown
-from manyhands.logs import library_logger, name_of
+from manyhands.logs import library_logger, log_prints_of, name_of
 from manyhands.serialization import dumps, find_culprit, loads, portable_error
 from manyhands.task_runners.processes import parcels, wire
 from manyhands.task_runners.processes.parcels import LARGE, Store, Stored, pack, unpack
@@ -724,7 +724,9 @@ class Worker:
         try:
             if surroundings is not None:
                 flow = loads(surroundings).flow
-                self.scopes[0] = Scope(self.remote, flow_run_of(flow) if flow is not None else None)
+                flow_run = flow_run_of(flow) if flow is not None else None
+                self.scopes[0] = Scope(self.remote, flow_run)
+                log_prints_of(flow_run is not None and flow_run.flow.log_prints)
             for key, data in tasks:
                 self.tasks[key] = loads(data)
                 self.remote.know(self.tasks[key], key)
