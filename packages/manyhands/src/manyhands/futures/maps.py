@@ -173,11 +173,37 @@ class MapRecord(Generic[R]):
                 if column is not None:
                     column[index] = None
 
+    def release_range(self, start: int, stop: int) -> None:
+        """As `release_arguments` for consecutive elements."""
+        nothing = [None] * (stop - start)
+        if self.single is not None:
+            self.single[start:stop] = nothing
+            return
+        for column, _ in self.positional:
+            if column is not None:
+                column[start:stop] = nothing
+        if self.keywords:
+            for column, _ in self.keywords.values():
+                if column is not None:
+                    column[start:stop] = nothing
+
     def future(self, index: int) -> TaskFuture[R]:
-        """The element's future, made if there is none yet."""
+        """The element's future, made if there is none yet. Hot."""
         future = self.futures.get(index)
         if future is not None:
             return future
+        value = self.values[index]
+        if type(value) is not _Marker:
+            # It has completed, and nobody had its future: nothing can happen to either any more.
+            return TaskFuture(
+                self.dispatcher,
+                self.task,
+                self.base + index,
+                None,
+                self.since[index],
+                COMPLETED,
+                value,
+            )
         with LOCK:
             return self.materialize(index)
 

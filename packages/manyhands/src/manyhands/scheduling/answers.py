@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Answers"]
 
+_COMPLETED = StateType.COMPLETED  # a lookup in the enumeration costs more than the rest of a State
+
 
 class Answers:
     """The half of a dispatcher that futures know."""
@@ -35,8 +37,6 @@ class Answers:
 
     def state_of(self, future: TaskFuture[Any]) -> State[Any]:
         """The state of a run as it is now."""
-        from manyhands.engine.task_run import failure_message
-
         phase = future._phase
         if phase < DONE:
             return self.open_state(future)
@@ -47,11 +47,11 @@ class Answers:
         now = future._since
         if phase == COMPLETED:
             if isinstance(outcome, Handle):
-                return State(
-                    StateType.COMPLETED, timestamp=now, fetch=lambda: self.value_of(future)
-                )
-            return State(StateType.COMPLETED, data=outcome, timestamp=now)
+                return State(_COMPLETED, timestamp=now, fetch=lambda: self.value_of(future))
+            return State(_COMPLETED, data=outcome, timestamp=now)
         if phase == FAILED:
+            from manyhands.engine.task_run import failure_message
+
             return State(
                 StateType.FAILED, None, failure_message(outcome), data=outcome, timestamp=now
             )

@@ -533,8 +533,8 @@ class Dispatcher(Answers):
             self.backend.launch(effect[1])
         elif kind == effects_of.RECORD:
             self._record_moved(effect[1])
-        elif kind == effects_of.ELEMENT:
-            self._log.element(effect[1], effect[2])
+        elif kind == effects_of.ELEMENTS:
+            self._log.elements(effect[1], effect[2], effect[3])
         elif kind == effects_of.TIMER:
             self._start_timer(effect[1], effect[2])
         elif kind == effects_of.INTERRUPT:

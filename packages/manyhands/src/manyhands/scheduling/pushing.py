@@ -129,6 +129,7 @@ class PushingScheduler(Scheduler):
         self._recalled: set[int] = set()
         self._leaving: set[int] = set()
         self._on_loops: set[int] = set()
+        self._has_room = True
 
     def _push(self, future: TaskFuture[Any]) -> None:
         if self.broken is not None:
@@ -136,7 +137,8 @@ class PushingScheduler(Scheduler):
             return
         future._start = True
         self._lane(future._task).append(future)
-        self._fill()
+        if self._has_room or self.ready_async:
+            self._fill()
 
     def _lane(self, task: Task[Any, Any]) -> deque[TaskFuture[Any] | MapRecord[Any]]:
         return self.ready_async if task.is_async and self.capabilities.loops else self.ready
@@ -260,6 +262,7 @@ class PushingScheduler(Scheduler):
             self.waits(helper.run, None)
         if helper.spare is not None:
             self._take_back_slot(helper.spare)
+        self._has_room = True
         self._fill()
 
     def help(self, helper: Helper) -> None:
@@ -290,6 +293,7 @@ class PushingScheduler(Scheduler):
     def _lend(self) -> int:
         spare = max(self.slots, default=-1) + 1
         self.slots[spare] = 0
+        self._has_room = True
         return spare
 
     def _take_back_slot(self, slot: int) -> None:
@@ -372,6 +376,7 @@ class PushingScheduler(Scheduler):
     def slots_changed(self, numbers: Iterable[int]) -> None:
         """These slots exist now."""
         self.slots = {number: self.slots.get(number, 0) for number in numbers}
+        self._has_room = True
         self._fill()
 
     def _fill(self) -> None:
@@ -388,6 +393,7 @@ class PushingScheduler(Scheduler):
         while self.ready:
             slot, idle = self._roomiest()
             if slot is None or self.slots[slot] >= self.policy.window:
+                self._has_room = False
                 return
             if idle == 0 and self._few_ready():
                 return  # it is better company for what comes while the slots are busy
@@ -558,21 +564,40 @@ class PushingScheduler(Scheduler):
             return
         batch, open_positions = entry
         span = batch.runs if type(batch.runs) is Span else None
+        if span is not None and self._complete_range(span, open_positions, positions, values, ends):
+            return
         for position, value, end in zip(positions, values, ends, strict=True):
             if position not in open_positions:
                 continue
             open_positions.discard(position)
-            if span is not None:
-                index = span.start + position
-                record = span.record
-                if type(value) is not Outcome:
-                    self.element_completed(record, index, value, end)
-                    continue
-            future = self.run_at(batch, position)
             if type(value) is Outcome:
-                self.ended(future, value, end)
+                self.ended(self.run_at(batch, position), value, end)
+            elif span is not None:
+                self.element_completed(span.record, span.start + position, value, end)
             else:
-                self.settle(future, COMPLETED, value, end)
+                self.complete(batch.runs[position], value, end)
+
+    def _complete_range(
+        self,
+        span: Span,
+        open_positions: set[int],
+        positions: Sequence[int],
+        values: Sequence[Any],
+        ends: Sequence[float],
+    ) -> bool:
+        """Takes the ends of consecutive elements at once, if each has just completed and nobody wants more of any. Hot."""
+        record = span.record
+        if (
+            type(positions) is not range
+            or not record.kept
+            or record.futures
+            or not open_positions.issuperset(positions)
+            or any(type(value) is Outcome for value in values)
+        ):
+            return False
+        open_positions.difference_update(positions)
+        self.elements_completed(record, span.start + positions.start, values, ends)
+        return True
 
     def batch_observed(
         self, number: int, seconds: float, count: int, *, at_least: bool = False
@@ -638,6 +663,7 @@ class PushingScheduler(Scheduler):
             self.run_resumed(left)  # its worker died while it waited
         if batch.slot in self._leaving:
             self._let_go(batch.slot)
+        self._has_room = True
         self._fill()
 
     def _again(self, batch: Batch, positions: Sequence[int]) -> None:

@@ -66,14 +66,14 @@ class RunLog:
         )
         if not LOGGER.isEnabledFor(level) or future._task.hidden:
             return
-        if self._counts(future._task, future.state.name):
+        if self._count(future._task, future.state.name, 1):
             self._line(future, level)
 
-    def element(self, record: MapRecord[Any], index: int) -> None:
-        """An element of a map has completed."""
+    def elements(self, record: MapRecord[Any], start: int, count: int) -> None:
+        """Consecutive elements of a map have completed."""
         if not LOGGER.isEnabledFor(logging.INFO):
             return
-        if self._counts(record.task, "Completed"):
+        for index in range(start, start + self._count(record.task, "Completed", count)):
             number = record.base + index
             logger = task_run_logger(task_run_name(record.task.name, number), run_uuid(number))
             _say(logger, logging.INFO, "Finished in state %s", "Completed()")
@@ -83,8 +83,8 @@ class RunLog:
         # As text: a record that a handler keeps must not keep the run's value.
         _say(logger, level, "Finished in state %s", str(future.state))
 
-    def _counts(self, task: Any, state: str) -> bool:
-        """Whether a run has a line of its own; counts it otherwise."""
+    def _count(self, task: Any, state: str, count: int) -> int:
+        """How many of some runs have a line of their own; the others are counted."""
         now = time.monotonic()
         over = None
         start = False
@@ -94,18 +94,17 @@ class RunLog:
                 over, burst = burst, _Burst()
                 self._bursts[task] = burst
             burst.latest = now
-            alone = burst.logged < self._most
-            if alone:
-                burst.logged += 1
-            else:
-                burst.summed[state] = burst.summed.get(state, 0) + 1
+            alone = min(count, self._most - burst.logged)
+            burst.logged += alone
+            if alone < count:
+                burst.summed[state] = burst.summed.get(state, 0) + count - alone
                 start = not self._timing
                 self._timing = True
         if over is not None:
             self._sum_up(task, over)
         if start:
             TIMERS.after(QUIET, self._look)
-        return alone or LOGGER.isEnabledFor(logging.DEBUG)
+        return count if LOGGER.isEnabledFor(logging.DEBUG) else alone
 
     def _look(self) -> None:
         """Sums up the bursts that are over."""

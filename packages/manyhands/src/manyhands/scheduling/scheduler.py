@@ -26,6 +26,7 @@ Dependants may belong to another runner's scheduler: they are told through it, u
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections import deque
 from heapq import nlargest
 from itertools import islice
@@ -53,7 +54,7 @@ from manyhands.futures.run import TaskFuture
 from manyhands.scheduling.batching import Durations
 from manyhands.scheduling.effects import (
     DRAINED,
-    ELEMENT,
+    ELEMENTS,
     INTERRUPT,
     LIMIT,
     OTHER,
@@ -485,8 +486,8 @@ class Scheduler:
 
     def element_completed(self, record: MapRecord[Any], index: int, value: Any, now: float) -> None:
         """An element of which, so far, nobody wanted more than its value has completed. Hot; takes no lock as a rule."""
-        record.values[index] = value if record.kept else RELEASED
         record.since[index] = now
+        record.values[index] = value if record.kept else RELEASED
         if index in record.futures:
             with LOCK:
                 future = record.futures[index]
@@ -505,9 +506,33 @@ class Scheduler:
         if self.tells_ends or self.tells_drained:
             with LOCK:
                 if self.tells_ends:
-                    self.effects.append((ELEMENT, record, index))
+                    self.effects.append((ELEMENTS, record, index, 1))
                 if self.tells_drained and self.open == 0:
                     self.effects.append((DRAINED,))
+
+    def elements_completed(
+        self, record: MapRecord[Any], start: int, values: Sequence[Any], ends: Sequence[float]
+    ) -> None:
+        """As `element_completed` for consecutive elements, of none of which anybody has a future. Hot.
+
+        Args:
+            record: the map.
+            start: the first of them.
+            values: their values.
+            ends: when each ended, seconds since the epoch.
+        """
+        stop = start + len(values)
+        record.since[start:stop] = array("d", ends)
+        record.values[start:stop] = values
+        record.release_range(start, stop)
+        count = len(values)
+        deque(islice(self._ended, count), maxlen=0)
+        if deque(islice(record.counter, count), maxlen=1)[0] == record.size:
+            self.record_ended(record)
+        if self.tells_ends:
+            self.effects.append((ELEMENTS, record, start, count))
+        if self.tells_drained and self.open == 0:
+            self.effects.append((DRAINED,))
 
     def upstream_ended(
         self, future: TaskFuture[Any], upstream: TaskFuture[Any], allow_failure: bool

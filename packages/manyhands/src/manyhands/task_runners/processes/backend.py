@@ -72,8 +72,8 @@ if TYPE_CHECKING:
 __all__ = ["ProcessBackend"]
 
 _REPORT = struct.Struct("<QdI?")
-#: Workers that may die, one after the other, before they are ready.
-MOST_FAILED_STARTS = 3
+#: Workers that may die, one after the other, before they have begun a run.
+MOST_USELESS = 3
 
 
 class Sent:
@@ -191,7 +191,7 @@ class ProcessBackend:
         self._members: dict[int, Member] = {}
         self._alive: set[Member] = set()
         self._next_member = 0
-        self._failed_starts = 0
+        self._useless = 0
         self._tasks: dict[Task[Any, Any], int] = {}
         self._packed_tasks: list[bytes | SerializationError] = []
         self._tasks_by_key: list[Task[Any, Any]] = []
@@ -330,7 +330,7 @@ class ProcessBackend:
             self._events.broken(lambda run_name: self._death(run_name, told, error))
             return
         content, tasks, tags, failed = self._content(batch)
-        packed = self._pack(batch, content, failed)
+        content, packed = self._pack(content, failed)
         if failed:
             now = time.time()
             self._events.reported(
@@ -418,6 +418,10 @@ class ProcessBackend:
                     return None, [], [], dict.fromkeys(range(len(runs)), Outcome(FAILED, error))
                 values = record.single[runs.start : runs.stop]
                 return ("map", key, record.base + runs.start, values), [key], tags, failed
+        else:
+            plain = self._plain_content(batch)
+            if plain is not None:
+                return plain
         calls, failed = calls_of(batch, self._resolve)
         rows: list[Any] = []
         keys: dict[int, None] = {}
@@ -450,6 +454,39 @@ class ProcessBackend:
             kwargs = None if isinstance(args, bytes) else call.kwargs
             rows.append((position, key, call.number, call.attempt, args, kwargs, tags_index, needs))
         return ("runs", rows) if rows else None, list(keys), list(all_tags), failed
+
+    def _plain_content(
+        self, batch: Batch
+    ) -> tuple[Any, list[int], list[frozenset[str]], dict[int, Outcome]] | None:
+        """As `_content` for first attempts of one task that wait for nothing: columns; `None` for others. Hot."""
+        runs = batch.runs
+        task = runs[0]._task
+        first = runs[0]._call
+        if first is None or first.task is not task:
+            return None
+        tags = first.context.get(TAGS)
+        numbers: list[int] = []
+        arguments: list[Any] = []
+        for future in runs:
+            call = future._call
+            detail = future._detail
+            if (
+                call is None
+                or call.task is not task
+                or call.kwargs is not None
+                or call.attempt != 1
+                or (detail is not None and detail.upstreams)
+                or call.context.get(TAGS) != tags
+            ):
+                return None
+            numbers.append(call.number)
+            arguments.append(call.args)
+        try:
+            key = self._key_of(task)
+        except SerializationError:
+            return None
+        self._see_scope(first.scope)
+        return ("calls", key, numbers, arguments), [key], [tags or frozenset()], {}
 
     def _linked(self, batch: Batch, position: int) -> tuple[Call, bytes, list[int]] | None:
         """A run that waits for others of its batch: its arguments are unpickled when these are known."""
@@ -532,21 +569,24 @@ class ProcessBackend:
             raise packed
         return key
 
-    def _pack(self, batch: Batch, content: Any, failed: dict[int, Outcome]) -> Packed | None:
-        """A batch's content as bytes; runs that cannot be pickled go to `failed`."""
+    def _pack(self, content: Any, failed: dict[int, Outcome]) -> tuple[Any, Packed | None]:
+        """A batch's content, without runs that cannot be pickled, which go to `failed`; and what it pickles to."""
         if content is None:
-            return None
+            return None, None
         try:
-            return pack(content)
+            return content, pack(content)
         except Exception:
             pass
         rows: list[Any]
         if content[0] == "map":
-            record: MapRecord[Any] = batch.runs.record
-            calls = {p: record.call(batch.runs.start + p) for p in range(len(batch))}
             rows = [
-                (p, content[1], call.number, 1, call.args, call.kwargs, 0, [])
-                for p, call in calls.items()
+                (p, content[1], content[2] + p, 1, (value,), None, 0, [])
+                for p, value in enumerate(content[3])
+            ]
+        elif content[0] == "calls":
+            rows = [
+                (p, content[1], number, 1, args, None, 0, [])
+                for p, (number, args) in enumerate(zip(*content[2:], strict=True))
             ]
         else:
             rows = content[1]
@@ -561,11 +601,9 @@ class ProcessBackend:
             else:
                 kept.append(row)
         if not kept:
-            return None
-        if content[0] == "map":
-            return pack(("runs", kept))
-        rows[:] = kept
-        return pack(content)
+            return None, None
+        content = ("runs", kept)
+        return content, pack(content)
 
     # ------------------------------------------------------------------ the I/O thread
 
@@ -664,7 +702,6 @@ class ProcessBackend:
             self._take_unpackable(member, *loads(message.body))
         elif kind == wire.READY:
             member.ready = True
-            self._failed_starts = 0
         elif kind == wire.UNREADY:
             member.unready = loads(message.body)
         elif kind == wire.RETIRING:
@@ -687,6 +724,7 @@ class ProcessBackend:
             return
         size = (len(body) - _REPORT.size) // 2
         positions = struct.unpack_from(f"<{size}H", body, _REPORT.size)
+        self._useless = 0
         report = self._report_of(sent, positions)
         report.seconds = seconds
         report.count = count
@@ -804,7 +842,7 @@ class ProcessBackend:
                 message=message,
             )
 
-        broken = self._why_broken(member)
+        broken = self._why_broken(member, batches)
         if broken is not None:
             self._events.broken(broken)
         for sent in batches:
@@ -831,18 +869,30 @@ class ProcessBackend:
         member.maps.clear()
         self._discard(member)
 
-    def _why_broken(self, member: Member) -> Callable[[str], BaseException] | None:
-        """Why no worker can be started, if that must be concluded from how one ended."""
-        if member.ready or self._stopping:
+    def _why_broken(
+        self, member: Member, batches: list[Sent]
+    ) -> Callable[[str], BaseException] | None:
+        """Why no worker is of any use, if that must be concluded from how one ended."""
+        if self._stopping or member.leaving:
             return None
         if member.unready is not None:
             error = member.unready
             text = f"the initializer of the worker processes raised {type(error).__name__}: {error}"
             return lambda run_name: self._death(run_name, text, error)
-        self._failed_starts += 1
-        if self._failed_starts < MOST_FAILED_STARTS:
+        if member.ready and (
+            not batches
+            or member.stopped_for is not None
+            or member.record.unpacking
+            or any(word != NOT_BEGUN for sent in batches for word in sent.lane.words[: len(sent.batch)])
+        ):
+            self._useless = 0
             return None
-        text = f"{self._failed_starts} worker processes in a row ended while they started, the last one {member.process!r}"
+        self._useless += 1
+        if self._useless < MOST_USELESS:
+            return None
+        text = (
+            f"{self._useless} worker processes in a row ended before they began a run, the last one {member.process!r}"
+        )
         return lambda run_name: self._death(run_name, text, None)
 
     def _death(self, run_name: str, text: str, cause: BaseException | None) -> BaseException:

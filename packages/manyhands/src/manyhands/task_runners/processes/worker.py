@@ -101,7 +101,7 @@ class Batch:
         number: as the driver knows it.
         lane: where its outcomes are written.
         indices: claims the next run's place in `rows`; who exhausts it takes the rest back.
-        rows: for each run `(position, task, number, attempt, args, kwargs, tags, needs)`.
+        rows: its runs.
         scope: of its runs.
         wait: the wait that it was sent for, 0 for none.
         skipped: run numbers that were cancelled before they began.
@@ -131,34 +131,58 @@ class Batch:
 
 
 class Rows:
-    """The runs of a batch, as they came."""
+    """The runs of a batch, as they came: in columns where they are first attempts of one task, else one by one.
+
+    Attributes:
+        task: of the first run; coroutines never travel with others.
+        numbers: run numbers, by place.
+        single: for the most common map, the one argument of each run.
+        arguments: positional arguments of each run, where they are in columns otherwise.
+        runs: else for each run `(position, task key, number, attempt, args, kwargs, tags, needs)`.
+        positions: in the batch, by place.
+        linked: whether runs need values of others here.
+    """
 
     def __init__(self, tasks: dict[int, Any], content: Any, tags: list[frozenset[str]]) -> None:
+        kind = content[0]
         self.tasks = tasks
         self.tags = tags
-        self.kind: str = content[0]
-        if self.kind == "map":
-            # One task, consecutive numbers, one positional argument: the most common map.
-            _, key, self.first, self.values = content
-            self.task = tasks[key]
-            self.linked = False
-            self.positions: Any = range(len(self.values))
+        self.single: list[Any] | None = None
+        self.arguments: list[Any] | None = None
+        self.runs: list[Any] = []
+        self.numbers: Any
+        self.positions: Any
+        self.linked = False
+        if kind == "runs":
+            self.runs = content[1]
+            self.task = tasks[self.runs[0][1]]
+            self.numbers = [run[2] for run in self.runs]
+            self.positions = [run[0] for run in self.runs]
+            self.linked = any(run[7] for run in self.runs)
+            return
+        self.task = tasks[content[1]]
+        if kind == "map":
+            self.single = content[3]
+            self.numbers = range(content[2], content[2] + len(content[3]))
         else:
-            self.values = content[1]
-            self.task = tasks[self.values[0][1]] if self.values else None
-            self.positions = [row[0] for row in self.values]
-            self.linked = any(row[7] for row in self.values)
+            self.arguments = content[3]
+            self.numbers = content[2]
+        self.positions = range(len(self.numbers))
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.numbers)
 
-    def number(self, place: int) -> int:
-        """The number of a run."""
-        return self.first + place if self.kind == "map" else self.values[place][2]  # type: ignore[no-any-return]
+    def run(self, place: int) -> tuple[Any, int, Any, Any, int, list[int]]:
+        """Task, attempt, arguments, keyword arguments, tags and needs of a run."""
+        if self.single is not None:
+            return self.task, 1, (self.single[place],), None, 0, _NO_NEEDS
+        if self.arguments is not None:
+            return self.task, 1, self.arguments[place], None, 0, _NO_NEEDS
+        _, key, _, attempt, args, kwargs, tags, needs = self.runs[place]
+        return self.tasks[key], attempt, args, kwargs, tags, needs
 
-    def is_async(self) -> bool:
-        """Whether these are coroutines."""
-        return self.task is not None and self.task.is_async
+
+_NO_NEEDS: list[int] = []
 
 
 def main(fds: list[int], settings: bytes) -> None:
@@ -257,33 +281,23 @@ class Worker:
         since = batch.began = time.time()
         reported = since
         base = self._context(batch, 0)
-        tasks = rows.tasks
-        mapped = rows.kind == "map"
+        numbers = rows.numbers
+        positions = rows.positions
+        single = rows.single
         for place in batch.indices:
-            if mapped:
-                task: Any = rows.task
-                position = place
-                call = Call(
-                    task,
-                    (rows.values[place],),
-                    None,
-                    rows.first + place,
-                    base.copy(),
-                    batch.scope,
-                )
-                if batch.skipped and call.number in batch.skipped:
-                    continue
+            number = numbers[place]
+            if batch.skipped and number in batch.skipped:
+                continue
+            position = positions[place]
+            if single is not None:
+                task = rows.task
+                call = Call(task, (single[place],), None, number, base.copy(), batch.scope)
             else:
-                position, key, number, number_of_attempt, args, kwargs, tags, needs = rows.values[
-                    place
-                ]
-                if batch.skipped and number in batch.skipped:
-                    continue
-                task = tasks[key]
+                task, attempts, args, kwargs, tags, needs = rows.run(place)
                 if needs and not all(need in batch.results for need in needs):
                     continue  # what it needs did not complete
                 context = base.copy() if not tags else self._context(batch, tags)
-                call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)
+                call = Call(task, args, kwargs, number, context, batch.scope, attempts)
             words[position] = BEGUN
             if task.timeout_seconds is not None:
                 self.channel.send(wire.BEGUN, dumps((batch.number, position)))
@@ -484,7 +498,7 @@ class Worker:
         with LOCK:
             batches = list(self.batches.values())
         for batch in batches:
-            if not batch.rows.is_async():
+            if not batch.rows.task.is_async:
                 self.hand_back(batch)
 
     def hand_back(self, batch: Batch) -> None:
@@ -510,14 +524,8 @@ class Worker:
         rows = batch.rows
         batch.open = 1
         for place in batch.indices:
-            if rows.kind == "map":
-                position, task, number, tags = place, rows.task, rows.first + place, 0
-                args: Any = (rows.values[place],)
-                kwargs = None
-                number_of_attempt = 1
-            else:
-                position, key, number, number_of_attempt, args, kwargs, tags, _ = rows.values[place]
-                task = rows.tasks[key]
+            number, position = rows.numbers[place], rows.positions[place]
+            task, number_of_attempt, args, kwargs, tags, _ = rows.run(place)
             if number in batch.skipped:
                 continue
             context = under_asyncio(self._context(batch, tags))
@@ -644,8 +652,8 @@ class Worker:
         rows = batch.rows
         for place in batch.indices:
             position = rows.positions[place]
-            number = rows.number(place)
-            task = rows.task if rows.kind == "map" else rows.tasks[rows.values[place][1]]
+            number = rows.numbers[place]
+            task = rows.run(place)[0]
             call = Call(task, (), None, number, Context(), batch.scope)
             error = NestingTooDeep(run_name=name_of(call), depth=len(self.frames.stack))
             batch.lane.words[position] = BEGUN
@@ -657,14 +665,8 @@ class Worker:
         with LOCK:
             batches = list(self.batches.values())
         for batch in batches:
-            rows = batch.rows
-            if rows.kind == "map":
-                if 0 <= number - rows.first < len(rows):
-                    return batch.number, number - rows.first
-                continue
-            for row in rows.values:
-                if row[2] == number:
-                    return batch.number, row[0]
+            if number in batch.rows.numbers:
+                return batch.number, batch.rows.positions[batch.rows.numbers.index(number)]
         return None
 
     # ------------------------------------------------------------------ the receiver
@@ -753,7 +755,7 @@ class Worker:
             self.batches[number] = batch
         if self.retiring:
             self.hand_back(batch)
-        if rows.is_async():
+        if rows.task.is_async:
             self._run_coroutines(batch)
         else:
             self.queue.put(batch)
