@@ -30,7 +30,7 @@ EXPORTS = {
         " resolve_futures_to_states resolve_futures_to_results"
     ),
     "manyhands.task_runners": (
-        "TaskRunner BaseTaskRunner ThreadPoolTaskRunner SequentialTaskRunner"
+        "TaskRunner BaseTaskRunner ThreadPoolTaskRunner ProcessPoolTaskRunner SequentialTaskRunner"
         " ExecutorTaskRunner ConcurrentTaskRunner"
     ),
     "manyhands.runtime": "task_run flow_run",
@@ -180,4 +180,5 @@ def test_wheel_tells_what_it_needs(wheel: zipfile.Path) -> None:
     entry_points = (info / "entry_points.txt").read_text()
     assert "manyhands = manyhands.cli:main" in entry_points
     assert "threads = manyhands.task_runners:ThreadPoolTaskRunner" in entry_points
+    assert "processes = manyhands.task_runners:ProcessPoolTaskRunner" in entry_points
     assert "sequential = manyhands.task_runners:SequentialTaskRunner" in entry_points

@@ -194,15 +194,18 @@ class MapRecord(Generic[R]):
             return future
         value = self.values[index]
         if type(value) is not _Marker:
-            # It has completed, and nobody had its future: nothing can happen to either any more.
-            return TaskFuture(
-                self.dispatcher,
-                self.task,
-                self.base + index,
-                None,
-                self.since[index],
-                COMPLETED,
-                value,
+            # It has completed, and nobody had its future: nothing can happen to either any more, so no lock is needed.
+            return self.futures.setdefault(
+                index,
+                TaskFuture(
+                    self.dispatcher,
+                    self.task,
+                    self.base + index,
+                    None,
+                    self.since[index],
+                    COMPLETED,
+                    value,
+                ),
             )
         with LOCK:
             return self.materialize(index)
@@ -212,14 +215,19 @@ class MapRecord(Generic[R]):
         future = self.futures.get(index)
         if future is not None:
             return future
+        value = self.values[index]
+        if type(value) is not _Marker:
+            return self.future(index)
         since = self.since[index] or self.submitted
         future = TaskFuture(self.dispatcher, self.task, self.base + index, None, since)
         future._details().origin = (self, index)
         future._start = True
-        self.futures[index] = future
+        known = self.futures.setdefault(index, future)
+        if known is not future:
+            return known
         if self.since[index]:
             future._claim()
-        value = self.values[index]
+        value = self.values[index]  # again: who stored one since has not seen the future
         if value is not NO_VALUE:
             future._claim()
             del future._open

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from logging import LogRecord, getLogger
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,7 +30,7 @@ from manyhands.calls import (
     Handle,
     Outcome,
 )
-from manyhands.context import HERE, LOCK, TAGS, Scope
+from manyhands.context import HERE, LOCK, SCOPE, TAGS, Scope
 from manyhands.engine import inputs
 from manyhands.engine.inputs import ATOMS
 from manyhands.engine.interrupt import shielded
@@ -105,6 +105,8 @@ class Dispatcher(Answers):
         self._captures = backend.captures
         self._ended: TaskFuture[None] | None = None
         self._looking = False
+        self._shares_context = backend.capabilities.shares_context
+        self._contexts: dict[frozenset[str], Context] = {}
 
     # ------------------------------------------------------------------ runs come in
 
@@ -135,7 +137,8 @@ class Dispatcher(Answers):
             self._tell_resources(task)
         if number is None:
             number = next_number()
-        call = Call(task, args, kwargs, number, copy_context(), scope)
+        context = copy_context() if self._shares_context else self._context_with(TAGS.get(), scope)
+        call = Call(task, args, kwargs, number, context, scope)
         future: TaskFuture[Any] = TaskFuture(self, task, call.number, call, time.time())
         if self._captures:
             call.options = self.backend.capture()
@@ -162,6 +165,15 @@ class Dispatcher(Answers):
             finally:
                 frames.leave_shield()
         return future
+
+    def _context_with(self, tags: frozenset[str], scope: Scope) -> Context:
+        """What surrounds a run on a worker that sees none of the submitter's variables: made once, as it never differs."""
+        context = self._contexts.get(tags)
+        if context is None:
+            context = self._contexts[tags] = Context()
+            context.run(TAGS.set, tags)
+            context.run(SCOPE.set, scope)
+        return context
 
     def _tell_resources(self, task: Task[Any, Any]) -> None:
         if not self.capabilities.resources:

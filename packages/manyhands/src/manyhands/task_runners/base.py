@@ -174,7 +174,9 @@ class BaseTaskRunner:
 
     def __repr__(self) -> str:
         given = ", ".join(
-            f"{name}={value!r}" for name, value in self.settings().items() if value is not None
+            f"{name}={value!r}"
+            for name, value in self.settings().items()
+            if value is not None and value != ()
         )
         return f"{type(self).__name__}({given})"
 

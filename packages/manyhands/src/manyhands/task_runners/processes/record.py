@@ -90,15 +90,15 @@ class Lane:
 
     def put(self, position: int, value: Any) -> bool:
         """Writes down a value that needs no pickling; whether it was such a one. Hot."""
-        if value is None:
-            self.words[position] = _NONE
-            return True
         kind = type(value)
         if kind is int:
             if -_LARGEST_INT < value < _LARGEST_INT:
                 self.words[position] = value << 3 | _INT
                 return True
             return False
+        if value is None:
+            self.words[position] = _NONE
+            return True
         if kind is bool:
             self.words[position] = _TRUE if value else _FALSE
             return True

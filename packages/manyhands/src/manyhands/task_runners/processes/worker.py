@@ -108,7 +108,8 @@ class Batch:
         results: by position, values that later runs of the batch need.
         unreported: positions that ended since the last report.
         began: when the run began that is under way.
-        observed, counted: how long how many of the unreported runs took.
+        observed_until: up to when the durations of its runs have been reported.
+        observed: of coroutines, how long the unreported ones took together.
         open: coroutines that have not ended.
         timing: whether a report is due in a while.
     """
@@ -124,8 +125,8 @@ class Batch:
         self.results: dict[int, Any] = {}
         self.unreported: deque[int] = deque()
         self.began = 0.0
+        self.observed_until = 0.0
         self.observed = 0.0
-        self.counted = 0
         self.open = 0
         self.timing = False
 
@@ -273,17 +274,19 @@ class Worker:
         root.setLevel(self.settings.level)
 
     def run(self, batch: Batch) -> None:
-        """Runs what is left of a batch, and reports."""
+        """Runs what is left of a batch, and reports. Hot."""
         rows = batch.rows
         lane = batch.lane
-        ends = lane.ends
-        words = lane.words
-        since = batch.began = time.time()
-        reported = since
+        words, ends, put = lane.words, lane.ends, lane.put
+        numbers, positions, single = rows.numbers, rows.positions, rows.single
+        scope, unreported = batch.scope, batch.unreported
+        most = self.settings.most
         base = self._context(batch, 0)
-        numbers = rows.numbers
-        positions = rows.positions
-        single = rows.single
+        clock = time.time
+        reported = batch.began = batch.observed_until = clock()
+        if len(rows) > 1:
+            batch.timing = True
+            TIMERS.after(REPORT_EVERY, lambda: self._report_late(batch))
         for place in batch.indices:
             number = numbers[place]
             if batch.skipped and number in batch.skipped:
@@ -291,31 +294,31 @@ class Worker:
             position = positions[place]
             if single is not None:
                 task = rows.task
-                call = Call(task, (single[place],), None, number, base.copy(), batch.scope)
+                call = Call(task, (single[place],), None, number, base.copy(), scope)
             else:
                 task, attempts, args, kwargs, tags, needs = rows.run(place)
                 if needs and not all(need in batch.results for need in needs):
                     continue  # what it needs did not complete
                 context = base.copy() if not tags else self._context(batch, tags)
-                call = Call(task, args, kwargs, number, context, batch.scope, attempts)
+                call = Call(task, args, kwargs, number, context, scope, attempts)
             words[position] = BEGUN
             if task.timeout_seconds is not None:
                 self.channel.send(wire.BEGUN, dumps((batch.number, position)))
-            self._run(batch, position, call)
-            now = ends[position]
-            batch.observed += now - since
-            batch.counted += 1
-            since = batch.began = now
-            self.done += 1
-            if self.settings.most is not None and self.done >= self.settings.most:
-                self._retire()
+            outcome, value = self._run(batch, call)
+            ends[position] = now = batch.began = clock()
+            if outcome is not None or rows.linked or not put(position, value):
+                self._put(batch, position, call, outcome, value)
+            unreported.append(position)
             if now - reported >= REPORT_EVERY:
                 self._report(batch)
                 reported = now
             elif not batch.timing:
                 batch.timing = True
-                if len(rows) > 1:
-                    TIMERS.after(REPORT_EVERY, lambda: self._report(batch, timed=True))
+                TIMERS.after(REPORT_EVERY, lambda: self._report_late(batch))
+            if most is not None:
+                self.done += 1
+                if self.done >= most:
+                    self._retire()
         self._close(batch)
 
     def _context(self, batch: Batch, tags: int) -> Context:
@@ -325,8 +328,12 @@ class Worker:
             context.run(TAGS.set, batch.rows.tags[tags])
         return context
 
-    def _run(self, batch: Batch, position: int, call: Call) -> None:
-        """Runs one call to the end of this attempt and writes down how it ended. Hot."""
+    def _run(self, batch: Batch, call: Call) -> tuple[Outcome | None, Any]:
+        """Runs one call to the end of this attempt. Hot.
+
+        Returns:
+            Its outcome, or `None` and its value if there is no more to say.
+        """
         frame = Frame(call)
         stack = self.frames.stack
         outcome: Outcome | None = None
@@ -365,7 +372,7 @@ class Worker:
                 outcome = overdue_outcome(call)
             else:
                 outcome = Outcome(CANCELLED, None)
-        self._ended(batch, position, call, outcome, value)
+        return outcome, value
 
     def _disarm(self, frame: Frame) -> None:
         """Ends a frame that was interrupted; whatever was fired at it is over afterwards."""
@@ -399,21 +406,17 @@ class Worker:
 
     # ------------------------------------------------------------------ ends
 
-    def _ended(
+    def _put(
         self, batch: Batch, position: int, call: Call, outcome: Outcome | None, value: Any
     ) -> None:
-        """Writes down how a run ended. Hot."""
-        lane = batch.lane
-        lane.ends[position] = time.time()
-        if batch.rows.linked and outcome is None:
-            batch.results[position] = value
-        if outcome is None and not lane.put(position, value):
-            self._put(batch, position, call, value)
-        elif outcome is not None:
+        """Writes down how a run ended."""
+        if outcome is not None:
             self._put_outcome(batch, position, call, outcome)
-        batch.unreported.append(position)
-
-    def _put(self, batch: Batch, position: int, call: Call, value: Any) -> None:
+            return
+        if batch.rows.linked:
+            batch.results[position] = value
+        if batch.lane.put(position, value):
+            return
         try:
             packed = pack(value)
         except Exception:
@@ -460,24 +463,31 @@ class Worker:
         )
         batch.lane.words[position] = TOLD
 
-    def _report(self, batch: Batch, timed: bool = False, last: bool = False) -> None:
-        """Tells the driver to look into the record."""
-        if timed:
-            batch.timing = False
-        unreported = batch.unreported
+    def _report_late(self, batch: Batch) -> None:
+        """Reports what ended before a run that takes its time; on a service thread."""
+        batch.timing = False
         try:
-            with self._reporting:  # so that the last report is the last one
-                positions = [unreported.popleft() for _ in range(len(unreported))]
-                if not positions and not last:
-                    return
-                count, batch.counted = batch.counted, 0
-                seconds, batch.observed = batch.observed, 0.0
-                body = REPORT.pack(batch.number, seconds, count, last)
-                body += struct.pack(f"<{len(positions)}H", *positions)
-                self.channel.send(wire.REPORT, body)
+            self._report(batch)
         except OSError:
-            if not timed:
-                raise
+            return  # the driver has gone, as the receiver sees too
+
+    def _report(self, batch: Batch, last: bool = False) -> None:
+        """Tells the driver to look into the record."""
+        unreported = batch.unreported
+        with self._reporting:  # so that the last report is the last one
+            positions = [unreported.popleft() for _ in range(len(unreported))]
+            if not positions and not last:
+                return
+            count = len(positions)
+            if batch.rows.task.is_async:
+                seconds, batch.observed = batch.observed, 0.0
+            elif positions:
+                until = batch.lane.ends[positions[-1]]
+                seconds, batch.observed_until = until - batch.observed_until, until
+            else:
+                seconds = 0.0
+            body = REPORT.pack(batch.number, seconds, count, last)
+            self.channel.send(wire.REPORT, body + struct.pack(f"<{count}H", *positions))
 
     def _close(self, batch: Batch) -> None:
         with LOCK:
@@ -560,9 +570,10 @@ class Worker:
         PLACES.pop(call.number, None)
         self.loop_tasks.pop(call.number, None)
         plain = outcome.phase == COMPLETED and outcome.state is None and outcome.name is None
-        self._ended(batch, position, call, None if plain else outcome, outcome.value)
-        batch.observed += time.time() - began
-        batch.counted += 1
+        batch.lane.ends[position] = now = time.time()
+        self._put(batch, position, call, None if plain else outcome, outcome.value)
+        batch.observed += now - began
+        batch.unreported.append(position)
         self.done += 1
         self._coroutine_over(batch)
 
@@ -574,7 +585,7 @@ class Worker:
             self._close(batch)
         elif not batch.timing and batch.unreported:
             batch.timing = True
-            SERVICE_LOOP.get().call_later(REPORT_EVERY, self._report, batch, True)
+            SERVICE_LOOP.get().call_later(REPORT_EVERY, self._report_late, batch)
 
     # ------------------------------------------------------------------ waiting
 
@@ -657,7 +668,9 @@ class Worker:
             call = Call(task, (), None, number, Context(), batch.scope)
             error = NestingTooDeep(run_name=name_of(call), depth=len(self.frames.stack))
             batch.lane.words[position] = BEGUN
-            self._ended(batch, position, call, Outcome(FAILED, error), None)
+            batch.lane.ends[position] = time.time()
+            self._put(batch, position, call, Outcome(FAILED, error), None)
+            batch.unreported.append(position)
         self._close(batch)
 
     def batch_of(self, number: int) -> tuple[int, int] | None:
