@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MANYHANDS = str(Path(sys.executable).with_name("manyhands"))
 
 FLOWS = """
-    import datetime, threading
+    import datetime, os, threading
     from pathlib import Path
     from typing import Any, Iterable, Literal, Optional
 
@@ -42,9 +42,17 @@ FLOWS = """
     def divide(a, b):
         return a / b
 
+    @task
+    def process() -> int:
+        return os.getpid()
+
     @flow
     def place():
         return where.submit().result()
+
+    @flow
+    def is_elsewhere():
+        return process.submit().result() != os.getpid()
 
     @flow(name="twice as much")
     def double(n: int, name: str = "x", items: list[int] = []):
@@ -339,6 +347,23 @@ def test_the_runner_is_replaced(manyhands: Manyhands) -> None:
     """SPEC 11.3."""
     assert manyhands("run", "flows.py:place", "-r", "sequential") == (0, "MainThread\n", "")
     assert manyhands("run", "flows.py:place", "--runner=threads:2")[1] != "MainThread\n"
+    assert manyhands("run", "flows.py:is_elsewhere") == (0, "False\n", "")
+    assert manyhands("run", "flows.py:is_elsewhere", "-r", "processes:1") == (0, "True\n", "")
+
+
+def test_the_runner_of_the_environment(
+    manyhands: Manyhands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MANYHANDS_TASK_RUNNER", "processes:1")
+    assert manyhands("run", "flows.py:is_elsewhere") == (0, "True\n", "")
+
+
+def test_what_fails_in_another_process_shows_where(manyhands: Manyhands) -> None:
+    code, out, err = manyhands("run", "flows.py:fails", "--runner", "processes:1")
+    assert (code, out) == (1, "")
+    assert "ZeroDivisionError: division by zero" in err
+    assert "On the worker:" in err
+    assert ", in divide\n" in err
 
 
 # ---------------------------------------------------------------------- failures
@@ -418,7 +443,9 @@ def test_runners_are_listed(manyhands: Manyhands) -> None:
     assert (code, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
     assert rows["threads"][1:5] == ["manyhands", package.__version__, "--runner", "threads"]
+    assert rows["processes"][1:5] == ["manyhands", package.__version__, "--runner", "processes"]
     assert "default" in " ".join(rows["threads"])
+    assert "default" not in " ".join(rows["processes"])
     for name in ("dask", "ray"):
         row = " ".join(rows[name])
         assert f"--runner {name}" in row or 'pip install "manyhands' in row
@@ -500,6 +527,10 @@ SLOW = """
         say("ready")
         futures.wait()
 
+    @flow(task_runner="processes:2")
+    def processes():
+        tasks.fn()
+
     @flow
     async def coroutine():
         say("ready")
@@ -524,7 +555,7 @@ def started(folder: Path, *command: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("flow", ["tasks", "coroutine"])
+@pytest.mark.parametrize("flow", ["tasks", "processes", "coroutine"])
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
 )

@@ -145,13 +145,22 @@ def test_on_a_terminal_there_is_a_bar(
     assert "3/3" in capsys.readouterr().err
 
 
-def test_the_command_in_a_process_of_its_own() -> None:
+@pytest.mark.parametrize(
+    ("runner", "shown"),
+    [
+        ("threads", "ThreadPoolTaskRunner()"),
+        ("processes", "ProcessPoolTaskRunner()"),
+        ("processes:2", "ProcessPoolTaskRunner(max_workers=2)"),
+    ],
+)
+def test_the_command_in_a_process_of_its_own(runner: str, shown: str) -> None:
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith("MANYHANDS_")
     }
-    command = [MANYHANDS, "demo", "--limit", "30", "--runner", "threads"]
+    command = [MANYHANDS, "demo", "--limit", "30", "--runner", runner]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "measured 30 of 30 files"
     assert "30 files, " in done.stdout
+    assert f" s on {shown}: " in done.stdout
     assert "a second" in done.stdout

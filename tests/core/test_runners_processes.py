@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from manyhands.task_runners import ProcessPoolTaskRunner
 from manyhands.testing import TaskRunnerSuite
 

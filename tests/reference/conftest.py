@@ -12,3 +12,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     sleep, sleep_async = time.sleep, asyncio.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(seconds / 100))
     monkeypatch.setattr(asyncio, "sleep", lambda seconds: sleep_async(seconds / 100))
+
+
+@pytest.fixture(params=["threads", "processes:2"])
+def each_pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes each pool in turn the runner of flows that name none."""
+    monkeypatch.setenv("MANYHANDS_TASK_RUNNER", request.param)

@@ -1,21 +1,27 @@
 """The examples whose output the reference shows, log lines included: run as scripts, as a user would."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+RUNNERS = ["threads", "processes:2"]
 
 LOG_LINE = re.compile(
     r"(?P<time>\d\d:\d\d:\d\d\.\d{3}) \| (?P<level>[A-Z]+ *) \| (?P<kind>Flow|Task) run '(?P<name>.+)' - (?P<text>.*)"
 )
 
 
-def run(script: str) -> list[str]:
+def run(script: str, runner: str) -> list[str]:
     """Runs a script of this directory, and gives the lines of its output, log lines at their place."""
     path = Path(__file__).with_name(script)
     done = subprocess.run(
         [sys.executable, "-u", path],
+        env=os.environ | {"MANYHANDS_TASK_RUNNER": runner},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -51,8 +57,9 @@ def task_runs(lines: list[str]) -> list[str]:
     return [match["name"] for match in matches]
 
 
-def test_text_analysis() -> None:
-    lines = run("text_analysis.py")
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_text_analysis(runner: str) -> None:
+    lines = run("text_analysis.py", runner)
     begins_and_ends(lines, "run-text-analysis")
     assert lines[8:-1] == [
         "",
@@ -70,8 +77,9 @@ def test_text_analysis() -> None:
     assert names[-1].startswith("analyze_texts"), "what is mapped within a task ends before it"
 
 
-def test_model_training() -> None:
-    lines = run("model_training.py")
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_model_training(runner: str) -> None:
+    lines = run("model_training.py", runner)
     begins_and_ends(lines, "evaluate-models")
     datasets, models = ("customers", "products", "orders"), ("random_forest", "gradient_boosting")
     assert sorted(task_runs(lines[1:7])) == sorted(

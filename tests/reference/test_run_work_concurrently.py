@@ -66,6 +66,7 @@ def cool_task():
     return "sup"
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_the_result_of_a_future(capsys: pytest.CaptureFixture[str]) -> None:
     @flow
     def my_workflow():
@@ -78,6 +79,7 @@ def test_the_result_of_a_future(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "sup\n"
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_waiting_for_a_future() -> None:
     futures = []
 
@@ -93,6 +95,7 @@ def test_waiting_for_a_future() -> None:
     assert futures[0].result() == "sup"
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_waiting_for_several_futures() -> None:
     @flow
     def my_workflow():
@@ -103,6 +106,7 @@ def test_waiting_for_several_futures() -> None:
     my_workflow()
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_passing_futures_between_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     @task
     def what_did_cool_task_say(what_it_said: str):
@@ -118,6 +122,7 @@ def test_passing_futures_between_tasks(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "cool task said sup\n"
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_passing_futures_to_flows() -> None:
     """The page says so of flows too."""
 
@@ -148,6 +153,7 @@ def test_using_map(capsys: pytest.CaptureFixture[str]) -> None:
     check_ride(capsys.readouterr().out.splitlines(), list(range(10, 0, -1)))
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_values_that_are_not_iterable_are_not_mapped() -> None:
     @task
     def add_together(x, y):
@@ -162,6 +168,7 @@ def test_values_that_are_not_iterable_are_not_mapped() -> None:
     assert resulting_sum == [6, 7, 8]
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_using_the_unmapped_annotation() -> None:
     @task
     def sum_plus(x, static_iterable):
@@ -176,6 +183,7 @@ def test_using_the_unmapped_annotation() -> None:
     assert resulting_sum == [10, 11, 12]
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_bulk_operations() -> None:
     @task
     def some_task(x):
@@ -236,6 +244,7 @@ def test_creating_state_dependencies() -> None:
     assert ended == ["b", "a", "c", "d"]
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_handling_failures_in_concurrent_work(capsys: pytest.CaptureFixture[str]) -> None:
     states: list[State] = []
 

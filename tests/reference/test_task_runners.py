@@ -1,21 +1,30 @@
 """The examples of the reference's page on task runners, and what it says about them."""
 
+import os
 import threading
 import time
+from functools import partial
 
 import pytest
 from manyhands import flow, task
 from manyhands.futures import TaskFuture, wait
 from manyhands.states import State
-from manyhands.task_runners import ThreadPoolTaskRunner
+from manyhands.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-#: The runners of the elevator. (ProcessPoolTaskRunner joins them once it is there.)
-POOLS = [ThreadPoolTaskRunner]
+
+def hurry() -> None:
+    """Makes a worker process as hasty as the fixture makes this one."""
+    sleep = time.sleep
+    time.sleep = lambda seconds: sleep(seconds / 100)
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("pool", POOLS)
-def test_configure_a_task_runner(pool: type, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "pool",
+    [ThreadPoolTaskRunner, partial(ProcessPoolTaskRunner, initializer=hurry)],
+    ids=["threads", "processes"],
+)
+def test_configure_a_task_runner(pool: type, capfd: pytest.CaptureFixture[str]) -> None:
     @task
     def stop_at_floor(floor):
         print(f"elevator moving to floor {floor}")
@@ -33,7 +42,7 @@ def test_configure_a_task_runner(pool: type, capsys: pytest.CaptureFixture[str])
 
     elevator()
 
-    lines = capsys.readouterr().out.splitlines()
+    lines = capfd.readouterr().out.splitlines()
     assert sorted(lines) == sorted(
         f"elevator {does} {floor}"
         for does in ("moving to floor", "stops on floor")
@@ -47,7 +56,8 @@ def test_configure_a_task_runner(pool: type, capsys: pytest.CaptureFixture[str])
     assert moving[-1].endswith(" 1")
 
 
-def test_submit_tasks_to_a_task_runner(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("each_pool")
+def test_submit_tasks_to_a_task_runner(capfd: pytest.CaptureFixture[str]) -> None:
     @task
     def say_hello(name):
         return f"Hello {name}!"
@@ -64,9 +74,10 @@ def test_submit_tasks_to_a_task_runner(capsys: pytest.CaptureFixture[str]) -> No
 
     hello_world()
 
-    assert capsys.readouterr().out == "<class 'str'>\nHello Marvin!\n"
+    assert capfd.readouterr().out == "<class 'str'>\nHello Marvin!\n"
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_access_results_from_submitted_tasks(capsys: pytest.CaptureFixture[str]) -> None:
     @task
     def my_task():
@@ -83,6 +94,7 @@ def test_access_results_from_submitted_tasks(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == "42\n"
 
 
+@pytest.mark.usefixtures("each_pool")
 @pytest.mark.parametrize("fails", [False, True], ids=["completes", "fails"])
 def test_results_without_raising(fails: bool) -> None:
     outcome = []
@@ -120,6 +132,19 @@ def test_calling_a_task_runs_it_in_the_main_thread_and_blocks() -> None:
     assert where() is threading.main_thread()
 
 
+def test_the_process_pool_runs_tasks_in_processes_of_their_own() -> None:
+    @task
+    def where():
+        time.sleep(0.1)
+        return os.getpid()
+
+    @flow(task_runner=ProcessPoolTaskRunner(max_workers=2))
+    def my_flow():
+        return [future.result() for future in [where.submit() for _ in range(2)]]
+
+    assert len({*my_flow(), os.getpid()}) == 3
+
+
 def test_the_default_task_runner_runs_tasks_in_threads_of_their_own() -> None:
     meeting = threading.Barrier(3, timeout=30)
 
@@ -136,6 +161,7 @@ def test_the_default_task_runner_runs_tasks_in_threads_of_their_own() -> None:
     assert len({*threads, threading.main_thread()}) == 4
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_a_future_gives_access_to_state_and_result() -> None:
     @task
     def my_task():
@@ -153,6 +179,7 @@ def test_a_future_gives_access_to_state_and_result() -> None:
     my_flow()
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_result_raises_the_exception_of_the_task() -> None:
     @task
     def my_task():
@@ -192,6 +219,7 @@ def test_only_terminal_futures_need_to_be_resolved() -> None:
     assert seen == ["first", "then", "last"]
 
 
+@pytest.mark.usefixtures("each_pool")
 def test_simple_mapping(capsys: pytest.CaptureFixture[str]) -> None:
     @task
     def print_nums(nums: list[int]):

@@ -11,7 +11,11 @@ from typing import assert_type
 
 from manyhands import Flow, Task, flow, task, unmapped
 from manyhands.futures import TaskFuture, TaskFutureList, as_completed, wait
-from manyhands.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
+from manyhands.task_runners import (
+    ProcessPoolTaskRunner,
+    SequentialTaskRunner,
+    ThreadPoolTaskRunner,
+)
 
 
 @task
@@ -143,3 +147,10 @@ def runners() -> None:
     with ThreadPoolTaskRunner(2) as runner:
         assert_type(runner.submit(inc, {"number": 1}), TaskFuture[int])
         assert_type(runner.map(fetch, {"number": [1, 2]}), TaskFutureList[str])
+
+    with ProcessPoolTaskRunner(2, env={"LANG": "C"}, max_tasks_per_worker=100) as processes:
+        assert_type(processes.submit(inc, {"number": 1}), TaskFuture[int])
+        assert_type(processes.map(fetch, {"number": [1, 2]}), TaskFutureList[str])
+
+    ProcessPoolTaskRunner("2")  # type: ignore
+    ProcessPoolTaskRunner(start_methods="spawn")  # type: ignore

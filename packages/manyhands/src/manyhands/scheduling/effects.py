@@ -13,7 +13,9 @@ TIMER = 7  # future, seconds: call `due` then
 INTERRUPT = 8  # future: stop what still runs of it
 OTHER = 9  # dispatcher of another runner: it has effects to carry out
 DRAINED = 10  # no run is open any more
-ELEMENTS = 11  # map record, index, count: consecutive elements completed of which nobody has a future
+ELEMENTS = (
+    11  # map record, index, count: consecutive elements completed of which nobody has a future
+)
 RETURNED = 14  # future, call, value: what its return value waited for has ended
 LIMIT = 12  # future: take a slot of its tags' limits, and say so by `admitted`
 RELEASE = 13  # future: it needs its slot no more, or never will

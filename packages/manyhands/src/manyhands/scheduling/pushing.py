@@ -9,7 +9,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import (
-    COMPLETED,
     CRASHED,
     DONE,
     READY,
@@ -337,12 +336,16 @@ class PushingScheduler(Scheduler):
         """If a slot is still idle: what others have not begun becomes ready again."""
         if self.ready or not self._idle_slot():
             return
-        for number, (batch, positions) in self.batches.items():
-            if number in self._recalled:
-                continue
-            if len(positions) > 1 or self.slots.get(batch.slot, 0) > 1:
-                self._recalled.add(number)
+        for batch, positions in self.batches.values():
+            if self._can_be_shared(batch, positions):
+                self._recalled.add(batch.number)
                 self.effects.append((RECALL, batch))
+
+    def _can_be_shared(self, batch: Batch, positions: set[int]) -> bool:
+        """Whether its worker may hold runs of a batch that another could begin."""
+        if batch.number in self._recalled:
+            return False
+        return len(positions) > batch.linked + 1 or self.slots.get(batch.slot, 0) > 1
 
     def _is_blocked(self, slot: int) -> bool:
         return any(helper.blocks for helper in self.helpers.get(slot, ()))
@@ -435,6 +438,7 @@ class PushingScheduler(Scheduler):
         total = 0.0
         limit = 1 << 30
         known = True
+        linked = 0
         while ready and len(runs) < limit:
             item = ready[0]
             task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
@@ -475,9 +479,12 @@ class PushingScheduler(Scheduler):
                 before = len(runs)
                 self._fuse(runs, item)
                 limit += len(runs) - before
+                linked += len(runs) - before
         if not runs:
             return None
-        return self._new_batch(slot, runs, total if known else None)
+        batch = self._new_batch(slot, runs, total if known else None)
+        batch.linked = linked
+        return batch
 
     def _fuse(self, runs: list[TaskFuture[Any]], last: TaskFuture[Any]) -> None:
         """Lets the chain that hangs on a run travel with it: each run the only one that waits for the one before."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import mmap
-import os
 import selectors
 import socket
 import struct
@@ -236,7 +235,9 @@ class ProcessBackend:
                     member.channel.send(wire.STOP)
         for member in members:
             if not member.process.join(max(min(deadline - time.monotonic(), 2.0), 0.0)):
-                library_logger().warning("Worker process %s did not end; it is killed", member.process.pid)
+                library_logger().warning(
+                    "Worker process %s did not end; it is killed", member.process.pid
+                )
                 member.process.kill()
                 member.process.join(1.0)
         self._do(_End.end)
@@ -326,15 +327,23 @@ class ProcessBackend:
         try:
             member = self._member_at(batch.slot)
         except OSError as error:
-            told = f"no worker process could be started: {error}"
-            self._events.broken(lambda run_name: self._death(run_name, told, error))
+            text, cause = f"no worker process could be started: {error}", error
+            self._events.broken(lambda run_name: self._death(run_name, text, cause))
             return
         content, tasks, tags, failed = self._content(batch)
         content, packed = self._pack(content, failed)
         if failed:
             now = time.time()
             self._events.reported(
-                Report(batch.number, list(failed), list(failed.values()), [now] * len(failed), 0.0, last=False, count=0)
+                Report(
+                    batch.number,
+                    list(failed),
+                    list(failed.values()),
+                    [now] * len(failed),
+                    0.0,
+                    last=False,
+                    count=0,
+                )
             )
         if packed is None:
             self._events.reported(Report(batch.number, [], [], [], 0.0))
@@ -426,6 +435,7 @@ class ProcessBackend:
         rows: list[Any] = []
         keys: dict[int, None] = {}
         all_tags: dict[frozenset[str], int] = {}
+        places: dict[TaskFuture[Any], int] = {}
         for position in range(len(batch)):
             call = calls.get(position)
             args: Any
@@ -434,7 +444,8 @@ class ProcessBackend:
                 if type(runs) is Span or position in failed:
                     continue
                 try:
-                    linked = self._linked(batch, position)
+                    places = places or {future: place for place, future in enumerate(runs)}
+                    linked = self._linked(batch, position, places)
                 except Exception as error:
                     failed[position] = Outcome(FAILED, error)
                     continue
@@ -488,9 +499,10 @@ class ProcessBackend:
         self._see_scope(first.scope)
         return ("calls", key, numbers, arguments), [key], [tags or frozenset()], {}
 
-    def _linked(self, batch: Batch, position: int) -> tuple[Call, bytes, list[int]] | None:
+    def _linked(
+        self, batch: Batch, position: int, places: dict[TaskFuture[Any], int]
+    ) -> tuple[Call, bytes, list[int]] | None:
         """A run that waits for others of its batch: its arguments are unpickled when these are known."""
-        places = {future: place for place, future in enumerate(batch.runs)}
         followed = follow(
             batch, position, self._resolve, lambda upstream: ResultOf(places[upstream])
         )
@@ -624,7 +636,11 @@ class ProcessBackend:
                         if not self._do_all():
                             return
                         continue
-                    if mask & selectors.EVENT_WRITE and member.channel.flush() and not member.buried:
+                    if (
+                        mask & selectors.EVENT_WRITE
+                        and member.channel.flush()
+                        and not member.buried
+                    ):
                         self._selector.modify(
                             member.channel.connection, selectors.EVENT_READ, member
                         )
@@ -743,6 +759,8 @@ class ProcessBackend:
     def _report_of(self, sent: Sent, positions: Sequence[int]) -> Report:
         lane = sent.lane
         number = sent.batch.number
+        words: list[int]
+        ends: Sequence[float]
         if not positions:
             return Report(number, (), (), (), 0.0)
         first, after = positions[0], positions[-1] + 1
@@ -751,7 +769,7 @@ class ProcessBackend:
             words = lane.words[first:after].tolist()
             ends = lane.ends[first:after].tolist()
         else:
-            words = [lane.words[position] for position in positions]
+            words = [lane.word(position) for position in positions]
             ends = [lane.ends[position] for position in positions]
         if TOLD in words:
             told = [place for place, word in enumerate(words) if word != TOLD]
@@ -803,7 +821,9 @@ class ProcessBackend:
             problem=f"unpickling on the worker raised {error!r}",
         )
         told.__cause__ = error
-        self._events.reported(Report(number, [0], [Outcome(FAILED, told)], [time.time()], 0.0, count=0))
+        self._events.reported(
+            Report(number, [0], [Outcome(FAILED, told)], [time.time()], 0.0, count=0)
+        )
 
     # ------------------------------------------------------------------ deaths
 
@@ -883,22 +903,20 @@ class ProcessBackend:
             not batches
             or member.stopped_for is not None
             or member.record.unpacking
-            or any(word != NOT_BEGUN for sent in batches for word in sent.lane.words[: len(sent.batch)])
+            or any(
+                word != NOT_BEGUN for sent in batches for word in sent.lane.words[: len(sent.batch)]
+            )
         ):
             self._useless = 0
             return None
         self._useless += 1
         if self._useless < MOST_USELESS:
             return None
-        text = (
-            f"{self._useless} worker processes in a row ended before they began a run, the last one {member.process!r}"
-        )
+        text = f"{self._useless} worker processes in a row ended before they began a run, the last one {member.process!r}"
         return lambda run_name: self._death(run_name, text, None)
 
     def _death(self, run_name: str, text: str, cause: BaseException | None) -> BaseException:
-        return WorkerDied(
-            run_name=run_name, host=socket.gethostname(), message=text, cause=cause
-        )
+        return WorkerDied(run_name=run_name, host=socket.gethostname(), message=text, cause=cause)
 
     # ------------------------------------------------------------------ runs that workers submit
 
@@ -1000,7 +1018,9 @@ class ProcessBackend:
                     continue
             elif future is None:
                 nested.told[index] = 1
-                ended.append((record.base + index, COMPLETED, record.since[index], None, value, None))
+                ended.append(
+                    (record.base + index, COMPLETED, record.since[index], None, value, None)
+                )
                 continue
             nested.told[index] = 1
             ended.append(future if future is not None else record.future(index))
@@ -1025,9 +1045,8 @@ class ProcessBackend:
                 else:
                     number, phase, since, name, value, state = run
                 data: Any
-                if isinstance(value, Handle):
-                    if not isinstance(value, Stored):
-                        value = value.value()
+                if isinstance(value, Handle) and not isinstance(value, Stored):
+                    value = value.value()
                 if isinstance(value, Stored):
                     is_new = value.number not in member.segments
                     if is_new:
@@ -1059,7 +1078,10 @@ class ProcessBackend:
         blocks: bool,
         timed: bool,
     ) -> None:
-        wanted: list[Any] = [member.runs[number] if number in member.runs else member.run_numbered(number) for number in numbers]
+        wanted: list[Any] = [
+            member.runs[number] if number in member.runs else member.run_numbered(number)
+            for number in numbers
+        ]
         for base in maps:
             nested = member.maps.get(base)
             if nested is not None:

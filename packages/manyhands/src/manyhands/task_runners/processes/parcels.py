@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 LARGE = 64 * 1024
 
 __all__ = [
-    "run_numbered",
     "HERE",
     "LARGE",
     "Description",
     "Packed",
-    "Stored",
     "Store",
+    "Stored",
     "attach",
-    "result_of",
     "pack",
+    "result_of",
+    "run_numbered",
     "unpack",
 ]
 

@@ -127,6 +127,10 @@ class Lane:
         """Makes it ready for a batch of `count` runs."""
         self.words[:count] = memoryview(bytes(8 * count)).cast("q")
 
+    def word(self, position: int) -> int:
+        """What is written of one run."""
+        return self.words[position]
+
     def values(self, words: list[int], positions: Sequence[int]) -> list[Any]:
         """The values that words stand for; all of these runs have ended, and none is `TOLD`. Hot."""
         if words.count(_NONE) == len(words):

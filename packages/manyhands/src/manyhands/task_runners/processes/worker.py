@@ -35,7 +35,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manyhands import names
-from manyhands.calls import CANCELLED, COMPLETED, FAILED, WAITING, Call, Outcome
+from manyhands.calls import CANCELLED, COMPLETED, FAILED, Call, Outcome
 from manyhands.context import HERE, LOCK, SCOPE, TAGS, Scope
 from manyhands.engine.batch_run import flow_run_of, pack_outcome
 from manyhands.engine.inputs import ATOMS
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from manyhands.futures.blocking import Wanted
-    from manyhands.tasks import Task
 
 __all__ = ["Settings", "main"]
 
@@ -68,8 +67,9 @@ REPORT_EVERY = 0.003
 DEEPEST = 80
 #: Seconds that a run may go on when the driver has gone.
 LAST_GRACE = 2.0
-#: Kicks the main thread out of a system call, so that an interrupt is raised there; `None` where there is no such signal.
-KICK = getattr(signal, "SIGRTMIN", None) and signal.SIGRTMIN + 7 or getattr(signal, "SIGUSR2", None)
+#: Kicks the main thread out of a system call, so that an interrupt is raised there: a signal that programs seldom use
+#: for themselves. `None` where there is none.
+KICK = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else getattr(signal, "SIGUSR2", None)
 
 REPORT = struct.Struct("<QdI?")
 
