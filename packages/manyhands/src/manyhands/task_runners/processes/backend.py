@@ -57,7 +57,7 @@ from manyhands.task_runners.processes.record import (
     size_of_record,
 )
 from manyhands.task_runners.processes.segments import NoSegment, Segment
-from manyhands.task_runners.processes.spawning import ENTRY, start_worker
+from manyhands.task_runners.processes.spawning import ENTRY, prepare, start_worker
 from manyhands.task_runners.processes.wire import DriverChannel, Message
 
 if TYPE_CHECKING:
@@ -213,6 +213,7 @@ class ProcessBackend:
     def start(self, events: Dispatcher) -> None:
         """See `Backend`: the workers start when there is work for them."""
         self._events = events
+        prepare(self._method)
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._selector = selectors.DefaultSelector()

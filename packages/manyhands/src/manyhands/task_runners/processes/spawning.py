@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["ENTRY", "WorkerProcess", "default_method", "start_worker"]
+__all__ = ["ENTRY", "WorkerProcess", "default_method", "prepare", "start_worker"]
 
 #: What a worker runs, unless told otherwise.
 ENTRY = "manyhands.task_runners.processes.worker:main"
@@ -119,6 +119,12 @@ def default_method() -> str:
     """How worker processes start here: "forkserver" or "spawn"."""
     can_fork = hasattr(os, "fork") and hasattr(os, "posix_spawn")
     return "forkserver" if can_fork and hasattr(socket, "SCM_RIGHTS") else "spawn"
+
+
+def prepare(method: str) -> None:
+    """Starts what the first worker would have to wait for, so that it comes up while the driver does other things."""
+    if method == "forkserver":
+        _SERVERS.running()
 
 
 def start_worker(

@@ -244,9 +244,11 @@ class Worker:
             receiver.start()
             while True:
                 batch = self.queue.get()
-                if batch is None:
+                if batch is not None:
+                    self.run(batch)
+                elif self.stopping:
                     break
-                self.run(batch)
+                # else it was to wake a wait that has ended since
                 del batch
         except (BrokenPipeError, ConnectionError):
             pass  # the driver has gone, and with it who could be told
@@ -597,7 +599,7 @@ class Worker:
             with LOCK:
                 countdown.watch(wanted)
                 self.frames.countdown = countdown
-                if any(frame.fired for frame in self.frames.stack):
+                if self.frames.due(shielded=True):
                     countdown.interrupt()
             try:
                 return countdown.woken or self._wait(countdown, wanted, deadline)
@@ -641,6 +643,8 @@ class Worker:
                 del batch
                 with LOCK:
                     self.frames.countdown = outer
+                    if self.frames.due(shielded=True):
+                        return True  # interrupted while it ran what it waits for
             return True
         finally:
             self.channel.send(wire.RESUMED, dumps(wait))
