@@ -127,7 +127,8 @@ class PushingScheduler(Scheduler):
         self._helping: dict[int, Helper] = {}
         self._recalled: set[int] = set()
         self._leaving: set[int] = set()
-        self._on_loops: set[int] = set()
+        self._spares: set[int] = set()
+        self._on_loops: dict[int, bool] = {}  # batches, and whether they hold a place
         self._has_room = True
 
     def _push(self, future: TaskFuture[Any]) -> None:
@@ -160,7 +161,8 @@ class PushingScheduler(Scheduler):
     def broke(self, error: Callable[[str], BaseException], now: float) -> None:
         """No worker can be started: every run that is open, or comes later, is CRASHED with this."""
         self.broken = error
-        for batch, positions in list(self.batches.values()):
+        while self.batches:
+            batch, positions = next(iter(self.batches.values()))
             for position in list(positions):
                 future = self.run_at(batch, position)
                 self.settle(future, CRASHED, error(future.name), now)
@@ -241,10 +243,13 @@ class PushingScheduler(Scheduler):
                 self.check_cycle(wanted, below)
             self.waits(run, wanted)
         self.helpers.setdefault(slot, []).append(helper)
-        if blocks and timed:
-            helper.spare = self._lend()
-        elif blocks:
+        if blocks:
+            if timed:
+                helper.spare = self._lend()
             helper.look_again()
+        elif self._on_loops.get(number):
+            self._on_loops[number] = False  # who waits holds no place: what it waits for may need one
+            self.loops[slot] -= 1
         self._fill()
         return helper
 
@@ -275,23 +280,30 @@ class PushingScheduler(Scheduler):
         here = self.helpers.get(slot, [])
         if not helper.blocks or helper is not next((h for h in reversed(here) if h.blocks), None):
             return
-        if helper.spare is not None or helper in self._helping.values():
+        if helper in self._helping.values():
             return
         work = self.wait_for(helper.wanted, helper, helper.stack)
         if work is None:
             return
         if type(work) is TaskFuture:
             work._phase = SENT
-            batch = self._new_batch(slot, [work], None)
+        runs = [work] if type(work) is TaskFuture else work
+        if helper.spare is not None:
+            batch = self._new_batch(helper.spare, runs, None)
+            self.slots[helper.spare] += 1
         else:
-            batch = self._new_batch(slot, work, None)
-        batch.helper = helper
+            batch = self._new_batch(slot, runs, None)
+            batch.helper = helper
         self._helping[batch.number] = helper
         self.effects.append((LAUNCH, batch))
 
     def _lend(self) -> int:
+        """A spare slot. It gets only what its helper waits for: given anything, its worker might wait in turn for
+        others that lend theirs, and there would be as many workers as runs.
+        """
         spare = max(self.slots, default=-1) + 1
         self.slots[spare] = 0
+        self._spares.add(spare)
         self._has_room = True
         return spare
 
@@ -303,8 +315,10 @@ class PushingScheduler(Scheduler):
 
     def _let_go(self, slot: int) -> None:
         """A spare slot ends once nothing is in flight there."""
-        if slot in self._leaving and not self.slots.get(slot) and slot not in self.helpers:
+        in_use = slot in self.helpers or any(b.slot == slot for b, _ in self.batches.values())
+        if slot in self._leaving and not in_use:
             self._leaving.discard(slot)
+            self._spares.discard(slot)
             self.slots.pop(slot, None)
             self.effects.append((GONE, slot))
 
@@ -315,13 +329,7 @@ class PushingScheduler(Scheduler):
         if not self.capabilities.recalls or self.ready or not self.batches or not self._idle_slot():
             return
         if any(
-            (
-                len(positions) > 1
-                or self.slots.get(batch.slot, 0) > 1
-                or self._is_blocked(batch.slot)
-            )
-            and number not in self._recalled
-            for number, (batch, positions) in self.batches.items()
+            self._can_be_shared(batch, positions) for batch, positions in self.batches.values()
         ):
             self.effects.append((IDLE,))
 
@@ -329,7 +337,7 @@ class PushingScheduler(Scheduler):
         return any(
             in_flight == 0 or self._is_blocked(slot)
             for slot, in_flight in self.slots.items()
-            if slot not in self._leaving
+            if slot not in self._spares
         )
 
     def recall(self) -> None:
@@ -384,14 +392,20 @@ class PushingScheduler(Scheduler):
 
     def _fill(self) -> None:
         """Launches batches while something is ready and a slot has room."""
+        if self.broken is not None:
+            return
         while self.ready_async:
-            slot = min(self.slots, key=lambda number: self.loops.get(number, 0), default=None)
+            slot = min(
+                self.slots.keys() - self._spares,
+                key=lambda number: (self.loops.get(number, 0), number),
+                default=None,
+            )
             if slot is None or self.loops.get(slot, 0) >= LOOP_WINDOW:
                 break
             batch = self._make_batch(self.ready_async, slot, len(self.slots))
             if batch is not None:
                 self.loops[slot] = self.loops.get(slot, 0) + 1
-                self._on_loops.add(batch.number)
+                self._on_loops[batch.number] = True
                 self.effects.append((LAUNCH, batch))
         while self.ready:
             slot, idle = self._roomiest()
@@ -409,7 +423,7 @@ class PushingScheduler(Scheduler):
 
     def _roomiest(self) -> tuple[int | None, int]:
         """The slot with the least in flight, and how many have nothing."""
-        if not self.helpers and not self._leaving:
+        if not self.helpers and not self._spares:
             slot = min(self.slots, key=self.slots.__getitem__, default=None)
             if slot is None or self.slots[slot]:
                 return slot, 0
@@ -417,7 +431,7 @@ class PushingScheduler(Scheduler):
         usable = {
             slot: in_flight
             for slot, in_flight in self.slots.items()
-            if slot not in self._leaving and not self._is_blocked(slot)
+            if slot not in self._spares and not self._is_blocked(slot)
         }
         slot = min(usable, key=usable.__getitem__, default=None)
         return slot, sum(1 for in_flight in usable.values() if in_flight == 0)
@@ -661,9 +675,11 @@ class PushingScheduler(Scheduler):
         self._again(batch, sorted(open_positions))
         if helper is not None:
             helper.look_again()
+            if batch.helper is None:  # at the spare slot of who waits
+                self.slots[batch.slot] -= 1
         elif number in self._on_loops:
-            self._on_loops.discard(number)
-            self.loops[batch.slot] -= 1
+            if self._on_loops.pop(number):
+                self.loops[batch.slot] -= 1
         elif batch.slot in self.slots:
             self.slots[batch.slot] -= 1
         for left in [h for h in self.helpers.get(batch.slot, ()) if h.batch is batch]:
@@ -688,6 +704,7 @@ class PushingScheduler(Scheduler):
                         continue
                     future._phase = READY
                     future._start = True
+                    self._tell_wanting(future._details().wanted)
                 first = record.unclaimed[0] if record.unclaimed else (-1, -1)
                 if first[0] == index + 1:
                     record.unclaimed[0] = (index, first[1])
@@ -714,6 +731,7 @@ class PushingScheduler(Scheduler):
         if detail.blockers:  # it travelled in one batch with what it waits for
             future._phase = WAITING
             self.waiting.add(future)
+            self._tell_wanting(detail.wanted)  # they can be given what it waits for
             return
         if self.broken is not None:
             self.settle(future, CRASHED, self.broken(future.name), future._since)

@@ -352,6 +352,8 @@ class Scheduler:
         detail.waits_on = wanted
         if wanted is not None:
             self._tell_wanting(detail.wanted)
+            if detail.origin is not None:
+                self._tell_wanting(detail.origin[0].wanted)
 
     # ------------------------------------------------------------------ runs end
 

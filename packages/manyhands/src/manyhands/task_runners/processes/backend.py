@@ -25,6 +25,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from contextlib import contextmanager
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,16 @@ from manyhands.calls import COMPLETED, DONE, FAILED, Batch, Call, Handle, Outcom
 from manyhands.context import LOCK, TAGS, Scope
 from manyhands.engine.batch_run import pack_task, surroundings_of
 from manyhands.engine.inputs import ATOMS
+from manyhands.engine.services import TIMERS
 from manyhands.engine.values import value_of
-from manyhands.exceptions import RunnerStateError, SerializationError, WaitCycle, WorkerDied
+from manyhands.exceptions import (
+    NestingTooDeep,
+    ResultLost,
+    RunnerStateError,
+    SerializationError,
+    WaitCycle,
+    WorkerDied,
+)
 from manyhands.futures import TaskFutureList
 from manyhands.futures.maps import NO_VALUE, MapRecord, Span
 from manyhands.futures.run import TaskFuture
@@ -41,6 +50,7 @@ from manyhands.logs import library_logger
 from manyhands.names import BLOCK, process_entropy, reserve
 from manyhands.scheduling.backend import Capabilities
 from manyhands.scheduling.batching import BatchPolicy
+from manyhands.scheduling.dispatcher import GRACE
 from manyhands.serialization import dumps, find_culprit, loads
 from manyhands.states import State
 from manyhands.task_runners.packing import calls_of, culprit_of, follow
@@ -61,7 +71,7 @@ from manyhands.task_runners.processes.spawning import ENTRY, prepare, start_work
 from manyhands.task_runners.processes.wire import DriverChannel, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from manyhands.scheduling.dispatcher import Dispatcher
     from manyhands.scheduling.pushing import Helper
@@ -82,16 +92,31 @@ class Sent:
         batch: the batch.
         lane: where its outcomes are.
         lane_number: of the lane.
+        segments: numbers of stored values whose descriptors went along.
+        forced: positions that are to be stopped by force once they do not wait any more.
         places: its runs' positions; made when somebody looks for a run.
     """
 
-    __slots__ = ("_places", "batch", "lane", "lane_number")
+    __slots__ = ("_places", "batch", "forced", "lane", "lane_number", "segments")
 
     def __init__(self, batch: Batch, lane: Lane, lane_number: int) -> None:
         self.batch = batch
         self.lane = lane
         self.lane_number = lane_number
+        self.segments: list[int] = []
+        self.forced: set[int] = set()
         self._places: dict[TaskFuture[Any], int] | None = None
+
+    def was_alone(self) -> bool:
+        """Whether it holds one run that must not share a batch."""
+        if type(self.batch.runs) is Span or len(self.batch) > 1:
+            return False
+        detail = self.batch.runs[0]._detail
+        return detail is not None and detail.alone
+
+    def is_under_way(self) -> bool:
+        """Whether a run of it has begun and not ended."""
+        return BEGUN in self.lane.words[: len(self.batch)].tolist()
 
     def position_of(self, run: TaskFuture[Any]) -> int | None:
         """Where a run is in it, if it is."""
@@ -230,7 +255,7 @@ class ProcessBackend:
             members = list(self._alive)
             for member in members:
                 member.leaving = True
-                if member.batches:
+                if not member.ready or any(sent.is_under_way() for sent in member.batches.values()):
                     member.process.kill()  # what it runs was cancelled
                 else:
                     member.channel.send(wire.STOP)
@@ -331,6 +356,15 @@ class ProcessBackend:
             text, cause = f"no worker process could be started: {error}", error
             self._events.broken(lambda run_name: self._death(run_name, text, cause))
             return
+        try:
+            self._send(member, batch)
+        except Exception as error:
+            with self._lock:
+                member.batches.pop(batch.number, None)
+            text, cause = f"it could not be sent to a worker: {error!r}", error
+            self._events.lost(batch.number, lambda run_name: self._death(run_name, text, cause))
+
+    def _send(self, member: Member, batch: Batch) -> None:
         content, tasks, tags, failed = self._content(batch)
         content, packed = self._pack(content, failed)
         if failed:
@@ -370,15 +404,24 @@ class ProcessBackend:
             packed = pack(content, whole=True)
             body = packed.data
         with self._lock:
-            if member.leaving or member.buried or not member.lanes:
+            if member.leaving or member.buried:
                 # It has gone, or is about to, since the scheduler counted on it: the batch was not begun.
                 self._do(lambda: self._events.lost(batch.number, _unknown, []))
                 return
-            described = []
+            if not member.lanes:
+                self._do(lambda: self._refuse_too_deep(batch))
+                return
+            described: list[Any] = []
+            new_segments: list[int] = []
             for stored in packed.stored:
                 is_new = stored.number not in member.segments
                 if is_new:
+                    if len(fds) == wire.MOST_FDS:
+                        ahead = fds if own is None else fds[1:]
+                        member.channel.send(wire.RUNS_ENDED, dumps((described, [])), ahead)
+                        described, fds = [], fds[: len(fds) - len(ahead)]
                     member.segments.add(stored.number)
+                    new_segments.append(stored.number)
                     fds.append(stored.segment.fileno())
                 described.append(tuple(stored.describe(is_new)))
             new_tasks = [(key, self._packed_tasks[key]) for key in tasks if key not in member.tasks]
@@ -390,7 +433,8 @@ class ProcessBackend:
             lane_number = member.lanes.pop()
             lane = member.record.lane(lane_number)
             lane.clear(len(batch))
-            member.batches[batch.number] = Sent(batch, lane, lane_number)
+            sent = member.batches[batch.number] = Sent(batch, lane, lane_number)
+            sent.segments = new_segments
             wait = batch.helper.tag[1] if batch.helper is not None else 0
             message = dumps(
                 (
@@ -408,6 +452,20 @@ class ProcessBackend:
             member.channel.send(wire.BATCH, message, fds)
         if whole is not None:
             whole.segment.close()
+
+    def _refuse_too_deep(self, batch: Batch) -> None:
+        """So many runs wait for each other on one worker that it can hold no more: these fail."""
+        count = len(batch)
+        errors = [
+            Outcome(FAILED, NestingTooDeep(run_name=run.name)) for run in self._runs_of(batch)
+        ]
+        self._events.reported(Report(batch.number, range(count), errors, [time.time()] * count, 0.0))
+
+    def _runs_of(self, batch: Batch) -> list[TaskFuture[Any]]:
+        runs = batch.runs
+        if type(runs) is Span:
+            return [runs.record.future(index) for index in range(runs.start, runs.stop)]
+        return list(runs)
 
     def _content(
         self, batch: Batch
@@ -674,12 +732,14 @@ class ProcessBackend:
             more = member.channel.inbox.receive()
         except BlockingIOError:
             return False
-        outer, parcels.HERE.run = parcels.HERE.run, member.run_numbered
-        try:
+        with _futures_of(member):
             for message in member.channel.inbox.messages():
-                self._take(member, message)
-        finally:
-            parcels.HERE.run = outer
+                try:
+                    self._take(member, message)
+                except Exception:
+                    pid = member.process.pid
+                    library_logger().exception("Worker process %s is killed: it said nonsense", pid)
+                    member.process.kill()
         if not more:
             self._unregister(member)
             if member.process.alive and not member.leaving:
@@ -698,7 +758,7 @@ class ProcessBackend:
         elif kind == wire.BEGUN:
             self._events.started(*loads(message.body))
         elif kind == wire.LOGGED:
-            self._events.logged(loads(message.body))
+            self._take_logged(message.body)
         elif kind == wire.SUBMITTED:
             self._take_submitted(member, message)
         elif kind == wire.MAPPED:
@@ -709,6 +769,7 @@ class ProcessBackend:
             helper = member.waits.pop(loads(message.body), None)
             if helper is not None:
                 self._events.resumed(helper)
+                self._force_late(member, helper)
         elif kind == wire.QUESTION:
             self._take_question(member, *loads(message.body))
         elif kind == wire.DROPPED:
@@ -723,6 +784,12 @@ class ProcessBackend:
             member.unready = loads(message.body)
         elif kind == wire.RETIRING:
             self._retire(member)
+
+    def _take_logged(self, body: bytes) -> None:
+        try:
+            self._events.logged(loads(body))
+        except Exception:  # what the user put into the record, or does with it
+            library_logger().exception("A log record of a worker could not be handled")
 
     def _retire(self, member: Member) -> None:
         with self._lock:
@@ -812,6 +879,8 @@ class ProcessBackend:
         if sent is None:
             return
         self._forget(member, sent)
+        # What it keeps of what came along is not certain.
+        member.segments.difference_update(sent.segments)
         if len(sent.batch) > 1:
             self._events.split(number)
             return
@@ -870,17 +939,18 @@ class ProcessBackend:
             number = sent.batch.number
             words = sent.lane.words[: len(sent.batch)].tolist()
             ended = [p for p, word in enumerate(words) if word not in (NOT_BEGUN, BEGUN, TOLD)]
-            report = self._report_of(sent, ended)
+            with _futures_of(member):
+                report = self._report_of(sent, ended)
             report.last = False
             report.count = 0
             self._events.reported(report)
             if type(sent.batch.runs) is Span:
                 self._tell_elements(sent.batch.runs, ended)
-            if number == unpacking and len(words) > 1:
-                self._events.split(number)
-                continue
             begun = [p for p, word in enumerate(words) if word == BEGUN]
             if number == unpacking:
+                if not sent.was_alone():
+                    self._events.split(number)  # perhaps the arguments of one of them killed it
+                    continue
                 begun = [0]
             self._events.lost(number, error_of, begun)
         for helper in list(member.waits.values()):
@@ -921,8 +991,8 @@ class ProcessBackend:
 
     # ------------------------------------------------------------------ runs that workers submit
 
-    def _take_content(self, member: Member, message: Message) -> tuple[Task[Any, Any], Any]:
-        key, data, plain, whole, _ = loads(message.body)
+    def _take_content(self, message: Message, packed: Any) -> tuple[Task[Any, Any], Any]:
+        key, data, plain, whole = packed
         task: Any
         if isinstance(key, int):
             task = self._tasks_by_key[key]
@@ -942,13 +1012,16 @@ class ProcessBackend:
         return task, content
 
     def _take_submitted(self, member: Member, message: Message) -> None:
-        task, (number, args, kwargs, wait_for, tags) = self._take_content(member, message)
-        context = Context()
-        context.run(TAGS.set, tags)
-        scope = Scope(self._events, self._scope.flow_run if self._scope is not None else None)
+        number, _, packed = loads(message.body)
         try:
+            task, (args, kwargs, wait_for, tags) = self._take_content(message, packed)
+            context = Context()
+            context.run(TAGS.set, tags)
+            scope = Scope(self._events, self._scope.flow_run if self._scope is not None else None)
             run = context.run(self._events.submit, task, args, kwargs, wait_for, scope, number)
-        except RunnerStateError as error:  # the runner is being left
+        except Exception as error:
+            if not isinstance(error, RunnerStateError):  # that is: the runner is being left
+                error = _not_unpickled(error, "arguments")
             self._tell_ended(member, [(number, FAILED, time.time(), None, error, None)])
             return
         with LOCK:
@@ -958,9 +1031,13 @@ class ProcessBackend:
             self._tell_ended(member, [run])
 
     def _take_mapped(self, member: Member, message: Message) -> None:
-        task, (base, positional, keywords, size, wait_for, tags) = self._take_content(
-            member, message
-        )
+        base, size, packed = loads(message.body)
+        try:
+            task, content = self._take_content(message, packed)
+        except Exception:
+            member.channel.send(wire.SPLIT, dumps(base))
+            return
+        positional, keywords, wait_for, tags = content
         context = Context()
         context.run(TAGS.set, tags)
         scope = Scope(self._events, self._scope.flow_run if self._scope is not None else None)
@@ -1075,18 +1152,23 @@ class ProcessBackend:
         wait: int,
         at: tuple[int, int] | None,
         numbers: list[int],
-        maps: list[int],
+        maps: list[tuple[int, int]],
         blocks: bool,
         timed: bool,
     ) -> None:
-        wanted: list[Any] = [
-            member.runs[number] if number in member.runs else member.run_numbered(number)
-            for number in numbers
-        ]
-        for base in maps:
+        wanted: list[Any] = []
+        for number in numbers:
+            try:
+                wanted.append(member.run_numbered(number))
+            except KeyError:
+                continue  # its arguments could not be unpickled, as its worker is being told
+        for base, size in maps:
             nested = member.maps.get(base)
             if nested is not None:
                 wanted.extend(nested.futures._wanted())
+            else:  # its elements came one by one
+                elements = [member.runs.get(number) for number in range(base, base + size)]
+                wanted.extend(element for element in elements if element is not None)
         if at is None:
             return
         try:
@@ -1158,10 +1240,36 @@ class ProcessBackend:
 
     def force(self, run: TaskFuture[Any]) -> None:
         """See `Backend`: its worker is killed."""
-        found = self._find(run)
-        if found is not None and found[1].lane.words[found[2]] == BEGUN:
-            found[0].stopped_for = run.name
-            found[0].process.kill()
+        with self._lock:
+            found = self._find(run)
+            if found is not None:
+                self._force(*found, run)
+
+    def _force(self, member: Member, sent: Sent, position: int, run: TaskFuture[Any]) -> None:
+        """With the lock held."""
+        number = sent.batch.number
+        if member.batches.get(number) is not sent:
+            return
+        if any(helper.blocks and helper.run is run for helper in list(member.waits.values())):
+            # What its worker is at is another run, which it waits for; it is stopped when control returns to it.
+            sent.forced.add(position)
+        elif sent.lane.words[position] == BEGUN or member.record.unpacking == number:
+            member.stopped_for = run.name
+            member.process.kill()
+
+    def _force_late(self, member: Member, helper: Helper) -> None:
+        """A run goes on that was to be stopped while it waited."""
+        sent = member.batches.get(helper.batch.number)
+        run = helper.run
+        position = sent.position_of(run) if sent is not None and run is not None else None
+        if sent is not None and run is not None and position in sent.forced:
+            sent.forced.discard(position)
+
+            def force() -> None:
+                with self._lock:
+                    self._force(member, sent, position, run)
+
+            TIMERS.after(GRACE / 2, force)
 
     def has_begun(self, run: TaskFuture[Any]) -> bool:
         """See `Backend`: its worker has written that down."""
@@ -1209,11 +1317,21 @@ def _nothing() -> None:
     pass
 
 
+@contextmanager
+def _futures_of(member: Member) -> Iterator[None]:
+    """Inside, what stands in a pickle for a run that a worker has submitted becomes its future."""
+    outer, parcels.HERE.run = parcels.HERE.run, member.run_numbered
+    try:
+        yield
+    finally:
+        parcels.HERE.run = outer
+
+
 def _unknown(run_name: str) -> BaseException:
     return WorkerDied(run_name=run_name, host=socket.gethostname())
 
 
-def _not_unpickled(error: Exception) -> SerializationError:
+def _not_unpickled(error: Exception, path: str = "result") -> SerializationError:
     return SerializationError(
-        path="result", type_name="unknown", problem=f"unpickling raised {error!r}"
+        path=path, type_name="unknown", problem=f"unpickling in the driver raised {error!r}"
     )

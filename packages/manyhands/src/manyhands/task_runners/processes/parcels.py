@@ -115,6 +115,10 @@ class Stored(Handle):
                 self._has_value = True
             return self._value
 
+    def is_loaded(self) -> bool:
+        """Whether `value` was called here: parts of it may be in use for as long as anybody likes."""
+        return self._has_value
+
     def load(self, on_unmapped: Callable[[], object] | None = None) -> Any:
         """The value, loaded anew."""
         return load(self.segment, self.layout, on_unmapped)

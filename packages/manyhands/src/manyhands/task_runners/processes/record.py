@@ -36,8 +36,9 @@ __all__ = ["BEGUN", "CAPACITY", "LANES", "NOT_BEGUN", "TOLD", "Lane", "Record", 
 CAPACITY = 4096
 #: Bytes of pickled values in a lane.
 HEAP = 256 * 1024
-#: Batches that a worker may hold at once: two in flight, one for each level of waiting, and those of coroutines.
-LANES = 192
+#: Batches that a worker may hold at once: two in flight, one for each level of waiting, and those of coroutines, which
+#: may wait for each other as deep as they like.
+LANES = 1024
 
 NOT_BEGUN = 0
 BEGUN = 1

@@ -72,8 +72,8 @@ class RemoteDispatcher(Answers):
         self.refusals: dict[int, Exception] = {}
         self._worker = worker
         self._keys: dict[Any, int | bytes] = {}
-        self._futures: dict[int, weakref.ref[TaskFuture[Any]]] = {}
-        self._records: list[tuple[int, int, weakref.ref[MapRecord[Any]]]] = []
+        self._futures: dict[int, _Reference] = {}
+        self._records: list[tuple[int, int, _Reference]] = []
         self._dropped: deque[int] = deque()
         self._waits = count(1)
         self._questions = count(1)

@@ -31,7 +31,8 @@ RUNS_ENDED = 4  # list of (number, phase, value, since, state, name): runs submi
 REPLY = 5  # (question number, whether it is an error, answer)
 LOOK_AGAIN = 6  # nothing: the driver has done what a waiting run asked of it
 STOP = 7  # nothing: end when idle
-FREED = 8  # list of segment numbers that hold no value any more
+FREED = 8  # list of (segment number, whether it may be filled anew) that hold no value any more
+SPLIT = 9  # number of a map that could not be unpickled: its runs are to be submitted one by one
 
 # To the driver.
 READY = 20  # nothing: the initializer has run
@@ -42,9 +43,9 @@ BACK = 24  # (batch number, positions, seconds): runs that were not begun and wi
 UNPACKABLE = 25  # (batch number, exception)
 BEGUN = 26  # (batch number, position): a run with a time limit
 LOGGED = 27  # log record
-SUBMITTED = 28  # (task key, task, number, arguments, wait_for, tags): a run submitted by a run
+SUBMITTED = 28  # (number, 1, (task key, task, content)): a run submitted by a run
 MAPPED = 29  # likewise for a map
-WAITING = 30  # (wait number, run number, numbers of awaited runs, how)
+WAITING = 30  # (wait number, batch and position, numbers of awaited runs, awaited maps, how)
 RESUMED = 31  # wait number
 QUESTION = 32  # (question number, what, argument)
 DROPPED = 33  # list of run numbers whose futures are gone here

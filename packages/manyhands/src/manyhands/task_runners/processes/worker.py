@@ -483,6 +483,7 @@ class Worker:
             count = len(positions)
             if batch.rows.task.is_async:
                 seconds, batch.observed = batch.observed, 0.0
+                positions.sort()  # the driver takes them for a range if they look like one
             elif positions:
                 until = batch.lane.ends[positions[-1]]
                 seconds, batch.observed_until = until - batch.observed_until, until
@@ -786,20 +787,23 @@ class Worker:
 
     def load(self, number: int) -> Any:
         """The value of a stored one, loaded anew: runs must not see each other's changes."""
-        self._mapped[number] = self._mapped.get(number, 0) + 1
+        with LOCK:  # arguments are unpickled by the receiver, and by the main thread
+            self._mapped[number] = self._mapped.get(number, 0) + 1
         return self.attached[number].load(lambda: self._unmapped.append(number))
 
     def _free(self, number: int, recyclable: bool) -> None:
         """The driver says that a stored value is gone; its segment may be used again if nothing views it here."""
-        while self._unmapped:
-            gone = self._unmapped.popleft()
-            self._mapped[gone] -= 1
-            if not self._mapped[gone]:
-                del self._mapped[gone]
-        self.attached.pop(number, None)
+        with LOCK:
+            while self._unmapped:
+                gone = self._unmapped.popleft()
+                self._mapped[gone] -= 1
+                if not self._mapped[gone]:
+                    del self._mapped[gone]
+        stored = self.attached.pop(number, None)
         segment = self.made.pop(number, None)
         if segment is not None:
-            if recyclable and number not in self._mapped:
+            loaded = stored is not None and stored.is_loaded()  # by a future of this side
+            if recyclable and not loaded and number not in self._mapped:
                 self.pool.give_back(segment)
             else:
                 segment.close()

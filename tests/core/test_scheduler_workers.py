@@ -1,0 +1,414 @@
+"""The scheduler with workers that wait, hand back, travel with chains, lend their slots and die (DESIGN: Scheduler).
+
+A machine that plays the workers of a pushing backend as `task_runners/processes/worker.py` does: one thread each, which
+runs what it waits for, if the scheduler gives it that. No process, no thread, no clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from manyhands import task
+from manyhands.calls import COMPLETED, DONE, FAILED, SENT, WAITING, Batch, Call, Outcome
+from manyhands.engine.inputs import Input
+from manyhands.exceptions import WaitCycle, WorkerDied
+from manyhands.futures import TaskFuture, TaskFutureList
+from manyhands.futures.maps import MapRecord, Span
+from manyhands.names import next_number, reserve
+from manyhands.scheduling import effects
+from manyhands.scheduling.backend import Capabilities
+from manyhands.scheduling.batching import BatchPolicy
+from manyhands.scheduling.dispatcher import Dispatcher
+from manyhands.scheduling.pushing import Helper
+
+WINDOW = 2
+
+
+@task
+def work(x: int) -> int:
+    return x
+
+
+class Held:
+    """A batch at a worker."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.left = deque(range(len(batch)))
+        self.completed: set[int] = set()
+        self.unreported: list[tuple[int, Any]] = []
+        self.under_way = 0
+
+
+class Frame:
+    """A run on a worker's stack."""
+
+    def __init__(self, held: Held, position: int, run: TaskFuture[Any]) -> None:
+        self.held = held
+        self.position = position
+        self.run = run
+        self.helper: Helper | None = None
+        self.refused = False
+
+
+class FakeWorker:
+    """What the machine plays of a worker process."""
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.batches: list[Held] = []
+        self.stack: list[Frame] = []
+
+
+class FakeBackend:
+    captures = False
+
+    def __init__(self) -> None:
+        policy = BatchPolicy(target=1.0, alone=2.0, cap=4, window=WINDOW)
+        self.capabilities = Capabilities(isolated=True, fuses=True, loops=True, policy=policy)
+
+    def has_begun(self, run: TaskFuture[Any]) -> bool:
+        return False
+
+
+class WorkersMachine(RuleBasedStateMachine):
+    """Runs, chains and maps on workers that wait for them."""
+
+    @initialize(slots=st.integers(1, 3), known=st.booleans())
+    def begin(self, slots: int, known: bool) -> None:
+        self.time = itertools.count(1)
+        backend: Any = FakeBackend()
+        self.dispatcher = Dispatcher(backend, None, "fake")
+        self.scheduler: Any = self.dispatcher.scheduler
+        if known:
+            self.scheduler.durations.observe(work, 0.1, 100)
+        self.runs: list[TaskFuture[Any]] = []
+        self.lists: list[TaskFutureList[Any]] = []
+        self.upstreams: dict[TaskFuture[Any], list[TaskFuture[Any]]] = {}
+        self.begun: dict[int, int] = {}
+        self.lost: dict[int, int] = {}
+        self.workers = {slot: FakeWorker(slot) for slot in range(slots)}
+        self.scheduler.slots_changed(range(slots))
+        self.follow()
+
+    # ------------------------------------------------------------------ what dispatcher and backend would do
+
+    def follow(self) -> None:
+        while self.scheduler.effects:
+            kind, *rest = self.scheduler.effects.popleft()
+            if kind == effects.LAUNCH:
+                batch = rest[0]
+                worker = self.workers.setdefault(batch.slot, FakeWorker(batch.slot))
+                worker.batches.append(Held(batch))
+            elif kind == effects.RECALL:
+                for held in self.workers[rest[0].slot].batches:
+                    if held.batch is rest[0]:
+                        self.hand_back(held)
+            elif kind == effects.HELP:
+                try:
+                    self.scheduler.help(rest[0])
+                except WaitCycle:
+                    self.refuse(rest[0])
+            elif kind == effects.GONE:
+                gone = self.workers.pop(rest[0], None)  # it may not have been used
+                assert gone is None or not (gone.stack or gone.batches)
+
+    def refuse(self, helper: Helper) -> None:
+        for worker in self.workers.values():
+            for frame in worker.stack:
+                if frame.helper is helper:
+                    frame.refused = True
+
+    def hand_back(self, held: Held) -> None:
+        positions = list(held.left)
+        held.left.clear()
+        if positions:
+            self.scheduler.batch_handed_back(held.batch.number, positions)
+
+    def run_at(self, held: Held, position: int) -> TaskFuture[Any]:
+        run: TaskFuture[Any] = self.scheduler.run_at(held.batch, position)
+        return run
+
+    # ------------------------------------------------------------------ runs come in
+
+    @rule(upstreams=st.lists(st.integers(0, 50), max_size=2))
+    def submit(self, upstreams: list[int]) -> None:
+        self.new_run([self.runs[i % len(self.runs)] for i in upstreams if self.runs])
+
+    @rule(length=st.integers(2, 6))
+    def submit_a_chain(self, length: int) -> None:
+        last: list[TaskFuture[Any]] = []
+        for _ in range(length):
+            last = [self.new_run(last)]
+
+    def new_run(self, upstreams: list[TaskFuture[Any]]) -> TaskFuture[Any]:
+        number = next_number()
+        call = Call(work, (number,), None, number, copy_context(), None)
+        run: TaskFuture[Any] = TaskFuture(self.dispatcher, work, number, call, next(self.time))
+        self.runs.append(run)
+        self.upstreams[run] = upstreams
+        inputs = [Input(upstream, False) for upstream in dict.fromkeys(upstreams)]
+        if inputs:
+            self.scheduler.submit_after(run, inputs)
+        else:
+            self.scheduler.submit(run)
+        self.follow()
+        return run
+
+    @rule(size=st.integers(1, 9), watched=st.booleans())
+    def submit_map(self, size: int, watched: bool) -> None:
+        record: MapRecord[Any] = MapRecord(
+            self.dispatcher,
+            work,
+            reserve(size),
+            size,
+            [(list(range(size)), None)],
+            None,
+            copy_context(),
+            None,  # type: ignore[arg-type]
+        )
+        futures: TaskFutureList[Any] = TaskFutureList(record)
+        self.lists.append(futures)
+        if watched:
+            self.runs.extend(futures)
+        self.scheduler.submit_map(record)
+        self.follow()
+
+    # ------------------------------------------------------------------ a worker's thread
+
+    def a_worker(self, which: int) -> FakeWorker | None:
+        slots = sorted(self.workers)
+        return self.workers[slots[which % len(slots)]] if slots else None
+
+    @rule(which=st.integers(0, 3))
+    def begins_a_run(self, which: int) -> None:
+        worker = self.a_worker(which)
+        if worker is not None:
+            self.go_on(worker)
+
+    def go_on(self, worker: FakeWorker) -> None:
+        top = worker.stack[-1] if worker.stack else None
+        if top is not None and top.helper is None:
+            return  # it is running something
+        for held in list(worker.batches):
+            if top is not None and held.batch.helper is not top.helper:
+                self.hand_back(held)  # unrelated to the wait
+                self.close_if_over(worker, held)
+                continue
+            while held.left:
+                position = held.left.popleft()
+                run = self.run_at(held, position)
+                if run._phase >= DONE or not self.can_begin(held, run):
+                    continue
+                self.begins(worker, held, position, run)
+                self.follow()
+                return
+            self.close_if_over(worker, held)
+        self.follow()
+
+    def can_begin(self, held: Held, run: TaskFuture[Any]) -> bool:
+        """As a worker knows it: what travels with the run, and before it, must have completed."""
+        if isinstance(held.batch.runs, Span):
+            return True
+        here = {other: place for place, other in enumerate(held.batch.runs)}
+        return all(
+            here[upstream] in held.completed
+            for upstream in self.upstreams.get(run, ())
+            if upstream._phase < DONE and upstream in here
+        )
+
+    def begins(
+        self, worker: FakeWorker, held: Held, position: int, run: TaskFuture[Any]
+    ) -> None:
+        for upstream in self.upstreams.get(run, ()):
+            if upstream._phase < DONE:
+                assert upstream in held.batch.runs, "it began before what it waits for"
+            else:
+                assert upstream._phase == COMPLETED
+        for other in self.workers.values():
+            assert all(frame.run is not run for frame in other.stack), "it runs twice at once"
+        self.begun[run._number] = self.begun.get(run._number, 0) + 1
+        assert self.begun[run._number] <= 1 + self.lost.get(run._number, 0), "it ran again"
+        held.under_way += 1
+        worker.stack.append(Frame(held, position, run))
+
+    @rule(which=st.integers(0, 3), how=st.sampled_from(["completes", "fails"]))
+    def ends_a_run(self, which: int, how: str) -> None:
+        worker = self.a_worker(which)
+        if worker is None or not worker.stack or worker.stack[-1].helper is not None:
+            return
+        frame = worker.stack.pop()
+        held = frame.held
+        held.under_way -= 1
+        if how == "completes":
+            held.completed.add(frame.position)
+            held.unreported.append((frame.position, frame.run._number))
+        else:
+            held.unreported.append((frame.position, Outcome(FAILED, ValueError("failed"))))
+        self.close_if_over(worker, held)
+        self.follow()
+
+    @rule(which=st.integers(0, 3))
+    def reports(self, which: int) -> None:
+        worker = self.a_worker(which)
+        for held in worker.batches if worker is not None else ():
+            self.report(held)
+        self.follow()
+
+    def report(self, held: Held) -> None:
+        told, held.unreported = held.unreported, []
+        now = float(next(self.time))
+        self.scheduler.batch_reported(
+            held.batch.number, [p for p, _ in told], [v for _, v in told], [now] * len(told)
+        )
+
+    def close_if_over(self, worker: FakeWorker, held: Held) -> None:
+        if not held.left and not held.under_way and held in worker.batches:
+            worker.batches.remove(held)
+            self.report(held)
+            self.scheduler.batch_closed(held.batch.number)
+
+    # ------------------------------------------------------------------ waits
+
+    @rule(which=st.integers(0, 3), awaited=st.integers(0, 200), timed=st.booleans())
+    def waits(self, which: int, awaited: int, timed: bool) -> None:
+        worker = self.a_worker(which)
+        if worker is None or not worker.stack or not self.runs:
+            return
+        frame = worker.stack[-1]
+        wanted = self.runs[awaited % len(self.runs)]
+        if frame.helper is not None or wanted._phase >= DONE:
+            return
+        for held in list(worker.batches):
+            self.report(held)
+            self.hand_back(held)
+            self.close_if_over(worker, held)
+        try:
+            frame.helper = self.scheduler.run_waits(
+                frame.held.batch.number, frame.position, [wanted], blocks=True, timed=timed
+            )
+        except WaitCycle:
+            frame.refused = True
+        self.follow()
+
+    @rule(which=st.integers(0, 3))
+    def goes_on_after_a_wait(self, which: int) -> None:
+        worker = self.a_worker(which)
+        if worker is not None:
+            self.resume(worker)
+
+    def resume(self, worker: FakeWorker) -> bool:
+        if not worker.stack or worker.stack[-1].helper is None:
+            return False
+        frame = worker.stack[-1]
+        helper = frame.helper
+        assert helper is not None
+        over = frame.refused or frame.run._phase >= DONE
+        if not over and any(item._phase < DONE for item in helper.wanted):
+            return False
+        frame.helper = None
+        self.scheduler.run_resumed(helper)
+        self.follow()
+        return True
+
+    # ------------------------------------------------------------------ from outside
+
+    @rule(which=st.integers(0, 3))
+    def a_worker_dies(self, which: int) -> None:
+        worker = self.a_worker(which)
+        if worker is None:
+            return
+        batches, worker.batches = worker.batches, []
+        stack, worker.stack = worker.stack, []
+        for held in batches:
+            begun = [frame.position for frame in stack if frame.held is held]
+            self.report(held)
+            for frame in stack:
+                if frame.held is held:
+                    number = frame.run._number
+                    self.lost[number] = self.lost.get(number, 0) + 1
+            self.scheduler.batch_lost(held.batch.number, self.death, begun, float(next(self.time)))
+        for frame in stack:
+            if frame.helper is not None:
+                self.scheduler.run_resumed(frame.helper)
+        self.follow()
+
+    @staticmethod
+    def death(run_name: str) -> BaseException:
+        return WorkerDied(run_name=run_name, host="here")
+
+    @rule(which=st.integers(0, 200))
+    def cancel(self, which: int) -> None:
+        if self.runs:
+            self.scheduler.cancel(self.runs[which % len(self.runs)], next(self.time))
+            self.follow()
+
+    @rule()
+    def a_slot_has_been_idle(self) -> None:
+        self.scheduler.recall()
+        self.follow()
+
+    # ------------------------------------------------------------------ what holds at every moment
+
+    @invariant()
+    def windows_hold(self) -> None:
+        scheduler = getattr(self, "scheduler", None)
+        if scheduler is None:
+            return
+        for slot, in_flight in scheduler.slots.items():
+            assert 0 <= in_flight <= WINDOW
+            held = self.workers[slot].batches if slot in self.workers else []
+            assert in_flight == sum(1 for item in held if item.batch.helper is None)
+
+    @invariant()
+    def what_is_sent_is_at_a_worker(self) -> None:
+        for run in getattr(self, "runs", ()):
+            if run._phase == SENT:
+                assert any(
+                    run in held.batch.runs
+                    if not isinstance(held.batch.runs, Span)
+                    else 0 <= run._number - held.batch.runs.record.base < held.batch.runs.record.size
+                    for worker in self.workers.values()
+                    for held in worker.batches
+                )
+            elif run._phase == WAITING:
+                assert any(upstream._phase < DONE for upstream in self.upstreams[run])
+
+    def teardown(self) -> None:
+        """Everything runs out; a wait that can never end would be seen here."""
+        if not hasattr(self, "scheduler"):
+            return
+        for _ in range(2000):
+            if self.scheduler.open == 0 and not any(w.batches for w in self.workers.values()):
+                break
+            for number in range(len(self.workers)):
+                worker = self.a_worker(number)
+                if worker is not None:
+                    self.resume(worker)
+                    self.go_on(worker)
+                    self.ends_a_run(number, "completes")
+            self.scheduler.recall()
+            self.follow()
+        assert self.scheduler.open == 0
+        assert not self.scheduler.waiting
+        assert not self.scheduler.helpers
+        assert not self.scheduler.batches
+        assert not self.scheduler._helping
+        assert all(run._phase >= DONE for run in self.runs)
+        assert not any(self.scheduler.slots.values())
+
+
+WorkersMachine.TestCase.settings = settings(
+    max_examples=200,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestWorkers = pytest.mark.timeout(60)(WorkersMachine.TestCase)
