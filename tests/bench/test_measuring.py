@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 from manyhands_bench.fresh_process import SampleFailed, in_fresh_process, run_python
@@ -49,6 +50,23 @@ class TestRounds:
         result = measure(measurement(sampler("ours"), sampler("bare")), rounds=2)
         assert taken == ["ours", "bare"] * 3
         assert result.rounds == (Round(3, 4), Round(5, 6))
+
+    def test_further_engines_come_after_them(self) -> None:
+        taken: list[str] = []
+
+        def sampler(side: str) -> Sampler:
+            def sample(size: int) -> float:
+                taken.append(side)
+                return len(taken)
+
+            return sample
+
+        also = {"b": sampler("b"), "a": sampler("a")}
+        result = measure(replace(measurement(sampler("ours")), also=also), rounds=1)
+        assert taken == ["ours", "b", "a"] * 2
+        assert result.rounds[0].also == {"b": 5, "a": 6}
+        assert result.also["a"] == Spread(6, 6, 6)
+        assert result.also_ratio["a"] == Spread(1.5, 1.5, 1.5)
 
     @pytest.mark.parametrize(
         ("repeats", "count"), [(1, 4), (2, 8), (1 / 3, 2)], ids=["as asked", "more", "fewer"]

@@ -46,6 +46,7 @@ def made_up(name: str, ours: float) -> Measurement:
         compares="",
         ours=lambda size: ours,
         bare=lambda size: 3.0,
+        also={"other": lambda size: 2.0} if name == "good" else {},
         unit=SECONDS,
         figure=Figure.TIMES_FASTER,
         floor=2,
@@ -70,6 +71,36 @@ class TestMeasurements:
         assert overhead("--quick", "--rounds", "1", "--only", name) == 0
         assert f"{name} " in capsys.readouterr().out
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("submit", "map", "round-trip", "chain", "first-result", "first-result-again"),
+            *("array", "crashes"),
+        ],
+    )
+    def test_processes_are_sampled(self, name: str) -> None:
+        """One sample of each engine; the rounds around it would start their pools twice."""
+        (measurement,) = (m for m in measurements_of("processes") if m.name == name)
+        size = measurement.quick_size or measurement.size
+        for sampler in (measurement.ours, measurement.bare, *measurement.also.values()):
+            assert 0 < sampler(size) < 10
+
+    def test_another_runner_is_asked_for(self, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ("--quick", "--rounds", "1", "--only", "first-result-again")
+        assert overhead("--runner", "processes", *arguments) == 0
+        assert "first-result-again " in capsys.readouterr().out
+
+    def test_tasks_of_unlike_length(self) -> None:
+        """One sample of ours: those of the others take seconds, whatever their size."""
+        (measurement,) = (m for m in measurements_of("processes") if m.name == "fast-then-slow")
+        assert measurement.ours(1) > measurement.bare(1) > 0.5
+        assert measurement.also.keys() == {"executor", "loky", "joblib"}
+
+    def test_only_a_handle_of_an_array_passes_through_the_driver(self) -> None:
+        (measurement,) = (m for m in measurements_of("processes") if m.name == "array-bytes")
+        assert 500 < measurement.ours(4) < measurement.floor
+        assert measurement.bare(4) > 5 * 4_000_000
+
     @pytest.mark.parametrize("name", ["memory-submit", "memory-map"])
     def test_memory_is_sampled(self, name: str) -> None:
         """One sample of a size that takes no time, which says little but that it works."""
@@ -79,7 +110,8 @@ class TestMeasurements:
     @pytest.mark.parametrize("runner", get_args(Runner))
     def test_the_documentation_says_what_the_suite_does(self, runner: Runner) -> None:
         rows = {}
-        for line in PAGE.read_text().splitlines():
+        _, _, section = PAGE.read_text().partition(f"\n### On {runner}\n")
+        for line in section.partition("\n#")[0].splitlines():
             if row := re.match(r"\| `([\w-]+)` \|.*\| (.+?) \| (.+?) \| (.+?) \|$", line):
                 rows[row[1]] = (row[2], row[3], row[4])
         for measurement in measurements_of(runner):
@@ -89,6 +121,7 @@ class TestMeasurements:
                 figure.show(measurement.floor, unit),
                 figure.show(measurement.aim, unit),
             )
+        assert rows.keys() == {measurement.name for measurement in measurements_of(runner)}
 
 
 @pytest.mark.usefixtures("suite")
@@ -98,7 +131,10 @@ class TestReports:
         shown = capsys.readouterr()
         rows = [re.split(r"\s{2,}", line.strip()) for line in shown.out.splitlines()]
         assert HEADINGS in rows
-        assert ["good", "1 s", "3 s", "3.00", "3x faster", "3x - 3x", "2x", "5x", "floor"] in rows
+        good = rows.index(
+            ["good", "1 s", "3 s", "3.00", "3x faster", "3x - 3x", "2x", "5x", "floor"]
+        )
+        assert rows[good + 1] == ["beside other", "2 s", "2.00"]
         assert shown.err.splitlines() == ["good: 3x faster (floor)", "bad: 1.5x faster (missed)"]
 
     def test_markdown(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +143,7 @@ class TestReports:
         assert heading == f"| {' | '.join(HEADINGS)} |"
         assert rule.count("|") == len(HEADINGS) + 1
         assert rows[0] == "| good | 1 s | 3 s | 3.00 | 3x faster | 3x - 3x | 2x | 5x | floor |"
+        assert rows[1] == "| beside other |  | 2 s | 2.00 |  |  |  |  |  |"
         assert machine.startswith("Measured 20")
 
     def test_json(self, tmp_path: Path) -> None:
@@ -121,6 +158,7 @@ class TestReports:
             *("date", "cpus", "usable_cpus", "load", "system", "python", "libraries")
         }
         one = {"median": 1.0, "min": 1.0, "max": 1.0}
+        two = {"median": 2.0, "min": 2.0, "max": 2.0}
         three = {"median": 3.0, "min": 3.0, "max": 3.0}
         assert written["measurements"] == [
             {
@@ -131,11 +169,12 @@ class TestReports:
                 "ours": one,
                 "bare": three,
                 "ratio": {"is": "bare / ours", **three},
+                "also": {"other": two},
                 "judged": {"is": "bare / ours", "better": "higher", **three},
                 "floor": 2,
                 "aim": 5,
                 "verdict": "floor",
-                "rounds": [{"ours": 1.0, "bare": 3.0}, {"ours": 1.0, "bare": 3.0}],
+                "rounds": [{"ours": 1.0, "bare": 3.0, "also": {"other": 2.0}}] * 2,
             }
         ]
 

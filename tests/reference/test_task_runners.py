@@ -51,9 +51,10 @@ def test_configure_a_task_runner(pool: type, capfd: pytest.CaptureFixture[str]) 
     under_way = 0
     for line in lines:
         under_way += 1 if "moving" in line else -1
-        assert under_way <= 3, "max_workers controls the number of threads"
-    moving = [line for line in lines if "moving" in line]
-    assert moving[-1].endswith(" 1")
+        assert under_way <= 3, "max_workers controls the number of workers"
+    if pool is ThreadPoolTaskRunner:  # a process may have one more run waiting for it
+        moving = [line for line in lines if "moving" in line]
+        assert moving[-1].endswith(" 1")
 
 
 @pytest.mark.usefixtures("each_pool")

@@ -24,7 +24,7 @@ ROUNDS = 7
 QUICK_ROUNDS = 3
 
 #: Columns of the table, whatever the terminal has: figures that are cut off tell nothing.
-TABLE_WIDTH = 110
+TABLE_WIDTH = 140
 
 
 @app.command
@@ -43,7 +43,7 @@ def overhead(
     docs/benchmarks.md explains what is measured and how to read it.
 
     Args:
-        runner: whose measurements to take.
+        runner: whose measurements to take: threads or processes.
         only: take this measurement and no other; can be given several times.
         rounds: how many rounds count; 7, or 3 with --quick.
         quick: do less work in fewer rounds: for a first look, not for conclusions.

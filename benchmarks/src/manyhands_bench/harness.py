@@ -1,4 +1,4 @@
-"""Takes samples of ours and of the bare engine in turn, and sums them up.
+"""Takes samples of ours, of the bare engine and of what else there is in turn, and sums them up.
 
     warm-up          round 1          round 2
     ours  bare       ours  bare       ours  bare      …
@@ -13,8 +13,8 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from manyhands_bench.measurement import Measurement, Sampler, Verdict
 
@@ -23,10 +23,11 @@ __all__ = ["Result", "Round", "Spread", "measure", "measure_all"]
 
 @dataclass(frozen=True)
 class Round:
-    """One sample of each side."""
+    """One sample of each side, and of each further engine by its name."""
 
     ours: float
     bare: float
+    also: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,22 @@ class Result:
     def bare(self) -> Spread:
         """The bare engine's samples."""
         return Spread.of(taken.bare for taken in self.rounds)
+
+    @property
+    def also(self) -> dict[str, Spread]:
+        """The samples of further engines."""
+        return {
+            name: Spread.of(taken.also[name] for taken in self.rounds)
+            for name in self.measurement.also
+        }
+
+    @property
+    def also_ratio(self) -> dict[str, Spread]:
+        """How many times less ours cost than each further engine, in each round."""
+        return {
+            name: Spread.of(taken.also[name] / taken.ours for taken in self.rounds)
+            for name in self.measurement.also
+        }
 
     @property
     def ratio(self) -> Spread:
@@ -106,7 +123,9 @@ def measure(measurement: Measurement, rounds: int, *, quick: bool = False) -> Re
 
 def _take_round(measurement: Measurement, size: int) -> Round:
     try:
-        return Round(_sample(measurement.ours, size), _sample(measurement.bare, size))
+        ours, bare = _sample(measurement.ours, size), _sample(measurement.bare, size)
+        also = {name: _sample(sampler, size) for name, sampler in measurement.also.items()}
+        return Round(ours, bare, also)
     except Exception as error:
         error.add_note(f"while taking the measurement {measurement.name!r}")
         raise

@@ -11,7 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 __all__ = ["Machine"]
 
 #: Whose versions bear on the figures, where they are installed.
-LIBRARIES = ("manyhands", "anyio", "cloudpickle", "pydantic", "distributed", "ray")
+LIBRARIES = (
+    *("manyhands", "anyio", "cloudpickle", "pydantic"),
+    *("joblib", "loky", "numpy", "distributed", "ray"),
+)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 
 __all__ = ["BYTES", "SECONDS", "Figure", "Measurement", "Sampler", "Unit", "Verdict"]
@@ -107,6 +107,7 @@ class Measurement:
         quick_size: the same for a quick look; `None` where the figure would mean something else at another size.
         repeats: rounds taken for each one asked for: more where samples are short and noisy, fewer where they take
             long and are alike.
+        also: samplers of further engines by their names: shown beside the others, and not judged.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Measurement:
     size: int
     quick_size: int | None = None
     repeats: float = 1
+    also: Mapping[str, Sampler] = field(default_factory=dict)
 
     def verdict(self, figure: float) -> Verdict:
         """What a figure of this measurement amounts to."""

@@ -46,6 +46,8 @@ def as_table(results: Iterable[Result], machine: Machine) -> Table:
     for result in results:
         *cells, verdict = _cells(result)
         table.add_row(*cells, Text(verdict, style=STYLES[result.verdict]))
+        for row in _rows_of_others(result):
+            table.add_row(*row, style="dim")
     return table
 
 
@@ -53,7 +55,9 @@ def as_markdown(results: Iterable[Result], machine: Machine) -> str:
     """The results as a table in Markdown, and where they were measured."""
     rows: list[Sequence[str]] = [[heading for heading, _ in COLUMNS]]
     rows.append(["---:" if is_number else "---" for _, is_number in COLUMNS])
-    rows += [list(_cells(result)) for result in results]
+    for result in results:
+        rows.append(list(_cells(result)))
+        rows += _rows_of_others(result)
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"{table}\n\nMeasured {machine}.\n"
 
@@ -86,6 +90,14 @@ def _cells(result: Result) -> Iterator[str]:
     yield result.verdict
 
 
+def _rows_of_others(result: Result) -> Iterator[Sequence[str]]:
+    """A row for each further engine, in the place of the bare one."""
+    for name, taken in result.also.items():
+        cost = result.measurement.unit.show(taken.median)
+        ratio = f"{result.also_ratio[name].median:.2f}"
+        yield [f"beside {name}", "", cost, ratio, *[""] * (len(COLUMNS) - 4)]
+
+
 def _judged(result: Result) -> str:
     measurement = result.measurement
     shown = measurement.figure.show(result.figure.median, measurement.unit)
@@ -102,6 +114,7 @@ def _result_as_json(result: Result) -> dict[str, Any]:
         "ours": asdict(result.ours),
         "bare": asdict(result.bare),
         "ratio": {"is": "bare / ours"} | asdict(result.ratio),
+        "also": {name: asdict(taken) for name, taken in result.also.items()},
         "judged": {
             "is": measurement.figure.value,
             "better": "higher" if measurement.figure.higher_is_better else "lower",

@@ -3,8 +3,9 @@
 The functions take a runner by its name (`"threads:2"`) or an executor, and give what one task cost. Every runner's
 suite picks from them; work that only one engine can do is in its suite.
 
-* A pool is made for each sample. Its threads (or processes) start within the clock, on both sides; the flow around
-  ours begins before it and ends after it.
+* A pool is made for each sample. Threads start within the clock, on both sides. Processes, whose start costs as much
+  as thousands of tasks, start before it (`warm`), and have measurements of their own for that. The flow around ours
+  begins before the clock and ends after it.
 * Results are held until the clock stops and are then compared with what they should be, so that nothing is timed that
   did not happen.
 * Manyhands logs at WARNING, as a program would that counts microseconds.
@@ -13,19 +14,23 @@ suite picks from them; work that only one engine can do is in its suite.
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 from manyhands import flow, task
 
 __all__ = [
     "WrongResults",
+    "arrive",
+    "check",
     "executor_chain",
     "executor_pending",
     "executor_round_trips",
@@ -37,6 +42,8 @@ __all__ = [
     "runner_round_trips",
     "runner_submit",
     "seconds_in_flow",
+    "start_executor",
+    "start_runner",
 ]
 
 T = TypeVar("T")
@@ -63,11 +70,22 @@ increment_task = task(increment)
 # ---------------------------------------------------------------------- the clock
 
 
-def seconds_in_flow(runner: str, work: Callable[[], T], expected: T) -> float:
-    """Seconds that a piece of work takes in the body of a flow on this runner."""
+def seconds_in_flow(
+    runner: str, work: Callable[[], T], expected: T, warm: int = 0, module: str | None = None
+) -> float:
+    """Seconds that a piece of work takes in the body of a flow on this runner.
+
+    Args:
+        runner: its name.
+        work: what is timed.
+        expected: what it should give.
+        warm: how many worker processes are to be there before.
+        module: what they are to have imported then.
+    """
 
     @flow(task_runner=runner)
     def measured() -> float:
+        start_runner(warm, module)
         return seconds(work, expected)
 
     with logging_at_warning():
@@ -83,9 +101,18 @@ def seconds(work: Callable[[], T], expected: T) -> float:
     started = time.perf_counter()
     result = work()
     stopped = time.perf_counter()
+    check(result, expected)
+    return stopped - started
+
+
+def check(result: object, expected: object) -> None:
+    """Compares what work gave with what it should have given.
+
+    Raises:
+        WrongResults: they differ.
+    """
     if result != expected:
         raise WrongResults(f"{result!r:.200} instead of {expected!r:.200}")
-    return stopped - started
 
 
 @contextmanager
@@ -100,29 +127,62 @@ def logging_at_warning() -> Iterator[None]:
         logger.setLevel(level)
 
 
+# ---------------------------------------------------------------------- worker processes
+
+
+def arrive(module: str | None) -> int:
+    """What a worker process is made to do before the clock starts: time for another one to start as well.
+
+    Returns:
+        The process's id.
+    """
+    if module is not None:
+        importlib.import_module(module)
+    time.sleep(0.05)
+    return os.getpid()
+
+
+arrive_task = task(arrive)
+
+
+def start_runner(count: int, module: str | None = None) -> None:
+    """In a flow: waits until its pool has so many worker processes."""
+    seen: set[int] = set()
+    while len(seen) < count:
+        seen.update(arrive_task.map([module] * count).result())
+
+
+def start_executor(executor: Any, count: int, module: str | None = None) -> None:
+    """Waits until an executor has so many worker processes."""
+    seen: set[int] = set()
+    while len(seen) < count:
+        futures = [executor.submit(arrive, module) for _ in range(count)]
+        seen.update(future.result() for future in futures)
+
+
 # ---------------------------------------------------------------------- many tasks: seconds for each
 
 
-def runner_submit(runner: str, count: int) -> float:
+def runner_submit(runner: str, count: int, warm: int = 0) -> float:
     """All submitted, then every result taken."""
 
     def work() -> list[int]:
         futures = [no_op_task.submit(i) for i in range(count)]
         return [future.result() for future in futures]
 
-    return seconds_in_flow(runner, work, list(range(count))) / count
+    return seconds_in_flow(runner, work, list(range(count)), warm) / count
 
 
-def runner_map(runner: str, count: int) -> float:
+def runner_map(runner: str, count: int, warm: int = 0) -> float:
     """All of them one map, then every result taken."""
 
     def work() -> list[int]:
         return no_op_task.map(range(count)).result()
 
-    return seconds_in_flow(runner, work, list(range(count))) / count
+    return seconds_in_flow(runner, work, list(range(count)), warm) / count
 
 
-def executor_submit(executor: Executor, count: int) -> float:
+def executor_submit(executor: Executor, count: int, warm: int = 0) -> float:
     """All submitted, then every result taken."""
 
     def work() -> list[int]:
@@ -130,32 +190,34 @@ def executor_submit(executor: Executor, count: int) -> float:
         return [future.result() for future in futures]
 
     with executor:
+        start_executor(executor, warm)
         return seconds(work, list(range(count))) / count
 
 
 # ---------------------------------------------------------------------- one task after another: seconds for each
 
 
-def runner_round_trips(runner: str, count: int) -> float:
+def runner_round_trips(runner: str, count: int, warm: int = 0) -> float:
     """Each submitted when the result of the one before is there."""
 
     def work() -> list[int]:
         return [no_op_task.submit(i).result() for i in range(count)]
 
-    return seconds_in_flow(runner, work, list(range(count))) / count
+    return seconds_in_flow(runner, work, list(range(count)), warm) / count
 
 
-def executor_round_trips(executor: Executor, count: int) -> float:
+def executor_round_trips(executor: Executor, count: int, warm: int = 0) -> float:
     """Each submitted when the result of the one before is there."""
 
     def work() -> list[int]:
         return [executor.submit(no_op, i).result() for i in range(count)]
 
     with executor:
+        start_executor(executor, warm)
         return seconds(work, list(range(count))) / count
 
 
-def runner_chain(runner: str, links: int) -> float:
+def runner_chain(runner: str, links: int, warm: int = 0) -> float:
     """A chain of tasks, each of which takes the future of the one before; submitted as a whole."""
 
     def work() -> int:
@@ -165,10 +227,10 @@ def runner_chain(runner: str, links: int) -> float:
             future = increment_task.submit(future)  # type: ignore[call-overload]
         return future.result()
 
-    return seconds_in_flow(runner, work, links) / links
+    return seconds_in_flow(runner, work, links, warm) / links
 
 
-def executor_chain(executor: Executor, links: int) -> float:
+def executor_chain(executor: Executor, links: int, warm: int = 0) -> float:
     """The same without dependencies, which an executor does not have: the caller waits for each link."""
 
     def work() -> int:
@@ -178,6 +240,7 @@ def executor_chain(executor: Executor, links: int) -> float:
         return value
 
     with executor:
+        start_executor(executor, warm)
         return seconds(work, links) / links
 
 

@@ -14,10 +14,11 @@ from manyhands_bench.measurement import Measurement
 __all__ = ["Runner", "measurements_of"]
 
 #: The runners that have a suite.
-Runner = Literal["threads"]
+Runner = Literal["threads", "processes"]
 
 _SUITES: dict[Runner, str] = {
     "threads": "manyhands_bench.suites.threads",
+    "processes": "manyhands_bench.suites.processes",
 }
 
 

@@ -12,7 +12,6 @@ May import futures and what lies above them.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from contextvars import Context
@@ -94,6 +93,8 @@ def pack_task(task: Task[Any, Any]) -> tuple[bytes, bytes]:
         data = dumps_function(task)
     except Exception:
         raise find_culprit(task.fn, f"the function of task {task.name!r}") from None
+    import hashlib  # here, as workers seldom need it
+
     return hashlib.blake2b(data, digest_size=16).digest(), data
 
 

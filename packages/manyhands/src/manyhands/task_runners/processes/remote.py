@@ -24,16 +24,18 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from manyhands import names
-from manyhands.calls import COMPLETED, DONE, FAILED, SENT, Call
+from manyhands.calls import CANCELLED, COMPLETED, DONE, FAILED, SENT, Call
 from manyhands.context import LOCK, TAGS
 from manyhands.engine import inputs
 from manyhands.engine.batch_run import pack_task
-from manyhands.exceptions import SerializationError
+from manyhands.engine.interrupt import shielded
+from manyhands.exceptions import ResultLost, SerializationError
 from manyhands.futures import TaskFuture, TaskFutureList
 from manyhands.futures.maps import MapRecord
 from manyhands.futures.run import TRAVEL
 from manyhands.scheduling.answers import Answers
 from manyhands.serialization import dumps, loads
+from manyhands.states import State, StateType
 from manyhands.task_runners.packing import culprit_of
 from manyhands.task_runners.processes import wire
 from manyhands.task_runners.processes.parcels import LARGE, pack, run_numbered
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
 
     from manyhands.context import Scope
     from manyhands.futures.blocking import Wanted
-    from manyhands.states import State
     from manyhands.task_runners.processes.wire import Message
     from manyhands.task_runners.processes.worker import Worker
     from manyhands.tasks import Task
@@ -63,18 +64,24 @@ class RemoteDispatcher(Answers):
 
     Attributes:
         refusals: by wait, the error that the driver answered it with.
+        watchers: of the waits under way on the main thread.
     """
 
     closed = False
     gate = None
+    scheduler = None  # it is the driver's: no thread of this process can run these runs itself
 
     def __init__(self, worker: Worker) -> None:
         self.refusals: dict[int, Exception] = {}
+        self.watchers: list[Any] = []
         self._worker = worker
         self._keys: dict[Any, int | bytes] = {}
         self._futures: dict[int, _Reference] = {}
         self._records: list[tuple[int, int, _Reference]] = []
-        self._dropped: deque[int] = deque()
+        self._dropped: deque[_Reference] = deque()
+        self._untold: set[int] = set()
+        self._one_by_one: dict[int, Callable[[], None]] = {}
+        self._split: dict[int, int] = {}
         self._waits = count(1)
         self._questions = count(1)
         self._answers: dict[int, SimpleQueue[tuple[bool, Any]]] = {}
@@ -95,25 +102,27 @@ class RemoteDispatcher(Answers):
         scope: Scope,
     ) -> TaskFuture[Any]:
         """See `Dispatcher.submit`."""
-        number = names.next_number()
-        call = Call(task, args, kwargs, number, copy_context(), scope)
-        future: TaskFuture[Any] = TaskFuture(self, task, number, None, time.time(), SENT)  # type: ignore[arg-type]
-        dropped = self._dropped
-        self._futures[number] = weakref.ref(future, lambda _: dropped.append(number))
-        tags = TAGS.get()
+        with shielded():
+            number = names.next_number()
+            call = Call(task, args, kwargs, number, copy_context(), scope)
+            future: TaskFuture[Any] = TaskFuture(self, task, number, None, time.time(), SENT)  # type: ignore[arg-type]
+            self._futures[number] = _Reference(future, number, self._dropped)
+            content = (args, kwargs, wait_for, TAGS.get())
 
-        def tell() -> None:
-            try:
-                self._tell(
-                    wire.SUBMITTED,
-                    task,
-                    (number, call.args, call.kwargs, wait_for, tags),
-                )
-            except Exception as error:
-                self._settle(future, FAILED, _told(error, call), time.time(), None, None)
+            def tell() -> None:
+                if not future.done():
+                    self._tell_run(task, future, call, content)
 
-        self._when_foreign_ended((args, kwargs, wait_for), tell)
+            self._when_foreign_ended(number, future, (args, kwargs, wait_for), tell)
         return future
+
+    def _tell_run(
+        self, task: Task[Any, Any], future: TaskFuture[Any], call: Call, content: tuple[Any, ...]
+    ) -> None:
+        try:
+            self._tell(wire.SUBMITTED, task, call.number, 1, content)
+        except Exception as error:
+            self._settle(future, FAILED, _told(error, call), time.time(), None, None)
 
     def submit_map(
         self,
@@ -127,6 +136,18 @@ class RemoteDispatcher(Answers):
         """See `Dispatcher.submit_map`."""
         if size == 0:
             return TaskFutureList()
+        with shielded():
+            return self._submit_map(task, positional, keywords, size, wait_for, scope)
+
+    def _submit_map(
+        self,
+        task: Task[Any, Any],
+        positional: list[tuple[list[Any] | None, Any]],
+        keywords: dict[str, tuple[list[Any] | None, Any]],
+        size: int,
+        wait_for: Any,
+        scope: Scope,
+    ) -> TaskFutureList[Any]:
         base = names.reserve(size)
         record: MapRecord[Any] = MapRecord(
             self,  # type: ignore[arg-type]
@@ -139,37 +160,47 @@ class RemoteDispatcher(Answers):
             scope,
         )
         record.unclaimed.clear()
-        dropped = self._dropped
         with LOCK:
-            self._records.append((base, size, weakref.ref(record, lambda _: dropped.append(base))))
+            self._records.append((base, size, _Reference(record, base, self._dropped)))
         tags = TAGS.get()
 
+        def one_by_one() -> None:
+            self._split[base] = size
+            for index in range(size):
+                args = tuple([v if c is None else c[index] for c, v in positional])
+                kwargs = {name: v if c is None else c[index] for name, (c, v) in keywords.items()}
+                call = Call(task, args, kwargs or None, base + index, record.context, scope)
+                future = record.future(index)
+                if not future.done():
+                    self._tell_run(task, future, call, (args, kwargs or None, wait_for, tags))
+            self._tell_watchers()
+
         def tell() -> None:
+            if record.failed:  # elements were cancelled before the driver was told
+                one_by_one()
+                return
+            self._one_by_one[base] = one_by_one  # should the driver be unable to unpickle them
             try:
-                self._tell(wire.MAPPED, task, (base, positional, keywords, size, wait_for, tags))
+                self._tell(wire.MAPPED, task, base, size, (positional, keywords, wait_for, tags))
             except Exception:
                 # One element may be to blame: each goes by itself, and fails by itself.
-                for index in range(size):
-                    args = tuple([v if c is None else c[index] for c, v in positional])
-                    kwargs = {
-                        name: v if c is None else c[index] for name, (c, v) in keywords.items()
-                    }
-                    call = Call(task, args, kwargs or None, base + index, record.context, scope)
-                    try:
-                        self._tell(
-                            wire.SUBMITTED,
-                            task,
-                            (base + index, args, kwargs or None, wait_for, tags),
-                        )
-                    except Exception as error:
-                        future = record.future(index)
-                        self._settle(future, FAILED, _told(error, call), time.time(), None, None)
+                del self._one_by_one[base]
+                one_by_one()
 
-        self._when_foreign_ended((positional, keywords, wait_for), tell)
+        self._when_foreign_ended(base, record, (positional, keywords, wait_for), tell)
         return TaskFutureList(record)
 
-    def _tell(self, kind: int, task: Task[Any, Any], content: tuple[Any, ...]) -> None:
+    def _tell(
+        self, kind: int, task: Task[Any, Any], number: int, size: int, content: tuple[Any, ...]
+    ) -> None:
         """Tells the driver of a run or a map.
+
+        Args:
+            kind: of the message.
+            task: the task.
+            number: the run's, or that of the map's first.
+            size: how many runs.
+            content: what the driver is to unpickle.
 
         Raises:
             Exception: whatever pickling raises.
@@ -181,7 +212,6 @@ class RemoteDispatcher(Answers):
         with self.futures_travel():
             packed = pack(content)
         worker = self._worker
-        stored = [(item.number, item.layout) for item in packed.stored]
         with self._sending:
             self._tell_dropped(at_once=False)
             if packed.size > LARGE:
@@ -190,7 +220,8 @@ class RemoteDispatcher(Answers):
                 except NoSegment:
                     pass
                 else:
-                    body = dumps((key, data, None, (whole.segment.size, whole.layout), stored))
+                    where = (whole.segment.size, whole.layout)
+                    body = dumps((number, size, (key, data, None, where)))
                     worker.channel.send(kind, body, [whole.segment.fileno()])
                     whole.segment.close()
                     self._keys[task] = key
@@ -200,7 +231,7 @@ class RemoteDispatcher(Answers):
                     plain = dumps(content)
             else:
                 plain = packed.data
-            worker.channel.send(kind, dumps((key, data, plain, None, stored)))
+            worker.channel.send(kind, dumps((number, size, (key, data, plain, None))))
             self._keys[task] = key
 
     @contextmanager
@@ -217,8 +248,14 @@ class RemoteDispatcher(Answers):
             return run_numbered, (future._number,)
         return _itself, (future.state,)  # of a runner of this process; it has ended
 
-    def _when_foreign_ended(self, value: Any, then: Callable[[], None]) -> None:
-        """Calls `then` once all runs of other runners of this process among some arguments have ended."""
+    def _when_foreign_ended(
+        self,
+        number: int,
+        told: TaskFuture[Any] | MapRecord[Any],
+        value: Any,
+        tell: Callable[[], None],
+    ) -> None:
+        """Calls `tell` once all runs of other runners of this process among some arguments have ended."""
         pending = {
             entry.future
             for entry in inputs.collect((value,), None)
@@ -227,31 +264,59 @@ class RemoteDispatcher(Answers):
             and not entry.future.done()
         }
         if not pending:
-            then()
+            tell()
             return
+        self._untold.add(number)
+
+        def ended() -> None:
+            with LOCK:
+                self._untold.discard(number)
+            tell()
+            with LOCK:
+                if isinstance(told, TaskFuture):
+                    told._details().waits_on = None
+            self._tell_watchers()
 
         def one_ended(upstream: TaskFuture[Any]) -> None:
             with LOCK:
                 pending.discard(upstream)
                 finished = not pending
             if finished:
-                then()
+                ended()
 
         with LOCK:
+            if isinstance(told, TaskFuture):
+                told._details().waits_on = list(pending)
             pending -= {upstream for upstream in list(pending) if not upstream.watch(one_ended)}
             finished = not pending
         if finished:
-            then()
+            ended()
+
+    def _tell_watchers(self) -> None:
+        """Waits have to be told again: the driver knows of more runs."""
+        for watcher in list(self.watchers):
+            watcher.look_again()
+
+    def _is_untold(self, future: TaskFuture[Any]) -> bool:
+        """Whether the driver does not know of a run yet."""
+        detail = future._detail
+        if detail is not None and detail.origin is not None:
+            return detail.origin[0].base in self._untold
+        return future._number in self._untold
 
     def _tell_dropped(self, at_once: bool) -> None:
         """Tells of futures that are gone here; with `_sending` held."""
         dropped = self._dropped
         if not dropped or (len(dropped) < DROPPED_TOGETHER and not at_once):
             return
-        numbers = [dropped.popleft() for _ in range(len(dropped))]
+        numbers = [dropped.popleft().number for _ in range(len(dropped))]
         for number in numbers:
             self._futures.pop(number, None)
+            self._one_by_one.pop(number, None)
         gone = set(numbers)
+        for base in self._split.keys() & gone:
+            numbers += range(base + 1, base + self._split.pop(base))
+        self._worker.flush()  # outcomes may refer to runs whose futures are gone by now
         with LOCK:
             self._records = [entry for entry in self._records if entry[0] not in gone]
         self._worker.channel.send(wire.DROPPED, dumps(numbers))
@@ -265,6 +330,7 @@ class RemoteDispatcher(Answers):
         *,
         timed: bool,
         at: tuple[int, int] | None = None,
+        watcher: Any = None,
     ) -> int:
         """Tells the driver that a run is about to wait.
 
@@ -273,6 +339,7 @@ class RemoteDispatcher(Answers):
             wanted: what it waits for.
             timed: whether the wait has a time limit.
             at: batch and position of a coroutine's run.
+            watcher: its `look_again` is called when there is more to tell.
 
         Returns:
             The number of the wait; the driver is to be told of its end too.
@@ -280,25 +347,52 @@ class RemoteDispatcher(Answers):
         blocks = at is None
         if at is None and run is not None:
             at = self._worker.batch_of(run)
-        numbers: list[int] = []
-        maps: list[int] = []
-        for item in wanted:
-            if item.done():
-                continue
-            if isinstance(item, MapRecord) and item.dispatcher is self:  # type: ignore[comparison-overlap]
-                maps.append(item.base)
-            elif isinstance(item, TaskFuture) and item._dispatcher is self:  # type: ignore[comparison-overlap]
-                numbers.append(item._number)
+        with LOCK:
+            numbers, maps = self._reach(wanted, watcher)
         wait = next(self._waits)
         with self._sending:
             self._tell_dropped(at_once=False)
             self._worker.channel.send(wire.WAITING, dumps((wait, at, numbers, maps, blocks, timed)))
         return wait
 
+    def _reach(self, wanted: Wanted, watcher: Any) -> tuple[list[int], list[tuple[int, int]]]:
+        """Runs and maps of ours that a wait is for, or that runs of this process's other runners need for it."""
+        numbers: list[int] = []
+        maps: list[tuple[int, int]] = []
+        seen: set[Any] = set()
+        stack: list[Any] = list(reversed(wanted))
+        while stack:
+            item = stack.pop()
+            if item in seen or item.done():
+                continue
+            seen.add(item)
+            if isinstance(item, MapRecord):
+                if item.dispatcher is self and item.base not in self._untold:  # type: ignore[comparison-overlap]
+                    maps.append((item.base, item.size))
+                    continue
+                watching = item.wanted
+                stack.extend(item.futures.values())
+            else:
+                if item._dispatcher is self and not self._is_untold(item):
+                    numbers.append(item._number)
+                    continue
+                detail = item._details()
+                if detail.wanted is None:
+                    detail.wanted = []
+                watching = detail.wanted
+                upstreams = [entry.future for entry in detail.upstreams]
+                stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
+                stack.extend(detail.waits_on or ())
+            if watcher is not None and watcher not in watching:
+                watching.append(watcher)
+        return numbers, maps
+
     # ------------------------------------------------------------------ what futures ask
 
     def open_state(self, future: TaskFuture[Any]) -> State[Any]:
         """See `Answers`: the driver knows."""
+        if self._is_untold(future):
+            return State(StateType.PENDING, timestamp=future._since)
         state: State[Any] = self._ask("state", future._number)
         return state
 
@@ -306,6 +400,8 @@ class RemoteDispatcher(Answers):
         """See `Dispatcher.cancel`."""
         if future._phase >= DONE:
             return False
+        if self._is_untold(future):
+            return self._settle(future, CANCELLED, None, time.time(), None, None)
         cancelled: bool = self._ask("cancel", future._number)
         return cancelled
 
@@ -320,8 +416,9 @@ class RemoteDispatcher(Answers):
         question = next(self._questions)
         answer: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
         self._answers[question] = answer
-        self._worker.channel.send(wire.QUESTION, dumps((question, what, argument)))
-        failed, value = answer.get()
+        with shielded():
+            self._worker.channel.send(wire.QUESTION, dumps((question, what, argument)))
+            failed, value = answer.get()
         if failed:
             raise value
         return value
@@ -335,6 +432,10 @@ class RemoteDispatcher(Answers):
             answer = self._answers.pop(question, None)
             if answer is not None:
                 answer.put((failed, value))
+        elif message.kind == wire.SPLIT:
+            one_by_one = self._one_by_one.pop(loads(message.body), None)
+            if one_by_one is not None:
+                one_by_one()
         elif message.kind == wire.RUNS_ENDED:
             described, entries = loads(message.body)
             self._worker.adopt(described, message.fds)
@@ -349,10 +450,15 @@ class RemoteDispatcher(Answers):
         future = self._future(number)
         if future is None:
             return
+        if self._one_by_one and future._detail is not None and future._detail.origin is not None:
+            self._one_by_one.pop(future._detail.origin[0].base, None)
         state = None
         value: Any
         if isinstance(data, int):
-            value = self._worker.attached[data]
+            value = self._worker.attached.get(data)
+            if value is None:
+                value = ResultLost(run_name=future.name, holder="the descriptor of its memory")
+                phase = FAILED
         else:
             try:
                 value, state = loads(data)
@@ -386,26 +492,30 @@ class RemoteDispatcher(Answers):
         since: float,
         name: str | None,
         state: State[Any] | None,
-    ) -> None:
+    ) -> bool:
+        """Ends a run as the driver says, and tells who waits for it; whether it was open."""
         waiters: list[Any] = []
         record: MapRecord[Any] | None = None
+        others: list[Any] = []
         with LOCK:
             try:
                 del future._open
             except AttributeError:
-                return
+                return False
             detail = future._details()
             detail.state = state
             detail.name = name
+            detail.waits_on = None
             detail.traceback = value.__traceback__ if isinstance(value, BaseException) else None
             future._outcome = value
             future._since = since
             future._phase = phase
             waiters, detail.waiters = detail.waiters or [], None
-            if detail.wanted:
-                for helper in detail.wanted:
-                    helper.look_again()
-                detail.wanted.clear()
+            _look_again(detail.wanted)
+            dependants, detail.dependants = detail.dependants, None
+            for dependant, allow_failure in dependants or ():  # of other runners of this process
+                others.append(dependant._dispatcher)
+                dependant._dispatcher.scheduler.upstream_ended(dependant, future, allow_failure)
             if detail.origin is not None:
                 record, index = detail.origin
                 if phase == COMPLETED:
@@ -418,6 +528,8 @@ class RemoteDispatcher(Answers):
                     record = None
         for waiter in waiters:
             waiter(future)
+        for dispatcher in others:
+            dispatcher.drain()
         if record is not None:
             with LOCK:
                 waiters = list(record.waiters)
@@ -425,6 +537,31 @@ class RemoteDispatcher(Answers):
                     record.waiters.clear()
             for waiter in waiters:
                 waiter(record)
+        return True
+
+
+class _Reference(weakref.ref[Any]):
+    """Refers to a future, or to a map's record, and joins the dropped ones when that is gone.
+
+    In C alone: an interrupt of the run that drops the future would be lost in Python code here.
+    """
+
+    __slots__ = ("number",)
+
+    def __new__(cls, item: Any, number: int, dropped: deque[_Reference]) -> _Reference:
+        reference = super().__new__(cls, item, dropped.append)
+        reference.number = number
+        return reference
+
+    def __init__(self, item: Any, number: int, dropped: deque[_Reference]) -> None:
+        super().__init__(item, dropped.append)
+
+
+def _look_again(wanted: list[Any] | None) -> None:
+    if wanted:
+        for watcher in wanted:
+            watcher.look_again()
+        wanted.clear()
 
 
 def _itself(value: Any) -> Any:

@@ -613,12 +613,18 @@ class Worker:
             self.frames.leave_shield()
 
     def _wait(self, countdown: _Wakeup, wanted: Wanted, deadline: float | None) -> bool:
-        self._flush()
+        self.flush()
         self._hand_back_all()
-        wait = self.remote.tell_waiting(self._innermost(), wanted, timed=deadline is not None)
+        run, timed, watcher = self._innermost(), deadline is not None, _Watcher(self)
+        self.remote.watchers.append(watcher)
+        wait = self.remote.tell_waiting(run, wanted, timed=timed, watcher=watcher)
         outer = self.frames.countdown
         try:
             while not countdown.woken:
+                if watcher.has_news:
+                    watcher.has_news = False
+                    self.channel.send(wire.RESUMED, dumps(wait))
+                    wait = self.remote.tell_waiting(run, wanted, timed=timed, watcher=watcher)
                 refusal = self.remote.refusals.pop(wait, None)
                 if refusal is not None:
                     raise refusal
@@ -648,6 +654,7 @@ class Worker:
                         return True  # interrupted while it ran what it waits for
             return True
         finally:
+            self.remote.watchers.remove(watcher)
             self.channel.send(wire.RESUMED, dumps(wait))
 
     def _innermost(self) -> int | None:
@@ -657,7 +664,8 @@ class Worker:
                 return frame.run.number
         return None
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Reports all that has ended."""
         with LOCK:
             batches = list(self.batches.values())
         for batch in batches:
@@ -858,6 +866,21 @@ class _Wakeup(Countdown):
             worker.queue.put(None)
 
         self._wake = wake
+
+
+class _Watcher:
+    """Wakes a waiting main thread to tell the driver more of what it waits for."""
+
+    __slots__ = ("_worker", "has_news")
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.has_news = False
+
+    def look_again(self) -> None:
+        """Runs of other runners that it waits for go on, or wait in turn."""
+        self.has_news = True
+        self._worker.queue.put(None)
 
 
 class _Place:
