@@ -66,6 +66,7 @@ class MapRecord(Generic[R]):
         queued: whether it is among what is ready.
         kept: whether the user still holds the list; values of a dropped list are not stored.
         waiters: called with the record at the first failure and at the end.
+        each: called with each future of an element when that has ended, if anybody wants to know.
         wanted: threads that wait for the map and could run elements themselves.
     """
 
@@ -75,6 +76,7 @@ class MapRecord(Generic[R]):
         "context",
         "counter",
         "dispatcher",
+        "each",
         "ended",
         "failed",
         "futures",
@@ -120,6 +122,7 @@ class MapRecord(Generic[R]):
         self.submitted = time.time()
         self.since = array("d", bytes(8 * size))
         self.futures: dict[int, TaskFuture[R]] = {}
+        self.each: Callable[[TaskFuture[R]], object] | None = None
         self.counter = itertools.count(1)
         self.ended = False
         self.failed = False
@@ -238,6 +241,8 @@ class MapRecord(Generic[R]):
                 future._outcome = value
                 future._phase = COMPLETED
             future._detail = None
+        elif self.each is not None:
+            future.watch(self.each)
         return future
 
     def drop(self) -> None:

@@ -606,18 +606,30 @@ class PushingScheduler(Scheduler):
         values: Sequence[Any],
         ends: Sequence[float],
     ) -> bool:
-        """Takes the ends of consecutive elements at once, if each has just completed and nobody wants more of any. Hot."""
+        """Takes the ends of consecutive elements together, if each has just completed: column by column, but for those
+        of which somebody has the future. Hot.
+        """
         record = span.record
         if (
             type(positions) is not range
             or not record.kept
-            or record.futures
             or not open_positions.issuperset(positions)
-            or any(type(value) is Outcome for value in values)
+            or Outcome in map(type, values)
         ):
             return False
         open_positions.difference_update(positions)
-        self.elements_completed(record, span.start + positions.start, values, ends)
+        start = span.start + positions.start
+        stop = start + len(positions)
+        futures = record.futures
+        known = [index for index in range(start, stop) if index in futures] if futures else []
+        first = start
+        for index in [*known, stop]:
+            if first < index:
+                here = slice(first - start, index - start)
+                self.elements_completed(record, first, values[here], ends[here])
+            if index < stop:
+                self.element_completed(record, index, values[index - start], ends[index - start])
+            first = index + 1
         return True
 
     def batch_observed(

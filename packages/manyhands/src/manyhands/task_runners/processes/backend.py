@@ -16,8 +16,10 @@ May import `spawning` and what lies above it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import mmap
+import os
 import selectors
 import socket
 import struct
@@ -44,7 +46,7 @@ from manyhands.exceptions import (
     WorkerDied,
 )
 from manyhands.futures import TaskFutureList
-from manyhands.futures.maps import NO_VALUE, MapRecord, Span
+from manyhands.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.logs import library_logger
 from manyhands.names import BLOCK, process_entropy, reserve
@@ -303,6 +305,7 @@ class ProcessBackend:
                 logging.getLogger("manyhands.task_runs").getEffectiveLevel(),
                 self._most,
                 self._initializer,
+                _descriptors() // 4 // self._max_workers,
             )
             member.process = start_worker(
                 self._method,
@@ -861,8 +864,12 @@ class ProcessBackend:
         value: Any
         if described is not None:
             name, size, layout, _ = described
-            value = Stored(name, Segment(message.fds[0], size), layout, self._on_freed)
-            self._stored[name] = value
+            if message.is_cut:
+                value = Outcome(FAILED, ResultLost(holder="the descriptor of its memory"))
+                self._freed.append((name, False))
+            else:
+                value = Stored(name, Segment(message.fds[0], size), layout, self._on_freed)
+                self._stored[name] = value
             member.segments.add(name)
         else:
             try:
@@ -879,8 +886,10 @@ class ProcessBackend:
         if sent is None:
             return
         self._forget(member, sent)
-        # What it keeps of what came along is not certain.
+        # What it has kept of what it was told is not certain, so it is told again.
         member.segments.difference_update(sent.segments)
+        member.tasks.clear()
+        member.surrounded = False
         if len(sent.batch) > 1:
             self._events.split(number)
             return
@@ -1002,6 +1011,8 @@ class ProcessBackend:
                 task = self._tasks_by_digest[key] = loads(data)
         outer, parcels.HERE.attached = parcels.HERE.attached, self._stored.__getitem__
         try:
+            if message.is_cut:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             if whole is not None:
                 size, layout = whole
                 content = Stored(0, Segment(message.fds[0], size), layout).load()
@@ -1057,6 +1068,9 @@ class ProcessBackend:
             unwatched: list[TaskFuture[Any]] = []
             if isinstance(items, MapRecord):
                 items.watch(lambda _: self._tell_rest(member, nested))
+                items.each = lambda run: self._tell_some(member, nested, [run._number - base])
+                for run in items.futures.values():
+                    run.watch(items.each)
             else:
                 unwatched = [
                     run
@@ -1091,8 +1105,10 @@ class ProcessBackend:
                 continue
             value = record.values[index]
             future = record.futures.get(index)
-            if value is NO_VALUE:
-                if future is None or future._phase < DONE:
+            if value is NO_VALUE or value is CANCELLED_UNSEEN:
+                if value is CANCELLED_UNSEEN:
+                    future = record.future(index)
+                elif future is None or future._phase < DONE:
                     continue
             elif future is None:
                 nested.told[index] = 1
@@ -1325,6 +1341,16 @@ def _futures_of(member: Member) -> Iterator[None]:
         yield
     finally:
         parcels.HERE.run = outer
+
+
+def _descriptors() -> int:
+    """How many files this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 1 << 30
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
 def _unknown(run_name: str) -> BaseException:

@@ -438,7 +438,10 @@ class RemoteDispatcher(Answers):
                 one_by_one()
         elif message.kind == wire.RUNS_ENDED:
             described, entries = loads(message.body)
-            self._worker.adopt(described, message.fds)
+            if message.is_cut:
+                self._worker.miss(described)
+            else:
+                self._worker.adopt(described, message.fds)
             for entry in entries:
                 self._take_end(*entry)
             with self._sending:

@@ -65,14 +65,16 @@ class Message:
         kind: a constant of this module.
         body: its bytes.
         fds: descriptors, which belong to the receiver now.
+        is_cut: whether descriptors are missing, because this process may not have so many.
     """
 
-    __slots__ = ("body", "fds", "kind")
+    __slots__ = ("body", "fds", "is_cut", "kind")
 
-    def __init__(self, kind: int, body: bytes, fds: list[int]) -> None:
+    def __init__(self, kind: int, body: bytes, fds: list[int], is_cut: bool = False) -> None:
         self.kind = kind
         self.body = body
         self.fds = fds
+        self.is_cut = is_cut
 
 
 class Inbox:
@@ -81,7 +83,9 @@ class Inbox:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._data = bytearray()
-        self._fds: deque[int] = deque()
+        self._buffer = bytearray(_CHUNK)  # made once: so much memory anew for each message costs more than the rest
+        # What came along with each message that has any, in one piece as it was sent.
+        self._fds: deque[list[int]] = deque()
         self._space = (
             socket.CMSG_SPACE(MOST_FDS * array.array("i").itemsize)
             if hasattr(socket, "CMSG_SPACE")
@@ -96,19 +100,18 @@ class Inbox:
         """
         try:
             if not self._space:
-                data = self._connection.recv(_CHUNK)
+                size = self._connection.recv_into(self._buffer)
             else:
-                data, ancillary, _, _ = self._connection.recvmsg(_CHUNK, self._space, _CLOEXEC)
-                for level, kind, payload in ancillary:
-                    if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                        fds = array.array("i")
-                        fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-                        self._fds.extend(fds)
+                size, ancillary, flags, _ = self._connection.recvmsg_into(
+                    [self._buffer], self._space, _CLOEXEC
+                )
+                if ancillary or flags & socket.MSG_CTRUNC:
+                    self._fds.append(_fds_in(ancillary))
         except (ConnectionError, TimeoutError):
             return False
-        if not data:
+        if not size:
             return False
-        self._data += data
+        self._data += memoryview(self._buffer)[:size]
         return True
 
     def messages(self) -> Iterator[Message]:
@@ -122,14 +125,27 @@ class Inbox:
                 break
             body = bytes(memoryview(data)[start + _HEADER.size : end])
             start = end
-            yield Message(kind, body, [self._fds.popleft() for _ in range(count)])
+            fds = self._fds.popleft() if count else []
+            if len(fds) < count:
+                _close_all(fds)
+                yield Message(kind, body, [], is_cut=True)
+            else:
+                yield Message(kind, body, fds)
         if start:
             del data[:start]
 
     def close(self) -> None:
         """Closes descriptors that came without their message."""
         while self._fds:
-            os.close(self._fds.popleft())
+            _close_all(self._fds.popleft())
+
+
+def _fds_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    return list(fds)
 
 
 def _ancillary(fds: Sequence[int]) -> list[tuple[int, int, Any]]:

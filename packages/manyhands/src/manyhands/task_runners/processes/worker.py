@@ -21,6 +21,8 @@ May import `remote`, `parcels`, `record`, `wire`, and what lies above task runne
 
 from __future__ import annotations
 
+import errno
+import errno
 import logging
 import mmap
 import os
@@ -84,6 +86,7 @@ class Settings(NamedTuple):
         level: of the `manyhands` loggers.
         most: runs after which it retires, `None` for never.
         initializer: pickled `(function, arguments)`, `None` for none.
+        segments: the most large values to keep in shared memory: the driver has a descriptor of each.
     """
 
     number: int
@@ -92,6 +95,7 @@ class Settings(NamedTuple):
     level: int
     most: int | None
     initializer: bytes | None
+    segments: int
 
 
 class Batch:
@@ -215,8 +219,8 @@ class Worker:
         self.attached: dict[int, Stored] = {}
         self._mapped: dict[int, int] = {}
         self._unmapped: deque[int] = deque()
-        self.tasks: dict[int, Any] = {}
-        self.scopes: dict[int, Scope] = {}
+        self.tasks = _Tasks()
+        self.scopes: dict[int, Scope] = _Told()
         self.loop_tasks: dict[int, asyncio.Task[None]] = {}
         self.remote = RemoteDispatcher(self)
         self.done = 0
@@ -224,6 +228,8 @@ class Worker:
         self.retiring = False
         self._reporting = threading.Lock()
         self._overdue: set[int] = set()
+        self._told_no_room = False
+        self._lost: set[int] = set()
 
     # ------------------------------------------------------------------ the main thread
 
@@ -246,7 +252,7 @@ class Worker:
                 batch = self.queue.get()
                 if batch is not None:
                     self.run(batch)
-                elif self.stopping:
+                elif self.stopping and not self._has_coroutines():
                     break
                 # else it was to wake a wait that has ended since
                 del batch
@@ -286,9 +292,7 @@ class Worker:
         base = self._context(batch, 0)
         clock = time.time
         reported = batch.began = batch.observed_until = clock()
-        if len(rows) > 1:
-            batch.timing = True
-            TIMERS.after(REPORT_EVERY, lambda: self._report_late(batch))
+        last = len(rows) - 1
         for place in batch.indices:
             number = numbers[place]
             if batch.skipped and number in batch.skipped:
@@ -314,7 +318,7 @@ class Worker:
             if now - reported >= REPORT_EVERY:
                 self._report(batch)
                 reported = now
-            elif not batch.timing:
+            elif not batch.timing and place < last:
                 batch.timing = True
                 TIMERS.after(REPORT_EVERY, lambda: self._report_late(batch))
             if most is not None:
@@ -430,13 +434,7 @@ class Worker:
                 self._tell_stored(batch, position, packed)
                 return
             except NoSegment as error:
-                library_logger().warning(
-                    "There is no room in shared memory for the result of task run %r (%d bytes: %s); "
-                    "it goes through the driver",
-                    name_of(call),
-                    packed.size,
-                    error,
-                )
+                self._tell_no_room(call, packed.size, error)
         data = dumps(value) if packed.buffers else packed.data
         if not batch.lane.put_pickled(position, data):
             self._tell(batch, position, data)
@@ -453,7 +451,20 @@ class Worker:
         )
         batch.lane.words[position] = TOLD
 
+    def _tell_no_room(self, call: Call, size: int, error: NoSegment) -> None:
+        if not self._told_no_room:  # what one value finds, the next ones are likely to find too
+            self._told_no_room = True
+            library_logger().warning(
+                "There is no room in shared memory for the result of task run %r (%d bytes: %s); "
+                "it goes through the driver, as others may",
+                name_of(call),
+                size,
+                error,
+            )
+
     def _tell_stored(self, batch: Batch, position: int, packed: parcels.Packed) -> None:
+        if len(self.made) >= self.settings.segments:
+            raise NoSegment(errno.EMFILE, f"{len(self.made)} large values are kept already")
         stored = self.store.keep(packed.data, packed.buffers)
         self.made[stored.number] = stored.segment
         self.attached[stored.number] = stored
@@ -498,9 +509,10 @@ class Worker:
         self._report(batch, last=True)
 
     def _retire(self) -> None:
-        if self.retiring or len(self.frames.stack):
-            return
-        self.retiring = True
+        with LOCK:
+            if self.retiring or len(self.frames.stack):
+                return
+            self.retiring = True
         self._hand_back_all()
         self.channel.send(wire.RETIRING)
 
@@ -578,7 +590,13 @@ class Worker:
         batch.observed += now - began
         batch.unreported.append(position)
         self.done += 1
+        if self.settings.most is not None and self.done >= self.settings.most:
+            self._retire()
         self._coroutine_over(batch)
+
+    def _has_coroutines(self) -> bool:
+        with LOCK:
+            return any(batch.rows.task.is_async for batch in self.batches.values())
 
     def _coroutine_over(self, batch: Batch) -> None:
         from manyhands.engine.loops import SERVICE_LOOP
@@ -586,6 +604,8 @@ class Worker:
         batch.open -= 1
         if batch.open == 0:
             self._close(batch)
+            if self.stopping:
+                self.queue.put(None)  # the main thread may have waited for this
         elif not batch.timing and batch.unreported:
             batch.timing = True
             SERVICE_LOOP.get().call_later(REPORT_EVERY, self._report_late, batch)
@@ -747,16 +767,19 @@ class Worker:
         number, lane, wait, surroundings, tasks, described, own, content, tags = loads(message.body)
         self.record.unpacking = number
         fds = message.fds
-        whole = Segment(fds.pop(0), own[0]) if own is not None else None
-        self.adopt(described, fds)
         try:
+            if message.is_cut:
+                self.miss(described)
+                raise _out_of_descriptors()
+            whole = Segment(fds.pop(0), own[0]) if own is not None else None
+            self.adopt(described, fds)
             if surroundings is not None:
                 flow = loads(surroundings).flow
                 flow_run = flow_run_of(flow) if flow is not None else None
                 self.scopes[0] = Scope(self.remote, flow_run)
                 log_prints_of(flow_run is not None and flow_run.flow.log_prints)
             for key, data in tasks:
-                self.tasks[key] = loads(data)
+                self.tasks.unpack(key, data)
                 self.remote.know(self.tasks[key], key)
             if whole is not None:
                 stored = Stored(0, whole, own[1])
@@ -767,6 +790,13 @@ class Worker:
                     parcels.HERE.attached = outer
             else:
                 content = unpack(content, self.load)
+            rows = Rows(self.tasks, content, tags)
+            scope = self.scopes[0]
+        except _Untold:
+            # An earlier batch could not be unpacked, so the driver tells everything again, and sends this one again.
+            self.record.unpacking = 0
+            self.channel.send(wire.REPORT, REPORT.pack(number, 0.0, 0, True))
+            return
         except BaseException as error:
             self.record.unpacking = 0
             self.channel.send(
@@ -774,8 +804,7 @@ class Worker:
             )
             return
         self.record.unpacking = 0
-        rows = Rows(self.tasks, content, tags)
-        batch = Batch(number, self.record.lane(lane), rows, self.scopes[0], wait)
+        batch = Batch(number, self.record.lane(lane), rows, scope, wait)
         batch.lane.open()
         with LOCK:
             self.batches[number] = batch
@@ -791,10 +820,17 @@ class Worker:
         for item in described:
             number, size, layout, is_new = item
             if is_new:
+                self._lost.discard(number)
                 self.attached[number] = Stored(number, Segment(fds.pop(0), size), layout)
+
+    def miss(self, described: list[Any]) -> None:
+        """Segments did not come, for want of descriptors."""
+        self._lost.update(number for number, _, _, is_new in described if is_new)
 
     def load(self, number: int) -> Any:
         """The value of a stored one, loaded anew: runs must not see each other's changes."""
+        if number in self._lost:
+            raise _out_of_descriptors()
         with LOCK:  # arguments are unpickled by the receiver, and by the main thread
             self._mapped[number] = self._mapped.get(number, 0) + 1
         return self.attached[number].load(lambda: self._unmapped.append(number))
@@ -807,6 +843,7 @@ class Worker:
                 self._mapped[gone] -= 1
                 if not self._mapped[gone]:
                     del self._mapped[gone]
+        self._lost.discard(number)
         stored = self.attached.pop(number, None)
         segment = self.made.pop(number, None)
         if segment is not None:
@@ -850,6 +887,46 @@ class Worker:
             main = threading.main_thread().ident
             assert main is not None  # it runs
             signal.pthread_kill(main, KICK)
+
+
+class _Untold(Exception):
+    """The driver takes for known here what is not."""
+
+
+class _Told(dict[int, Any]):
+    """What the driver tells a worker once."""
+
+    def __missing__(self, key: int) -> Any:
+        raise _Untold(key)
+
+
+class _Tasks(_Told):
+    """Tasks by their keys; one that cannot be unpickled raises its error whenever it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._errors: dict[int, BaseException] = {}
+
+    def unpack(self, key: int, data: bytes) -> None:
+        """Adds a task.
+
+        Raises:
+            BaseException: whatever unpickling it raises.
+        """
+        try:
+            self[key] = loads(data)
+        except BaseException as error:
+            self._errors[key] = error
+            raise
+
+    def __missing__(self, key: int) -> Any:
+        if key in self._errors:
+            raise self._errors[key]
+        raise _Untold(key)
+
+
+def _out_of_descriptors() -> OSError:
+    return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class _Wakeup(Countdown):
