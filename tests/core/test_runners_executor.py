@@ -5,13 +5,22 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import signal
+import threading
+import time
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from loky import ProcessPoolExecutor as LokyExecutor
 from manyhands import flow, runtime, task
-from manyhands.exceptions import CancelledRun, InvalidOption, SerializationError
+from manyhands.exceptions import CancelledRun, InvalidOption, SerializationError, WorkerDied
 from manyhands.task_runners import ExecutorTaskRunner
 from manyhands.testing import TaskRunnerSuite
 from manyhands.testing.samples import boom, hold, inc, note
@@ -214,6 +223,62 @@ def test_a_broken_executor_of_the_users(signals: Signals) -> None:
         second = runner.submit(inc, {"x": 1})
         second.wait(PATIENCE)
         assert second.state.is_crashed()
+
+
+def test_an_executor_that_breaks_while_it_holds_its_lock() -> None:
+    """Process pools do from Python 3.12 on: a callback of theirs that submits would wait for itself."""
+    made: list[Executor] = []
+
+    class Breaks(Executor):
+        def __init__(self) -> None:
+            made.append(self)
+            self.lock = threading.Lock()
+            self.broken = False
+
+        def submit(self, *work: Any, **options: Any) -> Future[Any]:
+            with self.lock:
+                if self.broken:
+                    raise BrokenExecutor
+                future: Future[Any] = Future()
+                threading.Thread(target=self._break, args=(future,)).start()
+                return future
+
+        def _break(self, future: Future[Any]) -> None:
+            with self.lock:
+                self.broken = True
+                future.set_exception(BrokenExecutor("by plan"))
+
+        def shutdown(self, *args: Any, **options: Any) -> None:
+            with self.lock:
+                self.broken = True
+
+    with ExecutorTaskRunner(Breaks) as runner:
+        run = runner.submit(inc.with_options(crash_retries=2), {"x": 1})
+        with pytest.raises(WorkerDied, match="by plan"):
+            run.result(timeout=PATIENCE)
+    assert 3 <= len(made) <= 4, "one for each attempt, and perhaps one for what may come"
+
+
+def test_a_broken_pool_whose_workers_do_not_want_to_end(signals: Signals) -> None:
+    """SPEC 7.5: the pool would wait for them for ever, and its `submit` from Python 3.12 on."""
+
+    @task
+    def stays() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signals.set("stays")
+        time.sleep(600)
+
+    @task
+    def dies() -> None:
+        os._exit(3)
+
+    with ExecutorTaskRunner(ProcessPoolExecutor, max_workers=2) as runner:
+        staying = runner.submit(stays, {})
+        signals.wait("stays")
+        for run in (runner.submit(dies, {}), staying):
+            with pytest.raises(WorkerDied):
+                run.result(timeout=PATIENCE)
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
 
 
 def test_cancelling_what_runs_settles_it_at_once(signals: Signals) -> None:

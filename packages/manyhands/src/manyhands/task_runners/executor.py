@@ -5,15 +5,21 @@
     Scheduler ◀─ report ◀─ unpack ◀───────┘
 
 An executor has no way to stop what runs, nor a way home from a worker: runs submitted inside a task run there, on a
-thread of the worker's process. Log records come back with the report. May import `threads` and what lies above it.
+thread of the worker's process. Log records come back with the report.
+
+A done callback may be called by an executor that holds its own lock: of an item that failed with the executor, or was
+cancelled with it. So such a callback never calls the executor, and never waits for a thread that might: the loss of a
+batch is told on a thread of ours. May import `threads` and what lies above it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
+from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +81,9 @@ class ExecutorBackend:
         )
         self._lock = threading.Lock()
         self._in_flight: dict[Future[Any], Batch] = {}
+        # Batches that were lost, why and with which executor; told by a thread that lives while there are any.
+        self._losses: deque[tuple[int, BaseException, Executor]] = deque()
+        self._teller: threading.Thread | None = None
         self._tasks: dict[Task[Any, Any], tuple[bytes, bytes]] = {}
         self._scopes: dict[int, tuple[Scope | None, bytes]] = {}
         self._stopping = False
@@ -106,7 +115,7 @@ class ExecutorBackend:
             self._report(batch, [], [], last=True)
             return
         try:
-            item = self._submit(packed, [calls[position] for position in positions])
+            item, executor = self._submit(packed, [calls[position] for position in positions])
         except (
             Exception
         ) as error:  # what an executor raises when it is broken or was shut down is its own affair
@@ -117,7 +126,7 @@ class ExecutorBackend:
         self._events.started(
             batch.number, positions[0]
         )  # a slot has one item, so it begins at once
-        item.add_done_callback(lambda done: self._ended(done, batch, positions))
+        item.add_done_callback(lambda done: self._ended(done, batch, positions, executor))
 
     def _give_nested_runner(self, call: Call) -> None:
         """Runs submitted inside go to a runner of the worker's own: on this one they might wait for their own place."""
@@ -129,27 +138,37 @@ class ExecutorBackend:
         call.scope = scope
         call.context.run(SCOPE.set, scope)
 
-    def _submit(self, packed: Packed | None, calls: list[Call]) -> Future[Any]:
-        patience = self.capabilities.policy.target * 4
+    def _submit(self, packed: Packed | None, calls: list[Call]) -> tuple[Future[Any], Executor]:
+        work: tuple[Any, ...] = (_run_on_worker, packed)
         if packed is None:
-            return self._executor.submit(run_calls, calls, patience)
+            work = (run_calls, calls, self.capabilities.policy.target * 4)
+        executor = self._executor
         try:
-            return self._executor.submit(_run_on_worker, packed)
+            return executor.submit(*work), executor
         except BrokenExecutor:
-            self._replace()
-            return self._executor.submit(_run_on_worker, packed)
+            if not self._replace(executor):
+                raise
+            executor = self._executor
+            return executor.submit(*work), executor
 
-    def _replace(self) -> None:
-        """Makes a new executor in place of a broken one that is ours.
-
-        Raises:
-            BrokenExecutor: it is not ours.
-        """
+    def _replace(self, broken: Executor) -> bool:
+        """Makes a new executor in place of a broken one, unless that is not ours; returns whether there is one."""
         with self._lock:
             if not self._owned or self._stopping:
-                raise BrokenExecutor("the executor is broken")
-            broken, self._executor = self._executor, self._make()
-        broken.shutdown(wait=False)
+                return False
+            if self._executor is not broken:
+                return True
+            self._executor = self._make()
+        # A broken pool terminates its workers and waits for them, for ever if one takes no notice.
+        _kill_workers(broken)
+        # From Python 3.12 on, that of a broken process pool waits for its workers' end, even with `wait=False`.
+        threading.Thread(
+            target=broken.shutdown,
+            kwargs={"wait": False},
+            name="manyhands-executor-close",
+            daemon=True,
+        ).start()
+        return True
 
     def _pack(self, calls: dict[int, Call]) -> tuple[Packed | None, dict[int, Outcome]]:
         tasks: dict[Any, int] = {}
@@ -204,14 +223,16 @@ class ExecutorBackend:
 
     # -------------------------------------------------------------- what comes back
 
-    def _ended(self, item: Future[Any], batch: Batch, positions: list[int]) -> None:
+    def _ended(
+        self, item: Future[Any], batch: Batch, positions: list[int], executor: Executor
+    ) -> None:
         with self._lock:
             self._in_flight.pop(item, None)
         try:
             result = item.result()
             report = unpack_report(batch.number, result) if isinstance(result, bytes) else result
         except BaseException as error:
-            self._events.lost(batch.number, _death(error))
+            self._lost(batch.number, error, executor)
             return
         if isinstance(report, BaseException):
             self._unpacking_failed(batch, positions, report)
@@ -221,6 +242,35 @@ class ExecutorBackend:
             report = Report(batch.number, (), values, ends, seconds)
         report.positions = positions[: len(report.values)]
         self._events.reported(report)
+
+    def _lost(self, number: int, error: BaseException, executor: Executor) -> None:
+        """Sees to it that the loss of a batch is told, by another thread (see the module)."""
+        with self._lock:
+            if self._stopping:
+                return  # every run has ended
+            self._losses.append((number, error, executor))
+            if self._teller is None:
+                self._teller = threading.Thread(
+                    target=self._tell_losses, name="manyhands-executor-losses", daemon=True
+                )
+                self._teller.start()
+
+    def _tell_losses(self) -> None:
+        while True:
+            with self._lock:
+                if not self._losses:
+                    self._teller = None
+                    return
+                number, error, executor = self._losses.popleft()
+            if isinstance(error, BrokenExecutor):
+                # Before anything is sent again: `submit` of a process pool that has just broken waits for its workers.
+                # Where none can be made, `launch` will hear of it again, and tell it to the run it is about.
+                with contextlib.suppress(Exception):
+                    self._replace(executor)
+            try:
+                self._events.lost(number, _death(error))
+            except Exception:  # the next one is to be told all the same
+                library_logger().exception("The loss of a batch could not be told")
 
     def _unpacking_failed(self, batch: Batch, positions: list[int], error: BaseException) -> None:
         """The worker could not unpack the batch: the run that is to blame is found by sending each alone."""
@@ -245,7 +295,11 @@ class ExecutorBackend:
 
     def stop(self, grace: float) -> None:
         """See `Backend`."""
-        self._stopping = True
+        with self._lock:
+            self._stopping = True
+            teller = self._teller
+        if teller is not None:
+            teller.join(grace)
         if self._nested is not None:
             self._nested.__exit__(None, None, None)
         if not self._owned:
@@ -264,14 +318,11 @@ class ExecutorBackend:
         closing.start()
         closing.join(grace)
         if closing.is_alive():
-            processes = list((getattr(executor, "_processes", None) or {}).values())
             library_logger().warning(
                 "The executor did not shut down in %g s; its %d processes are ended",
                 grace,
-                len(processes),
+                _kill_workers(executor),
             )
-            for process in processes:
-                process.kill()
             closing.join(1.0)
 
     def interrupt(self, run: TaskFuture[Any]) -> None:
@@ -304,6 +355,18 @@ class ExecutorBackend:
     def native(self, run: TaskFuture[Any]) -> Any:
         """See `Backend`."""
         return None
+
+
+def _kill_workers(executor: Executor) -> int:
+    """Ends the processes of an executor, as far as it has any and shows them; returns how many."""
+    processes = list((getattr(executor, "_processes", None) or {}).values())
+    for process in processes:
+        with contextlib.suppress(ValueError):  # it has been joined and closed meanwhile
+            try:
+                process.kill()
+            except AttributeError:  # loky's know one way only
+                process.terminate()
+    return len(processes)
 
 
 def _death(error: BaseException) -> Callable[[str], BaseException]:
