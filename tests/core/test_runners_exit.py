@@ -6,6 +6,7 @@ Real programs in processes of their own, ended by real signals.
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -165,6 +166,37 @@ def test_the_default_handler_is_restored_also_after_nested_flows() -> None:
 
     main()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_process_that_a_flow_forks_has_the_default_handler() -> None:
+    """A pool ends its workers by SIGTERM: one that raised SystemExit in its task would report that, and live on."""
+    fork = multiprocessing.get_context("fork")
+
+    def worker(connection: Any) -> None:
+        try:
+            connection.send("began")
+            time.sleep(600)
+        except BaseException:
+            time.sleep(600)
+
+    @flow
+    def main() -> Any:
+        here, there = fork.Pipe()
+        process = fork.Process(target=worker, args=(there,))
+        process.start()
+        try:
+            assert here.recv() == "began"
+            process.terminate()
+            process.join(PATIENCE)
+            return process.exitcode
+        finally:
+            process.kill()
+            process.join()
+            here.close()
+            there.close()
+
+    assert main() == -signal.SIGTERM
 
 
 def test_no_handler_is_set_outside_the_main_thread() -> None:

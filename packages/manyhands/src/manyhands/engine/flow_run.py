@@ -13,6 +13,7 @@ what lies above them; the runner and the flow come in as objects.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -331,14 +332,28 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
-    def terminate(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def _default_in_child() -> None:
+    """Gives SIGTERM its usual effect back in a process that a flow forks.
+
+    The worker of a pool would take the exit for an error of its task, and live on.
+    """
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_default_in_child)
 
 
 # ---------------------------------------------------------------------- async
