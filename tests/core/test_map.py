@@ -23,7 +23,7 @@ from manyhands.exceptions import (
 from manyhands.futures import TaskFutureList, as_completed, wait
 from manyhands.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
 from manyhands.testing.samples import Account, BoomError, add, boom, identity, inc
-from manyhands.testing.tools import PATIENCE
+from manyhands.testing.tools import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -236,6 +236,7 @@ def test_callbacks_and_cancels_stay_with_the_map() -> None:
         assert isinstance(values[6], CancelledRun)
 
     main()
+    eventually(lambda: called, "the callback thread has got there")
     assert called == [5]
 
 
