@@ -640,7 +640,9 @@ def test_wait_for_a_cycle() -> None:
 
 
 @pytest.mark.parametrize(
-    "junk", [5, "abc", [None], [[future(), 3]], {"a": future()}, object()], ids=repr
+    "junk",
+    [5, "abc", [None], [[future(), 3]], {"a": future()}, object()],
+    ids=["number", "text", "none", "nested", "dict", "object"],
 )
 def test_junk_in_wait_for(junk: Any) -> None:
     with pytest.raises(InvalidOption, match=r"wait_for=.* in load") as caught:

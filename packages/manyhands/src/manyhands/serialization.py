@@ -6,10 +6,15 @@ them by value. May import `exceptions`; cloudpickle on use.
 
 from __future__ import annotations
 
+import os
 import pickle
-from typing import Any
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 from manyhands.exceptions import SerializationError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = [
     "dumps",
@@ -155,14 +160,21 @@ def _parts(value: Any, path: str) -> list[tuple[Any, str]]:
     attributes = getattr(value, "__dict__", None)
     if isinstance(attributes, dict) and not isinstance(value, type):
         return [(item, f"{path}.{name}") for name, item in attributes.items()]
-    closure = getattr(value, "__closure__", None)
-    if closure:
-        names = value.__code__.co_freevars
-        return [
-            (cell.cell_contents, f"{path}.<closure>.{name}")
-            for cell, name in zip(closure, names, strict=True)
-        ]
+    if isinstance(value, FunctionType):
+        return _parts_of_function(value, path)
     return []
+
+
+def _parts_of_function(function: FunctionType, path: str) -> list[tuple[Any, str]]:
+    """What a function refers to: it travels by value, and takes these along."""
+    names = function.__code__.co_freevars
+    parts = [
+        (cell.cell_contents, f"{path}.<closure>.{name}")
+        for cell, name in zip(function.__closure__ or (), names, strict=True)
+    ]
+    known = function.__globals__
+    used = [name for name in function.__code__.co_names if name in known]
+    return parts + [(known[name], f"{path}.<globals>.{name}") for name in used]
 
 
 def _pickles(value: Any) -> bool:
@@ -173,11 +185,20 @@ def _pickles(value: Any) -> bool:
     return True
 
 
+def _users_part(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first line on that is not ours; whole if there is none."""
+    ours = os.path.dirname(__file__)
+    part = trace
+    while part is not None and part.tb_frame.f_code.co_filename.startswith(ours):
+        part = part.tb_next
+    return part if part is not None else trace
+
+
 def portable_error(error: BaseException, run_name: str) -> bytes:
     """Pickles an exception so that it certainly unpickles: itself, or else a `SerializationError` that tells of it."""
     import traceback
 
-    text = "".join(traceback.format_exception(error))
+    text = "".join(traceback.format_exception(type(error), error, _users_part(error.__traceback__)))
     if not any(
         "Traceback (most recent call last)" in note for note in getattr(error, "__notes__", ())
     ):

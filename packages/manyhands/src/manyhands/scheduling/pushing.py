@@ -364,8 +364,9 @@ class PushingScheduler(Scheduler):
         """See `Scheduler`; what is in flight last."""
         if super().cancel_some(most, now) or self._cancel_ready(self.ready_async, most, now) <= 0:
             return True
-        for batch, positions in list(self.batches.values()):
-            for position in list(positions):
+        # What was sent last first: the end of what runs must not let a worker begin what is about to be cancelled.
+        for batch, positions in reversed(list(self.batches.values())):
+            for position in sorted(positions, reverse=True):
                 self.cancel(self.run_at(batch, position), now)
         return False
 

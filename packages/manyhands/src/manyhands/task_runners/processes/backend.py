@@ -233,6 +233,7 @@ class ProcessBackend:
         self._todo: deque[Callable[[], None]] = deque()
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._left = False
         self._events: Dispatcher
 
     # ------------------------------------------------------------------ starting and stopping
@@ -247,11 +248,13 @@ class ProcessBackend:
         self._selector.register(self._wake_out, selectors.EVENT_READ, None)
         self._thread = threading.Thread(target=self._serve, name="manyhands-processes", daemon=True)
         self._thread.start()
+        _BACKENDS.add(self)
         events.slots(list(range(self._max_workers)))
 
     def stop(self, grace: float) -> None:
         """See `Backend`."""
         self._stopping = True
+        _BACKENDS.discard(self)
         deadline = time.monotonic() + grace
         with self._lock:
             members = list(self._alive)
@@ -274,6 +277,20 @@ class ProcessBackend:
         for member in members:
             self._discard(member)
         self._selector.close()
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def leave_to_parent(self) -> None:
+        """In a child that the driver has forked: the workers are the parent's, and must not hear of what is done here."""
+        self._stopping = self._left = True
+        self._lock = threading.RLock()
+        self._thread = None
+        members, self._alive = self._alive, set()
+        self._members = {}
+        for member in members:
+            member.buried = True
+            member.channel.leave_to_parent()
+        self._selector.close()  # not unregistered: that would be so for the parent too
         self._wake_in.close()
         self._wake_out.close()
 
@@ -352,6 +369,9 @@ class ProcessBackend:
     def launch(self, batch: Batch) -> None:
         """See `Backend`."""
         if self._stopping:
+            if self._left:
+                text = "it was submitted by a child that the process with the workers has forked"
+                self._events.broken(lambda run_name: self._death(run_name, text, None))
             return
         try:
             member = self._member_at(batch.slot)
@@ -364,8 +384,11 @@ class ProcessBackend:
         except Exception as error:
             with self._lock:
                 member.batches.pop(batch.number, None)
-            text, cause = f"it could not be sent to a worker: {error!r}", error
-            self._events.lost(batch.number, lambda run_name: self._death(run_name, text, cause))
+            self._tell_unsent(batch, error)
+
+    def _tell_unsent(self, batch: Batch, error: Exception) -> None:
+        text = f"it could not be sent to a worker: {error!r}"
+        self._events.lost(batch.number, lambda run_name: self._death(run_name, text, error))
 
     def _send(self, member: Member, batch: Batch) -> None:
         content, tasks, tags, failed = self._content(batch)
@@ -462,7 +485,9 @@ class ProcessBackend:
         errors = [
             Outcome(FAILED, NestingTooDeep(run_name=run.name)) for run in self._runs_of(batch)
         ]
-        self._events.reported(Report(batch.number, range(count), errors, [time.time()] * count, 0.0))
+        self._events.reported(
+            Report(batch.number, range(count), errors, [time.time()] * count, 0.0)
+        )
 
     def _runs_of(self, batch: Batch) -> list[TaskFuture[Any]]:
         runs = batch.runs
@@ -778,7 +803,9 @@ class ProcessBackend:
         elif kind == wire.DROPPED:
             for number in loads(message.body):
                 member.runs.pop(number, None)
-                member.maps.pop(number, None)
+                nested = member.maps.pop(number, None)
+                if nested is not None and isinstance(nested.futures._items, MapRecord):
+                    nested.futures._items.each = None  # it refers to `nested`
         elif kind == wire.UNPACKABLE:
             self._take_unpackable(member, *loads(message.body))
         elif kind == wire.READY:
@@ -992,7 +1019,7 @@ class ProcessBackend:
         self._useless += 1
         if self._useless < MOST_USELESS:
             return None
-        text = f"{self._useless} worker processes in a row ended before they began a run, the last one {member.process!r}"
+        text = f"{self._useless} worker processes in a row ended before they began a run, the last one (pid {member.process.pid}) {member.process.fate()}"
         return lambda run_name: self._death(run_name, text, None)
 
     def _death(self, run_name: str, text: str, cause: BaseException | None) -> BaseException:
@@ -1318,6 +1345,20 @@ class ProcessBackend:
     def native(self, run: TaskFuture[Any]) -> Any:
         """There is none."""
         return None
+
+
+#: What is entered in this process.
+_BACKENDS: weakref.WeakSet[ProcessBackend] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for backend in list(_BACKENDS):
+        backend.leave_to_parent()
+    _BACKENDS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _End(Exception):

@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manyhands.calls import Handle
-from manyhands.exceptions import ResultLost
+from manyhands.exceptions import ResultLost, SerializationError
 from manyhands.serialization import dumps, dumps_with_buffers, loads
 from manyhands.task_runners.processes.segments import Layout, Segment, load, needed, store
 
@@ -110,8 +110,15 @@ class Stored(Handle):
             if not self._has_value:
                 try:
                     self._value = self.load()
-                except (OSError, ValueError) as error:
+                except OSError as error:
                     raise ResultLost(run_name=run_name, holder="its shared memory") from error
+                except Exception as error:
+                    raise SerializationError(
+                        run_name=run_name,
+                        path="result",
+                        type_name="unknown",
+                        problem=f"unpickling raised {error!r}",
+                    ) from error
                 self._has_value = True
             return self._value
 

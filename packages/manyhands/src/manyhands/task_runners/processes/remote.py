@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from itertools import count
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from manyhands import names
 from manyhands.calls import CANCELLED, COMPLETED, DONE, FAILED, SENT, Call
@@ -304,6 +304,12 @@ class RemoteDispatcher(Answers):
             return detail.origin[0].base in self._untold
         return future._number in self._untold
 
+    def tell_dropped(self) -> None:
+        """Tells of futures that are gone here, so that their values can go too."""
+        if self._dropped:
+            with self._sending:
+                self._tell_dropped(at_once=True)
+
     def _tell_dropped(self, at_once: bool) -> None:
         """Tells of futures that are gone here; with `_sending` held."""
         dropped = self._dropped
@@ -521,6 +527,7 @@ class RemoteDispatcher(Answers):
                 dependant._dispatcher.scheduler.upstream_ended(dependant, future, allow_failure)
             if detail.origin is not None:
                 record, index = detail.origin
+                detail.origin = None  # a cycle, which would keep large values until it is collected
                 if phase == COMPLETED:
                     record.values[index] = value
                 record.since[index] = since
@@ -543,21 +550,22 @@ class RemoteDispatcher(Answers):
         return True
 
 
-class _Reference(weakref.ref[Any]):
+class _Reference(weakref.ref):  # type: ignore[type-arg]  # it cannot be subscripted at run time
     """Refers to a future, or to a map's record, and joins the dropped ones when that is gone.
 
     In C alone: an interrupt of the run that drops the future would be lost in Python code here.
     """
 
     __slots__ = ("number",)
+    number: int
 
-    def __new__(cls, item: Any, number: int, dropped: deque[_Reference]) -> _Reference:
+    def __new__(cls, item: Any, number: int, dropped: deque[_Reference]) -> Self:
         reference = super().__new__(cls, item, dropped.append)
         reference.number = number
         return reference
 
     def __init__(self, item: Any, number: int, dropped: deque[_Reference]) -> None:
-        super().__init__(item, dropped.append)
+        super().__init__(item, dropped.append)  # type: ignore[call-arg]
 
 
 def _look_again(wanted: list[Any] | None) -> None:

@@ -6,6 +6,7 @@ May import `backend` and what lies above it.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from manyhands.exceptions import InvalidOption
@@ -15,7 +16,7 @@ from manyhands.task_runners.processes.backend import ProcessBackend
 from manyhands.task_runners.processes.spawning import default_method
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 __all__ = ["ProcessPoolTaskRunner"]
 
@@ -70,8 +71,9 @@ class ProcessPoolTaskRunner(BaseTaskRunner):
             )
         if start_method == "forkserver" and default_method() != "forkserver":
             raise self._invalid("start_method", start_method, "this system cannot fork")
-        if env is not None and not all(
-            isinstance(item, str) for pair in dict(env).items() for item in pair
+        if env is not None and not (
+            isinstance(env, Mapping)
+            and all(isinstance(item, str) for pair in env.items() for item in pair)
         ):
             raise self._invalid("env", env, "a mapping of strings to strings is needed")
         self.max_workers = max_workers

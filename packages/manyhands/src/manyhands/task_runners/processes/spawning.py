@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import marshal
 import os
+import queue
 import signal as signals
 import socket
 import sys
@@ -69,13 +70,15 @@ class WorkerProcess:
         self._dead = threading.Event()
 
     def __repr__(self) -> str:
-        state = "running"
-        if self._dead.is_set():
-            if self.exit_code is not None:
-                state = f"exited with {self.exit_code}"
-            else:
-                state = self.error or f"ended by signal {self.signal}"
-        return f"<WorkerProcess {self.pid} {state}>"
+        return f"<WorkerProcess {self.pid} {self.fate()}>"
+
+    def fate(self) -> str:
+        """What became of it, in words."""
+        if not self._dead.is_set():
+            return "is running"
+        if self.exit_code is not None:
+            return f"exited with code {self.exit_code}"
+        return self.error or f"was ended by signal {self.signal}"
 
     @property
     def alive(self) -> bool:
@@ -371,35 +374,43 @@ def _spawn(
     moved = {fd: _above_standard(fd) for fd in fds if fd <= 2}
     passed = [moved.get(fd, fd) for fd in fds]
     preparation = marshal.dumps((_interpreter(), passed, entry, settings))
-    # Ctrl-C must not reach an interpreter that does not ignore it yet.
-    before = signals.pthread_sigmask(signals.SIG_BLOCK, [signals.SIGINT])
+    begun: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def live() -> None:
+        # Ctrl-C must not reach an interpreter that does not ignore it yet.
+        signals.pthread_sigmask(signals.SIG_BLOCK, [signals.SIGINT])
+        try:
+            child = subprocess.Popen(
+                _command("spawned"),
+                stdin=subprocess.PIPE,
+                stdout=None if _is_handed_on(1) else subprocess.DEVNULL,
+                stderr=None if _is_handed_on(2) else subprocess.DEVNULL,
+                pass_fds=passed,
+                env={**os.environ, **env},
+            )
+        except BaseException as error:
+            begun.put(error)
+            return
+        lock = threading.Lock()
+
+        def kill(signal: int) -> None:
+            with lock:
+                child.send_signal(signal)
+
+        process._kill = kill
+        process._started(child.pid)
+        begun.put(None)
+        _watch(process, child, preparation, lock)
+
+    # `PR_SET_PDEATHSIG` kills a process with the thread that started it, so that has to be one that stays.
+    threading.Thread(target=live, name="manyhands-spawned", daemon=True).start()
     try:
-        child = subprocess.Popen(
-            _command("spawned"),
-            stdin=subprocess.PIPE,
-            stdout=None if _is_handed_on(1) else subprocess.DEVNULL,
-            stderr=None if _is_handed_on(2) else subprocess.DEVNULL,
-            pass_fds=passed,
-            env={**os.environ, **env},
-        )
+        error = begun.get()
     finally:
-        signals.pthread_sigmask(signals.SIG_SETMASK, before)
         for fd in moved.values():
             os.close(fd)
-    lock = threading.Lock()
-
-    def kill(signal: int) -> None:
-        with lock:
-            child.send_signal(signal)
-
-    process._kill = kill
-    process._started(child.pid)
-    threading.Thread(
-        target=_watch,
-        args=(process, child, preparation, lock),
-        name=f"manyhands-spawned-{child.pid}",
-        daemon=True,
-    ).start()
+    if error is not None:
+        raise error
 
 
 def _watch(

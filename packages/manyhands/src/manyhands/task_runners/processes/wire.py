@@ -16,7 +16,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -217,6 +217,11 @@ class DriverChannel:
                     self._left.popleft()
             return True
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: closes its copy of the socket, whatever another thread was at."""
+        self._lock = threading.Lock()
+        self.close()
+
     def is_blocked(self) -> bool:
         """Whether something waits to be sent."""
         return bool(self._left)
@@ -254,6 +259,15 @@ class WorkerChannel:
             sent = _send(self._connection, message, fds)
             while sent < len(message):
                 sent += self._connection.send(message[sent:])
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: closes its copy of the socket; to send anything ends the process."""
+        self._connection.close()
+        self.send = _leave  # type: ignore[method-assign]
+
+
+def _leave(kind: int, body: bytes = b"", fds: Sequence[int] = ()) -> NoReturn:
+    os._exit(1)
 
 
 def _close_all(fds: Iterable[int]) -> None:

@@ -22,7 +22,6 @@ May import `remote`, `parcels`, `record`, `wire`, and what lies above task runne
 from __future__ import annotations
 
 import errno
-import errno
 import logging
 import mmap
 import os
@@ -229,6 +228,7 @@ class Worker:
         self._reporting = threading.Lock()
         self._overdue: set[int] = set()
         self._told_no_room = False
+        self._is_child = False
         self._lost: set[int] = set()
 
     # ------------------------------------------------------------------ the main thread
@@ -246,6 +246,8 @@ class Worker:
             HERE.block = self.block
             if KICK is not None:
                 signal.signal(KICK, self._kicked)
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=self._after_fork)
             self.channel.send(wire.READY)
             receiver.start()
             while True:
@@ -263,6 +265,13 @@ class Worker:
             HERE.block = None
             if KICK is not None:
                 signal.signal(KICK, signal.SIG_IGN)
+
+    def _after_fork(self) -> None:
+        """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""
+        self._is_child = True
+        for frame in self.frames.stack:
+            self.frames.disarm(frame)  # which `_run` notices at no cost to others
+        self.channel.leave_to_parent()
 
     def _initialize(self) -> bool:
         if self.settings.initializer is None:
@@ -348,6 +357,8 @@ class Worker:
         try:
             try:
                 stack.append(frame)
+                if batch.skipped and call.number in batch.skipped:
+                    raise Interrupt  # it came between the look at `skipped` and here
                 if batch.rows.linked and isinstance(call.args, bytes):
                     self._unpack_late(batch, call)
                 if call.task.is_plain:
@@ -382,6 +393,8 @@ class Worker:
 
     def _disarm(self, frame: Frame) -> None:
         """Ends a frame that was interrupted; whatever was fired at it is over afterwards."""
+        if self._is_child:
+            os._exit(1)
         while True:
             try:
                 with LOCK:
@@ -507,6 +520,7 @@ class Worker:
         with LOCK:
             self.batches.pop(batch.number, None)
         self._report(batch, last=True)
+        self.remote.tell_dropped()
 
     def _retire(self) -> None:
         with LOCK:
@@ -562,6 +576,8 @@ class Worker:
             self.loop_tasks[number] = loop.create_task(
                 self._run_coroutine(batch, position, call), context=context
             )
+            if number in batch.skipped:
+                self.loop_tasks[number].cancel()
         self._coroutine_over(batch)
 
     async def _run_coroutine(self, batch: Batch, position: int, call: Call) -> None:
@@ -582,6 +598,8 @@ class Worker:
                 outcome = Outcome(CANCELLED, None)
         except BaseException as error:
             outcome = raised(call, error)
+        if self._is_child:
+            os._exit(1)
         PLACES.pop(call.number, None)
         self.loop_tasks.pop(call.number, None)
         plain = outcome.phase == COMPLETED and outcome.state is None and outcome.name is None
@@ -858,6 +876,8 @@ class Worker:
         with LOCK:
             if overdue:
                 self._overdue.add(number)
+            for batch in self.batches.values():
+                batch.skipped.add(number)  # before it is looked for: it may be about to begin
             frame = next(
                 (
                     frame
@@ -871,8 +891,6 @@ class Worker:
             else:
                 task = self.loop_tasks.get(number)
                 if task is None:
-                    for batch in self.batches.values():
-                        batch.skipped.add(number)
                     return
         if frame is not None:
             self._kick()
