@@ -324,10 +324,12 @@ class Worker:
             if outcome is not None or rows.linked or not put(position, value):
                 self._put(batch, position, call, outcome, value)
             unreported.append(position)
-            if now - reported >= REPORT_EVERY:
+            if place == last:
+                pass  # the last report follows
+            elif now - reported >= REPORT_EVERY:
                 self._report(batch)
                 reported = now
-            elif not batch.timing and place < last:
+            elif not batch.timing:
                 batch.timing = True
                 TIMERS.after(REPORT_EVERY, lambda: self._report_late(batch))
             if most is not None:
