@@ -71,10 +71,7 @@ class ProcessPoolTaskRunner(BaseTaskRunner):
             )
         if start_method == "forkserver" and default_method() != "forkserver":
             raise self._invalid("start_method", start_method, "this system cannot fork")
-        if env is not None and not (
-            isinstance(env, Mapping)
-            and all(isinstance(item, str) for pair in env.items() for item in pair)
-        ):
+        if env is not None and not _is_environment(env):
             raise self._invalid("env", env, "a mapping of strings to strings is needed")
         self.max_workers = max_workers
         self.initializer = initializer
@@ -125,6 +122,12 @@ class ProcessPoolTaskRunner(BaseTaskRunner):
             initializer,
         )
         return backend, None
+
+
+def _is_environment(env: Any) -> bool:
+    return isinstance(env, Mapping) and all(
+        isinstance(item, str) for pair in env.items() for item in pair
+    )
 
 
 def _processors() -> int:

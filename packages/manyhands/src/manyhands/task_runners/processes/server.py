@@ -239,7 +239,9 @@ def spawned() -> NoReturn:
     """What a worker process that was not forked from a server runs; how to go on is on its standard input."""
     prctl = _load_prctl()
     if prctl is not None:
-        prctl(1, signal.SIGKILL)  # with the driver; Python code that sees its socket close may not get to run
+        prctl(
+            1, signal.SIGKILL
+        )  # with the driver; Python code that sees its socket close may not get to run
     with os.fdopen(os.dup(0), "rb") as stdin:
         rest, fds, entry, settings = marshal.load(stdin)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -83,7 +83,9 @@ class Inbox:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._data = bytearray()
-        self._buffer = bytearray(_CHUNK)  # made once: so much memory anew for each message costs more than the rest
+        self._buffer = bytearray(
+            _CHUNK
+        )  # made once: so much memory anew for each message costs more than the rest
         # What came along with each message that has any, in one piece as it was sent.
         self._fds: deque[list[int]] = deque()
         self._space = (
