@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Sequence
 
-__all__ = ["BEGUN", "CAPACITY", "LANES", "NOT_BEGUN", "TOLD", "Lane", "Record", "size_of_record"]
+__all__ = [
+    "BEGUN",
+    "CAPACITY",
+    "LANES",
+    "NOT_BEGUN",
+    "REPORT_EVERY",
+    "TOLD",
+    "Lane",
+    "Record",
+    "size_of_record",
+]
 
 #: Runs in a lane, and so in a batch.
 CAPACITY = 4096
@@ -39,6 +49,9 @@ HEAP = 256 * 1024
 #: Batches that a worker may hold at once: two in flight, one for each level of waiting, and those of coroutines, which
 #: may wait for each other as deep as they like.
 LANES = 1024
+
+#: Seconds after which outcomes are reported while their batch goes on.
+REPORT_EVERY = 0.003
 
 NOT_BEGUN = 0
 BEGUN = 1

@@ -48,22 +48,27 @@ from manyhands.futures.blocking import Countdown
 from manyhands.logs import library_logger, log_prints_of, name_of
 from manyhands.serialization import dumps, find_culprit, loads, portable_error
 from manyhands.task_runners.processes import parcels, wire
+from manyhands.task_runners.processes.batches import Batch, Rows, Tasks, Told, Untold
+from manyhands.task_runners.processes.coroutines import Coroutines
 from manyhands.task_runners.processes.parcels import LARGE, Store, Stored, pack, unpack
-from manyhands.task_runners.processes.record import BEGUN, TOLD, Lane, Record, size_of_record
+from manyhands.task_runners.processes.record import (
+    BEGUN,
+    REPORT_EVERY,
+    TOLD,
+    Record,
+    size_of_record,
+)
 from manyhands.task_runners.processes.remote import RemoteDispatcher
 from manyhands.task_runners.processes.segments import NoSegment, Segment, SegmentPool
 from manyhands.task_runners.processes.wire import Message, WorkerChannel
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterator
 
     from manyhands.futures.blocking import Wanted
 
 __all__ = ["Settings", "main"]
 
-#: Seconds after which outcomes are reported while their batch goes on.
-REPORT_EVERY = 0.003
 #: How deep runs may run what they wait for on one stack.
 DEEPEST = 80
 #: Seconds that a run may go on when the driver has gone.
@@ -97,98 +102,6 @@ class Settings(NamedTuple):
     segments: int
 
 
-class Batch:
-    """A batch on this side.
-
-    Attributes:
-        number: as the driver knows it.
-        lane: where its outcomes are written.
-        indices: claims the next run's place in `rows`; who exhausts it takes the rest back.
-        rows: its runs.
-        scope: of its runs.
-        wait: the wait that it was sent for, 0 for none.
-        skipped: run numbers that were cancelled before they began.
-        results: by position, values that later runs of the batch need.
-        unreported: positions that ended since the last report.
-        began: when the run began that is under way.
-        observed_until: up to when the durations of its runs have been reported.
-        observed: of coroutines, how long the unreported ones took together.
-        open: coroutines that have not ended.
-        timing: whether a report is due in a while.
-    """
-
-    def __init__(self, number: int, lane: Lane, rows: Rows, scope: Scope, wait: int) -> None:
-        self.number = number
-        self.wait = wait
-        self.lane = lane
-        self.rows = rows
-        self.scope = scope
-        self.indices: Iterator[int] = iter(range(len(rows)))
-        self.skipped: set[int] = set()
-        self.results: dict[int, Any] = {}
-        self.unreported: deque[int] = deque()
-        self.began = 0.0
-        self.observed_until = 0.0
-        self.observed = 0.0
-        self.open = 0
-        self.timing = False
-
-
-class Rows:
-    """The runs of a batch, as they came: in columns where they are first attempts of one task, else one by one.
-
-    Attributes:
-        task: of the first run; coroutines never travel with others.
-        numbers: run numbers, by place.
-        single: for the most common map, the one argument of each run.
-        arguments: positional arguments of each run, where they are in columns otherwise.
-        runs: else for each run `(position, task key, number, attempt, args, kwargs, tags, needs)`.
-        positions: in the batch, by place.
-        linked: whether runs need values of others here.
-    """
-
-    def __init__(self, tasks: dict[int, Any], content: Any, tags: list[frozenset[str]]) -> None:
-        kind = content[0]
-        self.tasks = tasks
-        self.tags = tags
-        self.single: list[Any] | None = None
-        self.arguments: list[Any] | None = None
-        self.runs: list[Any] = []
-        self.numbers: Any
-        self.positions: Any
-        self.linked = False
-        if kind == "runs":
-            self.runs = content[1]
-            self.task = tasks[self.runs[0][1]]
-            self.numbers = [run[2] for run in self.runs]
-            self.positions = [run[0] for run in self.runs]
-            self.linked = any(run[7] for run in self.runs)
-            return
-        self.task = tasks[content[1]]
-        if kind == "map":
-            self.single = content[3]
-            self.numbers = range(content[2], content[2] + len(content[3]))
-        else:
-            self.arguments = content[3]
-            self.numbers = content[2]
-        self.positions = range(len(self.numbers))
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def run(self, place: int) -> tuple[Any, int, Any, Any, int, list[int]]:
-        """Task, attempt, arguments, keyword arguments, tags and needs of a run."""
-        if self.single is not None:
-            return self.task, 1, (self.single[place],), None, 0, _NO_NEEDS
-        if self.arguments is not None:
-            return self.task, 1, self.arguments[place], None, 0, _NO_NEEDS
-        _, key, _, attempt, args, kwargs, tags, needs = self.runs[place]
-        return self.tasks[key], attempt, args, kwargs, tags, needs
-
-
-_NO_NEEDS: list[int] = []
-
-
 def main(fds: list[int], settings: bytes) -> None:
     """What a worker process does, from its start to its end.
 
@@ -218,17 +131,17 @@ class Worker:
         self.attached: dict[int, Stored] = {}
         self._mapped: dict[int, int] = {}
         self._unmapped: deque[int] = deque()
-        self.tasks = _Tasks()
-        self.scopes: dict[int, Scope] = _Told()
-        self.loop_tasks: dict[int, asyncio.Task[None]] = {}
+        self.tasks = Tasks()
+        self.scopes: dict[int, Scope] = Told()
+        self.coroutines = Coroutines(self)
         self.remote = RemoteDispatcher(self)
         self.done = 0
         self.stopping = False
         self.retiring = False
         self._reporting = threading.Lock()
-        self._overdue: set[int] = set()
+        self.overdue: set[int] = set()
         self._told_no_room = False
-        self._is_child = False
+        self.is_child = False
         self._lost: set[int] = set()
 
     # ------------------------------------------------------------------ the main thread
@@ -254,7 +167,7 @@ class Worker:
                 batch = self.queue.get()
                 if batch is not None:
                     self.run(batch)
-                elif self.stopping and not self._has_coroutines():
+                elif self.stopping and not self.coroutines.are_there():
                     break
                 # else it was to wake a wait that has ended since
                 del batch
@@ -268,7 +181,7 @@ class Worker:
 
     def _after_fork(self) -> None:
         """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""
-        self._is_child = True
+        self.is_child = True
         for frame in self.frames.stack:
             self.frames.disarm(frame)  # which `_run` notices at no cost to others
         self.channel.leave_to_parent()
@@ -298,7 +211,7 @@ class Worker:
         numbers, positions, single = rows.numbers, rows.positions, rows.single
         scope, unreported = batch.scope, batch.unreported
         most = self.settings.most
-        base = self._context(batch, 0)
+        base = self.context(batch, 0)
         clock = time.time
         reported = batch.began = batch.observed_until = clock()
         last = len(rows) - 1
@@ -314,7 +227,7 @@ class Worker:
                 task, attempts, args, kwargs, tags, needs = rows.run(place)
                 if needs and not all(need in batch.results for need in needs):
                     continue  # what it needs did not complete
-                context = base.copy() if not tags else self._context(batch, tags)
+                context = base.copy() if not tags else self.context(batch, tags)
                 call = Call(task, args, kwargs, number, context, scope, attempts)
             words[position] = BEGUN
             if task.timeout_seconds is not None:
@@ -322,7 +235,7 @@ class Worker:
             outcome, value = self._run(batch, call)
             ends[position] = now = batch.began = clock()
             if outcome is not None or rows.linked or not put(position, value):
-                self._put(batch, position, call, outcome, value)
+                self.put(batch, position, call, outcome, value)
             unreported.append(position)
             if place == last:
                 pass  # the last report follows
@@ -331,14 +244,14 @@ class Worker:
                 reported = now
             elif not batch.timing:
                 batch.timing = True
-                TIMERS.after(REPORT_EVERY, lambda: self._report_late(batch))
+                TIMERS.after(REPORT_EVERY, lambda: self.report_late(batch))
             if most is not None:
                 self.done += 1
                 if self.done >= most:
-                    self._retire()
-        self._close(batch)
+                    self.retire()
+        self.close(batch)
 
-    def _context(self, batch: Batch, tags: int) -> Context:
+    def context(self, batch: Batch, tags: int) -> Context:
         context = Context()
         context.run(SCOPE.set, batch.scope)
         if batch.rows.tags[tags]:
@@ -386,8 +299,8 @@ class Worker:
         if stack and stack[-1] is frame:
             stack.pop()
         if interrupted:
-            if call.number in self._overdue:
-                self._overdue.discard(call.number)
+            if call.number in self.overdue:
+                self.overdue.discard(call.number)
                 outcome = overdue_outcome(call)
             else:
                 outcome = Outcome(CANCELLED, None)
@@ -395,7 +308,7 @@ class Worker:
 
     def _disarm(self, frame: Frame) -> None:
         """Ends a frame that was interrupted; whatever was fired at it is over afterwards."""
-        if self._is_child:
+        if self.is_child:
             os._exit(1)
         while True:
             try:
@@ -427,7 +340,7 @@ class Worker:
 
     # ------------------------------------------------------------------ ends
 
-    def _put(
+    def put(
         self, batch: Batch, position: int, call: Call, outcome: Outcome | None, value: Any
     ) -> None:
         """Writes down how a run ended."""
@@ -491,7 +404,7 @@ class Worker:
         )
         batch.lane.words[position] = TOLD
 
-    def _report_late(self, batch: Batch) -> None:
+    def report_late(self, batch: Batch) -> None:
         """Reports what ended before a run that takes its time; on a service thread."""
         batch.timing = False
         try:
@@ -518,13 +431,13 @@ class Worker:
             body = REPORT.pack(batch.number, seconds, count, last)
             self.channel.send(wire.REPORT, body + struct.pack(f"<{count}H", *positions))
 
-    def _close(self, batch: Batch) -> None:
+    def close(self, batch: Batch) -> None:
         with LOCK:
             self.batches.pop(batch.number, None)
         self._report(batch, last=True)
         self.remote.tell_dropped()
 
-    def _retire(self) -> None:
+    def retire(self) -> None:
         with LOCK:
             if self.retiring or len(self.frames.stack):
                 return
@@ -550,85 +463,6 @@ class Worker:
         positions = [batch.rows.positions[place] for place in places]
         running = time.time() - batch.began if batch.began else 0.0
         self.channel.send(wire.BACK, dumps((batch.number, positions, running)))
-
-    # ------------------------------------------------------------------ coroutines
-
-    def _run_coroutines(self, batch: Batch) -> None:
-        from manyhands.engine.loops import SERVICE_LOOP
-
-        SERVICE_LOOP.get().call_soon_threadsafe(self._start_coroutines, batch)
-
-    def _start_coroutines(self, batch: Batch) -> None:
-        from manyhands.engine.loops import SERVICE_LOOP, under_asyncio
-
-        loop = SERVICE_LOOP.get()
-        rows = batch.rows
-        batch.open = 1
-        for place in batch.indices:
-            number, position = rows.numbers[place], rows.positions[place]
-            task, number_of_attempt, args, kwargs, tags, _ = rows.run(place)
-            if number in batch.skipped:
-                continue
-            context = under_asyncio(self._context(batch, tags))
-            call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)
-            batch.lane.words[position] = BEGUN
-            if task.timeout_seconds is not None:
-                self.channel.send(wire.BEGUN, dumps((batch.number, position)))
-            batch.open += 1
-            self.loop_tasks[number] = loop.create_task(
-                self._run_coroutine(batch, position, call), context=context
-            )
-            if number in batch.skipped:
-                self.loop_tasks[number].cancel()
-        self._coroutine_over(batch)
-
-    async def _run_coroutine(self, batch: Batch, position: int, call: Call) -> None:
-        import asyncio
-
-        from manyhands.engine.task_run import attempt_async, overdue_outcome_async
-        from manyhands.futures.awaiting import PLACES
-
-        PLACES[call.number] = _Place(self, batch, position)
-        began = time.time()
-        try:
-            outcome = await attempt_async(call)
-        except asyncio.CancelledError:
-            if call.number in self._overdue:
-                self._overdue.discard(call.number)
-                outcome = await overdue_outcome_async(call)
-            else:
-                outcome = Outcome(CANCELLED, None)
-        except BaseException as error:
-            outcome = raised(call, error)
-        if self._is_child:
-            os._exit(1)
-        PLACES.pop(call.number, None)
-        self.loop_tasks.pop(call.number, None)
-        plain = outcome.phase == COMPLETED and outcome.state is None and outcome.name is None
-        batch.lane.ends[position] = now = time.time()
-        self._put(batch, position, call, None if plain else outcome, outcome.value)
-        batch.observed += now - began
-        batch.unreported.append(position)
-        self.done += 1
-        if self.settings.most is not None and self.done >= self.settings.most:
-            self._retire()
-        self._coroutine_over(batch)
-
-    def _has_coroutines(self) -> bool:
-        with LOCK:
-            return any(batch.rows.task.is_async for batch in self.batches.values())
-
-    def _coroutine_over(self, batch: Batch) -> None:
-        from manyhands.engine.loops import SERVICE_LOOP
-
-        batch.open -= 1
-        if batch.open == 0:
-            self._close(batch)
-            if self.stopping:
-                self.queue.put(None)  # the main thread may have waited for this
-        elif not batch.timing and batch.unreported:
-            batch.timing = True
-            SERVICE_LOOP.get().call_later(REPORT_EVERY, self._report_late, batch)
 
     # ------------------------------------------------------------------ waiting
 
@@ -682,7 +516,7 @@ class Worker:
                     continue  # something to look at
                 if batch.wait != wait:
                     self.hand_back(batch)  # it might want a lock that the waiting run holds
-                    self._close(batch)
+                    self.close(batch)
                 elif len(self.frames.stack) >= DEEPEST:
                     self._refuse_too_deep(batch)
                 else:
@@ -722,9 +556,9 @@ class Worker:
             error = NestingTooDeep(run_name=name_of(call), depth=len(self.frames.stack))
             batch.lane.words[position] = BEGUN
             batch.lane.ends[position] = time.time()
-            self._put(batch, position, call, Outcome(FAILED, error), None)
+            self.put(batch, position, call, Outcome(FAILED, error), None)
             batch.unreported.append(position)
-        self._close(batch)
+        self.close(batch)
 
     def batch_of(self, number: int) -> tuple[int, int] | None:
         """The batch and position of a run that is under way here."""
@@ -812,7 +646,7 @@ class Worker:
                 content = unpack(content, self.load)
             rows = Rows(self.tasks, content, tags)
             scope = self.scopes[0]
-        except _Untold:
+        except Untold:
             # An earlier batch could not be unpacked, so the driver tells everything again, and sends this one again.
             self.record.unpacking = 0
             self.channel.send(wire.REPORT, REPORT.pack(number, 0.0, 0, True))
@@ -831,7 +665,7 @@ class Worker:
         if self.retiring:
             self.hand_back(batch)
         if rows.task.is_async:
-            self._run_coroutines(batch)
+            self.coroutines.begin(batch)
         else:
             self.queue.put(batch)
 
@@ -877,7 +711,7 @@ class Worker:
         task: asyncio.Task[None] | None = None
         with LOCK:
             if overdue:
-                self._overdue.add(number)
+                self.overdue.add(number)
             for batch in self.batches.values():
                 batch.skipped.add(number)  # before it is looked for: it may be about to begin
             frame = next(
@@ -891,7 +725,7 @@ class Worker:
             if frame is not None:
                 self.frames.fire(frame.run)
             else:
-                task = self.loop_tasks.get(number)
+                task = self.coroutines.tasks.get(number)
                 if task is None:
                     return
         if frame is not None:
@@ -907,42 +741,6 @@ class Worker:
             main = threading.main_thread().ident
             assert main is not None  # it runs
             signal.pthread_kill(main, KICK)
-
-
-class _Untold(Exception):
-    """The driver takes for known here what is not."""
-
-
-class _Told(dict[int, Any]):
-    """What the driver tells a worker once."""
-
-    def __missing__(self, key: int) -> Any:
-        raise _Untold(key)
-
-
-class _Tasks(_Told):
-    """Tasks by their keys; one that cannot be unpickled raises its error whenever it is asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._errors: dict[int, BaseException] = {}
-
-    def unpack(self, key: int, data: bytes) -> None:
-        """Adds a task.
-
-        Raises:
-            BaseException: whatever unpickling it raises.
-        """
-        try:
-            self[key] = loads(data)
-        except BaseException as error:
-            self._errors[key] = error
-            raise
-
-    def __missing__(self, key: int) -> Any:
-        if key in self._errors:
-            raise self._errors[key]
-        raise _Untold(key)
 
 
 def _out_of_descriptors() -> OSError:
@@ -978,33 +776,6 @@ class _Watcher:
         """Runs of other runners that it waits for go on, or wait in turn."""
         self.has_news = True
         self._worker.queue.put(None)
-
-
-class _Place:
-    """What a coroutine here does while it waits: tells the driver, so that waits in a circle are found."""
-
-    __slots__ = ("_batch", "_position", "_wait", "_waits", "_worker")
-
-    def __init__(self, worker: Worker, batch: Batch, position: int) -> None:
-        self._worker = worker
-        self._batch = batch
-        self._position = position
-        self._wait: int | None = None
-        self._waits = 0
-
-    def give_up(self, wanted: Wanted) -> None:
-        """It is about to wait."""
-        self._waits += 1
-        if self._waits == 1:
-            self._wait = self._worker.remote.tell_waiting(
-                None, wanted, timed=False, at=(self._batch.number, self._position)
-            )
-
-    async def take_again(self) -> None:
-        """It goes on."""
-        self._waits -= 1
-        if self._waits == 0:
-            self._worker.channel.send(wire.RESUMED, dumps(self._wait))
 
 
 class _Sender(logging.Handler):

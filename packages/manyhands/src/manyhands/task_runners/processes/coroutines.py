@@ -1,0 +1,148 @@
+"""Async tasks of a worker: coroutines on its loop, those of a batch side by side.
+
+All but `begin` and `are_there` happen on the loop's thread. May import `batches` and what lies above it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from manyhands.calls import CANCELLED, COMPLETED, Call, Outcome
+from manyhands.context import LOCK
+from manyhands.engine.task_run import raised
+from manyhands.serialization import dumps
+from manyhands.task_runners.processes import wire
+from manyhands.task_runners.processes.record import BEGUN, REPORT_EVERY
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from manyhands.futures.blocking import Wanted
+    from manyhands.task_runners.processes.batches import Batch
+    from manyhands.task_runners.processes.worker import Worker
+
+__all__ = ["Coroutines"]
+
+
+class Coroutines:
+    """What runs on a worker's loop.
+
+    Args:
+        worker: the worker.
+
+    Attributes:
+        tasks: by run number.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+
+    def begin(self, batch: Batch) -> None:
+        """Runs a batch of them, side by side."""
+        from manyhands.engine.loops import SERVICE_LOOP
+
+        SERVICE_LOOP.get().call_soon_threadsafe(self._start, batch)
+
+    def _start(self, batch: Batch) -> None:
+        from manyhands.engine.loops import SERVICE_LOOP, under_asyncio
+
+        loop = SERVICE_LOOP.get()
+        rows = batch.rows
+        batch.open = 1
+        for place in batch.indices:
+            number, position = rows.numbers[place], rows.positions[place]
+            task, number_of_attempt, args, kwargs, tags, _ = rows.run(place)
+            if number in batch.skipped:
+                continue
+            context = under_asyncio(self._worker.context(batch, tags))
+            call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)
+            batch.lane.words[position] = BEGUN
+            if task.timeout_seconds is not None:
+                self._worker.channel.send(wire.BEGUN, dumps((batch.number, position)))
+            batch.open += 1
+            self.tasks[number] = loop.create_task(self._run(batch, position, call), context=context)
+            if number in batch.skipped:
+                self.tasks[number].cancel()
+        self._over(batch)
+
+    async def _run(self, batch: Batch, position: int, call: Call) -> None:
+        import asyncio
+
+        from manyhands.engine.task_run import attempt_async, overdue_outcome_async
+        from manyhands.futures.awaiting import PLACES
+
+        PLACES[call.number] = _Place(self._worker, batch, position)
+        began = time.time()
+        try:
+            outcome = await attempt_async(call)
+        except asyncio.CancelledError:
+            if call.number in self._worker.overdue:
+                self._worker.overdue.discard(call.number)
+                outcome = await overdue_outcome_async(call)
+            else:
+                outcome = Outcome(CANCELLED, None)
+        except BaseException as error:
+            outcome = raised(call, error)
+        if self._worker.is_child:
+            os._exit(1)
+        PLACES.pop(call.number, None)
+        self.tasks.pop(call.number, None)
+        plain = outcome.phase == COMPLETED and outcome.state is None and outcome.name is None
+        batch.lane.ends[position] = now = time.time()
+        self._worker.put(batch, position, call, None if plain else outcome, outcome.value)
+        batch.observed += now - began
+        batch.unreported.append(position)
+        self._worker.done += 1
+        if (
+            self._worker.settings.most is not None
+            and self._worker.done >= self._worker.settings.most
+        ):
+            self._worker.retire()
+        self._over(batch)
+
+    def are_there(self) -> bool:
+        """Whether any has not ended."""
+        with LOCK:
+            return any(batch.rows.task.is_async for batch in self._worker.batches.values())
+
+    def _over(self, batch: Batch) -> None:
+        from manyhands.engine.loops import SERVICE_LOOP
+
+        batch.open -= 1
+        if batch.open == 0:
+            self._worker.close(batch)
+            if self._worker.stopping:
+                self._worker.queue.put(None)  # the main thread may have waited for this
+        elif not batch.timing and batch.unreported:
+            batch.timing = True
+            SERVICE_LOOP.get().call_later(REPORT_EVERY, self._worker.report_late, batch)
+
+
+class _Place:
+    """What a coroutine here does while it waits: tells the driver, so that waits in a circle are found."""
+
+    __slots__ = ("_batch", "_position", "_wait", "_waits", "_worker")
+
+    def __init__(self, worker: Worker, batch: Batch, position: int) -> None:
+        self._worker = worker
+        self._batch = batch
+        self._position = position
+        self._wait: int | None = None
+        self._waits = 0
+
+    def give_up(self, wanted: Wanted) -> None:
+        """It is about to wait."""
+        self._waits += 1
+        if self._waits == 1:
+            self._wait = self._worker.remote.tell_waiting(
+                None, wanted, timed=False, at=(self._batch.number, self._position)
+            )
+
+    async def take_again(self) -> None:
+        """It goes on."""
+        self._waits -= 1
+        if self._waits == 0:
+            self._worker.channel.send(wire.RESUMED, dumps(self._wait))
