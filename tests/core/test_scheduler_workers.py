@@ -224,9 +224,7 @@ class WorkersMachine(RuleBasedStateMachine):
             if upstream._phase < DONE and upstream in here
         )
 
-    def begins(
-        self, worker: FakeWorker, held: Held, position: int, run: TaskFuture[Any]
-    ) -> None:
+    def begins(self, worker: FakeWorker, held: Held, position: int, run: TaskFuture[Any]) -> None:
         for upstream in self.upstreams.get(run, ()):
             if upstream._phase < DONE:
                 assert upstream in held.batch.runs, "it began before what it waits for"
@@ -374,7 +372,9 @@ class WorkersMachine(RuleBasedStateMachine):
                 assert any(
                     run in held.batch.runs
                     if not isinstance(held.batch.runs, Span)
-                    else 0 <= run._number - held.batch.runs.record.base < held.batch.runs.record.size
+                    else 0
+                    <= run._number - held.batch.runs.record.base
+                    < held.batch.runs.record.size
                     for worker in self.workers.values()
                     for held in worker.batches
                 )

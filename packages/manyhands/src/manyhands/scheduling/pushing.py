@@ -248,7 +248,9 @@ class PushingScheduler(Scheduler):
                 helper.spare = self._lend()
             helper.look_again()
         elif self._on_loops.get(number):
-            self._on_loops[number] = False  # who waits holds no place: what it waits for may need one
+            self._on_loops[number] = (
+                False  # who waits holds no place: what it waits for may need one
+            )
             self.loops[slot] -= 1
         self._fill()
         return helper
@@ -328,9 +330,7 @@ class PushingScheduler(Scheduler):
         """Has the dispatcher look again in a while if a slot is idle and another has more than it is at."""
         if not self.capabilities.recalls or self.ready or not self.batches or not self._idle_slot():
             return
-        if any(
-            self._can_be_shared(batch, positions) for batch, positions in self.batches.values()
-        ):
+        if any(self._can_be_shared(batch, positions) for batch, positions in self.batches.values()):
             self.effects.append((IDLE,))
 
     def _idle_slot(self) -> bool:
