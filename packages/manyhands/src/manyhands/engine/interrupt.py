@@ -89,6 +89,8 @@ class Frames:
         frame = Frame(run)
         frame.shield = shield
         with LOCK:
+            if shield and any(below.fired for below in self.stack):
+                self.withdraw()
             self.stack.append(frame)
         return frame
 
@@ -169,10 +171,10 @@ class Frames:
         """From here the thread is in our own code."""
         with LOCK:
             if self.stack:
-                top = self.stack[-1]
-                top.shield += 1
+                # First withdrawn: it may be raised in this very line, and then there is no shield to leave.
                 if any(frame.fired for frame in self.stack):
                     self.withdraw()
+                self.stack[-1].shield += 1
 
     def leave_shield(self) -> None:
         """Back to user code.

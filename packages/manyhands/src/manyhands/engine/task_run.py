@@ -24,7 +24,12 @@ from manyhands.calls import (
 )
 from manyhands.context import CALL, HERE, LOCK
 from manyhands.engine import inputs
-from manyhands.engine.interrupt import Interrupt, frames_of_this_thread, interruptible_block
+from manyhands.engine.interrupt import (
+    Interrupt,
+    frames_of_this_thread,
+    interruptible_block,
+    raise_if_due,
+)
 from manyhands.engine.services import TIMERS
 from manyhands.exceptions import CrashedRun, TaskRunTimeout
 from manyhands.futures import TaskFuture
@@ -367,34 +372,32 @@ def timed_attempt(call: Call) -> Outcome:
         return call.context.copy().run(attempt, call)
     frames = frames_of_this_thread()
     blocker = HERE.block
+    token = object()
+    # A shield around all but the attempt: in here, an interrupt of a run further out could leave a lock taken.
+    frame = frames.begin(token, shield=1)
     if blocker is None:
         HERE.block = interruptible_block
-    token = object()
-    frame = frames.begin(token)
 
     def fire() -> None:
         with LOCK:
             frames.fire(token)
 
     timer = TIMERS.after(limit, fire)
-    expired = False
-    outcome: Outcome | None = None
+    ended: Outcome | Interrupt
     try:
-        try:
-            outcome = call.context.copy().run(attempt, call)
-        finally:
-            timer.cancel()
-            expired = frames.end(frame)
-    except Interrupt:
-        # Raised by our own limit, perhaps on the way out of the block above; or meant for a run further out.
-        expired = frames.end(frame) or expired
-        if not expired:
-            raise
+        ended = frames.expose(lambda: call.context.copy().run(attempt, call))
+    except Interrupt as interrupt:
+        ended = interrupt
     finally:
+        timer.cancel()
         HERE.block = blocker
-    if expired or outcome is None:
+        expired = frames.end(frame)
+    raise_if_due()  # for a run around this one
+    if expired:
         return call.context.copy().run(_timed_out, call, limit)
-    return outcome
+    if isinstance(ended, Interrupt):
+        raise ended
+    return ended
 
 
 async def timed_attempt_async(call: Call) -> Outcome:
