@@ -735,13 +735,17 @@ class ProcessBackend:
     # ------------------------------------------------------------------ the rest of a backend
 
     def _find(self, run: TaskFuture[Any]) -> tuple[Member, Sent, int] | None:
+        """Where a run was sent last; it may have been handed back before, by a worker that has not closed that batch."""
+        found: tuple[Member, Sent, int] | None = None
         with self._lock:
             for member in self._alive:
                 for sent in member.batches.values():
                     position = sent.position_of(run)
-                    if position is not None:
-                        return member, sent, position
-        return None
+                    if position is not None and (
+                        found is None or found[1].batch.number < sent.batch.number
+                    ):
+                        found = member, sent, position
+        return found
 
     def interrupt(self, run: TaskFuture[Any]) -> None:
         """See `Backend`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from manyhands.serialization import loads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from manyhands.context import Scope
     from manyhands.task_runners.processes.record import Lane
@@ -30,7 +30,7 @@ class Batch:
         scope: of its runs.
         wait: the wait that it was sent for, 0 for none.
         skipped: run numbers that were cancelled before they began.
-        results: by position, values that later runs of the batch need.
+        results: by position, what gives a value that later runs of the batch need: each gets its own, as from elsewhere.
         unreported: positions that ended since the last report.
         began: when the run began that is under way.
         observed_until: up to when the durations of its runs have been reported.
@@ -47,7 +47,7 @@ class Batch:
         self.scope = scope
         self.indices: Iterator[int] = iter(range(len(rows)))
         self.skipped: set[int] = set()
-        self.results: dict[int, Any] = {}
+        self.results: dict[int, Callable[[], Any]] = {}
         self.unreported: deque[int] = deque()
         self.began = 0.0
         self.observed_until = 0.0

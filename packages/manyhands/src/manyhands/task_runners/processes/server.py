@@ -302,7 +302,7 @@ def _set_interpreter(cwd: str | None, path: list[str], argv: list[str]) -> None:
     for stream in (sys.stdout, sys.stderr):
         # Lines of several workers do not mix, and a worker that is killed has written what it printed.
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)
+            stream.reconfigure(line_buffering=True, write_through=False)
 
 
 # -------------------------------------------------------------------- running

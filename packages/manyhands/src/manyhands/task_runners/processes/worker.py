@@ -325,7 +325,8 @@ class Worker:
 
     def _unpack_late(self, batch: Batch, call: Any) -> None:
         """Arguments with values of runs of the same batch in them: unpickled now that these are known."""
-        outer, parcels.HERE.upstream = parcels.HERE.upstream, batch.results.__getitem__
+        results = batch.results
+        outer, parcels.HERE.upstream = parcels.HERE.upstream, lambda place: results[place]()
         try:
             call.args, call.kwargs = unpack(call.args, self.load)
         finally:
@@ -347,23 +348,28 @@ class Worker:
         if outcome is not None:
             self._put_outcome(batch, position, call, outcome)
             return
-        if batch.rows.linked:
-            batch.results[position] = value
+        if batch.rows.linked and type(value) in ATOMS:
+            batch.results[position] = lambda: value
         if batch.lane.put(position, value):
             return
         try:
             packed = pack(value)
         except Exception:
             error = find_culprit(value, "result", name_of(call))
+            batch.results.pop(position, None)
             self._put_outcome(batch, position, call, Outcome(FAILED, error, name=call.name))
             return
         if packed.size > LARGE:
             try:
-                self._tell_stored(batch, position, packed)
+                number = self._tell_stored(batch, position, packed)
+                if batch.rows.linked:
+                    batch.results[position] = lambda: self.load(number)
                 return
             except NoSegment as error:
                 self._tell_no_room(call, packed.size, error)
         data = dumps(value) if packed.buffers else packed.data
+        if batch.rows.linked:
+            batch.results.setdefault(position, lambda: loads(data))
         if not batch.lane.put_pickled(position, data):
             self._tell(batch, position, data)
 
@@ -390,7 +396,7 @@ class Worker:
                 error,
             )
 
-    def _tell_stored(self, batch: Batch, position: int, packed: parcels.Packed) -> None:
+    def _tell_stored(self, batch: Batch, position: int, packed: parcels.Packed) -> int:
         if len(self.made) >= self.settings.segments:
             raise NoSegment(errno.EMFILE, f"{len(self.made)} large values are kept already")
         stored = self.store.keep(packed.data, packed.buffers)
@@ -403,6 +409,7 @@ class Worker:
             [stored.segment.fileno()],
         )
         batch.lane.words[position] = TOLD
+        return stored.number
 
     def report_late(self, batch: Batch) -> None:
         """Reports what ended before a run that takes its time; on a service thread."""
