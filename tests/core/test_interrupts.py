@@ -72,7 +72,9 @@ def test_cancels_around_the_end_of_runs() -> None:
     def main() -> None:
         cancelled = 0
         for number in range(ROUNDS):
-            turns = number * 6  # the last ones take longer than it may take another thread to get its turn
+            turns = (
+                number * 6
+            )  # the last ones take longer than it may take another thread to get its turn
             future, neighbour = work.submit(turns), work.submit(20)
             until_it_runs(future, number % 97)
             hit = future.cancel()
