@@ -929,3 +929,113 @@ def test_values_in_exceptions_and_states() -> None:
         assert int(error.values.max()) == 3
 
     main()
+
+
+# ---------------------------------------------------------------------- what comes together
+
+
+def test_a_link_of_a_chain_with_a_large_value_that_its_worker_does_not_have() -> None:  # SPEC 5.7
+    @task
+    def large() -> bytes:
+        return bytes(200_000)
+
+    @task
+    def first(x: int) -> int:
+        return x
+
+    @task
+    def second(x: int, data: bytes) -> tuple[int, int]:
+        return x, len(data)
+
+    @flow(task_runner=pool(2))
+    def main() -> None:
+        value = large.submit()
+        value.wait()
+        followers = [second.submit(first.submit(number), value) for number in range(8)]
+        assert [run.result(PATIENCE) for run in followers] == [(n, 200_000) for n in range(8)]
+
+    main()
+
+
+def test_a_repeat_after_a_crash_has_its_whole_time(signals: Signals) -> None:  # SPEC 7.3, 7.5
+    @task(timeout_seconds=0.6, crash_retries=1)
+    def dies_once() -> str:
+        signals.append("tries", "x")
+        time.sleep(0.4)
+        if len(signals.lines("tries")) == 1:
+            os._exit(1)
+        return "done"
+
+    @flow(task_runner=pool())
+    def main() -> None:
+        assert dies_once.submit().result(PATIENCE) == "done"
+
+    main()
+
+
+def test_runs_of_workers_of_workers_have_ids_of_their_own() -> None:  # SPEC 6.5, 9.1
+    @task
+    def own_id(x: int) -> str:
+        return task_run.id or ""
+
+    @flow(task_runner=pool())
+    def inner() -> list[str]:
+        return own_id.map(range(3)).result()
+
+    @task
+    def outer(x: int) -> list[str]:
+        return [*inner(), *own_id.map(range(3)).result()]
+
+    @flow(task_runner=pool(2))
+    def main() -> list[list[str]]:
+        return outer.map(range(2)).result(PATIENCE)
+
+    ids = [one for part in main() for one in part]
+    assert len(ids) == len(set(ids)) == 12
+
+
+def test_a_coroutine_that_awaits_itself() -> None:  # SPEC 9.1
+    @task
+    async def circular() -> None:
+        while not hasattr(builtins, "circular_run"):
+            await asyncio.sleep(0.001)
+        await builtins.circular_run
+
+    @task
+    def parent() -> None:
+        run = builtins.circular_run = circular.submit()  # type: ignore[attr-defined]
+        run.result(timeout=PATIENCE)
+
+    @flow(task_runner=pool())
+    def main() -> None:
+        with pytest.raises(WaitCycle):
+            parent.submit().result(PATIENCE)
+
+    main()
+
+
+def test_the_culprit_beside_a_large_value() -> None:  # SPEC 7.7
+    @task
+    def large() -> bytes:
+        return bytes(200_000)
+
+    @task
+    def takes(data: bytes, other: Any) -> None: ...
+
+    @flow(task_runner=pool())
+    def main() -> None:
+        with pytest.raises(SerializationError) as caught:
+            takes.submit(large.submit(), Unpicklable()).result(PATIENCE)
+        assert caught.value.path == "parameters['other']"
+
+    main()
+
+
+def test_a_worker_that_cannot_be_started(caplog: pytest.LogCaptureFixture) -> None:  # SPEC 7.5
+    @flow(task_runner=pool(start_method="spawn", env={"A=B": "x"}))
+    def main() -> None:
+        run = inc.submit(1)
+        assert "no worker process could be started" in str(run.exception(PATIENCE))
+        assert run.state.is_crashed()
+
+    main()

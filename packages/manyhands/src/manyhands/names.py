@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = [
-    "BLOCK",
     "adopt_entropy",
     "flow_run_name",
     "function_name_to_flow_name",
@@ -37,6 +36,7 @@ __all__ = [
     "process_entropy",
     "render_run_name",
     "reserve",
+    "reserve_block",
     "run_uuid",
     "task_run_name",
 ]
@@ -48,13 +48,14 @@ __all__ = [
 _FIRST_OF_RANGES = 1 << 47
 
 #
-# A worker that speaks of its driver's runs numbers what it starts itself from a block that the driver has reserved for
-# it, split in the same way.
+# A worker that speaks of its driver's runs numbers what it starts itself from a block among the driver's ranges, split
+# in the same way; so does a worker of a worker. When all ranges were given (to 131,072 workers, say), they are given
+# again from the first.
 _singles = count(1)
 _range_lock = threading.Lock()
+_ranges = (_FIRST_OF_RANGES, 1 << 48)
 _next_range = _FIRST_OF_RANGES
-#: Numbers in a worker's block: half of them single ones, half in ranges. There is room for 2**19 workers a driver.
-BLOCK = 1 << 28
+_block = 1 << 30
 
 
 def next_number() -> int:
@@ -62,15 +63,23 @@ def next_number() -> int:
     return next(_singles)
 
 
-def number_from(base: int) -> None:
+def number_from(base: int, size: int) -> None:
     """Has runs that are started in this process numbered from a block of another's numbers.
 
     Args:
-        base: what `reserve(BLOCK)` gave there.
+        base: the first of them, as `reserve_block` gave it there.
+        size: how many there are.
     """
-    global _singles, _next_range
+    global _singles, _ranges, _next_range, _block
     _singles = count(base)
-    _next_range = base + BLOCK // 2
+    _ranges = (base + size // 2, base + size)
+    _next_range = _ranges[0]
+    _block = max(size >> 10, 16)
+
+
+def reserve_block() -> tuple[int, int]:
+    """Reserves the numbers of a worker: the first of them, and how many."""
+    return reserve(_block), _block
 
 
 def reserve(n: int) -> int:
@@ -84,6 +93,8 @@ def reserve(n: int) -> int:
     """
     global _next_range
     with _range_lock:
+        if _next_range + n > _ranges[1]:
+            _next_range = _ranges[0]
         base = _next_range
         _next_range += n
     return base

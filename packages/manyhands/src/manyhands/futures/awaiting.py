@@ -24,8 +24,8 @@ __all__ = ["PLACES", "AsyncArrivals", "Place", "settled", "waker"]
 class Place(Protocol):
     """What a coroutine of a runner with a limit holds while it does not wait for runs."""
 
-    def give_up(self, wanted: Wanted) -> None:
-        """It is about to wait."""
+    def give_up(self, wanted: Wanted, wake: Callable[[], None], /) -> None:
+        """It is about to wait; `wake` ends the wait early."""
 
     async def take_again(self) -> None:
         """It goes on."""
@@ -107,7 +107,7 @@ async def settled(wanted: Wanted, timeout: float | None = None, fail_fast: bool 
     call = CALL.get()
     place = PLACES.get(call.number) if call is not None else None
     if place is not None:
-        place.give_up(wanted)
+        place.give_up(wanted, wake)
     try:
         with anyio.move_on_after(timeout) as scope:
             await event.wait()

@@ -667,6 +667,9 @@ class Dispatcher(Answers):
             return
         with LOCK:
             call = future._call
+            detail = future._detail
+            if future._phase < DONE and not (detail is not None and detail.overdue):
+                return  # the attempt has ended by itself meanwhile, and another may be under way
             attempt = call.attempt if call is not None else None
             self.backend.interrupt(future)
         if self.capabilities.pulls:

@@ -493,7 +493,7 @@ class PushingScheduler(Scheduler):
             if item._detail is not None and item._detail.dependants and self.capabilities.fuses:
                 before = len(runs)
                 self._fuse(runs, item)
-                limit += len(runs) - before
+                limit = min(limit + len(runs) - before, self.policy.cap)
                 linked += len(runs) - before
         if not runs:
             return None
@@ -793,6 +793,7 @@ class PushingScheduler(Scheduler):
                 self.effects.append((OVERDUE, future, future._call))
             elif detail.crashes < future._task.crash_retries:
                 detail.crashes += 1
+                self.cancel_timer(future)
                 self._first_again(future)
             else:
                 self.settle(future, CRASHED, error(future.name), now)

@@ -17,6 +17,7 @@ from manyhands.futures.awaiting import PLACES
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from manyhands.calls import Call
     from manyhands.futures import TaskFuture
@@ -144,7 +145,7 @@ class _Place:
         self._waits = 0
         self._resumed: asyncio.Future[None] | None = None
 
-    def give_up(self, wanted: Wanted) -> None:
+    def give_up(self, wanted: Wanted, wake: Callable[[], None]) -> None:
         """The coroutine is about to wait.
 
         Raises:

@@ -39,7 +39,7 @@ from manyhands.exceptions import (
 from manyhands.futures.maps import MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.logs import library_logger
-from manyhands.names import BLOCK, process_entropy, reserve
+from manyhands.names import process_entropy, reserve_block
 from manyhands.scheduling.backend import Capabilities
 from manyhands.scheduling.batching import BatchPolicy
 from manyhands.scheduling.dispatcher import GRACE
@@ -143,10 +143,10 @@ class ProcessBackend:
 
     def stop(self, grace: float) -> None:
         """See `Backend`."""
-        self._stopping = True
         _BACKENDS.discard(self)
         deadline = time.monotonic() + grace
         with self._lock:
+            self._stopping = True
             members = list(self._alive)
             for member in members:
                 member.leaving = True
@@ -184,9 +184,11 @@ class ProcessBackend:
         self._wake_in.close()
         self._wake_out.close()
 
-    def _member_at(self, slot: int) -> Member:
-        """The worker at a slot, started if there is none."""
+    def _member_at(self, slot: int) -> Member | None:
+        """The worker at a slot, started if there is none; `None` if the runner has been left."""
         with self._lock:
+            if self._stopping:
+                return None
             member = self._members.get(slot)
             if member is None:
                 member = self._members[slot] = self._start_member(slot)
@@ -208,7 +210,7 @@ class ProcessBackend:
             settings = (
                 member.number,
                 process_entropy(),
-                reserve(BLOCK),
+                *reserve_block(),
                 logging.getLogger("manyhands.task_runs").getEffectiveLevel(),
                 self._most,
                 self._initializer,
@@ -222,6 +224,9 @@ class ProcessBackend:
                 env=self._env,
                 on_exit=lambda process: self._do(lambda: self._bury(member)),
             )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
             memory.close()
@@ -265,16 +270,39 @@ class ProcessBackend:
             return
         try:
             member = self._member_at(batch.slot)
-        except OSError as error:
-            text, cause = f"no worker process could be started: {error}", error
-            self._events.broken(lambda run_name: self._death(run_name, text, cause))
+        except Exception as error:
+            self._not_started(batch, error)
             return
+        if member is None:
+            return  # the runner has just been left
         try:
             self._send(member, batch)
         except Exception as error:
             with self._lock:
-                member.batches.pop(batch.number, None)
+                self._untell(member, member.batches.get(batch.number))
             self._tell_unsent(batch, error)
+
+    def _not_started(self, batch: Batch, error: Exception) -> None:
+        """No worker could be started for a batch: its slot is given up while there are others."""
+        with self._lock:
+            slots = sorted(self._members)
+        if not slots:
+            text = f"no worker process could be started: {error!r}"
+            self._events.broken(lambda run_name: self._death(run_name, text, error))
+            return
+        library_logger().warning(
+            "No further worker process could be started (%r); %d go on", error, len(slots)
+        )
+        self._events.lost(batch.number, _unknown, [])
+        self._events.slots(slots)
+
+    def _untell(self, member: Member, sent: Sent | None) -> None:
+        """What a worker has kept of what it was told is not certain, so it is told again; with the lock held."""
+        member.tasks.clear()
+        member.surrounded = False
+        if sent is not None:
+            member.segments.difference_update(sent.segments)
+            self._forget(member, sent)
 
     def _tell_unsent(self, batch: Batch, error: Exception) -> None:
         text = f"it could not be sent to a worker: {error!r}"
@@ -595,11 +623,8 @@ class ProcessBackend:
         sent = member.batches.get(number)
         if sent is None:
             return
-        self._forget(member, sent)
-        # What it has kept of what it was told is not certain, so it is told again.
-        member.segments.difference_update(sent.segments)
-        member.tasks.clear()
-        member.surrounded = False
+        with self._lock:
+            self._untell(member, sent)
         if len(sent.batch) > 1:
             self._events.split(number)
             return
@@ -636,12 +661,13 @@ class ProcessBackend:
 
         def error_of(run_name: str) -> BaseException:
             message = None
-            if run_name in waited:
-                message = "it waited on a worker that " + (
-                    f"was killed to stop task run {member.stopped_for!r}"
-                    if member.stopped_for
-                    else "died while it ran something else"
+            if member.stopped_for is not None and run_name != member.stopped_for:
+                does = "waited" if run_name in waited else "ran"
+                message = (
+                    f"it {does} on a worker that was killed to stop task run {member.stopped_for!r}"
                 )
+            elif run_name in waited:
+                message = "it waited on a worker that died while it ran something else"
             return WorkerDied(
                 run_name=run_name,
                 host=socket.gethostname(),
@@ -711,7 +737,7 @@ class ProcessBackend:
     def refuse(self, helper: Helper, error: Exception) -> None:
         """See `Backend`."""
         member, wait = helper.tag
-        member.channel.send(wire.LOOK_AGAIN, dumps((wait, error)))
+        member.channel.send(wire.REFUSED, dumps((wait, error)))
 
     # ------------------------------------------------------------------ stored values
 

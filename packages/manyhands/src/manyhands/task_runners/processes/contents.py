@@ -24,7 +24,16 @@ from manyhands.futures.maps import MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.serialization import loads
 from manyhands.task_runners.packing import calls_of, culprit_of, follow
-from manyhands.task_runners.processes.parcels import LARGE, Packed, ResultOf, Store, Stored, pack
+from manyhands.task_runners.processes.parcels import (
+    HERE,
+    LARGE,
+    Late,
+    Packed,
+    ResultOf,
+    Store,
+    Stored,
+    pack,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,7 +126,7 @@ class Contents:
                 continue
             keys[key] = None
             tags_index = all_tags.setdefault(call.context.get(TAGS, frozenset()), len(all_tags))
-            kwargs = None if isinstance(args, bytes) else call.kwargs
+            kwargs = None if isinstance(args, Late) else call.kwargs
             rows.append((position, key, call.number, call.attempt, args, kwargs, tags_index, needs))
         return ("runs", rows) if rows else None, list(keys), list(all_tags), failed
 
@@ -156,7 +165,7 @@ class Contents:
 
     def _linked(
         self, batch: Batch, position: int, places: dict[TaskFuture[Any], int]
-    ) -> tuple[Call, bytes, list[int]] | None:
+    ) -> tuple[Call, Late, list[int]] | None:
         """A run that waits for others of its batch: its arguments are unpickled when these are known."""
         followed = follow(
             batch, position, self._resolve, lambda upstream: ResultOf(places[upstream])
@@ -169,8 +178,8 @@ class Contents:
         try:
             packed = pack((call.args, call.kwargs), whole=True)
         except Exception:
-            raise culprit_of(call) from None
-        return call, packed.data, [places[upstream] for upstream in needed]
+            raise _culprit_of(call) from None
+        return call, Late(packed), [places[upstream] for upstream in needed]
 
     def _resolve(self, source: TaskFuture[Any] | State[Any], allow_failure: bool) -> Any:
         """What an upstream is replaced by: a stored value stays where it is."""
@@ -264,7 +273,7 @@ class Contents:
             except Exception:
                 task = self._tasks_by_key[row[1]]
                 call = Call(task, row[4], row[5], row[2], Context(), None)
-                failed[row[0]] = Outcome(FAILED, culprit_of(call))
+                failed[row[0]] = Outcome(FAILED, _culprit_of(call))
             else:
                 kept.append(row)
         if not kept:
@@ -286,3 +295,12 @@ class Contents:
             assert data is not None  # a worker sends a pickle with the first run
             task = self._tasks_by_digest[key] = loads(data)
         return task
+
+
+def _culprit_of(call: Call) -> SerializationError:
+    """The part of a call's arguments that cannot be pickled; stored values can."""
+    outer, HERE.packing = HERE.packing, []
+    try:
+        return culprit_of(call)
+    finally:
+        HERE.packing = outer

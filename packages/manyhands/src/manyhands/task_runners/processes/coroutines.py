@@ -18,6 +18,7 @@ from manyhands.task_runners.processes.record import BEGUN, REPORT_EVERY
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from manyhands.futures.blocking import Wanted
     from manyhands.task_runners.processes.batches import Batch
@@ -34,10 +35,12 @@ class Coroutines:
 
     Attributes:
         tasks: by run number.
+        places: of those that wait, by wait.
     """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self.places: dict[int, _Place] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
     def begin(self, batch: Batch) -> None:
@@ -65,7 +68,8 @@ class Coroutines:
             batch.open += 1
             self.tasks[number] = loop.create_task(self._run(batch, position, call), context=context)
             if number in batch.skipped:
-                self.tasks[number].cancel()
+                # After its first step: a task that was never begun would not say how it ended.
+                loop.call_soon(self.tasks[number].cancel)
         self._over(batch)
 
     async def _run(self, batch: Batch, position: int, call: Call) -> None:
@@ -103,6 +107,12 @@ class Coroutines:
             self._worker.retire()
         self._over(batch)
 
+    def refuse(self, wait: int) -> None:
+        """The driver has refused a wait; on the receiver's thread."""
+        place = self.places.get(wait)
+        if place is not None:
+            place.wake()
+
     def are_there(self) -> bool:
         """Whether any has not ended."""
         with LOCK:
@@ -124,7 +134,7 @@ class Coroutines:
 class _Place:
     """What a coroutine here does while it waits: tells the driver, so that waits in a circle are found."""
 
-    __slots__ = ("_batch", "_position", "_wait", "_waits", "_worker")
+    __slots__ = ("_batch", "_position", "_wait", "_waits", "_worker", "wake")
 
     def __init__(self, worker: Worker, batch: Batch, position: int) -> None:
         self._worker = worker
@@ -132,17 +142,33 @@ class _Place:
         self._position = position
         self._wait: int | None = None
         self._waits = 0
+        self.wake: Callable[[], None]
 
-    def give_up(self, wanted: Wanted) -> None:
+    def give_up(self, wanted: Wanted, wake: Callable[[], None]) -> None:
         """It is about to wait."""
         self._waits += 1
         if self._waits == 1:
-            self._wait = self._worker.remote.tell_waiting(
+            remote = self._worker.remote
+            self.wake = wake
+            self._wait = wait = remote.tell_waiting(
                 None, wanted, timed=False, at=(self._batch.number, self._position)
             )
+            self._worker.coroutines.places[wait] = self
+            if wait in remote.refusals:
+                wake()
 
     async def take_again(self) -> None:
-        """It goes on."""
+        """It goes on.
+
+        Raises:
+            WaitCycle: it would have waited for itself.
+        """
         self._waits -= 1
+        wait = self._wait
+        assert wait is not None  # given when it began to wait
+        refusal = self._worker.remote.refusals.pop(wait, None)
         if self._waits == 0:
-            self._worker.channel.send(wire.RESUMED, dumps(self._wait))
+            self._worker.coroutines.places.pop(wait, None)
+            self._worker.channel.send(wire.RESUMED, dumps(wait))
+        if refusal is not None:
+            raise refusal

@@ -250,7 +250,7 @@ class NestedRuns:
                 at[0], at[1], wanted, blocks=blocks, timed=timed, tag=(member, wait)
             )
         except WaitCycle as error:
-            member.channel.send(wire.LOOK_AGAIN, dumps((wait, error)))
+            member.channel.send(wire.REFUSED, dumps((wait, error)))
             return
         if helper is not None:
             member.waits[wait] = helper

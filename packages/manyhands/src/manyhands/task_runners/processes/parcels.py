@@ -30,6 +30,7 @@ __all__ = [
     "HERE",
     "LARGE",
     "Description",
+    "Late",
     "Packed",
     "Store",
     "Stored",
@@ -176,6 +177,24 @@ class ResultOf:
 
     def __reduce__(self) -> Any:
         return result_of, (self.position,)
+
+
+class Late:
+    """Pickled arguments inside a batch: bytes on the worker too, until what they refer to there is known.
+
+    Args:
+        packed: the arguments.
+    """
+
+    __slots__ = ("_packed",)
+
+    def __init__(self, packed: Packed) -> None:
+        self._packed = packed
+
+    def __reduce__(self) -> Any:
+        if HERE.packing is not None:
+            HERE.packing.extend(self._packed.stored)
+        return bytes, (self._packed.data,)
 
 
 class Packed(NamedTuple):

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 __all__ = ["DriverChannel", "Inbox", "Message", "WorkerChannel"]
 
 # To the worker. Bodies are pickles unless said otherwise.
-BATCH = 1  # (number, lane, seconds, surroundings, tasks, rows): runs to be run
+BATCH = 1  # (number, lane, wait, surroundings, tasks, stored values, own segment, content, tags): runs to be run
 INTERRUPT = 2  # (run number, whether it is past its limit): stop it, or never begin it
 RECALL = 3  # batch number: give back what was not begun
-RUNS_ENDED = 4  # list of (number, phase, value, since, state, name): runs submitted here
+RUNS_ENDED = 4  # (stored values, list of (number, phase, since, name, value)): runs submitted here
 REPLY = 5  # (question number, whether it is an error, answer)
-LOOK_AGAIN = 6  # nothing: the driver has done what a waiting run asked of it
+REFUSED = 6  # (wait number, error): a run would wait for itself
 STOP = 7  # nothing: end when idle
 FREED = 8  # list of (segment number, whether it may be filled anew) that hold no value any more
 SPLIT = 9  # number of a map that could not be unpickled: its runs are to be submitted one by one
@@ -38,14 +38,16 @@ SPLIT = 9  # number of a map that could not be unpickled: its runs are to be sub
 READY = 20  # nothing: the initializer has run
 UNREADY = 21  # exception: it raised
 REPORT = 22  # struct (batch number, seconds, runs, last) and positions as 16-bit integers: look into the record
-VALUES = 23  # (batch number, [(position, value or outcome, end)]): what the record has no room for
+VALUES = 23  # (batch number, position, end, pickle, stored value): what the record has no room for
 BACK = 24  # (batch number, positions, seconds): runs that were not begun and will not be
 UNPACKABLE = 25  # (batch number, exception)
 BEGUN = 26  # (batch number, position): a run with a time limit
 LOGGED = 27  # log record
-SUBMITTED = 28  # (number, 1, (task key, task, content)): a run submitted by a run
+SUBMITTED = 28  # (number, 1, (task key, task, content, own segment)): a run submitted by a run
 MAPPED = 29  # likewise for a map
-WAITING = 30  # (wait number, batch and position, numbers of awaited runs, awaited maps, how)
+WAITING = (
+    30  # (wait number, batch and position, numbers of awaited runs, awaited maps, blocks, timed)
+)
 RESUMED = 31  # wait number
 QUESTION = 32  # (question number, what, argument)
 DROPPED = 33  # list of run numbers whose futures are gone here

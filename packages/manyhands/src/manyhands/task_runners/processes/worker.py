@@ -87,6 +87,7 @@ class Settings(NamedTuple):
         number: of the worker, among those of its runner.
         entropy: of the driver, so that run ids read the same here.
         block: the first of the run numbers that are the worker's own.
+        block_size: how many these are.
         level: of the `manyhands` loggers.
         most: runs after which it retires, `None` for never.
         initializer: pickled `(function, arguments)`, `None` for none.
@@ -96,6 +97,7 @@ class Settings(NamedTuple):
     number: int
     entropy: int
     block: int
+    block_size: int
     level: int
     most: int | None
     initializer: bytes | None
@@ -137,6 +139,7 @@ class Worker:
         self.remote = RemoteDispatcher(self)
         self.done = 0
         self.stopping = False
+        self._gone = False
         self.retiring = False
         self._reporting = threading.Lock()
         self.overdue: set[int] = set()
@@ -149,7 +152,7 @@ class Worker:
     def serve(self) -> None:
         """Runs batches until the driver says stop, or has gone."""
         names.adopt_entropy(self.settings.entropy)
-        names.number_from(self.settings.block)
+        names.number_from(self.settings.block, self.settings.block_size)
         self._set_up_logging()
         receiver = threading.Thread(target=self._receive, name="manyhands-receiver", daemon=True)
         try:
@@ -517,8 +520,7 @@ class Worker:
                 except Empty:
                     return False
                 if batch is None:
-                    if self.stopping:
-                        self.queue.put(None)  # for the loop below
+                    if self._gone:
                         raise ConnectionError("the driver has gone")
                     continue  # something to look at
                 if batch.wait != wait:
@@ -535,6 +537,8 @@ class Worker:
                         return True  # interrupted while it ran what it waits for
             return True
         finally:
+            if self.stopping:
+                self.queue.put(None)  # for the loop below
             self.remote.watchers.remove(watcher)
             self.channel.send(wire.RESUMED, dumps(wait))
 
@@ -589,7 +593,7 @@ class Worker:
         self._driver_gone()
 
     def _driver_gone(self) -> None:
-        self.stopping = True
+        self._gone = self.stopping = True
         self.queue.put(None)
         last = threading.Timer(LAST_GRACE, os._exit, (1,))
         last.daemon = True
@@ -616,10 +620,10 @@ class Worker:
         elif kind == wire.STOP:
             self.stopping = True
             self.queue.put(None)
-        elif kind == wire.LOOK_AGAIN:
+        elif kind == wire.REFUSED:
             wait, error = loads(message.body)
-            if error is not None:
-                self.remote.refusals[wait] = error
+            self.remote.refusals[wait] = error
+            self.coroutines.refuse(wait)
             self.queue.put(None)
         else:
             self.remote.take(message)
