@@ -997,7 +997,7 @@ def test_runs_of_workers_of_workers_have_ids_of_their_own() -> None:  # SPEC 6.5
 def test_a_coroutine_that_awaits_itself() -> None:  # SPEC 9.1
     @task
     async def circular() -> None:
-        while not hasattr(builtins, "circular_run"):
+        while not hasattr(builtins, "circular_run"):  # noqa: ASYNC110 - nothing to be woken by
             await asyncio.sleep(0.001)
         await builtins.circular_run
 
