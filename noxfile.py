@@ -57,7 +57,7 @@ def install(session: nox.Session, *groups: str) -> None:
 def tests(session: nox.Session) -> None:
     """The tests, on every supported Python that is installed."""
     install(session, "dev")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-m", "", *session.posargs)  # slow ones too
 
 
 @nox.session(python=OLDEST)
@@ -65,7 +65,7 @@ def lowest(session: nox.Session) -> None:
     """The tests, with the lowest versions that the packages claim to work with."""
     install(session, "dev")
     session.install("--upgrade", "--resolution=lowest-direct", "--editable=packages/manyhands")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-m", "", *session.posargs)  # slow ones too
 
 
 @nox.session(python=OLDEST)

@@ -36,6 +36,7 @@ def measurement(
     )
 
 
+@pytest.mark.slow
 class TestRounds:
     def test_sides_take_turns_and_the_warm_up_is_dropped(self) -> None:
         taken: list[str] = []

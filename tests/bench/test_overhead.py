@@ -63,6 +63,7 @@ def suite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "ROUNDS", 1)
 
 
+@pytest.mark.slow
 class TestMeasurements:
     @pytest.mark.parametrize(
         "name", ["submit", "map", "round-trip", "chain", "import", "import-names", "async"]

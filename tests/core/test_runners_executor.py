@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 class TestProcessPool(TaskRunnerSuite):
     """Made on entering, from a class and options."""
 
@@ -82,6 +83,7 @@ def pools_that_outlive_tests(pair: LokyExecutor, single: LokyExecutor) -> None:
     """Starts them before the first test, which else is blamed for their threads."""
 
 
+@pytest.mark.slow
 class TestLoky(TaskRunnerSuite):
     """One executor for all tests, as given: it outlives the runners (SPEC 11.2), and a death breaks it for good."""
 
