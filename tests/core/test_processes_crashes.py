@@ -574,14 +574,22 @@ def test_arguments_that_kill_where_they_are_unpickled(signals: Signals, what: st
             runs = [takes.submit(signals, value) for value in values]
         signals.set("held")
         first.wait()
+        innocent = []
         for x, run in enumerate(runs):
             if x in (0, 7):
                 assert died(run).exit_code == 5
-            else:
-                assert run.result(timeout=PATIENCE) == x
+            elif run.exception(timeout=PATIENCE) is None:
+                assert run.result() == x
+            else:  # what its worker executed at that moment
+                assert died(run).exit_code == 5
+                innocent.append(x)
+        assert len(innocent) <= 2, "a death takes one run along at the most"
+        completed = {x for x in range(count) if x not in (0, 7, *innocent)}
+        begun = [int(line) for line in signals.lines("runs")]
+        assert completed <= set(begun) <= completed | set(innocent)
+        assert len(begun) == len(set(begun)), "none began twice"
 
     main()
-    assert sorted(map(int, signals.lines("runs"))) == [x for x in range(count) if x not in (0, 7)]
 
 
 def test_functions_that_do_not_unpickle() -> None:

@@ -23,7 +23,10 @@ from manyhands.testing.tools import PATIENCE, eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(default_method() != "forkserver", reason="there is no forking here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(default_method() != "forkserver", reason="there is no forking here"),
+]
 
 #: Seconds that a program has to end, and its workers after it.
 SOON = 5.0

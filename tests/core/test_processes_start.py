@@ -31,7 +31,10 @@ SOON = 5.0
 
 METHODS = ["forkserver", "spawn"]
 
-pytestmark = pytest.mark.skipif(default_method() != "forkserver", reason="there is no forking here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(default_method() != "forkserver", reason="there is no forking here"),
+]
 
 
 class Started:
