@@ -104,6 +104,20 @@ class Frames:
                 del self.stack[self.stack.index(frame) :]
             return frame.fired
 
+    def finish(self, frame: Frame) -> None:
+        """Ends a frame that was interrupted; whatever was fired at it is over afterwards. On this thread."""
+        while True:
+            try:
+                with LOCK:
+                    frame.run = None  # nothing finds it any more
+                    frame.fired = False
+                    self.withdraw()
+                break
+            except Interrupt:
+                continue
+        if frame in self.stack:
+            del self.stack[self.stack.index(frame) :]
+
     def withdraw(self) -> None:
         """Takes back an exception that was fired and has not been raised; with `LOCK` held."""
         _set_async_exception(self.thread, None)

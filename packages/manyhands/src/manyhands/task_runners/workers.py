@@ -188,10 +188,10 @@ class Worker:
                 del frame.armed
             except AttributeError:
                 interrupted = True
-                self._disarm(frame)
+                self.frames.finish(frame)
         except Interrupt:
             interrupted = True
-            self._disarm(frame)
+            self.frames.finish(frame)
         if stack and stack[-1] is frame:
             stack.pop()
         scheduler = dispatcher.scheduler
@@ -204,20 +204,6 @@ class Worker:
                 scheduler.vacated(self)
         if scheduler.effects:
             dispatcher.drain()
-
-    def _disarm(self, frame: Frame) -> None:
-        """Ends a frame that was interrupted; whatever was fired at it is over afterwards."""
-        while True:
-            try:
-                with LOCK:
-                    frame.run = None  # nothing finds it any more
-                    self.frames.withdraw()
-                break
-            except Interrupt:
-                continue
-        stack = self.frames.stack
-        if frame in stack:
-            del stack[stack.index(frame) :]
 
     def _end(self, future: TaskFuture[Any], call: Call | None, outcome: Outcome | None) -> None:
         """Ends an attempt that did not just give a value; without an outcome it was interrupted."""
@@ -288,10 +274,10 @@ class Worker:
                 del frame.armed
             except AttributeError:
                 interrupted = True
-                self._disarm(frame)
+                self.frames.finish(frame)
         except Interrupt:
             interrupted = True
-            self._disarm(frame)
+            self.frames.finish(frame)
         if stack and stack[-1] is frame:
             stack.pop()
         now = time.time()

@@ -11,6 +11,7 @@ would not take and sends it when it does), so a worker may (`WorkerChannel`). Im
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import struct
@@ -192,8 +193,11 @@ class DriverChannel:
                 sent = _send(self.connection, message, fds)
             except BlockingIOError:
                 sent = 0
-            except OSError:
+            except ConnectionError:
                 return  # its end is seen where it is read from
+            except OSError:
+                self._give_up()
+                return
             if sent == len(message):
                 return
             # The caller may close its descriptors, so copies wait.
@@ -209,8 +213,11 @@ class DriverChannel:
                     sent = _send(self.connection, message, fds)
                 except BlockingIOError:
                     return False
-                except OSError:
+                except ConnectionError:
                     self._forget()
+                    return True
+                except OSError:
+                    self._give_up()
                     return True
                 if sent:
                     _close_all(fds)
@@ -229,6 +236,14 @@ class DriverChannel:
     def is_blocked(self) -> bool:
         """Whether something waits to be sent."""
         return bool(self._left)
+
+    def _give_up(self) -> None:
+        """A message cannot be sent (too many descriptors under way, no memory): nothing may follow it, so the worker is
+        told that there is no more, and ends. What it has not begun is sent again.
+        """
+        self._forget()
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
 
     def _forget(self) -> None:
         while self._left:

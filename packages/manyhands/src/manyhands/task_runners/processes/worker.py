@@ -313,18 +313,7 @@ class Worker:
         """Ends a frame that was interrupted; whatever was fired at it is over afterwards."""
         if self.is_child:
             os._exit(1)
-        while True:
-            try:
-                with LOCK:
-                    frame.run = None
-                    frame.fired = False
-                    self.frames.withdraw()
-                break
-            except Interrupt:
-                continue
-        stack = self.frames.stack
-        if frame in stack:
-            del stack[stack.index(frame) :]
+        self.frames.finish(frame)
 
     def _unpack_late(self, batch: Batch, call: Any) -> None:
         """Arguments with values of runs of the same batch in them: unpickled now that these are known."""
