@@ -1,7 +1,7 @@
 """The thread pool.
 
 It starts with one thread and adds more when a ready run has waited `PATIENCE`: as many again as there are if no worker
-got anything done meanwhile (they sleep, or wait for the network), one if runs are long or compute, none if runs are so
+got anything done meanwhile (they sleep, or wait for the network), one if runs are long, none if they are so
 short that another thread would only contend for the interpreter. At the same moments it takes back what stands behind a slow
 element of a map, for other workers.
 
@@ -102,21 +102,26 @@ class ThreadBackend(WorkerBackend):
             room = self._most + self._lent - len(self.workers)
             if scheduler.ready and room > 0:
                 now = time.time()
-                if self._interpreter_is_busy():
-                    count = 1
+                wall = time.monotonic() - self._looked[0]
+                if self._interpreter_is_busy(wall):
+                    count = 0 if self._runs_are_short(1) else 1
                 elif all(now - worker.since >= PATIENCE for worker in self.workers):
-                    count = min(max(len(self.workers), 1), _few(scheduler.ready), room)
-                elif not self._runs_are_short():
+                    late = (
+                        wall > 2 * PATIENCE
+                    )  # then the machine did something else: no ground to double
+                    count = (
+                        1 if late else min(max(len(self.workers), 1), _few(scheduler.ready), room)
+                    )
+                elif not self._runs_are_short(len(self.workers)):
                     count = 1
             self._watch()
         for _ in range(count):
             self._add()
         self.dispatcher.drain()
 
-    def _interpreter_is_busy(self) -> bool:
-        """Whether this process computed, since the last look, for most of the time that one thread can."""
-        wall, cpu = time.monotonic() - self._looked[0], time.process_time() - self._looked[1]
-        return cpu > 0.7 * wall
+    def _interpreter_is_busy(self, wall: float) -> bool:
+        """Whether this process computed, since the last look `wall` seconds ago, for most of what one thread can."""
+        return time.process_time() - self._looked[1] > 0.7 * wall
 
     def span_taken(self) -> None:
         """See `WorkerBackend`: somebody has to look whether an element holds up those behind it."""
@@ -124,10 +129,10 @@ class ThreadBackend(WorkerBackend):
             with LOCK:
                 self._time_growth()
 
-    def _runs_are_short(self) -> bool:
-        """Whether runs ended so fast since the last look that another thread would be of no use."""
+    def _runs_are_short(self, threads: int) -> bool:
+        """Whether so many runs ended since the last look, on so many threads, that another would be of no use."""
         finished: int = self.dispatcher.scheduler.finished - self._finished
-        return finished * TOO_SHORT > PATIENCE * len(self.workers)
+        return finished * TOO_SHORT > PATIENCE * threads
 
     def _take_back_overdue(self) -> None:
         """What stands behind a slow element of a map goes to other workers."""

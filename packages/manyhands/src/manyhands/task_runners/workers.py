@@ -333,6 +333,7 @@ class Worker:
             if me is not None and not waiter.woken:
                 me._dispatcher.scheduler.waits(me, wanted)
         try:
+            work = None
             while True:
                 with LOCK:
                     if waiter.woken or self._interrupted():
@@ -350,7 +351,7 @@ class Worker:
                     self.park()
                 elif len(self.frames.stack) >= DEEPEST:
                     self._too_deep(work)
-                elif type(work) is TaskFuture:
+                elif isinstance(work, TaskFuture):
                     self.run(work)
                 else:
                     self.run_span(work)
