@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from manyhands.task_runners.processes import wire
 from manyhands.task_runners.processes.wire import DriverChannel, Inbox
+from manyhands.task_runners.remote import messages
 
 
 @pytest.mark.parametrize("blocked", [False, True])
@@ -17,7 +18,7 @@ def test_a_message_that_cannot_be_sent_ends_the_stream(
 ) -> None:
     ours, theirs = socket.socketpair()
     channel, inbox = DriverChannel(ours, lambda: None), Inbox(theirs)
-    channel.send(wire.STOP, b"before")
+    channel.send(messages.STOP, b"before")
     errors = [BlockingIOError()] if blocked else []
     errors.append(OSError(errno.ETOOMANYREFS, "too many references"))
 
@@ -26,12 +27,12 @@ def test_a_message_that_cannot_be_sent_ends_the_stream(
 
     with monkeypatch.context() as patch:
         patch.setattr(wire, "_send", fails)
-        channel.send(wire.BATCH, b"lost")
+        channel.send(messages.BATCH, b"lost")
         if blocked:
             assert channel.is_blocked()
             assert channel.flush()
     assert not channel.is_blocked()
-    channel.send(wire.BATCH, b"after")  # without what came before, it would mislead
+    channel.send(messages.BATCH, b"after")  # without what came before, it would mislead
     assert inbox.receive()
     assert [message.body for message in inbox.messages()] == [b"before"]
     assert not inbox.receive(), "the worker sees the end"

@@ -312,7 +312,6 @@ class BaseTaskRunner:
             MappingLengthMismatch: the iterables have different lengths.
         """
         self._check_task(task)
-        self._check_task(task)
         token = SCOPE.set(self._scope_here())
         try:
             args, kwargs = task.arguments(parameters)

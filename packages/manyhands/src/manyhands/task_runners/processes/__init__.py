@@ -2,18 +2,14 @@
 
 driver     runner.py      `ProcessPoolTaskRunner`: what users configure
            backend.py     sends batches, hears what workers say, sees to their runs when they die
-           contents.py    what a batch holds
            members.py     the books about workers
-           nested.py      runs that workers submit
+           carrier.py     arguments and results of runs that workers submit
            spawning.py    how workers start and end
 server     server.py      the process that workers are forked from
-worker     worker.py      runs batches, reports, waits
-           batches.py     a batch as its worker has it
-           coroutines.py  async tasks
-           remote.py      the driver's dispatcher, as runs on a worker see it
-between    wire.py        messages
+worker     worker.py      its receiver, and what it says; the rest is in `remote`
+between    wire.py        how messages cross a socket
            record.py      outcomes, in memory that outlives the worker
-           parcels.py     values as they cross; segments.py: large ones, in shared memory
+           stored.py      large values, in segments (segments.py) of shared memory
 """
 
 from __future__ import annotations

@@ -45,14 +45,10 @@ from manyhands.scheduling.batching import BatchPolicy
 from manyhands.scheduling.dispatcher import GRACE
 from manyhands.serialization import dumps, loads
 from manyhands.task_runners.processes import wire
-from manyhands.task_runners.processes.contents import Contents
-from manyhands.task_runners.processes.members import Member, Sent, futures_of, not_unpickled
-from manyhands.task_runners.processes.nested import NestedRuns
-from manyhands.task_runners.processes.parcels import LARGE, Stored, pack
+from manyhands.task_runners.processes.carrier import SegmentCarrier
+from manyhands.task_runners.processes.members import ProcessMember, Sent
 from manyhands.task_runners.processes.record import (
-    BEGUN,
     CAPACITY,
-    NOT_BEGUN,
     TOLD,
     Lane,
     Record,
@@ -60,13 +56,21 @@ from manyhands.task_runners.processes.record import (
 )
 from manyhands.task_runners.processes.segments import NoSegment, Segment
 from manyhands.task_runners.processes.spawning import ENTRY, prepare, start_worker
-from manyhands.task_runners.processes.wire import DriverChannel, Message
+from manyhands.task_runners.processes.stored import Store, Stored
+from manyhands.task_runners.processes.wire import DriverChannel
+from manyhands.task_runners.remote import messages
+from manyhands.task_runners.remote.batches import BEGUN, NOT_BEGUN
+from manyhands.task_runners.remote.contents import Contents
+from manyhands.task_runners.remote.members import futures_of, not_unpickled
+from manyhands.task_runners.remote.nested import NestedRuns
+from manyhands.task_runners.remote.parcels import LARGE, Packed, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from manyhands.scheduling.dispatcher import Dispatcher
     from manyhands.scheduling.pushing import Helper
+    from manyhands.task_runners.remote.messages import Message
 
 __all__ = ["ProcessBackend"]
 
@@ -109,8 +113,8 @@ class ProcessBackend:
         self._most = most
         self._initializer = initializer
         self._lock = threading.RLock()
-        self._members: dict[int, Member] = {}
-        self._alive: set[Member] = set()
+        self._members: dict[int, ProcessMember] = {}
+        self._alive: set[ProcessMember] = set()
         self._next_member = 0
         self._useless = 0
         self._freed: deque[tuple[int, bool]] = deque()
@@ -120,6 +124,8 @@ class ProcessBackend:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._left = False
+        self._store = Store(1)
+        self._carrier = SegmentCarrier(self._lock)
         self._events: Dispatcher
         self._contents: Contents
         self._nested: NestedRuns
@@ -129,8 +135,8 @@ class ProcessBackend:
     def start(self, events: Dispatcher) -> None:
         """See `Backend`: the workers start when there is work for them."""
         self._events = events
-        self._contents = Contents(events, self._on_freed)
-        self._nested = NestedRuns(events, self._contents, self._alive, self._lock)
+        self._contents = Contents(events, self._keep)
+        self._nested = NestedRuns(events, self._contents, lambda: self._alive, self._carrier)
         prepare(self._method)
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
@@ -153,7 +159,7 @@ class ProcessBackend:
                 if not member.ready or any(sent.is_under_way() for sent in member.batches.values()):
                     member.process.kill()  # what it runs was cancelled
                 else:
-                    member.channel.send(wire.STOP)
+                    member.channel.send(messages.STOP)
         for member in members:
             if not member.process.join(max(min(deadline - time.monotonic(), 2.0), 0.0)):
                 library_logger().warning(
@@ -184,7 +190,7 @@ class ProcessBackend:
         self._wake_in.close()
         self._wake_out.close()
 
-    def _member_at(self, slot: int) -> Member | None:
+    def _member_at(self, slot: int) -> ProcessMember | None:
         """The worker at a slot, started if there is none; `None` if the runner has been left."""
         with self._lock:
             if self._stopping:
@@ -195,13 +201,13 @@ class ProcessBackend:
                 self._alive.add(member)
             return member
 
-    def _start_member(self, slot: int) -> Member:
+    def _start_member(self, slot: int) -> ProcessMember:
         ours, theirs = socket.socketpair()
         memory = Segment.create(size_of_record())
         try:
             record = Record(mmap.mmap(memory.fileno(), memory.size))
             self._next_member += 1
-            member = Member(
+            member = ProcessMember(
                 self._next_member,
                 slot,
                 DriverChannel(ours, lambda: self._do(lambda: self._watch_writes(member))),
@@ -233,23 +239,23 @@ class ProcessBackend:
         self._do(lambda: self._register(member))
         return member
 
-    def _register(self, member: Member) -> None:
+    def _register(self, member: ProcessMember) -> None:
         if not member.buried:
             events = selectors.EVENT_READ
             if member.channel.is_blocked():
                 events |= selectors.EVENT_WRITE
             self._selector.register(member.channel.connection, events, member)
 
-    def _unregister(self, member: Member) -> None:
+    def _unregister(self, member: ProcessMember) -> None:
         if member.channel.connection.fileno() in self._selector.get_map():
             self._selector.unregister(member.channel.connection)
 
-    def _watch_writes(self, member: Member) -> None:
+    def _watch_writes(self, member: ProcessMember) -> None:
         if not member.buried and member.channel.connection.fileno() in self._selector.get_map():
             both = selectors.EVENT_READ | selectors.EVENT_WRITE
             self._selector.modify(member.channel.connection, both, member)
 
-    def _discard(self, member: Member) -> None:
+    def _discard(self, member: ProcessMember) -> None:
         with self._lock:
             self._alive.discard(member)
             if self._members.get(member.slot) is member:
@@ -296,7 +302,7 @@ class ProcessBackend:
         self._events.lost(batch.number, _unknown, [])
         self._events.slots(slots)
 
-    def _untell(self, member: Member, sent: Sent | None) -> None:
+    def _untell(self, member: ProcessMember, sent: Sent | None) -> None:
         """What a worker has kept of what it was told is not certain, so it is told again; with the lock held."""
         member.tasks.clear()
         member.surrounded = False
@@ -308,7 +314,7 @@ class ProcessBackend:
         text = f"it could not be sent to a worker: {error!r}"
         self._events.lost(batch.number, lambda run_name: self._death(run_name, text, error))
 
-    def _send(self, member: Member, batch: Batch) -> None:
+    def _send(self, member: ProcessMember, batch: Batch) -> None:
         content, tasks, tags, failed = self._contents.of(batch)
         content, packed = self._contents.pack(content, failed)
         if failed:
@@ -333,7 +339,7 @@ class ProcessBackend:
         body: Any = packed.data
         if packed.size > LARGE:
             try:
-                whole = self._contents.store.keep(packed.data, packed.buffers)
+                whole = self._store.keep(packed.data, packed.buffers)
             except NoSegment as error:
                 library_logger().warning(
                     "There is no room in shared memory for arguments of %d bytes (%s); they go through a socket",
@@ -362,7 +368,7 @@ class ProcessBackend:
                 if is_new:
                     if len(fds) == wire.MOST_FDS:
                         ahead = fds if own is None else fds[1:]
-                        member.channel.send(wire.RUNS_ENDED, dumps((described, [])), ahead)
+                        member.channel.send(messages.RUNS_ENDED, dumps((described, [])), ahead)
                         described, fds = [], fds[: len(fds) - len(ahead)]
                     member.segments.add(stored.number)
                     new_segments.append(stored.number)
@@ -395,7 +401,7 @@ class ProcessBackend:
                     tags,
                 )
             )
-            member.channel.send(wire.BATCH, message, fds)
+            member.channel.send(messages.BATCH, message, fds)
         if whole is not None:
             whole.segment.close()
 
@@ -429,7 +435,7 @@ class ProcessBackend:
         try:
             while True:
                 for key, mask in self._selector.select():
-                    member: Member | None = key.data
+                    member: ProcessMember | None = key.data
                     if member is None:
                         if not self._do_all():
                             return
@@ -463,7 +469,7 @@ class ProcessBackend:
         self._tell_freed()
         return True
 
-    def _read(self, member: Member) -> bool:
+    def _read(self, member: ProcessMember) -> bool:
         """Takes what a worker has said; whether there may be more."""
         if member.buried:
             return False
@@ -485,45 +491,45 @@ class ProcessBackend:
                 member.process.kill()  # it has closed its socket, so it is of no use
         return more
 
-    def _take(self, member: Member, message: Message) -> None:
+    def _take(self, member: ProcessMember, message: Message) -> None:
         kind = message.kind
-        if kind == wire.REPORT:
+        if kind == messages.REPORT:
             self._take_report(member, message.body)
-        elif kind == wire.VALUES:
+        elif kind == messages.VALUES:
             self._take_value(member, message)
-        elif kind == wire.BACK:
+        elif kind == messages.BACK:
             number, positions, seconds = loads(message.body)
             self._events.handed_back(number, positions, seconds)
-        elif kind == wire.BEGUN:
+        elif kind == messages.BEGUN:
             self._events.started(*loads(message.body))
-        elif kind == wire.LOGGED:
+        elif kind == messages.LOGGED:
             self._take_logged(message.body)
-        elif kind == wire.SUBMITTED:
+        elif kind == messages.SUBMITTED:
             self._nested.take_submitted(member, message)
-        elif kind == wire.MAPPED:
+        elif kind == messages.MAPPED:
             self._nested.take_mapped(member, message)
-        elif kind == wire.WAITING:
+        elif kind == messages.WAITING:
             self._nested.take_waiting(member, *loads(message.body))
-        elif kind == wire.RESUMED:
+        elif kind == messages.RESUMED:
             helper = member.waits.pop(loads(message.body), None)
             if helper is not None:
                 self._events.resumed(helper)
                 self._force_late(member, helper)
-        elif kind == wire.QUESTION:
+        elif kind == messages.QUESTION:
             self._nested.take_question(member, *loads(message.body))
-        elif kind == wire.DROPPED:
+        elif kind == messages.DROPPED:
             for number in loads(message.body):
                 member.runs.pop(number, None)
                 nested = member.maps.pop(number, None)
                 if nested is not None and isinstance(nested.futures._items, MapRecord):
                     nested.futures._items.each = None  # it refers to `nested`
-        elif kind == wire.UNPACKABLE:
+        elif kind == messages.UNPACKABLE:
             self._take_unpackable(member, *loads(message.body))
-        elif kind == wire.READY:
+        elif kind == messages.READY:
             member.ready = True
-        elif kind == wire.UNREADY:
+        elif kind == messages.UNREADY:
             member.unready = loads(message.body)
-        elif kind == wire.RETIRING:
+        elif kind == messages.RETIRING:
             self._retire(member)
 
     def _take_logged(self, body: bytes) -> None:
@@ -532,16 +538,16 @@ class ProcessBackend:
         except Exception:  # what the user put into the record, or does with it
             library_logger().exception("A log record of a worker could not be handled")
 
-    def _retire(self, member: Member) -> None:
+    def _retire(self, member: ProcessMember) -> None:
         with self._lock:
             member.leaving = True
             if self._members.get(member.slot) is member:
                 del self._members[member.slot]
-            member.channel.send(wire.STOP)
+            member.channel.send(messages.STOP)
 
     # ------------------------------------------------------------------ runs end
 
-    def _take_report(self, member: Member, body: bytes) -> None:
+    def _take_report(self, member: ProcessMember, body: bytes) -> None:
         """Runs of a batch have ended: what became of them is in the record. Hot."""
         number, seconds, count, last = _REPORT.unpack_from(body)
         sent = member.batches.get(number)
@@ -560,7 +566,7 @@ class ProcessBackend:
         if type(sent.batch.runs) is Span and any(other.maps for other in list(self._alive)):
             self._nested.tell_elements(sent.batch.runs, positions)
 
-    def _forget(self, member: Member, sent: Sent) -> None:
+    def _forget(self, member: ProcessMember, sent: Sent) -> None:
         with self._lock:
             if member.batches.pop(sent.batch.number, None) is not None:
                 member.lanes.append(sent.lane_number)
@@ -597,7 +603,7 @@ class ProcessBackend:
         except Exception as error:
             return Outcome(FAILED, not_unpickled(error))
 
-    def _take_value(self, member: Member, message: Message) -> None:
+    def _take_value(self, member: ProcessMember, message: Message) -> None:
         number, position, end, data, described = loads(message.body)
         value: Any
         if described is not None:
@@ -607,7 +613,7 @@ class ProcessBackend:
                 self._freed.append((name, False))
             else:
                 value = Stored(name, Segment(message.fds[0], size), layout, self._on_freed)
-                self._contents.stored[name] = value
+                self._carrier.stored[name] = value
             member.segments.add(name)
         else:
             try:
@@ -619,7 +625,7 @@ class ProcessBackend:
         if sent is not None and type(sent.batch.runs) is Span:
             self._nested.tell_elements(sent.batch.runs, [position])
 
-    def _take_unpackable(self, member: Member, number: int, data: bytes) -> None:
+    def _take_unpackable(self, member: ProcessMember, number: int, data: bytes) -> None:
         sent = member.batches.get(number)
         if sent is None:
             return
@@ -641,7 +647,7 @@ class ProcessBackend:
 
     # ------------------------------------------------------------------ deaths
 
-    def _bury(self, member: Member) -> None:
+    def _bury(self, member: ProcessMember) -> None:
         """A worker's process has ended: what it said and wrote last counts, the rest is lost."""
         if member.buried:
             return
@@ -706,7 +712,7 @@ class ProcessBackend:
         self._discard(member)
 
     def _why_broken(
-        self, member: Member, batches: list[Sent]
+        self, member: ProcessMember, batches: list[Sent]
     ) -> Callable[[str], BaseException] | None:
         """Why no worker is of any use, if that must be concluded from how one ended."""
         if self._stopping or member.leaving:
@@ -737,9 +743,15 @@ class ProcessBackend:
     def refuse(self, helper: Helper, error: Exception) -> None:
         """See `Backend`."""
         member, wait = helper.tag
-        member.channel.send(wire.REFUSED, dumps((wait, error)))
+        member.channel.send(messages.REFUSED, dumps((wait, error)))
 
     # ------------------------------------------------------------------ stored values
+
+    def _keep(self, value: Any, packed: Packed) -> Stored:
+        """Puts a large argument into shared memory."""
+        stored = self._store.keep(packed.data, packed.buffers, self._on_freed)
+        self._carrier.stored[stored.number] = stored
+        return stored
 
     def _on_freed(self, number: int, loaded: bool) -> None:
         """Nobody here has a stored value any more. Called by finalizers."""
@@ -755,14 +767,14 @@ class ProcessBackend:
                     member.segments.discard(number)
                     # Its maker may fill the segment anew only if nobody else may still look at it.
                     member.channel.send(
-                        wire.FREED, dumps([(number, len(holders) == 1 and not loaded)])
+                        messages.FREED, dumps([(number, len(holders) == 1 and not loaded)])
                     )
 
     # ------------------------------------------------------------------ the rest of a backend
 
-    def _find(self, run: TaskFuture[Any]) -> tuple[Member, Sent, int] | None:
+    def _find(self, run: TaskFuture[Any]) -> tuple[ProcessMember, Sent, int] | None:
         """Where a run was sent last; it may have been handed back before, by a worker that has not closed that batch."""
-        found: tuple[Member, Sent, int] | None = None
+        found: tuple[ProcessMember, Sent, int] | None = None
         with self._lock:
             for member in self._alive:
                 for sent in member.batches.values():
@@ -779,7 +791,7 @@ class ProcessBackend:
         if found is not None:
             detail = run._detail
             overdue = detail is not None and detail.overdue
-            found[0].channel.send(wire.INTERRUPT, dumps((run._number, overdue)))
+            found[0].channel.send(messages.INTERRUPT, dumps((run._number, overdue)))
 
     def force(self, run: TaskFuture[Any]) -> None:
         """See `Backend`: its worker is killed."""
@@ -788,7 +800,9 @@ class ProcessBackend:
             if found is not None:
                 self._force(*found, run)
 
-    def _force(self, member: Member, sent: Sent, position: int, run: TaskFuture[Any]) -> None:
+    def _force(
+        self, member: ProcessMember, sent: Sent, position: int, run: TaskFuture[Any]
+    ) -> None:
         """With the lock held."""
         number = sent.batch.number
         if member.batches.get(number) is not sent:
@@ -800,7 +814,7 @@ class ProcessBackend:
             member.stopped_for = run.name
             member.process.kill()
 
-    def _force_late(self, member: Member, helper: Helper) -> None:
+    def _force_late(self, member: ProcessMember, helper: Helper) -> None:
         """A run goes on that was to be stopped while it waited."""
         sent = member.batches.get(helper.batch.number)
         run = helper.run
@@ -825,7 +839,7 @@ class ProcessBackend:
         with self._lock:
             for member in self._alive:
                 if batch.number in member.batches:
-                    member.channel.send(wire.RECALL, dumps(batch.number))
+                    member.channel.send(messages.RECALL, dumps(batch.number))
 
     def slot_gone(self, slot: int) -> None:
         """See `Backend`."""

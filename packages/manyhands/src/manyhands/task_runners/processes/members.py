@@ -1,30 +1,24 @@
-"""The driver's books about its workers: who they are, what they hold, what they have submitted.
+"""The driver's books about its worker processes: who they are, and what they hold.
 
-May import `parcels`, `record`, `wire`, and what lies above task runners.
+May import `record`, `wire`, `remote.members` and what lies above task runners.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from manyhands.exceptions import SerializationError
 from manyhands.futures.maps import Span
-from manyhands.task_runners.processes import parcels
 from manyhands.task_runners.processes.record import BEGUN, LANES
+from manyhands.task_runners.remote.members import Member
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from manyhands.calls import Batch
-    from manyhands.futures import TaskFutureList
     from manyhands.futures.run import TaskFuture
-    from manyhands.scheduling.pushing import Helper
     from manyhands.task_runners.processes.record import Lane, Record
     from manyhands.task_runners.processes.spawning import WorkerProcess
     from manyhands.task_runners.processes.wire import DriverChannel
 
-__all__ = ["Member", "NestedMap", "Sent", "futures_of", "not_unpickled"]
+__all__ = ["ProcessMember", "Sent"]
 
 
 class Sent:
@@ -71,28 +65,14 @@ class Sent:
         return self._places.get(run)
 
 
-class NestedMap:
-    """A map that a run on a worker submitted.
+class ProcessMember(Member):
+    """A worker process as the driver knows it."""
 
-    Attributes:
-        futures: the list, which keeps the values.
-        told: which elements' ends its worker knows of.
-    """
-
-    __slots__ = ("futures", "told")
-
-    def __init__(self, futures: TaskFutureList[Any]) -> None:
-        self.futures = futures
-        self.told = bytearray(len(futures))
-
-
-class Member:
-    """A worker as the driver knows it."""
+    channel: DriverChannel
 
     def __init__(self, number: int, slot: int, channel: DriverChannel, record: Record) -> None:
-        self.number = number
+        super().__init__(number, channel)
         self.slot = slot
-        self.channel = channel
         self.record = record
         self.process: WorkerProcess
         self.batches: dict[int, Sent] = {}
@@ -102,35 +82,5 @@ class Member:
         self.surrounded = False
         self.ready = False
         self.leaving = False
-        self.buried = False
         self.stopped_for: str | None = None
         self.unready: BaseException | None = None
-        self.waits: dict[int, Helper] = {}
-        self.runs: dict[int, TaskFuture[Any]] = {}
-        self.maps: dict[int, NestedMap] = {}
-
-    def run_numbered(self, number: int) -> TaskFuture[Any]:
-        """The run that it submitted under this number."""
-        run = self.runs.get(number)
-        if run is not None:
-            return run
-        for base, nested in self.maps.items():
-            if 0 <= number - base < len(nested.told):
-                return nested.futures[number - base]
-        raise KeyError(f"worker {self.number} has submitted no run {number}")
-
-
-@contextmanager
-def futures_of(member: Member) -> Iterator[None]:
-    """Inside, what stands in a pickle for a run that a worker has submitted becomes its future."""
-    outer, parcels.HERE.run = parcels.HERE.run, member.run_numbered
-    try:
-        yield
-    finally:
-        parcels.HERE.run = outer
-
-
-def not_unpickled(error: Exception, path: str = "result") -> SerializationError:
-    return SerializationError(
-        path=path, type_name="unknown", problem=f"unpickling in the driver raised {error!r}"
-    )

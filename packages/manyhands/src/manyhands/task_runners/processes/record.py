@@ -16,7 +16,7 @@ written last, so whoever reads it finds the rest in place. What has no room here
 its word is written (`TOLD`).
 
 Values cost next to nothing this way (a message a run would cost 2 µs), and a worker that dies between two reports takes
-no outcome with it. Imports nothing of ours but `serialization`.
+no outcome with it. May import `batches` and `serialization`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from manyhands.serialization import loads
+from manyhands.task_runners.remote.batches import BEGUN, NOT_BEGUN
 
 if TYPE_CHECKING:
     import mmap
@@ -53,8 +54,6 @@ LANES = 1024
 #: Seconds after which outcomes are reported while their batch goes on.
 REPORT_EVERY = 0.003
 
-NOT_BEGUN = 0
-BEGUN = 1
 _CONSTANT = 2
 _INT = 3
 _FLOAT = 4

@@ -1,11 +1,11 @@
-"""Messages between driver and worker: what kinds there are, and how they cross a socket.
+"""How messages between driver and worker cross a socket.
 
 A message is a header, a body of bytes, and file descriptors that go along (shared memory; see `segments`).
 
     header   length of the body | kind | number of descriptors
 
 Neither side may block on sending while the other does: the driver never blocks (`DriverChannel` keeps what the socket
-would not take and sends it when it does), so a worker may (`WorkerChannel`). Imports nothing of ours.
+would not take and sends it when it does), so a worker may (`WorkerChannel`). May import `messages`.
 """
 
 from __future__ import annotations
@@ -19,65 +19,18 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from manyhands.task_runners.remote.messages import Message
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["DriverChannel", "Inbox", "Message", "WorkerChannel"]
-
-# To the worker. Bodies are pickles unless said otherwise.
-BATCH = 1  # (number, lane, wait, surroundings, tasks, stored values, own segment, content, tags): runs to be run
-INTERRUPT = 2  # (run number, whether it is past its limit): stop it, or never begin it
-RECALL = 3  # batch number: give back what was not begun
-RUNS_ENDED = 4  # (stored values, list of (number, phase, since, name, value)): runs submitted here
-REPLY = 5  # (question number, whether it is an error, answer)
-REFUSED = 6  # (wait number, error): a run would wait for itself
-STOP = 7  # nothing: end when idle
-FREED = 8  # list of (segment number, whether it may be filled anew) that hold no value any more
-SPLIT = 9  # number of a map that could not be unpickled: its runs are to be submitted one by one
-
-# To the driver.
-READY = 20  # nothing: the initializer has run
-UNREADY = 21  # exception: it raised
-REPORT = 22  # struct (batch number, seconds, runs, last) and positions as 16-bit integers: look into the record
-VALUES = 23  # (batch number, position, end, pickle, stored value): what the record has no room for
-BACK = 24  # (batch number, positions, seconds): runs that were not begun and will not be
-UNPACKABLE = 25  # (batch number, exception)
-BEGUN = 26  # (batch number, position): a run with a time limit
-LOGGED = 27  # log record
-SUBMITTED = 28  # (number, 1, (task key, task, content, own segment)): a run submitted by a run
-MAPPED = 29  # likewise for a map
-WAITING = (
-    30  # (wait number, batch and position, numbers of awaited runs, awaited maps, blocks, timed)
-)
-RESUMED = 31  # wait number
-QUESTION = 32  # (question number, what, argument)
-DROPPED = 33  # list of run numbers whose futures are gone here
-RETIRING = 34  # nothing: it has had its `max_tasks_per_worker`
+__all__ = ["DriverChannel", "Inbox", "WorkerChannel"]
 
 _HEADER = struct.Struct("<IHH")
 _CHUNK = 256 * 1024
 #: Descriptors that one message may carry; the system allows some more (253 on Linux).
 MOST_FDS = 128
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-
-
-class Message:
-    """One message.
-
-    Attributes:
-        kind: a constant of this module.
-        body: its bytes.
-        fds: descriptors, which belong to the receiver now.
-        is_cut: whether descriptors are missing, because this process may not have so many.
-    """
-
-    __slots__ = ("body", "fds", "is_cut", "kind")
-
-    def __init__(self, kind: int, body: bytes, fds: list[int], is_cut: bool = False) -> None:
-        self.kind = kind
-        self.body = body
-        self.fds = fds
-        self.is_cut = is_cut
 
 
 class Inbox:

@@ -24,14 +24,13 @@ from manyhands.futures.maps import MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.serialization import loads
 from manyhands.task_runners.packing import calls_of, culprit_of, follow
-from manyhands.task_runners.processes.parcels import (
+from manyhands.task_runners.remote.parcels import (
     HERE,
     LARGE,
     Late,
     Packed,
+    Parcel,
     ResultOf,
-    Store,
-    Stored,
     pack,
 )
 
@@ -46,24 +45,21 @@ __all__ = ["Contents"]
 
 
 class Contents:
-    """Turns batches into what is sent, and knows tasks and stored values by their keys.
+    """Turns batches into what is sent, and knows tasks by their keys.
 
     Args:
         dispatcher: of the runner.
-        on_freed: called by finalizers with the number of a stored value that nobody has any more, and whether it was
-            loaded here.
+        keep: puts a large value to where workers can have it, given it and what it pickles to.
 
     Attributes:
         packed_tasks: by key, each task's pickle, or why it has none.
         scope: of the runs, once one was seen: a runner works for one flow run.
         surroundings: what workers are told of it.
-        stored: stored values by number.
-        store: makes them.
     """
 
-    def __init__(self, dispatcher: Dispatcher, on_freed: Callable[[int, bool], object]) -> None:
+    def __init__(self, dispatcher: Dispatcher, keep: Callable[[Any, Packed], Parcel]) -> None:
         self._dispatcher = dispatcher
-        self._on_freed = on_freed
+        self._keep = keep
         self._tasks: dict[Task[Any, Any], int] = {}
         self._tasks_by_key: list[Task[Any, Any]] = []
         self._tasks_by_digest: dict[bytes, Task[Any, Any]] = {}
@@ -71,8 +67,6 @@ class Contents:
         self.packed_tasks: list[bytes | SerializationError] = []
         self.scope: Scope | None = None
         self.surroundings: bytes | None = None
-        self.store = Store(1)
-        self.stored: weakref.WeakValueDictionary[int, Stored] = weakref.WeakValueDictionary()
 
     def of(self, batch: Batch) -> tuple[Any, list[int], list[frozenset[str]], dict[int, Outcome]]:
         """What a batch holds, as the worker wants it; its tasks' keys; tags; and the ends of what cannot be sent."""
@@ -178,22 +172,22 @@ class Contents:
         try:
             packed = pack((call.args, call.kwargs), whole=True)
         except Exception:
-            raise _culprit_of(call) from None
+            raise culprit_in(call) from None
         return call, Late(packed), [places[upstream] for upstream in needed]
 
     def _resolve(self, source: TaskFuture[Any] | State[Any], allow_failure: bool) -> Any:
-        """What an upstream is replaced by: a stored value stays where it is."""
+        """What an upstream is replaced by: a large value stays where it is."""
         if (
             isinstance(source, TaskFuture)
             and source._phase == COMPLETED
-            and isinstance(source._outcome, Stored)
+            and isinstance(source._outcome, Parcel)
             and source._dispatcher is self._dispatcher
         ):
             return source._outcome
         return value_of(source, allow_failure)
 
     def _prepare(self, record: MapRecord[Any]) -> None:
-        """Large values that are the same for all elements of a map are stored once."""
+        """Large values that are the same for all elements of a map travel once."""
         self._prepared.add(record)
         record.positional = [
             (column, value if column is not None else self._kept(value))
@@ -210,13 +204,9 @@ class Contents:
             return value
         try:
             packed = pack(value)
-            if packed.size <= LARGE:
-                return value
-            stored = self.store.keep(packed.data, packed.buffers, self._on_freed)
+            return value if packed.size <= LARGE else self._keep(value, packed)
         except Exception:
             return value  # found again, and told, where the runs are packed
-        self.stored[stored.number] = stored
-        return stored
 
     def _see_scope(self, scope: Scope | None) -> None:
         if self.surroundings is None:
@@ -273,7 +263,7 @@ class Contents:
             except Exception:
                 task = self._tasks_by_key[row[1]]
                 call = Call(task, row[4], row[5], row[2], Context(), None)
-                failed[row[0]] = Outcome(FAILED, _culprit_of(call))
+                failed[row[0]] = Outcome(FAILED, culprit_in(call))
             else:
                 kept.append(row)
         if not kept:
@@ -297,8 +287,8 @@ class Contents:
         return task
 
 
-def _culprit_of(call: Call) -> SerializationError:
-    """The part of a call's arguments that cannot be pickled; stored values can."""
+def culprit_in(call: Call) -> SerializationError:
+    """The part of a call's arguments that cannot be pickled; handles can."""
     outer, HERE.packing = HERE.packing, []
     try:
         return culprit_of(call)

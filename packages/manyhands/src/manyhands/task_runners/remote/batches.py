@@ -1,12 +1,12 @@
 """A batch as its worker has it: its runs, and how far they are.
 
-May import `record` and what lies above task runners.
+May import what lies above task runners.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from manyhands.serialization import loads
 
@@ -14,9 +14,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from manyhands.context import Scope
-    from manyhands.task_runners.processes.record import Lane
+    from manyhands.task_runners.remote.seat import Seat
 
-__all__ = ["Batch", "Rows", "Tasks", "Told", "Untold"]
+__all__ = ["BEGUN", "NOT_BEGUN", "Batch", "Lane", "Rows", "Tasks", "Told", "Untold"]
+
+NOT_BEGUN = 0
+BEGUN = 1
+
+
+class Lane(Protocol):
+    """Where the outcomes of a batch are written, by position.
+
+    Attributes:
+        words: `NOT_BEGUN` or `BEGUN`, or what the lane makes of how a run ended.
+        ends: when it ended, seconds since the epoch.
+    """
+
+    words: Any
+    ends: Any
+
+    def put(self, position: int, value: Any) -> bool:
+        """Writes down a value that needs no pickling; whether it was such a one."""
+
+    def put_pickled(self, position: int, data: bytes) -> bool:
+        """Writes down a pickled value or `Outcome`; whether there was room for it."""
 
 
 class Batch:
@@ -37,6 +58,7 @@ class Batch:
         observed: of coroutines, how long the unreported ones took together.
         open: coroutines that have not ended.
         timing: whether a report is due in a while.
+        seat: that runs it; `None` for coroutines, and before one has it.
     """
 
     def __init__(self, number: int, lane: Lane, rows: Rows, scope: Scope, wait: int) -> None:
@@ -54,6 +76,7 @@ class Batch:
         self.observed = 0.0
         self.open = 0
         self.timing = False
+        self.seat: Seat | None = None
 
 
 class Rows:

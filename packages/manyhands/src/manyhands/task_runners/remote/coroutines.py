@@ -13,16 +13,16 @@ from manyhands.calls import CANCELLED, COMPLETED, Call, Outcome
 from manyhands.context import LOCK
 from manyhands.engine.task_run import raised
 from manyhands.serialization import dumps
-from manyhands.task_runners.processes import wire
-from manyhands.task_runners.processes.record import BEGUN, REPORT_EVERY
+from manyhands.task_runners.remote import messages
+from manyhands.task_runners.remote.batches import BEGUN
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
     from manyhands.futures.blocking import Wanted
-    from manyhands.task_runners.processes.batches import Batch
-    from manyhands.task_runners.processes.worker import Worker
+    from manyhands.task_runners.remote.batches import Batch
+    from manyhands.task_runners.remote.worker import RemoteWorker
 
 __all__ = ["Coroutines"]
 
@@ -38,7 +38,7 @@ class Coroutines:
         places: of those that wait, by wait.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: RemoteWorker) -> None:
         self._worker = worker
         self.places: dict[int, _Place] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
@@ -64,7 +64,7 @@ class Coroutines:
             call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)
             batch.lane.words[position] = BEGUN
             if task.timeout_seconds is not None:
-                self._worker.channel.send(wire.BEGUN, dumps((batch.number, position)))
+                self._worker.channel.send(messages.BEGUN, dumps((batch.number, position)))
             batch.open += 1
             self.tasks[number] = loop.create_task(self._run(batch, position, call), context=context)
             if number in batch.skipped:
@@ -100,10 +100,7 @@ class Coroutines:
         batch.observed += now - began
         batch.unreported.append(position)
         self._worker.done += 1
-        if (
-            self._worker.settings.most is not None
-            and self._worker.done >= self._worker.settings.most
-        ):
+        if self._worker.most is not None and self._worker.done >= self._worker.most:
             self._worker.retire()
         self._over(batch)
 
@@ -125,10 +122,13 @@ class Coroutines:
         if batch.open == 0:
             self._worker.close(batch)
             if self._worker.stopping:
-                self._worker.queue.put(None)  # the main thread may have waited for this
+                for seat in self._worker.seats:
+                    seat.queue.put(None)  # it may have waited for this
         elif not batch.timing and batch.unreported:
             batch.timing = True
-            SERVICE_LOOP.get().call_later(REPORT_EVERY, self._worker.report_late, batch)
+            SERVICE_LOOP.get().call_later(
+                self._worker.report_every, self._worker.report_late, batch
+            )
 
 
 class _Place:
@@ -136,7 +136,7 @@ class _Place:
 
     __slots__ = ("_batch", "_position", "_wait", "_waits", "_worker", "wake")
 
-    def __init__(self, worker: Worker, batch: Batch, position: int) -> None:
+    def __init__(self, worker: RemoteWorker, batch: Batch, position: int) -> None:
         self._worker = worker
         self._batch = batch
         self._position = position
@@ -169,6 +169,6 @@ class _Place:
         refusal = self._worker.remote.refusals.pop(wait, None)
         if self._waits == 0:
             self._worker.coroutines.places.pop(wait, None)
-            self._worker.channel.send(wire.RESUMED, dumps(wait))
+            self._worker.channel.send(messages.RESUMED, dumps(wait))
         if refusal is not None:
             raise refusal

@@ -8,7 +8,7 @@ They are numbered here, from the worker's own block, so that `submit` returns at
 Futures among the arguments travel as run numbers and become the driver's futures there. The driver keeps a run that
 was submitted here for as long as its future lives here.
 
-May import `parcels`, `wire`, and what lies above task runners.
+May import `messages`, `parcels` and what lies above task runners.
 """
 
 from __future__ import annotations
@@ -37,17 +37,16 @@ from manyhands.scheduling.answers import Answers
 from manyhands.serialization import dumps, loads
 from manyhands.states import State, StateType
 from manyhands.task_runners.packing import culprit_of
-from manyhands.task_runners.processes import wire
-from manyhands.task_runners.processes.parcels import LARGE, pack, run_numbered
-from manyhands.task_runners.processes.segments import NoSegment
+from manyhands.task_runners.remote import messages
+from manyhands.task_runners.remote.parcels import LARGE, pack, run_numbered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from manyhands.context import Scope
     from manyhands.futures.blocking import Wanted
-    from manyhands.task_runners.processes.wire import Message
-    from manyhands.task_runners.processes.worker import Worker
+    from manyhands.task_runners.remote.messages import Message
+    from manyhands.task_runners.remote.worker import RemoteWorker
     from manyhands.tasks import Task
 
 __all__ = ["RemoteDispatcher"]
@@ -64,14 +63,14 @@ class RemoteDispatcher(Answers):
 
     Attributes:
         refusals: by wait, the error that the driver answered it with.
-        watchers: of the waits under way on the main thread.
+        watchers: of the waits under way on seats.
     """
 
     closed = False
     gate = None
     scheduler = None  # it is the driver's: no thread of this process can run these runs itself
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: RemoteWorker) -> None:
         self.refusals: dict[int, Exception] = {}
         self.watchers: list[Any] = []
         self._worker = worker
@@ -120,7 +119,7 @@ class RemoteDispatcher(Answers):
         self, task: Task[Any, Any], future: TaskFuture[Any], call: Call, content: tuple[Any, ...]
     ) -> None:
         try:
-            self._tell(wire.SUBMITTED, task, call.number, 1, content)
+            self._tell(messages.SUBMITTED, task, call.number, 1, content)
         except Exception as error:
             self._settle(future, FAILED, _told(error, call), time.time(), None, None)
 
@@ -181,7 +180,9 @@ class RemoteDispatcher(Answers):
                 return
             self._one_by_one[base] = one_by_one  # should the driver be unable to unpickle them
             try:
-                self._tell(wire.MAPPED, task, base, size, (positional, keywords, wait_for, tags))
+                self._tell(
+                    messages.MAPPED, task, base, size, (positional, keywords, wait_for, tags)
+                )
             except Exception:
                 # One element may be to blame: each goes by itself, and fails by itself.
                 del self._one_by_one[base]
@@ -214,18 +215,9 @@ class RemoteDispatcher(Answers):
         worker = self._worker
         with self._sending:
             self._tell_dropped(at_once=False)
-            if packed.size > LARGE:
-                try:
-                    whole = worker.store.keep(packed.data, packed.buffers)
-                except NoSegment:
-                    pass
-                else:
-                    where = (whole.segment.size, whole.layout)
-                    body = dumps((number, size, (key, data, None, where)))
-                    worker.channel.send(kind, body, [whole.segment.fileno()])
-                    whole.segment.close()
-                    self._keys[task] = key
-                    return
+            if packed.size > LARGE and worker.send_apart(kind, number, size, packed, (key, data)):
+                self._keys[task] = key
+                return
             if packed.buffers:
                 with self.futures_travel():
                     plain = dumps(content)
@@ -325,7 +317,7 @@ class RemoteDispatcher(Answers):
         self._worker.flush()  # outcomes may refer to runs whose futures are gone by now
         with LOCK:
             self._records = [entry for entry in self._records if entry[0] not in gone]
-        self._worker.channel.send(wire.DROPPED, dumps(numbers))
+        self._worker.channel.send(messages.DROPPED, dumps(numbers))
 
     # ------------------------------------------------------------------ waits
 
@@ -341,7 +333,7 @@ class RemoteDispatcher(Answers):
         """Tells the driver that a run is about to wait.
 
         Args:
-            run: its number, if it is on the main thread.
+            run: its number, if it is on a seat.
             wanted: what it waits for.
             timed: whether the wait has a time limit.
             at: batch and position of a coroutine's run.
@@ -358,7 +350,9 @@ class RemoteDispatcher(Answers):
         wait = next(self._waits)
         with self._sending:
             self._tell_dropped(at_once=False)
-            self._worker.channel.send(wire.WAITING, dumps((wait, at, numbers, maps, blocks, timed)))
+            self._worker.channel.send(
+                messages.WAITING, dumps((wait, at, numbers, maps, blocks, timed))
+            )
         return wait
 
     def _reach(self, wanted: Wanted, watcher: Any) -> tuple[list[int], list[tuple[int, int]]]:
@@ -423,7 +417,7 @@ class RemoteDispatcher(Answers):
         answer: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
         self._answers[question] = answer
         with shielded():
-            self._worker.channel.send(wire.QUESTION, dumps((question, what, argument)))
+            self._worker.channel.send(messages.QUESTION, dumps((question, what, argument)))
             failed, value = answer.get()
         if failed:
             raise value
@@ -433,29 +427,22 @@ class RemoteDispatcher(Answers):
 
     def take(self, message: Message) -> None:
         """A message about runs that were submitted here; on the receiver's thread."""
-        if message.kind == wire.REPLY:
+        if message.kind == messages.REPLY:
             question, failed, value = loads(message.body)
             answer = self._answers.pop(question, None)
             if answer is not None:
                 answer.put((failed, value))
-        elif message.kind == wire.SPLIT:
+        elif message.kind == messages.SPLIT:
             one_by_one = self._one_by_one.pop(loads(message.body), None)
             if one_by_one is not None:
                 one_by_one()
-        elif message.kind == wire.RUNS_ENDED:
-            described, entries = loads(message.body)
-            if message.is_cut:
-                self._worker.miss(described)
-            else:
-                self._worker.adopt(described, message.fds)
-            for entry in entries:
+        elif message.kind == messages.RUNS_ENDED:
+            for entry in self._worker.adopt_ended(message):
                 self._take_end(*entry)
             with self._sending:
                 self._tell_dropped(at_once=True)
 
-    def _take_end(
-        self, number: int, phase: int, since: float, name: str | None, data: bytes | int
-    ) -> None:
+    def _take_end(self, number: int, phase: int, since: float, name: str | None, data: Any) -> None:
         future = self._future(number)
         if future is None:
             return
@@ -463,8 +450,8 @@ class RemoteDispatcher(Answers):
             self._one_by_one.pop(future._detail.origin[0].base, None)
         state = None
         value: Any
-        if isinstance(data, int):
-            value = self._worker.attached.get(data)
+        if not isinstance(data, bytes):
+            value = self._worker.handle_of(data)
             if value is None:
                 value = ResultLost(run_name=future.name, holder="the descriptor of its memory")
                 phase = FAILED

@@ -8,34 +8,84 @@ May import `contents`, `members` and what lies above task runners.
 
 from __future__ import annotations
 
-import errno
-import os
-import threading
 import time
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from manyhands.calls import COMPLETED, DONE, FAILED, Handle
+from manyhands.calls import COMPLETED, DONE, FAILED
 from manyhands.context import LOCK, TAGS, Scope
 from manyhands.exceptions import RunnerStateError, WaitCycle
 from manyhands.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.serialization import dumps, find_culprit, loads
 from manyhands.states import State
-from manyhands.task_runners.processes import parcels, wire
-from manyhands.task_runners.processes.members import Member, NestedMap, not_unpickled
-from manyhands.task_runners.processes.parcels import Stored
-from manyhands.task_runners.processes.segments import Segment
+from manyhands.task_runners.remote import messages
+from manyhands.task_runners.remote.members import Member, NestedMap, not_unpickled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from manyhands.scheduling.dispatcher import Dispatcher
-    from manyhands.task_runners.processes.contents import Contents
-    from manyhands.task_runners.processes.wire import Message
+    from manyhands.task_runners.remote.contents import Contents
+    from manyhands.task_runners.remote.messages import Message
     from manyhands.tasks import Task
 
-__all__ = ["NestedRuns"]
+__all__ = ["Carrier", "End", "NestedRuns"]
+
+
+class End(NamedTuple):
+    """How a run ended that a worker submitted.
+
+    Attributes:
+        number: of the run.
+        phase: how it ended.
+        since: when.
+        name: the rendered run name where it is not the default one.
+        value: its result or exception; perhaps a handle.
+        state: the `State` that it returned, if any.
+    """
+
+    number: int
+    phase: int
+    since: float
+    name: str | None
+    value: Any
+    state: State[Any] | None
+
+    @classmethod
+    def of(cls, run: TaskFuture[Any]) -> End:
+        """Of a run that has ended."""
+        detail = run._detail
+        return cls(
+            run._number,
+            run._phase,
+            run._since,
+            detail.name if detail is not None else None,
+            run._outcome,
+            detail.state if detail is not None else None,
+        )
+
+    def packed(self) -> tuple[int, bytes]:
+        """Its phase and its pickled value and state: a failure where these cannot be pickled."""
+        try:
+            return self.phase, dumps((self.value, self.state))
+        except Exception:
+            phase = FAILED if self.phase == COMPLETED else self.phase
+            return phase, dumps((find_culprit(self.value, "result"), None))
+
+
+class Carrier(Protocol):
+    """How arguments and results of runs cross to and from workers."""
+
+    def arguments(self, message: Message, packed: Any) -> Any:
+        """What a worker packed.
+
+        Raises:
+            Exception: whatever unpickling raises.
+        """
+
+    def tell_ended(self, member: Member, ends: Sequence[End]) -> None:
+        """Tells a worker how runs ended that it submitted."""
 
 
 class NestedRuns:
@@ -44,21 +94,21 @@ class NestedRuns:
     Args:
         dispatcher: of the runner.
         contents: of its batches.
-        members: its living workers.
-        lock: guards the books about them.
+        members: gives its living workers.
+        carrier: to and from them.
     """
 
     def __init__(
         self,
         dispatcher: Dispatcher,
         contents: Contents,
-        members: set[Member],
-        lock: threading.RLock,
+        members: Callable[[], Iterable[Member]],
+        carrier: Carrier,
     ) -> None:
         self._dispatcher = dispatcher
         self._contents = contents
         self._members = members
-        self._lock = lock
+        self._carrier = carrier
 
     def _scope(self) -> Scope:
         outer = self._contents.scope
@@ -67,18 +117,7 @@ class NestedRuns:
     def _take_content(self, message: Message, packed: Any) -> tuple[Task[Any, Any], Any]:
         key, data, plain, whole = packed
         task = self._contents.task(key, data)
-        outer, parcels.HERE.attached = parcels.HERE.attached, self._contents.stored.__getitem__
-        try:
-            if message.is_cut:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            if whole is not None:
-                size, layout = whole
-                content = Stored(0, Segment(message.fds[0], size), layout).load()
-            else:
-                content = loads(plain)
-        finally:
-            parcels.HERE.attached = outer
-        return task, content
+        return task, self._carrier.arguments(message, (plain, whole))
 
     def take_submitted(self, member: Member, message: Message) -> None:
         number, _, packed = loads(message.body)
@@ -91,7 +130,7 @@ class NestedRuns:
         except Exception as error:
             if not isinstance(error, RunnerStateError):  # that is: the runner is being left
                 error = not_unpickled(error, "arguments")
-            self._tell_ended(member, [(number, FAILED, time.time(), None, error, None)])
+            self._carrier.tell_ended(member, [End(number, FAILED, time.time(), None, error, None)])
             return
         with LOCK:
             member.runs[number] = run
@@ -104,7 +143,7 @@ class NestedRuns:
         try:
             task, content = self._take_content(message, packed)
         except Exception:
-            member.channel.send(wire.SPLIT, dumps(base))
+            member.channel.send(messages.SPLIT, dumps(base))
             return
         positional, keywords, wait_for, tags = content
         context = Context()
@@ -116,8 +155,8 @@ class NestedRuns:
             )
         except RunnerStateError as error:
             now = time.time()
-            ends = [(base + index, FAILED, now, None, error, None) for index in range(size)]
-            self._tell_ended(member, ends)
+            ends = [End(base + index, FAILED, now, None, error, None) for index in range(size)]
+            self._carrier.tell_ended(member, ends)
             return
         nested = NestedMap(futures)
         with LOCK:
@@ -143,7 +182,7 @@ class NestedRuns:
     def tell_elements(self, span: Span, positions: Sequence[int]) -> None:
         """Elements of a map have ended: if a worker submitted it, that worker is told."""
         record = span.record
-        for member in list(self._members):
+        for member in list(self._members()):
             nested = member.maps.get(record.base)
             if nested is not None:
                 self._tell_some(member, nested, [span.start + p for p in positions])
@@ -157,7 +196,7 @@ class NestedRuns:
 
     def _tell_some(self, member: Member, nested: NestedMap, indices: Sequence[int]) -> None:
         record: Any = nested.futures._items
-        ended: list[Any] = []
+        ended: list[End] = []
         for index in indices:
             if nested.told[index]:
                 continue
@@ -170,55 +209,16 @@ class NestedRuns:
                     continue
             elif future is None:
                 nested.told[index] = 1
-                ended.append(
-                    (record.base + index, COMPLETED, record.since[index], None, value, None)
-                )
+                number = record.base + index
+                ended.append(End(number, COMPLETED, record.since[index], None, value, None))
                 continue
             nested.told[index] = 1
-            ended.append(future if future is not None else record.future(index))
+            ended.append(End.of(future if future is not None else record.future(index)))
         if ended:
-            self._tell_ended(member, ended)
+            self._carrier.tell_ended(member, ended)
 
-    def _tell_ended(self, member: Member, runs: Sequence[Any]) -> None:
-        """Tells a worker how runs ended that it submitted."""
-        described: list[Any] = []
-        fds: list[int] = []
-        entries: list[Any] = []
-        kept: list[Any] = []
-        with self._lock:
-            if member.buried:
-                return
-            for run in runs:
-                if isinstance(run, TaskFuture):
-                    detail = run._detail
-                    state = detail.state if detail is not None else None
-                    name = detail.name if detail is not None else None
-                    number, phase, since, value = run._number, run._phase, run._since, run._outcome
-                else:
-                    number, phase, since, name, value, state = run
-                data: Any
-                if isinstance(value, Handle) and not isinstance(value, Stored):
-                    value = value.value()
-                if isinstance(value, Stored):
-                    is_new = value.number not in member.segments
-                    if is_new:
-                        member.segments.add(value.number)
-                        fds.append(value.segment.fileno())
-                    described.append(tuple(value.describe(is_new)))
-                    kept.append(value)
-                    data = value.number
-                else:
-                    try:
-                        data = dumps((value, state))
-                    except Exception:
-                        phase = FAILED if phase == COMPLETED else phase
-                        data = dumps((find_culprit(value, "result"), None))
-                entries.append((number, phase, since, name, data))
-                if len(fds) == wire.MOST_FDS:
-                    member.channel.send(wire.RUNS_ENDED, dumps((described, entries)), fds)
-                    described, entries, fds = [], [], []
-            if entries:
-                member.channel.send(wire.RUNS_ENDED, dumps((described, entries)), fds)
+    def _tell_ended(self, member: Member, runs: Iterable[TaskFuture[Any]]) -> None:
+        self._carrier.tell_ended(member, [End.of(run) for run in runs])
 
     def take_waiting(
         self,
@@ -250,7 +250,7 @@ class NestedRuns:
                 at[0], at[1], wanted, blocks=blocks, timed=timed, tag=(member, wait)
             )
         except WaitCycle as error:
-            member.channel.send(wire.REFUSED, dumps((wait, error)))
+            member.channel.send(messages.REFUSED, dumps((wait, error)))
             return
         if helper is not None:
             member.waits[wait] = helper
@@ -267,4 +267,4 @@ class NestedRuns:
             reply = (question, False, answer)
         except Exception as error:
             reply = (question, True, error)
-        member.channel.send(wire.REPLY, dumps(reply))
+        member.channel.send(messages.REPLY, dumps(reply))

@@ -1,0 +1,67 @@
+"""Messages between a driver and its workers: what kinds there are.
+
+Bodies are pickles unless said otherwise. How they travel is the business of each runner; in order, in any case. Some
+kinds are used by some runners only. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Channel", "Message"]
+
+# To the worker. Bodies are pickles unless said otherwise.
+BATCH = 1  # (number, lane, wait, surroundings, tasks, stored values, own segment, content, tags): runs to be run
+INTERRUPT = 2  # (run number, whether it is past its limit): stop it, or never begin it
+RECALL = 3  # batch number: give back what was not begun
+RUNS_ENDED = 4  # (stored values, list of (number, phase, since, name, value)): runs submitted here
+REPLY = 5  # (question number, whether it is an error, answer)
+REFUSED = 6  # (wait number, error): a run would wait for itself
+STOP = 7  # nothing: end when idle
+FREED = 8  # list of (segment number, whether it may be filled anew) that hold no value any more
+SPLIT = 9  # number of a map that could not be unpickled: its runs are to be submitted one by one
+
+# To the driver.
+READY = 20  # nothing: the initializer has run
+UNREADY = 21  # exception: it raised
+REPORT = 22  # struct (batch number, seconds, runs, last) and positions as 16-bit integers: look into the record
+VALUES = 23  # (batch number, position, end, pickle, stored value): what the record has no room for
+BACK = 24  # (batch number, positions, seconds): runs that were not begun and will not be
+UNPACKABLE = 25  # (batch number, exception)
+BEGUN = 26  # (batch number, position): a run with a time limit
+LOGGED = 27  # log record
+SUBMITTED = 28  # (number, 1, (task key, task, content, own segment)): a run submitted by a run
+MAPPED = 29  # likewise for a map
+WAITING = (
+    30  # (wait number, batch and position, numbers of awaited runs, awaited maps, blocks, timed)
+)
+RESUMED = 31  # wait number
+QUESTION = 32  # (question number, what, argument)
+DROPPED = 33  # list of run numbers whose futures are gone here
+RETIRING = 34  # nothing: it has had its `max_tasks_per_worker`
+
+
+class Message:
+    """One message.
+
+    Attributes:
+        kind: a constant of this module.
+        body: its bytes.
+        fds: descriptors, which belong to the receiver now.
+        is_cut: whether descriptors are missing, because this process may not have so many.
+    """
+
+    __slots__ = ("body", "fds", "is_cut", "kind")
+
+    def __init__(self, kind: int, body: bytes, fds: list[int], is_cut: bool = False) -> None:
+        self.kind = kind
+        self.body = body
+        self.fds = fds
+        self.is_cut = is_cut
+
+
+class Channel(Protocol):
+    """One end of a way to the other side."""
+
+    def send(self, kind: int, body: bytes = b"") -> None:
+        """Sends a message, after all that were sent before."""
