@@ -135,9 +135,13 @@ class Handle:
     """A value that stays where its engine keeps it: shared memory, a worker, an object store.
 
     Runs of the same runner are given the handle; who asks for the value fetches it.
+
+    Attributes:
+        place: which of the engine's places holds it, where that matters to who shall use it.
     """
 
     __slots__ = ("__weakref__",)
+    place: Any = None
 
     def value(self, run_name: str | None = None) -> Any:
         """The value, fetched.

@@ -45,6 +45,8 @@ class Capabilities:
         nests: runs submitted inside a run go to the same workers.
         fuses: a run may travel in one batch with what it waits for.
         loops: each worker has a loop that runs coroutines beside its other work.
+        queues: the engine has a queue of its own, in front of all workers: a slot is any worker's.
+        sorts: runs may not share a batch with any other: see `PushingScheduler.company_of`.
         policy: how batches are made.
     """
 
@@ -57,10 +59,12 @@ class Capabilities:
         "nests",
         "policy",
         "pulls",
+        "queues",
         "recalls",
         "resources",
         "sends_logs",
         "shares_context",
+        "sorts",
         "stops",
         "stops_hard",
         "survives",
@@ -85,6 +89,8 @@ class Capabilities:
         nests: bool = True,
         fuses: bool = False,
         loops: bool = False,
+        queues: bool = False,
+        sorts: bool = False,
         policy: BatchPolicy | None = None,
     ) -> None:
         self.pulls = pulls
@@ -102,14 +108,21 @@ class Capabilities:
         self.nests = nests
         self.fuses = fuses
         self.loops = loops
+        self.queues = queues
+        self.sorts = sorts
         self.policy = policy if policy is not None else BatchPolicy()
 
 
 class BackendEvents(Protocol):
     """What a backend tells; each may be called from any thread and never blocks for long."""
 
-    def slots(self, numbers: list[int]) -> None:
-        """These slots (worker places) exist now."""
+    def slots(self, numbers: list[int], *, awaited: bool = False) -> None:
+        """These slots (worker places) exist now.
+
+        Args:
+            numbers: of the slots.
+            awaited: whether no worker has come yet; one batch then tells the engine that some are wanted.
+        """
 
     def started(self, batch: int, position: int) -> None:
         """The run at this position of a batch has begun."""

@@ -18,11 +18,14 @@ class BatchPolicy:
         alone: runs that take at least this many seconds travel alone.
         cap: the most runs in one message.
         window: messages in flight per slot.
+        seconds: of work in flight per slot, beyond `window` messages, for an engine with a queue of its own: it learns
+            from what it holds how many workers are wanted.
+        most: messages in flight per slot in any case.
         growth: how much larger a batch may be than what has been observed of its task, so that one early, lucky
             measurement does not send a thousand slow runs to one worker.
     """
 
-    __slots__ = ("alone", "cap", "growth", "target", "window")
+    __slots__ = ("alone", "cap", "growth", "most", "seconds", "target", "window")
 
     def __init__(
         self,
@@ -31,12 +34,25 @@ class BatchPolicy:
         cap: int = 2000,
         window: int = 2,
         growth: int = 8,
+        seconds: float = 0.0,
+        most: int = 64,
     ) -> None:
         self.target = target
         self.alone = alone
         self.cap = cap
         self.window = window
         self.growth = growth
+        self.seconds = seconds
+        self.most = most
+
+    def has_room(self, messages: int, seconds: float) -> bool:
+        """Whether a slot takes another message.
+
+        Args:
+            messages: in flight there.
+            seconds: of work in them.
+        """
+        return messages < self.window or (seconds < self.seconds and messages < self.most)
 
     def size(
         self, seconds: float | None, observed: int, ready: int, slots: int, limit: int | None

@@ -413,10 +413,10 @@ class Dispatcher(Answers):
 
     # ------------------------------------------------------------------ BackendEvents
 
-    def slots(self, numbers: list[int]) -> None:
+    def slots(self, numbers: list[int], *, awaited: bool = False) -> None:
         """See `BackendEvents`."""
         with LOCK:
-            self.scheduler.slots_changed(numbers)
+            self.scheduler.slots_changed(numbers, awaited=awaited)
         self.drain()
 
     def started(self, batch: int, position: int) -> None:

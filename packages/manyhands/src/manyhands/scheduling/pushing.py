@@ -16,6 +16,7 @@ from manyhands.calls import (
     SENT,
     WAITING,
     Batch,
+    Handle,
     Outcome,
 )
 from manyhands.futures.maps import MapRecord, Span
@@ -35,6 +36,8 @@ __all__ = ["Helper", "PushingScheduler"]
 
 #: Batches of coroutines in flight per slot.
 LOOP_WINDOW = 64
+#: Seconds that a run counts for in a slot's window as long as nothing is known of its task; Dask's guess too.
+UNKNOWN = 0.5
 
 
 class Helper:
@@ -129,6 +132,8 @@ class PushingScheduler(Scheduler):
         self._leaving: set[int] = set()
         self._spares: set[int] = set()
         self._on_loops: dict[int, bool] = {}  # batches, and whether they hold a place
+        self._seconds: dict[int, float] = {}  # of work in flight at each slot
+        self._awaited = False
         self._has_room = True
 
     def _push(self, future: TaskFuture[Any]) -> None:
@@ -334,6 +339,8 @@ class PushingScheduler(Scheduler):
             self.effects.append((IDLE,))
 
     def _idle_slot(self) -> bool:
+        if self.capabilities.queues:  # no worker is idle while the engine has something for it
+            return len(self.batches) - len(self._helping) < len(self.slots) - len(self._spares)
         return any(
             in_flight == 0 or self._is_blocked(slot)
             for slot, in_flight in self.slots.items()
@@ -353,6 +360,8 @@ class PushingScheduler(Scheduler):
         """Whether its worker may hold runs of a batch that another could begin."""
         if batch.number in self._recalled:
             return False
+        if self.capabilities.queues:
+            return len(positions) > batch.linked + 1
         return len(positions) > batch.linked + 1 or self.slots.get(batch.slot, 0) > 1
 
     def _is_blocked(self, slot: int) -> bool:
@@ -385,9 +394,11 @@ class PushingScheduler(Scheduler):
                 future._phase = SENT
         return future
 
-    def slots_changed(self, numbers: Iterable[int]) -> None:
-        """These slots exist now."""
-        self.slots = {number: self.slots.get(number, 0) for number in numbers}
+    def slots_changed(self, numbers: Iterable[int], *, awaited: bool = False) -> None:
+        """These slots exist now; no worker behind them yet if they are `awaited`."""
+        spares = {number: self.slots[number] for number in self._spares if number in self.slots}
+        self.slots = {number: self.slots.get(number, 0) for number in numbers} | spares
+        self._awaited = awaited
         self._has_room = True
         self._fill()
 
@@ -410,7 +421,7 @@ class PushingScheduler(Scheduler):
                 self.effects.append((LAUNCH, batch))
         while self.ready:
             slot, idle = self._roomiest()
-            if slot is None or self.slots[slot] >= self.policy.window:
+            if slot is None or not self._takes_more(slot):
                 self._has_room = False
                 return
             if idle == 0 and self._few_ready():
@@ -419,8 +430,19 @@ class PushingScheduler(Scheduler):
             if batch is None:
                 return
             self.slots[slot] += 1
+            if self.policy.seconds:
+                self._seconds[slot] = self._seconds.get(slot, 0.0) + self._seconds_of(batch)
             self.effects.append((LAUNCH, batch))
         self._look_for_idle()
+
+    def _takes_more(self, slot: int) -> bool:
+        if self._awaited:
+            return self.slots[slot] == 0
+        return self.policy.has_room(self.slots[slot], self._seconds.get(slot, 0.0))
+
+    def _seconds_of(self, batch: Batch) -> float:
+        """How much work a batch counts for."""
+        return UNKNOWN * len(batch) if batch.seconds is None else batch.seconds
 
     def _roomiest(self) -> tuple[int | None, int]:
         """The slot with the least in flight, and how many have nothing."""
@@ -446,6 +468,20 @@ class PushingScheduler(Scheduler):
         most = self.policy.size(seconds, observed, 1 << 30, 1, None)
         return len(self.ready) < most // 4
 
+    def company_of(self, future: TaskFuture[Any]) -> Any:
+        """Only runs of the same company travel together: same options, same demands, large inputs in the same place."""
+        call = future._call
+        places = {
+            entry.future._outcome.place
+            for entry in (future._detail.upstreams if future._detail is not None else ())
+            if isinstance(entry.future, TaskFuture) and isinstance(entry.future._outcome, Handle)
+        }
+        return (
+            call.options if call is not None else None,
+            tuple(sorted(future._task.resources.items())) if future._task.resources else None,
+            frozenset(places),
+        )
+
     def _make_batch(
         self, ready: deque[TaskFuture[Any] | MapRecord[Any]], slot: int, spread: int
     ) -> Batch | None:
@@ -454,6 +490,7 @@ class PushingScheduler(Scheduler):
         limit = 1 << 30
         known = True
         linked = 0
+        company: Any = None
         while ready and len(runs) < limit:
             item = ready[0]
             task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
@@ -479,6 +516,10 @@ class PushingScheduler(Scheduler):
                 or task.is_async != runs[0]._task.is_async
             ):
                 break
+            if self.capabilities.sorts:
+                wanted, company = company, self.company_of(item)
+                if runs and company != wanted:
+                    break
             if item._detail is not None and item._detail.alone:
                 if runs:
                     break
@@ -520,6 +561,9 @@ class PushingScheduler(Scheduler):
                 or follower._dispatcher.scheduler is not self
                 or follower._task.is_async
                 or follower._task.batch_limit is not None
+                or (
+                    self.capabilities.sorts and self.company_of(follower) != self.company_of(runs[0])
+                )
             ):
                 return
             self.waiting.discard(follower)
@@ -695,6 +739,9 @@ class PushingScheduler(Scheduler):
                 self.loops[batch.slot] -= 1
         elif batch.slot in self.slots:
             self.slots[batch.slot] -= 1
+            if batch.slot in self._seconds:
+                left_over = self._seconds[batch.slot] - self._seconds_of(batch)
+                self._seconds[batch.slot] = left_over if self.slots[batch.slot] else 0.0
         for left in [h for h in self.helpers.get(batch.slot, ()) if h.batch is batch]:
             self.run_resumed(left)  # its worker died while it waited
         if batch.slot in self._leaving:

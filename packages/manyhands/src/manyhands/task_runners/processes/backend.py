@@ -59,7 +59,7 @@ from manyhands.task_runners.processes.spawning import ENTRY, prepare, start_work
 from manyhands.task_runners.processes.stored import Store, Stored
 from manyhands.task_runners.processes.wire import DriverChannel
 from manyhands.task_runners.remote import messages
-from manyhands.task_runners.remote.batches import BEGUN, NOT_BEGUN
+from manyhands.task_runners.remote.batches import BEGUN, NOT_BEGUN, WITHDRAWN
 from manyhands.task_runners.remote.contents import Contents
 from manyhands.task_runners.remote.members import futures_of, not_unpickled
 from manyhands.task_runners.remote.nested import NestedRuns
@@ -689,7 +689,7 @@ class ProcessBackend:
         for sent in batches:
             number = sent.batch.number
             words = sent.lane.words[: len(sent.batch)].tolist()
-            ended = [p for p, word in enumerate(words) if word not in (NOT_BEGUN, BEGUN, TOLD)]
+            ended = [p for p, word in enumerate(words) if word not in _OPEN]
             with futures_of(member):
                 report = self._report_of(sent, ended)
             report.last = False
@@ -789,9 +789,12 @@ class ProcessBackend:
         """See `Backend`."""
         found = self._find(run)
         if found is not None:
+            member, sent, position = found
+            if sent.lane.words[position] == NOT_BEGUN:
+                sent.lane.words[position] = WITHDRAWN  # sooner than the message
             detail = run._detail
             overdue = detail is not None and detail.overdue
-            found[0].channel.send(messages.INTERRUPT, dumps((run._number, overdue)))
+            member.channel.send(messages.INTERRUPT, dumps((run._number, overdue)))
 
     def force(self, run: TaskFuture[Any]) -> None:
         """See `Backend`: its worker is killed."""
@@ -860,6 +863,9 @@ class ProcessBackend:
         """There is none."""
         return None
 
+
+#: Words of runs that have not ended, or whose ends are told by message.
+_OPEN = (NOT_BEGUN, BEGUN, TOLD, WITHDRAWN)
 
 #: What is entered in this process.
 _BACKENDS: weakref.WeakSet[ProcessBackend] = weakref.WeakSet()

@@ -6,14 +6,14 @@
 One record a worker, of many lanes; a batch has a lane for as long as it is in flight. A lane's columns, by position in
 the batch:
 
-    words    0 not begun, 1 begun, else how it ended: three bits of kind, 61 of what that kind needs
+    words    0 not begun, 7 withdrawn before that, 1 begun, else how it ended: three bits of kind, 61 of what that kind needs
     ends     when it ended, seconds since the epoch
     floats   values that are floats
     heap     pickles of other values, one after another
 
-Who writes what: the driver zeroes the words before it sends the batch; from then on the worker alone writes. A word is
-written last, so whoever reads it finds the rest in place. What has no room here goes home in a message, sent before
-its word is written (`TOLD`).
+Who writes what: the driver zeroes the words before it sends the batch, and may withdraw runs that have not begun; all
+else is the worker's. A word is written last, so whoever reads it finds the rest in place. What has no room here goes
+home in a message, sent before its word is written (`TOLD`).
 
 Values cost next to nothing this way (a message a run would cost 2 µs), and a worker that dies between two reports takes
 no outcome with it. May import `batches` and `serialization`.

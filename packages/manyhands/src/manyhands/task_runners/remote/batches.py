@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from manyhands.context import Scope
     from manyhands.task_runners.remote.seat import Seat
 
-__all__ = ["BEGUN", "NOT_BEGUN", "Batch", "Lane", "Rows", "Tasks", "Told", "Untold"]
+__all__ = ["BEGUN", "NOT_BEGUN", "WITHDRAWN", "Batch", "Lane", "Rows", "Tasks", "Told", "Untold"]
 
 NOT_BEGUN = 0
 BEGUN = 1
+#: The driver writes this over `NOT_BEGUN`, where it can reach the lane: the run was cancelled, and must not begin.
+WITHDRAWN = 7
 
 
 class Lane(Protocol):
     """Where the outcomes of a batch are written, by position.
 
     Attributes:
-        words: `NOT_BEGUN` or `BEGUN`, or what the lane makes of how a run ended.
+        words: `NOT_BEGUN`, `WITHDRAWN` or `BEGUN`, or what the lane makes of how a run ended.
         ends: when it ended, seconds since the epoch.
     """
 

@@ -58,7 +58,7 @@ class Coroutines:
         for place in batch.indices:
             number, position = rows.numbers[place], rows.positions[place]
             task, number_of_attempt, args, kwargs, tags, _ = rows.run(place)
-            if number in batch.skipped:
+            if number in batch.skipped or batch.lane.words[position]:
                 continue
             context = under_asyncio(self._worker.context(batch, tags))
             call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)

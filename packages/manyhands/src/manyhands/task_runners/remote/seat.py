@@ -85,6 +85,8 @@ class Seat:
             if batch.skipped and number in batch.skipped:
                 continue
             position = positions[place]
+            if words[position]:
+                continue  # withdrawn
             if single is not None:
                 task = rows.task
                 call = Call(task, (single[place],), None, number, base.copy(), scope)
