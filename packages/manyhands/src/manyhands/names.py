@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = [
+    "ENTROPY",
+    "Numbers",
     "adopt_entropy",
     "flow_run_name",
     "function_name_to_flow_name",
@@ -100,6 +103,31 @@ def reserve(n: int) -> int:
     return base
 
 
+class Numbers:
+    """The numbers of a worker that has a block of each of several drivers.
+
+    Args:
+        base: the first of the block, as `reserve_block` gave it in the driver.
+        size: how many there are.
+    """
+
+    def __init__(self, base: int, size: int) -> None:
+        self._singles = count(base)
+        self._lock = threading.Lock()
+        self._next = base + size // 2
+
+    def next_number(self) -> int:
+        """A number never given before."""
+        return next(self._singles)
+
+    def reserve(self, n: int) -> int:
+        """The first of `n` consecutive numbers never given before."""
+        with self._lock:
+            base = self._next
+            self._next += n
+        return base
+
+
 # ---------------------------------------------------------------------- UUIDs
 
 _ENTROPY_BITS = 74
@@ -107,6 +135,8 @@ _NUMBER_MASK = (1 << 48) - 1
 _VERSION_AND_VARIANT = (8 << 76) | (0b10 << 62)
 
 _entropy: int | None = None
+#: Of whose runs a context speaks, in a worker that serves several drivers.
+ENTROPY: ContextVar[int | None] = ContextVar("manyhands_entropy", default=None)
 
 
 def process_entropy() -> int:
@@ -136,7 +166,7 @@ def run_uuid(number: int, entropy: int | None = None) -> str:
         The UUID in its usual form of 36 characters.
     """
     if entropy is None:
-        entropy = process_entropy()
+        entropy = ENTROPY.get() or process_entropy()
     bits = (
         (entropy >> 26) << 80
         | (entropy >> 14 & 0xFFF) << 64

@@ -220,6 +220,9 @@ class Backend(AnyBackend, Protocol):
     def refuse(self, helper: Helper, error: Exception) -> None:
         """A waiting run would wait for itself: its wait ends with this error."""
 
+    def stuck(self, helper: Helper) -> None:
+        """A blocked run can be given nothing of what it waits for (`Capabilities.queues`): that was sent already."""
+
     def force(self, run: TaskFuture[Any]) -> None:
         """Stops an interrupted run that still executes by force (`Capabilities.stops_hard`)."""
 

@@ -96,6 +96,7 @@ class Dispatcher(Answers):
         )
         self.runner_name = runner_name
         self.closed = False
+        self._problem = "it has been left, so it takes no more runs"
         #: Gives slots of concurrency limits; `None` where there are no limits.
         self.gate: Gate | None = None
         self._effects = self.scheduler.effects
@@ -130,9 +131,7 @@ class Dispatcher(Answers):
             number: the run's number if a worker that submits it has given it one.
         """
         if self.closed:
-            raise RunnerStateError(
-                runner=self.runner_name, problem="it has been left, so it takes no more runs"
-            )
+            raise RunnerStateError(runner=self.runner_name, problem=self._problem)
         if task.resources and not task.told_resources:
             self._tell_resources(task)
         if number is None:
@@ -226,9 +225,7 @@ class Dispatcher(Answers):
             base: the first run's number if a worker that submits them has numbered them.
         """
         if self.closed:
-            raise RunnerStateError(
-                runner=self.runner_name, problem="it has been left, so it takes no more runs"
-            )
+            raise RunnerStateError(runner=self.runner_name, problem=self._problem)
         if size == 0:
             return TaskFutureList()
         if task.resources and not task.told_resources:
@@ -413,6 +410,11 @@ class Dispatcher(Answers):
 
     # ------------------------------------------------------------------ BackendEvents
 
+    def close_for(self, problem: str) -> None:
+        """Takes no more runs, and says why to whoever submits one."""
+        self._problem = problem
+        self.closed = True
+
     def slots(self, numbers: list[int], *, awaited: bool = False) -> None:
         """See `BackendEvents`."""
         with LOCK:
@@ -578,7 +580,9 @@ class Dispatcher(Answers):
     def _help(self, helper: Helper) -> None:
         try:
             with LOCK:
-                self.scheduler.help(helper)
+                found = self.scheduler.help(helper)
+            if not found and self.capabilities.queues:
+                self.backend.stuck(helper)
         except WaitCycle as error:
             self.backend.refuse(helper, error)
 

@@ -276,8 +276,11 @@ class PushingScheduler(Scheduler):
         self._has_room = True
         self._fill()
 
-    def help(self, helper: Helper) -> None:
+    def help(self, helper: Helper) -> bool:
         """Gives a waiting worker a run that it waits for, or that one needs, if there is one to be had.
+
+        Returns:
+            False if its worker is blocked and was given nothing.
 
         Raises:
             WaitCycle: the run would wait for itself.
@@ -286,12 +289,12 @@ class PushingScheduler(Scheduler):
         slot = helper.batch.slot
         here = self.helpers.get(slot, [])
         if not helper.blocks or helper is not next((h for h in reversed(here) if h.blocks), None):
-            return
+            return True
         if helper in self._helping.values():
-            return
+            return True
         work = self.wait_for(helper.wanted, helper, helper.stack)
         if work is None:
-            return
+            return False
         if type(work) is TaskFuture:
             work._phase = SENT
         runs = [work] if type(work) is TaskFuture else work
@@ -303,6 +306,7 @@ class PushingScheduler(Scheduler):
             batch.helper = helper
         self._helping[batch.number] = helper
         self.effects.append((LAUNCH, batch))
+        return True
 
     def _lend(self) -> int:
         """A spare slot. It gets only what its helper waits for: given anything, its worker might wait in turn for
@@ -562,7 +566,8 @@ class PushingScheduler(Scheduler):
                 or follower._task.is_async
                 or follower._task.batch_limit is not None
                 or (
-                    self.capabilities.sorts and self.company_of(follower) != self.company_of(runs[0])
+                    self.capabilities.sorts
+                    and self.company_of(follower) != self.company_of(runs[0])
                 )
             ):
                 return

@@ -36,7 +36,7 @@ from manyhands.exceptions import (
     SerializationError,
     WorkerDied,
 )
-from manyhands.futures.maps import MapRecord, Span
+from manyhands.futures.maps import Span
 from manyhands.futures.run import TaskFuture
 from manyhands.logs import library_logger
 from manyhands.names import process_entropy, reserve_block
@@ -518,11 +518,7 @@ class ProcessBackend:
         elif kind == messages.QUESTION:
             self._nested.take_question(member, *loads(message.body))
         elif kind == messages.DROPPED:
-            for number in loads(message.body):
-                member.runs.pop(number, None)
-                nested = member.maps.pop(number, None)
-                if nested is not None and isinstance(nested.futures._items, MapRecord):
-                    nested.futures._items.each = None  # it refers to `nested`
+            self._nested.take_dropped(member, loads(message.body))
         elif kind == messages.UNPACKABLE:
             self._take_unpackable(member, *loads(message.body))
         elif kind == messages.READY:

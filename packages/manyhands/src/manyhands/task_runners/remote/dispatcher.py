@@ -60,6 +60,7 @@ class RemoteDispatcher(Answers):
 
     Args:
         worker: the worker.
+        numbers: gives runs their numbers: `next_number` and `reserve`.
 
     Attributes:
         refusals: by wait, the error that the driver answered it with.
@@ -70,7 +71,8 @@ class RemoteDispatcher(Answers):
     gate = None
     scheduler = None  # it is the driver's: no thread of this process can run these runs itself
 
-    def __init__(self, worker: RemoteWorker) -> None:
+    def __init__(self, worker: RemoteWorker, numbers: Any = names) -> None:
+        self._numbers = numbers
         self.refusals: dict[int, Exception] = {}
         self.watchers: list[Any] = []
         self._worker = worker
@@ -102,7 +104,7 @@ class RemoteDispatcher(Answers):
     ) -> TaskFuture[Any]:
         """See `Dispatcher.submit`."""
         with shielded():
-            number = names.next_number()
+            number = self._numbers.next_number()
             call = Call(task, args, kwargs, number, copy_context(), scope)
             future: TaskFuture[Any] = TaskFuture(self, task, number, None, time.time(), SENT)  # type: ignore[arg-type]
             self._futures[number] = _Reference(future, number, self._dropped)
@@ -147,7 +149,7 @@ class RemoteDispatcher(Answers):
         wait_for: Any,
         scope: Scope,
     ) -> TaskFutureList[Any]:
-        base = names.reserve(size)
+        base = self._numbers.reserve(size)
         record: MapRecord[Any] = MapRecord(
             self,  # type: ignore[arg-type]
             task,

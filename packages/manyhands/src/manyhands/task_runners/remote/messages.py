@@ -19,6 +19,14 @@ REPLY = 5  # (question number, whether it is an error, answer)
 REFUSED = 6  # (wait number, error): a run would wait for itself
 STOP = 7  # nothing: end when idle
 FREED = 8  # list of (segment number, whether it may be filled anew) that hold no value any more
+TASK = 10  # (task key, pickle): told once, before it is used
+SURROUNDINGS = 11  # a pickled `Surroundings`
+NUMBERS = 13  # (first, how many): the worker's own run numbers
+GIVE_UP = 14  # (batch number, run number): it does not stop, so its thread is given up
+VALUE = 15  # (run number, phase, pickled value or number of a handle): what was wanted
+STEP_ASIDE = (
+    12  # wait number: what waits can be given nothing, so its place in the engine's pool is wanted
+)
 SPLIT = 9  # number of a map that could not be unpickled: its runs are to be submitted one by one
 
 # To the driver.
@@ -38,6 +46,11 @@ WAITING = (
 RESUMED = 31  # wait number
 QUESTION = 32  # (question number, what, argument)
 DROPPED = 33  # list of run numbers whose futures are gone here
+STARTED = 35  # batch number: a worker has it, and begins
+ENDS = 36  # (batch number, positions, kinds, values, ends, seconds, last): runs have ended
+WANTED = 40  # run number: a value that a task of the engine's own relays
+HELLO = 39  # mapping: who the worker is
+FAREWELL = 38  # nothing: the worker has said all it has to say
 RETIRING = 34  # nothing: it has had its `max_tasks_per_worker`
 
 

@@ -255,6 +255,14 @@ class NestedRuns:
         if helper is not None:
             member.waits[wait] = helper
 
+    def take_dropped(self, member: Member, numbers: Iterable[int]) -> None:
+        """Futures of these runs are gone where they were submitted."""
+        for number in numbers:
+            member.runs.pop(number, None)
+            nested = member.maps.pop(number, None)
+            if nested is not None and isinstance(nested.futures._items, MapRecord):
+                nested.futures._items.each = None  # it refers to `nested`
+
     def take_question(self, member: Member, question: int, what: str, number: int) -> None:
         try:
             run = member.run_numbered(number)

@@ -210,13 +210,16 @@ class Seat:
         run, timed, watcher = self._innermost(), deadline is not None, _Watcher(self)
         home.remote.watchers.append(watcher)
         wait = home.remote.tell_waiting(run, wanted, timed=timed, watcher=watcher)
+        home.waiting[wait] = self
         outer = self.frames.countdown
         try:
             while not countdown.woken:
                 if watcher.has_news:
                     watcher.has_news = False
                     home.channel.send(messages.RESUMED, dumps(wait))
+                    del home.waiting[wait]
                     wait = home.remote.tell_waiting(run, wanted, timed=timed, watcher=watcher)
+                    home.waiting[wait] = self
                 refusal = home.remote.refusals.pop(wait, None)
                 if refusal is not None:
                     raise refusal
@@ -230,6 +233,7 @@ class Seat:
                 if batch is None:
                     if home.gone:
                         raise ConnectionError("the driver has gone")
+                    self.woken()
                     continue  # something to look at
                 if batch.wait != wait:
                     home.hand_back(batch)  # it might want a lock that the waiting run holds
@@ -248,7 +252,15 @@ class Seat:
             if home.stopping:
                 self.queue.put(None)  # for the loop below
             home.remote.watchers.remove(watcher)
+            del home.waiting[wait]
             home.channel.send(messages.RESUMED, dumps(wait))
+            self.resumed()
+
+    def woken(self) -> None:
+        """Something has changed for a run that waits here."""
+
+    def resumed(self) -> None:
+        """It goes on."""
 
     def _innermost(self) -> int | None:
         stack = self.frames.stack

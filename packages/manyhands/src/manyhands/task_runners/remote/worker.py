@@ -22,9 +22,10 @@ import time
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from manyhands import names
 from manyhands.calls import FAILED, Call, Outcome
 from manyhands.context import LOCK, SCOPE, TAGS, Scope
-from manyhands.engine.batch_run import flow_run_of, pack_outcome
+from manyhands.engine.batch_run import Surroundings, flow_run_of, pack_outcome
 from manyhands.engine.inputs import ATOMS
 from manyhands.exceptions import NestingTooDeep
 from manyhands.logs import log_prints_of, name_of
@@ -54,7 +55,9 @@ class RemoteWorker:
 
     Attributes:
         seats: its threads that run batches.
+        waiting: by wait, the seat where it is.
         batches: that it holds, by number.
+        entropy: of the driver, where this process's own differs.
         tasks: that it was told of, by key.
         scopes: of the runs; there is one, 0.
         overdue: numbers of runs that are past their limits.
@@ -72,7 +75,9 @@ class RemoteWorker:
         self.report_every = report_every
         self.most = most
         self.seats: list[Seat] = []
+        self.waiting: dict[int, Seat] = {}
         self.batches: dict[int, Batch] = {}
+        self.entropy: int | None = None
         self.tasks = Tasks()
         self.scopes: dict[int, Scope] = Told()
         self.coroutines = Coroutines(self)
@@ -155,12 +160,13 @@ class RemoteWorker:
         else:
             self.remote.take(message)
 
-    def surround(self, surroundings: bytes) -> None:
+    def surround(self, surroundings: bytes) -> Surroundings:
         """Learns what surrounds the runs."""
-        told = loads(surroundings)
+        told: Surroundings = loads(surroundings)
         flow_run = flow_run_of(told.flow) if told.flow is not None else None
         self.scopes[0] = Scope(self.remote, flow_run)
         log_prints_of(flow_run is not None and flow_run.flow.log_prints)
+        return told
 
     def learn(self, key: Any, data: bytes) -> None:
         """Learns a task.
@@ -178,6 +184,8 @@ class RemoteWorker:
     def context(self, batch: Batch, tags: int) -> Context:
         context = Context()
         context.run(SCOPE.set, batch.scope)
+        if self.entropy is not None:
+            context.run(names.ENTROPY.set, self.entropy)
         if batch.rows.tags[tags]:
             context.run(TAGS.set, batch.rows.tags[tags])
         return context

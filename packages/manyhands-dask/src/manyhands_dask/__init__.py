@@ -1,0 +1,39 @@
+"""Runs Manyhands flows on Dask.
+
+    exceptions, settings        what was asked for, and what may go wrong
+    forking, nanny, preloaded   worker processes of a local cluster
+    local, quiet, connection    the cluster and the client
+    environment, modules        what the workers need to have
+    report, clients             Dask's own tools, in flows and tasks
+    task_runners                what users configure
+
+The public names below load on first access: importing this package does not import Dask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from manyhands_dask.clients import get_dask_client
+    from manyhands_dask.task_runners import DaskTaskRunner
+
+__all__ = ["DaskTaskRunner", "get_dask_client"]
+
+__version__ = "0.1.0"
+
+_HOMES = {"DaskTaskRunner": "task_runners", "get_dask_client": "clients"}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

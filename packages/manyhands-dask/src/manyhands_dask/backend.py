@@ -1,0 +1,822 @@
+"""The driver's side of Dask: batches become Dask tasks; what workers say comes over the bus.
+
+    scheduler ──launch──▶ pack ─▶ `Client.submit(execute, …)` ─▶ Dask's scheduler ─▶ a worker's side
+                                                                                        │
+    scheduler ◀──reported, handed back, waiting, lost── I/O thread ◀──bus───────────────┘
+
+A slot is a thread of some worker: Dask decides of which. What Dask tells of its tasks matters only where a batch ends
+without having been reported: then the worker's record says what had begun (see `deaths`).
+
+Who does what:
+
+    any thread    launches (one at a time, the dispatcher sees to that), interrupts
+    Dask's loop   puts what the bus brings into the inbox
+    I/O thread    takes it from there, in order. Ends with the runner.
+
+May import `connection`, `bus`, `deaths`, `members` and what lies above them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextvars import Context
+from itertools import count
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from dask import annotate
+from distributed.worker import Worker  # noqa: F401  # so that its cost is here, not in the first submit
+from manyhands.calls import (
+    COMPLETED,
+    DONE,
+    FAILED,
+    SENT,
+    WAITING,
+    Batch,
+    Outcome,
+    Report,
+)
+from manyhands.context import LOCK
+from manyhands.exceptions import SerializationError
+from manyhands.futures.maps import MapRecord, Span
+from manyhands.futures.run import TaskFuture
+from manyhands.logs import library_logger
+from manyhands.names import process_entropy, reserve_block
+from manyhands.scheduling.backend import Capabilities
+from manyhands.scheduling.batching import BatchPolicy
+from manyhands.serialization import dumps, loads
+from manyhands.task_runners.remote import messages
+from manyhands.task_runners.remote.contents import Contents
+from manyhands.task_runners.remote.members import futures_of, not_unpickled
+from manyhands.task_runners.remote.messages import Message
+from manyhands.task_runners.remote.nested import End, NestedRuns
+from manyhands.task_runners.remote.parcels import Packed, pack
+
+from manyhands_dask.bus import NAME, SESSION, SchedulerBus, WorkerBus, key_of
+from manyhands_dask.clients import CURRENT
+from manyhands_dask.deaths import Deaths
+from manyhands_dask.environment import check_environment, check_worker
+from manyhands_dask.handles import Kept
+from manyhands_dask.members import DaskMember, Sent, died
+from manyhands_dask.modules import shipped_by_value
+from manyhands_dask.natives import Borrowed, borrowing, relay
+from manyhands_dask.options import Options, captured
+from manyhands_dask.record import CAPACITY
+from manyhands_dask.side import KEPT, PICKLED, execute, execute_async
+from manyhands_dask.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from distributed import Client, Future
+    from manyhands.scheduling.dispatcher import Dispatcher
+    from manyhands.scheduling.pushing import Helper
+
+    from manyhands_dask.connection import Connection
+
+__all__ = ["DaskBackend"]
+
+#: Seconds of work in a message: what Dask spends on one (1 to 2 ms) shall be little beside it.
+TARGET = 0.1
+#: Runs from this many seconds travel alone.
+ALONE = 0.05
+#: Seconds of work handed over for each thread: twice what Dask's adaptive scaling wants to have done in (5 s).
+WINDOW = 10.0
+#: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
+SCATTERED = 1 << 20
+#: Times that a batch may come back without having begun, for no known reason.
+FRUITLESS = 5
+
+_sessions = count(1)
+
+
+class DaskBackend:
+    """A Dask cluster.
+
+    Args:
+        connection: to it.
+        check_environment: whether versions are compared.
+        ship_modules: see `DaskTaskRunner`.
+    """
+
+    captures = True
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        check_environment: bool = True,
+        ship_modules: str | Sequence[str] = "auto",
+    ) -> None:
+        self.capabilities = Capabilities(
+            isolated=True,
+            stops_hard=True,
+            fuses=True,
+            loops=True,
+            queues=True,
+            sorts=True,
+            resources=True,
+            policy=BatchPolicy(
+                target=TARGET, alone=ALONE, cap=CAPACITY, growth=64, seconds=WINDOW, most=128
+            ),
+        )
+        self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
+        self.lock = threading.RLock()
+        self.members: dict[str, DaskMember] = {}
+        self.sent: dict[int, Sent] = {}
+        self.events: Dispatcher
+        self.client: Client
+        self.stopping = False
+        self._connection = connection
+        self._check = check_environment
+        self._shipping = shipped_by_value(ship_modules)
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._contents: Contents
+        self._nested: NestedRuns
+        self._told: set[int] = set()
+        self._surrounded = False
+        self._natives: dict[int, tuple[TaskFuture[Any], Future[Any]]] = {}
+        self._fruitless: dict[TaskFuture[Any], int] = {}
+        self._wanting: set[tuple[Any, ...]] = set()
+        self._deaths = Deaths(self)
+        self._watch = Watch(self)
+        self._token: Any = None
+
+    # ------------------------------------------------------------------ starting and stopping
+
+    def start(self, events: Dispatcher) -> None:
+        """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
+        self.events = events
+        self._contents = Contents(events, self._keep)
+        self._nested = NestedRuns(events, self._contents, self._living, self)
+        self._shipping.__enter__()
+        try:
+            self._connection.acquire()
+        except BaseException:
+            self._shipping.__exit__(None, None, None)
+            raise
+        try:
+            self.client = self._connection.client
+            if self._check:
+                check_environment(self.client)
+            events.slots([0], awaited=True)
+            self._thread = threading.Thread(target=self._serve, name="manyhands-dask", daemon=True)
+            self._thread.start()
+            _join_bus(self)
+            self._send("open")
+            self._watch.start()
+        except BaseException:
+            self.stop(0.0)
+            raise
+        self._token = CURRENT.set(self.client)
+
+    def stop(self, grace: float) -> None:
+        """See `Backend`."""
+        self.stopping = True
+        self._watch.stop()
+        try:
+            if self._token is not None:
+                CURRENT.reset(self._token)
+        except ValueError:
+            pass  # it is left in another context than it was entered in
+        if hasattr(self, "client"):
+            self._send("close")
+            _leave_bus(self)
+        self._inbox.put(None)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(max(grace, 1.0))
+        self._deaths.join()
+        with self.lock:
+            self.sent.clear()
+            self._natives.clear()
+        self._shipping.__exit__(None, None, None)
+        self._connection.release(grace)
+
+    def _send(self, op: str, **message: Any) -> None:
+        """Sends a message to the scheduler's part of the bus."""
+        message.update(op=f"{NAME}-{op}", session=self.session)
+        self.client._send_to_scheduler(message)  # type: ignore[no-untyped-call]
+
+    def do(self, action: Callable[[], None]) -> None:
+        """Has the I/O thread do something, after what the bus brought before."""
+        self._inbox.put(action)
+
+    def _serve(self) -> None:
+        while True:
+            action = self._inbox.get()
+            if action is None:
+                return
+            try:
+                action()
+            except Exception as error:
+                if self.stopping:
+                    continue
+                library_logger().exception("The Dask runner failed")
+                text = f"the Dask runner failed: {error!r}"
+                self.events.broken(lambda name, text=text: died(name, text))
+
+    def _living(self) -> list[DaskMember]:
+        with self.lock:
+            return list(self.members.values())
+
+    # ------------------------------------------------------------------ batches go out
+
+    def launch(self, batch: Batch) -> None:
+        """See `Backend`."""
+        if self.stopping:
+            return
+        try:
+            self._launch(batch)
+        except Exception as error:
+            with self.lock:
+                self.sent.pop(batch.number, None)
+            text, cause = f"it could not be sent to Dask: {error!r}", error
+            self.events.lost(
+                batch.number,
+                lambda name: died(name, text, cause),
+            )
+
+    def _launch(self, batch: Batch) -> None:
+        with borrowing(self.client):
+            content, tasks, tags, failed = self._contents.of(batch)
+            self._shipping.refresh()
+            content, packed = self._contents.pack(content, failed)
+            if packed is not None and packed.buffers:
+                packed = pack(content, whole=True)
+        if failed:
+            now = time.time()
+            self.events.reported(
+                Report(
+                    batch.number,
+                    list(failed),
+                    list(failed.values()),
+                    [now] * len(failed),
+                    0.0,
+                    last=False,
+                    count=0,
+                )
+            )
+        if packed is None:
+            self.events.reported(Report(batch.number, [], [], [], 0.0))
+            return
+        self._tell_new(tasks)
+        first = batch.runs.record if type(batch.runs) is Span else batch.runs[0]
+        task = first.task if isinstance(first, MapRecord) else first._task
+        sent = Sent(batch, key_of(task.name, self.session, batch.number), packed.stored)
+        blob = dumps((tasks, tags, packed.data))
+        options, resources = self._demands(batch, task)
+        with self.lock:
+            self.sent[batch.number] = sent
+        helper = batch.helper
+        if helper is not None:
+            member, wait = helper.tag
+            if not (options or resources or any(isinstance(s, Borrowed) for s in packed.stored)):
+                sent.member = member
+                member.begun.add(batch.number)
+                self._down(member, messages.BATCH, dumps((batch.number, wait, blob)))
+                return
+            self._down(member, messages.STEP_ASIDE, dumps(wait))
+        self._submit(sent, task.is_async, blob, options, resources)
+
+    def _submit(
+        self,
+        sent: Sent,
+        is_async: bool,
+        blob: Any,
+        options: Options | None,
+        resources: dict[str, float],
+    ) -> None:
+        client = self.client
+        given: dict[str, Any] = options.for_submit() if options is not None else {}
+        if resources:
+            given["resources"] = {**given.get("resources", {}), **resources}
+        if given.get("resources"):
+            self._warn_of_demands(sent, given["resources"])
+        if len(blob) > SCATTERED:
+            blob = client.scatter(blob, hash=False)  # type: ignore[no-untyped-call]
+        handles = [stored.number for stored in sent.stored]
+        values = [stored.future for stored in sent.stored]
+        function = execute_async if is_async else execute
+
+        def submit() -> Any:
+            with annotate(**(options.others() if options is not None else {})):
+                return client.submit(
+                    function,
+                    self.session,
+                    sent.batch.number,
+                    sent.key,
+                    blob,
+                    handles,
+                    *values,
+                    key=sent.key,
+                    pure=False,
+                    **given,
+                )
+
+        # In a context of its own: what is annotated where this happens to run is of no matter to this batch.
+        sent.future = future = Context().run(submit)
+        future.add_done_callback(lambda done: self.do(lambda: self._deaths.dask_ended(sent, done)))
+
+    def _demands(self, batch: Batch, task: Any) -> tuple[Options | None, dict[str, float]]:
+        if type(batch.runs) is Span:
+            options = batch.runs.record.options
+        else:
+            call = batch.runs[0]._call
+            options = call.options if call is not None else None
+        return options, dict(task.resources)
+
+    def _warn_of_demands(self, sent: Sent, demands: dict[str, float]) -> None:
+        """Says once if no worker has what a run asks for."""
+        key = tuple(sorted(demands.items()))
+        with self.lock:
+            members = list(self.members.values())
+            if key in self._wanting or not members:
+                return
+        for member in members:
+            if all(member.resources.get(name, 0) >= amount for name, amount in demands.items()):
+                return
+        self._wanting.add(key)
+        run = self.events.scheduler.run_at(sent.batch, 0)
+        library_logger().warning(
+            "Task run %r waits for a Dask worker with %s; none of the %d workers has that",
+            run.name,
+            ", ".join(f"{name}={amount:g}" for name, amount in key),
+            len(members),
+        )
+
+    def _tell_new(self, tasks: list[int]) -> None:
+        """Tells all workers, now and later, of tasks and of what surrounds the runs, once."""
+        if not self._surrounded and self._contents.surroundings is not None:
+            self._surrounded = True
+            self._send("tell", kind=messages.SURROUNDINGS, body=self._contents.surroundings)
+        for key in tasks:
+            if key not in self._told:
+                self._told.add(key)
+                body = dumps((key, self._contents.packed_tasks[key]))
+                self._send("tell", kind=messages.TASK, body=body)
+
+    def _keep(self, value: Any, packed: Packed) -> Kept:
+        """Puts a large argument of a map to a worker, once."""
+        if packed.stored:
+            raise ValueError("there are handles in it")
+        return Kept(self.client.scatter(value, hash=False))  # type: ignore[no-untyped-call]
+
+    def _down(self, member: DaskMember, kind: int, body: bytes) -> None:
+        self._send("down", worker=member.address, kind=kind, body=body)
+
+    # ------------------------------------------------------------------ what the bus brings
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Takes a message from the bus; on the I/O thread."""
+        if self.stopping:
+            return
+        if "kind" in message:
+            with self.lock:
+                member = self._deaths.member_at(message["worker"])
+            if member is not None:
+                with futures_of(member):
+                    self._take(member, Message(message["kind"], message["body"], []))
+        elif "joined" in message:
+            self._joined(message["joined"])
+        elif "gone" in message:
+            self._deaths.worker_gone(*message["gone"])
+            self._count_slots()
+        elif "withdrawn" in message:
+            self._withdrawn(message["withdrawn"])
+        elif "again" in message:
+            self._deaths.refused(message["again"])
+        elif "spared" in message:
+            self._deaths.spared(*message["spared"])
+        elif "pong" in message:
+            self._watch.answered()
+
+    def _joined(self, joined: dict[str, Any]) -> None:
+        with self.lock:
+            if joined["address"] in self.members:
+                return
+            channel = _Down(self)
+            member = DaskMember(len(self.members), channel, joined)
+            channel.member = member
+            self.members[member.address] = member
+        self._down(member, messages.NUMBERS, dumps((*reserve_block(), process_entropy())))
+        self._count_slots()
+
+    def _count_slots(self) -> None:
+        with self.lock:
+            threads = sum(member.nthreads for member in self.members.values())
+        self.events.slots(list(range(max(threads, 1))), awaited=not threads)
+
+    def _take(self, member: DaskMember, message: Message) -> None:
+        kind, body = message.kind, message.body
+        if kind == messages.ENDS:
+            self._take_ends(member, *loads(body))
+        elif kind == messages.STARTED:
+            self._take_started(member, loads(body))
+        elif kind == messages.BACK:
+            number, positions, seconds = loads(body)
+            self.events.handed_back(number, positions, seconds)
+        elif kind == messages.BEGUN:
+            self.events.started(*loads(body))
+        elif kind == messages.LOGGED:
+            self._take_logged(body)
+        elif kind == messages.SUBMITTED:
+            self._nested.take_submitted(member, message)
+        elif kind == messages.MAPPED:
+            self._nested.take_mapped(member, message)
+        elif kind == messages.WAITING:
+            self._nested.take_waiting(member, *loads(body))
+        elif kind == messages.RESUMED:
+            helper = member.waits.pop(loads(body), None)
+            if helper is not None:
+                self.events.resumed(helper)
+        elif kind == messages.QUESTION:
+            self._nested.take_question(member, *loads(body))
+        elif kind == messages.DROPPED:
+            self._nested.take_dropped(member, loads(body))
+        elif kind == messages.UNPACKABLE:
+            self._take_unpackable(*loads(body))
+        elif kind == messages.WANTED:
+            self._take_wanted(member, loads(body))
+        elif kind == messages.HELLO:
+            self._take_hello(member, loads(body))
+        elif kind == messages.FAREWELL:
+            self._deaths.farewell(member)
+
+    def _take_hello(self, member: DaskMember, hello: dict[str, Any]) -> None:
+        member.hello = hello
+        problem = check_worker(hello["environment"]) if self._check else None
+        if problem is not None:
+            library_logger().warning("Dask worker %s: %s", member.address, problem)
+
+    def _take_logged(self, body: bytes) -> None:
+        try:
+            self.events.logged(loads(body))
+        except Exception:  # what the user put into the record, or does with it
+            library_logger().exception("A log record of a worker could not be handled")
+
+    def _take_started(self, member: DaskMember, number: int) -> None:
+        """A worker has a batch, and begins."""
+        with self.lock:
+            sent = self.sent.get(number)
+            if sent is None:
+                return
+            sent.member = member
+            member.begun.add(number)
+            skipped, sent.skipped = sent.skipped, []
+            recalled = sent.recalled
+        if sent.future is not None and len(sent.batch) == 1:
+            self.events.started(number, 0)
+        for run in skipped:
+            self.interrupt(run)
+        if recalled:
+            self._down(member, messages.RECALL, dumps(number))
+
+    # ------------------------------------------------------------------ runs end
+
+    def _take_ends(
+        self,
+        member: DaskMember,
+        number: int,
+        where: Any,
+        kinds: bytes,
+        values: list[Any],
+        ends: list[float],
+        seconds: float,
+        last: bool,
+    ) -> None:
+        """Runs of a batch have ended. Hot."""
+        positions: Sequence[int] = range(*where) if type(where) is tuple else where
+        if PICKLED in kinds or KEPT in kinds:
+            values = [
+                value if kind not in (PICKLED, KEPT) else self._value(member, kind, value)
+                for kind, value in zip(kinds, values, strict=True)
+            ]
+        with self.lock:
+            sent = self.sent.get(number)
+            if sent is not None and last:
+                self.forget(sent)
+        if sent is None:
+            return  # it was given up; handles to what it keeps have been made, and dropped
+        self.events.reported(Report(number, positions, values, ends, seconds, last=last))
+        if type(sent.batch.runs) is Span and any(other.maps for other in self._living()):
+            self._nested.tell_elements(sent.batch.runs, positions)
+
+    def _value(self, member: DaskMember, kind: int, told: Any) -> Any:
+        if kind == KEPT:
+            return Kept(_future_of(told, self.client), member.address)
+        try:
+            return loads(told)
+        except Exception as error:
+            return Outcome(FAILED, not_unpickled(error))
+
+    def forget(self, sent: Sent) -> None:
+        """A batch has said all; with the lock held."""
+        self.sent.pop(sent.batch.number, None)
+        if sent.member is not None:
+            sent.member.begun.discard(sent.batch.number)
+
+    def _take_unpackable(self, number: int, data: bytes) -> None:
+        with self.lock:
+            sent = self.sent.get(number)
+            if sent is None:
+                return
+            self.forget(sent)
+        if len(sent.batch) > 1:
+            self.events.split(number)
+            return
+        error = loads(data)
+        told = SerializationError(
+            path="arguments",
+            type_name=type(error).__qualname__,
+            problem=f"unpickling on the worker raised {error!r}",
+        )
+        told.__cause__ = error
+        self.fail(sent, lambda name: told)
+
+    def fail(self, sent: Sent, error: Callable[[str], BaseException], phase: int = FAILED) -> None:
+        """Ends every open run of a batch that was not begun."""
+        batch = sent.batch
+        runs = [self.events.scheduler.run_at(batch, position) for position in range(len(batch))]
+        outcomes = [Outcome(phase, error(run.name)) for run in runs]
+        now = time.time()
+        self.events.reported(
+            Report(batch.number, range(len(batch)), outcomes, [now] * len(batch), 0.0, count=0)
+        )
+
+    # ------------------------------------------------------------------ what workers' runs want
+
+    def arguments(self, message: Message, packed: Any) -> Any:
+        """See `Carrier`."""
+        return loads(packed[0])
+
+    def tell_ended(self, member: Any, ends: Sequence[End]) -> None:
+        """See `Carrier`."""
+        entries = []
+        for end in ends:
+            if isinstance(end.value, Kept):
+                data: Any = end.value.number
+                phase = end.phase
+            else:
+                phase, data = end.packed()
+            entries.append((end.number, phase, end.since, end.name, data))
+        member.channel.send(messages.RUNS_ENDED, dumps(entries))
+
+    def _take_wanted(self, member: DaskMember, number: int) -> None:
+        """The value of a run is wanted by a Dask task that relays it."""
+        entry = self._natives.get(number)
+        if entry is None:
+            return
+        run = entry[0]
+
+        def tell(ended: TaskFuture[Any]) -> None:
+            end = End.of(ended)
+            phase = end.phase
+            if isinstance(end.value, Kept):
+                body = dumps((number, phase, end.value.number))
+            else:
+                if phase != COMPLETED:
+                    end = end._replace(value=ended._error())
+                body = dumps((number, *end.packed()))
+            self._down(member, messages.VALUE, body)
+
+        with LOCK:
+            watched = run.watch(tell)
+        if not watched:
+            tell(run)
+
+    def stuck(self, helper: Helper) -> None:
+        """A waiting run can be given nothing now: what it waits for was sent already, or executes elsewhere."""
+        member, wait = helper.tag
+        seen: set[Any] = set()
+        with LOCK, self.lock:
+            stack: list[Any] = list(helper.wanted)
+            back: list[Sent] = []
+            while stack:
+                item = stack.pop()
+                if item in seen or item.done():
+                    continue
+                seen.add(item)
+                if isinstance(item, MapRecord):
+                    stack.extend(item.futures.values())
+                    back.extend(
+                        sent
+                        for sent in self.sent.values()
+                        if type(sent.batch.runs) is Span and sent.batch.runs.record is item
+                    )
+                elif item._phase == SENT:
+                    found = self._find(item)
+                    if found is not None:
+                        back.append(found)
+                elif item._phase == WAITING:
+                    stack.extend(
+                        entry.future
+                        for entry in item._details().upstreams
+                        if isinstance(entry.future, TaskFuture)
+                    )
+                    stack.extend(item._details().waits_on or ())
+            wanted_back = [sent for sent in back if sent.member is None and sent.future is not None]
+        for sent in wanted_back:
+            self._withdraw(sent)
+        if not wanted_back:
+            self._down(member, messages.STEP_ASIDE, dumps(wait))
+
+    # ------------------------------------------------------------------ taking back, stopping
+
+    def _withdraw(self, sent: Sent) -> None:
+        with self.lock:
+            if sent.withdrawn:
+                return
+            sent.withdrawn = True
+        self._send("withdraw", key=sent.key, number=sent.batch.number)
+
+    def _withdrawn(self, number: int) -> None:
+        """A batch was not begun, and will not be."""
+        with self.lock:
+            sent = self.sent.get(number)
+            if sent is None:
+                return
+            self.forget(sent)
+        self.events.reported(Report(number, [], [], [], 0.0))
+
+    def send_again(self, sent: Sent) -> None:
+        """A batch was not begun, as far as can be known: its runs are sent again, at no cost in retries."""
+        with self.lock:
+            if self.sent.get(sent.batch.number) is not sent:
+                return
+            self.forget(sent)
+        first = self.events.scheduler.run_at(sent.batch, 0)
+        tries = self._fruitless[first] = self._fruitless.get(first, 0) + 1
+        if tries > FRUITLESS:
+            text = f"Dask gave its batch back {tries} times without beginning it"
+            self.events.lost(sent.batch.number, lambda name: died(name, text))
+            return
+        self.events.lost(sent.batch.number, lambda name: died(name, None), [])
+
+    def _find(self, run: TaskFuture[Any]) -> Sent | None:
+        """The batch in which a run was sent last; with the lock held."""
+        found: Sent | None = None
+        for sent in self.sent.values():
+            if sent.position_of(run) is not None and (
+                found is None or found.batch.number < sent.batch.number
+            ):
+                found = sent
+        return found
+
+    def interrupt(self, run: TaskFuture[Any]) -> None:
+        """See `Backend`."""
+        with self.lock:
+            sent = self._find(run)
+            if sent is None:
+                return
+            member = sent.member
+            if member is None:
+                sent.skipped.append(run)
+        if member is None:
+            if len(sent.batch) == 1:
+                self._withdraw(sent)
+            return
+        detail = run._detail
+        overdue = detail is not None and detail.overdue
+        self._down(member, messages.INTERRUPT, dumps((run._number, overdue)))
+
+    def force(self, run: TaskFuture[Any]) -> None:
+        """See `Backend`: its worker is killed, if it executes nothing else."""
+        with self.lock:
+            sent = self._find(run)
+            if sent is None or sent.member is None:
+                return
+            member = sent.member
+            if any(helper.run is run for helper in list(member.waits.values())):
+                return  # what its worker is at is another run, which it waits for
+            others = member.begun - {sent.batch.number}
+        pid = member.hello.get("pid")
+        if pid is None or member.hello.get("record") is None:
+            self._deaths.spared(member.address, sent.key)  # it is this process
+            return
+        if others and member.nthreads > 1:
+            self._deaths.spared(member.address, sent.key)
+            return
+        member.stopped_for = run.name
+        self._send("kill", worker=member.address, pid=pid, key=sent.key, text=run.name)
+
+    def give_up(self, sent: Sent, member: DaskMember) -> None:
+        """A run does not stop, and its worker cannot be killed."""
+        positions = self.events.scheduler.batches.get(sent.batch.number)
+        for position in range(len(sent.batch)):
+            run = self.events.scheduler.run_at(sent.batch, position)
+            if run._phase >= DONE or (run._detail is not None and run._detail.overdue):
+                library_logger().warning(
+                    "Task run %r did not stop when it was interrupted, and Dask worker %s cannot be killed for it; "
+                    "its thread is given up and replaced",
+                    run.name,
+                    member.address,
+                )
+                self._down(member, messages.GIVE_UP, dumps((sent.batch.number, run._number)))
+                if run._phase < DONE and positions is not None:
+                    self.events.lost(sent.batch.number, lambda name: died(name, None), [position])
+                return
+
+    def has_begun(self, run: TaskFuture[Any]) -> bool:
+        """See `Backend`: the first of a begun batch that has not been reported."""
+        with self.lock:
+            sent = self._find(run)
+            if sent is None or sent.member is None:
+                return False
+            entry = self.events.scheduler.batches.get(sent.batch.number)
+            return entry is not None and sent.position_of(run) == min(entry[1], default=None)
+
+    def recall(self, batch: Batch) -> None:
+        """See `Backend`."""
+        with self.lock:
+            sent = self.sent.get(batch.number)
+            if sent is None:
+                return
+            if sent.member is None:
+                sent.recalled = True
+                return
+        self._down(sent.member, messages.RECALL, dumps(batch.number))
+
+    def slot_gone(self, slot: int) -> None:
+        """A slot is no thing of ours."""
+
+    def refuse(self, helper: Helper, error: Exception) -> None:
+        """See `Backend`."""
+        member, wait = helper.tag
+        self._down(member, messages.REFUSED, dumps((wait, error)))
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """Nothing that the scheduler does not know of."""
+        return []
+
+    def capture(self) -> Options | None:
+        """See `AnyBackend`: Dask's annotations."""
+        return captured()
+
+    def native(self, run: TaskFuture[Any]) -> Future[Any]:
+        """See `AnyBackend`: a Dask future that ends as the run does, with its plain value."""
+        outcome = run._outcome
+        if run._phase == COMPLETED and isinstance(outcome, Kept):
+            return outcome.future
+        with self.lock:
+            known = self._natives.get(run._number)
+            if known is not None:
+                return known[1]
+        key = f"{run._task.name}-native-{self.session}x{run._number}"
+        future = Context().run(
+            self.client.submit, relay, self.session, run._number, key, key=key, pure=False
+        )
+        with self.lock:
+            return self._natives.setdefault(run._number, (run, future))[1]
+
+
+class _Down:
+    """A channel to a worker."""
+
+    member: DaskMember
+
+    def __init__(self, backend: DaskBackend) -> None:
+        self._backend = backend
+
+    def send(self, kind: int, body: bytes = b"") -> None:
+        """See `Channel`."""
+        self._backend._down(self.member, kind, body)
+
+
+def _future_of(key: str, client: Client) -> Any:
+    from distributed import Future
+
+    return Future(key, client)  # type: ignore[no-untyped-call]
+
+
+# ---------------------------------------------------------------------- the bus, at the client
+
+
+def _join_bus(backend: DaskBackend) -> None:
+    """Has what the bus brings for a session given to its backend; sets up the bus if nobody has."""
+    client: Any = backend.client
+    sessions: dict[str, DaskBackend] | None = getattr(client, "manyhands_sessions", None)
+    if sessions is None:
+        sessions = client.manyhands_sessions = {}
+        client._stream_handlers[NAME] = lambda session, **message: _hear(client, session, message)
+        client.register_plugin(SchedulerBus())
+        if not client.run_on_scheduler(_has_worker_bus):
+            client.register_plugin(WorkerBus())
+    sessions[backend.session] = backend
+
+
+def _has_worker_bus(dask_scheduler: Any) -> bool:
+    return NAME in dask_scheduler.worker_plugins
+
+
+def _hear(client: Any, session: str, message: dict[str, Any]) -> None:
+    """On Dask's loop."""
+    backend = client.manyhands_sessions.get(session)
+    if backend is not None:
+        backend.do(lambda: backend.hear(message))
+
+
+def _leave_bus(backend: DaskBackend) -> None:
+    client: Any = backend.client
+    getattr(client, "manyhands_sessions", {}).pop(backend.session, None)

@@ -1,0 +1,576 @@
+"""A driver's side on a Dask worker: what runs its batches there, and talks with it.
+
+    Dask task `execute` ─▶ a seat on Dask's thread ─▶ each run through the engine ─▶ columns ──report──▶ driver
+    bus ─▶ inbox ─▶ receiver thread: tasks, interrupts, recalls, what waiting runs are given, ends of nested runs
+
+Who does what:
+
+    Dask's threads   `execute`: unpack a batch, run it, report it
+    Dask's loop      takes messages in order; answers whether a task has begun; sends
+    receiver         everything else that is said, in order
+    service loop     coroutines of batches (`manyhands.engine.loops`)
+
+May import `bus`, `record`, `handles` and the core's `remote` room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from dask.sizeof import sizeof
+from distributed import get_worker, rejoin
+from distributed.metrics import time as dask_time
+from distributed.threadpoolexecutor import thread_state, threads_lock
+from distributed.worker import secede
+from distributed.worker_state_machine import SecedeEvent
+from manyhands import names
+from manyhands.calls import COMPLETED
+from manyhands.context import LOCK, SCOPE
+from manyhands.engine.inputs import ATOMS
+from manyhands.logs import library_logger
+from manyhands.serialization import dumps, loads, portable_error
+from manyhands.task_runners.remote import messages
+from manyhands.task_runners.remote.batches import Batch, Untold
+from manyhands.task_runners.remote.dispatcher import RemoteDispatcher
+from manyhands.task_runners.remote.messages import Message
+from manyhands.task_runners.remote.parcels import unpack
+from manyhands.task_runners.remote.seat import Seat
+from manyhands.task_runners.remote.worker import LogSender, RemoteWorker
+
+from manyhands_dask.bus import NAME, key_of
+from manyhands_dask.environment import this_environment
+from manyhands_dask.handles import Lent
+from manyhands_dask.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from manyhands.calls import Call
+    from manyhands.task_runners.remote.parcels import Packed
+
+__all__ = ["KEPT", "PICKLED", "PLAIN", "Side", "execute", "execute_async"]
+
+#: Seconds after which outcomes are reported while their batch goes on.
+REPORT_EVERY = 0.05
+#: Seconds that a worker which is about to close gives what runs.
+LAST_GRACE = 20.0
+
+# How a run's end is told.
+PLAIN = 1  # the value itself
+PICKLED = 2  # a pickled value or `Outcome`
+KEPT = 3  # the Dask key of a value that stays
+
+
+def execute(
+    session: str, number: int, key: str, blob: bytes, handles: list[str], *values: Any
+) -> None:
+    """A batch, as a Dask task.
+
+    Args:
+        session: whose it is.
+        number: of the batch.
+        key: of the Dask task.
+        blob: what `DaskBackend` packed.
+        handles: Dask keys of large values among the arguments.
+        values: these.
+    """
+    side = _side_of(session)
+    if side is not None:
+        side.execute(number, key, blob, dict(zip(handles, values, strict=True)))
+
+
+async def execute_async(
+    session: str, number: int, key: str, blob: bytes, handles: list[str], *values: Any
+) -> None:
+    """A batch of coroutines, as a Dask task: it holds no thread, and no place among those that run."""
+    side = _side_of(session)
+    if side is not None:
+        await side.execute_async(number, key, blob, dict(zip(handles, values, strict=True)))
+
+
+def _side_of(session: str) -> Side | None:
+    sides: dict[str, Side] = get_worker().manyhands_sides
+    return sides.get(session)
+
+
+class _Columns:
+    """The lane of a batch: outcomes by position, until they are reported."""
+
+    __slots__ = ("ends", "kinds", "number", "values", "words")
+
+    def __init__(self, number: int, words: Any, size: int) -> None:
+        self.number = number
+        self.words = words
+        self.ends = [0.0] * size
+        self.kinds = bytearray(size)
+        self.values: list[Any] = [None] * size
+
+    def put(self, position: int, value: Any) -> bool:
+        """See `Lane`. Hot."""
+        if type(value) in ATOMS and not (type(value) in (str, bytes) and len(value) > 1024):
+            self.kinds[position] = PLAIN
+            self.values[position] = value
+            return True
+        return False
+
+    def put_pickled(self, position: int, data: bytes) -> bool:
+        """See `Lane`."""
+        self.kinds[position] = PICKLED
+        self.values[position] = data
+        return True
+
+    def put_kept(self, position: int, key: str) -> None:
+        """The value stays here, under this Dask key."""
+        self.kinds[position] = KEPT
+        self.values[position] = key
+
+
+class _Channel:
+    """To the driver, over the worker's stream to the scheduler."""
+
+    def __init__(self, worker: Any, session: str) -> None:
+        self._worker = worker
+        self._session = session
+
+    def post(self, op: str, **message: Any) -> None:
+        """Sends a message to the scheduler, after all that were posted before."""
+        message.update(op=f"{NAME}-{op}", session=self._session)
+        self._worker.loop.add_callback(self._worker.batched_send, message)
+
+    def send(self, kind: int, body: bytes = b"") -> None:
+        """See `Channel`."""
+        self.post("up", kind=kind, body=body)
+
+
+class _DaskSeat(Seat):
+    """A seat on one of Dask's threads."""
+
+    def __init__(self, home: Side, batch: int) -> None:
+        super().__init__(home)
+        self.batch = batch
+        self.thread = threading.current_thread()
+        self.key = getattr(thread_state, "key", None)
+        self.wish = False
+        self.aside = False
+        self.given_up = False
+
+    def woken(self) -> None:
+        """See `Seat`: what waits can be given nothing, so others get its place in Dask's pool."""
+        if self.wish and not self.aside and not self.given_up:
+            self.aside = True
+            secede()
+        self.wish = False
+
+    def resumed(self) -> None:
+        """See `Seat`: it takes a place again, once one is free."""
+        if self.aside and not self.waits_below():
+            self.aside = False
+            rejoin()
+
+    def waits_below(self) -> bool:
+        """Whether another run waits here, beneath the one that goes on."""
+        return self in self.home.waiting.values()
+
+
+class Side(RemoteWorker):
+    """A driver's side on this worker.
+
+    Args:
+        worker: Dask's worker.
+        session: whose it is.
+    """
+
+    def __init__(self, worker: Any, session: str) -> None:
+        super().__init__(_Channel(worker, session), REPORT_EVERY)
+        self.remote = RemoteDispatcher(self)
+        self._worker = worker
+        self._session = session
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._withdrawn: set[int] = set()
+        self._refused: set[str] = set()
+        self._record: Record | None = None
+        self._local = threading.local()
+        self._emptied: asyncio.Event | None = None
+        self._over: dict[int, asyncio.Event] = {}
+        self._wanted: dict[int, asyncio.Future[Any]] = {}
+        self._thread = threading.Thread(
+            target=self._receive, name="manyhands-receiver", daemon=True
+        )
+        self._thread.start()
+
+    # ------------------------------------------------------------------ what is said; on Dask's loop
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Takes a message from the bus."""
+        if "withdraw" in message:
+            self._withdraw(*message["withdraw"])
+        elif "refuse" in message:
+            self._refused.add(message["refuse"])
+        else:
+            said = Message(message["kind"], message["body"], [])
+            self._inbox.put(lambda: self._hear(said))
+
+    def _withdraw(self, key: str, number: int) -> None:
+        """The driver wants back what has not begun of a batch."""
+        with LOCK:
+            batch = self.batches.get(number)
+            if batch is None:
+                state = self._worker.state.tasks.get(key)
+                here = state is not None and state.state not in ("released", "cancelled", "memory")
+                if here:
+                    self._withdrawn.add(number)
+        if batch is not None:
+            self._inbox.put(lambda: self.hand_back(batch))
+        elif state is None or state.state != "memory":
+            self.channel.post("returned", key=key, number=number, here=here)
+
+    async def farewell(self) -> None:
+        """The worker is about to close: what runs may end, what has not begun is given back."""
+        self.stopping = True
+        with LOCK:
+            for batch in self.batches.values():
+                self._inbox.put(lambda batch=batch: self.hand_back(batch))  # type: ignore[misc]
+            self._emptied = asyncio.Event() if self.batches else None
+        if self._emptied is not None:
+            try:
+                await asyncio.wait_for(self._emptied.wait(), LAST_GRACE)
+            except TimeoutError:
+                return  # the record tells what had begun
+        self.channel.send(messages.FAREWELL)
+        self.end()
+
+    def end(self) -> None:
+        """The driver has left the session, or has gone: what runs is stopped."""
+        self.stopping = self.gone = True
+        with LOCK:
+            for seat in self.seats:
+                for frame in list(seat.frames.stack):
+                    seat.frames.fire(frame.run)
+                seat.queue.put(None)
+            numbers = list(self.coroutines.tasks)
+        for number in numbers:
+            self.interrupt(number, overdue=False)
+        self._inbox.put(None)
+        if self._record is not None:
+            self._record.remove()
+
+    # ------------------------------------------------------------------ what is said; on the receiver
+
+    def _receive(self) -> None:
+        while True:
+            action = self._inbox.get()
+            if action is None:
+                return
+            try:
+                action()
+            except Exception:
+                library_logger().exception("A worker's receiver failed")
+
+    def _hear(self, message: Message) -> None:
+        kind, body = message.kind, message.body
+        if kind == messages.BATCH:
+            self._take_batch(*loads(body))
+        elif kind == messages.TASK:
+            key, data = loads(body)
+            try:
+                self.learn(key, data)
+            except BaseException:
+                library_logger().debug("A task could not be unpickled", exc_info=True)
+        elif kind == messages.SURROUNDINGS:
+            self._surround(body)
+        elif kind == messages.NUMBERS:
+            self._begin(*loads(body))
+        elif kind == messages.STEP_ASIDE:
+            seat = self.waiting.get(loads(body))
+            if isinstance(seat, _DaskSeat):
+                seat.wish = True
+                seat.queue.put(None)
+        elif kind == messages.VALUE:
+            self._take_value(*loads(body))
+        elif kind == messages.GIVE_UP:
+            self._give_up(*loads(body))
+        else:
+            self.take(message)
+
+    def _begin(self, base: int, size: int, entropy: int) -> None:
+        """The driver's first words."""
+        self.remote = RemoteDispatcher(self, names.Numbers(base, size))
+        if entropy != names.process_entropy():
+            self.entropy = entropy
+            self._record = Record(os.path.dirname(self._worker.local_directory))
+            _send_logs()
+        self.channel.send(
+            messages.HELLO,
+            dumps(
+                {
+                    "pid": os.getpid(),
+                    "host": socket.gethostname(),
+                    "record": self._record.path if self._record is not None else None,
+                    "environment": this_environment(),
+                }
+            ),
+        )
+
+    def _surround(self, body: bytes) -> None:
+        told = self.surround(body)
+        if self.entropy is not None:
+            logging.getLogger("manyhands").setLevel(told.level)
+
+    # ------------------------------------------------------------------ batches
+
+    def execute(self, number: int, key: str, blob: bytes, values: dict[str, Any]) -> None:
+        """Runs a batch on this thread, one of Dask's."""
+        batch = self._open(number, key, blob, values)
+        if batch is None:
+            return
+        seat = _DaskSeat(self, number)
+        batch.seat = seat
+        with LOCK:
+            self.seats.append(seat)
+        seat.enter()
+        self._local.values = values
+        try:
+            seat.run(batch)
+        finally:
+            self._local.values = {}
+            seat.leave()
+            with LOCK:
+                self.seats.remove(seat)
+            if seat.given_up:
+                thread_state.proceed = False  # another thread has taken its place
+
+    async def execute_async(
+        self, number: int, key: str, blob: bytes, values: dict[str, Any]
+    ) -> None:
+        """Runs a batch of coroutines on the service loop, and waits for its end without a thread of Dask's."""
+        began = dask_time()
+        over = self._over[number] = asyncio.Event()
+        batch = await asyncio.to_thread(self._open, number, key, blob, values)
+        if batch is None:
+            del self._over[number]
+            return
+        self._worker.handle_stimulus(
+            SecedeEvent(
+                key=key, compute_duration=dask_time() - began, stimulus_id=f"secede-{dask_time()}"
+            )
+        )
+        self.coroutines.begin(batch)
+        await over.wait()
+
+    def _open(
+        self, number: int, key: str, blob: bytes, values: dict[str, Any], wait: int = 0
+    ) -> Batch | None:
+        """Unpacks a batch, unless it is not to be begun."""
+        with LOCK:
+            if number in self._withdrawn or key in self._refused:
+                self._withdrawn.discard(number)
+                self._refused.discard(key)
+                return None
+        self._local.values = values
+        try:
+            keys, tags, data = loads(blob)
+            if 0 not in self.scopes or any(task not in self.tasks for task in keys):
+                self._catch_up()
+            content = unpack(data, self.load)
+            rows, scope = self.rows(content, tags)
+        except Untold:
+            # The task's own message could not be unpickled, and says so whenever the task is asked for.
+            raise
+        except BaseException as error:
+            failure = portable_error(error, "(unpacking)")
+            self.channel.send(messages.UNPACKABLE, dumps((number, failure)))
+            return None
+        size = max(rows.positions, default=-1) + 1
+        lane, words = (
+            self._record.open(number, size) if self._record is not None else (-1, bytearray(size))
+        )
+        batch = Batch(number, _Columns(lane, words, size), rows, scope, wait)
+        with LOCK:
+            if number in self._withdrawn:
+                self._withdrawn.discard(number)
+                self._close_lane(batch)
+                return None
+            self.batches[number] = batch
+            if self.stopping:
+                self._inbox.put(lambda: self.hand_back(batch))
+        self.channel.send(messages.STARTED, dumps(number))
+        return batch
+
+    def _catch_up(self) -> None:
+        """Waits until the receiver is done with what was said before."""
+        done = threading.Event()
+        self._inbox.put(done.set)
+        done.wait()
+
+    def _take_batch(self, number: int, wait: int, blob: bytes) -> None:
+        """What a waiting run waits for, to be run on its seat."""
+        batch = self._open(number, "", blob, {}, wait)
+        if batch is None:
+            return
+        with LOCK:
+            seat = self.waiting.get(wait)
+            batch.seat = seat
+        if seat is not None:
+            seat.queue.put(batch)
+        else:  # it does not wait any more
+            self.hand_back(batch)
+            self.close(batch)
+
+    def close(self, batch: Batch) -> None:
+        """See `RemoteWorker`."""
+        super().close(batch)
+        self._close_lane(batch)
+        over = self._over.pop(batch.number, None)
+        if over is not None:
+            self._worker.loop.add_callback(over.set)
+        if self._emptied is not None and not self.batches:
+            self._worker.loop.add_callback(self._emptied.set)
+
+    def _close_lane(self, batch: Batch) -> None:
+        if self._record is not None and isinstance(batch.lane, _Columns):
+            self._record.close_lane(batch.lane.number)
+
+    # ------------------------------------------------------------------ ends
+
+    def send_report(
+        self, batch: Batch, positions: Sequence[int], seconds: float, last: bool
+    ) -> None:
+        """See `RemoteWorker`: kinds and values in columns."""
+        lane: Any = batch.lane
+        ends: list[float]
+        first, after = (positions[0], positions[-1] + 1) if positions else (0, 0)
+        if after - first == len(positions):
+            where: Any = (first, after)
+            here = slice(first, after)
+            kinds, values, ends = bytes(lane.kinds[here]), lane.values[here], lane.ends[here]
+            lane.values[here] = [None] * len(positions)
+        else:
+            where = list(positions)
+            kinds = bytes([lane.kinds[position] for position in positions])
+            values = [lane.values[position] for position in positions]
+            ends = [lane.ends[position] for position in positions]
+            for position in positions:
+                lane.values[position] = None
+        body = dumps((batch.number, where, kinds, values, ends, seconds, last))
+        self.channel.send(messages.ENDS, body)
+
+    def keep(
+        self, batch: Batch, position: int, call: Call, value: Any, packed: Packed
+    ) -> Callable[[], Any] | None:
+        """See `RemoteWorker`: as a value of this Dask worker, under a key that the driver's client owns."""
+        key = key_of(call.task.name, self._session, f"{call.number}.{call.attempt}")
+        # First the scheduler learns of the key: a worker's value under a key that it does not know is thrown away.
+        self.channel.post("keep", key=key, nbytes=sizeof(value))
+        self._worker.loop.add_callback(self._worker.update_data, {key: value})
+        batch.lane.put_kept(position, key)  # type: ignore[attr-defined]
+        return lambda: value
+
+    def load(self, number: Any) -> Any:
+        """See `RemoteWorker`: given by Dask with the batch, or had from the cluster now."""
+        values = getattr(self._local, "values", {})
+        return values[number] if number in values else self.fetch(number)
+
+    def fetch(self, key: str) -> Any:
+        """The value of a Dask key, wherever in the cluster it is; not for Dask's loop.
+
+        Raises:
+            KeyError: it is nowhere.
+        """
+        from distributed.utils import sync
+
+        return sync(self._worker.loop, self._fetch, key)
+
+    async def _fetch(self, key: str) -> Any:
+        from distributed.utils_comm import gather_from_workers
+
+        if key in self._worker.data:
+            return self._worker.data[key]
+        holders = await self._worker.scheduler.who_has(keys=[key])
+        found, *_ = await gather_from_workers(holders, rpc=self._worker.rpc)
+        return found[key]
+
+    def adopt_ended(self, message: Message) -> list[Any]:
+        """See `RemoteWorker`."""
+        return loads(message.body)  # type: ignore[no-any-return]
+
+    def handle_of(self, number: Any) -> Any:
+        """See `RemoteWorker`."""
+        return Lent(number, self.fetch)
+
+    async def value_of(self, number: int, key: str) -> Callable[[], Any]:
+        """What gives the value of a driver's run, once that has ended, for a Dask task that relays it."""
+        now = dask_time()
+        event = SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"secede-{now}")
+        self._worker.handle_stimulus(event)
+        wanted = self._wanted.get(number)
+        if wanted is None:
+            wanted = self._wanted[number] = asyncio.get_running_loop().create_future()
+            self.channel.send(messages.WANTED, dumps(number))
+        phase, data = await wanted
+        self._wanted.pop(number, None)
+        if not isinstance(data, bytes):
+            value = await self._fetch(data)
+            return lambda: value
+
+        def give() -> Any:
+            value, _ = loads(data)
+            if phase != COMPLETED:
+                raise value
+            return value
+
+        return give
+
+    def _take_value(self, number: int, phase: int, data: Any) -> None:
+        def told() -> None:
+            wanted = self._wanted.get(number)
+            if wanted is not None and not wanted.done():
+                wanted.set_result((phase, data))
+
+        self._worker.loop.add_callback(told)
+
+    # ------------------------------------------------------------------ what does not stop
+
+    def _give_up(self, number: int, run: int) -> None:
+        """A run does not stop, and the worker cannot be killed: another thread takes the place of its own."""
+        with LOCK:
+            seat: Any = next((s for s in self.seats if getattr(s, "batch", None) == number), None)
+            batch = self.batches.get(number)
+            if seat is None or batch is None or seat.given_up or seat.aside:
+                return
+            stack = seat.frames.stack
+            if not stack or getattr(stack[-1].run, "number", None) != run:
+                return  # it has stopped
+            seat.given_up = True
+        self.hand_back(batch)
+        pool = self._worker.executors["default"]
+        with threads_lock:
+            pool._threads.discard(seat.thread)
+            pool._adjust_thread_count()
+        now = dask_time()
+        event = SecedeEvent(key=seat.key, compute_duration=0.1, stimulus_id=f"secede-{now}")
+        self._worker.loop.add_callback(self._worker.handle_stimulus, event)
+
+
+class _LogRouter(logging.Handler):
+    """Sends what a run logs to the driver that it belongs to."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        scope = SCOPE.get()
+        remote = scope.dispatcher if scope is not None else None
+        if isinstance(remote, RemoteDispatcher):
+            LogSender(remote._worker.channel).emit(record)
+
+
+def _send_logs() -> None:
+    """Has log records of runs in this process go to their drivers."""
+    root = logging.getLogger("manyhands")
+    if not any(isinstance(handler, _LogRouter) for handler in root.handlers):
+        root.handlers = [_LogRouter()]
+        root.propagate = False
