@@ -1,6 +1,6 @@
 """`get_dask_client`: Dask's own API inside flows and tasks, on the cluster that runs them.
 
-May import manyhands' errors; distributed on use.
+May import `exceptions`; distributed on use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from manyhands.exceptions import MissingContextError
+from manyhands_dask.exceptions import MissingDaskClient
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,7 +33,7 @@ class get_dask_client:
         timeout: seconds for the connection; by default Dask's.
 
     Raises:
-        MissingContextError: on entering: there is neither a flow nor a task on Dask around the caller.
+        MissingDaskClient: on entering: there is neither a flow nor a task on Dask around the caller.
 
     Examples:
         >>> @task
@@ -120,5 +120,5 @@ def _worker() -> Worker | None:
 def _client_of_flow() -> Client:
     client = CURRENT.get()
     if client is None:
-        raise MissingContextError(what="get_dask_client() without a Dask worker or DaskTaskRunner")
+        raise MissingDaskClient
     return client

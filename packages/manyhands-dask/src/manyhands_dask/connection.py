@@ -73,6 +73,11 @@ class Connection:
         """Whether somebody holds it."""
         return self._client is not None
 
+    def prepare(self) -> None:
+        """Starts what can start while the caller goes on to import Dask; quick, and never needed."""
+        if self.settings.is_new and self.settings.cluster_class is None:
+            local.prepare(self.settings.cluster_kwargs or {})
+
     def acquire(self) -> None:
         """Opens it, or joins those who hold it. Each call needs a `release`.
 
@@ -108,8 +113,7 @@ class Connection:
         if settings.client is not None:
             self._use(settings.client)
             return
-        if settings.is_new and settings.cluster_class is None:
-            local.prepare(settings.cluster_kwargs or {})
+        self.prepare()
         from distributed.utils import LoopRunner
 
         runner = LoopRunner()

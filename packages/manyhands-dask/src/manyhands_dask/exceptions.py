@@ -6,19 +6,27 @@ May import `manyhands.exceptions` only.
     ├── ClusterError              there is no cluster to work with
     │   ├── ClusterUnreachable    no scheduler answers at an address         (ConnectionError)
     │   └── ClusterFailed         a cluster class could not be used
-    └── EnvironmentMismatch       driver, scheduler and workers are too different to work together
+    │   └── EnvironmentMismatch   driver, scheduler and workers are too different to work together
+    └── MissingContextError       (of manyhands)
+        └── MissingDaskClient     get_dask_client() where nothing runs on Dask
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from manyhands.exceptions import ManyhandsError
+from manyhands.exceptions import ManyhandsError, MissingContextError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ClusterError", "ClusterFailed", "ClusterUnreachable", "EnvironmentMismatch"]
+__all__ = [
+    "ClusterError",
+    "ClusterFailed",
+    "ClusterUnreachable",
+    "EnvironmentMismatch",
+    "MissingDaskClient",
+]
 
 
 class ClusterError(ManyhandsError):
@@ -72,4 +80,14 @@ class EnvironmentMismatch(ClusterError):
         return (
             f"The environments of this Dask cluster do not fit together: {self.problem}.\n{self.table}\n"
             "Install the same versions everywhere, or give check_environment=False to try it nonetheless."
+        )
+
+
+class MissingDaskClient(MissingContextError):
+    """A Dask client was asked for where there is no cluster that it could belong to."""
+
+    def _text(self) -> str:
+        return (
+            "get_dask_client() works only inside a flow run on a DaskTaskRunner, or a task run that it sent to "
+            "a Dask worker."
         )

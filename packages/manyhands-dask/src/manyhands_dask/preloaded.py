@@ -15,6 +15,7 @@ _MODULES = (
     "distributed.worker",
     "manyhands.engine.batch_run",
     "manyhands_dask.nanny",
+    "manyhands_dask.side",
 )
 
 # An interrupt from the terminal is the driver's business, from the first moment on.

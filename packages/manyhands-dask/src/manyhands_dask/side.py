@@ -20,6 +20,7 @@ import logging
 import os
 import socket
 import threading
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +132,29 @@ class _Columns:
         self.values[position] = key
 
 
+class _Numbers:
+    """Numbers of runs that are submitted here, as soon as the driver has given some."""
+
+    def __init__(self) -> None:
+        self._numbers: names.Numbers
+        self._there = threading.Event()
+
+    def told(self, numbers: names.Numbers) -> None:
+        """The driver has given them."""
+        self._numbers = numbers
+        self._there.set()
+
+    def next_number(self) -> int:
+        """See `names.Numbers`."""
+        self._there.wait()
+        return self._numbers.next_number()
+
+    def reserve(self, n: int) -> int:
+        """See `names.Numbers`."""
+        self._there.wait()
+        return self._numbers.reserve(n)
+
+
 class _Channel:
     """To the driver, over the worker's stream to the scheduler."""
 
@@ -188,8 +212,10 @@ class Side(RemoteWorker):
 
     def __init__(self, worker: Any, session: str) -> None:
         super().__init__(_Channel(worker, session), REPORT_EVERY)
-        self.remote = RemoteDispatcher(self)
+        self._numbers = _Numbers()
+        self.remote = RemoteDispatcher(self, self._numbers)
         self._worker = worker
+        self._origin: Context | None = None
         self._session = session
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._withdrawn: set[int] = set()
@@ -300,7 +326,7 @@ class Side(RemoteWorker):
 
     def _begin(self, base: int, size: int, entropy: int) -> None:
         """The driver's first words."""
-        self.remote = RemoteDispatcher(self, names.Numbers(base, size))
+        self._numbers.told(names.Numbers(base, size))
         if entropy != names.process_entropy():
             self.entropy = entropy
             self._record = Record(os.path.dirname(self._worker.local_directory))
@@ -326,6 +352,7 @@ class Side(RemoteWorker):
 
     def execute(self, number: int, key: str, blob: bytes, values: dict[str, Any]) -> None:
         """Runs a batch on this thread, one of Dask's."""
+        self._see_context()
         batch = self._open(number, key, blob, values)
         if batch is None:
             return
@@ -349,6 +376,7 @@ class Side(RemoteWorker):
         self, number: int, key: str, blob: bytes, values: dict[str, Any]
     ) -> None:
         """Runs a batch of coroutines on the service loop, and waits for its end without a thread of Dask's."""
+        self._see_context()
         began = dask_time()
         over = self._over[number] = asyncio.Event()
         batch = await asyncio.to_thread(self._open, number, key, blob, values)
@@ -362,6 +390,15 @@ class Side(RemoteWorker):
         )
         self.coroutines.begin(batch)
         await over.wait()
+
+    def _see_context(self) -> None:
+        """Keeps what Dask puts around a task: it knows its worker by a context variable."""
+        if self._origin is None:
+            self._origin = copy_context()
+
+    def new_context(self) -> Context:
+        """See `RemoteWorker`."""
+        return self._origin.copy() if self._origin is not None else Context()
 
     def _open(
         self, number: int, key: str, blob: bytes, values: dict[str, Any], wait: int = 0

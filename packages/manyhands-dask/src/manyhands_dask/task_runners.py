@@ -173,6 +173,7 @@ class DaskTaskRunner(BaseTaskRunner):
 
     def make_backend(self) -> tuple[Backend, int | None]:
         """See `BaseTaskRunner`."""
+        self._connection.prepare()  # before the next line, which imports Dask
         from manyhands_dask.backend import DaskBackend
 
         backend = DaskBackend(

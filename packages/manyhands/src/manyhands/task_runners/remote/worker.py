@@ -133,6 +133,10 @@ class RemoteWorker:
         """Sends large arguments of runs that are submitted here beside their message, where there is such a way."""
         return False
 
+    def new_context(self) -> Context:
+        """What a run's context begins as."""
+        return Context()
+
     def kick(self, seat: Seat) -> None:
         """Gets a seat's thread out of a system call, where that can be done."""
 
@@ -182,7 +186,7 @@ class RemoteWorker:
         return Rows(self.tasks, content, tags), self.scopes[0]
 
     def context(self, batch: Batch, tags: int) -> Context:
-        context = Context()
+        context = self.new_context()
         context.run(SCOPE.set, batch.scope)
         if self.entropy is not None:
             context.run(names.ENTROPY.set, self.entropy)

@@ -1,0 +1,36 @@
+"""The shared suite on Dask: worker processes of a local cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from manyhands.testing import TaskRunnerSuite
+from manyhands_dask import DaskTaskRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def two_workers() -> Iterator[Any]:
+    with DaskTaskRunner(cluster_kwargs={"n_workers": 2}) as runner:
+        yield runner._connection.cluster
+
+
+@pytest.fixture(scope="module")
+def one_worker() -> Iterator[Any]:
+    with DaskTaskRunner(cluster_kwargs={"n_workers": 1}) as runner:
+        yield runner._connection.cluster
+
+
+class TestProcesses(TaskRunnerSuite):
+    """A local cluster with a process and a thread for each worker."""
+
+    @pytest.fixture
+    def runner(self, two_workers: Any) -> DaskTaskRunner:
+        return DaskTaskRunner(two_workers)
+
+    @pytest.fixture
+    def single_runner(self, one_worker: Any) -> DaskTaskRunner:
+        return DaskTaskRunner(one_worker)
