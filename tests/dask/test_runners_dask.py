@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from manyhands.testing import TaskRunnerSuite
@@ -13,24 +13,29 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def two_workers() -> Iterator[Any]:
+def two_workers() -> Iterator[str]:
     with DaskTaskRunner(cluster_kwargs={"n_workers": 2}) as runner:
-        yield runner._connection.cluster
+        yield runner._connection.cluster.scheduler_address
 
 
 @pytest.fixture(scope="module")
-def one_worker() -> Iterator[Any]:
+def one_worker() -> Iterator[str]:
     with DaskTaskRunner(cluster_kwargs={"n_workers": 1}) as runner:
-        yield runner._connection.cluster
+        yield runner._connection.cluster.scheduler_address
+
+
+pytestmark = pytest.mark.may_leave(
+    "threads", "processes", reason="the clusters of the module replace workers that died"
+)
 
 
 class TestProcesses(TaskRunnerSuite):
     """A local cluster with a process and a thread for each worker."""
 
     @pytest.fixture
-    def runner(self, two_workers: Any) -> DaskTaskRunner:
-        return DaskTaskRunner(two_workers)
+    def runner(self, two_workers: str) -> DaskTaskRunner:
+        return DaskTaskRunner(address=two_workers)
 
     @pytest.fixture
-    def single_runner(self, one_worker: Any) -> DaskTaskRunner:
-        return DaskTaskRunner(one_worker)
+    def single_runner(self, one_worker: str) -> DaskTaskRunner:
+        return DaskTaskRunner(address=one_worker)

@@ -53,7 +53,7 @@ from manyhands.task_runners.remote.messages import Message
 from manyhands.task_runners.remote.nested import End, NestedRuns
 from manyhands.task_runners.remote.parcels import Packed, pack
 
-from manyhands_dask.bus import NAME, SESSION, SchedulerBus, WorkerBus, key_of
+from manyhands_dask.bus import NAME, SESSION, SchedulerBus, WorkerBus, key_of, session_of
 from manyhands_dask.clients import CURRENT
 from manyhands_dask.deaths import Deaths
 from manyhands_dask.environment import check_environment, check_worker
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from distributed import Client, Future
+    from manyhands.futures.blocking import Wanted
     from manyhands.scheduling.dispatcher import Dispatcher
     from manyhands.scheduling.pushing import Helper
 
@@ -85,6 +86,8 @@ ALONE = 0.05
 WINDOW = 10.0
 #: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
 SCATTERED = 1 << 20
+#: Seconds that a cancel waits until it is certain that what was queued will not begin.
+SETTLES_WITHIN = 1.0
 #: Times that a batch may come back without having begun, for no known reason.
 FRUITLESS = 5
 
@@ -123,6 +126,8 @@ class DaskBackend:
         )
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
         self.lock = threading.RLock()
+        self._settling: set[int] = set()
+        self._settled = threading.Condition(self.lock)
         self.members: dict[str, DaskMember] = {}
         self.sent: dict[int, Sent] = {}
         self.events: Dispatcher
@@ -316,8 +321,7 @@ class DaskBackend:
                 )
 
         # In a context of its own: what is annotated where this happens to run is of no matter to this batch.
-        sent.future = future = Context().run(submit)
-        future.add_done_callback(lambda done: self.do(lambda: self._deaths.dask_ended(sent, done)))
+        sent.future = Context().run(submit)
 
     def _demands(self, batch: Batch, task: Any) -> tuple[Options | None, dict[str, float]]:
         if type(batch.runs) is Span:
@@ -378,6 +382,8 @@ class DaskBackend:
             if member is not None:
                 with futures_of(member):
                     self._take(member, Message(message["kind"], message["body"], []))
+        elif "ended" in message:
+            self._deaths.dask_ended(message["ended"])
         elif "joined" in message:
             self._joined(message["joined"])
         elif "gone" in message:
@@ -426,7 +432,7 @@ class DaskBackend:
         elif kind == messages.MAPPED:
             self._nested.take_mapped(member, message)
         elif kind == messages.WAITING:
-            self._nested.take_waiting(member, *loads(body))
+            self._take_waiting(member, *loads(body))
         elif kind == messages.RESUMED:
             helper = member.waits.pop(loads(body), None)
             if helper is not None:
@@ -466,12 +472,19 @@ class DaskBackend:
             member.begun.add(number)
             skipped, sent.skipped = sent.skipped, []
             recalled = sent.recalled
+            wanting, sent.wanting = sent.wanting, None
+            self._settling.discard(number)
+            self._settled.notify_all()
         if sent.future is not None and len(sent.batch) == 1:
             self.events.started(number, 0)
         for run in skipped:
             self.interrupt(run)
         if recalled:
             self._down(member, messages.RECALL, dumps(number))
+        if wanting is not None:
+            with LOCK:
+                wanting.look_again()
+            self.events.drain()
 
     # ------------------------------------------------------------------ runs end
 
@@ -514,6 +527,8 @@ class DaskBackend:
     def forget(self, sent: Sent) -> None:
         """A batch has said all; with the lock held."""
         self.sent.pop(sent.batch.number, None)
+        self._settling.discard(sent.batch.number)
+        self._settled.notify_all()
         if sent.member is not None:
             sent.member.begun.discard(sent.batch.number)
 
@@ -586,41 +601,53 @@ class DaskBackend:
         if not watched:
             tell(run)
 
+    def _take_waiting(self, member: DaskMember, wait: int, *described: Any) -> None:
+        self._nested.take_waiting(member, wait, *described)
+        helper = member.waits.get(wait)
+        if helper is not None and helper.spare is not None:
+            self._down(member, messages.STEP_ASIDE, dumps(wait))  # who waits with a limit runs nothing
+
     def stuck(self, helper: Helper) -> None:
         """A waiting run can be given nothing now: what it waits for was sent already, or executes elsewhere."""
         member, wait = helper.tag
-        seen: set[Any] = set()
         with LOCK, self.lock:
-            stack: list[Any] = list(helper.wanted)
-            back: list[Sent] = []
-            while stack:
-                item = stack.pop()
-                if item in seen or item.done():
-                    continue
-                seen.add(item)
-                if isinstance(item, MapRecord):
-                    stack.extend(item.futures.values())
-                    back.extend(
-                        sent
-                        for sent in self.sent.values()
-                        if type(sent.batch.runs) is Span and sent.batch.runs.record is item
-                    )
-                elif item._phase == SENT:
-                    found = self._find(item)
-                    if found is not None:
-                        back.append(found)
-                elif item._phase == WAITING:
-                    stack.extend(
-                        entry.future
-                        for entry in item._details().upstreams
-                        if isinstance(entry.future, TaskFuture)
-                    )
-                    stack.extend(item._details().waits_on or ())
-            wanted_back = [sent for sent in back if sent.member is None and sent.future is not None]
-        for sent in wanted_back:
+            sent = self._first_unbegun(helper.wanted)
+            if sent is not None:
+                sent.wanting = helper
+        if sent is not None:
             self._withdraw(sent)
-        if not wanted_back:
+        else:
             self._down(member, messages.STEP_ASIDE, dumps(wait))
+
+    def _first_unbegun(self, wanted: Wanted) -> Sent | None:
+        """A batch that nobody has begun, of what a run waits for or what that needs; with the locks held."""
+        seen: set[Any] = set()
+        stack: list[Any] = list(reversed(wanted))
+        while stack:
+            item = stack.pop()
+            if item in seen or item.done():
+                continue
+            seen.add(item)
+            found: list[Sent] = []
+            if isinstance(item, MapRecord):
+                found = [
+                    sent
+                    for sent in self.sent.values()
+                    if type(sent.batch.runs) is Span and sent.batch.runs.record is item
+                ]
+                stack.extend(item.futures.values())
+            elif item._phase == SENT:
+                sent = self._find(item)
+                found = [sent] if sent is not None else []
+            elif item._phase == WAITING:
+                detail = item._details()
+                upstreams = [entry.future for entry in detail.upstreams]
+                stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
+            stack.extend(item._details().waits_on or () if isinstance(item, TaskFuture) else ())
+            for sent in found:
+                if sent.member is None and sent.future is not None and sent.wanting is None:
+                    return sent
+        return None
 
     # ------------------------------------------------------------------ taking back, stopping
 
@@ -638,7 +665,7 @@ class DaskBackend:
             if sent is None:
                 return
             self.forget(sent)
-        self.events.reported(Report(number, [], [], [], 0.0))
+        self.events.taken_back(number, sent.wanting)
 
     def send_again(self, sent: Sent) -> None:
         """A batch was not begun, as far as can be known: its runs are sent again, at no cost in retries."""
@@ -673,13 +700,25 @@ class DaskBackend:
             member = sent.member
             if member is None:
                 sent.skipped.append(run)
+                if sent.future is not None:
+                    self._settling.add(sent.batch.number)
         if member is None:
-            if len(sent.batch) == 1:
-                self._withdraw(sent)
+            self._withdraw(sent)
             return
         detail = run._detail
         overdue = detail is not None and detail.overdue
         self._down(member, messages.INTERRUPT, dumps((run._number, overdue)))
+
+    def settle(self) -> None:
+        """See `Backend`: until each of the batches concerned was given back, or has begun (and is told)."""
+        if threading.current_thread() in (self._thread, getattr(self.client, "_loop_thread", None)):
+            return
+        deadline = time.monotonic() + SETTLES_WITHIN
+        with self._settled:
+            asked = set(self._settling)
+            while asked & self._settling and not self.stopping:
+                if not self._settled.wait(max(deadline - time.monotonic(), 0.0)):
+                    return
 
     def force(self, run: TaskFuture[Any]) -> None:
         """See `Backend`: its worker is killed, if it executes nothing else."""
@@ -785,9 +824,12 @@ class _Down:
 
 
 def _future_of(key: str, client: Client) -> Any:
+    """A future of a value that is there, and that the scheduler keeps for this client already."""
     from distributed import Future
 
-    return Future(key, client)  # type: ignore[no-untyped-call]
+    future: Any = Future(key, client)  # type: ignore[no-untyped-call]
+    future._state.finish()  # the message that says so came before there was a future to tell
+    return future
 
 
 # ---------------------------------------------------------------------- the bus, at the client
@@ -799,7 +841,10 @@ def _join_bus(backend: DaskBackend) -> None:
     sessions: dict[str, DaskBackend] | None = getattr(client, "manyhands_sessions", None)
     if sessions is None:
         sessions = client.manyhands_sessions = {}
-        client._stream_handlers[NAME] = lambda session, **message: _hear(client, session, message)
+        handlers = client._stream_handlers
+        handlers[NAME] = lambda session, **message: _hear(client, session, message)
+        for op in ("key-in-memory", "task-erred", "cancelled-keys", "lost-data"):
+            handlers[op] = _overhearing(client, handlers[op])
         client.register_plugin(SchedulerBus())
         if not client.run_on_scheduler(_has_worker_bus):
             client.register_plugin(WorkerBus())
@@ -815,6 +860,20 @@ def _hear(client: Any, session: str, message: dict[str, Any]) -> None:
     backend = client.manyhands_sessions.get(session)
     if backend is not None:
         backend.do(lambda: backend.hear(message))
+
+
+def _overhearing(client: Any, handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler of the client's that also tells sessions of ends of their Dask tasks."""
+
+    def handle(**message: Any) -> Any:
+        answer = handler(**message)
+        for key in message.get("keys") or (message.get("key"),):
+            session = session_of(key)
+            if session is not None:
+                _hear(client, session, {"ended": key})
+        return answer
+
+    return handle
 
 
 def _leave_bus(backend: DaskBackend) -> None:

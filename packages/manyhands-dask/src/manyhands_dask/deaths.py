@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from manyhands.calls import NOT_READY
 from manyhands.engine.services import TIMERS
@@ -183,15 +183,18 @@ class Deaths:
 
     # ------------------------------------------------------------------ what Dask says of its tasks
 
-    def dask_ended(self, sent: Sent, future: Any) -> None:
+    def dask_ended(self, key: str) -> None:
         """A batch's Dask task has ended. If the batch has said all before, that is of no matter."""
         backend = self._backend
+        number = key.rpartition("-")[2]
         with backend.lock:
-            if backend.sent.get(sent.batch.number) is not sent or backend.stopping:
+            sent = backend.sent.get(int(number)) if number.isdecimal() else None
+            if sent is None or sent.key != key or sent.future is None:
                 return
+        future = sent.future
         status = future.status
         if status == "finished":
-            if sent.member is None and sent not in self._refused:
+            if sent.member is None and not sent.withdrawn and sent not in self._refused:
                 backend.send_again(
                     sent
                 )  # its worker knows the session no more, or was told not to begin
@@ -249,6 +252,8 @@ class Deaths:
         backend = self._backend
         if backend.client.status != "running":
             return  # the watch sees to that
+        if sent.withdrawn:
+            return  # as it was asked for: the bus says so too
         lost = [stored for stored in sent.stored if stored.is_lost()]
         if not lost:
             if sent.member is None:

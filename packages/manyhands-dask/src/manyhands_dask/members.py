@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distributed import Future
     from manyhands.calls import Batch
     from manyhands.futures.run import TaskFuture
+    from manyhands.scheduling.pushing import Helper
 
 __all__ = ["DaskMember", "Sent", "died"]
 
@@ -71,6 +72,7 @@ class Sent:
         stored: handles among its arguments.
         skipped: runs that were cancelled before a worker had it.
         recalled: whether what has not begun of it is wanted back.
+        wanting: a waiting run that it was asked back for.
         withdrawn: whether it was asked for before a worker had it.
     """
 
@@ -83,6 +85,7 @@ class Sent:
         "recalled",
         "skipped",
         "stored",
+        "wanting",
         "withdrawn",
     )
 
@@ -95,6 +98,7 @@ class Sent:
         self.skipped: list[TaskFuture[Any]] = []
         self.recalled = False
         self.withdrawn = False
+        self.wanting: Helper | None = None
         self._places: dict[TaskFuture[Any], int] | None = None
 
     def position_of(self, run: TaskFuture[Any]) -> int | None:

@@ -16,12 +16,13 @@ import os
 import signal
 import struct
 import threading
+from collections import deque
 
 __all__ = ["CAPACITY", "Record", "begun_in", "kill", "read_record"]
 
 #: Runs in a lane, and so in a batch.
 CAPACITY = 5000
-LANES = 256
+LANES = 1024
 _HEADER = struct.Struct("<q")
 _LANE = _HEADER.size + CAPACITY
 
@@ -43,7 +44,7 @@ class Record:
             file.truncate(LANES * _LANE)
             self._memory = mmap.mmap(file.fileno(), LANES * _LANE)
         self._view = memoryview(self._memory)
-        self._free = list(range(LANES - 1, -1, -1))
+        self._free = deque(range(LANES))
         self._lock = threading.Lock()
 
     def open(self, batch: int, size: int) -> tuple[int, memoryview | bytearray]:
@@ -55,7 +56,7 @@ class Record:
         with self._lock:
             if not self._free or size > CAPACITY:
                 return -1, bytearray(size)
-            lane = self._free.pop()
+            lane = self._free.popleft()
         start = lane * _LANE
         end = start + _HEADER.size
         self._view[end : end + size] = bytes(size)
@@ -63,9 +64,8 @@ class Record:
         return lane, self._view[end : end + size]
 
     def close_lane(self, lane: int) -> None:
-        """The batch has been reported whole."""
+        """The batch has said all. Its lane is used again last, as what was said may not have left this process yet."""
         if lane >= 0:
-            _HEADER.pack_into(self._view, lane * _LANE, 0)
             with self._lock:
                 self._free.append(lane)
 

@@ -135,24 +135,19 @@ class _Columns:
 class _Numbers:
     """Numbers of runs that are submitted here, as soon as the driver has given some."""
 
-    def __init__(self) -> None:
-        self._numbers: names.Numbers
-        self._there = threading.Event()
-
-    def told(self, numbers: names.Numbers) -> None:
-        """The driver has given them."""
-        self._numbers = numbers
-        self._there.set()
+    def __init__(self, there: threading.Event) -> None:
+        self.numbers: names.Numbers
+        self._there = there
 
     def next_number(self) -> int:
         """See `names.Numbers`."""
         self._there.wait()
-        return self._numbers.next_number()
+        return self.numbers.next_number()
 
     def reserve(self, n: int) -> int:
         """See `names.Numbers`."""
         self._there.wait()
-        return self._numbers.reserve(n)
+        return self.numbers.reserve(n)
 
 
 class _Channel:
@@ -212,10 +207,12 @@ class Side(RemoteWorker):
 
     def __init__(self, worker: Any, session: str) -> None:
         super().__init__(_Channel(worker, session), REPORT_EVERY)
-        self._numbers = _Numbers()
+        self._begun = threading.Event()
+        self._numbers = _Numbers(self._begun)
         self.remote = RemoteDispatcher(self, self._numbers)
         self._worker = worker
         self._origin: Context | None = None
+        self._level: int | None = None
         self._session = session
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._withdrawn: set[int] = set()
@@ -326,11 +323,13 @@ class Side(RemoteWorker):
 
     def _begin(self, base: int, size: int, entropy: int) -> None:
         """The driver's first words."""
-        self._numbers.told(names.Numbers(base, size))
+        self._numbers.numbers = names.Numbers(base, size)
         if entropy != names.process_entropy():
             self.entropy = entropy
             self._record = Record(os.path.dirname(self._worker.local_directory))
             _send_logs()
+            self._set_level()
+        self._begun.set()
         self.channel.send(
             messages.HELLO,
             dumps(
@@ -344,9 +343,12 @@ class Side(RemoteWorker):
         )
 
     def _surround(self, body: bytes) -> None:
-        told = self.surround(body)
-        if self.entropy is not None:
-            logging.getLogger("manyhands").setLevel(told.level)
+        self._level = self.surround(body).level
+        self._set_level()
+
+    def _set_level(self) -> None:
+        if self.entropy is not None and self._level is not None:
+            logging.getLogger("manyhands").setLevel(self._level)
 
     # ------------------------------------------------------------------ batches
 
@@ -412,6 +414,7 @@ class Side(RemoteWorker):
         self._local.values = values
         try:
             keys, tags, data = loads(blob)
+            self._begun.wait()
             if 0 not in self.scopes or any(task not in self.tasks for task in keys):
                 self._catch_up()
             content = unpack(data, self.load)

@@ -100,10 +100,11 @@ class Watch:
             self._lonely_since = None
             return
         self._look_for_workers(now)
-        if self._asked is None:
-            self._asked = now
+        asked = self._asked
+        if asked is None:
+            asked = self._asked = now
             backend._send("ping")
-        silent = now - self._asked
+        silent = now - asked
         if silent >= self._frozen_after:
             self._give_up(f"Dask's scheduler has not answered for {silent:.0f} s")
         elif silent >= WARN_AFTER and not self._warned:

@@ -133,6 +133,14 @@ class BackendEvents(Protocol):
     def handed_back(self, batch: int, positions: list[int], seconds: float = 0.0) -> None:
         """These runs of a batch were not started and will not be; one before them has run for so long."""
 
+    def taken_back(self, batch: int, helper: Helper | None) -> None:
+        """A batch was not begun and will not be.
+
+        Args:
+            batch: the batch.
+            helper: what waits for a run of it, and is given that first.
+        """
+
     def split(self, batch: int) -> None:
         """A batch could not be unpacked on the worker; its runs are sent again, each alone."""
 
@@ -222,6 +230,9 @@ class Backend(AnyBackend, Protocol):
 
     def stuck(self, helper: Helper) -> None:
         """A blocked run can be given nothing of what it waits for (`Capabilities.queues`): that was sent already."""
+
+    def settle(self) -> None:
+        """Returns once what was interrupted before it began cannot begin any more (`Capabilities.queues`)."""
 
     def force(self, run: TaskFuture[Any]) -> None:
         """Stops an interrupted run that still executes by force (`Capabilities.stops_hard`)."""

@@ -306,6 +306,8 @@ class Dispatcher(Answers):
             with LOCK:
                 cancelled: bool = self.scheduler.cancel(future, time.time())
             self.drain()
+            if self.capabilities.queues:
+                self.backend.settle()
             return cancelled
         finally:
             if frames is not None:
@@ -323,6 +325,8 @@ class Dispatcher(Answers):
                         for future in self.backend.running():
                             self.scheduler.cancel(future, now)
                 self.drain()
+            if self.capabilities.queues:
+                self.backend.settle()
 
     # ------------------------------------------------------------------ what workers in this process ask
 
@@ -457,6 +461,16 @@ class Dispatcher(Answers):
         with LOCK:
             self.scheduler.batch_observed(batch, seconds, 1 if seconds else 0, at_least=True)
             self.scheduler.batch_handed_back(batch, positions)
+        self.drain()
+
+    def taken_back(self, batch: int, helper: Helper | None) -> None:
+        """See `BackendEvents`."""
+        try:
+            with LOCK:
+                self.scheduler.batch_closed(batch, helper)
+        except WaitCycle as error:
+            assert helper is not None  # else nothing waits
+            self.backend.refuse(helper, error)
         self.drain()
 
     def split(self, batch: int) -> None:

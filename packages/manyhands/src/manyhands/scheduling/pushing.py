@@ -726,9 +726,14 @@ class PushingScheduler(Scheduler):
         open_positions.clear()
         self.batch_closed(number)
 
-    def batch_closed(self, number: int) -> None:
-        """A batch has said all; what it never spoke of was not started and becomes ready again."""
-        entry = self.batches.pop(number, None)
+    def batch_closed(self, number: int, helper: Helper | None = None) -> None:
+        """A batch has said all; what it never spoke of was not started and becomes ready again.
+
+        Args:
+            number: the batch.
+            helper: what waits for a run of it, and is given that before others are.
+        """
+        wanting, entry = helper, self.batches.pop(number, None)
         if entry is None:
             return
         batch, open_positions = entry
@@ -752,6 +757,8 @@ class PushingScheduler(Scheduler):
         if batch.slot in self._leaving:
             self._let_go(batch.slot)
         self._has_room = True
+        if wanting is not None and wanting in self.helpers.get(wanting.batch.slot, ()):
+            self.help(wanting)
         self._fill()
 
     def _again(self, batch: Batch, positions: Sequence[int]) -> None:
