@@ -14,6 +14,7 @@ import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 OLDEST = PYTHONS[0]
+PACKAGES = ["manyhands", "manyhands-dask"]  # all that are published
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
@@ -64,7 +65,8 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The tests, with the lowest versions that the packages claim to work with."""
     install(session, "dev")
-    session.install("--upgrade", "--resolution=lowest-direct", "--editable=packages/manyhands")
+    packages = [f"--editable=packages/{name}" for name in PACKAGES]
+    session.install("--upgrade", "--resolution=lowest-direct", *packages)
     session.run("pytest", "-m", "", *session.posargs)  # slow ones too
 
 

@@ -49,8 +49,8 @@ SERVICE_THREADS = {
     "manyhands-forkserver": 1,  # the socket on which it hears of worker processes
 }
 
-#: The idle workers of other libraries' thread pools; these end by themselves, seconds later or with their loop.
-IDLE_THREADS = ("AnyIO worker thread", "Trio thread ", "asyncio_")
+#: The idle workers of other libraries' thread pools; these end by themselves, seconds later, with their loop, or never.
+IDLE_THREADS = ("AnyIO worker thread", "Trio thread ", "asyncio_", "Dask-Offload_")
 
 #: The process-wide processes of ours, multiprocessing and loky, and the descriptors that each keeps open in this one.
 SERVICE_PROCESSES = {

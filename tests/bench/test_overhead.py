@@ -88,6 +88,29 @@ class TestMeasurements:
         for sampler in (measurement.ours, measurement.bare, *others):
             assert 0 < sampler(size) < 10
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("submit", "map", "round-trip", "chain", "chain-of-work", "long"),
+            *("array", "first-result"),
+        ],
+    )
+    def test_dask_is_sampled(self, name: str) -> None:
+        """One small sample of each side."""
+        (measurement,) = (m for m in measurements_of("dask") if m.name == name)
+        size = min(measurement.quick_size or measurement.size, 100)
+        for sampler in (measurement.ours, measurement.bare, *measurement.also.values()):
+            assert 0 < sampler(size) < 10
+
+    def test_only_a_name_of_an_array_passes_through_the_driver_of_dask(self) -> None:
+        (measurement,) = (m for m in measurements_of("dask") if m.name == "array-bytes")
+        for sampler in (measurement.ours, measurement.bare):
+            assert 500 < sampler(4) < measurement.floor
+
+    def test_memory_on_dask_is_sampled(self) -> None:
+        (measurement,) = (m for m in measurements_of("dask") if m.name == "memory-map")
+        assert 0 <= measurement.ours(20_000) < measurement.bare(20_000)
+
     def test_another_runner_is_asked_for(self, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ("--quick", "--rounds", "1", "--only", "first-result-again")
         assert overhead("--runner", "processes", *arguments) == 0

@@ -98,8 +98,8 @@ EXAMPLES: list[tuple[ManyhandsError, list[str]]] = [
     (ConcurrencyLimitError(tag="db", problem="is 0", run_name="q-1"), ["'db'", "is 0", "q-1"]),
     (RunnerStateError(runner="threads", problem="entered twice"), ["threads", "twice"]),
     (
-        MissingExtraError(feature="'dask'", requirement="manyhands-dask"),
-        ["'dask'", 'pip install "manyhands-dask"'],
+        MissingExtraError(feature="'dask'", requirement="manyhands[dask]"),
+        ["'dask'", 'pip install "manyhands[dask]"'],
     ),
     (UnknownRunner(runner="treads", known=("threads", "dask")), ["'treads'", "'threads'"]),
     (ScriptError(target="etl.py:nightly", problem="no such file"), ["etl.py:nightly", "no such"]),

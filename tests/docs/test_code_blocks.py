@@ -4,6 +4,7 @@
 * `# prints: 42` at the end of a line in a block means that the script prints a line `42`, in the order of these.
 * In ```bash, ```sh and ```console blocks, the `manyhands …` commands run (also behind `$`, `uv run` and `… &&`).
 * `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out.
+* What a page speaks of and a test does not have, such as clusters elsewhere, has stand-ins: see `STAND_INS`.
 
 The script is the page with all other lines blanked, so that a traceback's line numbers are the page's.
 """
@@ -17,11 +18,15 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.docs import dask_clusters
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +37,12 @@ FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*
 SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
 PRINTS = re.compile(r"# prints: (.*\S)")
 COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>manyhands\b.*)")
+
+
+#: By page, what gets the directory that its script is to run in ready, and says what to replace in the script.
+STAND_INS: dict[str, Callable[[Path], AbstractContextManager[dict[str, str]]]] = {
+    "docs/dask.md": dask_clusters.stand_ins,
+}
 
 
 @dataclass(frozen=True)
@@ -128,9 +139,16 @@ def run(command: list[str], directory: Path, what: str) -> str:
 @pytest.mark.parametrize("page", [page for page in pages() if script_of(page)])
 def test_python_blocks_run(page: str, tmp_path: Path) -> None:
     source = script_of(page)
-    script = tmp_path / Path(page).with_suffix(".py").name
-    script.write_text(source)
-    output = run([sys.executable, str(script)], tmp_path, f"{page} (line numbers are the page's)")
+    # A name of its own: a script `dask.py` would be found where Dask is looked for.
+    script = tmp_path / f"page_{Path(page).stem}.py"
+    prepare = STAND_INS.get(page, lambda directory: nullcontext({}))
+    with prepare(tmp_path) as replacements:
+        for name, stand_in in replacements.items():
+            source = source.replace(name, stand_in)
+        script.write_text(source)
+        output = run(
+            [sys.executable, str(script)], tmp_path, f"{page} (line numbers are the page's)"
+        )
 
     printed = iter(output.splitlines())
     for promise in PRINTS.findall(source):

@@ -1,6 +1,6 @@
 """What is measured: the same work for a task runner and for a bare executor, as users of each would write it.
 
-The functions take a runner by its name (`"threads:2"`) or an executor, and give what one task cost. Every runner's
+The functions take a runner, by its name (`"threads:2"`) or as it is, or an executor, and give what one task cost. Every runner's
 suite picks from them; work that only one engine can do is in its suite.
 
 * A pool is made for each sample. Threads start within the clock, on both sides. Processes, whose start costs as much
@@ -22,19 +22,27 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 from manyhands import flow, task
+from manyhands.task_runners import BaseTaskRunner
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = [
+    "CONSUMERS",
     "WrongResults",
     "arrive",
     "check",
+    "counted",
     "executor_chain",
     "executor_pending",
     "executor_round_trips",
     "executor_submit",
+    "growth",
+    "make_array",
     "runner_chain",
     "runner_map",
     "runner_pending_map",
@@ -44,6 +52,9 @@ __all__ = [
     "seconds_in_flow",
     "start_executor",
     "start_runner",
+    "sum_up",
+    "sums",
+    "sums_of_one",
 ]
 
 T = TypeVar("T")
@@ -71,12 +82,16 @@ increment_task = task(increment)
 
 
 def seconds_in_flow(
-    runner: str, work: Callable[[], T], expected: T, warm: int = 0, module: str | None = None
+    runner: str | BaseTaskRunner,
+    work: Callable[[], T],
+    expected: T,
+    warm: int = 0,
+    module: str | None = None,
 ) -> float:
     """Seconds that a piece of work takes in the body of a flow on this runner.
 
     Args:
-        runner: its name.
+        runner: it, or its name.
         work: what is timed.
         expected: what it should give.
         warm: how many worker processes are to be there before.
@@ -163,7 +178,7 @@ def start_executor(executor: Any, count: int, module: str | None = None) -> None
 # ---------------------------------------------------------------------- many tasks: seconds for each
 
 
-def runner_submit(runner: str, count: int, warm: int = 0) -> float:
+def runner_submit(runner: str | BaseTaskRunner, count: int, warm: int = 0) -> float:
     """All submitted, then every result taken."""
 
     def work() -> list[int]:
@@ -173,7 +188,7 @@ def runner_submit(runner: str, count: int, warm: int = 0) -> float:
     return seconds_in_flow(runner, work, list(range(count)), warm) / count
 
 
-def runner_map(runner: str, count: int, warm: int = 0) -> float:
+def runner_map(runner: str | BaseTaskRunner, count: int, warm: int = 0) -> float:
     """All of them one map, then every result taken."""
 
     def work() -> list[int]:
@@ -197,7 +212,7 @@ def executor_submit(executor: Executor, count: int, warm: int = 0) -> float:
 # ---------------------------------------------------------------------- one task after another: seconds for each
 
 
-def runner_round_trips(runner: str, count: int, warm: int = 0) -> float:
+def runner_round_trips(runner: str | BaseTaskRunner, count: int, warm: int = 0) -> float:
     """Each submitted when the result of the one before is there."""
 
     def work() -> list[int]:
@@ -217,7 +232,7 @@ def executor_round_trips(executor: Executor, count: int, warm: int = 0) -> float
         return seconds(work, list(range(count))) / count
 
 
-def runner_chain(runner: str, links: int, warm: int = 0) -> float:
+def runner_chain(runner: str | BaseTaskRunner, links: int, warm: int = 0) -> float:
     """A chain of tasks, each of which takes the future of the one before; submitted as a whole."""
 
     def work() -> int:
@@ -269,7 +284,7 @@ class Gate:
             self._opened.set()
 
 
-def runner_pending_submit(runner: str, count: int) -> float:
+def runner_pending_submit(runner: str | BaseTaskRunner, count: int) -> float:
     """All submitted, their futures in a list."""
 
     def fill(numbers: list[int]) -> object:
@@ -278,7 +293,7 @@ def runner_pending_submit(runner: str, count: int) -> float:
     return _growth_in_flow(runner, fill, count) / count
 
 
-def runner_pending_map(runner: str, count: int) -> float:
+def runner_pending_map(runner: str | BaseTaskRunner, count: int) -> float:
     """All of them one map, whose list of futures is held and not looked into."""
     return _growth_in_flow(runner, no_op_task.map, count) / count
 
@@ -293,22 +308,24 @@ def executor_pending(executor: Executor, count: int) -> float:
     with executor:
         executor.submit(gate.pass_through)
         with gate.closed():
-            return _growth(fill, count) / count
+            return growth(fill, count) / count
 
 
-def _growth_in_flow(runner: str, fill: Callable[[list[int]], object], count: int) -> float:
+def _growth_in_flow(
+    runner: str | BaseTaskRunner, fill: Callable[[list[int]], object], count: int
+) -> float:
     @flow(task_runner=runner)
     def measured() -> float:
         gate = Gate()
         task(gate.pass_through).submit()
         with gate.closed():
-            return _growth(fill, count)
+            return growth(fill, count)
 
     with logging_at_warning():
         return measured()
 
 
-def _growth(fill: Callable[[list[int]], object], count: int) -> float:
+def growth(fill: Callable[[list[int]], object], count: int) -> float:
     """Bytes of memory that the process has gained while it holds what `fill` made of distinct integers.
 
     Counted is resident memory, so all that the tasks cost: objects, what the allocator loses to rounding, and what is
@@ -323,3 +340,67 @@ def _growth(fill: Callable[[list[int]], object], count: int) -> float:
     growth = process.memory_info().rss - before
     del held
     return float(growth)
+
+
+# ---------------------------------------------------------------------- large values
+
+#: How many tasks sum up what one has made.
+CONSUMERS = 4
+MEGABYTE = 1_000_000
+
+
+def make_array(megabytes: int) -> np.ndarray[Any, Any]:
+    """A large value."""
+    import numpy as np
+
+    return np.ones(megabytes * MEGABYTE // 8)
+
+
+def sum_up(array: np.ndarray[Any, Any]) -> float:
+    """What is done with it."""
+    return float(array.sum())
+
+
+make_array_task = task(make_array)
+sum_up_task = task(sum_up)
+
+
+def sums(megabytes: int) -> list[float]:
+    """What the consumers should give."""
+    return [float(megabytes * MEGABYTE // 8)] * CONSUMERS
+
+
+def sums_of_one(megabytes: int) -> list[float]:
+    """In a flow: one task makes the value, others sum it up."""
+    made: Any = make_array_task.submit(megabytes)
+    return [future.result() for future in [sum_up_task.submit(made) for _ in range(CONSUMERS)]]
+
+
+@contextmanager
+def counted(
+    kind: Any, method: str, call: Callable[..., tuple[Any, int]]
+) -> Iterator[Callable[[], int]]:
+    """Counts meanwhile what a method of a class moves.
+
+    Args:
+        kind: the class.
+        method: the method's name.
+        call: calls the method, which it gets first, with the arguments; gives its result, and how many bytes it moved.
+
+    Yields:
+        What gives the count.
+    """
+    original = getattr(kind, method)
+    total = 0
+
+    def counting(*args: Any) -> Any:
+        nonlocal total
+        result, size = call(original, *args)
+        total += size
+        return result
+
+    setattr(kind, method, counting)
+    try:
+        yield lambda: total
+    finally:
+        setattr(kind, method, original)

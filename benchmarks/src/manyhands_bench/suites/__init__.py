@@ -14,11 +14,12 @@ from manyhands_bench.measurement import Measurement
 __all__ = ["Runner", "measurements_of"]
 
 #: The runners that have a suite.
-Runner = Literal["threads", "processes"]
+Runner = Literal["threads", "processes", "dask"]
 
 _SUITES: dict[Runner, str] = {
     "threads": "manyhands_bench.suites.threads",
     "processes": "manyhands_bench.suites.processes",
+    "dask": "manyhands_bench.suites.dask",
 }
 
 

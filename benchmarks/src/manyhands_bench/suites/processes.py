@@ -20,18 +20,15 @@ from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from manyhands import State, task, unmapped
 from manyhands.task_runners import ProcessPoolTaskRunner
 from manyhands.task_runners.processes.wire import DriverChannel, Inbox
 
 from manyhands_bench import workloads
-from manyhands_bench.fresh_process import run_python
+from manyhands_bench.fresh_process import first_result
 from manyhands_bench.measurement import BYTES, SECONDS, Figure, Measurement, Sampler
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["MEASUREMENTS"]
 
@@ -171,22 +168,6 @@ def loky_chain(links: int) -> float:
 # ---------------------------------------------------------------------- starting
 
 
-def first_result(code: str) -> Sampler:
-    """Samples the seconds from the start of an interpreter to what this code prints: the clock, at the first result.
-
-    The clock counts from the start of the machine, so it is the same in both processes.
-    """
-
-    def sample(count: int) -> float:
-        taken = 0.0
-        for _ in range(count):
-            started = time.perf_counter()
-            taken += float(run_python("-c", code)) - started
-        return taken / count
-
-    return sample
-
-
 COLD = """
 import os
 os.environ["MANYHANDS_LOGGING_LEVEL"] = "WARNING"
@@ -262,42 +243,16 @@ def executor_first_result_again(count: int) -> float:
 
 # ---------------------------------------------------------------------- large values
 
-#: How many tasks sum up what one has made.
-CONSUMERS = 4
-MEGABYTE = 1_000_000
-
-
-def make_array(megabytes: int) -> np.ndarray[Any, Any]:
-    """A large value."""
-    import numpy as np
-
-    return np.ones(megabytes * MEGABYTE // 8)
-
-
-def sum_up(array: np.ndarray[Any, Any]) -> float:
-    """What is done with it."""
-    return float(array.sum())
-
-
-make_array_task = task(make_array)
-sum_up_task = task(sum_up)
-
-
-def sums(megabytes: int) -> list[float]:
-    """What the consumers should give."""
-    return [float(megabytes * MEGABYTE // 8)] * CONSUMERS
-
 
 def array(megabytes: int) -> float:
     """Seconds for all."""
     return workloads.seconds_in_flow(
-        RUNNER, lambda: _sums_of_one(megabytes), sums(megabytes), WORKERS, "numpy"
+        RUNNER,
+        lambda: workloads.sums_of_one(megabytes),
+        workloads.sums(megabytes),
+        WORKERS,
+        "numpy",
     )
-
-
-def _sums_of_one(megabytes: int) -> list[float]:
-    made: Any = make_array_task.submit(megabytes)
-    return [future.result() for future in [sum_up_task.submit(made) for _ in range(CONSUMERS)]]
 
 
 def executor_array(megabytes: int) -> float:
@@ -313,12 +268,14 @@ def loky_array(megabytes: int) -> float:
 def _array_on(pool: Executor, megabytes: int) -> float:
     with pool:
         workloads.start_executor(pool, WORKERS, "numpy")
-        return workloads.seconds(lambda: _sums_of_one_on(pool, megabytes), sums(megabytes))
+        return workloads.seconds(
+            lambda: _sums_of_one_on(pool, megabytes), workloads.sums(megabytes)
+        )
 
 
 def _sums_of_one_on(pool: Executor, megabytes: int) -> list[float]:
-    made = pool.submit(make_array, megabytes).result()
-    futures = [pool.submit(sum_up, made) for _ in range(CONSUMERS)]
+    made = pool.submit(workloads.make_array, megabytes).result()
+    futures = [pool.submit(workloads.sum_up, made) for _ in range(workloads.CONSUMERS)]
     return [future.result() for future in futures]
 
 
@@ -327,41 +284,11 @@ def joblib_array(megabytes: int) -> float:
     from joblib import delayed
 
     def work(parallel: Any) -> list[float]:
-        (made,) = parallel([delayed(make_array)(megabytes)])
-        result: list[float] = parallel([delayed(sum_up)(made)] * CONSUMERS)
+        (made,) = parallel([delayed(workloads.make_array)(megabytes)])
+        result: list[float] = parallel([delayed(workloads.sum_up)(made)] * workloads.CONSUMERS)
         return result
 
-    return joblib_seconds(work, sums(megabytes), "numpy")
-
-
-@contextmanager
-def counted(
-    kind: Any, method: str, call: Callable[..., tuple[Any, int]]
-) -> Iterator[Callable[[], int]]:
-    """Counts meanwhile what a method of a class moves.
-
-    Args:
-        kind: the class.
-        method: the method's name.
-        call: calls the method, which it gets first, with the arguments; gives its result, and how many bytes it moved.
-
-    Yields:
-        What gives the count.
-    """
-    original = getattr(kind, method)
-    total = 0
-
-    def counting(*args: Any) -> Any:
-        nonlocal total
-        result, size = call(original, *args)
-        total += size
-        return result
-
-    setattr(kind, method, counting)
-    try:
-        yield lambda: total
-    finally:
-        setattr(kind, method, original)
+    return joblib_seconds(work, workloads.sums(megabytes), "numpy")
 
 
 #: Bytes of a message of the pool's besides its body.
@@ -383,14 +310,14 @@ def array_bytes(megabytes: int) -> float:
     def work() -> list[float]:
         nonlocal moved
         with (
-            counted(DriverChannel, "send", send) as sent,
-            counted(Inbox, "receive", receive) as received,
+            workloads.counted(DriverChannel, "send", send) as sent,
+            workloads.counted(Inbox, "receive", receive) as received,
         ):
-            given = _sums_of_one(megabytes)
+            given = workloads.sums_of_one(megabytes)
             moved = sent() + received()
         return given
 
-    workloads.seconds_in_flow(RUNNER, work, sums(megabytes), WORKERS, "numpy")
+    workloads.seconds_in_flow(RUNNER, work, workloads.sums(megabytes), WORKERS, "numpy")
     return float(moved)
 
 
@@ -406,10 +333,10 @@ def executor_array_bytes(megabytes: int) -> float:
     with executor() as pool:
         workloads.start_executor(pool, WORKERS, "numpy")
         with (
-            counted(Connection, "_send", send) as sent,
-            counted(Connection, "_recv", receive) as received,
+            workloads.counted(Connection, "_send", send) as sent,
+            workloads.counted(Connection, "_recv", receive) as received,
         ):
-            workloads.check(_sums_of_one_on(pool, megabytes), sums(megabytes))
+            workloads.check(_sums_of_one_on(pool, megabytes), workloads.sums(megabytes))
             return float(sent() + received())
 
 

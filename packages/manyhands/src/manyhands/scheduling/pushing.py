@@ -112,7 +112,8 @@ class PushingScheduler(Scheduler):
     Attributes:
         slots: how many batches are in flight at each slot.
         batches: what is in flight: each batch, and the positions in it that have not been reported.
-        helpers: by slot, the runs that wait there, innermost last.
+        helpers: by seat, the runs that wait there, innermost last: a seat is a slot, or, where slots are of no particular
+            worker, what runs one batch and all that is run in place on top of it.
         ready_async: as `ready`, for coroutines of workers that have a loop for them.
         loops: how many batches of coroutines are in flight at each slot; they leave the slot free for others.
         broken: what every run ends with if no worker can be started.
@@ -237,17 +238,17 @@ class PushingScheduler(Scheduler):
         if entry is None:
             return None
         batch = entry[0]
-        slot = batch.slot
+        seat = self._seat_of(batch)
         run = self.run_at(batch, position) if position is not None else None
         stack = [] if run is None else [run]
         if blocks:
-            stack = [h.run for h in self.helpers.get(slot, ()) if h.blocks and h.run] + stack
+            stack = [h.run for h in self.helpers.get(seat, ()) if h.blocks and h.run] + stack
         helper = Helper(self, batch, run, wanted, stack, blocks=blocks, tag=tag)
         if run is not None:
             for below in stack:
                 self.check_cycle(wanted, below)
             self.waits(run, wanted)
-        self.helpers.setdefault(slot, []).append(helper)
+        self.helpers.setdefault(seat, []).append(helper)
         if blocks:
             if timed:
                 helper.spare = self._lend()
@@ -256,19 +257,19 @@ class PushingScheduler(Scheduler):
             self._on_loops[number] = (
                 False  # who waits holds no place: what it waits for may need one
             )
-            self.loops[slot] -= 1
+            self.loops[batch.slot] -= 1
         self._fill()
         return helper
 
     def run_resumed(self, helper: Helper) -> None:
         """A run on a worker goes on."""
-        slot = helper.batch.slot
-        here = self.helpers.get(slot)
+        seat = self._seat_of(helper.batch)
+        here = self.helpers.get(seat)
         if here is None or helper not in here:
             return
         here.remove(helper)
         if not here:
-            del self.helpers[slot]
+            del self.helpers[seat]
         if helper.run is not None:
             self.waits(helper.run, None)
         if helper.spare is not None:
@@ -287,7 +288,7 @@ class PushingScheduler(Scheduler):
         """
         helper.looked()
         slot = helper.batch.slot
-        here = self.helpers.get(slot, [])
+        here = self.helpers.get(self._seat_of(helper.batch), [])
         if not helper.blocks or helper is not next((h for h in reversed(here) if h.blocks), None):
             return True
         if helper in self._helping.values():
@@ -307,6 +308,14 @@ class PushingScheduler(Scheduler):
         self._helping[batch.number] = helper
         self.effects.append((LAUNCH, batch))
         return True
+
+    def _seat_of(self, batch: Batch) -> int:
+        """Where a batch runs: batches with the same seat are on top of each other."""
+        if not self.capabilities.queues:
+            return batch.slot
+        while batch.helper is not None:
+            batch = batch.helper.batch
+        return -batch.number
 
     def _lend(self) -> int:
         """A spare slot. It gets only what its helper waits for: given anything, its worker might wait in turn for
@@ -752,12 +761,12 @@ class PushingScheduler(Scheduler):
             if batch.slot in self._seconds:
                 left_over = self._seconds[batch.slot] - self._seconds_of(batch)
                 self._seconds[batch.slot] = left_over if self.slots[batch.slot] else 0.0
-        for left in [h for h in self.helpers.get(batch.slot, ()) if h.batch is batch]:
+        for left in [h for h in self.helpers.get(self._seat_of(batch), ()) if h.batch is batch]:
             self.run_resumed(left)  # its worker died while it waited
         if batch.slot in self._leaving:
             self._let_go(batch.slot)
         self._has_room = True
-        if wanting is not None and wanting in self.helpers.get(wanting.batch.slot, ()):
+        if wanting is not None and wanting in self.helpers.get(self._seat_of(wanting.batch), ()):
             self.help(wanting)
         self._fill()
 
