@@ -39,3 +39,26 @@ class TestProcesses(TaskRunnerSuite):
     @pytest.fixture
     def single_runner(self, one_worker: str) -> DaskTaskRunner:
         return DaskTaskRunner(address=one_worker)
+
+
+@pytest.fixture(scope="module")
+def threads() -> Iterator[list[str]]:
+    local = {"processes": False, "threads_per_worker": 1}
+    two = DaskTaskRunner(cluster_kwargs={"n_workers": 2, **local})
+    one = DaskTaskRunner(cluster_kwargs={"n_workers": 1, **local})
+    with two, one:
+        yield [runner._connection.cluster.scheduler_address for runner in (two, one)]
+
+
+class TestThreads(TaskRunnerSuite):
+    """Workers that are threads of this process: nothing there can die alone, or be stopped inside C code."""
+
+    survives_crashes = False
+
+    @pytest.fixture
+    def runner(self, threads: list[str]) -> DaskTaskRunner:
+        return DaskTaskRunner(address=threads[0])
+
+    @pytest.fixture
+    def single_runner(self, threads: list[str]) -> DaskTaskRunner:
+        return DaskTaskRunner(address=threads[1])

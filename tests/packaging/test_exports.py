@@ -1,21 +1,23 @@
-"""The public names: `__all__`, the reference page and this list agree, importing is light, the wheel is complete."""
+"""The public names: `__all__`, the reference page and this list agree, importing is light, the wheels are complete."""
 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference.md"
@@ -35,6 +37,10 @@ EXPORTS = {
     ),
     "manyhands.runtime": "task_run flow_run",
     "manyhands.limits": "ConcurrencyLimits AsyncConcurrencyLimits ConcurrencyLimit",
+    "manyhands_dask": "DaskTaskRunner get_dask_client",
+    "manyhands_dask.exceptions": (
+        "ClusterError ClusterFailed ClusterUnreachable EnvironmentMismatch MissingDaskClient"
+    ),
 }
 
 #: Modules that export these and more of their kind (SPEC 1.3, 1.6, 11.4).
@@ -59,7 +65,7 @@ MODULES = [*EXPORTS, *EXPORTS_AT_LEAST]
 STATE_TYPES = "SCHEDULED PENDING RUNNING COMPLETED FAILED CANCELLED CRASHED PAUSED CANCELLING"
 PREDICATES = "scheduled pending running completed failed cancelled crashed paused cancelling final"
 
-#: Packages that `import manyhands` must not load: they cost more than all of it, or may not be installed.
+#: Packages that importing ours must not load: they cost more than all of it, or may not be installed.
 HEAVY = "anyio asyncio cyclopts dask distributed numpy psycopg pydantic ray rich sqlite3"
 
 
@@ -130,9 +136,10 @@ def test_the_reference_lists_every_public_name() -> None:
     assert public - listed == set(), "public, and not on the page"
 
 
-def test_import_is_light() -> None:
+@pytest.mark.parametrize("package", ["manyhands", "manyhands_dask"])
+def test_import_is_light(package: str) -> None:
     code = (
-        "import sys; before = set(sys.modules); import manyhands;"
+        f"import sys; before = set(sys.modules); import {package};"
         f"print(*sorted(set({HEAVY.split()}) & (set(sys.modules) - before)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -141,22 +148,40 @@ def test_import_is_light() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.Path]:
-    """The wheel of manyhands, built by way of its source distribution."""
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], zipfile.Path]:
+    """Builds the wheel of a package once, by way of its source distribution."""
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv is None:
         pytest.skip("uv is not on the PATH")
-    out = tmp_path_factory.mktemp("dist")
-    command = [uv, "build", "--package", "manyhands", "--out-dir", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (built,) = out.glob("manyhands-*.whl")
-    with zipfile.ZipFile(built) as archive:
-        yield zipfile.Path(archive)
+
+    @cache
+    def built(package: str) -> zipfile.Path:
+        out = tmp_path_factory.mktemp("dist")
+        command = [uv, "build", "--package", package, "--out-dir", str(out)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (wheel,) = out.glob(f"{package.replace('-', '_')}-*.whl")
+        return zipfile.Path(io.BytesIO(wheel.read_bytes()))
+
+    return built
 
 
-def test_wheel_is_complete(wheel: zipfile.Path) -> None:
-    source = ROOT / "packages" / "manyhands" / "src"
+def info_of(wheel: zipfile.Path) -> zipfile.Path:
+    """Its folder of metadata."""
+    (info,) = (entry for entry in wheel.iterdir() if entry.name.endswith(".dist-info"))
+    return info
+
+
+def requirements_in(wheel: zipfile.Path) -> list[str]:
+    metadata = (info_of(wheel) / "METADATA").read_text()
+    return re.findall(r"^Requires-Dist: (.*)$", metadata, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("package", ["manyhands", "manyhands-dask"])
+def test_wheel_is_complete(build: Callable[[str], zipfile.Path], package: str) -> None:
+    wheel = build(package)
+    module = package.replace("-", "_")
+    source = ROOT / "packages" / package / "src"
     files = {
         path.relative_to(source).as_posix()
         for path in source.rglob("*")
@@ -165,20 +190,42 @@ def test_wheel_is_complete(wheel: zipfile.Path) -> None:
     packed = {
         name
         for name in wheel.root.namelist()
-        if name.startswith("manyhands/") and not name.endswith("/")
+        if name.startswith(f"{module}/") and not name.endswith("/")
     }
-    assert "manyhands/py.typed" in packed
+    assert f"{module}/py.typed" in packed
     assert packed == files
+    assert (info_of(wheel) / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
-def test_wheel_tells_what_it_needs(wheel: zipfile.Path) -> None:
-    (info,) = (entry for entry in wheel.iterdir() if entry.name.endswith(".dist-info"))
-    metadata = (info / "METADATA").read_text()
-    required = set(re.findall(r"^Requires-Dist: ([\w-]+)", metadata, flags=re.MULTILINE))
-    assert required == {"anyio", "cloudpickle", "cyclopts", "pydantic", "rich"}
-    assert (info / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
-    entry_points = (info / "entry_points.txt").read_text()
+def test_wheel_tells_what_it_needs(build: Callable[[str], zipfile.Path]) -> None:
+    wheel = build("manyhands")
+    required = [line for line in requirements_in(wheel) if "extra ==" not in line]
+    names = {re.split(r"[^\w-]", line)[0] for line in required}
+    assert names == {"anyio", "cloudpickle", "cyclopts", "pydantic", "rich"}
+    entry_points = (info_of(wheel) / "entry_points.txt").read_text()
     assert "manyhands = manyhands.cli:main" in entry_points
     assert "threads = manyhands.task_runners:ThreadPoolTaskRunner" in entry_points
     assert "processes = manyhands.task_runners:ProcessPoolTaskRunner" in entry_points
     assert "sequential = manyhands.task_runners:SequentialTaskRunner" in entry_points
+
+
+def test_the_packages_of_one_version_belong_together(
+    build: Callable[[str], zipfile.Path],
+) -> None:
+    import manyhands
+    import manyhands_dask
+
+    version = manyhands.__version__
+    assert manyhands_dask.__version__ == version
+    core, dask = requirements_in(build("manyhands")), requirements_in(build("manyhands-dask"))
+    assert f"manyhands-dask=={version}; extra == 'dask'" in core
+    assert f"manyhands=={version}" in dask
+    assert {re.split(r"[^\w-]", line)[0] for line in dask} == {"manyhands", "distributed"}
+    for wheel in (build("manyhands"), build("manyhands-dask")):
+        assert info_of(wheel).name.split("-")[1].startswith(f"{version}.")
+
+
+def test_the_wheel_for_dask_brings_its_runner(build: Callable[[str], zipfile.Path]) -> None:
+    entry_points = (info_of(build("manyhands-dask")) / "entry_points.txt").read_text()
+    assert "[manyhands.task_runners]" in entry_points
+    assert "dask = manyhands_dask:DaskTaskRunner" in entry_points
