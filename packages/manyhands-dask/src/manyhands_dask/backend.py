@@ -18,6 +18,7 @@ May import `connection`, `bus`, `deaths`, `members` and what lies above them.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from contextvars import Context
@@ -26,6 +27,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dask import annotate
+from distributed.client import _current_client
 from distributed.worker import Worker  # noqa: F401  # so that its cost is here, not in the first submit
 from manyhands.calls import (
     COMPLETED,
@@ -147,7 +149,7 @@ class DaskBackend:
         self._wanting: set[tuple[Any, ...]] = set()
         self._deaths = Deaths(self)
         self._watch = Watch(self)
-        self._token: Any = None
+        self._tokens: list[tuple[Any, Any]] = []
 
     # ------------------------------------------------------------------ starting and stopping
 
@@ -175,17 +177,17 @@ class DaskBackend:
         except BaseException:
             self.stop(0.0)
             raise
-        self._token = CURRENT.set(self.client)
+        # Dask's own API finds this client too, before any ambient one.
+        self._tokens = [(CURRENT, CURRENT.set(self.client))]
+        self._tokens.append((_current_client, _current_client.set(self.client)))
 
     def stop(self, grace: float) -> None:
         """See `Backend`."""
         self.stopping = True
         self._watch.stop()
-        try:
-            if self._token is not None:
-                CURRENT.reset(self._token)
-        except ValueError:
-            pass  # it is left in another context than it was entered in
+        for variable, token in self._tokens:
+            with contextlib.suppress(ValueError):  # it is left in another context
+                variable.reset(token)
         if hasattr(self, "client"):
             self._send("close")
             _leave_bus(self)
@@ -297,8 +299,8 @@ class DaskBackend:
         given: dict[str, Any] = options.for_submit() if options is not None else {}
         if resources:
             given["resources"] = {**given.get("resources", {}), **resources}
-        if given.get("resources"):
-            self._warn_of_demands(sent, given["resources"])
+        sent.demands = given.get("resources") or {}
+        self.warn_of_demands(sent)
         if len(blob) > SCATTERED:
             blob = client.scatter(blob, hash=False)  # type: ignore[no-untyped-call]
         handles = [stored.number for stored in sent.stored]
@@ -331,12 +333,13 @@ class DaskBackend:
             options = call.options if call is not None else None
         return options, dict(task.resources)
 
-    def _warn_of_demands(self, sent: Sent, demands: dict[str, float]) -> None:
+    def warn_of_demands(self, sent: Sent) -> None:
         """Says once if no worker has what a run asks for."""
+        demands = sent.demands
         key = tuple(sorted(demands.items()))
         with self.lock:
             members = list(self.members.values())
-            if key in self._wanting or not members:
+            if not demands or key in self._wanting or not members or sent.member is not None:
                 return
         for member in members:
             if all(member.resources.get(name, 0) >= amount for name, amount in demands.items()):

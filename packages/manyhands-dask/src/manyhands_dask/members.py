@@ -70,6 +70,7 @@ class Sent:
         future: of its Dask task; `None` for what was given to a waiting run.
         member: the worker that has begun it, if any has.
         stored: handles among its arguments.
+        demands: what it asks of its worker, by the names of Dask's resources.
         skipped: runs that were cancelled before a worker had it.
         recalled: whether what has not begun of it is wanted back.
         wanting: a waiting run that it was asked back for.
@@ -79,6 +80,7 @@ class Sent:
     __slots__ = (
         "_places",
         "batch",
+        "demands",
         "future",
         "key",
         "member",
@@ -95,6 +97,7 @@ class Sent:
         self.future: Future[Any] | None = None
         self.member: DaskMember | None = None
         self.stored = stored
+        self.demands: dict[str, float] = {}
         self.skipped: list[TaskFuture[Any]] = []
         self.recalled = False
         self.withdrawn = False

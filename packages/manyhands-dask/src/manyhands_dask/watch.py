@@ -100,6 +100,10 @@ class Watch:
             self._lonely_since = None
             return
         self._look_for_workers(now)
+        with backend.lock:
+            waiting = [sent for sent in backend.sent.values() if sent.demands]
+        for sent in waiting:
+            backend.warn_of_demands(sent)
         asked = self._asked
         if asked is None:
             asked = self._asked = now

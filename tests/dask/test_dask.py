@@ -1,0 +1,395 @@
+"""What is Dask's own: natives, annotations, values that stay, batches, nesting on one thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import dask
+import distributed
+import numpy as np
+import pytest
+from manyhands import allow_failure, flow, task, unmapped
+from manyhands.exceptions import InvalidOption, ResultLost, UpstreamTaskError
+from manyhands.testing.samples import BoomError, boom, identity, inc
+from manyhands.testing.tools import PATIENCE, eventually
+from manyhands_dask import DaskTaskRunner, get_dask_client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.may_leave(
+    "threads", "processes", reason="the cluster of the module replaces workers that were killed"
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    with DaskTaskRunner(cluster_kwargs={"n_workers": 2, "resources": {"GPU": 1}}) as runner:
+        yield runner._connection.cluster
+
+
+@pytest.fixture
+def runner(cluster: Any) -> DaskTaskRunner:
+    return DaskTaskRunner(cluster)
+
+
+def keys_of(client: distributed.Client) -> dict[str, str]:
+    """What the scheduler knows: the state of each key."""
+    states: dict[str, str] = client.run_on_scheduler(
+        lambda dask_scheduler: {k: t.state for k, t in dask_scheduler.tasks.items()}
+    )
+    return states
+
+
+@task
+def ones(count: int) -> Any:
+    return np.ones(count)
+
+
+@task
+def total(array: Any) -> float:
+    return float(array.sum())
+
+
+@task
+def where() -> str:
+    return distributed.get_worker().address
+
+
+# ---------------------------------------------------------------------- natives
+
+
+class TestNatives:
+    """Dask's futures of our runs, and Dask's objects among their arguments (SPEC 4.1)."""
+
+    def test_a_native_future_gives_the_plain_value(self, runner: DaskTaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> Any:
+            small, large = inc.submit(1), ones.submit(100_000)
+            early = small.native
+            assert isinstance(early, distributed.Future)
+            assert early.result(timeout=PATIENCE) == 2
+            assert small.native is early
+            large.wait()
+            assert large.native.result(timeout=PATIENCE).sum() == 100_000
+            waiting = inc.submit(small)
+            return waiting.native.result(timeout=PATIENCE)
+
+        assert main() == 3
+
+    def test_a_native_future_of_a_failed_run_raises(self, runner: DaskTaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            with pytest.raises(BoomError):
+                boom.submit().native.result(timeout=PATIENCE)
+
+        main()
+
+    def test_native_futures_in_dasks_own_api(self, runner: DaskTaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> Any:
+            numbers = [inc.submit(number) for number in range(3)]
+            with get_dask_client() as client:
+                doubled = client.submit(lambda x: 2 * x, numbers[0].native).result()
+                summed = dask.delayed(sum)([number.native for number in numbers]).compute()
+                return doubled, summed, client.gather([number.native for number in numbers])
+
+        assert main() == (2, 6, [1, 2, 3])
+
+    def test_dasks_futures_are_arguments(self, runner: DaskTaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> Any:
+            with get_dask_client() as client:
+                future = client.submit(pow, 2, 10)
+                assert inc.submit(future).result() == 1025
+                assert identity.submit({"deep": [future, (future,)]}).result() == {
+                    "deep": [1024, (1024,)]
+                }
+                assert inc.map([future, 1]).result() == [1025, 2]
+
+        main()
+
+    def test_a_dask_future_that_fails(self, runner: DaskTaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            with get_dask_client() as client:
+                future = client.submit(divmod, 1, 0)
+                run = inc.submit(future)
+                with pytest.raises(UpstreamTaskError, match="divmod"):
+                    run.result(timeout=PATIENCE)
+                assert run.state.name == "NotReady"
+
+        main()
+
+    def test_dasks_collections_are_arguments(self, runner: DaskTaskRunner) -> None:
+        array = pytest.importorskip("dask.array")
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            lazy = dask.delayed(pow)(2, 5)
+            return inc.submit(lazy).result(), total.submit(array.ones((100, 100))).result()
+
+        assert main() == (33, 10_000.0)
+
+    def test_compute_uses_the_runners_cluster(self, runner: DaskTaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> Any:
+            return dask.delayed(os.getpid)().compute(), where.submit().result()
+
+        pid, address = main()
+        assert pid != os.getpid()
+        assert address.startswith("tcp://")
+
+
+# ---------------------------------------------------------------------- values that stay
+
+
+class TestValues:
+    """Large values stay on the workers (SPEC 5.7)."""
+
+    def test_nothing_is_left_of_them(self, runner: DaskTaskRunner, cluster: Any) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            for _ in range(5):
+                array = ones.submit(100_000)
+                assert total.submit(array).result() == 100_000
+
+        with distributed.Client(cluster, set_as_default=False) as client:
+            main()
+            eventually(lambda: not keys_of(client), "every key is released")
+
+    def test_a_consumer_runs_where_its_data_is(self, runner: DaskTaskRunner) -> None:
+        @task
+        def holder(array: Any) -> str:
+            return distributed.get_worker().address
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            arrays = [ones.submit(500_000) for _ in range(4)]
+            for array in arrays:
+                array.wait()
+                assert holder.submit(array).result() == array._outcome.place
+
+        main()
+
+    def test_a_value_whose_holder_dies_is_lost(self, cluster: Any) -> None:
+        @task
+        def make(name: str) -> Any:
+            count(name)
+            return np.ones(100_000)
+
+        def count(name: str) -> None:
+            with open(name, "a") as file:
+                file.write("x")
+
+        @flow(task_runner=DaskTaskRunner(cluster))
+        def main(name: str) -> None:
+            array = make.submit(name)
+            array.wait()
+            address = array._outcome.place
+            with get_dask_client() as client:
+                pid = client.run(os.getpid, workers=[address])[address]
+                os.kill(pid, 9)
+                eventually(lambda: address not in client.scheduler_info()["workers"], "it is gone")
+                eventually(array._outcome.is_lost, "the loss is known")
+            assert array.state.is_completed()
+            with pytest.raises(ResultLost):
+                array.result(timeout=PATIENCE)
+            with pytest.raises(ResultLost):
+                total.submit(array).result(timeout=PATIENCE)
+            assert identity.submit(allow_failure(inc.submit(1))).result(timeout=PATIENCE) == 2
+            with open(name) as file:
+                assert file.read() == "x", "it is not computed again"
+
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            main(os.path.join(folder, "count"))
+
+    def test_a_large_argument_of_a_map_travels_once(self, runner: DaskTaskRunner) -> None:
+        @task
+        def pick(array: Any, index: int) -> float:
+            return float(array[index])
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            return pick.map(unmapped(np.arange(200_000.0)), range(50)).result()
+
+        assert main() == [float(index) for index in range(50)]
+
+
+# ---------------------------------------------------------------------- Dask's vocabulary
+
+
+class TestVocabulary:
+    """`dask.annotate`, resources, clients."""
+
+    def test_annotations_say_where_a_run_goes(self, runner: DaskTaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            with get_dask_client() as client:
+                addresses = list(client.scheduler_info()["workers"])
+            for address in addresses:
+                with dask.annotate(workers=[address]):
+                    runs = [where.submit() for _ in range(5)]
+                    mapped = identity.map(range(10))
+                assert {run.result() for run in runs} == {address}
+                assert mapped.result() == list(range(10))
+
+        main()
+
+    def test_an_annotation_is_captured_at_submit(self, runner: DaskTaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            with get_dask_client() as client:
+                address = next(iter(client.scheduler_info()["workers"]))
+            first = identity.submit(1)
+            with dask.annotate(workers=[address], priority=5):
+                later = where.submit(wait_for=[first])
+            assert later.result() == address
+
+        main()
+
+    def test_retries_are_refused(self, runner: DaskTaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            with dask.annotate(retries=3), pytest.raises(InvalidOption, match="retries"):
+                inc.submit(1)
+
+        main()
+
+    def test_resources(self, runner: DaskTaskRunner) -> None:
+
+        @task(resources={"GPU": 1})
+        def uses() -> float:
+            began = time.time()
+            time.sleep(0.05)
+            return began
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            return sorted(run.result() for run in [uses.submit() for _ in range(2)])
+
+        assert len(main()) == 2
+
+    def test_a_resource_that_no_worker_has(
+        self, runner: DaskTaskRunner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @task(resources={"QUANTUM": 2})
+        def never() -> None: ...
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            run = never.submit()
+            eventually(lambda: "QUANTUM=2" in caplog.text, "it is warned of")
+            assert run.name in caplog.text
+            run.cancel()
+
+        main()
+
+    def test_a_client_inside_a_task(self, runner: DaskTaskRunner) -> None:
+        @task
+        def asks() -> int:
+            with get_dask_client() as client:
+                return client.submit(pow, 2, 3).result()
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            return asks.submit().result()
+
+        assert main() == 8
+
+
+# ---------------------------------------------------------------------- batches, nesting
+
+
+def test_short_runs_share_dask_tasks(runner: DaskTaskRunner, cluster: Any) -> None:
+    """10,000 runs are far fewer Dask tasks (DESIGN 'Performance' 3)."""
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        inc.map(range(200)).wait()
+        before = len(cluster.scheduler.transition_log)
+        assert inc.map(range(10_000)).result() == list(range(1, 10_001))
+        keys = {row[0] for row in list(cluster.scheduler.transition_log)[before:]}
+        assert len(keys) < 100
+
+    main()
+
+
+def test_keys_carry_the_tasks_name(runner: DaskTaskRunner) -> None:
+    @task
+    def key() -> str:
+        from distributed.worker import thread_state
+
+        return thread_state.key
+
+    @flow(task_runner=runner)
+    def main() -> Any:
+        return key.submit().result()
+
+    assert main().startswith("key-mh")
+
+
+def test_fifty_levels_on_one_thread_leave_few_threads() -> None:
+    """SPEC 9.1: a waiting worker runs what it waits for, and secedes only where that executes elsewhere."""
+
+    @task
+    def down(level: int) -> int:
+        if level == 0:
+            return sum(
+                thread.name.startswith("Dask-Default-Threads") for thread in threading.enumerate()
+            )
+        return down.submit(level - 1).result()
+
+    @flow(task_runner=DaskTaskRunner(cluster_kwargs={"n_workers": 1}))
+    def main() -> Any:
+        inc.submit(1).result()
+        began = time.monotonic()
+        return down.submit(50).result(), time.monotonic() - began
+
+    threads, seconds = main()
+    assert threads <= 3
+    assert seconds < 20, "under 5 s where the machine is not busy"
+
+
+def test_two_runners_on_one_cluster(cluster: Any) -> None:
+    @flow(task_runner=DaskTaskRunner(cluster))
+    def inner(x: int) -> Any:
+        return inc.map(range(x)).result()
+
+    @flow(task_runner=DaskTaskRunner(cluster))
+    def main() -> Any:
+        before = inc.submit(1)
+        nested = inner(20)
+        return before.result(), nested
+
+    assert main() == (2, list(range(1, 21)))
+
+
+def test_twenty_flows_in_turn_leave_nothing(cluster: Any) -> None:
+    with DaskTaskRunner(cluster) as runner:
+
+        @flow(task_runner=runner)
+        def main(number: int) -> Any:
+            ones.submit(50_000).wait()
+            return inc.submit(number).result()
+
+        client = runner._connection.client
+
+        def left() -> Any:
+            sides = client.run(lambda dask_worker: len(dask_worker.manyhands_sides))
+            sessions = client.run_on_scheduler(
+                lambda dask_scheduler: len(dask_scheduler.plugins["manyhands"]._sessions)
+            )
+            return keys_of(client), sides, sessions
+
+        assert main(-1) == 0
+        eventually(lambda: not keys_of(client), "the first has left nothing")
+        before = left()
+        for number in range(20):
+            assert main(number) == number + 1
+        eventually(lambda: left() == before, "nothing is left of them")
