@@ -7,7 +7,6 @@ ends with its standard input.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -16,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: The file that the process writes, and the page finds its scheduler by.
 FILE = "scheduler.json"
-CERTIFICATE, KEY = "cert.pem", "key.pem"
+AUTHORITY, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
 
 # Threads of the page's own process: spawned workers would want a guard around its script.
 CLUSTER = """
@@ -55,22 +55,15 @@ def stand_ins(directory: Path) -> Iterator[dict[str, str]]:
     Yields:
         What to replace in the script, and by what.
     """
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make certificates with")
     (directory / "dask_jobqueue.py").write_text(SLURM)
     package = directory / "dask_kubernetes" / "operator"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(KUBERNETES)
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-            "-subj", "/CN=127.0.0.1", "-keyout", KEY, "-out", CERTIFICATE,
-        ],
-        cwd=directory,
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    shutil.copy(directory / CERTIFICATE, directory / "ca.pem")  # it vouches for itself
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / AUTHORITY))
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(str(directory / CERTIFICATE))
+    issued.private_key_pem.write_to_path(str(directory / KEY))
     with (
         (directory / "clusters.log").open("wb") as log,
         subprocess.Popen(
@@ -100,7 +93,7 @@ def main() -> None:
             for role in ("client", "scheduler", "worker")
             for kind, file in (("cert", CERTIFICATE), ("key", KEY))
         },
-        tls_ca_file=CERTIFICATE,
+        tls_ca_file=AUTHORITY,
     )
     options = {"n_workers": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}
     with (

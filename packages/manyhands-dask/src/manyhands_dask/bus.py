@@ -35,6 +35,15 @@ NAME = "manyhands"
 #: What the id of a session begins with.
 SESSION = "mh"
 
+#: How Dask names the reasons for which a worker is removed that has not left by itself.
+DEATHS = (
+    "handle-worker-cleanup",
+    "worker-send-comm-fail",
+    "send-all-comm-fail",
+    "check-worker-ttl",
+    "nanny-close",
+)
+
 logger = logging.getLogger("distributed.manyhands")
 
 
@@ -221,7 +230,7 @@ class SchedulerBus(SchedulerPlugin):
     ) -> None:
         """See `SchedulerPlugin`."""
         for session in list(self._sessions):
-            self._say(session, gone=(worker, "retire" in stimulus_id))
+            self._say(session, gone=(worker, not stimulus_id.startswith(DEATHS)))
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """See `SchedulerPlugin`."""

@@ -65,8 +65,8 @@ class Deaths:
 
     # ------------------------------------------------------------------ what is said of workers
 
-    def worker_gone(self, address: str, retired: bool) -> None:
-        """The scheduler has removed a worker; one that is retired may go on with what it runs."""
+    def worker_gone(self, address: str, leaves: bool) -> None:
+        """The scheduler has removed a worker; one that leaves in order may go on with what it runs."""
         backend = self._backend
         with backend.lock:
             member = backend.members.pop(address, None)
@@ -75,7 +75,7 @@ class Deaths:
             self._gone[address] = member
         if member.has_left or backend.client.status != "running":
             self._bury(member, {})
-        elif retired:
+        elif leaves:
             TIMERS.after(FAREWELL_WITHIN, lambda: backend.do(lambda: self._look_into(member)))
         else:
             self._look_into(member)

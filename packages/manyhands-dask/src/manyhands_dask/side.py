@@ -265,8 +265,8 @@ class Side(RemoteWorker):
                 await asyncio.wait_for(self._emptied.wait(), LAST_GRACE)
             except TimeoutError:
                 return  # the record tells what had begun
+        self.end()  # first, so that nothing begins any more
         self.channel.send(messages.FAREWELL)
-        self.end()
 
     def end(self) -> None:
         """The driver has left the session, or has gone: what runs is stopped."""
@@ -407,7 +407,7 @@ class Side(RemoteWorker):
     ) -> Batch | None:
         """Unpacks a batch, unless it is not to be begun."""
         with LOCK:
-            if number in self._withdrawn or key in self._refused:
+            if self.gone or number in self._withdrawn or key in self._refused:
                 self._withdrawn.discard(number)
                 self._refused.discard(key)
                 return None
@@ -432,7 +432,7 @@ class Side(RemoteWorker):
         )
         batch = Batch(number, _Columns(lane, words, size), rows, scope, wait)
         with LOCK:
-            if number in self._withdrawn:
+            if self.gone or number in self._withdrawn:
                 self._withdrawn.discard(number)
                 self._close_lane(batch)
                 return None

@@ -409,8 +409,11 @@ class PushingScheduler(Scheduler):
 
     def slots_changed(self, numbers: Iterable[int], *, awaited: bool = False) -> None:
         """These slots exist now; no worker behind them yet if they are `awaited`."""
-        spares = {number: self.slots[number] for number in self._spares if number in self.slots}
-        self.slots = {number: self.slots.get(number, 0) for number in numbers} | spares
+        self.slots = dict.fromkeys((*numbers, *(self._spares & self.slots.keys())), 0)
+        self._seconds.clear()
+        for batch, _ in self.batches.values():  # a slot that comes again may have left some behind
+            if batch.helper is None and batch.number not in self._on_loops:
+                self._count(batch)
         self._awaited = awaited
         self._has_room = True
         self._fill()
@@ -442,11 +445,17 @@ class PushingScheduler(Scheduler):
             batch = self._make_batch(self.ready, slot, idle or len(self.slots))
             if batch is None:
                 return
+            self._count(batch)
+            self.effects.append((LAUNCH, batch))
+        self._look_for_idle()
+
+    def _count(self, batch: Batch) -> None:
+        """A batch is in flight at its slot."""
+        slot = batch.slot
+        if slot in self.slots:
             self.slots[slot] += 1
             if self.policy.seconds:
                 self._seconds[slot] = self._seconds.get(slot, 0.0) + self._seconds_of(batch)
-            self.effects.append((LAUNCH, batch))
-        self._look_for_idle()
 
     def _takes_more(self, slot: int) -> bool:
         if self._awaited:

@@ -1,0 +1,282 @@
+"""Workers that are killed, retired, or live for a short time only; a scheduler that dies or freezes; elastic clusters."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from manyhands import flow, task
+from manyhands.exceptions import CrashedRun, RunnerStateError, WorkerDied
+from manyhands.testing.samples import inc
+from manyhands.testing.tools import PATIENCE, eventually
+from manyhands_dask import DaskTaskRunner, get_dask_client
+
+from tests.dask.clusters import commands
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.may_leave(
+        "threads", "processes", reason="clusters replace workers, and go with their fixtures"
+    ),
+]
+
+
+@task
+def effect(folder: str, number: int) -> int:
+    """Leaves a trace that tells how often it ran."""
+    with open(os.path.join(folder, str(number)), "a") as file:
+        file.write("x")
+    time.sleep(0.002)
+    return number
+
+
+def effects_in(folder: Path) -> Counter[int]:
+    return Counter({int(path.name): len(path.read_text()) for path in folder.iterdir()})
+
+
+def run_under(
+    runner: Any, folder: Path, disturb: Any, count: int = 2000, *, singly: bool = False
+) -> Counter[str]:
+    """Runs `count` tasks while `disturb` does its worst; every rule that must hold then.
+
+    Returns:
+        How many runs ended in each state.
+    """
+
+    @flow(task_runner=runner)
+    def main() -> Counter[str]:
+        if singly:
+            futures: Any = [effect.submit(str(folder), number) for number in range(count)]
+        else:
+            from manyhands import unmapped
+
+            futures = effect.map(unmapped(str(folder)), range(count))
+        with get_dask_client() as client:
+            disturb(client)
+        for future in futures:
+            future.wait(60)
+        states = [future.state for future in futures]
+        done = effects_in(folder)
+        twice = [(number, futures[number].state) for number, times in done.items() if times > 1]
+        assert twice == [], "no effect twice"
+        for number, state in enumerate(states):
+            assert state.is_completed() or state.is_crashed(), (number, state)
+            if state.is_completed():
+                assert done[number] == 1
+        return Counter(state.type.value for state in states)
+
+    return main()
+
+
+@pytest.mark.parametrize("singly", [False, True])
+def test_workers_that_are_killed(tmp_path: Path, singly: bool) -> None:
+    def kill_some(client: Any) -> None:
+        for _ in range(3):
+            time.sleep(0.4)
+            pids = client.run(os.getpid, on_error="ignore")
+            if pids:
+                os.kill(random.choice(list(pids.values())), signal.SIGKILL)
+
+    runner = DaskTaskRunner(cluster_kwargs={"n_workers": 2})
+    ended = run_under(runner, tmp_path, kill_some, singly=singly)
+    assert ended["CRASHED"] <= 3 * 64 if not singly else 3 * 8, ended
+    assert ended["COMPLETED"] > 1000
+
+
+def test_workers_that_are_retired(tmp_path: Path) -> None:
+    def retire_some(client: Any) -> None:
+        for _ in range(3):
+            time.sleep(0.4)
+            addresses = list(client.scheduler_info(n_workers=-1)["workers"])
+            client.retire_workers([random.choice(addresses)], close_workers=True)
+
+    runner = DaskTaskRunner(cluster_kwargs={"n_workers": 4})
+    ended = run_under(runner, tmp_path, retire_some)
+    assert ended == {"COMPLETED": 2000}
+
+
+def test_workers_that_live_for_a_short_time(tmp_path: Path) -> None:
+    folder = tmp_path / "effects"
+    folder.mkdir()
+    with commands(tmp_path / "cluster", 0) as cluster:
+        for _ in range(2):
+            cluster.add_worker("--lifetime", "2s", "--lifetime-restart")
+        runner = DaskTaskRunner(address=cluster.address)
+        ended = run_under(runner, folder, lambda client: None)
+    assert ended == {"COMPLETED": 2000}
+
+
+def test_crash_retries(tmp_path: Path) -> None:
+    @task(crash_retries=3)
+    def survives(number: int) -> int:
+        mark = tmp_path / f"died-{number}"
+        if number % 10 == 0 and not mark.exists():
+            mark.touch()
+            os._exit(1)
+        return number
+
+    @flow(task_runner=DaskTaskRunner(cluster_kwargs={"n_workers": 2}))
+    def main() -> Any:
+        return survives.map(range(30)).result()
+
+    assert main() == list(range(30))
+
+
+def test_a_run_that_does_not_stop_is_killed() -> None:
+    """SPEC 7.3: C code included, and the slot comes back."""
+
+    @task(timeout_seconds=0.3)
+    def sleeps() -> None:
+        time.sleep(600)
+
+    @flow(task_runner=DaskTaskRunner(cluster_kwargs={"n_workers": 1}))
+    def main() -> float:
+        assert inc.submit(1).result() == 2
+        began = time.monotonic()
+        run = sleeps.submit()
+        run.wait(PATIENCE)
+        assert run.state.name == "TimedOut"
+        assert inc.submit(1).result(timeout=PATIENCE) == 2
+        return time.monotonic() - began
+
+    assert main() < 15, "0.3 s, half a second of grace, and 1 s for another worker"
+
+
+def test_a_killed_scheduler(tmp_path: Path) -> None:
+    @task
+    def sleeps() -> None:
+        time.sleep(60)
+
+    with commands(tmp_path, 1) as cluster:
+
+        @flow(task_runner=DaskTaskRunner(address=cluster.address))
+        def main() -> None:
+            running, queued = sleeps.submit(), [inc.submit(number) for number in range(3)]
+            time.sleep(0.5)
+            began = time.monotonic()
+            cluster.processes[0].kill()
+            for run in (running, *queued):
+                run.wait(PATIENCE)
+                assert run.state.is_crashed(), run.state
+                with pytest.raises(WorkerDied, match="scheduler"):
+                    run.result()
+            assert time.monotonic() - began < 20, "10 s where the machine is not busy"
+            with pytest.raises(RunnerStateError, match="scheduler"):
+                inc.submit(1)
+
+        with contextlib.suppress(CrashedRun):
+            main()
+
+
+def test_a_frozen_scheduler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MANYHANDS_DASK_FROZEN_SECONDS", "12")
+    with commands(tmp_path, 1) as cluster:
+
+        @flow(task_runner=DaskTaskRunner(address=cluster.address))
+        def main() -> None:
+            assert inc.submit(1).result() == 2
+            cluster.processes[0].send_signal(signal.SIGSTOP)
+            try:
+                run = inc.submit(1)
+                run.wait(40)
+                assert run.state.is_crashed()
+                assert "has not answered for 10 s" in caplog.text
+            finally:
+                cluster.processes[0].send_signal(signal.SIGCONT)
+
+        with contextlib.suppress(CrashedRun):
+            main()
+
+
+def test_no_workers_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with commands(tmp_path, 0) as cluster:
+
+        @flow(task_runner=DaskTaskRunner(address=cluster.address))
+        def main() -> Any:
+            run = inc.submit(1)
+            eventually(lambda: "no worker" in caplog.text, "it is warned of", 20)
+            cluster.add_worker()
+            return run.result(timeout=PATIENCE)
+
+        assert main() == 2
+
+
+def test_an_adaptive_cluster_grows() -> None:
+    """60 s of 20 ms tasks reach the maximum of a cluster that starts empty."""
+
+    @task
+    def sleeps(number: int) -> int:
+        time.sleep(0.02)
+        return os.getpid()
+
+    runner = DaskTaskRunner(
+        cluster_kwargs={"n_workers": 0},
+        adapt_kwargs={"minimum": 0, "maximum": 4, "interval": "200 ms"},
+    )
+
+    @flow(task_runner=runner)
+    def main() -> int:
+        most = 0
+        futures = sleeps.map(range(3000))
+        with get_dask_client() as client:
+            while not futures._items.done():  # type: ignore[union-attr]
+                most = max(most, len(client.scheduler_info(n_workers=-1)["workers"]))
+                time.sleep(0.2)
+        return max(most, len(set(futures.result())))
+
+    assert main() >= 4
+
+
+DRIVER = """
+import sys
+from manyhands import flow, task
+from manyhands_dask import DaskTaskRunner
+@task
+def double(x):
+    from manyhands.runtime import task_run
+    return 2 * x, task_run.id
+@task
+def parent(x):
+    return [value for value, _ in double.map(range(x)).result()]
+@flow(task_runner=DaskTaskRunner(address=sys.argv[1]))
+def main():
+    futures = double.map(range(500))
+    assert [value for value, _ in futures.result()] == [2 * x for x in range(500)]
+    ids = [run_id for _, run_id in futures.result()]
+    assert ids == [future.task_run_id for future in futures], "run ids read the same on workers"
+    assert parent.submit(20).result() == [2 * x for x in range(20)]
+main()
+print("fine")
+"""
+
+
+def test_two_drivers_on_one_scheduler(tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(textwrap.dedent(DRIVER))
+    with commands(tmp_path / "cluster", 2) as cluster:
+        drivers = [
+            subprocess.Popen(
+                [sys.executable, str(script), cluster.address],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(2)
+        ]
+        for driver in drivers:
+            output, errors = driver.communicate(timeout=60)
+            assert output == "fine\n", errors
