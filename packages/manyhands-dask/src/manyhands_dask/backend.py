@@ -21,12 +21,13 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from contextvars import Context
 from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from dask import annotate
+from dask.base import annotate
 from distributed.client import _current_client
 from distributed.worker import Worker  # noqa: F401  # so that its cost is here, not in the first submit
 from manyhands.calls import (
@@ -88,6 +89,8 @@ ALONE = 0.05
 WINDOW = 10.0
 #: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
 SCATTERED = 1 << 20
+#: Messages that Dask's loop sends before it sees to others.
+POSTED_TOGETHER = 32
 #: Seconds that a cancel waits until it is certain that what was queued will not begin.
 SETTLES_WITHIN = 1.0
 #: Times that a batch may come back without having begun, for no known reason.
@@ -138,6 +141,7 @@ class DaskBackend:
         self._connection = connection
         self._check = check_environment
         self._shipping = shipped_by_value(ship_modules)
+        self._outbox: deque[Callable[[], object]] = deque()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._contents: Contents
@@ -158,14 +162,13 @@ class DaskBackend:
         self.events = events
         self._contents = Contents(events, self._keep)
         self._nested = NestedRuns(events, self._contents, self._living, self)
-        self._shipping.__enter__()
-        try:
-            self._connection.acquire()
-        except BaseException:
-            self._shipping.__exit__(None, None, None)
-            raise
+        self._connection.acquire()
         try:
             self.client = self._connection.client
+            self._loop: Any = self.client.loop
+            if self._connection.is_local:  # its workers have the driver's path
+                self._shipping = shipped_by_value(())
+            self._shipping.__enter__()
             if self._check:
                 check_environment(self.client)
             events.slots([0], awaited=True)
@@ -204,7 +207,31 @@ class DaskBackend:
     def _send(self, op: str, **message: Any) -> None:
         """Sends a message to the scheduler's part of the bus."""
         message.update(op=f"{NAME}-{op}", session=self.session)
-        self.client._send_to_scheduler(message)  # type: ignore[no-untyped-call]
+        self._post(lambda: self.client._send_to_scheduler(message))
+
+    def _post(self, action: Callable[[], object]) -> None:
+        """Has Dask's loop send something, after what was posted before.
+
+        All that is posted in one go leaves in one message: the client sends one every 10 ms at the most.
+        """
+        with self.lock:
+            self._outbox.append(action)
+            if len(self._outbox) > 1:
+                return  # the loop has been told
+        self._loop.add_callback(self._empty_outbox)
+
+    def _empty_outbox(self) -> None:
+        for _ in range(POSTED_TOGETHER):
+            with self.lock:
+                if not self._outbox:
+                    return
+                action = self._outbox[0]
+            action()
+            with self.lock:
+                self._outbox.popleft()
+                if not self._outbox:
+                    return
+        self._loop.add_callback(self._empty_outbox)
 
     def do(self, action: Callable[[], None]) -> None:
         """Has the I/O thread do something, after what the bus brought before."""
@@ -222,7 +249,10 @@ class DaskBackend:
                     continue
                 library_logger().exception("The Dask runner failed")
                 text = f"the Dask runner failed: {error!r}"
-                self.events.broken(lambda name, text=text: died(name, text))
+                self._fail_all(text)
+
+    def _fail_all(self, text: str) -> None:
+        self.events.broken(lambda name: died(name, text))
 
     def _living(self) -> list[DaskMember]:
         with self.lock:
@@ -302,7 +332,7 @@ class DaskBackend:
         sent.demands = given.get("resources") or {}
         self.warn_of_demands(sent)
         if len(blob) > SCATTERED:
-            blob = client.scatter(blob, hash=False)  # type: ignore[no-untyped-call]
+            blob = client.scatter(blob, hash=False)
         handles = [stored.number for stored in sent.stored]
         values = [stored.future for stored in sent.stored]
         function = execute_async if is_async else execute
@@ -322,8 +352,21 @@ class DaskBackend:
                     **given,
                 )
 
-        # In a context of its own: what is annotated where this happens to run is of no matter to this batch.
-        sent.future = Context().run(submit)
+        def post() -> None:
+            try:
+                # In a context of its own: what is annotated where this happens to run is of no matter to this batch.
+                sent.future = Context().run(submit)
+            except Exception as error:
+                text, cause = f"it could not be sent to Dask: {error!r}", error
+                self.do(lambda: self._not_sent(sent, text, cause))
+
+        sent.is_task = True
+        self._post(post)
+
+    def _not_sent(self, sent: Sent, text: str, cause: Exception) -> None:
+        with self.lock:
+            self.forget(sent)
+        self.events.lost(sent.batch.number, lambda name: died(name, text, cause))
 
     def _demands(self, batch: Batch, task: Any) -> tuple[Options | None, dict[str, float]]:
         if type(batch.runs) is Span:
@@ -368,7 +411,7 @@ class DaskBackend:
         """Puts a large argument of a map to a worker, once."""
         if packed.stored:
             raise ValueError("there are handles in it")
-        return Kept(self.client.scatter(value, hash=False))  # type: ignore[no-untyped-call]
+        return Kept(self.client.scatter(value, hash=False))
 
     def _down(self, member: DaskMember, kind: int, body: bytes) -> None:
         self._send("down", worker=member.address, kind=kind, body=body)
@@ -478,7 +521,7 @@ class DaskBackend:
             wanting, sent.wanting = sent.wanting, None
             self._settling.discard(number)
             self._settled.notify_all()
-        if sent.future is not None and len(sent.batch) == 1:
+        if sent.is_task and len(sent.batch) == 1:
             self.events.started(number, 0)
         for run in skipped:
             self.interrupt(run)
@@ -608,7 +651,9 @@ class DaskBackend:
         self._nested.take_waiting(member, wait, *described)
         helper = member.waits.get(wait)
         if helper is not None and helper.spare is not None:
-            self._down(member, messages.STEP_ASIDE, dumps(wait))  # who waits with a limit runs nothing
+            self._down(
+                member, messages.STEP_ASIDE, dumps(wait)
+            )  # who waits with a limit runs nothing
 
     def stuck(self, helper: Helper) -> None:
         """A waiting run can be given nothing now: what it waits for was sent already, or executes elsewhere."""
@@ -648,7 +693,7 @@ class DaskBackend:
                 stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
             stack.extend(item._details().waits_on or () if isinstance(item, TaskFuture) else ())
             for sent in found:
-                if sent.member is None and sent.future is not None and sent.wanting is None:
+                if sent.member is None and sent.is_task and sent.wanting is None:
                     return sent
         return None
 
@@ -703,7 +748,7 @@ class DaskBackend:
             member = sent.member
             if member is None:
                 sent.skipped.append(run)
-                if sent.future is not None:
+                if sent.is_task:
                     self._settling.add(sent.batch.number)
         if member is None:
             self._withdraw(sent)
@@ -830,7 +875,7 @@ def _future_of(key: str, client: Client) -> Any:
     """A future of a value that is there, and that the scheduler keeps for this client already."""
     from distributed import Future
 
-    future: Any = Future(key, client)  # type: ignore[no-untyped-call]
+    future: Any = Future(key, client)
     future._state.finish()  # the message that says so came before there was a future to tell
     return future
 

@@ -19,7 +19,9 @@ Imported by schedulers and workers too. May import `distributed`, and of ours no
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
@@ -35,6 +37,8 @@ NAME = "manyhands"
 #: What the id of a session begins with.
 SESSION = "mh"
 
+#: Sessions that a worker remembers to have ended.
+ENDED = 4096
 #: How Dask names the reasons for which a worker is removed that has not left by itself.
 DEATHS = (
     "handle-worker-cleanup",
@@ -86,10 +90,13 @@ class SchedulerBus(SchedulerPlugin):
     def __init__(self) -> None:
         self._sessions: dict[str, _Session] = {}
         self._scheduler: Any = None
+        self._tells_why = True
 
     async def start(self, scheduler: Scheduler) -> None:
         """See `SchedulerPlugin`."""
         self._scheduler = scheduler
+        # Not before distributed 2025.2.
+        self._tells_why = "reason" in inspect.signature(scheduler.stimulus_cancel).parameters
         for name in (
             *("open", "tell", "down", "withdraw", "kill", "close", "ping"),
             *("up", "keep", "returned"),
@@ -130,12 +137,12 @@ class SchedulerBus(SchedulerPlugin):
         task = self._scheduler.tasks.get(key)
         if task is not None and task.who_wants:
             # At once: a task that another worker is about to steal would be begun there.
+            why = {"reason": "manyhands-withdrawn", "msg": "it is sent again"}
             self._scheduler.stimulus_cancel(
                 keys=[key],
                 client=known.client,
                 force=True,
-                reason="manyhands-withdrawn",
-                msg="it is sent again",
+                **(why if self._tells_why else {}),
             )
         self._say(session, withdrawn=number)
 
@@ -265,9 +272,10 @@ class WorkerBus(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """See `WorkerPlugin`. Another driver may have set it up before: the sides stay."""
-        if not hasattr(worker, "manyhands_sides"):
-            worker.manyhands_sides = {}  # type: ignore[attr-defined]
         self._worker: Any = worker
+        if not hasattr(worker, "manyhands_sides"):
+            self._worker.manyhands_sides = {}
+            self._worker.manyhands_ended = deque(maxlen=ENDED)
         worker.stream_handlers[NAME] = self._take
 
     async def teardown(self, worker: Worker) -> None:
@@ -279,15 +287,14 @@ class WorkerBus(WorkerPlugin):
 
     def _take(self, session: str, **message: Any) -> None:
         """On the worker's loop."""
-        from manyhands_dask.side import Side
+        from manyhands_dask.side import side_of
 
-        sides: dict[str, Any] = self._worker.manyhands_sides
         if "end" in message:
-            side = sides.pop(session, None)
+            self._worker.manyhands_ended.append(session)
+            side = self._worker.manyhands_sides.pop(session, None)
             if side is not None:
                 side.end()
             return
-        side = sides.get(session)
-        if side is None:
-            side = sides[session] = Side(self._worker, session)
-        side.hear(message)
+        side = side_of(self._worker, session)
+        if side is not None:
+            side.hear(message)

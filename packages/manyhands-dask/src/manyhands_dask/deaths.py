@@ -301,5 +301,8 @@ class Deaths:
 def _upstream(sent: Sent, error: BaseException) -> UpstreamTaskError:
     lost = next(s for s in sent.stored if isinstance(s, Borrowed) and s.is_lost())
     return UpstreamTaskError(
-        run_name=None, task_name=f"(Dask's {lost.number})", state=lost.future.status, cause=error
+        run_name=None,
+        task_name=f"(Dask's {lost.number})",
+        state=str(lost.future.status),
+        cause=error,
     )

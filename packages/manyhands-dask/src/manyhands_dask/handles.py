@@ -39,7 +39,7 @@ class Kept(Parcel):
 
     def value(self, run_name: str | None = None) -> Any:
         """See `Handle`: fetched anew each time."""
-        from distributed.client import CancelledError
+        from distributed import CancelledError
 
         try:
             return self.future.result()

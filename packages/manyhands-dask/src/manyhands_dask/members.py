@@ -67,7 +67,8 @@ class Sent:
     Attributes:
         batch: the batch.
         key: of its Dask task.
-        future: of its Dask task; `None` for what was given to a waiting run.
+        is_task: whether it is a Dask task; else it was given to a waiting run.
+        future: of its Dask task, once that was sent.
         member: the worker that has begun it, if any has.
         stored: handles among its arguments.
         demands: what it asks of its worker, by the names of Dask's resources.
@@ -82,6 +83,7 @@ class Sent:
         "batch",
         "demands",
         "future",
+        "is_task",
         "key",
         "member",
         "recalled",
@@ -100,6 +102,7 @@ class Sent:
         self.demands: dict[str, float] = {}
         self.skipped: list[TaskFuture[Any]] = []
         self.recalled = False
+        self.is_task = False
         self.withdrawn = False
         self.wanting: Helper | None = None
         self._places: dict[TaskFuture[Any], int] | None = None

@@ -18,6 +18,8 @@ from collections import Counter
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
+from manyhands.serialization import BY_VALUE
+
 from manyhands_dask.settings import invalid
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ class Shipping:
                 _registered[name] -= 1
                 if not _registered[name]:
                     del _registered[name]
+                    BY_VALUE.discard(name.encode())
                     module = sys.modules.get(name)
                     if module is not None:
                         unregister_pickle_by_value(module)
@@ -110,6 +113,7 @@ class Shipping:
                 if not _registered[name]:
                     register_pickle_by_value(module)
                 _registered[name] += 1
+                BY_VALUE.add(name.encode())
                 self.names |= {name}
 
 

@@ -18,8 +18,6 @@ from distributed import Future, get_worker
 from manyhands.task_runners.remote.parcels import HERE, Parcel, attach
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from distributed import Client
 
 __all__ = ["Borrowed", "borrowing", "relay"]
@@ -80,13 +78,13 @@ class borrowing:  # reads as a verb: `with borrowing(client):`
 
 def _reduce_future(future: Future[Any]) -> Any:
     if HERE.packing is None or _PACKING.client is None:
-        return type(future).__reduce_ex__(future, 4)
+        return future.__reduce_ex__(4)
     return _borrow(future)
 
 
 def _reduce_collection(collection: Any) -> Any:
     if HERE.packing is None or _PACKING.client is None:
-        return type(collection).__reduce_ex__(collection, 4)
+        return collection.__reduce_ex__(4)
     known = _PACKING.known.get(id(collection))
     if known is None:
         future = _PACKING.client.compute(collection)
@@ -114,7 +112,7 @@ def _register() -> None:
     """Has pickling ask about Dask's classes: its own table is asked before their own methods."""
     if "distributed" not in _registered:
         _registered.add("distributed")
-        copyreg.pickle(Future, _reduce_future)  # type: ignore[arg-type]
+        copyreg.pickle(Future, _reduce_future)
     for name, classes in _COLLECTIONS.items():
         module = sys.modules.get(name)
         if module is not None and name not in _registered:
@@ -124,7 +122,7 @@ def _register() -> None:
             _registered.add(name)
             for item in found:
                 if isinstance(item, type):
-                    copyreg.pickle(item, _reduce_collection)  # type: ignore[arg-type]
+                    copyreg.pickle(item, _reduce_collection)
 
 
 async def relay(session: str, number: int, key: str) -> Any:
@@ -135,8 +133,10 @@ async def relay(session: str, number: int, key: str) -> Any:
         number: of the run.
         key: of the Dask task.
     """
-    side = get_worker().manyhands_sides.get(session)
+    from manyhands_dask.side import side_of
+
+    side = side_of(get_worker(), session)
     if side is None:
         raise RuntimeError("the runner of this run has been left")
-    give: Callable[[], Any] = await side.value_of(number, key)
+    give = await side.value_of(number, key)
     return give()

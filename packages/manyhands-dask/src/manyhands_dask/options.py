@@ -57,7 +57,7 @@ def captured() -> Options | None:
     Raises:
         InvalidOption: they ask Dask to retry.
     """
-    from dask import get_annotations
+    from dask.base import get_annotations
 
     annotations = get_annotations()
     if not annotations:

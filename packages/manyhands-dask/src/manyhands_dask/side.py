@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from manyhands.calls import Call
     from manyhands.task_runners.remote.parcels import Packed
 
-__all__ = ["KEPT", "PICKLED", "PLAIN", "Side", "execute", "execute_async"]
+__all__ = ["KEPT", "PICKLED", "PLAIN", "Side", "execute", "execute_async", "side_of"]
 
 #: Seconds after which outcomes are reported while their batch goes on.
 REPORT_EVERY = 0.05
@@ -81,7 +81,7 @@ def execute(
         handles: Dask keys of large values among the arguments.
         values: these.
     """
-    side = _side_of(session)
+    side = side_of(get_worker(), session)
     if side is not None:
         side.execute(number, key, blob, dict(zip(handles, values, strict=True)))
 
@@ -90,14 +90,19 @@ async def execute_async(
     session: str, number: int, key: str, blob: bytes, handles: list[str], *values: Any
 ) -> None:
     """A batch of coroutines, as a Dask task: it holds no thread, and no place among those that run."""
-    side = _side_of(session)
+    side = side_of(get_worker(), session)
     if side is not None:
         await side.execute_async(number, key, blob, dict(zip(handles, values, strict=True)))
 
 
-def _side_of(session: str) -> Side | None:
-    sides: dict[str, Side] = get_worker().manyhands_sides
-    return sides.get(session)
+def side_of(worker: Any, session: str) -> Side | None:
+    """A session's side on a worker, made where there is none; `None` if the session has ended."""
+    sides: dict[str, Side] = worker.manyhands_sides
+    with LOCK:
+        side = sides.get(session)
+        if side is None and session not in worker.manyhands_ended:
+            side = sides[session] = Side(worker, session)
+    return side
 
 
 class _Columns:
@@ -241,6 +246,7 @@ class Side(RemoteWorker):
 
     def _withdraw(self, key: str, number: int) -> None:
         """The driver wants back what has not begun of a batch."""
+        here, state = False, None
         with LOCK:
             batch = self.batches.get(number)
             if batch is None:
@@ -407,9 +413,7 @@ class Side(RemoteWorker):
     ) -> Batch | None:
         """Unpacks a batch, unless it is not to be begun."""
         with LOCK:
-            if self.gone or number in self._withdrawn or key in self._refused:
-                self._withdrawn.discard(number)
-                self._refused.discard(key)
+            if self._is_barred(number, key):
                 return None
         self._local.values = values
         try:
@@ -432,8 +436,7 @@ class Side(RemoteWorker):
         )
         batch = Batch(number, _Columns(lane, words, size), rows, scope, wait)
         with LOCK:
-            if self.gone or number in self._withdrawn:
-                self._withdrawn.discard(number)
+            if self._is_barred(number, key):
                 self._close_lane(batch)
                 return None
             self.batches[number] = batch
@@ -441,6 +444,13 @@ class Side(RemoteWorker):
                 self._inbox.put(lambda: self.hand_back(batch))
         self.channel.send(messages.STARTED, dumps(number))
         return batch
+
+    def _is_barred(self, number: int, key: str) -> bool:
+        """Whether a batch must not begin (any more); with `LOCK` held."""
+        barred = self.gone or number in self._withdrawn or key in self._refused
+        self._withdrawn.discard(number)
+        self._refused.discard(key)
+        return barred
 
     def _catch_up(self) -> None:
         """Waits until the receiver is done with what was said before."""
@@ -473,8 +483,9 @@ class Side(RemoteWorker):
             self._worker.loop.add_callback(self._emptied.set)
 
     def _close_lane(self, batch: Batch) -> None:
-        if self._record is not None and isinstance(batch.lane, _Columns):
-            self._record.close_lane(batch.lane.number)
+        lane: Any = batch.lane
+        if self._record is not None:
+            self._record.close_lane(lane.number)
 
     # ------------------------------------------------------------------ ends
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = [
+    "BY_VALUE",
     "dumps",
     "dumps_function",
     "dumps_with_buffers",
@@ -27,6 +28,10 @@ __all__ = [
 ]
 
 _PROTOCOL = 5
+
+#: Names of modules, as bytes, that are treated like `__main__`: what they define travels by value. Kept by runners whose
+#: workers do not have these modules, who register them with cloudpickle too.
+BY_VALUE: set[bytes] = set()
 
 #: Types that never have buffers of their own.
 _FLAT = frozenset({type(None), bool, int, float, complex, str, bytes})
@@ -43,11 +48,16 @@ def dumps(value: Any) -> bytes:
     """
     try:
         data = pickle.dumps(value, _PROTOCOL)
-        if b"__main__" not in data:
+        if b"__main__" not in data and not (BY_VALUE and _names_any(data)):
             return data
     except Exception:  # cloudpickle knows more types, and its error is the one to see
         pass
     return dumps_function(value)
+
+
+def _names_any(data: bytes) -> bool:
+    """Whether a plain pickle refers to a module that travels by value; it may be a mere text that looks so."""
+    return any(name in data for name in list(BY_VALUE))
 
 
 class _Buffers(list[pickle.PickleBuffer]):
@@ -80,7 +90,7 @@ def dumps_with_buffers(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
         else:
             buffers = callback = _Buffers()
             data = pickle.dumps(value, _PROTOCOL, buffer_callback=callback)
-        if b"__main__" not in data:
+        if b"__main__" not in data and not (BY_VALUE and _names_any(data)):
             return data, buffers
     except Exception:  # as in `dumps`
         pass

@@ -45,14 +45,23 @@ class BatchPolicy:
         self.seconds = seconds
         self.most = most
 
-    def has_room(self, messages: int, seconds: float) -> bool:
+    def has_room(self, messages: int, seconds: float, *, known: bool) -> bool:
         """Whether a slot takes another message.
 
         Args:
             messages: in flight there.
             seconds: of work in them.
+            known: whether enough is known of the task for messages of full size: else it is worth waiting for.
         """
-        return messages < self.window or (seconds < self.seconds and messages < self.most)
+        if messages < self.window:
+            return True
+        return known and seconds < self.seconds and messages < self.most
+
+    def is_known(self, seconds: float | None, observed: int) -> bool:
+        """Whether messages of a task have their full size, or its runs travel alone in any case."""
+        if seconds is None or seconds >= self.alone:
+            return True
+        return observed * self.growth >= min(self.cap, self.target / max(seconds, 1e-9))
 
     def size(
         self, seconds: float | None, observed: int, ready: int, slots: int, limit: int | None

@@ -460,7 +460,13 @@ class PushingScheduler(Scheduler):
     def _takes_more(self, slot: int) -> bool:
         if self._awaited:
             return self.slots[slot] == 0
-        return self.policy.has_room(self.slots[slot], self._seconds.get(slot, 0.0))
+        if not self.policy.seconds:
+            return self.slots[slot] < self.policy.window
+        item = self.ready[0]
+        known = self.policy.is_known(
+            *self.durations.of(item._task if type(item) is TaskFuture else item.task)  # type: ignore[union-attr]
+        )
+        return self.policy.has_room(self.slots[slot], self._seconds.get(slot, 0.0), known=known)
 
     def _seconds_of(self, batch: Batch) -> float:
         """How much work a batch counts for."""

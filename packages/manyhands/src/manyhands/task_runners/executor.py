@@ -332,6 +332,12 @@ class ExecutorBackend:
         """Nothing that the scheduler does not know of."""
         return []
 
+    def stuck(self, helper: Helper) -> None:
+        """Not asked: slots are of particular workers."""
+
+    def settle(self) -> None:
+        """Not asked: likewise."""
+
     def capture(self) -> Any:
         """See `Backend`."""
         return None

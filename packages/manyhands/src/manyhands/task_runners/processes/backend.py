@@ -851,6 +851,12 @@ class ProcessBackend:
         """Nothing that the scheduler does not know of."""
         return []
 
+    def stuck(self, helper: Helper) -> None:
+        """Not asked: slots are of particular workers."""
+
+    def settle(self) -> None:
+        """Not asked: likewise."""
+
     def capture(self) -> Any:
         """There are no ambient options."""
         return None
