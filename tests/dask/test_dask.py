@@ -380,16 +380,13 @@ def test_twenty_flows_in_turn_leave_nothing(cluster: Any) -> None:
 
         client = runner._connection.client
 
-        def left() -> Any:
+        def clean() -> bool:
             sides = client.run(lambda dask_worker: len(dask_worker.manyhands_sides))
             sessions = client.run_on_scheduler(
                 lambda dask_scheduler: len(dask_scheduler.plugins["manyhands"]._sessions)
             )
-            return keys_of(client), sides, sessions
+            return not keys_of(client) and sessions == 2 and set(sides.values()) == {2}
 
-        assert main(-1) == 0
-        eventually(lambda: not keys_of(client), "the first has left nothing")
-        before = left()
         for number in range(20):
             assert main(number) == number + 1
-        eventually(lambda: left() == before, "nothing is left of them")
+        eventually(clean, "this runner's session is open, and that of the one with the cluster")

@@ -273,9 +273,9 @@ class WorkerBus(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """See `WorkerPlugin`. Another driver may have set it up before: the sides stay."""
         self._worker: Any = worker
-        if not hasattr(worker, "manyhands_sides"):
-            self._worker.manyhands_sides = {}
-            self._worker.manyhands_ended = deque(maxlen=ENDED)
+        known = vars(worker)
+        known.setdefault("manyhands_sides", {})
+        known.setdefault("manyhands_ended", deque(maxlen=ENDED))
         worker.stream_handlers[NAME] = self._take
 
     async def teardown(self, worker: Worker) -> None:
