@@ -21,17 +21,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
 from contextvars import Context
 from itertools import count
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dask.base import annotate
 from distributed.client import _current_client
 from distributed.worker import Worker  # noqa: F401  # so that its cost is here, not in the first submit
 from manyhands.calls import (
-    COMPLETED,
     DONE,
     FAILED,
     SENT,
@@ -41,32 +38,31 @@ from manyhands.calls import (
     Report,
 )
 from manyhands.context import LOCK
-from manyhands.exceptions import SerializationError
 from manyhands.futures.maps import MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.logs import library_logger
-from manyhands.names import process_entropy, reserve_block
+from manyhands.names import process_entropy
 from manyhands.scheduling.backend import Capabilities
 from manyhands.scheduling.batching import BatchPolicy
-from manyhands.serialization import dumps, loads
+from manyhands.serialization import dumps
 from manyhands.task_runners.remote import messages
 from manyhands.task_runners.remote.contents import Contents
-from manyhands.task_runners.remote.members import futures_of, not_unpickled
-from manyhands.task_runners.remote.messages import Message
-from manyhands.task_runners.remote.nested import End, NestedRuns
 from manyhands.task_runners.remote.parcels import Packed, pack
 
-from manyhands_dask.bus import NAME, SESSION, SchedulerBus, WorkerBus, key_of, session_of
+from manyhands_dask.bus import SESSION, key_of
 from manyhands_dask.clients import CURRENT
 from manyhands_dask.deaths import Deaths
-from manyhands_dask.environment import check_environment, check_worker
+from manyhands_dask.environment import check_environment
 from manyhands_dask.handles import Kept
+from manyhands_dask.link import Link
+from manyhands_dask.listening import Listener
 from manyhands_dask.members import DaskMember, Sent, died
 from manyhands_dask.modules import shipped_by_value
-from manyhands_dask.natives import Borrowed, borrowing, relay
+from manyhands_dask.natives import Borrowed, borrowing
 from manyhands_dask.options import Options, captured
 from manyhands_dask.record import CAPACITY
-from manyhands_dask.side import KEPT, PICKLED, execute, execute_async
+from manyhands_dask.relays import Relays
+from manyhands_dask.side import execute, execute_async
 from manyhands_dask.watch import Watch
 
 if TYPE_CHECKING:
@@ -89,8 +85,6 @@ ALONE = 0.05
 WINDOW = 10.0
 #: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
 SCATTERED = 1 << 20
-#: Messages that Dask's loop sends before it sees to others.
-POSTED_TOGETHER = 32
 #: Seconds that a cancel waits until it is certain that what was queued will not begin.
 SETTLES_WITHIN = 1.0
 #: Times that a batch may come back without having begun, for no known reason.
@@ -131,8 +125,8 @@ class DaskBackend:
         )
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
         self.lock = threading.RLock()
-        self._settling: set[int] = set()
-        self._settled = threading.Condition(self.lock)
+        self.settling: set[int] = set()
+        self.settled = threading.Condition(self.lock)
         self.members: dict[str, DaskMember] = {}
         self.sent: dict[int, Sent] = {}
         self.events: Dispatcher
@@ -141,18 +135,15 @@ class DaskBackend:
         self._connection = connection
         self._check = check_environment
         self._shipping = shipped_by_value(ship_modules)
-        self._outbox: deque[Callable[[], object]] = deque()
-        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
         self._contents: Contents
-        self._nested: NestedRuns
+        self._link: Link
         self._told: set[int] = set()
         self._surrounded = False
-        self._natives: dict[int, tuple[TaskFuture[Any], Future[Any]]] = {}
         self._fruitless: dict[TaskFuture[Any], int] = {}
         self._wanting: set[tuple[Any, ...]] = set()
-        self._deaths = Deaths(self)
-        self._watch = Watch(self)
+        self.deaths = Deaths(self)
+        self.relays = Relays(self)
+        self.watch = Watch(self)
         self._tokens: list[tuple[Any, Any]] = []
 
     # ------------------------------------------------------------------ starting and stopping
@@ -161,22 +152,19 @@ class DaskBackend:
         """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
         self.events = events
         self._contents = Contents(events, self._keep)
-        self._nested = NestedRuns(events, self._contents, self._living, self)
+        listener = Listener(self, self._contents, check=self._check)
         self._connection.acquire()
         try:
             self.client = self._connection.client
-            self._loop: Any = self.client.loop
             if self._connection.is_local:  # its workers have the driver's path
                 self._shipping = shipped_by_value(())
             self._shipping.__enter__()
             if self._check:
                 check_environment(self.client)
             events.slots([0], awaited=True)
-            self._thread = threading.Thread(target=self._serve, name="manyhands-dask", daemon=True)
-            self._thread.start()
-            _join_bus(self)
-            self._send("open")
-            self._watch.start()
+            self._link = Link(self.client, self.session, listener.hear, self._link_failed)
+            self._link.open()
+            self.watch.start()
         except BaseException:
             self.stop(0.0)
             raise
@@ -187,74 +175,37 @@ class DaskBackend:
     def stop(self, grace: float) -> None:
         """See `Backend`."""
         self.stopping = True
-        self._watch.stop()
+        self.watch.stop()
         for variable, token in self._tokens:
             with contextlib.suppress(ValueError):  # it is left in another context
                 variable.reset(token)
-        if hasattr(self, "client"):
-            self._send("close")
-            _leave_bus(self)
-        self._inbox.put(None)
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(max(grace, 1.0))
-        self._deaths.join()
+        if hasattr(self, "_link"):
+            self._link.close(max(grace, 1.0))
+        self.deaths.join()
         with self.lock:
             self.sent.clear()
-            self._natives.clear()
+        self.relays.clear()
         self._shipping.__exit__(None, None, None)
         self._connection.release(grace)
 
-    def _send(self, op: str, **message: Any) -> None:
+    def _link_failed(self, error: Exception) -> None:
+        text = f"the Dask runner failed: {error!r}"
+        self.events.broken(lambda name: died(name, text))
+
+    def send(self, op: str, **message: Any) -> None:
         """Sends a message to the scheduler's part of the bus."""
-        message.update(op=f"{NAME}-{op}", session=self.session)
-        self._post(lambda: self.client._send_to_scheduler(message))
+        self._link.send(op, **message)
 
-    def _post(self, action: Callable[[], object]) -> None:
-        """Has Dask's loop send something, after what was posted before.
-
-        All that is posted in one go leaves in one message: the client sends one every 10 ms at the most.
-        """
-        with self.lock:
-            self._outbox.append(action)
-            if len(self._outbox) > 1:
-                return  # the loop has been told
-        self._loop.add_callback(self._empty_outbox)
-
-    def _empty_outbox(self) -> None:
-        for _ in range(POSTED_TOGETHER):
-            with self.lock:
-                if not self._outbox:
-                    return
-                action = self._outbox[0]
-            action()
-            with self.lock:
-                self._outbox.popleft()
-                if not self._outbox:
-                    return
-        self._loop.add_callback(self._empty_outbox)
+    def down(self, member: DaskMember, kind: int, body: bytes) -> None:
+        """Sends a message to a worker."""
+        self._link.send("down", worker=member.address, kind=kind, body=body)
 
     def do(self, action: Callable[[], None]) -> None:
         """Has the I/O thread do something, after what the bus brought before."""
-        self._inbox.put(action)
+        self._link.do(action)
 
-    def _serve(self) -> None:
-        while True:
-            action = self._inbox.get()
-            if action is None:
-                return
-            try:
-                action()
-            except Exception as error:
-                if self.stopping:
-                    continue
-                library_logger().exception("The Dask runner failed")
-                text = f"the Dask runner failed: {error!r}"
-                self._fail_all(text)
-
-    def _fail_all(self, text: str) -> None:
-        self.events.broken(lambda name: died(name, text))
-
-    def _living(self) -> list[DaskMember]:
+    def living(self) -> list[DaskMember]:
+        """The workers that there are."""
         with self.lock:
             return list(self.members.values())
 
@@ -312,9 +263,9 @@ class DaskBackend:
             if not (options or resources or any(isinstance(s, Borrowed) for s in packed.stored)):
                 sent.member = member
                 member.begun.add(batch.number)
-                self._down(member, messages.BATCH, dumps((batch.number, wait, blob)))
+                self.down(member, messages.BATCH, dumps((batch.number, wait, blob)))
                 return
-            self._down(member, messages.STEP_ASIDE, dumps(wait))
+            self.down(member, messages.STEP_ASIDE, dumps(wait))
         self._submit(sent, task.is_async, blob, options, resources)
 
     def _submit(
@@ -331,7 +282,7 @@ class DaskBackend:
             given["resources"] = {**given.get("resources", {}), **resources}
         sent.demands = given.get("resources") or {}
         self.warn_of_demands(sent)
-        if len(blob) > SCATTERED:
+        if len(blob) > SCATTERED and self.members:
             blob = client.scatter(blob, hash=False)
         handles = [stored.number for stored in sent.stored]
         values = [stored.future for stored in sent.stored]
@@ -361,7 +312,7 @@ class DaskBackend:
                 self.do(lambda: self._not_sent(sent, text, cause))
 
         sent.is_task = True
-        self._post(post)
+        self._link.post(post)
 
     def _not_sent(self, sent: Sent, text: str, cause: Exception) -> None:
         with self.lock:
@@ -400,201 +351,26 @@ class DaskBackend:
         """Tells all workers, now and later, of tasks and of what surrounds the runs, once."""
         if not self._surrounded and self._contents.surroundings is not None:
             self._surrounded = True
-            self._send("tell", kind=messages.SURROUNDINGS, body=self._contents.surroundings)
+            self.send("tell", kind=messages.SURROUNDINGS, body=self._contents.surroundings)
         for key in tasks:
             if key not in self._told:
                 self._told.add(key)
                 body = dumps((key, self._contents.packed_tasks[key]))
-                self._send("tell", kind=messages.TASK, body=body)
+                self.send("tell", kind=messages.TASK, body=body)
 
     def _keep(self, value: Any, packed: Packed) -> Kept:
         """Puts a large argument of a map to a worker, once."""
-        if packed.stored:
-            raise ValueError("there are handles in it")
+        if packed.stored or not self.members:
+            raise ValueError("it has to travel with its runs")
         return Kept(self.client.scatter(value, hash=False))
-
-    def _down(self, member: DaskMember, kind: int, body: bytes) -> None:
-        self._send("down", worker=member.address, kind=kind, body=body)
-
-    # ------------------------------------------------------------------ what the bus brings
-
-    def hear(self, message: dict[str, Any]) -> None:
-        """Takes a message from the bus; on the I/O thread."""
-        if self.stopping:
-            return
-        if "kind" in message:
-            with self.lock:
-                member = self._deaths.member_at(message["worker"])
-            if member is not None:
-                with futures_of(member):
-                    self._take(member, Message(message["kind"], message["body"], []))
-        elif "ended" in message:
-            self._deaths.dask_ended(message["ended"])
-        elif "joined" in message:
-            self._joined(message["joined"])
-        elif "gone" in message:
-            self._deaths.worker_gone(*message["gone"])
-            self._count_slots()
-        elif "withdrawn" in message:
-            self._withdrawn(message["withdrawn"])
-        elif "again" in message:
-            self._deaths.refused(message["again"])
-        elif "spared" in message:
-            self._deaths.spared(*message["spared"])
-        elif "pong" in message:
-            self._watch.answered()
-
-    def _joined(self, joined: dict[str, Any]) -> None:
-        with self.lock:
-            if joined["address"] in self.members:
-                return
-            channel = _Down(self)
-            member = DaskMember(len(self.members), channel, joined)
-            channel.member = member
-            self.members[member.address] = member
-        self._down(member, messages.NUMBERS, dumps((*reserve_block(), process_entropy())))
-        self._count_slots()
-
-    def _count_slots(self) -> None:
-        with self.lock:
-            threads = sum(member.nthreads for member in self.members.values())
-        self.events.slots(list(range(max(threads, 1))), awaited=not threads)
-
-    def _take(self, member: DaskMember, message: Message) -> None:
-        kind, body = message.kind, message.body
-        if kind == messages.ENDS:
-            self._take_ends(member, *loads(body))
-        elif kind == messages.STARTED:
-            self._take_started(member, loads(body))
-        elif kind == messages.BACK:
-            number, positions, seconds = loads(body)
-            self.events.handed_back(number, positions, seconds)
-        elif kind == messages.BEGUN:
-            self.events.started(*loads(body))
-        elif kind == messages.LOGGED:
-            self._take_logged(body)
-        elif kind == messages.SUBMITTED:
-            self._nested.take_submitted(member, message)
-        elif kind == messages.MAPPED:
-            self._nested.take_mapped(member, message)
-        elif kind == messages.WAITING:
-            self._take_waiting(member, *loads(body))
-        elif kind == messages.RESUMED:
-            helper = member.waits.pop(loads(body), None)
-            if helper is not None:
-                self.events.resumed(helper)
-        elif kind == messages.QUESTION:
-            self._nested.take_question(member, *loads(body))
-        elif kind == messages.DROPPED:
-            self._nested.take_dropped(member, loads(body))
-        elif kind == messages.UNPACKABLE:
-            self._take_unpackable(*loads(body))
-        elif kind == messages.WANTED:
-            self._take_wanted(member, loads(body))
-        elif kind == messages.HELLO:
-            self._take_hello(member, loads(body))
-        elif kind == messages.FAREWELL:
-            self._deaths.farewell(member)
-
-    def _take_hello(self, member: DaskMember, hello: dict[str, Any]) -> None:
-        member.hello = hello
-        problem = check_worker(hello["environment"]) if self._check else None
-        if problem is not None:
-            library_logger().warning("Dask worker %s: %s", member.address, problem)
-
-    def _take_logged(self, body: bytes) -> None:
-        try:
-            self.events.logged(loads(body))
-        except Exception:  # what the user put into the record, or does with it
-            library_logger().exception("A log record of a worker could not be handled")
-
-    def _take_started(self, member: DaskMember, number: int) -> None:
-        """A worker has a batch, and begins."""
-        with self.lock:
-            sent = self.sent.get(number)
-            if sent is None:
-                return
-            sent.member = member
-            member.begun.add(number)
-            skipped, sent.skipped = sent.skipped, []
-            recalled = sent.recalled
-            wanting, sent.wanting = sent.wanting, None
-            self._settling.discard(number)
-            self._settled.notify_all()
-        if sent.is_task and len(sent.batch) == 1:
-            self.events.started(number, 0)
-        for run in skipped:
-            self.interrupt(run)
-        if recalled:
-            self._down(member, messages.RECALL, dumps(number))
-        if wanting is not None:
-            with LOCK:
-                wanting.look_again()
-            self.events.drain()
-
-    # ------------------------------------------------------------------ runs end
-
-    def _take_ends(
-        self,
-        member: DaskMember,
-        number: int,
-        where: Any,
-        kinds: bytes,
-        values: list[Any],
-        ends: list[float],
-        seconds: float,
-        last: bool,
-    ) -> None:
-        """Runs of a batch have ended. Hot."""
-        positions: Sequence[int] = range(*where) if type(where) is tuple else where
-        if PICKLED in kinds or KEPT in kinds:
-            values = [
-                value if kind not in (PICKLED, KEPT) else self._value(member, kind, value)
-                for kind, value in zip(kinds, values, strict=True)
-            ]
-        with self.lock:
-            sent = self.sent.get(number)
-            if sent is not None and last:
-                self.forget(sent)
-        if sent is None:
-            return  # it was given up; handles to what it keeps have been made, and dropped
-        self.events.reported(Report(number, positions, values, ends, seconds, last=last))
-        if type(sent.batch.runs) is Span and any(other.maps for other in self._living()):
-            self._nested.tell_elements(sent.batch.runs, positions)
-
-    def _value(self, member: DaskMember, kind: int, told: Any) -> Any:
-        if kind == KEPT:
-            return Kept(_future_of(told, self.client), member.address)
-        try:
-            return loads(told)
-        except Exception as error:
-            return Outcome(FAILED, not_unpickled(error))
 
     def forget(self, sent: Sent) -> None:
         """A batch has said all; with the lock held."""
         self.sent.pop(sent.batch.number, None)
-        self._settling.discard(sent.batch.number)
-        self._settled.notify_all()
+        self.settling.discard(sent.batch.number)
+        self.settled.notify_all()
         if sent.member is not None:
             sent.member.begun.discard(sent.batch.number)
-
-    def _take_unpackable(self, number: int, data: bytes) -> None:
-        with self.lock:
-            sent = self.sent.get(number)
-            if sent is None:
-                return
-            self.forget(sent)
-        if len(sent.batch) > 1:
-            self.events.split(number)
-            return
-        error = loads(data)
-        told = SerializationError(
-            path="arguments",
-            type_name=type(error).__qualname__,
-            problem=f"unpickling on the worker raised {error!r}",
-        )
-        told.__cause__ = error
-        self.fail(sent, lambda name: told)
 
     def fail(self, sent: Sent, error: Callable[[str], BaseException], phase: int = FAILED) -> None:
         """Ends every open run of a batch that was not begun."""
@@ -606,55 +382,6 @@ class DaskBackend:
             Report(batch.number, range(len(batch)), outcomes, [now] * len(batch), 0.0, count=0)
         )
 
-    # ------------------------------------------------------------------ what workers' runs want
-
-    def arguments(self, message: Message, packed: Any) -> Any:
-        """See `Carrier`."""
-        return loads(packed[0])
-
-    def tell_ended(self, member: Any, ends: Sequence[End]) -> None:
-        """See `Carrier`."""
-        entries = []
-        for end in ends:
-            if isinstance(end.value, Kept):
-                data: Any = end.value.number
-                phase = end.phase
-            else:
-                phase, data = end.packed()
-            entries.append((end.number, phase, end.since, end.name, data))
-        member.channel.send(messages.RUNS_ENDED, dumps(entries))
-
-    def _take_wanted(self, member: DaskMember, number: int) -> None:
-        """The value of a run is wanted by a Dask task that relays it."""
-        entry = self._natives.get(number)
-        if entry is None:
-            return
-        run = entry[0]
-
-        def tell(ended: TaskFuture[Any]) -> None:
-            end = End.of(ended)
-            phase = end.phase
-            if isinstance(end.value, Kept):
-                body = dumps((number, phase, end.value.number))
-            else:
-                if phase != COMPLETED:
-                    end = end._replace(value=ended._error())
-                body = dumps((number, *end.packed()))
-            self._down(member, messages.VALUE, body)
-
-        with LOCK:
-            watched = run.watch(tell)
-        if not watched:
-            tell(run)
-
-    def _take_waiting(self, member: DaskMember, wait: int, *described: Any) -> None:
-        self._nested.take_waiting(member, wait, *described)
-        helper = member.waits.get(wait)
-        if helper is not None and helper.spare is not None:
-            self._down(
-                member, messages.STEP_ASIDE, dumps(wait)
-            )  # who waits with a limit runs nothing
-
     def stuck(self, helper: Helper) -> None:
         """A waiting run can be given nothing now: what it waits for was sent already, or executes elsewhere."""
         member, wait = helper.tag
@@ -665,7 +392,7 @@ class DaskBackend:
         if sent is not None:
             self._withdraw(sent)
         else:
-            self._down(member, messages.STEP_ASIDE, dumps(wait))
+            self.down(member, messages.STEP_ASIDE, dumps(wait))
 
     def _first_unbegun(self, wanted: Wanted) -> Sent | None:
         """A batch that nobody has begun, of what a run waits for or what that needs; with the locks held."""
@@ -704,9 +431,9 @@ class DaskBackend:
             if sent.withdrawn:
                 return
             sent.withdrawn = True
-        self._send("withdraw", key=sent.key, number=sent.batch.number)
+        self.send("withdraw", key=sent.key, number=sent.batch.number)
 
-    def _withdrawn(self, number: int) -> None:
+    def withdrawn(self, number: int) -> None:
         """A batch was not begun, and will not be."""
         with self.lock:
             sent = self.sent.get(number)
@@ -749,23 +476,23 @@ class DaskBackend:
             if member is None:
                 sent.skipped.append(run)
                 if sent.is_task:
-                    self._settling.add(sent.batch.number)
+                    self.settling.add(sent.batch.number)
         if member is None:
             self._withdraw(sent)
             return
         detail = run._detail
         overdue = detail is not None and detail.overdue
-        self._down(member, messages.INTERRUPT, dumps((run._number, overdue)))
+        self.down(member, messages.INTERRUPT, dumps((run._number, overdue)))
 
     def settle(self) -> None:
         """See `Backend`: until each of the batches concerned was given back, or has begun (and is told)."""
-        if threading.current_thread() in (self._thread, getattr(self.client, "_loop_thread", None)):
+        if threading.current_thread() is self._link.thread:
             return
         deadline = time.monotonic() + SETTLES_WITHIN
-        with self._settled:
-            asked = set(self._settling)
-            while asked & self._settling and not self.stopping:
-                if not self._settled.wait(max(deadline - time.monotonic(), 0.0)):
+        with self.settled:
+            asked = set(self.settling)
+            while asked & self.settling and not self.stopping:
+                if not self.settled.wait(max(deadline - time.monotonic(), 0.0)):
                     return
 
     def force(self, run: TaskFuture[Any]) -> None:
@@ -780,13 +507,13 @@ class DaskBackend:
             others = member.begun - {sent.batch.number}
         pid = member.hello.get("pid")
         if pid is None or member.hello.get("record") is None:
-            self._deaths.spared(member.address, sent.key)  # it is this process
+            self.deaths.spared(member.address, sent.key)  # it is this process
             return
         if others and member.nthreads > 1:
-            self._deaths.spared(member.address, sent.key)
+            self.deaths.spared(member.address, sent.key)
             return
         member.stopped_for = run.name
-        self._send("kill", worker=member.address, pid=pid, key=sent.key, text=run.name)
+        self.send("kill", worker=member.address, pid=pid, key=sent.key, text=run.name)
 
     def give_up(self, sent: Sent, member: DaskMember) -> None:
         """A run does not stop, and its worker cannot be killed."""
@@ -800,7 +527,7 @@ class DaskBackend:
                     run.name,
                     member.address,
                 )
-                self._down(member, messages.GIVE_UP, dumps((sent.batch.number, run._number)))
+                self.down(member, messages.GIVE_UP, dumps((sent.batch.number, run._number)))
                 if run._phase < DONE and positions is not None:
                     self.events.lost(sent.batch.number, lambda name: died(name, None), [position])
                 return
@@ -823,7 +550,7 @@ class DaskBackend:
             if sent.member is None:
                 sent.recalled = True
                 return
-        self._down(sent.member, messages.RECALL, dumps(batch.number))
+        self.down(sent.member, messages.RECALL, dumps(batch.number))
 
     def slot_gone(self, slot: int) -> None:
         """A slot is no thing of ours."""
@@ -831,7 +558,7 @@ class DaskBackend:
     def refuse(self, helper: Helper, error: Exception) -> None:
         """See `Backend`."""
         member, wait = helper.tag
-        self._down(member, messages.REFUSED, dumps((wait, error)))
+        self.down(member, messages.REFUSED, dumps((wait, error)))
 
     def running(self) -> list[TaskFuture[Any]]:
         """Nothing that the scheduler does not know of."""
@@ -842,88 +569,5 @@ class DaskBackend:
         return captured()
 
     def native(self, run: TaskFuture[Any]) -> Future[Any]:
-        """See `AnyBackend`: a Dask future that ends as the run does, with its plain value."""
-        outcome = run._outcome
-        if run._phase == COMPLETED and isinstance(outcome, Kept):
-            return outcome.future
-        with self.lock:
-            known = self._natives.get(run._number)
-            if known is not None:
-                return known[1]
-        key = f"{run._task.name}-native-{self.session}x{run._number}"
-        future = Context().run(
-            self.client.submit, relay, self.session, run._number, key, key=key, pure=False
-        )
-        with self.lock:
-            return self._natives.setdefault(run._number, (run, future))[1]
-
-
-class _Down:
-    """A channel to a worker."""
-
-    member: DaskMember
-
-    def __init__(self, backend: DaskBackend) -> None:
-        self._backend = backend
-
-    def send(self, kind: int, body: bytes = b"") -> None:
-        """See `Channel`."""
-        self._backend._down(self.member, kind, body)
-
-
-def _future_of(key: str, client: Client) -> Any:
-    """A future of a value that is there, and that the scheduler keeps for this client already."""
-    from distributed import Future
-
-    future: Any = Future(key, client)
-    future._state.finish()  # the message that says so came before there was a future to tell
-    return future
-
-
-# ---------------------------------------------------------------------- the bus, at the client
-
-
-def _join_bus(backend: DaskBackend) -> None:
-    """Has what the bus brings for a session given to its backend; sets up the bus if nobody has."""
-    client: Any = backend.client
-    sessions: dict[str, DaskBackend] | None = getattr(client, "manyhands_sessions", None)
-    if sessions is None:
-        sessions = client.manyhands_sessions = {}
-        handlers = client._stream_handlers
-        handlers[NAME] = lambda session, **message: _hear(client, session, message)
-        for op in ("key-in-memory", "task-erred", "cancelled-keys", "lost-data"):
-            handlers[op] = _overhearing(client, handlers[op])
-        client.register_plugin(SchedulerBus())
-        if not client.run_on_scheduler(_has_worker_bus):
-            client.register_plugin(WorkerBus())
-    sessions[backend.session] = backend
-
-
-def _has_worker_bus(dask_scheduler: Any) -> bool:
-    return NAME in dask_scheduler.worker_plugins
-
-
-def _hear(client: Any, session: str, message: dict[str, Any]) -> None:
-    """On Dask's loop."""
-    backend = client.manyhands_sessions.get(session)
-    if backend is not None:
-        backend.do(lambda: backend.hear(message))
-
-
-def _overhearing(client: Any, handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler of the client's that also tells sessions of ends of their Dask tasks."""
-
-    def handle(**message: Any) -> Any:
-        answer = handler(**message)
-        for key in message.get("keys") or (message.get("key"),):
-            session = session_of(key)
-            if session is not None:
-                _hear(client, session, {"ended": key})
-        return answer
-
-    return handle
-
-
-def _leave_bus(backend: DaskBackend) -> None:
-    client: Any = backend.client
-    getattr(client, "manyhands_sessions", {}).pop(backend.session, None)
+        """See `AnyBackend`."""
+        return self.relays.native(run)

@@ -107,7 +107,7 @@ class Watch:
         asked = self._asked
         if asked is None:
             asked = self._asked = now
-            backend._send("ping")
+            backend.send("ping")
         silent = now - asked
         if silent >= self._frozen_after:
             self._give_up(f"Dask's scheduler has not answered for {silent:.0f} s")
