@@ -253,6 +253,21 @@ class TestVocabulary:
 
         main()
 
+    def test_annotations_inside_a_run(self, runner: DaskTaskRunner) -> None:
+        @task
+        def parent(address: str) -> Any:
+            with dask.annotate(workers=[address]):
+                return where.submit().result(), identity.map([1, 2]).result()
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            with get_dask_client() as client:
+                addresses = list(client.scheduler_info()["workers"])
+            for address in addresses:
+                assert parent.submit(address).result() == (address, [1, 2])
+
+        main()
+
     def test_retries_are_refused(self, runner: DaskTaskRunner) -> None:
         @flow(task_runner=runner)
         def main() -> None:

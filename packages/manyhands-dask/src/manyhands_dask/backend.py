@@ -10,15 +10,18 @@ without having been reported: then the worker's record says what had begun (see 
 Who does what:
 
     any thread    launches (one at a time, the dispatcher sees to that), interrupts
-    Dask's loop   puts what the bus brings into the inbox
-    I/O thread    takes it from there, in order. Ends with the runner.
+    Dask's loop   sends, and puts what the bus brings into the inbox (see `link`)
+    I/O thread    takes it from there, in order (see `listening`). Ends with the runner.
 
-May import `connection`, `bus`, `deaths`, `members` and what lies above them.
+    members, sent, settling   under `lock`, which may be taken under the core's `LOCK`, never the other way about
+
+May import all of this package but `task_runners`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from contextvars import Context
@@ -38,6 +41,7 @@ from manyhands.calls import (
     Report,
 )
 from manyhands.context import LOCK
+from manyhands.exceptions import InvalidOption
 from manyhands.futures.maps import MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.logs import library_logger
@@ -164,6 +168,7 @@ class DaskBackend:
             events.slots([0], awaited=True)
             self._link = Link(self.client, self.session, listener.hear, self._link_failed)
             self._link.open()
+            _send_more_often(self.client)
             self.watch.start()
         except BaseException:
             self.stop(0.0)
@@ -571,3 +576,20 @@ class DaskBackend:
     def native(self, run: TaskFuture[Any]) -> Future[Any]:
         """See `AnyBackend`."""
         return self.relays.native(run)
+
+
+def _send_more_often(client: Any) -> None:
+    """Sets how often Dask's client sends, if `MANYHANDS_DASK_SEND_SECONDS` says so; its own 0.01 is half a round trip."""
+    text = os.environ.get("MANYHANDS_DASK_SEND_SECONDS")
+    if text is None:
+        return
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise InvalidOption(
+            where="the environment",
+            option="MANYHANDS_DASK_SEND_SECONDS",
+            value=text,
+            problem="a number of seconds is needed",
+        ) from None
+    client.scheduler_comm.interval = seconds

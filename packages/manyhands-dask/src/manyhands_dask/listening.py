@@ -5,8 +5,10 @@ May import `handles`, `members`, `relays` and the core's `remote` room.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from dask.base import annotate
 from manyhands.calls import FAILED, Outcome, Report
 from manyhands.context import LOCK
 from manyhands.exceptions import SerializationError
@@ -26,6 +28,7 @@ from manyhands_dask.side import KEPT, PICKLED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from distributed import Client
     from manyhands.task_runners.remote.contents import Contents
@@ -222,6 +225,10 @@ class Listener:
     def arguments(self, message: Message, packed: Any) -> Any:
         """See `Carrier`."""
         return loads(packed[0])
+
+    def options(self, options: Any) -> AbstractContextManager[Any]:
+        """See `Carrier`: Dask's annotations."""
+        return annotate(**options.annotations) if options is not None else nullcontext()
 
     def tell_ended(self, member: Any, ends: Sequence[End]) -> None:
         """See `Carrier`."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from manyhands.exceptions import InvalidOption
 
-__all__ = ["ClusterSettings", "invalid", "is_client"]
+__all__ = ["ClusterSettings", "comparable", "invalid", "is_client"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +154,16 @@ def _is_address(value: object) -> bool:
 def _is_dotted(name: str) -> bool:
     parts = name.replace(":", ".").split(".")
     return len(parts) > 1 and all(part.isidentifier() for part in parts)
+
+
+def comparable(value: Any) -> Any:
+    """A value that is equal where it means the same: Dask's `Security` objects compare by identity."""
+    if isinstance(value, dict):
+        return {name: comparable(part) for name, part in value.items()}
+    if type(value).__name__ == "Security" and type(value).__module__.startswith("distributed"):
+        return ("Security", sorted((name, repr(part)) for name, part in _fields(value)))
+    return value
+
+
+def _fields(security: Any) -> list[tuple[str, Any]]:
+    return [(name, getattr(security, name, None)) for name in type(security).__slots__]

@@ -47,6 +47,7 @@ from manyhands.task_runners.remote.worker import LogSender, RemoteWorker
 from manyhands_dask.bus import NAME, key_of
 from manyhands_dask.environment import this_environment
 from manyhands_dask.handles import Lent
+from manyhands_dask.options import captured
 from manyhands_dask.record import Record
 
 if TYPE_CHECKING:
@@ -521,6 +522,10 @@ class Side(RemoteWorker):
         self._worker.loop.add_callback(self._worker.update_data, {key: value})
         batch.lane.put_kept(position, key)  # type: ignore[attr-defined]
         return lambda: value
+
+    def capture(self) -> Any:
+        """See `RemoteWorker`: Dask's annotations."""
+        return captured()
 
     def load(self, number: Any) -> Any:
         """See `RemoteWorker`: given by Dask with the batch, or had from the cluster now."""

@@ -14,7 +14,7 @@ from manyhands.task_runners.base import LEAVING, BaseTaskRunner
 
 from manyhands_dask.connection import Connection
 from manyhands_dask.report import Report, check_bokeh
-from manyhands_dask.settings import ClusterSettings, invalid, is_client
+from manyhands_dask.settings import ClusterSettings, comparable, invalid, is_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,6 +107,14 @@ class DaskTaskRunner(BaseTaskRunner):
         self._cluster_settings = cluster_settings
         self._connection = Connection(cluster_settings)
         self._report: Report | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return bool(comparable(self.settings()) == comparable(other.settings()))
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(comparable(self.settings()))))
 
     def settings(self) -> dict[str, Any]:
         """See `BaseTaskRunner`."""

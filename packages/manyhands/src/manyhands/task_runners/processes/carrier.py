@@ -5,6 +5,7 @@ May import `members`, `stored`, `wire` and what lies above them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -52,6 +53,10 @@ class SegmentCarrier:
         size, layout = whole
         stored = Stored(0, Segment(message.fds[0], size), layout)
         return stored.load(attached=self.stored.__getitem__)
+
+    def options(self, options: Any) -> contextlib.AbstractContextManager[Any]:
+        """See `Carrier`: there are none."""
+        return contextlib.nullcontext()
 
     def tell_ended(self, member: Any, ends: Sequence[End]) -> None:
         """See `Carrier`."""

@@ -108,7 +108,7 @@ class RemoteDispatcher(Answers):
             call = Call(task, args, kwargs, number, copy_context(), scope)
             future: TaskFuture[Any] = TaskFuture(self, task, number, None, time.time(), SENT)  # type: ignore[arg-type]
             self._futures[number] = _Reference(future, number, self._dropped)
-            content = (args, kwargs, wait_for, TAGS.get())
+            content = (args, kwargs, wait_for, TAGS.get(), self._worker.capture())
 
             def tell() -> None:
                 if not future.done():
@@ -163,7 +163,7 @@ class RemoteDispatcher(Answers):
         record.unclaimed.clear()
         with LOCK:
             self._records.append((base, size, _Reference(record, base, self._dropped)))
-        tags = TAGS.get()
+        tags, options = TAGS.get(), self._worker.capture()
 
         def one_by_one() -> None:
             self._split[base] = size
@@ -173,7 +173,9 @@ class RemoteDispatcher(Answers):
                 call = Call(task, args, kwargs or None, base + index, record.context, scope)
                 future = record.future(index)
                 if not future.done():
-                    self._tell_run(task, future, call, (args, kwargs or None, wait_for, tags))
+                    self._tell_run(
+                        task, future, call, (args, kwargs or None, wait_for, tags, options)
+                    )
             self._tell_watchers()
 
         def tell() -> None:
@@ -183,7 +185,11 @@ class RemoteDispatcher(Answers):
             self._one_by_one[base] = one_by_one  # should the driver be unable to unpickle them
             try:
                 self._tell(
-                    messages.MAPPED, task, base, size, (positional, keywords, wait_for, tags)
+                    messages.MAPPED,
+                    task,
+                    base,
+                    size,
+                    (positional, keywords, wait_for, tags, options),
                 )
             except Exception:
                 # One element may be to blame: each goes by itself, and fails by itself.

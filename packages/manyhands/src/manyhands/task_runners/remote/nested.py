@@ -24,6 +24,7 @@ from manyhands.task_runners.remote.members import Member, NestedMap, not_unpickl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from manyhands.scheduling.dispatcher import Dispatcher
     from manyhands.task_runners.remote.contents import Contents
@@ -84,6 +85,9 @@ class Carrier(Protocol):
             Exception: whatever unpickling raises.
         """
 
+    def options(self, options: Any) -> AbstractContextManager[Any]:
+        """Inside, the engine's ambient options are those that a worker has captured."""
+
     def tell_ended(self, member: Member, ends: Sequence[End]) -> None:
         """Tells a worker how runs ended that it submitted."""
 
@@ -122,11 +126,13 @@ class NestedRuns:
     def take_submitted(self, member: Member, message: Message) -> None:
         number, _, packed = loads(message.body)
         try:
-            task, (args, kwargs, wait_for, tags) = self._take_content(message, packed)
+            task, content = self._take_content(message, packed)
+            args, kwargs, wait_for, tags, options = content
             context = Context()
             context.run(TAGS.set, tags)
             scope = self._scope()
-            run = context.run(self._dispatcher.submit, task, args, kwargs, wait_for, scope, number)
+            given = task, args, kwargs, wait_for, scope, number
+            run = context.run(self._within, options, self._dispatcher.submit, *given)
         except Exception as error:
             if not isinstance(error, RunnerStateError):  # that is: the runner is being left
                 error = not_unpickled(error, "arguments")
@@ -145,14 +151,13 @@ class NestedRuns:
         except Exception:
             member.channel.send(messages.SPLIT, dumps(base))
             return
-        positional, keywords, wait_for, tags = content
+        positional, keywords, wait_for, tags, options = content
         context = Context()
         context.run(TAGS.set, tags)
         scope = self._scope()
         try:
-            futures = context.run(
-                self._dispatcher.submit_map, task, positional, keywords, size, wait_for, scope, base
-            )
+            given = task, positional, keywords, size, wait_for, scope, base
+            futures = context.run(self._within, options, self._dispatcher.submit_map, *given)
         except RunnerStateError as error:
             now = time.time()
             ends = [End(base + index, FAILED, now, None, error, None) for index in range(size)]
@@ -178,6 +183,11 @@ class NestedRuns:
             self._tell_rest(member, nested)
         elif unwatched:
             self._tell_ended(member, unwatched)
+
+    def _within(self, options: Any, take: Callable[..., Any], *given: Any) -> Any:
+        """Takes runs as if the worker's ambient options were those here."""
+        with self._carrier.options(options):
+            return take(*given)
 
     def tell_elements(self, span: Span, positions: Sequence[int]) -> None:
         """Elements of a map have ended: if a worker submitted it, that worker is told."""

@@ -133,6 +133,10 @@ class RemoteWorker:
         """Sends large arguments of runs that are submitted here beside their message, where there is such a way."""
         return False
 
+    def capture(self) -> Any:
+        """The engine's ambient options where a run submits another; `None` for none."""
+        return None
+
     def new_context(self) -> Context:
         """What a run's context begins as."""
         return Context()
