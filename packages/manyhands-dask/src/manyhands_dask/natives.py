@@ -1,8 +1,7 @@
-"""Dask's own objects among the arguments of runs, and Dask futures of our runs.
+"""Dask's own objects among the arguments of runs.
 
-    into a run    a `distributed.Future` or a Dask collection is pickled as a name; the Dask task of its batch depends on
-                  it, so its value is there when the run begins
-    out of one    `relay` is a Dask task that ends when the run does, with its plain value or its exception
+A `distributed.Future` or a Dask collection is pickled as a name; the Dask task of its batch depends on it, so its value
+is there when the run begins.
 
 May import `handles`, `distributed` and the core's `remote` room.
 """
@@ -14,13 +13,13 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from distributed import Future, get_worker
+from distributed import Future
 from manyhands.task_runners.remote.parcels import HERE, Parcel, attach
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Borrowed", "borrowing", "relay"]
+__all__ = ["Borrowed", "borrowing"]
 
 
 class Borrowed(Parcel):
@@ -123,20 +122,3 @@ def _register() -> None:
             for item in found:
                 if isinstance(item, type):
                     copyreg.pickle(item, _reduce_collection)
-
-
-async def relay(session: str, number: int, key: str) -> Any:
-    """The value of a run, as a Dask task: it ends when the run does, and holds no thread meanwhile.
-
-    Args:
-        session: whose run it is.
-        number: of the run.
-        key: of the Dask task.
-    """
-    from manyhands_dask.side import side_of
-
-    side = side_of(get_worker(), session)
-    if side is None:
-        raise RuntimeError("the runner of this run has been left")
-    give = await side.value_of(number, key)
-    return give()

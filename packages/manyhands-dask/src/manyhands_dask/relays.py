@@ -1,6 +1,6 @@
 """Dask futures of our runs: each is the future of a small Dask task that ends when its run does.
 
-May import `handles`, `natives` and the core's `remote` room.
+May import `handles`, `side` and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from manyhands.task_runners.remote import messages
 from manyhands.task_runners.remote.nested import End
 
 from manyhands_dask.handles import Kept
-from manyhands_dask.natives import relay
+from manyhands_dask.side import relay
 
 if TYPE_CHECKING:
     from distributed import Future

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from manyhands.calls import Call
     from manyhands.task_runners.remote.parcels import Packed
 
-__all__ = ["KEPT", "PICKLED", "PLAIN", "Side", "execute", "execute_async", "side_of"]
+__all__ = ["KEPT", "PICKLED", "PLAIN", "Side", "execute", "execute_async", "relay", "side_of"]
 
 #: Seconds after which outcomes are reported while their batch goes on.
 REPORT_EVERY = 0.05
@@ -94,6 +94,21 @@ async def execute_async(
     side = side_of(get_worker(), session)
     if side is not None:
         await side.execute_async(number, key, blob, dict(zip(handles, values, strict=True)))
+
+
+async def relay(session: str, number: int, key: str) -> Any:
+    """The value of a run, as a Dask task: it ends when the run does, and holds no thread meanwhile.
+
+    Args:
+        session: whose run it is.
+        number: of the run.
+        key: of the Dask task.
+    """
+    side = side_of(get_worker(), session)
+    if side is None:
+        raise RuntimeError("the runner of this run has been left")
+    give = await side.value_of(number, key)
+    return give()
 
 
 def side_of(worker: Any, session: str) -> Side | None:
