@@ -4,7 +4,12 @@
     forking, nanny, preloaded   worker processes of a local cluster
     local, quiet, connection    the cluster and the client
     environment, modules        what the workers need to have
-    report, clients             Dask's own tools, in flows and tasks
+    report, clients, options    Dask's own tools, in flows and tasks
+    handles, natives, record    values that stay; Dask's own objects; what has begun, in memory that outlives a worker
+    bus, side                   messages beside Dask's own; what runs batches on a worker
+    members, link, listening    the driver's books; its end of the bus; what it hears
+    relays, deaths, watch       futures for Dask; workers that have gone; a scheduler that has
+    backend                     batches become Dask tasks
     task_runners                what users configure
 
 The public names below load on first access: importing this package does not import Dask.
