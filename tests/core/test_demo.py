@@ -13,6 +13,7 @@ import pytest
 from manyhands import State
 from manyhands.cli import demo
 from manyhands.cli.app import invoke
+from manyhands.serialization import dumps, loads
 from manyhands.states import Failed
 
 MANYHANDS = str(Path(sys.executable).with_name("manyhands"))
@@ -106,7 +107,7 @@ def test_tasks_and_what_they_exchange_can_be_sent_anywhere() -> None:
     assert pickle.loads(pickle.dumps(module)) == module
     with pytest.raises(SyntaxError) as caught:
         compile("print 'two'", "two.py", "exec")
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    assert str(loads(dumps(caught.value))) == str(caught.value)
     for function in (demo.largest_modules, demo.longest_functions, demo.most_imported):
         assert pickle.loads(pickle.dumps(function)) is function
 

@@ -405,3 +405,24 @@ def test_twenty_flows_in_turn_leave_nothing(cluster: Any) -> None:
         for number in range(20):
             assert main(number) == number + 1
         eventually(clean, "this runner's session is open, and that of the one with the cluster")
+
+
+@task
+def raises(kind: str) -> None:
+    if kind == "syntax":
+        compile("print 'two'", "two.py", "exec")
+    b"\xff".decode("utf-8")
+
+
+def test_exceptions_keep_what_they_say(runner: DaskTaskRunner) -> None:
+    """tblib, which Dask has pickle all exceptions, would empty those with attributes of their own."""
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        syntax, text = raises.submit("syntax").exception(), raises.submit("text").exception()
+        assert isinstance(syntax, SyntaxError)
+        assert "two.py" in str(syntax)
+        assert isinstance(text, UnicodeDecodeError)
+        assert "0xff" in str(text)
+
+    main()

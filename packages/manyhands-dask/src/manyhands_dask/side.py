@@ -16,9 +16,11 @@ May import `bus`, `record`, `handles` and the core's `remote` room.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
+import sys
 import threading
 from contextvars import Context, copy_context
 from queue import SimpleQueue
@@ -490,6 +492,7 @@ class Side(RemoteWorker):
 
     def close(self, batch: Batch) -> None:
         """See `RemoteWorker`."""
+        _flush()
         super().close(batch)
         self._close_lane(batch)
         over = self._over.pop(batch.number, None)
@@ -626,6 +629,13 @@ class Side(RemoteWorker):
         now = dask_time()
         event = SecedeEvent(key=seat.key, compute_duration=0.1, stimulus_id=f"secede-{now}")
         self._worker.loop.add_callback(self._worker.handle_stimulus, event)
+
+
+def _flush() -> None:
+    """What runs have printed is not to wait for the end of this process, which may be a sudden one."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
 
 
 class _LogRouter(logging.Handler):

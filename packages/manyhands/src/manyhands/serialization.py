@@ -6,8 +6,11 @@ them by value. May import `exceptions`; cloudpickle on use.
 
 from __future__ import annotations
 
+import copyreg
+import io
 import os
 import pickle
+from collections import ChainMap
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +50,51 @@ def dumps(value: Any) -> bytes:
         Exception: whatever pickling raises; `find_culprit` puts it into words.
     """
     try:
-        data = pickle.dumps(value, _PROTOCOL)
+        data = _dumps_plainly(value)
         if b"__main__" not in data and not (BY_VALUE and _names_any(data)):
             return data
     except Exception:  # cloudpickle knows more types, and its error is the one to see
         pass
     return dumps_function(value)
+
+
+# tblib, which Dask imports, has all exceptions pickled with their tracebacks; those with attributes of their own, such as
+# SyntaxError or UnicodeDecodeError, lose these. Ours tell their tracebacks in notes, so it is left out.
+
+
+def _has_tblib() -> bool:
+    return BaseException in copyreg.dispatch_table
+
+
+def _without_tblib() -> dict[type, Any]:
+    return {
+        kind: reduce
+        for kind, reduce in copyreg.dispatch_table.items()
+        if not issubclass(kind, BaseException)
+    }
+
+
+def _dumps_plainly(value: Any, callback: Any = None) -> bytes:
+    if not _has_tblib():
+        return pickle.dumps(value, _PROTOCOL, buffer_callback=callback)
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, _PROTOCOL, buffer_callback=callback)
+    pickler.dispatch_table = _without_tblib()
+    pickler.dump(value)
+    return file.getvalue()
+
+
+def _dumps_by_value(value: Any, callback: Any = None) -> bytes:
+    import cloudpickle
+
+    if not _has_tblib():
+        data: bytes = cloudpickle.dumps(value, _PROTOCOL, buffer_callback=callback)
+        return data
+    file = io.BytesIO()
+    pickler = cloudpickle.Pickler(file, _PROTOCOL, buffer_callback=callback)
+    pickler.dispatch_table = ChainMap(cloudpickle.Pickler._dispatch_table, _without_tblib())
+    pickler.dump(value)
+    return file.getvalue()
 
 
 def _names_any(data: bytes) -> bool:
@@ -89,24 +131,18 @@ def dumps_with_buffers(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
             data = pickle.dumps(value, _PROTOCOL)
         else:
             buffers = callback = _Buffers()
-            data = pickle.dumps(value, _PROTOCOL, buffer_callback=callback)
+            data = _dumps_plainly(value, callback)
         if b"__main__" not in data and not (BY_VALUE and _names_any(data)):
             return data, buffers
     except Exception:  # as in `dumps`
         pass
-    import cloudpickle
-
     buffers = callback = _Buffers()
-    data = cloudpickle.dumps(value, _PROTOCOL, buffer_callback=callback)
-    return data, buffers
+    return _dumps_by_value(value, callback), buffers
 
 
 def dumps_function(value: Any) -> bytes:
     """Pickles something that is, or is likely to hold, functions; those of `__main__` by value."""
-    import cloudpickle
-
-    data: bytes = cloudpickle.dumps(value, _PROTOCOL)
-    return data
+    return _dumps_by_value(value)
 
 
 loads = pickle.loads
