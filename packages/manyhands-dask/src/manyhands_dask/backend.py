@@ -83,6 +83,8 @@ __all__ = ["DaskBackend"]
 
 #: Seconds of work in a message: what Dask spends on one (1 to 2 ms) shall be little beside it.
 TARGET = 0.1
+#: Seconds of work below which a message is not made smaller to spread it over more workers.
+LEAST = 0.005
 #: Runs from this many seconds travel alone.
 ALONE = 0.05
 #: Seconds of work handed over for each thread: twice what Dask's adaptive scaling wants to have done in (5 s).
@@ -124,7 +126,13 @@ class DaskBackend:
             sorts=True,
             resources=True,
             policy=BatchPolicy(
-                target=TARGET, alone=ALONE, cap=CAPACITY, growth=64, seconds=WINDOW, most=128
+                target=TARGET,
+                alone=ALONE,
+                cap=CAPACITY,
+                growth=256,
+                seconds=WINDOW,
+                most=128,
+                least=LEAST,
             ),
         )
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"

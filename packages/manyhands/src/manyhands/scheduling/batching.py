@@ -21,11 +21,12 @@ class BatchPolicy:
         seconds: of work in flight per slot, beyond `window` messages, for an engine with a queue of its own: it learns
             from what it holds how many workers are wanted.
         most: messages in flight per slot in any case.
+        least: seconds of work that a message should carry even if others then get nothing: a message costs that much.
         growth: how much larger a batch may be than what has been observed of its task, so that one early, lucky
             measurement does not send a thousand slow runs to one worker.
     """
 
-    __slots__ = ("alone", "cap", "growth", "most", "seconds", "target", "window")
+    __slots__ = ("alone", "cap", "growth", "least", "most", "seconds", "target", "window")
 
     def __init__(
         self,
@@ -36,6 +37,7 @@ class BatchPolicy:
         growth: int = 8,
         seconds: float = 0.0,
         most: int = 64,
+        least: float = 0.0,
     ) -> None:
         self.target = target
         self.alone = alone
@@ -44,6 +46,7 @@ class BatchPolicy:
         self.growth = growth
         self.seconds = seconds
         self.most = most
+        self.least = least
 
     def has_room(self, messages: int, seconds: float, *, known: bool) -> bool:
         """Whether a slot takes another message.
@@ -81,7 +84,10 @@ class BatchPolicy:
         if seconds is None or seconds >= self.alone:
             return 1
         most = self.cap if seconds * self.cap <= self.target else int(self.target / seconds)
-        most = min(most, observed * self.growth, -(-ready // max(slots, 1)))
+        share = -(-ready // max(slots, 1))
+        if share * seconds < self.least:
+            share = int(self.least / seconds) + 1 if seconds else self.cap
+        most = min(most, observed * self.growth, share)
         if limit is not None:
             most = min(most, limit)
         return max(most, 1)
