@@ -133,6 +133,7 @@ class DaskBackend:
                 seconds=WINDOW,
                 most=128,
                 least=LEAST,
+                patience=TARGET,
             ),
         )
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"

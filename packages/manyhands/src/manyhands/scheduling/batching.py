@@ -21,12 +21,23 @@ class BatchPolicy:
         seconds: of work in flight per slot, beyond `window` messages, for an engine with a queue of its own: it learns
             from what it holds how many workers are wanted.
         most: messages in flight per slot in any case.
+        patience: seconds that a slot is idle before others are asked for what they have not begun.
         least: seconds of work that a message should carry even if others then get nothing: a message costs that much.
         growth: how much larger a batch may be than what has been observed of its task, so that one early, lucky
             measurement does not send a thousand slow runs to one worker.
     """
 
-    __slots__ = ("alone", "cap", "growth", "least", "most", "seconds", "target", "window")
+    __slots__ = (
+        "alone",
+        "cap",
+        "growth",
+        "least",
+        "most",
+        "patience",
+        "seconds",
+        "target",
+        "window",
+    )
 
     def __init__(
         self,
@@ -38,6 +49,7 @@ class BatchPolicy:
         seconds: float = 0.0,
         most: int = 64,
         least: float = 0.0,
+        patience: float = 0.005,
     ) -> None:
         self.target = target
         self.alone = alone
@@ -47,6 +59,7 @@ class BatchPolicy:
         self.seconds = seconds
         self.most = most
         self.least = least
+        self.patience = patience
 
     def has_room(self, messages: int, seconds: float, *, known: bool) -> bool:
         """Whether a slot takes another message.

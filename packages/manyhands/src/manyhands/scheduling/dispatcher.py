@@ -60,8 +60,6 @@ __all__ = ["Dispatcher"]
 #: Seconds that an interrupted run is given to stop before it is reported and its worker given up; half of them where
 #: it can be stopped by force.
 GRACE = 1.0
-#: Seconds that a slot is idle before others are asked for what they have not begun.
-PATIENCE = 0.005
 
 
 class Gate(Protocol):
@@ -604,7 +602,7 @@ class Dispatcher(Answers):
         """A slot is idle: after a while, what others have not begun is taken back, unless it found something to do."""
         if not self._looking:
             self._looking = True
-            TIMERS.after(PATIENCE, self._recall)
+            TIMERS.after(self.capabilities.policy.patience, self._recall)
 
     def _recall(self) -> None:
         self._looking = False
