@@ -57,7 +57,7 @@ from manyhands_dask.bus import SESSION, key_of
 from manyhands_dask.clients import CURRENT
 from manyhands_dask.deaths import Deaths
 from manyhands_dask.environment import check_environment
-from manyhands_dask.handles import Kept
+from manyhands_dask.handles import NOTHING, Kept
 from manyhands_dask.link import Link
 from manyhands_dask.listening import Listener
 from manyhands_dask.members import DaskMember, Sent, died
@@ -93,6 +93,10 @@ WINDOW = 10.0
 SCATTERED = 1 << 20
 #: Seconds that a cancel waits until it is certain that what was queued will not begin.
 SETTLES_WITHIN = 1.0
+#: Seconds that a large argument may take to be given to a worker.
+SCATTERED_WITHIN = 5
+#: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
+LAST_WORDS = 0.6
 #: Times that a batch may come back without having begun, for no known reason.
 FRUITLESS = 5
 
@@ -152,7 +156,7 @@ class DaskBackend:
         self._link: Link
         self._told: set[int] = set()
         self._surrounded = False
-        self._fruitless: dict[TaskFuture[Any], int] = {}
+        self._fruitless: dict[int, int] = {}
         self._wanting: set[tuple[Any, ...]] = set()
         self.deaths = Deaths(self)
         self.relays = Relays(self)
@@ -188,8 +192,10 @@ class DaskBackend:
 
     def stop(self, grace: float) -> None:
         """See `Backend`."""
-        self.stopping = True
         self.watch.stop()
+        if hasattr(self, "_link") and self.client.status == "running":
+            self._stop_what_runs()
+        self.stopping = True
         for variable, token in self._tokens:
             with contextlib.suppress(ValueError):  # it is left in another context
                 variable.reset(token)
@@ -275,9 +281,14 @@ class DaskBackend:
         if helper is not None:
             member, wait = helper.tag
             if not (options or resources or any(isinstance(s, Borrowed) for s in packed.stored)):
-                sent.member = member
-                member.begun.add(batch.number)
-                self.down(member, messages.BATCH, dumps((batch.number, wait, blob)))
+                with self.lock:
+                    if not member.buried:
+                        sent.member = member
+                        member.begun.add(batch.number)
+                        self.down(member, messages.BATCH, dumps((batch.number, wait, blob)))
+                        return
+                    self.forget(sent)
+                self.events.lost(batch.number, lambda name: died(name, None), [])
                 return
             self.down(member, messages.STEP_ASIDE, dumps(wait))
         self._submit(sent, task.is_async, blob, options, resources)
@@ -297,7 +308,8 @@ class DaskBackend:
         sent.demands = given.get("resources") or {}
         self.warn_of_demands(sent)
         if len(blob) > SCATTERED and self.members:
-            blob = client.scatter(blob, hash=False)
+            with contextlib.suppress(TimeoutError):  # no worker takes it: it travels with the task
+                blob = client.scatter(blob, hash=False, timeout=SCATTERED_WITHIN)
         handles = [stored.number for stored in sent.stored]
         values = [stored.future for stored in sent.stored]
         function = execute_async if is_async else execute
@@ -376,7 +388,20 @@ class DaskBackend:
         """Puts a large argument of a map to a worker, once."""
         if packed.stored or not self.members:
             raise ValueError("it has to travel with its runs")
-        return Kept(self.client.scatter(value, hash=False))
+        return Kept(self._scatter(value), original=value)
+
+    def _scatter(self, value: Any) -> Any:
+        return self.client.scatter([value], hash=False, timeout=SCATTERED_WITHIN)[0]
+
+    def renew(self, lost: Kept) -> bool:
+        """Scatters an argument again that was lost with its worker; whether it is one."""
+        if lost.original is NOTHING or not self.members:
+            return False
+        try:
+            lost.put(self._scatter(lost.original))
+        except TimeoutError:
+            return False
+        return True
 
     def forget(self, sent: Sent) -> None:
         """A batch has said all; with the lock held."""
@@ -462,7 +487,7 @@ class DaskBackend:
             if self.sent.get(sent.batch.number) is not sent:
                 return
             self.forget(sent)
-        first = self.events.scheduler.run_at(sent.batch, 0)
+        first = self.events.scheduler.run_at(sent.batch, 0)._number
         tries = self._fruitless[first] = self._fruitless.get(first, 0) + 1
         if tries > FRUITLESS:
             text = f"Dask gave its batch back {tries} times without beginning it"
@@ -518,33 +543,59 @@ class DaskBackend:
             member = sent.member
             if any(helper.run is run for helper in list(member.waits.values())):
                 return  # what its worker is at is another run, which it waits for
-            others = member.begun - {sent.batch.number}
+        self._kill(sent, member, run)
+
+    def _kill(self, sent: Sent, member: DaskMember, run: TaskFuture[Any]) -> None:
+        """Has a worker killed, if nothing executes there but a run and what waits beneath it."""
+        with self.lock:
+            stack = [sent.batch]
+            while stack[-1].helper is not None:
+                stack.append(stack[-1].helper.batch)
+            numbers = {batch.number for batch in stack}
+            keys = [self.sent[n].key for n in numbers if n in self.sent and self.sent[n].is_task]
+            others = [n for n in member.begun - numbers if n in self.sent and self.sent[n].is_task]
         pid = member.hello.get("pid")
-        if pid is None or member.hello.get("record") is None:
-            self.deaths.spared(member.address, sent.key)  # it is this process
-            return
-        if others and member.nthreads > 1:
-            self.deaths.spared(member.address, sent.key)
+        here = pid is None or member.hello.get("record") is None  # it is this process
+        if here or others or not keys:
+            self.deaths.spared(member.address, sent.key, run._number)
             return
         member.stopped_for = run.name
-        self.send("kill", worker=member.address, pid=pid, key=sent.key, text=run.name)
+        self.send("kill", worker=member.address, pid=pid, keys=keys, run=run._number)
 
-    def give_up(self, sent: Sent, member: DaskMember) -> None:
+    def give_up(self, sent: Sent, member: DaskMember, number: int) -> None:
         """A run does not stop, and its worker cannot be killed."""
-        positions = self.events.scheduler.batches.get(sent.batch.number)
-        for position in range(len(sent.batch)):
-            run = self.events.scheduler.run_at(sent.batch, position)
-            if run._phase >= DONE or (run._detail is not None and run._detail.overdue):
-                library_logger().warning(
-                    "Task run %r did not stop when it was interrupted, and Dask worker %s cannot be killed for it; "
-                    "its thread is given up and replaced",
-                    run.name,
-                    member.address,
-                )
-                self.down(member, messages.GIVE_UP, dumps((sent.batch.number, run._number)))
-                if run._phase < DONE and positions is not None:
-                    self.events.lost(sent.batch.number, lambda name: died(name, None), [position])
-                return
+        batch = sent.batch
+        runs = [self.events.scheduler.run_at(batch, position) for position in range(len(batch))]
+        run = next((run for run in runs if run._number == number), None)
+        if run is None:
+            return
+        library_logger().warning(
+            "Task run %r did not stop when it was interrupted, and Dask worker %s cannot be killed for it; "
+            "its thread is given up and replaced",
+            run.name,
+            member.address,
+        )
+        self.down(member, messages.GIVE_UP, dumps((batch.number, number)))
+        with LOCK:
+            if run._phase < DONE:
+                # It has attempts left, but the next must not overlap one that does not end.
+                limit = run._task.timeout_seconds or 0.0
+                self.events.scheduler.time_out(run, limit, time.time())
+        self.events.drain()
+
+    def _stop_what_runs(self) -> None:
+        """What was cancelled and does not stop by itself is stopped by force: the cluster may go on without this runner."""
+        deadline = time.monotonic() + LAST_WORDS
+        with self.settled:
+            while any(sent.member is not None for sent in self.sent.values()):
+                if not self.settled.wait(max(deadline - time.monotonic(), 0.0)):
+                    break
+            left = [sent for sent in self.sent.values() if sent.member is not None]
+        for sent in left:
+            member = sent.member
+            run = self.events.scheduler.run_at(sent.batch, 0)
+            if member is not None and member.hello.get("record") is not None:
+                self._kill(sent, member, run)
 
     def has_begun(self, run: TaskFuture[Any]) -> bool:
         """See `Backend`: the first of a begun batch that has not been reported."""

@@ -19,6 +19,7 @@ Imported by schedulers and workers too. May import `distributed`, and of ours no
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections import deque
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distributed.scheduler import Scheduler
     from distributed.worker import Worker
 
@@ -71,14 +74,16 @@ class _Session:
         client: its client.
         told: what every worker is told, those that join later too.
         entered: keys that were sent to a worker once.
+        kept: keys of values that stay on workers.
     """
 
-    __slots__ = ("client", "entered", "told")
+    __slots__ = ("client", "entered", "kept", "told")
 
     def __init__(self, client: str) -> None:
         self.client = client
         self.told: list[tuple[int, bytes]] = []
         self.entered: set[str] = set()
+        self.kept: set[str] = set()
 
 
 class SchedulerBus(SchedulerPlugin):
@@ -146,14 +151,17 @@ class SchedulerBus(SchedulerPlugin):
             )
         self._say(session, withdrawn=number)
 
-    def _kill(self, client: str, session: str, worker: str, pid: int, key: str, text: str) -> None:
-        """Has a worker's nanny kill it, if nothing but one task can be running there."""
+    def _kill(
+        self, client: str, session: str, worker: str, pid: int, keys: Sequence[str], run: int
+    ) -> None:
+        """Has a worker's nanny kill it, if nothing can be running there but a run and what waits beneath it."""
         state = self._scheduler.workers.get(worker)
         if state is None:
             return
-        others = {task.key for task in state.processing} - {key}
-        if not state.nanny or (state.nthreads > 1 and others):
-            self._say(session, spared=(worker, key))
+        others = {task.key for task in state.processing}.difference(keys)
+        seceded = {task.key for task in state.long_running}.difference(keys)
+        if not state.nanny or seceded or (state.nthreads > 1 and others):
+            self._say(session, spared=(worker, keys[0], run))
             return
         self._scheduler.loop.add_callback(self._kill_through, state.nanny, pid)
 
@@ -169,10 +177,18 @@ class SchedulerBus(SchedulerPlugin):
             logger.warning("The nanny at %s could not be reached: %r", nanny, error)
 
     def _ping(self, client: str, session: str) -> None:
-        self._say(session, pong=True)
+        # A session that is not known was closed with a connection that has broken, and come back, since.
+        message = {"op": NAME, "session": session, "pong": session in self._sessions}
+        self._scheduler.client_send(client, message)
 
-    def _close(self, client: str, session: str) -> None:
-        if self._sessions.pop(session, None) is not None:
+    def _close(self, client: str, session: str, held: Sequence[str] = ()) -> None:
+        known = self._sessions.pop(session, None)
+        if known is not None:
+            left = known.kept.difference(held)
+            if left:  # the driver was not told of them any more
+                self._scheduler.client_releases_keys(
+                    keys=list(left), client=client, stimulus_id=f"{NAME}-close"
+                )
             for address in list(self._scheduler.workers):
                 self._scheduler.worker_send(address, {"op": NAME, "session": session, "end": True})
 
@@ -188,6 +204,7 @@ class SchedulerBus(SchedulerPlugin):
                 worker, {"op": "free-keys", "keys": [key], "stimulus_id": f"{NAME}-unwanted"}
             )
             return
+        known.kept.add(key)
         self._scheduler.update_data(
             who_has={key: [worker]}, nbytes={key: nbytes}, client=known.client
         )
@@ -213,6 +230,7 @@ class SchedulerBus(SchedulerPlugin):
             return
         if finish == "forgotten":
             known.entered.discard(key)
+            known.kept.discard(key)
             return
         task = self._scheduler.tasks[key]
         task.suspicious = max(task.suspicious, self._scheduler.allowed_failures)
@@ -282,8 +300,10 @@ class WorkerBus(WorkerPlugin):
         """See `WorkerPlugin`: each side says what it has to say."""
         if not worker.status.name.startswith("clos"):
             return  # it is set up anew
-        for side in list(self._worker.manyhands_sides.values()):
-            await side.farewell()
+        sides = list(self._worker.manyhands_sides.values())
+        for side in sides:
+            side.stopping = True
+        await asyncio.gather(*(side.farewell() for side in sides))
 
     def _take(self, session: str, **message: Any) -> None:
         """On the worker's loop."""

@@ -23,6 +23,7 @@ from manyhands.engine.services import TIMERS
 from manyhands.exceptions import ResultLost, SerializationError, UpstreamTaskError, WorkerDied
 from manyhands.logs import library_logger
 
+from manyhands_dask.handles import Kept
 from manyhands_dask.members import died
 from manyhands_dask.natives import Borrowed
 from manyhands_dask.record import begun_in, read_record
@@ -104,7 +105,9 @@ class Deaths:
 
     def _record_of(self, member: DaskMember) -> dict[int, list[int]] | None:
         """For each batch that a worker had, what had begun; `None` if that cannot be known."""
-        path = member.hello.get("record")
+        if not member.hello:
+            return {}  # it says who it is before it begins anything
+        path = member.hello["record"]
         if path is None:
             return None
         content: bytes | None = None
@@ -125,9 +128,10 @@ class Deaths:
     def _bury(self, member: DaskMember, begun: dict[int, list[int]] | None) -> None:
         """Ends what a worker had begun, and has the rest sent again."""
         backend = self._backend
-        if member.buried:
-            return
-        member.buried = True
+        with backend.lock:
+            if member.buried:
+                return
+            member.buried = True
         waited = {helper.run.name for helper in member.waits.values() if helper.run is not None}
         error = self._error_of(member, waited, begun is None)
         with backend.lock:
@@ -159,6 +163,8 @@ class Deaths:
         member.waits.clear()
         member.runs.clear()
         member.maps.clear()
+        if self._gone.get(member.address) is member:
+            del self._gone[member.address]
         self._settle_refused()
 
     def _error_of(
@@ -255,7 +261,7 @@ class Deaths:
         if sent.withdrawn:
             return  # as it was asked for: the bus says so too
         lost = [stored for stored in sent.stored if stored.is_lost()]
-        if not lost:
+        if all(isinstance(stored, Kept) and backend.renew(stored) for stored in lost):
             if sent.member is None:
                 backend.send_again(sent)
             return
@@ -288,14 +294,14 @@ class Deaths:
             if sent.member is None:
                 self._backend.send_again(sent)
 
-    def spared(self, address: str, key: str) -> None:
+    def spared(self, address: str, key: str, run: int) -> None:
         """A worker could not be killed for the sake of a run."""
         with self._backend.lock:
             member = self.member_at(address)
             sent = next((s for s in self._backend.sent.values() if s.key == key), None)
         if member is not None and sent is not None:
             member.stopped_for = None
-            self._backend.give_up(sent, member)
+            self._backend.give_up(sent, member, run)
 
 
 def _upstream(sent: Sent, error: BaseException) -> UpstreamTaskError:

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
     from distributed import Future
 
-__all__ = ["Kept", "Lent"]
+__all__ = ["NOTHING", "Kept", "Lent"]
+
+
+#: No original.
+NOTHING = object()
 
 
 class Kept(Parcel):
@@ -24,14 +28,22 @@ class Kept(Parcel):
     Args:
         future: Dask's own future of it. Its key is pure data: Dask cannot compute it again.
         place: the address of the worker that holds it, if it matters.
+        original: of an argument, the driver's own value: it can be scattered again.
     """
 
-    __slots__ = ("future", "number", "place")
+    __slots__ = ("future", "number", "original", "place")
 
-    def __init__(self, future: Future[Any], place: str | None = None) -> None:
+    def __init__(
+        self, future: Future[Any], place: str | None = None, original: Any = NOTHING
+    ) -> None:
+        self.place = place
+        self.original = original
+        self.put(future)
+
+    def put(self, future: Future[Any]) -> None:
+        """The value is there now."""
         self.future = future
         self.number = future.key
-        self.place = place
 
     def is_lost(self) -> bool:
         """Whether what held it is known to have gone."""

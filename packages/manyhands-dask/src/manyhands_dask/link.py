@@ -74,7 +74,8 @@ class Link:
         """Leaves the bus."""
         if self.thread.ident is None:
             return
-        self.send("close")
+        held = [key for key in list(self._client.futures) if session_of(key) == self._session]
+        self.send("close", held=held)
         getattr(self._client, "manyhands_links", {}).pop(self._session, None)
         self._inbox.put(None)
         if self.thread is not threading.current_thread():

@@ -76,7 +76,7 @@ class Listener:
         elif "spared" in message:
             self._backend.deaths.spared(*message["spared"])
         elif "pong" in message:
-            self._backend.watch.answered()
+            self._backend.watch.answered(message["pong"])
 
     def _joined(self, joined: dict[str, Any]) -> None:
         with self._backend.lock:
@@ -155,8 +155,8 @@ class Listener:
             wanting, sent.wanting = sent.wanting, None
             self._backend.settling.discard(number)
             self._backend.settled.notify_all()
-        if sent.is_task and len(sent.batch) == 1:
-            self._backend.events.started(number, 0)
+        if sent.is_task and len(sent.batch) == 1 and not sent.is_limited():
+            self._backend.events.started(number, 0)  # else `BEGUN` says so
         for run in skipped:
             self._backend.interrupt(run)
         if recalled:

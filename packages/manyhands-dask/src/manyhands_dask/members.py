@@ -107,6 +107,12 @@ class Sent:
         self.wanting: Helper | None = None
         self._places: dict[TaskFuture[Any], int] | None = None
 
+    def is_limited(self) -> bool:
+        """Whether its first run has a time limit."""
+        runs = self.batch.runs
+        task = runs.record.task if type(runs) is Span else runs[0]._task
+        return task.timeout_seconds is not None
+
     def position_of(self, run: TaskFuture[Any]) -> int | None:
         """Where a run is in it, if it is."""
         runs = self.batch.runs

@@ -6,17 +6,18 @@ May import `handles`, `side` and the core's `remote` room.
 from __future__ import annotations
 
 import threading
+import weakref
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from manyhands.calls import COMPLETED
+from manyhands.calls import COMPLETED, DONE
 from manyhands.context import LOCK
 from manyhands.serialization import dumps
 from manyhands.task_runners.remote import messages
 from manyhands.task_runners.remote.nested import End
 
 from manyhands_dask.handles import Kept
-from manyhands_dask.side import relay
+from manyhands_dask.side import fail, relay
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -38,7 +39,7 @@ class Relays:
     def __init__(self, backend: DaskBackend) -> None:
         self._backend = backend
         self._lock = threading.Lock()
-        self._known: dict[int, tuple[TaskFuture[Any], Future[Any]]] = {}
+        self._known: dict[int, tuple[TaskFuture[Any], weakref.ref[Future[Any]]]] = {}
 
     def clear(self) -> None:
         """Lets go of all."""
@@ -51,21 +52,33 @@ class Relays:
         if run._phase == COMPLETED and isinstance(outcome, Kept):
             return outcome.future
         with self._lock:
+            self._prune()
             known = self._known.get(run._number)
-            if known is not None:
-                return known[1]
+            future: Any = known[1]() if known is not None else None
+        if future is None:
+            future = self._made(run)
+            with self._lock:
+                self._known[run._number] = (run, weakref.ref(future))
+        return future  # type: ignore[no-any-return]
+
+    def _made(self, run: TaskFuture[Any]) -> Future[Any]:
+        client = self._backend.client
+        if run._phase == COMPLETED:
+            value = self._backend.events.value_of(run)
+            scattered: Future[Any] = client.scatter([value], hash=False)[0]
+            return scattered
+        if run._phase >= DONE:
+            return Context().run(client.submit, fail, run._error(), pure=False)
         key = f"{run._task.name}-native-{self._backend.session}x{run._number}"
-        future = Context().run(
-            self._backend.client.submit,
-            relay,
-            self._backend.session,
-            run._number,
-            key,
-            key=key,
-            pure=False,
+        submit = client.submit
+        return Context().run(
+            submit, relay, self._backend.session, run._number, key, key=key, pure=False
         )
-        with self._lock:
-            return self._known.setdefault(run._number, (run, future))[1]
+
+    def _prune(self) -> None:
+        """Forgets futures that nobody has any more; with the lock held."""
+        for number in [n for n, (_, future) in self._known.items() if future() is None]:
+            del self._known[number]
 
     def wanted(self, member: DaskMember, number: int) -> None:
         """The value of a run is wanted by a Dask task that relays it."""

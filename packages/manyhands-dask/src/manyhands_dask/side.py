@@ -58,12 +58,25 @@ if TYPE_CHECKING:
     from manyhands.calls import Call
     from manyhands.task_runners.remote.parcels import Packed
 
-__all__ = ["KEPT", "PICKLED", "PLAIN", "Side", "execute", "execute_async", "relay", "side_of"]
+__all__ = [
+    "KEPT",
+    "PICKLED",
+    "PLAIN",
+    "Side",
+    "execute",
+    "execute_async",
+    "fail",
+    "relay",
+    "side_of",
+]
 
 #: Seconds after which outcomes are reported while their batch goes on.
 REPORT_EVERY = 0.05
 #: Seconds that a worker which is about to close gives what runs.
 LAST_GRACE = 20.0
+
+#: Instead of a phase: the run will not end, as its runner has been left.
+LEFT = -1
 
 # How a run's end is told.
 PLAIN = 1  # the value itself
@@ -96,6 +109,11 @@ async def execute_async(
     side = side_of(get_worker(), session)
     if side is not None:
         await side.execute_async(number, key, blob, dict(zip(handles, values, strict=True)))
+
+
+def fail(error: BaseException) -> None:
+    """The end of a run that did not complete, as a Dask task."""
+    raise error
 
 
 async def relay(session: str, number: int, key: str) -> Any:
@@ -278,8 +296,10 @@ class Side(RemoteWorker):
             self.channel.post("returned", key=key, number=number, here=here)
 
     async def farewell(self) -> None:
-        """The worker is about to close: what runs may end, what has not begun is given back."""
-        self.stopping = True
+        """The worker is about to close: what runs may end, what has not begun is given back.
+
+        `stopping` is set on all sides of the worker before this is called for any.
+        """
         with LOCK:
             for batch in self.batches.values():
                 self._inbox.put(lambda batch=batch: self.hand_back(batch))  # type: ignore[misc]
@@ -303,6 +323,7 @@ class Side(RemoteWorker):
             numbers = list(self.coroutines.tasks)
         for number in numbers:
             self.interrupt(number, overdue=False)
+        self._worker.loop.add_callback(self._refuse_wanted)
         self._inbox.put(None)
         if self._record is not None:
             self._record.remove()
@@ -353,7 +374,6 @@ class Side(RemoteWorker):
             self._record = Record(os.path.dirname(self._worker.local_directory))
             _send_logs()
             self._set_level()
-        self._begun.set()
         self.channel.send(
             messages.HELLO,
             dumps(
@@ -365,6 +385,7 @@ class Side(RemoteWorker):
                 }
             ),
         )
+        self._begun.set()  # nothing begins before the driver can know where that is written down
 
     def _surround(self, body: bytes) -> None:
         self._level = self.surround(body).level
@@ -379,19 +400,23 @@ class Side(RemoteWorker):
     def execute(self, number: int, key: str, blob: bytes, values: dict[str, Any]) -> None:
         """Runs a batch on this thread, one of Dask's."""
         self._see_context()
-        batch = self._open(number, key, blob, values)
-        if batch is None:
-            return
-        seat = _DaskSeat(self, number)
+        self._local.values = values
+        try:
+            batch = self._open(number, key, blob)
+            if batch is not None:
+                self._run(batch)
+        finally:
+            self._local.values = {}
+
+    def _run(self, batch: Batch) -> None:
+        seat = _DaskSeat(self, batch.number)
         batch.seat = seat
         with LOCK:
             self.seats.append(seat)
         seat.enter()
-        self._local.values = values
         try:
             seat.run(batch)
         finally:
-            self._local.values = {}
             seat.leave()
             with LOCK:
                 self.seats.remove(seat)
@@ -405,17 +430,28 @@ class Side(RemoteWorker):
         self._see_context()
         began = dask_time()
         over = self._over[number] = asyncio.Event()
-        batch = await asyncio.to_thread(self._open, number, key, blob, values)
-        if batch is None:
-            del self._over[number]
-            return
-        self._worker.handle_stimulus(
-            SecedeEvent(
-                key=key, compute_duration=dask_time() - began, stimulus_id=f"secede-{dask_time()}"
-            )
-        )
-        self.coroutines.begin(batch)
-        await over.wait()
+
+        def opened() -> Batch | None:
+            self._local.values = values
+            try:
+                return self._open(number, key, blob)
+            finally:
+                self._local.values = {}
+
+        try:
+            batch = await asyncio.to_thread(opened)
+            del opened
+            values.clear()
+            if batch is None:
+                return
+            now = dask_time()
+            event = SecedeEvent(key=key, compute_duration=now - began, stimulus_id=f"secede-{now}")
+            self._worker.handle_stimulus(event)
+            self.coroutines.begin(batch)
+            del batch
+            await over.wait()
+        finally:
+            self._over.pop(number, None)
 
     def _see_context(self) -> None:
         """Keeps what Dask puts around a task: it knows its worker by a context variable."""
@@ -426,14 +462,11 @@ class Side(RemoteWorker):
         """See `RemoteWorker`."""
         return self._origin.copy() if self._origin is not None else Context()
 
-    def _open(
-        self, number: int, key: str, blob: bytes, values: dict[str, Any], wait: int = 0
-    ) -> Batch | None:
+    def _open(self, number: int, key: str, blob: bytes, wait: int = 0) -> Batch | None:
         """Unpacks a batch, unless it is not to be begun."""
         with LOCK:
             if self._is_barred(number, key):
                 return None
-        self._local.values = values
         try:
             keys, tags, data = loads(blob)
             self._begun.wait()
@@ -472,13 +505,20 @@ class Side(RemoteWorker):
 
     def _catch_up(self) -> None:
         """Waits until the receiver is done with what was said before."""
+        if threading.current_thread() is self._thread:
+            return  # it is
         done = threading.Event()
         self._inbox.put(done.set)
         done.wait()
 
     def _take_batch(self, number: int, wait: int, blob: bytes) -> None:
         """What a waiting run waits for, to be run on its seat."""
-        batch = self._open(number, "", blob, {}, wait)
+        try:
+            batch = self._open(number, "", blob, wait)
+        except Untold as error:
+            failure = portable_error(error, "(unpacking)")
+            self.channel.send(messages.UNPACKABLE, dumps((number, failure)))
+            return
         if batch is None:
             return
         with LOCK:
@@ -588,6 +628,8 @@ class Side(RemoteWorker):
             self.channel.send(messages.WANTED, dumps(number))
         phase, data = await wanted
         self._wanted.pop(number, None)
+        if phase == LEFT:
+            raise RuntimeError("the runner of this run has been left")
         if not isinstance(data, bytes):
             value = await self._fetch(data)
             return lambda: value
@@ -599,6 +641,12 @@ class Side(RemoteWorker):
             return value
 
         return give
+
+    def _refuse_wanted(self) -> None:
+        error = (LEFT, None)
+        for wanted in self._wanted.values():
+            if not wanted.done():
+                wanted.set_result(error)
 
     def _take_value(self, number: int, phase: int, data: Any) -> None:
         def told() -> None:
@@ -622,6 +670,7 @@ class Side(RemoteWorker):
                 return  # it has stopped
             seat.given_up = True
         self.hand_back(batch)
+        self.send_report(batch, [], 0.0, last=True)  # what it may say later is of no interest
         pool = self._worker.executors["default"]
         with threads_lock:
             pool._threads.discard(seat.thread)

@@ -68,10 +68,14 @@ class Watch:
         """Looks no more."""
         self._stopped = True
 
-    def answered(self) -> None:
-        """The scheduler has answered."""
+    def answered(self, known: bool) -> None:
+        """The scheduler has answered; it should know the session."""
         self._asked = None
-        if self._warned:
+        if not known and not self._stopped:
+            self._give_up(
+                "the connection to Dask's scheduler was lost, and what it knew of these runs"
+            )
+        elif self._warned:
             self._warned = False
             library_logger().warning("Dask's scheduler answers again")
 
@@ -96,6 +100,14 @@ class Watch:
                 )
             return
         self._lost_since = None
+        asked = self._asked = self._asked or now
+        backend.send("ping")
+        silent = now - asked
+        if silent >= self._frozen_after:
+            self._give_up(f"Dask's scheduler has not answered for {silent:.0f} s")
+        elif silent >= WARN_AFTER and not self._warned:
+            self._warned = True
+            library_logger().warning("Dask's scheduler has not answered for %.0f s", silent)
         if not is_open:
             self._lonely_since = None
             return
@@ -104,16 +116,6 @@ class Watch:
             waiting = [sent for sent in backend.sent.values() if sent.demands]
         for sent in waiting:
             backend.warn_of_demands(sent)
-        asked = self._asked
-        if asked is None:
-            asked = self._asked = now
-            backend.send("ping")
-        silent = now - asked
-        if silent >= self._frozen_after:
-            self._give_up(f"Dask's scheduler has not answered for {silent:.0f} s")
-        elif silent >= WARN_AFTER and not self._warned:
-            self._warned = True
-            library_logger().warning("Dask's scheduler has not answered for %.0f s", silent)
 
     def _look_for_workers(self, now: float) -> None:
         if self._backend.members:

@@ -437,6 +437,7 @@ class Dispatcher(Answers):
 
     def _limit(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
         """Starts an attempt's time limit; with `LOCK` held."""
+        self.scheduler.cancel_timer(future)
         future._details().timer = TIMERS.after(limit, lambda: self._expired(future, attempt, limit))
 
     def reported(self, report: Report) -> None:
