@@ -87,6 +87,8 @@ TARGET = 0.1
 LEAST = 0.005
 #: Runs from this many seconds travel alone.
 ALONE = 0.05
+#: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
+PATIENCE = 0.05
 #: Seconds of work handed over for each thread: twice what Dask's adaptive scaling wants to have done in (5 s).
 WINDOW = 10.0
 #: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
@@ -137,7 +139,7 @@ class DaskBackend:
                 seconds=WINDOW,
                 most=128,
                 least=LEAST,
-                patience=TARGET,
+                patience=PATIENCE,
             ),
         )
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"

@@ -21,7 +21,8 @@ class BatchPolicy:
         seconds: of work in flight per slot, beyond `window` messages, for an engine with a queue of its own: it learns
             from what it holds how many workers are wanted.
         most: messages in flight per slot in any case.
-        patience: seconds that a slot is idle before others are asked for what they have not begun.
+        patience: seconds that a slot is idle before others are asked for what they have not begun; and, with `seconds`,
+            after which a task counts as slow whose first runs have not ended.
         least: seconds of work that a message should carry even if others then get nothing: a message costs that much.
         growth: how much larger a batch may be than what has been observed of its task, so that one early, lucky
             measurement does not send a thousand slow runs to one worker.

@@ -587,6 +587,9 @@ class Dispatcher(Answers):
             self._look_for_idle()
         elif kind == effects_of.GONE:
             self.backend.slot_gone(effect[1])
+        elif kind == effects_of.UNKNOWN:
+            task = effect[1]
+            TIMERS.after(self.capabilities.policy.patience, lambda: self._look_at(task))
         elif kind == effects_of.OVERDUE:
             self._overdue(effect[1], effect[2])
 
@@ -604,6 +607,11 @@ class Dispatcher(Answers):
         if not self._looking:
             self._looking = True
             TIMERS.after(self.capabilities.policy.patience, self._recall)
+
+    def _look_at(self, task: Task[Any, Any]) -> None:
+        with LOCK:
+            self.scheduler.is_slow(task)
+        self.drain()
 
     def _recall(self) -> None:
         self._looking = False

@@ -24,4 +24,5 @@ RECALL = 16  # batch: take back what its worker has not begun
 IDLE = 17  # a slot has nothing to do while others have more than they are at
 HELP = 18  # helper: look whether a waiting worker can be given what it waits for
 GONE = 19  # slot: a spare one is not needed any more
+UNKNOWN = 21  # task: say `is_slow` in a while, unless its first runs have ended by then
 OVERDUE = 20  # future, call: an attempt was stopped by force at its time limit

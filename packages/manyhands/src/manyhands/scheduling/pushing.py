@@ -21,7 +21,15 @@ from manyhands.calls import (
 )
 from manyhands.futures.maps import MapRecord, Span
 from manyhands.futures.run import TaskFuture
-from manyhands.scheduling.effects import GONE, HELP, IDLE, LAUNCH, OVERDUE, RECALL
+from manyhands.scheduling.effects import (
+    GONE,
+    HELP,
+    IDLE,
+    LAUNCH,
+    OVERDUE,
+    RECALL,
+    UNKNOWN,
+)
 from manyhands.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -37,7 +45,7 @@ __all__ = ["Helper", "PushingScheduler"]
 #: Batches of coroutines in flight per slot.
 LOOP_WINDOW = 64
 #: Seconds that a run counts for in a slot's window as long as nothing is known of its task; Dask's guess too.
-UNKNOWN = 0.5
+GUESS = 0.5
 
 
 class Helper:
@@ -135,6 +143,8 @@ class PushingScheduler(Scheduler):
         self._on_loops: dict[int, bool] = {}  # batches, and whether they hold a place
         self._seconds: dict[int, float] = {}  # of work in flight at each slot
         self._awaited = False
+        self._asked_of: set[Task[Any, Any]] = set()  # tasks of which nothing is known yet
+        self._slow: set[Task[Any, Any]] = set()  # those whose first runs take their time
         self._has_room = True
 
     def _push(self, future: TaskFuture[Any]) -> None:
@@ -463,14 +473,26 @@ class PushingScheduler(Scheduler):
         if not self.policy.seconds:
             return self.slots[slot] < self.policy.window
         item = self.ready[0]
-        known = self.policy.is_known(
-            *self.durations.of(item._task if type(item) is TaskFuture else item.task)  # type: ignore[union-attr]
+        task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
+        seconds, observed = self.durations.of(task)
+        known = (
+            self.policy.is_known(seconds, observed) if seconds is not None else task in self._slow
         )
+        if seconds is None and task not in self._asked_of:
+            self._asked_of.add(task)
+            self.effects.append((UNKNOWN, task))
         return self.policy.has_room(self.slots[slot], self._seconds.get(slot, 0.0), known=known)
+
+    def is_slow(self, task: Task[Any, Any]) -> None:
+        """The first runs of a task take their time: the engine is to see how many there are."""
+        if self.durations.of(task)[0] is None:
+            self._slow.add(task)
+            self._has_room = True
+            self._fill()
 
     def _seconds_of(self, batch: Batch) -> float:
         """How much work a batch counts for."""
-        return UNKNOWN * len(batch) if batch.seconds is None else batch.seconds
+        return GUESS * len(batch) if batch.seconds is None else batch.seconds
 
     def _roomiest(self) -> tuple[int | None, int]:
         """The slot with the least in flight, and how many have nothing."""
