@@ -280,3 +280,148 @@ def test_two_drivers_on_one_scheduler(tmp_path: Path) -> None:
         for driver in drivers:
             output, errors = driver.communicate(timeout=60)
             assert output == "fine\n", errors
+
+
+# ---------------------------------------------------------------------- what else may go wrong
+
+
+class Odd:
+    """Can be unpickled in one process only."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def __reduce__(self) -> Any:
+        return make_odd, (self.pid,)
+
+
+def make_odd(pid: int) -> Odd:
+    if os.getpid() != pid:
+        raise RuntimeError("not here")
+    return Odd(pid)
+
+
+def test_a_nested_task_that_its_worker_cannot_unpickle() -> None:
+    here = os.getpid()
+
+    @task
+    def parent() -> str:
+        thing = Odd(here)
+
+        @task
+        def child() -> bool:
+            return thing is not None
+
+        return repr(child.submit().exception())
+
+    @flow(task_runner=DaskTaskRunner(cluster_kwargs={"n_workers": 1}))
+    def main() -> None:
+        assert "not here" in parent.submit().result(timeout=PATIENCE)
+        assert inc.submit(1).result(timeout=PATIENCE) == 2, "the worker goes on"
+
+    main()
+
+
+def test_a_time_limit_begins_anew_after_a_crash(tmp_path: Path) -> None:
+    mark = tmp_path / "died"
+
+    @task(timeout_seconds=2, crash_retries=1)
+    def works() -> str:
+        if not mark.exists():
+            mark.touch()
+            time.sleep(1.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        for _ in range(14):
+            time.sleep(0.1)
+        return "done"
+
+    @flow(task_runner=DaskTaskRunner(cluster_kwargs={"n_workers": 2}))
+    def main() -> Any:
+        return works.submit().result(timeout=PATIENCE)
+
+    assert main() == "done"
+
+
+def test_a_connection_that_breaks_and_comes_back(tmp_path: Path) -> None:
+    """What the scheduler knew of the runs went with the connection."""
+
+    @task
+    def sleeps() -> None:
+        time.sleep(60)
+
+    with commands(tmp_path, 1) as cluster:
+
+        @flow(task_runner=DaskTaskRunner(address=cluster.address))
+        def main() -> None:
+            run = sleeps.submit()
+            with get_dask_client() as client:
+                eventually(lambda: run.state.is_running(), "it has begun")
+                client.loop.add_callback(client.scheduler_comm.comm.abort)
+            run.wait(PATIENCE)
+            assert run.state.is_crashed()
+            with pytest.raises(RunnerStateError, match="connection"):
+                inc.submit(1)
+
+        with contextlib.suppress(CrashedRun):
+            main()
+
+
+def test_leaving_stops_what_runs_and_takes_its_values_along() -> None:
+    """SPEC 3.5, 11.2: on a cluster that goes on without the runner."""
+
+    @task
+    def sleeps() -> None:
+        time.sleep(60)
+
+    @task
+    def large() -> bytes:
+        return os.urandom(200_000)
+
+    with DaskTaskRunner(cluster_kwargs={"n_workers": 1}) as warm:
+        cluster = warm._connection.cluster
+        with contextlib.suppress(ZeroDivisionError), DaskTaskRunner(cluster) as runner:
+            kept = [runner.submit(large, {}) for _ in range(5)]
+            kept[0].wait()
+            runner.submit(sleeps, {})
+            time.sleep(0.3)
+            raise ZeroDivisionError
+        began = time.monotonic()
+        assert warm.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+        assert time.monotonic() - began < 15, "2 s where the machine is not busy"
+        del kept
+        states = warm._connection.client.run_on_scheduler
+        eventually(
+            lambda: (
+                not states(
+                    lambda dask_scheduler: [
+                        k for k, t in dask_scheduler.tasks.items() if not t.run_spec
+                    ]
+                )
+            ),
+            "no value is left",
+        )
+
+
+def test_a_coroutine_is_not_killed_for_another_run() -> None:
+    @task
+    async def calm() -> str:
+        import asyncio
+
+        await asyncio.sleep(3)
+        return "calm"
+
+    @task(timeout_seconds=0.3)
+    def stuck() -> None:
+        time.sleep(5)
+
+    @flow(task_runner=DaskTaskRunner(cluster_kwargs={"n_workers": 1}))
+    def main() -> Any:
+        quiet = calm.submit()
+        eventually(lambda: quiet.state.is_running(), "it has begun")
+        late = stuck.submit()
+        late.wait(PATIENCE)
+        assert late.state.name == "TimedOut"
+        assert inc.submit(1).result(timeout=PATIENCE) == 2, "its place was given to another thread"
+        return quiet.result(timeout=PATIENCE)
+
+    assert main() == "calm"
