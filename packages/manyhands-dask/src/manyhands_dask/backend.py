@@ -95,6 +95,8 @@ WINDOW = 10.0
 SCATTERED = 1 << 20
 #: Seconds that a cancel waits until it is certain that what was queued will not begin.
 SETTLES_WITHIN = 1.0
+#: Seconds that the first worker may take to be heard of.
+ARRIVED_WITHIN = 1.0
 #: Seconds that a large argument may take to be given to a worker.
 SCATTERED_WITHIN = 5
 #: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
@@ -147,6 +149,7 @@ class DaskBackend:
         self.settling: set[int] = set()
         self.settled = threading.Condition(self.lock)
         self.members: dict[str, DaskMember] = {}
+        self.arrived = threading.Event()
         self.sent: dict[int, Sent] = {}
         self.events: Dispatcher
         self.client: Client
@@ -309,9 +312,9 @@ class DaskBackend:
             given["resources"] = {**given.get("resources", {}), **resources}
         sent.demands = given.get("resources") or {}
         self.warn_of_demands(sent)
-        if len(blob) > SCATTERED and self.members:
+        if len(blob) > SCATTERED:
             with contextlib.suppress(TimeoutError):  # no worker takes it: it travels with the task
-                blob = client.scatter(blob, hash=False, timeout=SCATTERED_WITHIN)
+                blob = self._scatter(blob)
         handles = [stored.number for stored in sent.stored]
         values = [stored.future for stored in sent.stored]
         function = execute_async if is_async else execute
@@ -388,16 +391,25 @@ class DaskBackend:
 
     def _keep(self, value: Any, packed: Packed) -> Kept:
         """Puts a large argument of a map to a worker, once."""
-        if packed.stored or not self.members:
-            raise ValueError("it has to travel with its runs")
+        if packed.stored:
+            raise ValueError("there are handles in it")
         return Kept(self._scatter(value), original=value)
 
     def _scatter(self, value: Any) -> Any:
+        """Gives a value to a worker.
+
+        Raises:
+            TimeoutError: there is none to take it.
+        """
+        if threading.current_thread() is not self._link.thread:
+            self.arrived.wait(ARRIVED_WITHIN)
+        if not self.members:
+            raise TimeoutError
         return self.client.scatter([value], hash=False, timeout=SCATTERED_WITHIN)[0]
 
     def renew(self, lost: Kept) -> bool:
         """Scatters an argument again that was lost with its worker; whether it is one."""
-        if lost.original is NOTHING or not self.members:
+        if lost.original is NOTHING:
             return False
         try:
             lost.put(self._scatter(lost.original))

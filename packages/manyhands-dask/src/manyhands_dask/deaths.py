@@ -105,9 +105,7 @@ class Deaths:
 
     def _record_of(self, member: DaskMember) -> dict[int, list[int]] | None:
         """For each batch that a worker had, what had begun; `None` if that cannot be known."""
-        if not member.hello:
-            return {}  # it says who it is before it begins anything
-        path = member.hello["record"]
+        path = member.hello.get("record")  # what it said of itself may have been lost with it
         if path is None:
             return None
         content: bytes | None = None

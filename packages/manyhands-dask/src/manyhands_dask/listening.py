@@ -86,6 +86,7 @@ class Listener:
             member = DaskMember(len(self._backend.members), channel, joined)
             channel.member = member
             self._backend.members[member.address] = member
+        self._backend.arrived.set()
         self._backend.down(member, messages.NUMBERS, dumps((*reserve_block(), process_entropy())))
         self._count_slots()
 
