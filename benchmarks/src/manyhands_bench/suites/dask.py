@@ -384,7 +384,7 @@ def native_memory_map(count: int) -> float:
     """Bytes for a task, all of them one map, their futures in a list; of fewer."""
     count //= 10
     with connected() as connection:
-        client = connection.client
+        client: Any = connection.client  # its types allow for coroutines
 
         def fill(numbers: list[int]) -> object:
             futures = client.map(workloads.no_op, numbers, pure=False)
