@@ -473,7 +473,7 @@ class DaskBackend:
                 stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
             stack.extend(item._details().waits_on or () if isinstance(item, TaskFuture) else ())
             for sent in found:
-                if sent.member is None and sent.is_task and sent.wanting is None:
+                if sent.member is None and sent.is_task:
                     return sent
         return None
 
