@@ -27,7 +27,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dask.sizeof import sizeof
-from distributed import get_worker
+from distributed import get_worker, rejoin
 from distributed.metrics import time as dask_time
 from distributed.threadpoolexecutor import thread_state, threads_lock
 from distributed.worker import secede
@@ -226,8 +226,16 @@ class _DaskSeat(Seat):
             self.aside = True
             secede()
         self.wish = False
-        # It does not come back before its batch has ended: to wait for a place here could be to wait for a run that waits
-        # for this one.
+
+    def resumed(self) -> None:
+        """See `Seat`: it takes a place again, once one is free."""
+        if self.aside and not self.waits_below():
+            self.aside = False
+            rejoin()
+
+    def waits_below(self) -> bool:
+        """Whether another run waits here, beneath the one that goes on."""
+        return self in self.home.waiting.values()
 
 
 class Side(RemoteWorker):
