@@ -14,7 +14,7 @@ import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 OLDEST = PYTHONS[0]
-PACKAGES = ["manyhands", "manyhands-dask"]  # all that are published
+PACKAGES = ["manyhands", "manyhands-dask", "manyhands-ray"]  # all that are published
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"

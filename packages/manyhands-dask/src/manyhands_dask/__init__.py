@@ -3,9 +3,9 @@
     exceptions, settings        what was asked for, and what may go wrong
     forking, nanny, preloaded   worker processes of a local cluster
     local, quiet, connection    the cluster and the client
-    environment, modules        what the workers need to have
+    environment                 what the workers need to have
     report, clients, options    Dask's own tools, in flows and tasks
-    handles, natives, record    values that stay; Dask's own objects; what has begun, in memory that outlives a worker
+    handles, natives            values that stay; Dask's own objects
     bus, side                   messages beside Dask's own; what runs batches on a worker
     members, link, listening    the driver's books; its end of the bus; what it hears
     relays, deaths, watch       futures for Dask; workers that have gone; a scheduler that has

@@ -51,7 +51,9 @@ from manyhands.scheduling.batching import BatchPolicy
 from manyhands.serialization import dumps
 from manyhands.task_runners.remote import messages
 from manyhands.task_runners.remote.contents import Contents
+from manyhands.task_runners.remote.modules import shipped_by_value
 from manyhands.task_runners.remote.parcels import Packed, pack
+from manyhands.task_runners.remote.record import CAPACITY
 
 from manyhands_dask.bus import SESSION, key_of
 from manyhands_dask.clients import CURRENT
@@ -61,10 +63,8 @@ from manyhands_dask.handles import NOTHING, Kept
 from manyhands_dask.link import Link
 from manyhands_dask.listening import Listener
 from manyhands_dask.members import DaskMember, Sent, died
-from manyhands_dask.modules import shipped_by_value
 from manyhands_dask.natives import Borrowed, borrowing
 from manyhands_dask.options import Options, captured
-from manyhands_dask.record import CAPACITY
 from manyhands_dask.relays import Relays
 from manyhands_dask.side import execute, execute_async
 from manyhands_dask.watch import Watch
@@ -156,7 +156,7 @@ class DaskBackend:
         self.stopping = False
         self._connection = connection
         self._check = check_environment
-        self._shipping = shipped_by_value(ship_modules)
+        self._shipping = shipped_by_value(ship_modules, "DaskTaskRunner")
         self._contents: Contents
         self._link: Link
         self._told: set[int] = set()

@@ -167,8 +167,7 @@ class SchedulerBus(SchedulerPlugin):
 
     async def _kill_through(self, nanny: str, pid: int) -> None:
         from distributed.protocol.pickle import dumps
-
-        from manyhands_dask.record import kill
+        from manyhands.task_runners.remote.record import kill
 
         try:
             async with self._scheduler.rpc(nanny) as remote:

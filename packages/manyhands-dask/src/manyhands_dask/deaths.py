@@ -8,7 +8,7 @@
         no record to be had    whatever was there may have run: CRASHED, and says so
 
 Everything here happens on the backend's I/O thread, but for the reading of records, which may take a while. May import
-`members`, `record` and `handles`.
+`members`, `handles` and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from manyhands.calls import NOT_READY
 from manyhands.engine.services import TIMERS
 from manyhands.exceptions import ResultLost, SerializationError, UpstreamTaskError, WorkerDied
 from manyhands.logs import library_logger
+from manyhands.task_runners.remote.record import begun_in, read_record
 
 from manyhands_dask.handles import Kept
 from manyhands_dask.members import died
 from manyhands_dask.natives import Borrowed
-from manyhands_dask.record import begun_in, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,59 +4,38 @@
     (asks)       (pure)  └─▶ one that merely differs: a warning
 
 Dask's own messages ask for the versions, never a function of ours: code from one Python may not even load on another.
-May import manyhands' errors and logs.
+May import manyhands' errors, logs and `remote` room.
 """
 
 from __future__ import annotations
 
 import asyncio
-import platform
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from manyhands.logs import library_logger
+from manyhands.task_runners.remote.environment import MISSING, Comparison, versions
+from manyhands.task_runners.remote.environment import compare as compare_all
 
 from manyhands_dask.exceptions import EnvironmentMismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from distributed import Client
 
 __all__ = ["check_environment", "check_worker", "compare", "describe", "this_environment"]
 
-#: What is compared, and how many parts of its version must agree; 0 for none.
-_PACKAGES = {"python": 2, "manyhands": 9, "manyhands_dask": 9, "cloudpickle": 0, "distributed": 2}
-_MISSING = "missing"
+#: What is compared, and how many parts of its version must agree; `None` where any will do.
+_PACKAGES: dict[str, int | None] = {
+    "python": 2,
+    "manyhands": 9,
+    "manyhands_dask": 9,
+    "cloudpickle": None,
+    "distributed": 2,
+}
 
 #: Seconds that a cluster has to say what it consists of.
 _PATIENCE = 10.0
-
-
-class Comparison(NamedTuple):
-    """How environments differ.
-
-    Attributes:
-        problem: what cannot work, `None` if nothing.
-        rows: what differs, by package and place.
-    """
-
-    problem: str | None
-    rows: dict[str, dict[str, str]]
-
-    @property
-    def table(self) -> str:
-        """The rows as an aligned text."""
-        if not self.rows:
-            return ""
-        places = list(next(iter(self.rows.values())))
-        lines = [["", *places]]
-        lines += [[package, *row.values()] for package, row in self.rows.items()]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
 
 
 def check_environment(client: Client) -> None:
@@ -101,22 +80,9 @@ def check_worker(described: Mapping[str, str]) -> str | None:
     return None if found.problem is None else f"{found.problem}\n{found.table}"
 
 
-@cache
-def _this_environment() -> tuple[tuple[str, str], ...]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"python": platform.python_version()}
-    for package in list(_PACKAGES)[1:]:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = _MISSING
-    return tuple(versions.items())
-
-
 def this_environment() -> dict[str, str]:
     """What this process has: versions by package."""
-    return dict(_this_environment())
+    return versions(_PACKAGES)
 
 
 def describe(client: Client) -> dict[str, dict[str, str]]:
@@ -143,7 +109,7 @@ def describe(client: Client) -> dict[str, dict[str, str]]:
 
 
 def _tidy(told: Mapping[str, str | None]) -> dict[str, str]:
-    versions = {package: told.get(package) or _MISSING for package in _PACKAGES}
+    versions = {package: told.get(package) or MISSING for package in _PACKAGES}
     versions["python"] = ".".join(versions["python"].split(".")[:3])  # of 3.11.7.final.0
     return versions
 
@@ -154,42 +120,4 @@ def compare(described: Mapping[str, Mapping[str, str]]) -> Comparison:
     Args:
         described: versions by package, by place; the driver comes first.
     """
-    columns = dict(_columns(described))
-    driver = next(iter(columns.values()))
-    rows: dict[str, dict[str, str]] = {}
-    problems = []
-    for package, parts in _PACKAGES.items():
-        row = {place: versions.get(package, _MISSING) for place, versions in columns.items()}
-        if len(set(row.values())) == 1 and _MISSING not in row.values():
-            continue
-        rows[package] = row
-        for place, version in row.items():
-            if version == _MISSING and package != "cloudpickle":
-                problems.append(f"{package} is missing on {_the(place)}")
-            elif (here := driver.get(package, _MISSING)) != _MISSING and (
-                _significant(version, parts) != _significant(here, parts)
-            ):
-                problems.append(f"{package} is {version} on {_the(place)}, {here} here")
-    return Comparison("; ".join(problems) or None, rows)
-
-
-def _columns(
-    described: Mapping[str, Mapping[str, str]],
-) -> Iterable[tuple[str, Mapping[str, str]]]:
-    """The places, with workers that have the same in one column."""
-    workers: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for place, versions in described.items():
-        if place in ("driver", "scheduler"):
-            yield place, versions
-        else:
-            workers.setdefault(tuple(versions.items()), []).append(place)
-    for versions_of, places in workers.items():
-        yield (places[0] if len(places) == 1 else f"{len(places)} workers"), dict(versions_of)
-
-
-def _significant(version: str, parts: int) -> list[str]:
-    return version.split(".")[:parts]
-
-
-def _the(place: str) -> str:
-    return f"the {place}" if place in ("driver", "scheduler", "worker") else place
+    return compare_all(described, _PACKAGES)

@@ -1,6 +1,6 @@
 """The driver's books: Dask workers, and the batches that were sent.
 
-May import `handles`, `record` and the core's `remote` room.
+May import `handles` and the core's `remote` room.
 """
 
 from __future__ import annotations

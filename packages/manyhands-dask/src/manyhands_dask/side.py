@@ -10,7 +10,7 @@ Who does what:
     receiver         everything else that is said, in order
     service loop     coroutines of batches (`manyhands.engine.loops`)
 
-May import `bus`, `record`, `handles` and the core's `remote` room.
+May import `bus`, `handles` and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from manyhands.task_runners.remote.batches import Batch, Untold
 from manyhands.task_runners.remote.dispatcher import RemoteDispatcher
 from manyhands.task_runners.remote.messages import Message
 from manyhands.task_runners.remote.parcels import unpack
+from manyhands.task_runners.remote.record import Record
 from manyhands.task_runners.remote.seat import Seat
 from manyhands.task_runners.remote.worker import LogSender, RemoteWorker
 
@@ -50,7 +51,6 @@ from manyhands_dask.bus import NAME, key_of
 from manyhands_dask.environment import this_environment
 from manyhands_dask.handles import Lent
 from manyhands_dask.options import captured
-from manyhands_dask.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

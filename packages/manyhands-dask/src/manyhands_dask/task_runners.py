@@ -6,18 +6,19 @@ May import `settings`, `connection` and `report`; `backend`, and with it distrib
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from manyhands.exceptions import SerializationError
 from manyhands.task_runners.base import LEAVING, BaseTaskRunner
+from manyhands.task_runners.remote.modules import checked_modules
 
 from manyhands_dask.connection import Connection
 from manyhands_dask.report import Report, check_bokeh
 from manyhands_dask.settings import ClusterSettings, comparable, invalid, is_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from distributed import Client
     from distributed.deploy.cluster import Cluster
@@ -103,7 +104,7 @@ class DaskTaskRunner(BaseTaskRunner):
             raise invalid("check_environment", check_environment, "True or False is needed")
         self.performance_report_path = performance_report_path
         self.check_environment = check_environment
-        self.ship_modules = _checked_modules(ship_modules)
+        self.ship_modules = checked_modules(ship_modules, "DaskTaskRunner")
         self._cluster_settings = cluster_settings
         self._connection = Connection(cluster_settings)
         self._report: Report | None = None
@@ -220,13 +221,3 @@ class DaskTaskRunner(BaseTaskRunner):
 
 def _copied(given: Any) -> Any:
     return dict(given) if isinstance(given, Mapping) else given
-
-
-def _checked_modules(given: Any) -> str | tuple[str, ...]:
-    if given == "auto":
-        return "auto"
-    if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
-        names = tuple(given)
-        if all(isinstance(name, str) for name in names):
-            return names
-    raise invalid("ship_modules", given, "'auto' or a list of names of modules is needed")

@@ -18,7 +18,7 @@ __all__ = ["GROUP", "installed", "load", "missing", "resolve"]
 GROUP = "manyhands.task_runners"
 
 #: Runners of packages of ours: what their names need where they are not installed.
-_EXTRAS = {"dask": "manyhands[dask]", "ray": "manyhands-ray"}
+_EXTRAS = {"dask": "manyhands[dask]", "ray": "manyhands[ray]"}
 #: Schemes of addresses, and the runner that each belongs to.
 _SCHEMES = {
     "tcp": "dask",

@@ -2,10 +2,10 @@
 
     lane     batch number | a byte for each of its runs: 0 not begun, 1 begun
 
-One file a side, in the worker's scratch folder, mapped into memory: a note costs about 0.1 µs. When the worker has died
-its nanny reads it to the driver. Batches for which there is no free lane go unrecorded.
+One file for each driver, mapped into memory: a note costs about 0.1 µs. When the worker has died, somebody else on its
+machine reads it to the driver. Batches for which there is no free lane go unrecorded.
 
-May import the standard library only: a nanny imports this.
+May import the standard library only: who reads it has not loaded anything else.
 """
 
 from __future__ import annotations

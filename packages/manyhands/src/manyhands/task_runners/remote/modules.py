@@ -2,7 +2,7 @@
 
 cloudpickle does it, for modules that are registered with it. Its registry is one for the whole process, so
 registrations are counted here: of two runners that ship the same module, the first to leave does not take it from the
-other, and what the user registered stays. May import `settings`; cloudpickle on use.
+other, and what the user registered stays. May import what lies above task runners; cloudpickle on use.
 
 Workers of a temporary local cluster have the driver's `sys.path` and working directory: there modules are found by
 name, and had better be, for a module that travels by value is copied, with its globals, for each task function.
@@ -15,18 +15,18 @@ import sys
 import sysconfig
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
+from manyhands.exceptions import InvalidOption
 from manyhands.serialization import BY_VALUE
 
-from manyhands_dask.settings import invalid
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from types import ModuleType
 
-__all__ = ["Shipping", "beside_the_script", "shipped_by_value"]
+__all__ = ["Shipping", "beside_the_script", "checked_modules", "shipped_by_value"]
 
 _OURS = frozenset({"manyhands", "manyhands_dask", "manyhands_ray", "__main__", "__mp_main__"})
 
@@ -34,11 +34,32 @@ _lock = threading.Lock()
 _registered: Counter[str] = Counter()
 
 
-def shipped_by_value(option: str | Sequence[str]) -> Shipping:
+def checked_modules(given: Any, where: str) -> str | tuple[str, ...]:
+    """The option `ship_modules` of a runner.
+
+    Args:
+        given: what the user gave.
+        where: the runner's class.
+
+    Raises:
+        InvalidOption: it is neither `"auto"` nor a list of names.
+    """
+    if given == "auto":
+        return "auto"
+    if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
+        names = tuple(given)
+        if all(isinstance(name, str) for name in names):
+            return names
+    problem = "'auto' or a list of names of modules is needed"
+    raise InvalidOption(where=where, option="ship_modules", value=given, problem=problem)
+
+
+def shipped_by_value(option: str | Sequence[str], where: str = "a task runner") -> Shipping:
     """A context within which modules travel by value.
 
     Args:
         option: `"auto"` for all that live beside the script, also those that are imported inside; or their names.
+        where: the runner's class, for the error.
 
     Raises:
         InvalidOption: on entering: a name cannot be imported.
@@ -48,7 +69,7 @@ def shipped_by_value(option: str | Sequence[str]) -> Shipping:
         ...     shipping.refresh()
         ...     cloudpickle.dumps(function)
     """
-    return Shipping(option)
+    return Shipping(option, where)
 
 
 class Shipping:
@@ -58,9 +79,10 @@ class Shipping:
         names: the modules that travel by value now. A pickle that names one of them was made without cloudpickle.
     """
 
-    def __init__(self, option: str | Sequence[str]) -> None:
+    def __init__(self, option: str | Sequence[str], where: str) -> None:
         self.names: frozenset[str] = frozenset()
         self._option = option
+        self._where = where
         self._seen: set[str] = set()
         self._count = 0
 
@@ -68,7 +90,7 @@ class Shipping:
         if isinstance(self._option, str):
             self.refresh()
         else:
-            self._add([_imported(name) for name in self._option])
+            self._add([self._imported(name) for name in self._option])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,12 +138,14 @@ class Shipping:
                 BY_VALUE.add(name.encode())
                 self.names |= {name}
 
-
-def _imported(name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise invalid("ship_modules", name, f"it cannot be imported: {error}") from error
+    def _imported(self, name: str) -> ModuleType:
+        try:
+            return import_module(name)
+        except ImportError as error:
+            problem = f"it cannot be imported: {error}"
+            raise InvalidOption(
+                where=self._where, option="ship_modules", value=name, problem=problem
+            ) from error
 
 
 def beside_the_script(modules: dict[str, Any]) -> Iterator[ModuleType]:
@@ -154,9 +178,14 @@ def _directories() -> tuple[str, ...]:
         commands = os.path.realpath(sysconfig.get_path("scripts"))
         if directory != commands and "-packages/" not in os.path.join(directory, ""):
             return (os.path.join(directory, ""),)
-    first = next((path for path in sys.path if "dask-scratch-space" not in path), "")  # Dask's own
+    first = next((path for path in sys.path if not _put_first(path)), "")
     starts = {os.getcwd(), first}
     return tuple(os.path.join(os.path.realpath(start), "") for start in starts)
+
+
+def _put_first(path: str) -> bool:
+    """Whether it is a directory that an engine has put before the others: Dask its scratch space, Ray what it bundles."""
+    return "dask-scratch-space" in path or "-packages/ray/" in path
 
 
 def _installed(here: tuple[str, ...]) -> tuple[str, ...]:

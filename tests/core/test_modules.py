@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import cloudpickle
 import pytest
 from manyhands.exceptions import InvalidOption
-from manyhands_dask.modules import shipped_by_value
+from manyhands.task_runners.remote.modules import shipped_by_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +107,7 @@ def test_a_script_and_its_helpers(beside: Path) -> None:
     (beside / "script.py").write_text(
         textwrap.dedent("""
             import sys, cloudpickle, mh_helpers
-            from manyhands_dask.modules import shipped_by_value
+            from manyhands.task_runners.remote.modules import shipped_by_value
 
             with shipped_by_value("auto"):
                 data = cloudpickle.dumps(mh_helpers.double)

@@ -1,0 +1,433 @@
+"""`Connection`: Ray in this process, initialised on first use and shared by all who hold it.
+
+    acquire ──┬─ initialised already, by others: used as it is
+              ├─ initialised here: one user more
+              └─ not initialised: `ray.init`, with an address that was given, that of RAY_ADDRESS, or "local"
+    release ──┬─ the last of what was initialised here: `ray.shutdown`
+              └─ others: nothing
+
+A process has one Ray at a time, whatever the settings of its runners: those of nested flows use the one that is there,
+and whoever leaves last shuts it down. So users are counted for the process, in `Instance`. One lock is held while Ray
+is initialised and shut down, so that nobody sees it half open.
+
+May import `settings`, `exceptions`, `joining` and `quiet`; Ray on use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import sysconfig
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from manyhands.logs import library_logger
+
+from manyhands_ray.joining import explain, knock, which
+from manyhands_ray.quiet import Surroundings, quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from manyhands_ray.settings import ClusterSettings
+
+__all__ = ["Connection"]
+
+#: Seconds that `ray.shutdown` may take before it is left to itself.
+SHUT_DOWN_WITHIN = 10.0
+#: Seconds that processes of an instance of ours have to end by themselves when it is shut down.
+GONE_WITHIN = 3.0
+#: Seconds that what tasks printed takes to reach the driver.
+PRINTED_WITHIN = 0.5
+
+
+class Connection:
+    """A runner's hold on the Ray of this process.
+
+    Args:
+        settings: which Ray, if none is there yet; nothing is looked up before the first `acquire`.
+    """
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        self.settings = settings
+        self._holds: Counter[Instance] = Counter()
+        self._latest: Instance | None = None
+
+    @property
+    def _instance(self) -> Instance:
+        if self._latest is None:
+            raise RuntimeError("the connection to Ray is not open")
+        return self._latest
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody holds it."""
+        return bool(self._holds)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is known to be dead; see `lost`."""
+        return self._latest is not None and self._latest.lost
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the instance was started here, on this machine."""
+        return self._instance.is_local
+
+    @property
+    def shares_path(self) -> bool:
+        """Whether workers find modules where this process does: in the same directories, in the same order."""
+        return self._instance.shares_path
+
+    @property
+    def is_client(self) -> bool:
+        """Whether it goes through Ray Client."""
+        return self._instance.is_client
+
+    @property
+    def gcs_address(self) -> str | None:
+        """Where the cluster is, `"host:port"`; `None` through Ray Client."""
+        return self._instance.gcs_address
+
+    @property
+    def client_address(self) -> str | None:
+        """Where the server of Ray Client is, `"host:port"`; `None` without one."""
+        return self._instance.client_address
+
+    @property
+    def node_ip(self) -> str | None:
+        """The address of the node that this process is on; `None` through Ray Client."""
+        return self._instance.node_ip
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """Where the dashboard is, `None` if none is served or nobody asked for it."""
+        return self._instance.dashboard_link
+
+    def prepare(self) -> None:
+        """Imports Ray, which takes half a second; never needed."""
+        import ray  # noqa: F401
+
+    def acquire(self) -> None:
+        """Opens it, or joins those who hold it. Each call needs a `release`.
+
+        Raises:
+            ClusterUnreachable: no cluster answers at the address.
+            ClusterFailed: Ray could not be started, or would not have us.
+            EnvironmentMismatch: the cluster has another version of Python or Ray.
+            InvalidOption: `init_kwargs` has something in it that Ray does not know.
+            MissingExtraError: the dashboard was asked for and is not installed.
+        """
+        with _lock:
+            instance = _instance_here(self.settings)
+            instance.users += 1
+            self._holds[instance] += 1
+            self._latest = instance
+
+    def release(self, grace: float) -> None:
+        """Gives it up. The last one shuts down what was initialised here, in silence.
+
+        Args:
+            grace: seconds that processes have to end before they are killed.
+        """
+        with _lock:
+            # What was lost is given up first: whoever came later holds another.
+            instance = next((held for held in self._holds if held.lost), None)
+            if instance is None:
+                instance = next(iter(self._holds))
+            self._holds[instance] -= 1
+            self._holds += Counter()
+            instance.users -= 1
+            if instance.users == 0:
+                instance.leave(grace)
+            if not self._holds:
+                self._latest = None
+
+    def lost(self) -> None:
+        """The cluster is known to have gone: lets go of Ray at once, whoever initialised it.
+
+        Ray would end this process by itself after a minute, without running a `finally`.
+        """
+        instance = self._latest
+        # Who holds the lock may wait for the very cluster that has gone.
+        locked = _lock.acquire(timeout=1.0)
+        try:
+            if instance is not None:
+                instance.give_up()
+        finally:
+            if locked:
+                _lock.release()
+
+
+class Instance:
+    """Ray as it is initialised in this process.
+
+    Attributes:
+        users: how many hold it.
+        lost: whether it is known to be dead.
+        is_local, shares_path, is_client, gcs_address, client_address, node_ip, dashboard_link: see `Connection`.
+    """
+
+    def __init__(self) -> None:
+        self.users = 0
+        self.lost = False
+        self.is_local = False
+        self.shares_path = False
+        self.dashboard_link: str | None = None
+        self._surroundings: Surroundings | None = None  # where it was initialised here
+        self._identity = _identity()
+        self.is_client = _is_client()
+        self.gcs_address: str | None = None
+        self.client_address: str | None = None
+        self.node_ip: str | None = None
+        if self.is_client:
+            from ray.util.client import ray as client
+
+            self.client_address = client.get_context().client_worker._conn_str
+        else:
+            import ray
+
+            self.gcs_address = ray.get_runtime_context().gcs_address
+            self.node_ip = ray.util.get_node_ip_address()
+
+    @classmethod
+    def initialised(cls, settings: ClusterSettings) -> Instance:
+        """Initialises Ray."""
+        address = which(settings)
+        surroundings = Surroundings()
+        if address != "local":
+            knock(address)
+        context = _init(address, settings, surroundings)
+        instance = cls()
+        instance._surroundings = surroundings
+        instance.is_local = address == "local"
+        instance.shares_path = instance.is_local and _shares_path(settings.init_kwargs or {})
+        if (settings.init_kwargs or {}).get("include_dashboard"):
+            link = str(getattr(context, "dashboard_url", None) or "")
+            instance.dashboard_link = link if not link or "://" in link else f"http://{link}"
+            if instance.dashboard_link:
+                library_logger().info("The Ray dashboard is at %s", instance.dashboard_link)
+        return instance
+
+    @property
+    def is_current(self) -> bool:
+        """Whether Ray is still what it was: users may shut it down and initialise it anew."""
+        return not self.lost and self._identity is not None and _identity() is self._identity
+
+    def leave(self, grace: float) -> None:
+        """Nobody holds it any more."""
+        global _current
+        if _current is self:
+            _current = None
+        if self._surroundings is None:
+            return
+        if self.is_current:
+            processes = _processes() if self.is_local else []
+            _let_prints_arrive(self)
+            _shut_down()
+            _see_off(processes, max(grace, GONE_WITHIN))
+        self._restore()
+
+    def give_up(self) -> None:
+        """See `Connection.lost`."""
+        global _current
+        if self.lost:
+            return
+        current = self.is_current
+        self.lost = True
+        if _current is self:
+            _current = None
+        if current:
+            processes = _processes() if self.is_local else []
+            _shut_down()
+            _see_off(processes, GONE_WITHIN)
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._surroundings is not None:
+            self._surroundings.restore()
+            self._surroundings = None
+
+
+_lock = threading.RLock()
+_current: Instance | None = None
+
+
+def _instance_here(settings: ClusterSettings) -> Instance:
+    """The Ray of this process; with the lock held."""
+    global _current
+    import ray
+
+    if _current is not None and not _current.is_current:
+        _current._restore()  # somebody else has shut it down
+        _current = None
+    if _current is None:
+        _current = Instance() if ray.is_initialized() else Instance.initialised(settings)
+    return _current
+
+
+def _is_client() -> bool:
+    from ray.util.client import ray as client
+
+    return bool(client.is_connected())
+
+
+def _identity() -> object:
+    """What is another object each time that Ray is initialised; `None` where it is not."""
+    import ray
+    from ray._private import worker
+    from ray.util.client import ray as client
+
+    if not ray.is_initialized():
+        return None
+    if client.is_connected():
+        return client.get_context().client_worker
+    here: Any = worker.global_worker
+    return here.core_worker
+
+
+# ------------------------------------------------------------------ opening
+
+
+def _init(address: str, settings: ClusterSettings, surroundings: Surroundings) -> Any:
+    import ray
+
+    given = settings.init_kwargs or {}
+    arguments: dict[str, Any] = {"logging_level": "WARNING"}
+    if address == "local":
+        arguments["include_dashboard"] = False
+        if _shares_path(given):
+            arguments["job_config"] = ray.job_config.JobConfig(_py_driver_sys_path=_path())
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        with quiet():
+            return ray.init(address=address, **{**arguments, **given})
+    except BaseException as error:
+        _clean_up(error)
+        surroundings.restore()
+        if isinstance(error, Exception):
+            raise explain(error, address, settings) from error
+        raise
+    finally:
+        surroundings.restore_most()
+
+
+def _shares_path(given: dict[str, Any]) -> bool:
+    """Whether workers of an instance of ours can have this process's `sys.path`: not if they have another Python."""
+    environment = given.get("runtime_env") or {}
+    return given.get("job_config") is None and set(environment) <= {"env_vars", "config"}
+
+
+def _path() -> list[str]:
+    """This process's `sys.path`, without what any Python has by itself; Ray wants the last entry first."""
+    paths = sysconfig.get_paths()
+    own = {os.path.realpath(paths[key]) for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    found = [os.path.abspath(entry) for entry in sys.path]
+    return [
+        entry
+        for entry in reversed(dict.fromkeys(found))
+        if os.path.realpath(entry) not in own and not _bundled(entry, paths["stdlib"])
+    ]
+
+
+def _bundled(entry: str, stdlib: str) -> bool:
+    """Whether it belongs to the standard library or to Ray."""
+    return (
+        (entry.startswith(os.path.join(stdlib, ""))
+        and "-packages" not in entry)
+        or entry.endswith((".zip", "thirdparty_files"))
+    )
+
+
+def _clean_up(error: BaseException) -> None:
+    """Ends what a `ray.init` has begun that did not come to its end."""
+    import ray
+    from ray._private.node import Node
+
+    nodes = []
+    trace = error.__traceback__
+    while trace is not None:
+        found = trace.tb_frame.f_locals.get("self")
+        if isinstance(found, Node) and found not in nodes:
+            nodes.append(found)
+        trace = trace.tb_next
+    with contextlib.suppress(Exception):
+        ray.shutdown()
+    for node in nodes:
+        with contextlib.suppress(Exception):  # of one that was hardly begun
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+
+# ------------------------------------------------------------------ closing
+
+
+def _shut_down() -> None:
+    """`ray.shutdown`, which waits for a cluster that may be unable to answer."""
+    import ray
+
+    def shut_down() -> None:
+        try:
+            ray.shutdown()
+        except Exception as error:
+            library_logger().debug("while Ray was shut down", exc_info=error)
+
+    thread = threading.Thread(target=shut_down, name="manyhands-ray-shutdown", daemon=True)
+    thread.start()
+    thread.join(SHUT_DOWN_WITHIN)
+    if thread.is_alive():
+        library_logger().warning("Ray was not shut down within %g s", SHUT_DOWN_WITHIN)
+
+
+def _let_prints_arrive(instance: Instance) -> None:
+    time.sleep(0)
+
+
+def _processes() -> list[int]:
+    """The processes of an instance of ours, and theirs."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    if node is None:
+        return []
+    started = [info.process.pid for infos in node.all_processes.values() for info in infos]
+    return [*started, *(child for pid in started for child in _descendants(pid))]
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """The processes that a process has started, and theirs, where the system tells."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return
+    for thread in threads:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
+            for child in file.read().split():
+                yield int(child)
+                yield from _descendants(int(child))
+
+
+def _see_off(processes: list[int], grace: float) -> None:
+    """Waits until processes have ended, and kills those that do not."""
+    deadline = time.monotonic() + grace
+    while True:
+        processes = [pid for pid in processes if _runs(pid)]
+        if not processes:
+            return
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    for pid in processes:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

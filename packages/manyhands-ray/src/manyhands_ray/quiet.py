@@ -1,0 +1,95 @@
+"""What `ray.init` changes in this process beside connecting, put back as it was.
+
+    environment variables   its mode of authentication stays for as long as Ray does, for processes that are started
+                            from here; the rest is put back as soon as it is connected
+    SIGTERM                 at once: flows have a handler of their own
+    the logger "ray"        formatters at once, its level when it is left
+    faulthandler            when it is left
+
+May import the standard library only.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Surroundings", "quiet"]
+
+#: Says that there is a token, and where. Whoever wants to know finds it in Ray's documentation.
+_TOKENS = "ray._private.authentication.authentication_token_setup"
+#: Says that SIGTERM is not handled in other threads than the main one, where we would not have it handled either.
+_WORKER = "ray._private.worker"
+
+#: Stays until Ray is left: how processes that are started from here find their way into the cluster.
+_KEPT = ("RAY_AUTH_MODE",)
+
+
+class Surroundings:
+    """This process before Ray is in it."""
+
+    def __init__(self) -> None:
+        logger = logging.getLogger("ray")
+        self._environment = dict(os.environ)
+        self._level = logger.level
+        self._formatters = [(handler, handler.formatter) for handler in logger.handlers]
+        self._faults = faulthandler.is_enabled()
+        self._sigterm: Any = _UNKNOWN
+        if threading.current_thread() is threading.main_thread():
+            self._sigterm = signal.getsignal(signal.SIGTERM)
+
+    def restore_most(self) -> None:
+        """Puts back what Ray does not need while it is connected; in the thread that made this."""
+        self._restore_environment(but=_KEPT)
+        for handler, formatter in self._formatters:
+            handler.setFormatter(formatter)
+        if self._sigterm not in (_UNKNOWN, None):
+            signal.signal(signal.SIGTERM, self._sigterm)
+
+    def restore(self) -> None:
+        """Puts back the rest; in any thread."""
+        self._restore_environment()
+        logging.getLogger("ray").setLevel(self._level)
+        if not self._faults and faulthandler.is_enabled():
+            faulthandler.disable()
+
+    def _restore_environment(self, but: tuple[str, ...] = ()) -> None:
+        for name in _CHANGED:
+            if name in but:
+                continue
+            if name in self._environment:
+                os.environ[name] = self._environment[name]
+            else:
+                os.environ.pop(name, None)
+
+
+_UNKNOWN = object()
+
+#: Variables that `ray.init` sets; others may have been set by somebody else meanwhile.
+_CHANGED = ("PYTHONBREAKPOINT", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Ray from saying what nobody needs to know while it starts."""
+    tokens, worker = logging.getLogger(_TOKENS), logging.getLogger(_WORKER)
+    level = tokens.level
+    tokens.setLevel(logging.ERROR)
+    worker.addFilter(_needless)
+    try:
+        yield
+    finally:
+        worker.removeFilter(_needless)
+        tokens.setLevel(level)
+
+
+def _needless(record: logging.LogRecord) -> bool:
+    return "SIGTERM handler is not set" not in str(record.msg)
