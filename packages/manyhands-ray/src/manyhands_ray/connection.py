@@ -337,10 +337,8 @@ def _path() -> list[str]:
 def _bundled(entry: str, stdlib: str) -> bool:
     """Whether it belongs to the standard library or to Ray."""
     return (
-        (entry.startswith(os.path.join(stdlib, ""))
-        and "-packages" not in entry)
-        or entry.endswith((".zip", "thirdparty_files"))
-    )
+        entry.startswith(os.path.join(stdlib, "")) and "-packages" not in entry
+    ) or entry.endswith((".zip", "thirdparty_files"))
 
 
 def _clean_up(error: BaseException) -> None:

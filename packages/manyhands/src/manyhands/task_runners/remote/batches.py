@@ -154,6 +154,10 @@ class Tasks(Told):
         super().__init__()
         self._errors: dict[int, BaseException] = {}
 
+    def is_told(self, key: int) -> bool:
+        """Whether a task was told, even if it could not be unpickled."""
+        return key in self or key in self._errors
+
     def unpack(self, key: int, data: bytes) -> None:
         """Adds a task.
 

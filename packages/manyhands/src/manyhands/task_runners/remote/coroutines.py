@@ -123,7 +123,7 @@ class Coroutines:
             self._worker.close(batch)
             if self._worker.stopping:
                 for seat in self._worker.seats:
-                    seat.queue.put(None)  # it may have waited for this
+                    seat.give(None)  # it may have waited for this
         elif not batch.timing and batch.unreported:
             batch.timing = True
             SERVICE_LOOP.get().call_later(

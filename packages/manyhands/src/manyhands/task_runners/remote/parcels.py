@@ -16,7 +16,7 @@ from manyhands.serialization import dumps, dumps_with_buffers, loads
 
 if TYPE_CHECKING:
     import pickle
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: Bytes from which a value stays where it is.
 LARGE = 64 * 1024
@@ -166,10 +166,12 @@ def pack(value: Any, *, whole: bool = False) -> Packed:
     return Packed(data, buffers, stored)
 
 
-def unpack(data: Any, attached: Callable[[Any], Any] | None) -> Any:
+def unpack(
+    data: Any, attached: Callable[[Any], Any] | None, buffers: Sequence[Any] | None = None
+) -> Any:
     """Unpickles what `pack` gave, handles by their numbers."""
     outer, HERE.attached = HERE.attached, attached
     try:
-        return loads(data)
+        return loads(data, buffers=buffers)
     finally:
         HERE.attached = outer

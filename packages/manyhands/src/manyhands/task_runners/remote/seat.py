@@ -59,6 +59,10 @@ class Seat:
         HERE.frames = None
         HERE.block = None
 
+    def give(self, batch: Batch | None) -> None:
+        """Puts something into its queue, and wakes it; from any thread."""
+        self.queue.put(batch)
+
     def fire(self, number: int) -> bool:
         """Interrupts a run if it is on this seat's stack; whether it is. With `LOCK` held."""
         for frame in self.frames.stack:
@@ -233,7 +237,7 @@ class Seat:
                 if batch is None:
                     if home.gone:
                         raise ConnectionError("the driver has gone")
-                    self.woken()
+                    self.woken(left)
                     continue  # something to look at
                 if batch.wait != wait:
                     home.hand_back(batch)  # it might want a lock that the waiting run holds
@@ -250,14 +254,18 @@ class Seat:
             return True
         finally:
             if home.stopping:
-                self.queue.put(None)  # for the loop below
+                self.give(None)  # for the loop below
             home.remote.watchers.remove(watcher)
             del home.waiting[wait]
             home.channel.send(messages.RESUMED, dumps(wait))
             self.resumed()
 
-    def woken(self) -> None:
-        """Something has changed for a run that waits here."""
+    def woken(self, left: float | None) -> None:
+        """Something has changed for a run that waits here.
+
+        Args:
+            left: seconds that it will wait at most, `None` for any time.
+        """
 
     def resumed(self) -> None:
         """It goes on."""
@@ -281,7 +289,7 @@ class _Wakeup(Countdown):
 
         def wake() -> None:
             self.woken = True
-            seat.queue.put(None)
+            seat.give(None)
 
         self._wake = wake
 
@@ -298,4 +306,4 @@ class _Watcher:
     def look_again(self) -> None:
         """Runs of other runners that it waits for go on, or wait in turn."""
         self.has_news = True
-        self._seat.queue.put(None)
+        self._seat.give(None)

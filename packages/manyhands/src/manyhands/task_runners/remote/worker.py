@@ -164,7 +164,7 @@ class RemoteWorker:
             self.remote.refusals[wait] = error
             self.coroutines.refuse(wait)
             for seat in self.seats:
-                seat.queue.put(None)
+                seat.give(None)
         else:
             self.remote.take(message)
 
@@ -202,7 +202,9 @@ class RemoteWorker:
         """The batch and position of a run that is under way here."""
         with LOCK:
             batches = list(self.batches.values())
-        for batch in batches:
+        # The newest first: an earlier one, still open for its other runs, may have handed the run back or ended an
+        # attempt of it.
+        for batch in reversed(batches):
             if number in batch.rows.numbers:
                 return batch.number, batch.rows.positions[batch.rows.numbers.index(number)]
         return None

@@ -1,0 +1,400 @@
+"""The driver's side of Ray: batches become Ray tasks; what workers say comes over TCP.
+
+    scheduler ──launch──▶ pack ─▶ `execute.remote(…)` ─▶ Ray's queue ─▶ a worker's side
+                                                                           │
+    scheduler ◀──reported, handed back, waiting, lost── I/O thread ◀──TCP──┘
+              ◀──batches whose Ray task has failed──── `deaths` ◀── Ray
+
+Plain tasks, not actors: an actor holds its CPU while it has nothing to do, keeps it while it waits, and cannot be
+stopped by force.
+
+Who does what:
+
+    any thread    launches (one at a time, the dispatcher sees to that)
+    Ray's thread  tells of the ends of Ray tasks; that goes to the I/O thread
+    I/O thread    hears workers; cancels Ray tasks; ends with the runner
+
+May import all of this package but `task_runners`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import ray
+from manyhands.calls import COMPLETED, DONE
+from manyhands.context import LOCK
+from manyhands.futures.maps import Span
+from manyhands.logs import library_logger
+from manyhands.names import process_entropy
+from manyhands.scheduling.backend import Capabilities
+from manyhands.scheduling.batching import BatchPolicy
+from manyhands.serialization import dumps
+from manyhands.task_runners.remote import messages
+from manyhands.task_runners.remote.cluster_backend import ClusterBackend
+from manyhands.task_runners.remote.contents import Contents
+from manyhands.task_runners.remote.modules import shipped_by_value
+from manyhands.task_runners.remote.parcels import Packed, pack
+from manyhands.task_runners.remote.record import CAPACITY
+
+from manyhands_ray.deaths import Deaths
+from manyhands_ray.environment import this_environment
+from manyhands_ray.handles import Kept
+from manyhands_ray.link import Link
+from manyhands_ray.listening import Listener
+from manyhands_ray.members import RayMember, RaySent
+from manyhands_ray.natives import Borrowed, borrowing
+from manyhands_ray.options import Options, captured, for_task, max_calls
+from manyhands_ray.relay import Relay, name_of_relay
+from manyhands_ray.relays import Relays
+from manyhands_ray.side import Buffer, execute, execute_async
+from manyhands_ray.watch import Watch
+from manyhands_ray.wire import Contact
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from pickle import PickleBuffer
+
+    from manyhands.calls import Batch
+    from manyhands.futures.run import TaskFuture
+    from manyhands.scheduling.dispatcher import Dispatcher
+    from manyhands.tasks import Task
+    from ray import ObjectRef
+
+    from manyhands_ray.connection import Connection
+
+__all__ = ["RayBackend"]
+
+#: Seconds of work in a message: what Ray spends on one (0.4 to 2 ms) shall be little beside it.
+TARGET = 0.1
+#: Seconds of work below which a message is not made smaller to spread it over more workers.
+LEAST = 0.002
+#: Runs from this many seconds travel alone.
+ALONE = 0.05
+#: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
+PATIENCE = 0.05
+#: Seconds of work handed over for each CPU: Ray's autoscaler looks every 5 s at what waits.
+WINDOW = 10.0
+#: Large values that a chain may return: as many as its runs, up to this.
+SLOTS = 64
+#: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
+LAST_WORDS = 0.6
+#: Runs of `native` that may wait in the relay at once.
+WAITS = 100_000
+
+_sessions = count(1)
+
+
+class RayBackend(ClusterBackend):
+    """Ray.
+
+    Args:
+        connection: to it.
+        check_environment: whether versions are compared.
+        ship_modules: see `RayTaskRunner`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        check_environment: bool = True,
+        ship_modules: str | Sequence[str] = "auto",
+    ) -> None:
+        capabilities = Capabilities(
+            isolated=True,
+            stops_hard=True,
+            fuses=True,
+            loops=True,
+            queues=True,
+            sorts=True,
+            resources=True,
+            policy=BatchPolicy(
+                target=TARGET,
+                alone=ALONE,
+                cap=CAPACITY,
+                growth=256,
+                seconds=WINDOW,
+                most=128,
+                least=LEAST,
+                patience=PATIENCE,
+            ),
+        )
+        super().__init__(capabilities, "Ray")
+        self.takes_buffers = True
+        self.lent: WeakValueDictionary[str, Kept] = WeakValueDictionary()
+        self.session = f"{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
+        self.connection = connection
+        self.checks = check_environment
+        self.link: Link
+        self.deaths = Deaths(self)
+        self.relays = Relays(self)
+        self.watch = Watch(self)
+        self._shipping = shipped_by_value(ship_modules)
+        self.listener: Listener
+        self._nodes: set[str] = set()
+        self._counting: threading.Thread | None = None
+        self._contact: Contact
+        self._relay: Any = None
+        self._making_relay = threading.Lock()
+        self._functions: dict[Any, Any] = {}
+        self._wanting: set[tuple[Any, ...]] = set()
+        self._acquired = False
+
+    # ------------------------------------------------------------------ starting and stopping
+
+    def start(self, events: Dispatcher) -> None:
+        """See `Backend`: connects, and starts a temporary instance if there is none."""
+        self.events = events
+        self.contents = Contents(events, self._keep)
+        self.listener = Listener(self)
+        self.connection.acquire()
+        self._acquired = True
+        try:
+            if self.connection.shares_path:
+                self._shipping = shipped_by_value(())
+            self._shipping.__enter__()
+            self.count_slots()
+            self.link = Link(self.listener)
+            self.link.start()
+            self._contact = self._listen()
+            self.watch.start()
+        except BaseException:
+            self.stop(0.0)
+            raise
+
+    def _listen(self) -> Contact:
+        """Lets workers reach this driver."""
+        namespace = ray.get_runtime_context().namespace
+        secret = secrets.token_bytes(32)
+        host = self.connection.node_ip
+        if host is not None:
+            host, port = self.link.listen(host, secret)
+        else:
+            self._contact = Contact(self.session, "", 0, secret, process_entropy(), namespace)
+            relay = self.relay()
+            host, port = ray.get(relay.listen.remote(secret))
+            self.link.ask(relay)
+        return Contact(self.session, host, port, secret, process_entropy(), namespace)
+
+    def stop(self, grace: float) -> None:
+        """See `Backend`."""
+        self.watch.stop()
+        has_link = hasattr(self, "link")
+        if has_link and not self.connection.is_lost:
+            self._stop_what_runs()
+        self.stopping = True
+        if has_link:
+            self.link.close(max(grace, 1.0))
+        self.deaths.join()
+        if self._counting is not None:
+            self._counting.join(grace)
+        with self.lock:
+            self.sent.clear()
+        self.relays.clear()
+        if self._relay is not None and not self.connection.is_lost:
+            ray.kill(self._relay)
+        self._relay = None
+        self._functions.clear()
+        self._shipping.__exit__(None, None, None)
+        if self._acquired:
+            self._acquired = False
+            self.connection.release(grace)
+
+    def _stop_what_runs(self) -> None:
+        """What was cancelled and does not stop by itself is stopped by force: the cluster may go on without this runner."""
+        with self.settled:
+            self.settled.wait_for(
+                lambda: all(sent.member is None for sent in self.sent.values()), LAST_WORDS
+            )
+            left = list(self.sent.values())
+        for sent in left:
+            if sent.is_task and sent.status is not None:
+                ray.cancel(sent.status, force=sent.member is not None, recursive=False)
+
+    def failed(self, error: Exception) -> None:
+        """The I/O thread could not do its work: no run can be told of any more."""
+        if not self.stopping:
+            text = f"the Ray runner failed: {error!r}"
+            self.events.broken(lambda name: self.died(name, text, error))
+
+    def is_listening(self) -> bool:
+        """See `ClusterBackend`."""
+        return self.link.is_here()
+
+    def count_slots(self) -> None:
+        """A slot is a CPU of the cluster's."""
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        self.events.slots(list(range(max(cpus, 1))), awaited=not cpus)
+
+    def seen_node(self, node: str) -> None:
+        """A worker of this node has come: there may be more CPUs than before. On the I/O thread, which does not wait."""
+        if node not in self._nodes:
+            self._nodes.add(node)
+            if len(self._nodes) > 1:
+                self._counting = threading.Thread(
+                    target=self.count_slots, name="manyhands-ray-slots", daemon=True
+                )
+                self._counting.start()
+
+    def relay(self) -> Any:
+        """The session's actor, made when it is first asked for."""
+        with self._making_relay:
+            if self._relay is None:
+                actor = ray.remote(Relay).options(
+                    name=name_of_relay(self.session),
+                    namespace=self._contact.namespace,
+                    num_cpus=0,
+                    max_restarts=0,
+                    max_concurrency=WAITS,
+                )
+                self._relay = actor.remote()
+            return self._relay
+
+    # ------------------------------------------------------------------ batches go out
+
+    def packing(self) -> AbstractContextManager[Any]:
+        """See `ClusterBackend`: Ray's references are arguments of its tasks."""
+        self._shipping.refresh()
+        return borrowing()
+
+    def new_sent(self, batch: Batch, task: Task[Any, Any], packed: Packed) -> RaySent:
+        """See `ClusterBackend`."""
+        slots = min(len(batch), SLOTS) if batch.linked or len(batch) == 1 else 1
+        if task.is_async and len(batch) > 1:
+            slots = 0  # the value of one would wait for the end of all
+        return RaySent(batch, packed.stored, slots)
+
+    def travels_alone(self, sent: Any, options: Any) -> bool:
+        """See `ClusterBackend`: also if Ray is to see to a value that may not exist yet."""
+        return bool(options) or any(isinstance(item, Borrowed) for item in sent.stored)
+
+    def down(self, member: Any, kind: int, body: bytes) -> None:
+        """See `ClusterBackend`."""
+        if kind == messages.STEP_ASIDE:
+            self.relay()  # it blocks at a gate there
+        member.channel.send(kind, body)
+
+    def tell_all(self, kind: int, body: bytes) -> None:
+        """See `ClusterBackend`."""
+        self.link.do(lambda: self.listener.tell_all(kind, body))
+
+    def send_task(
+        self,
+        sent: Any,
+        task: Task[Any, Any],
+        blob: bytes,
+        buffers: list[PickleBuffer],
+        options: Options | None,
+    ) -> None:
+        """See `ClusterBackend`."""
+        function = self._function(sent, task, options)
+        self.warn_of_demands(sent)
+        references = function.remote(
+            self._contact,
+            sent.batch.number,
+            sent.slots,
+            blob,
+            [Buffer(buffer) for buffer in buffers],
+            [stored.number for stored in sent.stored],
+            *(stored.reference for stored in sent.stored),
+        )
+        if sent.slots:
+            sent.status, *sent.values = references
+        else:
+            sent.status = references
+        self.deaths.await_end(sent)
+
+    def _function(self, sent: Any, task: Task[Any, Any], options: Options | None) -> Any:
+        """`execute` with the options of a batch: made once for all that are alike."""
+        resources = tuple(sorted(task.resources.items())) if task.resources else None
+        key = (task.name, task.is_async, sent.slots, options, resources)
+        known = self._functions.get(key)
+        if known is None:
+            given = for_task(options, task.resources)
+            if task.is_async:
+                given.setdefault("num_cpus", 0)  # a loop computes nothing
+            calls = max_calls(options, task.resources)
+            base = ray.remote(max_calls=calls, max_retries=0)(
+                execute_async if task.is_async else execute
+            )
+            function = base.options(
+                name=task.name, num_returns=1 + sent.slots, max_retries=0, **given
+            )
+            known = self._functions[key] = function, _demands(given)
+        function, sent.demands = known
+        return function
+
+    def warn_of_demands(self, sent: Any) -> None:
+        """Says once if no node has what a run asks for."""
+        key = tuple(sorted(sent.demands.items()))
+        if not key or key in self._wanting:
+            return
+        totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if any(all(total.get(name, 0) >= amount for name, amount in key) for total in totals):
+            return
+        self._wanting.add(key)
+        run = self.events.scheduler.run_at(sent.batch, 0)
+        library_logger().warning(
+            "Task run %r waits for a node of Ray with %s; none of the %d nodes has that",
+            run.name,
+            ", ".join(f"{name}={amount:g}" for name, amount in key),
+            len(totals),
+        )
+
+    def _keep(self, value: Any, packed: Packed) -> Kept:
+        """Puts a large argument of a map into the object store, once."""
+        if packed.stored:
+            raise ValueError("there are handles in it")
+        return self.kept(ray.put(value))
+
+    def kept(self, reference: ObjectRef[Any], place: str | None = None) -> Kept:
+        """The handle of a value in the object store; workers can ask for it by its number while it lives."""
+        handle = Kept(reference, place)
+        self.lent[handle.number] = handle
+        return handle
+
+    # ------------------------------------------------------------------ taking back, stopping
+
+    def withdraw(self, sent: Any) -> None:
+        """See `ClusterBackend`: Ray drops what waits in its queue, and `side` ignores it in what has begun."""
+        self.link.do(lambda: ray.cancel(sent.status, force=False, recursive=False))
+
+    def kill(self, sent: Any, member: Any, run: TaskFuture[Any]) -> None:
+        """See `ClusterBackend`."""
+        with self.lock:
+            batch = sent.batch
+            while batch.helper is not None:  # what is beneath it on its worker
+                batch = batch.helper.batch
+            task = self.sent.get(batch.number)
+            if task is None or not task.is_task or self.sent.get(sent.batch.number) is not sent:
+                return
+            if task.is_killed:
+                return
+            task.is_killed = True
+            member.stopped_for = run.name
+        ray.cancel(task.status, force=True, recursive=False)
+
+    def capture(self) -> Options | None:
+        """See `AnyBackend`: what `remote_options` says."""
+        return captured()
+
+    def native(self, run: TaskFuture[Any]) -> ObjectRef[Any]:
+        """See `AnyBackend`."""
+        return self.relays.native(run)
+
+
+def _demands(given: dict[str, Any]) -> dict[str, float]:
+    """What a node has to have, in the words of `ray.nodes()`, beyond a CPU."""
+    words = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+    demands = {words[name]: given[name] for name in words if given.get(name)}
+    demands.update(given.get("resources") or {})
+    if demands.get("CPU", 1) <= 1:
+        demands.pop("CPU", None)
+    return demands

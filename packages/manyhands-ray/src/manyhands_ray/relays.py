@@ -1,0 +1,83 @@
+"""Ray's references of our runs.
+
+    has ended    the reference of its value, put into the store if it is not there already
+    has not      the reference of a call of the relay's, which answers when the run ends
+
+May import `handles`, `side` and the core's `remote` room.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import ray
+from manyhands.calls import COMPLETED, DONE
+from manyhands.context import LOCK
+
+from manyhands_ray.handles import Kept
+from manyhands_ray.side import fail
+
+if TYPE_CHECKING:
+    from manyhands.futures.run import TaskFuture
+    from ray import ObjectRef
+
+    from manyhands_ray.backend import RayBackend
+
+__all__ = ["Relays"]
+
+
+class Relays:
+    """Gives runs their references.
+
+    Args:
+        backend: of the runner.
+    """
+
+    def __init__(self, backend: RayBackend) -> None:
+        self._backend = backend
+        self._lock = threading.Lock()
+        self._known: weakref.WeakKeyDictionary[TaskFuture[Any], Any]
+        self._known = weakref.WeakKeyDictionary()
+
+    def clear(self) -> None:
+        """Lets go of all."""
+        with self._lock:
+            self._known.clear()
+
+    def native(self, run: TaskFuture[Any]) -> ObjectRef[Any]:
+        """See `AnyBackend`: the reference of the plain value."""
+        outcome = run._outcome
+        if run._phase == COMPLETED and isinstance(outcome, Kept):
+            return outcome.reference
+        with self._lock:
+            known = self._known.get(run)
+            if known is None:
+                known = self._known[run] = self._made(run)
+        return known  # type: ignore[no-any-return]
+
+    def _made(self, run: TaskFuture[Any]) -> Any:
+        if run._phase == COMPLETED:
+            return ray.put(self._backend.events.value_of(run))
+        if run._phase >= DONE:
+            return ray.remote(num_cpus=0, max_retries=0)(fail).remote(run._error())
+        relay = self._backend.relay()
+        reference = relay.value.remote(run._number)
+
+        def tell(ended: TaskFuture[Any]) -> None:
+            error: BaseException | None = None
+            value: Any = None
+            if ended._phase != COMPLETED:
+                error = ended._error()
+            elif isinstance(ended._outcome, Kept):
+                value = [ended._outcome.reference]
+            else:
+                value = (ended._outcome,)
+            relay.ended.remote(ended._number, error, value)
+
+        with LOCK:
+            watched = run.watch(tell)
+        if not watched:
+            tell(run)
+        return reference

@@ -1,0 +1,421 @@
+"""A driver's side on a worker of Ray's: what runs its batches there, and talks with it.
+
+    Ray task `execute` ─▶ a seat on the main thread ─▶ each run through the engine ─▶ columns ──report──▶ driver
+    TCP ─▶ receiver thread: tasks, interrupts, recalls, what waiting runs are given, ends of nested runs
+
+Large values of a batch are what its Ray task returns, so that they belong to the driver and outlive the worker. They
+exist when the task ends: after one of them, what is left of the batch is given back, unless it needs that very value.
+
+Who does what:
+
+    main thread    `execute`: unpacks a batch, runs it, reports it. While a run waits and can be given nothing, it
+                   blocks in `ray.get` on a gate, so that Ray lends its CPU to others
+    receiver       all that the driver says, in order
+    service loop   coroutines of batches (`manyhands.engine.loops`)
+
+May import `wire`, `relay`, `handles`, `natives`, `environment`, `options` and the core's `remote` room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import ray
+from manyhands.context import LOCK
+from manyhands.serialization import dumps, loads
+from manyhands.task_runners.remote import messages
+from manyhands.task_runners.remote.cluster_worker import ClusterWorker
+from manyhands.task_runners.remote.messages import Message
+from manyhands.task_runners.remote.seat import Seat
+
+from manyhands_ray.environment import this_environment
+from manyhands_ray.handles import Lent
+from manyhands_ray.options import captured
+from manyhands_ray.relay import name_of_relay
+from manyhands_ray.wire import Channel, Contact, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from manyhands.calls import Call
+    from manyhands.task_runners.remote.batches import Batch
+    from manyhands.task_runners.remote.parcels import Packed
+
+__all__ = ["Buffer", "Side", "execute", "execute_async", "fail"]
+
+#: Seconds after which outcomes are reported while their batch goes on.
+REPORT_EVERY = 0.05
+
+
+class Buffer:
+    """A large buffer among the arguments of a Ray task: Ray puts it into its object store as it is.
+
+    Args:
+        buffer: the buffer; on the worker a view of the store's memory, which can only be read.
+    """
+
+    __slots__ = ("buffer",)
+
+    def __init__(self, buffer: Any) -> None:
+        self.buffer = buffer
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Buffer, (pickle.PickleBuffer(self.buffer),)
+
+
+def execute(
+    contact: Contact,
+    number: int,
+    slots: int,
+    blob: bytes,
+    buffers: list[Buffer],
+    handles: list[str],
+    *values: Any,
+) -> Any:
+    """A batch, as a Ray task.
+
+    Args:
+        contact: where its driver is.
+        number: of the batch.
+        slots: how many large values it may return.
+        blob: what `RayBackend` packed.
+        buffers: large ones of its arguments.
+        handles: numbers of large values among the arguments.
+        values: these.
+
+    Returns:
+        Whether it was begun; then its large values, if there are slots for any.
+    """
+    guard_from_cancels()
+    side = side_of(contact)
+    if side is None:
+        return _returned(False, (), slots)
+    given = dict(zip(handles, values, strict=True))
+    return side.execute(number, slots, blob, buffers, given)
+
+
+def execute_async(
+    contact: Contact,
+    number: int,
+    slots: int,
+    blob: bytes,
+    buffers: list[Buffer],
+    handles: list[str],
+    *values: Any,
+) -> Any:
+    """As `execute`, for a batch of coroutines: they run side by side."""
+    guard_from_cancels()
+    side = side_of(contact)
+    if side is None:
+        return _returned(False, (), slots)
+    given = dict(zip(handles, values, strict=True))
+    return side.execute_async(number, slots, blob, buffers, given)
+
+
+def fail(error: BaseException) -> None:
+    """The end of a run that did not complete, as a Ray task."""
+    raise error
+
+
+def _returned(begun: bool, values: Sequence[Any], slots: int) -> Any:
+    if not slots:
+        return begun
+    return (begun, *values, *(None for _ in range(slots - len(values))))
+
+
+def _scratch() -> str:
+    """A folder of this node: that of Ray's session, which goes with it."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    return node.get_session_dir_path() if node is not None else tempfile.gettempdir()
+
+
+# ------------------------------------------------------------------ cancels
+
+
+class _Cancels:
+    """What Ray's `cancel` does to this worker's main thread.
+
+    Attributes:
+        task: the Ray task that is a batch of ours.
+        before: what would happen without us.
+    """
+
+    task: str | None = None
+    before: Any = None
+
+
+def guard_from_cancels() -> None:
+    """From here, a Ray task that was asked back goes on: it has begun, as the driver is told.
+
+    Ray raises `KeyboardInterrupt` in a task that is cancelled. Before this it ends the task unseen, as it should.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    _Cancels.task = ray.get_runtime_context().get_task_id()
+    if signal.getsignal(signal.SIGINT) is not _interrupted:
+        _Cancels.before = signal.signal(signal.SIGINT, _interrupted)
+
+
+def _interrupted(signum: int, stack: Any) -> None:
+    if _Cancels.task is not None and ray.get_runtime_context().get_task_id() == _Cancels.task:
+        return
+    if callable(_Cancels.before):
+        _Cancels.before(signum, stack)
+
+
+# ------------------------------------------------------------------ sides
+
+_sides: dict[str, Side] = {}
+_joining = threading.Lock()
+
+
+def side_of(contact: Contact) -> Side | None:
+    """A session's side on this worker, made where there is none; `None` if its driver has left it."""
+    side = _sides.get(contact.session)
+    if side is not None:
+        return side if not side.gone else None
+    with _joining:
+        side = _sides.get(contact.session)
+        if side is None:
+            try:
+                channel = Channel(connect(contact))
+            except OSError:
+                return None
+            side = _sides[contact.session] = Side(contact, channel)
+            side.begin()
+    return side
+
+
+class _RaySeat(Seat):
+    """The main thread of a worker."""
+
+    def __init__(self, home: Side) -> None:
+        super().__init__(home)
+        self._side = home
+        self._lock = threading.Lock()
+        self._gate: str | None = None
+        self.wish = False
+
+    def give(self, batch: Batch | None) -> None:
+        """See `Seat`: opens the gate that it stands at, if it does."""
+        self.queue.put(batch)
+        with self._lock:
+            gate, self._gate = self._gate, None
+        if gate is not None:
+            self._side.relay().open.remote(gate)
+
+    def woken(self, left: float | None) -> None:
+        """See `Seat`: what waits can be given nothing, so others get its CPU."""
+        if not self.wish:
+            return
+        self.wish = False
+        relay = self._side.relay()
+        with self._lock:
+            if not self.queue.empty():
+                return
+            gate = self._gate = self._side.new_gate()
+        try:
+            ray.get(relay.wait.remote(gate), timeout=left)
+        except ray.exceptions.GetTimeoutError:
+            with self._lock:
+                passed, self._gate = self._gate, None
+            if passed is not None:
+                relay.open.remote(gate)  # so that nobody waits there
+
+
+class Side(ClusterWorker):
+    """A driver's side on this worker.
+
+    Args:
+        contact: where the driver is.
+        channel: to it.
+    """
+
+    def __init__(self, contact: Contact, channel: Channel) -> None:
+        super().__init__(channel, REPORT_EVERY)
+        self._contact = contact
+        self._connection = channel
+        self._seat = _RaySeat(self)
+        self._kept: dict[int, list[Any]] = {}
+        self._slots: dict[int, int] = {}
+        self._over: dict[int, threading.Event] = {}
+        self._news = threading.Condition(LOCK)
+        self._gates = count(1)
+        self._relay: Any = None
+        self._receiver = threading.Thread(
+            target=self._receive, name="manyhands-receiver", daemon=True
+        )
+
+    def begin(self) -> None:
+        """Says who this is, and begins to listen."""
+        self.identify(self._contact.entropy, _scratch())
+        hello = self.hello(this_environment())
+        hello["node"] = ray.get_runtime_context().get_node_id()
+        self.channel.send(messages.HELLO, dumps(hello))
+        self._receiver.start()
+
+    # ------------------------------------------------------------------ what the driver says; on the receiver
+
+    def _receive(self) -> None:
+        for kind, body in self._connection.messages():
+            self.hear(Message(kind, body, []))
+            if kind in (messages.TASK, messages.SURROUNDINGS):
+                with self._news:
+                    self._news.notify_all()
+        self._end()
+
+    def hear_more(self, message: Message) -> None:
+        """See `ClusterWorker`."""
+        kind, body = message.kind, message.body
+        if kind == messages.NUMBERS:
+            self.number(*loads(body))
+        elif kind == messages.STEP_ASIDE:
+            seat = self.waiting.get(loads(body))
+            if isinstance(seat, _RaySeat):
+                seat.wish = True
+                seat.give(None)
+        else:
+            self.take(message)
+
+    def catch_up(self, tasks: list[int]) -> None:
+        """See `ClusterWorker`: Ray's tasks and what is said here come by different ways."""
+        if threading.current_thread() is self._receiver:
+            return  # it came by this way
+        with self._news:
+            while not (
+                self.gone or (0 in self.scopes and all(self.tasks.is_told(key) for key in tasks))
+            ):
+                self._news.wait()
+
+    def _end(self) -> None:
+        """The driver has left the session, or has gone: what runs is stopped."""
+        self.stopping = self.gone = True
+        with LOCK:
+            for frame in list(self._seat.frames.stack):
+                self._seat.frames.fire(frame.run)
+            numbers = list(self.coroutines.tasks)
+            self._news.notify_all()
+        self._seat.give(None)
+        for number in numbers:
+            self.interrupt(number, overdue=False)
+        for over in list(self._over.values()):
+            over.set()
+        self._connection.close()
+        if self.record is not None:
+            self.record.remove()
+        with _joining:
+            _sides.pop(self._contact.session, None)
+
+    # ------------------------------------------------------------------ batches
+
+    def execute(
+        self, number: int, slots: int, blob: bytes, buffers: list[Buffer], values: dict[str, Any]
+    ) -> Any:
+        """Runs a batch on this thread."""
+        batch = self._opened(number, slots, blob, buffers, values)
+        if batch is None:
+            return _returned(False, (), slots)
+        seat = batch.seat = self._seat
+        with LOCK:
+            self.seats.append(seat)
+        seat.enter()
+        try:
+            with contextlib.suppress(ConnectionError):  # the driver has gone: nobody is to be told
+                seat.run(batch)
+        finally:
+            seat.leave()
+            with LOCK:
+                self.seats.remove(seat)
+            self._slots.pop(number, None)
+        return _returned(True, self._kept.pop(number, ()), slots)
+
+    def execute_async(
+        self, number: int, slots: int, blob: bytes, buffers: list[Buffer], values: dict[str, Any]
+    ) -> Any:
+        """Runs a batch of coroutines on the service loop, and waits for its end."""
+        over = self._over[number] = threading.Event()
+        try:
+            batch = self._opened(number, slots, blob, buffers, values)
+            if batch is None:
+                return _returned(False, (), slots)
+            self.coroutines.begin(batch)
+            del batch
+            over.wait()
+        finally:
+            self._over.pop(number, None)
+            self._slots.pop(number, None)
+        return _returned(True, self._kept.pop(number, ()), slots)
+
+    def _opened(
+        self, number: int, slots: int, blob: bytes, buffers: list[Buffer], values: dict[str, Any]
+    ) -> Batch | None:
+        self._slots[number] = slots
+        self.loading.values = values
+        try:
+            return self.opened(number, blob, buffers=[item.buffer for item in buffers])
+        finally:
+            self.loading.values = {}
+
+    def close(self, batch: Batch) -> None:
+        """See `RemoteWorker`."""
+        super().close(batch)
+        over = self._over.get(batch.number)
+        if over is not None:
+            over.set()
+
+    # ------------------------------------------------------------------ values
+
+    def keep(
+        self, batch: Batch, position: int, call: Call, value: Any, packed: Packed
+    ) -> Callable[[], Any] | None:
+        """See `RemoteWorker`: as something that the batch's Ray task returns."""
+        kept = self._kept.setdefault(batch.number, [])
+        if len(kept) >= self._slots.get(batch.number, 0):
+            return None
+        kept.append(value)
+        batch.lane.put_kept(position, len(kept) - 1)  # type: ignore[attr-defined]
+        if not batch.rows.linked:
+            self.hand_back(batch)  # others are not to wait with it
+        # Whoever needs it here gets what others get: the store's memory can only be read.
+        views = [memoryview(buffer).toreadonly() for buffer in packed.buffers]
+        return lambda: loads(packed.data, buffers=views)
+
+    def capture(self) -> Any:
+        """See `RemoteWorker`: Ray's options."""
+        return captured()
+
+    def relay(self) -> Any:
+        """The session's actor."""
+        if self._relay is None:
+            name = name_of_relay(self._contact.session)
+            self._relay = ray.get_actor(name, namespace=self._contact.namespace)
+        return self._relay
+
+    def new_gate(self) -> str:
+        """The name of a gate that nobody else waits at."""
+        return f"{os.getpid()}-{next(self._gates)}-{time.time_ns()}"
+
+    def fetch(self, number: Any) -> Any:
+        """See `ClusterWorker`: the driver lends its reference."""
+        key = self.new_gate()
+        self.channel.send(messages.WANTED, dumps((key, number)))
+        references: list[Any] = ray.get(self.relay().borrow.remote(key))
+        if not references:
+            raise KeyError(number)
+        return ray.get(references[0])
+
+    def adopt_ended(self, message: Message) -> list[Any]:
+        """See `RemoteWorker`."""
+        return loads(message.body)  # type: ignore[no-any-return]
+
+    def handle_of(self, number: Any) -> Any:
+        """See `RemoteWorker`."""
+        return Lent(number, self.fetch)
