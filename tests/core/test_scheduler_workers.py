@@ -412,3 +412,47 @@ WorkersMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestWorkers = pytest.mark.timeout(60)(WorkersMachine.TestCase)
+
+
+class QueuedBackend(FakeBackend):
+    """An engine with a queue of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        policy = BatchPolicy(target=1.0, alone=2.0, cap=4, window=WINDOW)
+        self.capabilities = Capabilities(isolated=True, queues=True, policy=policy)
+
+
+def effects_of_kind(scheduler: Any, kind: int) -> list[Any]:
+    """What the scheduler asked for of a kind; the rest is forgotten."""
+    found = [effect[1] for effect in scheduler.effects if effect[0] == kind]
+    scheduler.effects.clear()
+    return found
+
+
+def test_who_asked_a_batch_back_in_vain_is_looked_at_again() -> None:
+    """SPEC 9.1. A run waits for two others; one is asked back for it, and cancelled before it is there."""
+    backend: Any = QueuedBackend()
+    dispatcher = Dispatcher(backend, None, "fake")
+    scheduler: Any = dispatcher.scheduler
+    scheduler.slots_changed(range(3))
+
+    def submitted(number: int) -> tuple[TaskFuture[Any], Batch]:
+        call = Call(work, (number,), None, next_number(), copy_context(), None)
+        run: TaskFuture[Any] = TaskFuture(dispatcher, work, call.number, call, 0.0)
+        scheduler.submit(run)
+        (batch,) = effects_of_kind(scheduler, effects.LAUNCH)
+        return run, batch
+
+    _, parents = submitted(0)
+    first, one = submitted(1)
+    second, _ = submitted(2)
+    scheduler.batch_started(parents.number, 0)
+    helper = scheduler.run_waits(parents.number, 0, [first, second], blocks=True, timed=False)
+    assert effects_of_kind(scheduler, effects.HELP) == [helper]
+    assert not scheduler.help(helper), "both were sent: the backend asks one of them back"
+    scheduler.cancel(first, 1.0)
+    scheduler.effects.clear()
+    scheduler.batch_closed(one.number, helper)
+    assert effects_of_kind(scheduler, effects.HELP) == [helper], "so that it asks for the other"
+    assert not scheduler.help(helper)

@@ -16,6 +16,7 @@ from manyhands.exceptions import InvalidOption, ResultLost, UpstreamTaskError
 from manyhands.testing.samples import BoomError, boom, identity, inc
 from manyhands.testing.tools import PATIENCE, eventually
 from manyhands_dask import DaskTaskRunner, get_dask_client
+from manyhands_dask.side import _DaskSeat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -369,6 +370,50 @@ def test_fifty_levels_on_one_thread_leave_few_threads() -> None:
     threads, seconds = main()
     assert threads <= 3
     assert seconds < 20, "under 5 s where the machine is not busy"
+
+
+def test_what_comes_for_a_wait_that_has_ended_is_given_back() -> None:
+    """SPEC 9.1. A failed map ends a wait while more of it is on the way to the one who waits."""
+
+    @task
+    def fails_at_zero(number: int) -> int:
+        return 1 // number
+
+    @task
+    def parent() -> str:
+        try:
+            fails_at_zero.map([1, 0, 1]).result()
+        except ZeroDivisionError:
+            return "caught"
+        return "not caught"
+
+    class Slow(_DaskSeat):
+        """Is slow to notice that its wait is over."""
+
+        def _wait(self, countdown: Any, *wait: Any) -> bool:
+            return super()._wait(_SlowToEnd(countdown), *wait)
+
+    class _SlowToEnd:
+        def __init__(self, countdown: Any) -> None:
+            self._countdown = countdown
+
+        @property
+        def woken(self) -> bool:
+            if self._countdown.woken:
+                time.sleep(0.1)
+            return self._countdown.woken  # type: ignore[no-any-return]
+
+    @flow(
+        task_runner=DaskTaskRunner(
+            cluster_kwargs={"n_workers": 1, "threads_per_worker": 1, "processes": False}
+        )
+    )
+    def main() -> Any:
+        return parent.submit().result(timeout=PATIENCE)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("manyhands_dask.side._DaskSeat", Slow)
+        assert main() == "caught"
 
 
 def test_two_runners_on_one_cluster(cluster: Any) -> None:

@@ -153,7 +153,7 @@ class Listener:
             member.begun.add(number)
             skipped, sent.skipped = sent.skipped, []
             recalled = sent.recalled
-            wanting, sent.wanting = sent.wanting, None
+            wanting, sent.wanting = sent.wanting, []
             self._backend.settling.discard(number)
             self._backend.settled.notify_all()
         if sent.is_task and len(sent.batch) == 1 and not sent.is_limited():
@@ -162,9 +162,10 @@ class Listener:
             self._backend.interrupt(run)
         if recalled:
             self._backend.down(member, messages.RECALL, dumps(number))
-        if wanting is not None:
+        if wanting:
             with LOCK:
-                wanting.look_again()
+                for helper in wanting:
+                    helper.look_again()
             self._backend.events.drain()
 
     # ------------------------------------------------------------------ runs end

@@ -220,7 +220,7 @@ class _DaskSeat(Seat):
         self.aside = False
         self.given_up = False
 
-    def woken(self) -> None:
+    def woken(self, left: float | None) -> None:
         """See `Seat`: what waits can be given nothing, so others get its place in Dask's pool."""
         if self.wish and not self.aside and not self.given_up:
             self.aside = True
@@ -229,9 +229,27 @@ class _DaskSeat(Seat):
 
     def resumed(self) -> None:
         """See `Seat`: it takes a place again, once one is free."""
+        self._give_back()
         if self.aside and not self.waits_below():
             self.aside = False
             rejoin()
+
+    def _give_back(self) -> None:
+        """What was sent for a wait that has ended goes back: nobody looks into the queue of a seat whose batch ends."""
+        late: list[Batch] = []
+        woken = False
+        with LOCK:  # as has who puts a batch there, having seen that its wait goes on
+            while not self.queue.empty():
+                batch = self.queue.get()
+                if batch is None:
+                    woken = True
+                else:
+                    late.append(batch)
+        if woken:
+            self.queue.put(None)  # it may be meant for a wait beneath
+        for batch in late:
+            self.home.hand_back(batch)
+            self.home.close(batch)
 
     def waits_below(self) -> bool:
         """Whether another run waits here, beneath the one that goes on."""
@@ -524,9 +542,9 @@ class Side(RemoteWorker):
         with LOCK:
             seat = self.waiting.get(wait)
             batch.seat = seat
-        if seat is not None:
-            seat.queue.put(batch)
-        else:  # it does not wait any more
+            if seat is not None:
+                seat.queue.put(batch)
+        if seat is None:  # it does not wait any more
             self.hand_back(batch)
             self.close(batch)
 

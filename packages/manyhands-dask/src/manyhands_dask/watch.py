@@ -111,11 +111,6 @@ class Watch:
         if not is_open:
             self._lonely_since = None
             return
-        with LOCK:  # a wait whose wake was lost between two messages is looked at again
-            for member in backend.living():
-                for helper in list(member.waits.values()):
-                    helper.look_again()
-        backend.events.drain()
         self._look_for_workers(now)
         with backend.lock:
             waiting = [sent for sent in backend.sent.values() if sent.demands]

@@ -803,8 +803,10 @@ class PushingScheduler(Scheduler):
         if batch.slot in self._leaving:
             self._let_go(batch.slot)
         self._has_room = True
-        if wanting is not None and wanting in self.helpers.get(self._seat_of(wanting.batch), ()):
-            self.help(wanting)
+        if wanting is not None:
+            here = self.helpers.get(self._seat_of(wanting.batch), ())
+            if wanting in here and not self.help(wanting):
+                wanting.look_again()  # its run was cancelled meanwhile, say, and it waits for others too
         self._fill()
 
     def _again(self, batch: Batch, positions: Sequence[int]) -> None:
