@@ -23,11 +23,11 @@ import sysconfig
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manyhands.logs import library_logger
 
-from manyhands_ray.joining import explain, knock, which
+from manyhands_ray.joining import check_arguments, explain, knock, which
 from manyhands_ray.quiet import Surroundings, quiet
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ SHUT_DOWN_WITHIN = 10.0
 #: Seconds that processes of an instance of ours have to end by themselves when it is shut down.
 GONE_WITHIN = 3.0
 #: Seconds that what tasks printed takes to reach the driver.
-PRINTED_WITHIN = 0.5
+PRINTED_WITHIN = 0.25
 
 
 class Connection:
@@ -169,6 +169,7 @@ class Instance:
     Attributes:
         users: how many hold it.
         lost: whether it is known to be dead.
+        prints: whether what tasks print is printed here.
         is_local, shares_path, is_client, gcs_address, client_address, node_ip, dashboard_link: see `Connection`.
     """
 
@@ -178,6 +179,7 @@ class Instance:
         self.is_local = False
         self.shares_path = False
         self.dashboard_link: str | None = None
+        self.prints = True
         self._surroundings: Surroundings | None = None  # where it was initialised here
         self._identity = _identity()
         self.is_client = _is_client()
@@ -198,15 +200,18 @@ class Instance:
     def initialised(cls, settings: ClusterSettings) -> Instance:
         """Initialises Ray."""
         address = which(settings)
-        surroundings = Surroundings()
+        check_arguments(settings)
         if address != "local":
             knock(address)
+        surroundings = Surroundings()
         context = _init(address, settings, surroundings)
         instance = cls()
         instance._surroundings = surroundings
         instance.is_local = address == "local"
-        instance.shares_path = instance.is_local and _shares_path(settings.init_kwargs or {})
-        if (settings.init_kwargs or {}).get("include_dashboard"):
+        given = settings.init_kwargs or {}
+        instance.shares_path = instance.is_local and _shares_path(given)
+        instance.prints = given.get("log_to_driver") is not False
+        if given.get("include_dashboard"):
             link = str(getattr(context, "dashboard_url", None) or "")
             instance.dashboard_link = link if not link or "://" in link else f"http://{link}"
             if instance.dashboard_link:
@@ -227,7 +232,8 @@ class Instance:
             return
         if self.is_current:
             processes = _processes() if self.is_local else []
-            _let_prints_arrive(self)
+            if self.prints:
+                time.sleep(max(PRINTED_WITHIN - (_quiet_since() if self.is_local else 0.0), 0.0))
             _shut_down()
             _see_off(processes, max(grace, GONE_WITHIN))
         self._restore()
@@ -242,9 +248,9 @@ class Instance:
         if _current is self:
             _current = None
         if current:
-            processes = _processes() if self.is_local else []
+            if self.is_local:
+                _see_off(_processes(), 0.0)  # there is nothing left to wait for then
             _shut_down()
-            _see_off(processes, GONE_WITHIN)
         self._restore()
 
     def _restore(self) -> None:
@@ -302,18 +308,38 @@ def _init(address: str, settings: ClusterSettings, surroundings: Surroundings) -
         arguments["include_dashboard"] = False
         if _shares_path(given):
             arguments["job_config"] = ray.job_config.JobConfig(_py_driver_sys_path=_path())
+    before = set(_descendants(os.getpid()))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        with quiet():
+        with quiet(), _without_uv(is_local=address == "local"):
             return ray.init(address=address, **{**arguments, **given})
     except BaseException as error:
-        _clean_up(error)
+        _clean_up(before)
         surroundings.restore()
         if isinstance(error, Exception):
             raise explain(error, address, settings) from error
         raise
     finally:
         surroundings.restore_most()
+
+
+@contextlib.contextmanager
+def _without_uv(*, is_local: bool) -> Iterator[None]:
+    """Under `uv run` Ray packs the working directory, and has every worker make the environment anew.
+
+    Those of this machine have the driver's own Python. Elsewhere it is what their users want.
+    """
+    from ray._private import ray_constants
+
+    name = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+    before = getattr(ray_constants, name, None)
+    if is_local and before is not None:
+        setattr(ray_constants, name, False)
+    try:
+        yield
+    finally:
+        if before is not None:
+            setattr(ray_constants, name, before)
 
 
 def _shares_path(given: dict[str, Any]) -> bool:
@@ -341,23 +367,21 @@ def _bundled(entry: str, stdlib: str) -> bool:
     ) or entry.endswith((".zip", "thirdparty_files"))
 
 
-def _clean_up(error: BaseException) -> None:
-    """Ends what a `ray.init` has begun that did not come to its end."""
-    import ray
-    from ray._private.node import Node
+def _clean_up(before: set[Process]) -> None:
+    """Ends what a `ray.init` has begun that did not come to its end.
 
-    nodes = []
-    trace = error.__traceback__
-    while trace is not None:
-        found = trace.tb_frame.f_locals.get("self")
-        if isinstance(found, Node) and found not in nodes:
-            nodes.append(found)
-        trace = trace.tb_next
+    Args:
+        before: the processes that this one had already.
+    """
+    import ray
+
     with contextlib.suppress(Exception):
         ray.shutdown()
-    for node in nodes:
-        with contextlib.suppress(Exception):  # of one that was hardly begun
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
+    # Of processes that it was about to start Ray knows nothing.
+    home = os.path.join(os.path.dirname(ray.__file__), "")
+    new = [process for process in _descendants(os.getpid()) if process not in before]
+    left = [process for process in new if home in process.command()]
+    _see_off([*left, *(child for process in left for child in _descendants(process.pid))], 0.0)
 
 
 # ------------------------------------------------------------------ closing
@@ -380,22 +404,64 @@ def _shut_down() -> None:
         library_logger().warning("Ray was not shut down within %g s", SHUT_DOWN_WITHIN)
 
 
-def _let_prints_arrive(instance: Instance) -> None:
-    time.sleep(0)
+def _quiet_since() -> float:
+    """Seconds since a worker of an instance of ours has printed something."""
+    from ray._private import worker
+
+    node: Any = worker._global_node
+    times = [0.0]
+    with contextlib.suppress(OSError), os.scandir(node.get_logs_dir_path()) as entries:
+        times += [entry.stat().st_mtime for entry in entries if entry.name.startswith("worker-")]
+    return time.time() - max(times)
 
 
-def _processes() -> list[int]:
+class Process(NamedTuple):
+    """A process of this machine.
+
+    Attributes:
+        pid: its number, which another may have one day.
+        started: when it was started, in the system's own unit.
+    """
+
+    pid: int
+    started: str
+
+    @classmethod
+    def numbered(cls, pid: int) -> Process | None:
+        """The one that runs under a number, `None` if there is none, or the system does not tell."""
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in "ZX" else cls(pid, fields[19])
+
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return Process.numbered(self.pid) == self
+
+    def command(self) -> str:
+        """The words that it was started with."""
+        try:
+            with open(f"/proc/{self.pid}/cmdline") as file:
+                return file.read().replace("\0", " ")
+        except OSError:
+            return ""
+
+
+def _processes() -> list[Process]:
     """The processes of an instance of ours, and theirs."""
     from ray._private import worker
 
     node: Any = worker._global_node
     if node is None:
         return []
-    started = [info.process.pid for infos in node.all_processes.values() for info in infos]
-    return [*started, *(child for pid in started for child in _descendants(pid))]
+    pids = [info.process.pid for infos in node.all_processes.values() for info in infos]
+    started = [process for process in map(Process.numbered, pids) if process is not None]
+    return [*started, *(child for one in started for child in _descendants(one.pid))]
 
 
-def _descendants(pid: int) -> Iterator[int]:
+def _descendants(pid: int) -> Iterator[Process]:
     """The processes that a process has started, and theirs, where the system tells."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
@@ -403,29 +469,25 @@ def _descendants(pid: int) -> Iterator[int]:
         return
     for thread in threads:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
-            for child in file.read().split():
-                yield int(child)
-                yield from _descendants(int(child))
+            for child in map(int, file.read().split()):
+                process = Process.numbered(child)
+                if process is not None:
+                    yield process
+                    yield from _descendants(child)
 
 
-def _see_off(processes: list[int], grace: float) -> None:
-    """Waits until processes have ended, and kills those that do not."""
+def _see_off(processes: list[Process], grace: float) -> None:
+    """Waits until processes have ended, and kills those that do not within `grace` seconds."""
     deadline = time.monotonic() + grace
-    while True:
-        processes = [pid for pid in processes if _runs(pid)]
-        if not processes:
-            return
-        if time.monotonic() > deadline:
+    while processes := [process for process in processes if process.runs()]:
+        if time.monotonic() >= deadline:
             break
         time.sleep(0.02)
-    for pid in processes:
+    for process in processes:
         with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+            os.kill(process.pid, signal.SIGKILL)
+    for process in processes:
+        with contextlib.suppress(
+            OSError
+        ):  # it is no child of this one, or somebody else has waited for it
+            os.waitpid(process.pid, 0)

@@ -1,8 +1,9 @@
 """Where a Ray cluster is, whether one answers there, and what it means when Ray would not have us.
 
-    which     the address to use, of those that were given
-    knock     a question that costs milliseconds, because `ray.init` waits a minute for an answer
-    explain   our error for one of Ray's
+    which             the address to use, of those that were given
+    check_arguments   what `ray.init` would find out only after seconds
+    knock             a question that costs milliseconds, because `ray.init` waits a minute for an answer
+    explain           our error for one of Ray's
 
 May import `settings` and `exceptions`; Ray and grpc on use.
 """
@@ -24,7 +25,7 @@ from manyhands_ray.settings import CLIENT, invalid, is_address
 if TYPE_CHECKING:
     from manyhands_ray.settings import ClusterSettings
 
-__all__ = ["explain", "in_words", "knock", "which"]
+__all__ = ["check_arguments", "explain", "in_words", "knock", "which"]
 
 #: Seconds within which a cluster has to answer.
 ANSWERS_WITHIN = 4.0
@@ -139,6 +140,31 @@ def _has_token_mode() -> bool:
 # ------------------------------------------------------------------ what Ray says
 
 
+def check_arguments(settings: ClusterSettings) -> None:
+    """Refuses arguments that `ray.init` would refuse when it has started half of an instance.
+
+    Raises:
+        InvalidOption: there is such.
+    """
+    given = settings.init_kwargs or {}
+    if given.get("runtime_env"):
+        from ray.runtime_env import RuntimeEnv
+
+        try:
+            RuntimeEnv(**given["runtime_env"])
+        except (TypeError, ValueError) as error:
+            raise invalid(
+                "init_kwargs['runtime_env']", given["runtime_env"], _one_line(str(error))
+            ) from error
+    store = given.get("object_store_memory")
+    if store is not None:
+        from ray._private.ray_constants import OBJECT_STORE_MINIMUM_MEMORY_BYTES as LEAST
+
+        if isinstance(store, bool) or not isinstance(store, (int, float)) or store < LEAST:
+            problem = f"the object store has to have at least {LEAST:,} bytes"
+            raise invalid("init_kwargs['object_store_memory']", store, problem)
+
+
 def explain(error: Exception, address: str, settings: ClusterSettings) -> ManyhandsError:
     """Our error for what `ray.init` raised.
 
@@ -154,7 +180,7 @@ def explain(error: Exception, address: str, settings: ClusterSettings) -> Manyha
     unknown = _UNKNOWN.search(text)
     if unknown is not None:
         return _unknown_option(unknown[1].split(", ")[0], settings)
-    if "ray[default]" in text:
+    if "ray[default]" in text or "Cannot include dashboard" in text:
         return MissingExtraError(feature="Ray's dashboard", requirement="ray[default]")
     store = (settings.init_kwargs or {}).get("object_store_memory")
     if store is not None and "object store" in text.lower() and isinstance(error, ValueError):
@@ -198,7 +224,12 @@ def _unknown_option(option: str, settings: ClusterSettings) -> InvalidOption:
 
 def in_words(error: BaseException) -> str:
     """An error as a part of a sentence."""
-    text = _one_line(str(error))
+    text = str(error)
+    if (
+        "Traceback (most recent call last)" in text
+    ):  # of a server: what it comes to is in its last line
+        text = text.strip().rpartition("\n")[2]
+    text = _one_line(text)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -237,6 +237,7 @@ def _check(options: Mapping[str, Any], where: str) -> None:
             problem = f"Ray knows no such option of a task; it knows {likely}"
             raise InvalidOption(where=where, option=name, value=value, problem=problem)
         try:
+            _check_numbers(name, value)
             known[name].validate(name, value)
             _check_further(name, value)
         except (TypeError, ValueError) as error:
@@ -253,18 +254,25 @@ def _known() -> Any:
     return task_options
 
 
+def _check_numbers(name: str, value: Any) -> None:
+    """What Ray compares without a look at what it is."""
+    if name in (*_BY_NAME, "max_calls"):
+        amounts = [value]
+    elif name == "resources" and isinstance(value, dict):
+        amounts = list(value.values())
+    else:
+        return
+    for amount in amounts:
+        if isinstance(amount, bool) or not isinstance(amount, (int, float, type(None))):
+            raise TypeError("a number is needed")
+
+
 def _check_further(name: str, value: Any) -> None:
     """What Ray finds out only when a task is sent."""
-    if isinstance(value, bool) and name in ("num_cpus", "num_gpus", "memory", "max_calls"):
-        raise TypeError("a number is needed")
     if name == "scheduling_strategy" and isinstance(value, str) and value not in _STRATEGIES:
         raise ValueError(
             "'DEFAULT', 'SPREAD' or one of Ray's strategies for placement groups, nodes and labels is needed"
         )
-    if name == "resources":
-        for resource, amount in (value or {}).items():
-            if not isinstance(resource, str) or not isinstance(amount, (int, float)):
-                raise TypeError("a dictionary of names and numbers is needed")
     if name == "runtime_env" and value:
         from ray._private.utils import parse_runtime_env_for_task_or_actor
 

@@ -5,6 +5,7 @@
     SIGTERM                 at once: flows have a handler of their own
     the logger "ray"        formatters at once, its level when it is left
     faulthandler            when it is left
+    what it says            nothing that one has to know, while it connects
 
 May import the standard library only.
 """
@@ -26,8 +27,11 @@ __all__ = ["Surroundings", "quiet"]
 
 #: Says that there is a token, and where. Whoever wants to know finds it in Ray's documentation.
 _TOKENS = "ray._private.authentication.authentication_token_setup"
-#: Says that SIGTERM is not handled in other threads than the main one, where we would not have it handled either.
-_WORKER = "ray._private.worker"
+#: Say in other threads than the main one that SIGTERM is not handled, where we would not have it handled either; the
+#: second of them says so for a server of Ray Client.
+_THREADS = ("ray._private.worker", "ray.util.client.logsclient")
+#: Says what is missing for the dashboard, before the error that says so too.
+_DASHBOARD = "ray._private.services"
 
 #: Stays until Ray is left: how processes that are started from here find their way into the cluster.
 _KEPT = ("RAY_AUTH_MODE",)
@@ -45,6 +49,12 @@ class Surroundings:
         self._sigterm: Any = _UNKNOWN
         if threading.current_thread() is threading.main_thread():
             self._sigterm = signal.getsignal(signal.SIGTERM)
+        for name in _THREADS:
+            logging.getLogger(name).addFilter(self._is_of_use)
+
+    @staticmethod
+    def _is_of_use(record: logging.LogRecord) -> bool:
+        return "SIGTERM handler is not set" not in str(record.msg)
 
     def restore_most(self) -> None:
         """Puts back what Ray does not need while it is connected; in the thread that made this."""
@@ -58,6 +68,8 @@ class Surroundings:
         """Puts back the rest; in any thread."""
         self._restore_environment()
         logging.getLogger("ray").setLevel(self._level)
+        for name in _THREADS:
+            logging.getLogger(name).removeFilter(self._is_of_use)
         if not self._faults and faulthandler.is_enabled():
             faulthandler.disable()
 
@@ -80,16 +92,16 @@ _CHANGED = ("PYTHONBREAKPOINT", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED")
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps Ray from saying what nobody needs to know while it starts."""
-    tokens, worker = logging.getLogger(_TOKENS), logging.getLogger(_WORKER)
+    tokens, dashboard = logging.getLogger(_TOKENS), logging.getLogger(_DASHBOARD)
     level = tokens.level
     tokens.setLevel(logging.ERROR)
-    worker.addFilter(_needless)
+    dashboard.addFilter(_is_of_use)
     try:
         yield
     finally:
-        worker.removeFilter(_needless)
+        dashboard.removeFilter(_is_of_use)
         tokens.setLevel(level)
 
 
-def _needless(record: logging.LogRecord) -> bool:
-    return "SIGTERM handler is not set" not in str(record.msg)
+def _is_of_use(record: logging.LogRecord) -> bool:
+    return "dashboard dependencies" not in str(record.msg)
