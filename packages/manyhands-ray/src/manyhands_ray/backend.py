@@ -19,7 +19,6 @@ May import all of this package but `task_runners`.
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 from itertools import count
@@ -27,27 +26,22 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import ray
-from manyhands.calls import COMPLETED, DONE
-from manyhands.context import LOCK
-from manyhands.futures.maps import Span
 from manyhands.logs import library_logger
 from manyhands.names import process_entropy
 from manyhands.scheduling.backend import Capabilities
 from manyhands.scheduling.batching import BatchPolicy
-from manyhands.serialization import dumps
 from manyhands.task_runners.remote import messages
 from manyhands.task_runners.remote.cluster_backend import ClusterBackend
 from manyhands.task_runners.remote.contents import Contents
 from manyhands.task_runners.remote.modules import shipped_by_value
-from manyhands.task_runners.remote.parcels import Packed, pack
+from manyhands.task_runners.remote.parcels import Packed
 from manyhands.task_runners.remote.record import CAPACITY
 
 from manyhands_ray.deaths import Deaths
-from manyhands_ray.environment import this_environment
 from manyhands_ray.handles import Kept
 from manyhands_ray.link import Link
 from manyhands_ray.listening import Listener
-from manyhands_ray.members import RayMember, RaySent
+from manyhands_ray.members import RaySent
 from manyhands_ray.natives import Borrowed, borrowing
 from manyhands_ray.options import Options, captured, for_task, max_calls
 from manyhands_ray.relay import Relay, name_of_relay

@@ -185,7 +185,7 @@ def explain(error: Exception, address: str, settings: ClusterSettings) -> Manyha
     store = (settings.init_kwargs or {}).get("object_store_memory")
     if store is not None and "object store" in text.lower() and isinstance(error, ValueError):
         return invalid("init_kwargs['object_store_memory']", store, _one_line(text))
-    if isinstance(error, PermissionError) and ".ray" in str(error.filename):
+    if isinstance(error, OSError) and ".ray" in str(error.filename).split(os.sep):
         problem = (
             f"its token cannot be written to {error.filename} ({error.strerror}). Set HOME to a directory that can "
             "be written to, RAY_AUTH_TOKEN to a token of at least 32 characters, or RAY_AUTH_MODE=disabled to do "

@@ -54,9 +54,9 @@ class Listener(ClusterListener):
         member = peer.member = RayMember(self._joined, peer)
         with self.backend.lock:
             self.backend.members[member.number] = member
-        peer.send(messages.NUMBERS, dumps(reserve_block()))
+        peer.write(messages.NUMBERS, dumps(reserve_block()))
         for kind, body in self._told:
-            peer.send(kind, body)
+            peer.write(kind, body)
 
     def heard(self, peer: Peer, kind: int, body: bytes) -> None:
         """See `Hearer`."""
@@ -73,10 +73,10 @@ class Listener(ClusterListener):
         self.backend.failed(error)
 
     def tell_all(self, kind: int, body: bytes) -> None:
-        """Tells all workers, now and later."""
+        """Tells all workers, now and later; on the I/O thread."""
         self._told.append((kind, body))
         for member in self.backend.living():
-            member.channel.send(kind, body)
+            member.channel.write(kind, body)
 
     # ------------------------------------------------------------------ see `ClusterListener`
 

@@ -43,7 +43,7 @@ from manyhands_ray.relay import name_of_relay
 from manyhands_ray.wire import Channel, Contact, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from manyhands.calls import Call
     from manyhands.task_runners.remote.batches import Batch
@@ -94,8 +94,7 @@ def execute(
     Returns:
         Whether it was begun; then its large values, if there are slots for any.
     """
-    guard_from_cancels()
-    side = side_of(contact)
+    side = side_of(contact) if goes_on() else None
     if side is None:
         return _returned(False, (), slots)
     given = dict(zip(handles, values, strict=True))
@@ -112,8 +111,7 @@ def execute_async(
     *values: Any,
 ) -> Any:
     """As `execute`, for a batch of coroutines: they run side by side."""
-    guard_from_cancels()
-    side = side_of(contact)
+    side = side_of(contact) if goes_on() else None
     if side is None:
         return _returned(False, (), slots)
     given = dict(zip(handles, values, strict=True))
@@ -152,16 +150,21 @@ class _Cancels:
     before: Any = None
 
 
-def guard_from_cancels() -> None:
-    """From here, a Ray task that was asked back goes on: it has begun, as the driver is told.
+#: Whether a task can ask if it was cancelled.
+_TELLS = hasattr(ray.runtime_context.RuntimeContext, "is_canceled")
 
-    Ray raises `KeyboardInterrupt` in a task that is cancelled. Before this it ends the task unseen, as it should.
+
+def goes_on() -> bool:
+    """Whether the Ray task that begins was not asked back. If not, it goes on from here: it has begun, as the driver is told.
+
+    Ray raises `KeyboardInterrupt` in a task that is cancelled; before this it ends the task unseen, as it should.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    _Cancels.task = ray.get_runtime_context().get_task_id()
-    if signal.getsignal(signal.SIGINT) is not _interrupted:
-        _Cancels.before = signal.signal(signal.SIGINT, _interrupted)
+    if threading.current_thread() is threading.main_thread():
+        _Cancels.task = ray.get_runtime_context().get_task_id()
+        if signal.getsignal(signal.SIGINT) is not _interrupted:
+            _Cancels.before = signal.signal(signal.SIGINT, _interrupted)
+    # A cancel that came between its arrival and its begin raises nothing.
+    return not (_TELLS and _is_cancelled())
 
 
 def _interrupted(signum: int, stack: Any) -> None:
@@ -169,6 +172,23 @@ def _interrupted(signum: int, stack: Any) -> None:
         return
     if callable(_Cancels.before):
         _Cancels.before(signum, stack)
+
+
+def _get(reference: Any, timeout: float | None = None) -> Any:
+    """`ray.get`, which may be interrupted for the sake of a cancel that came too late."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        try:
+            return ray.get(reference, timeout=left)
+        except KeyboardInterrupt:
+            if not _is_cancelled():
+                raise
+
+
+def _is_cancelled() -> bool:
+    """Whether the Ray task of this thread was cancelled, as far as this version of Ray tells."""
+    return not _TELLS or bool(ray.get_runtime_context().is_canceled())
 
 
 # ------------------------------------------------------------------ sides
@@ -216,14 +236,14 @@ class _RaySeat(Seat):
         """See `Seat`: what waits can be given nothing, so others get its CPU."""
         if not self.wish:
             return
-        self.wish = False
         relay = self._side.relay()
         with self._lock:
             if not self.queue.empty():
-                return
+                return  # and again when that was seen to
+            self.wish = False
             gate = self._gate = self._side.new_gate()
         try:
-            ray.get(relay.wait.remote(gate), timeout=left)
+            _get(relay.wait.remote(gate), left)
         except ray.exceptions.GetTimeoutError:
             with self._lock:
                 passed, self._gate = self._gate, None
@@ -407,10 +427,10 @@ class Side(ClusterWorker):
         """See `ClusterWorker`: the driver lends its reference."""
         key = self.new_gate()
         self.channel.send(messages.WANTED, dumps((key, number)))
-        references: list[Any] = ray.get(self.relay().borrow.remote(key))
+        references: list[Any] = _get(self.relay().borrow.remote(key))
         if not references:
             raise KeyError(number)
-        return ray.get(references[0])
+        return _get(references[0])
 
     def adopt_ended(self, message: Message) -> list[Any]:
         """See `RemoteWorker`."""
