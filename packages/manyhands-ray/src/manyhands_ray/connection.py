@@ -22,6 +22,7 @@ import sys
 import sysconfig
 import threading
 import time
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -181,7 +182,8 @@ class Instance:
         self.dashboard_link: str | None = None
         self.prints = True
         self._surroundings: Surroundings | None = None  # where it was initialised here
-        self._identity = _identity()
+        self._identity = weakref.ref(_here())
+        self._auto_connect: Any = None
         self.is_client = _is_client()
         self.gcs_address: str | None = None
         self.client_address: str | None = None
@@ -221,13 +223,16 @@ class Instance:
     @property
     def is_current(self) -> bool:
         """Whether Ray is still what it was: users may shut it down and initialise it anew."""
-        return not self.lost and self._identity is not None and _identity() is self._identity
+        here = _here()
+        return not self.lost and here is not None and here is self._identity()
 
     def leave(self, grace: float) -> None:
         """Nobody holds it any more."""
         global _current
         if _current is self:
             _current = None
+        if self.lost:
+            _let_auto_connect(self._auto_connect)
         if self._surroundings is None:
             return
         if self.is_current:
@@ -247,6 +252,8 @@ class Instance:
         self.lost = True
         if _current is self:
             _current = None
+        # A call that comes too late must not initialise another Ray behind everybody's back.
+        self._auto_connect = _let_auto_connect(False)
         if current:
             if self.is_local:
                 _see_off(_processes(), 0.0)  # there is nothing left to wait for then
@@ -272,8 +279,34 @@ def _instance_here(settings: ClusterSettings) -> Instance:
         _current._restore()  # somebody else has shut it down
         _current = None
     if _current is None:
-        _current = Instance() if ray.is_initialized() else Instance.initialised(settings)
+        if not ray.is_initialized():
+            _current = Instance.initialised(settings)
+            return _current
+        _current = Instance()
+    _tell_if_other(_current, settings.address)
     return _current
+
+
+def _tell_if_other(instance: Instance, address: str | None) -> None:
+    """A warning where an address was given, and the Ray that is there is another one."""
+    there = instance.client_address or instance.gcs_address or ""
+    # A host has many names, so it is the ports that are compared.
+    if address not in (None, "auto", "local") and not there.endswith(address[address.rfind(":") :]):
+        library_logger().warning(
+            "Ray is initialised in this process already, at %s: address=%r is not looked at",
+            there,
+            address,
+        )
+
+
+def _let_auto_connect(wanted: Any) -> Any:
+    """Whether Ray initialises itself when it is used and is not; what it was before."""
+    from ray._private import auto_init_hook
+
+    before = getattr(auto_init_hook, "enable_auto_connect", None)
+    if before is not None and wanted is not None:
+        vars(auto_init_hook)["enable_auto_connect"] = wanted
+    return before
 
 
 def _is_client() -> bool:
@@ -282,7 +315,7 @@ def _is_client() -> bool:
     return bool(client.is_connected())
 
 
-def _identity() -> object:
+def _here() -> Any:
     """What is another object each time that Ray is initialised; `None` where it is not."""
     import ray
     from ray._private import worker
@@ -290,10 +323,7 @@ def _identity() -> object:
 
     if not ray.is_initialized():
         return None
-    if client.is_connected():
-        return client.get_context().client_worker
-    here: Any = worker.global_worker
-    return here.core_worker
+    return client.get_context().client_worker if client.is_connected() else worker._global_node
 
 
 # ------------------------------------------------------------------ opening

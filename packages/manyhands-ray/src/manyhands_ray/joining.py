@@ -188,8 +188,7 @@ def explain(error: Exception, address: str, settings: ClusterSettings) -> Manyha
     if isinstance(error, OSError) and ".ray" in str(error.filename).split(os.sep):
         problem = (
             f"its token cannot be written to {error.filename} ({error.strerror}). Set HOME to a directory that can "
-            "be written to, RAY_AUTH_TOKEN to a token of at least 32 characters, or RAY_AUTH_MODE=disabled to do "
-            "without one"
+            "be written to, RAY_AUTH_TOKEN to a token of your own, or RAY_AUTH_MODE=disabled to do without one"
         )
         return ClusterFailed(address=address, problem=problem)
     return ClusterFailed(address=address, problem=in_words(error))

@@ -1,0 +1,51 @@
+"""Test bodies that need a process of their own: a process has one Ray at a time, and the session's is that of others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[2]
+
+
+def alone(
+    body: Callable[..., None], *args: str, timeout: float = 50.0, **environment: str | None
+) -> tuple[str, str]:
+    """Calls a function of a module of tests in a new process.
+
+    Args:
+        body: the function; that it fails fails the test.
+        *args: for it.
+        timeout: in seconds.
+        **environment: variables that differ from those here; `None` takes one away.
+
+    Returns:
+        What it has written to its standard output and to its standard error.
+    """
+    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    # Under `uv run` Ray would send the whole workspace to a cluster that is joined.
+    variables["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    for name, value in environment.items():
+        variables.pop(name, None)
+        if value is not None:
+            variables[name] = value
+    call = f"from {body.__module__} import {body.__name__} as body; body(*{args!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {call}"],
+        env=variables,
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.fail(f"in its own process:\n{done.stdout}\n{done.stderr}", pytrace=False)
+    return done.stdout, done.stderr

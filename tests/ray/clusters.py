@@ -1,0 +1,110 @@
+"""Clusters as users have them: started with `ray start`, in directories of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from manyhands_ray.exceptions import ClusterUnreachable
+from manyhands_ray.joining import knock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Seconds that a cluster may take to answer.
+STARTS_WITHIN = 45.0
+
+#: Under `uv run` Ray would send the whole workspace along with each of its jobs.
+_PLAIN = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+class Head(NamedTuple):
+    """The head of a cluster.
+
+    Attributes:
+        address: of the cluster.
+        client: of its server of Ray Client.
+        home: where its user's home is.
+        process: `ray start`.
+    """
+
+    address: str
+    client: str
+    home: Path
+    process: subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def head(cpus: int = 1, **environment: str) -> Iterator[Head]:
+    """A cluster with a server of Ray Client; it takes 5 to 10 s to start.
+
+    Args:
+        cpus: that it says it has.
+        **environment: variables that differ from those here.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="mh-"))  # not pytest's: sockets want short paths
+    port, client = free_ports(2)
+    home, work = directory / "home", directory / "work"
+    for folder in (home, work):
+        folder.mkdir()
+    variables = {**os.environ, "HOME": str(home), **_PLAIN, **environment}
+    variables.pop("RAY_ADDRESS", None)
+    with open(directory / "log", "wb") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                *(f"--port={port}", f"--ray-client-server-port={client}", f"--num-cpus={cpus}"),
+                *("--include-dashboard=false", f"--temp-dir={directory / 'ray'}"),
+                *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
+            ],
+            cwd=work,
+            env=variables,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    found = Head(f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", home, process)
+    try:
+        for address in (found.address, found.client):
+            await_answer(address, process, directory / "log")
+        yield found
+    finally:
+        process.send_signal(signal.SIGTERM)  # ends its processes too
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def await_answer(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Returns once something answers as a cluster does."""
+    deadline = time.monotonic() + STARTS_WITHIN
+    while True:
+        try:
+            knock(address)
+            return
+        except ClusterUnreachable as error:
+            if "asks for a token" in str(error):
+                return
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{error}\n{log.read_text()}") from error
+        time.sleep(0.1)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at, at the moment."""
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [server.getsockname()[1] for server in servers]

@@ -1,0 +1,441 @@
+"""Ray in a process: that it comes and goes, whose it is, and what happens if it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from manyhands.exceptions import InvalidOption, MissingExtraError
+from manyhands_ray import connection as connections
+from manyhands_ray.connection import Connection
+from manyhands_ray.exceptions import ClusterFailed, ClusterUnreachable, EnvironmentMismatch
+from manyhands_ray.joining import ANSWERS_WITHIN, knock, which
+from manyhands_ray.settings import ClusterSettings
+
+from tests.ray.alone import alone
+from tests.ray.clusters import Head, head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: What a busy machine may take longer, in seconds.
+MARGIN = 1.0
+
+
+def settings(address: str | None = None, **options: Any) -> ClusterSettings:
+    made = ClusterSettings(address, options or None)
+    made.check()
+    return made
+
+
+def connected(address: str | None = None, **options: Any) -> Connection:
+    connection = Connection(settings(address, **options))
+    connection.acquire()
+    return connection
+
+
+@contextlib.contextmanager
+def caught(name: str) -> Iterator[list[logging.LogRecord]]:
+    """The records of a logger, and of those beneath it."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.getLogger(name).addHandler(handler)
+    try:
+        yield records
+    finally:
+        logging.getLogger(name).removeHandler(handler)
+
+
+def ray_processes() -> list[psutil.Process]:
+    """Those of Ray that this process has started, and theirs."""
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+# ------------------------------------------------------------------------ an instance of this machine
+
+
+def test_an_instance_is_shared_and_gone_when_the_last_one_leaves() -> None:
+    out, err = alone(shared, PYTHONBREAKPOINT="mine")
+    assert "printed by a task" in out + err
+    assert "Token" not in err
+    assert "INFO" not in err
+
+
+def shared() -> None:
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    environment = dict(os.environ)
+    threads = set(threading.enumerate())
+    first, second = Connection(settings(num_cpus=1)), Connection(settings("local"))
+    with pytest.raises(RuntimeError, match="not open"):
+        _ = first.is_local
+    first.acquire()
+    second.acquire()
+    import ray
+
+    level = logging.getLogger("ray").level
+    assert level == logging.WARNING
+    assert signal.getsignal(signal.SIGTERM) is not handler
+    assert callable(signal.getsignal(signal.SIGTERM))
+    assert os.environ["PYTHONBREAKPOINT"] == "mine"
+    assert "RAY_USAGE_STATS_ENABLED" not in os.environ
+    for one in (first, second):
+        assert one.is_open
+        assert one.is_local
+        assert one.shares_path
+        assert not one.is_client
+        assert one.client_address is None
+        assert one.dashboard_link is None
+        assert one.gcs_address is not None
+        assert one.node_ip is not None
+        assert one.gcs_address.startswith(one.node_ip)
+    assert ray.cluster_resources()["CPU"] == 1
+
+    @ray.remote
+    def look() -> Any:
+        print("printed by a task")
+        return os.getcwd(), sys.path
+
+    directory, path = ray.get(look.remote())
+    assert directory == os.getcwd()
+    assert [entry for entry in path if entry in sys.path]
+    assert set(map(os.path.abspath, sys.path)) <= set(path)
+
+    first.release(2.0)
+    assert not first.is_open
+    assert ray.is_initialized()
+    first.acquire()
+    second.release(2.0)
+    assert ray.get(ray.put(3)) == 3
+    began = time.monotonic()
+    first.release(2.0)
+    assert time.monotonic() - began < 5
+    assert not ray.is_initialized()
+    assert ray_processes() == []
+    assert dict(os.environ) == {**environment, "RAY_CLIENT_MODE": "0"}
+    assert logging.getLogger("ray").level == logging.INFO  # as importing Ray leaves it
+    assert not faulthandler.is_enabled()
+    assert set(threading.enumerate()) == threads
+
+
+@pytest.mark.slow
+def test_ray_of_the_user_is_used_as_it_is() -> None:
+    alone(of_the_user)
+
+
+def of_the_user() -> None:
+    import ray
+
+    ray.init(address="local", num_cpus=1, include_dashboard=False)
+    connection = connected()
+    assert not connection.is_local
+    assert connection.gcs_address == ray.get_runtime_context().gcs_address
+    with caught("manyhands") as records:
+        connected("nowhere:6379").release(2.0)  # no matter: a process has one Ray
+        connected(connection.gcs_address).release(2.0)
+    assert len(records) == 1
+    assert "nowhere:6379" in records[0].getMessage()
+    connection.release(2.0)
+    assert ray.is_initialized()
+    # The user may end it while somebody holds it, and begin anew.
+    connection.acquire()
+    ray.shutdown()
+    later = Connection(settings("local", num_cpus=1))
+    with ThreadPoolExecutor(4) as pool:  # none of them the main thread
+        list(pool.map(lambda _: later.acquire(), range(4)))
+    assert later.is_local
+    connection.release(2.0)
+    assert ray.is_initialized()
+    for _ in range(4):
+        assert ray.is_initialized()
+        later.release(2.0)
+    assert not ray.is_initialized()
+    assert ray_processes() == []
+
+
+@pytest.mark.slow
+def test_interrupts_leave_nothing() -> None:
+    """SPEC 7.6."""
+    alone(interrupted)
+
+
+def interrupted() -> None:
+    import ray  # noqa: F401  # what an interrupt makes of an import is Python's business
+
+    for delay in (0.7, 2.0):
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+        connection = Connection(settings("local", num_cpus=1))
+        with contextlib.suppress(KeyboardInterrupt):
+            connection.acquire()
+            time.sleep(5)
+            raise AssertionError("it was not interrupted")
+        if connection.is_open:
+            connection.release(2.0)
+        assert ray_processes() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["gcs_server", "raylet"])
+def test_a_dead_instance_is_given_up(victim: str) -> None:
+    alone(given_up, victim)
+
+
+def given_up(victim: str) -> None:
+    connection = connected("local", num_cpus=1)
+    import ray
+
+    for process in ray_processes():
+        if process.name() == victim:
+            process.kill()
+    began = time.monotonic()
+    connection.lost()
+    assert time.monotonic() - began < connections.SHUT_DOWN_WITHIN + 2 * MARGIN
+    assert connection.is_lost
+    assert connection.is_open
+    connection.lost()
+    assert not ray.is_initialized()
+    assert ray_processes() == []
+    with pytest.raises(Exception, match="not been started"):  # and does not start by itself
+        ray.get(ray.put(3))
+    # Who comes now gets another; who held the lost one leaves that, and not this.
+    connection.acquire()
+    assert not connection.is_lost
+    connection.release(2.0)
+    assert ray.is_initialized()
+    connection.release(2.0)
+    assert not connection.is_open
+    assert ray_processes() == []
+
+
+# ------------------------------------------------------------------------ what cannot be started
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"nonsense": 3}, "no such argument"),
+        ({"object_store_memory": 1}, "at least 78,643,200 bytes"),
+        ({"object_store_memory": "much"}, "at least"),
+        ({"runtime_env": {"pip": 3}}, "pip"),
+    ],
+    ids=["unknown", "a small store", "no number", "no environment"],
+)
+def test_arguments_that_ray_refuses(options: dict[str, Any], named: str) -> None:
+    alone(refused, json.dumps(options), named)
+
+
+def refused(options: str, named: str) -> None:
+    connection = Connection(settings("local", **json.loads(options)))
+    began = time.monotonic()
+    with pytest.raises(InvalidOption, match=named) as raised:
+        connection.acquire()
+    assert time.monotonic() - began < 3
+    assert "RayTaskRunner" in str(raised.value)
+    assert not connection.is_open
+
+
+def test_a_home_that_cannot_be_written_to(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.touch()
+    alone(without_home, HOME=str(home))
+
+
+def without_home() -> None:
+    with pytest.raises(ClusterFailed, match="Set HOME to a directory") as raised:
+        connected("local", num_cpus=1)
+    assert os.environ["HOME"] in str(raised.value)
+    assert ray_processes() == []
+    assert "RAY_AUTH_MODE" not in os.environ
+
+
+def test_what_is_in_the_way_of_an_instance() -> None:
+    alone(in_the_way)
+
+
+def in_the_way() -> None:
+    with pytest.raises(ClusterFailed, match=r"/proc/none"):
+        connected("local", _temp_dir="/proc/none")
+    with pytest.raises(MissingExtraError, match=r'pip install "ray\[default\]"'):
+        connected("local", include_dashboard=True)
+    assert ray_processes() == []
+
+
+# ------------------------------------------------------------------------ where it is
+
+
+def test_the_order_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert which(settings()) == which(settings("local")) == "local"
+    assert which(settings("h:1")) == "h:1"
+    monkeypatch.setenv("RAY_ADDRESS", "ray://h:2")
+    assert which(settings()) == which(settings("auto")) == "ray://h:2"
+    assert which(settings("h:1")) == "h:1"
+    assert which(settings("local", num_cpus=2)) == "local"
+    with pytest.raises(InvalidOption, match="RAY_ADDRESS"):
+        which(settings(num_cpus=2))
+    monkeypatch.setenv("RAY_ADDRESS", "http://h:8265")
+    with pytest.raises(InvalidOption, match="RAY_ADDRESS"):
+        which(settings())
+
+
+def test_no_cluster_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import services
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "find_gcs_addresses", set)  # others may run here
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda temporary: None)
+    with pytest.raises(ClusterUnreachable, match="ray start --head"):
+        which(settings("auto"))
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"], ids=["cluster", "client"])
+def test_nobody_listens(scheme: str) -> None:
+    address = f"{scheme}127.0.0.1:1"
+    with pytest.raises(ClusterUnreachable, match="refused") as raised:
+        knock(address)
+    assert raised.value.address == address
+    assert isinstance(raised.value, ConnectionError)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"], ids=["cluster", "client"])
+def test_somebody_else_listens(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        began = time.monotonic()
+        with pytest.raises(ClusterUnreachable, match="did not answer within"):
+            knock(f"{scheme}127.0.0.1:{server.getsockname()[1]}")
+        assert time.monotonic() - began < ANSWERS_WITHIN + MARGIN
+
+
+def test_no_answer_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, timeout: float) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", never)
+    with pytest.raises(ClusterUnreachable, match="no answer within 4 s"):
+        knock("10.0.0.1:6379")
+
+
+# ------------------------------------------------------------------------ a cluster that runs
+
+
+keeps_workers = pytest.mark.may_leave("processes", reason="a cluster keeps its workers for later")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Head]:
+    with head() as found:
+        yield found
+
+
+@pytest.mark.slow
+@keeps_workers
+def test_a_cluster_is_joined_and_left(cluster: Head) -> None:
+    out, err = alone(joined, cluster.address, cluster.client)
+    assert (out + err).count("printed by a task") == 3
+    assert "SIGTERM" not in out + err
+
+
+def joined(address: str, client: str) -> None:
+    import ray
+
+    for target in (address, client, client):
+        connection = connected(target)
+        assert not connection.is_local
+        assert not connection.shares_path
+        assert connection.is_client == target.startswith("ray://")
+        if connection.is_client:
+            assert connection.client_address == client.removeprefix("ray://")
+            assert connection.gcs_address is None
+            assert connection.node_ip is None
+        else:
+            assert connection.gcs_address is not None
+            assert connection.gcs_address.partition(":")[2] == address.partition(":")[2]
+
+        @ray.remote
+        def look() -> int:
+            print("printed by a task")
+            return os.getpid()
+
+        assert ray.get(look.remote()) != os.getpid()
+        connection.release(2.0)
+        assert not ray.is_initialized()
+    os.environ["RAY_ADDRESS"] = address
+    connection = connected()
+    assert not connection.is_local
+    connection.release(2.0)
+
+
+@pytest.mark.slow
+def test_one_port_for_the_other(cluster: Head) -> None:
+    with pytest.raises(ClusterUnreachable, match=r"address='127\.0\.0\.1"):
+        knock(f"ray://{cluster.address}")
+    with pytest.raises(ClusterUnreachable, match=r"'ray://127\.0\.0\.1"):
+        knock(cluster.client.removeprefix("ray://"))
+
+
+@pytest.mark.slow
+@keeps_workers
+def test_another_version(cluster: Head) -> None:
+    alone(mismatched, cluster.address, cluster.client)
+
+
+def mismatched(address: str, client: str) -> None:
+    import ray
+    from ray._private import utils
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    vars(utils)["compute_version_info"] = lambda: ("2.0.0", "3.9.1")
+    for target in (address, client):
+        with pytest.raises(EnvironmentMismatch) as raised:
+            connected(target)
+        rows = raised.value.rows
+        assert rows["ray"] == {"driver": "2.0.0", "cluster": ray.__version__}
+        assert rows["python"] == {"driver": "3.9.1", "cluster": python}
+        assert not ray.is_initialized()
+        assert "3.9.1" in str(raised.value)
+
+
+@pytest.mark.slow
+@keeps_workers
+def test_a_cluster_without_tokens_after_an_instance_with_one(cluster: Head) -> None:
+    alone(joined_later, cluster.address)
+
+
+def joined_later(address: str) -> None:
+    connected("local", num_cpus=1).release(2.0)
+    assert "RAY_AUTH_MODE" not in os.environ
+    connection = connected(address)
+    connection.release(2.0)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token() -> None:
+    token = "a token of thirty-two characters or more"
+    with head(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) as cluster:
+        for address in (cluster.address, cluster.client):
+            with pytest.raises(ClusterUnreachable, match="RAY_AUTH_TOKEN"):
+                knock(address)
+        variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        alone(joined_with_a_token, cluster.address, cluster.client, **variables)
+
+
+def joined_with_a_token(address: str, client: str) -> None:
+    for target in (address, client):
+        connected(target).release(2.0)
