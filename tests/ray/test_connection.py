@@ -35,6 +35,23 @@ if TYPE_CHECKING:
 MARGIN = 1.0
 
 
+def has(name: str) -> bool:
+    """Whether this version of Ray has something that has to do with tokens."""
+    try:
+        from ray._private.authentication import authentication_token_setup as tokens
+    except ImportError:
+        return False
+    return hasattr(tokens, name)
+
+
+needs_tokens = pytest.mark.skipif(
+    not has("ensure_token_if_auth_enabled"), reason="this version of Ray knows no tokens"
+)
+makes_tokens = pytest.mark.skipif(
+    not has("enable_token_auth_by_default"), reason="this version of Ray makes no tokens by itself"
+)
+
+
 def settings(address: str | None = None, **options: Any) -> ClusterSettings:
     made = ClusterSettings(address, options or None)
     made.check()
@@ -251,6 +268,7 @@ def refused(options: str, named: str) -> None:
     assert not connection.is_open
 
 
+@makes_tokens
 def test_a_home_that_cannot_be_written_to(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.touch()
@@ -426,6 +444,7 @@ def joined_later(address: str) -> None:
 
 
 @pytest.mark.slow
+@needs_tokens
 def test_a_cluster_that_asks_for_a_token() -> None:
     token = "a token of thirty-two characters or more"
     with head(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) as cluster:
