@@ -191,7 +191,8 @@ class Instance:
         if self.is_client:
             from ray.util.client import ray as client
 
-            self.client_address = client.get_context().client_worker._conn_str
+            worker: Any = client.get_context().client_worker
+            self.client_address = worker._conn_str
         else:
             import ray
 
@@ -303,9 +304,10 @@ def _let_auto_connect(wanted: Any) -> Any:
     """Whether Ray initialises itself when it is used and is not; what it was before."""
     from ray._private import auto_init_hook
 
-    before = getattr(auto_init_hook, "enable_auto_connect", None)
+    hook: Any = auto_init_hook
+    before = getattr(hook, "enable_auto_connect", None)
     if before is not None and wanted is not None:
-        vars(auto_init_hook)["enable_auto_connect"] = wanted
+        hook.enable_auto_connect = wanted
     return before
 
 
@@ -331,13 +333,14 @@ def _here() -> Any:
 
 def _init(address: str, settings: ClusterSettings, surroundings: Surroundings) -> Any:
     import ray
+    from ray.job_config import JobConfig
 
     given = settings.init_kwargs or {}
     arguments: dict[str, Any] = {"logging_level": "WARNING"}
     if address == "local":
         arguments["include_dashboard"] = False
         if _shares_path(given):
-            arguments["job_config"] = ray.job_config.JobConfig(_py_driver_sys_path=_path())
+            arguments["job_config"] = JobConfig(_py_driver_sys_path=_path())
     before = set(_descendants(os.getpid()))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

@@ -276,4 +276,6 @@ def _check_further(name: str, value: Any) -> None:
     if name == "runtime_env" and value:
         from ray._private.utils import parse_runtime_env_for_task_or_actor
 
-        parse_runtime_env_for_task_or_actor(dict(value))
+        if not isinstance(value, dict):
+            raise TypeError("a dictionary is needed")
+        parse_runtime_env_for_task_or_actor(value)
