@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import ray
 from manyhands.testing import TaskRunnerSuite
+from manyhands.testing.tools import eventually
 from manyhands_ray import RayTaskRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@ray.remote(num_cpus=1)
-class Occupied:
+@ray.remote(num_cpus=1, max_retries=0)
+def occupy(begun: str) -> None:
     """Somebody else, who has one of the two CPUs."""
-
-    def is_there(self) -> bool:
-        return True
+    Path(begun).touch()
+    while True:
+        time.sleep(0.01)  # Ray's cancel interrupts no system call
 
 
 pytestmark = pytest.mark.may_leave(
@@ -26,12 +29,15 @@ pytestmark = pytest.mark.may_leave(
 )
 
 
-@pytest.fixture(scope="module")
-def one_cpu(local_ray: RayTaskRunner) -> Iterator[None]:
-    actor = Occupied.remote()
-    ray.get(actor.is_there.remote())
+@pytest.fixture
+def one_cpu(local_ray: RayTaskRunner, tmp_path: Path) -> Iterator[None]:
+    begun = tmp_path / "begun"
+    occupied = occupy.remote(str(begun))
+    eventually(begun.exists, "a CPU is occupied")
     yield
-    ray.kill(actor)
+    ray.cancel(occupied)
+    with pytest.raises(ray.exceptions.TaskCancelledError):
+        ray.get(occupied)
 
 
 class TestLocal(TaskRunnerSuite):

@@ -32,9 +32,8 @@ import ray
 from manyhands.context import LOCK
 from manyhands.serialization import dumps, loads
 from manyhands.task_runners.remote import messages
-from manyhands.task_runners.remote.cluster_worker import ClusterWorker
+from manyhands.task_runners.remote.cluster_worker import ClusterSeat, ClusterWorker
 from manyhands.task_runners.remote.messages import Message
-from manyhands.task_runners.remote.seat import Seat
 
 from manyhands_ray.environment import this_environment
 from manyhands_ray.handles import Lent
@@ -214,7 +213,7 @@ def side_of(contact: Contact) -> Side | None:
     return side
 
 
-class _RaySeat(Seat):
+class _RaySeat(ClusterSeat):
     """The main thread of a worker."""
 
     def __init__(self, home: Side) -> None:
@@ -222,7 +221,6 @@ class _RaySeat(Seat):
         self._side = home
         self._lock = threading.Lock()
         self._gate: str | None = None
-        self.wish = False
 
     def give(self, batch: Batch | None) -> None:
         """See `Seat`: opens the gate that it stands at, if it does."""

@@ -231,6 +231,8 @@ class ClusterBackend:
         self.settled.notify_all()
         if sent.member is not None:
             sent.member.begun.discard(sent.batch.number)
+        for helper in sent.wanting:  # whatever has become of it: they may need something else now
+            helper.look_again()
 
     def fail(self, sent: Any, error: Callable[[str], BaseException], phase: int = FAILED) -> None:
         """Ends every open run of a batch that was not begun."""
@@ -249,8 +251,8 @@ class ClusterBackend:
         member, wait = helper.tag
         with LOCK, self.lock:
             sent = self._first_unbegun(helper.wanted)
-            if sent is not None:
-                sent.wanting = helper
+            if sent is not None and helper not in sent.wanting:
+                sent.wanting.append(helper)
         if sent is not None:
             self._withdraw(sent)
         else:
@@ -306,8 +308,9 @@ class ClusterBackend:
             sent = self.sent.get(number)
             if sent is None:
                 return
+            helper = sent.wanting.pop(0) if sent.wanting else None
             self.forget(sent)
-        self.events.taken_back(number, sent.wanting)
+        self.events.taken_back(number, helper)
 
     def send_again(self, sent: Any) -> None:
         """A batch was not begun, as far as can be known: its runs are sent again, at no cost in retries."""

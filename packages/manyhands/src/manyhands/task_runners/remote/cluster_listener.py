@@ -136,7 +136,7 @@ class ClusterListener:
             member.begun.add(number)
             skipped, sent.skipped = sent.skipped, []
             recalled = sent.recalled
-            wanting, sent.wanting = sent.wanting, None
+            wanting, sent.wanting = sent.wanting, []
             backend.settling.discard(number)
             backend.settled.notify_all()
         if sent.is_task and len(sent.batch) == 1 and not sent.is_limited():
@@ -145,9 +145,10 @@ class ClusterListener:
             backend.interrupt(run)
         if recalled:
             backend.down(member, messages.RECALL, dumps(number))
-        if wanting is not None:
+        if wanting:
             with LOCK:
-                wanting.look_again()
+                for helper in wanting:
+                    helper.look_again()
             backend.events.drain()
 
     # ------------------------------------------------------------------ runs end

@@ -58,7 +58,7 @@ class Sent:
         demands: what it asks of its worker, in the cluster's words.
         skipped: runs that were cancelled before a worker had it.
         recalled: whether what has not begun of it is wanted back.
-        wanting: a waiting run that it was asked back for.
+        wanting: waiting runs that it was asked back for; they are told what has become of it.
         withdrawn: whether it was asked for before a worker had it.
     """
 
@@ -84,7 +84,7 @@ class Sent:
         self.recalled = False
         self.is_task = False
         self.withdrawn = False
-        self.wanting: Helper | None = None
+        self.wanting: list[Helper] = []
         self._places: dict[TaskFuture[Any], int] | None = None
 
     def is_limited(self) -> bool:

@@ -28,6 +28,7 @@ from manyhands.task_runners.remote.batches import Batch, Untold
 from manyhands.task_runners.remote.dispatcher import RemoteDispatcher
 from manyhands.task_runners.remote.parcels import unpack
 from manyhands.task_runners.remote.record import Record
+from manyhands.task_runners.remote.seat import Seat
 from manyhands.task_runners.remote.worker import LogSender, RemoteWorker
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from manyhands.task_runners.remote.messages import Message
 
-__all__ = ["KEPT", "PICKLED", "PLAIN", "ClusterWorker", "Columns"]
+__all__ = ["KEPT", "PICKLED", "PLAIN", "ClusterSeat", "ClusterWorker", "Columns"]
 
 # How a run's end is told.
 PLAIN = 1  # the value itself
@@ -97,6 +98,35 @@ class _Numbers:
         """See `names.Numbers`."""
         self.there.wait()
         return self.numbers.reserve(n)
+
+
+class ClusterSeat(Seat):
+    """A thread of the cluster's that runs a batch; nobody looks into its queue when that has ended.
+
+    Attributes:
+        wish: whether what waits can be given nothing, so that its place in the cluster is wanted for others.
+    """
+
+    def __init__(self, home: ClusterWorker) -> None:
+        super().__init__(home)
+        self.wish = False
+
+    def resumed(self) -> None:
+        """See `Seat`: what was sent for a wait that has ended goes back."""
+        late: list[Batch] = []
+        woken = False
+        with LOCK:  # as has who puts a batch there, having seen that its wait goes on
+            while not self.queue.empty():
+                batch = self.queue.get()
+                if batch is None:
+                    woken = True
+                else:
+                    late.append(batch)
+        if woken:
+            self.queue.put(None)  # it may be meant for a wait beneath
+        for batch in late:
+            self.home.hand_back(batch)
+            self.home.close(batch)
 
 
 class ClusterWorker(RemoteWorker):
@@ -266,9 +296,9 @@ class ClusterWorker(RemoteWorker):
         with LOCK:
             seat = self.waiting.get(wait)
             batch.seat = seat
-        if seat is not None:
-            seat.give(batch)
-        else:  # it does not wait any more
+            if seat is not None:
+                seat.give(batch)
+        if seat is None:  # it does not wait any more
             self.hand_back(batch)
             self.close(batch)
 
