@@ -43,7 +43,7 @@ def overhead(
     docs/benchmarks.md explains what is measured and how to read it.
 
     Args:
-        runner: whose measurements to take: threads, processes or dask.
+        runner: whose measurements to take: threads, processes, dask or ray.
         only: take this measurement and no other; can be given several times.
         rounds: how many rounds count; 7, or 3 with --quick.
         quick: do less work in fewer rounds: for a first look, not for conclusions.

@@ -393,9 +393,9 @@ def counted(
     original = getattr(kind, method)
     total = 0
 
-    def counting(*args: Any) -> Any:
+    def counting(*args: Any, **kwargs: Any) -> Any:
         nonlocal total
-        result, size = call(original, *args)
+        result, size = call(original, *args, **kwargs)
         total += size
         return result
 

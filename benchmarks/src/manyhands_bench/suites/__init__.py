@@ -1,4 +1,4 @@
-"""The measurements of each runner, in a module of its own with a tuple `MEASUREMENTS`.
+"""The measurements of each runner, in a module of its own with a tuple `MEASUREMENTS`; `clusters` has what several share.
 
 A suite is imported only when it is asked for, so that its engine need not be installed for the others.
 """
@@ -14,12 +14,13 @@ from manyhands_bench.measurement import Measurement
 __all__ = ["Runner", "measurements_of"]
 
 #: The runners that have a suite.
-Runner = Literal["threads", "processes", "dask"]
+Runner = Literal["threads", "processes", "dask", "ray"]
 
 _SUITES: dict[Runner, str] = {
     "threads": "manyhands_bench.suites.threads",
     "processes": "manyhands_bench.suites.processes",
     "dask": "manyhands_bench.suites.dask",
+    "ray": "manyhands_bench.suites.ray",
 }
 
 

@@ -2,9 +2,8 @@
 
 Both have a local cluster of two worker processes with one thread each, which is made for each sample, and is there before
 the clock starts, except where the start is what is measured. Native code is what a user of Dask would write: results
-are gathered together, keys are not hashed from arguments (`pure=False`).
-
-A task costs Dask the same however many there are, so it gets fewer of them where it would take many seconds.
+are gathered together, keys are not hashed from arguments (`pure=False`). What is measured is in `clusters`, but for what
+only Dask has.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from manyhands import State, flow, task
+from manyhands import flow, task
 from manyhands_dask import DaskTaskRunner
 from manyhands_dask.connection import Connection
 from manyhands_dask.settings import ClusterSettings
@@ -26,9 +24,7 @@ from manyhands_dask.settings import ClusterSettings
 from manyhands_bench import workloads
 from manyhands_bench.fresh_process import first_result, in_fresh_process
 from manyhands_bench.measurement import BYTES, SECONDS, Figure, Measurement
-
-if TYPE_CHECKING:
-    from distributed import Client
+from manyhands_bench.suites.clusters import ClusterSamples, Native, cold
 
 __all__ = ["MEASUREMENTS"]
 
@@ -53,276 +49,62 @@ def connected(module: str | None = None) -> Iterator[Connection]:
         connection.release(1.0)
 
 
-def ours(work: Callable[[], T], expected: T, module: str | None = None) -> float:
-    """Seconds that work takes in a flow."""
-    with connected(module) as connection:
-        runner = DaskTaskRunner(connection.cluster)
-        return workloads.seconds_in_flow(runner, work, expected, WORKERS)
-
-
-def native(work: Callable[[Client], T], expected: T, module: str | None = None) -> float:
-    """Seconds that work takes which is given Dask's client."""
-    with connected(module) as connection:
-        client = connection.client
-        client.gather(client.map(workloads.no_op, range(WORKERS), pure=False))
-        return workloads.seconds(lambda: work(client), expected)
-
-
-# ---------------------------------------------------------------------- many tasks
-
-
-def submit(count: int) -> float:
-    """Seconds for a task."""
-
-    def work() -> list[int]:
-        futures = [workloads.no_op_task.submit(i) for i in range(count)]
-        return [future.result() for future in futures]
-
-    return ours(work, list(range(count))) / count
-
-
-def native_submit(count: int) -> float:
-    """Seconds for a task; of fewer."""
-    count //= 5
-
-    def work(client: Client) -> Any:
-        return client.gather([client.submit(workloads.no_op, i, pure=False) for i in range(count)])
-
-    return native(work, list(range(count))) / count
-
-
-def mapped(count: int) -> float:
-    """Seconds for a task whose result and state are read."""
-    states: list[State[int]] = []
-
-    def work() -> list[int]:
-        futures = workloads.no_op_task.map(range(count))
-        results = futures.result()
-        states.extend([future.state for future in futures])
-        return results
-
-    taken = ours(work, list(range(count)))
-    workloads.check(sum(state.is_completed() for state in states), count)
-    return taken / count
-
-
-def native_mapped(count: int) -> float:
-    """Seconds for a task; of fewer."""
-    count //= 5
-
-    def work(client: Client) -> Any:
-        return client.gather(client.map(workloads.no_op, range(count), pure=False))
-
-    return native(work, list(range(count))) / count
-
-
-# ---------------------------------------------------------------------- one task after another
-
-
-def round_trips(count: int) -> float:
-    """Seconds for a task."""
-
-    def work() -> list[int]:
-        return [workloads.no_op_task.submit(i).result() for i in range(count)]
-
-    return ours(work, list(range(count))) / count
-
-
-def native_round_trips(count: int) -> float:
-    """Seconds for a task."""
-
-    def work(client: Client) -> list[int]:
-        return [client.submit(workloads.no_op, i, pure=False).result() for i in range(count)]
-
-    return native(work, list(range(count))) / count
-
-
-def chain(links: int) -> float:
-    """Seconds for a link that does nothing."""
-    return _chain(workloads.increment_task, links)
-
-
-def native_chain(links: int) -> float:
-    """Seconds for a link that does nothing."""
-    return _native_chain(workloads.increment, links)
-
-
-#: Seconds that a link takes which does something.
-LINK = 5e-3
-
-
-def slow_increment(x: int) -> int:
-    """A link that does something: it sleeps, which takes as long on a busy machine."""
-    time.sleep(LINK)
-    return x + 1
-
-
-slow_increment_task = task(slow_increment)
-
-
-def working_chain(links: int) -> float:
-    """Seconds for a link."""
-    return _chain(slow_increment_task, links)
-
-
-def native_working_chain(links: int) -> float:
-    """Seconds for a link."""
-    return _native_chain(slow_increment, links)
-
-
-def bare_work(links: int) -> float:
-    """Seconds for a link, of a loop that calls the function."""
-
-    def work() -> int:
-        value = 0
-        for _ in range(links):
-            value = slow_increment(value)
-        return value
-
-    return workloads.seconds(work, links) / links
-
-
-def _chain(link: Any, links: int) -> float:
-    def work() -> int:
-        future = link.submit(0)
-        for _ in range(links - 1):
-            future = link.submit(future)
-        result: int = future.result()
-        return result
-
-    return ours(work, links) / links
-
-
-def _native_chain(link: Callable[[int], int], links: int) -> float:
-    def work(client: Client) -> int:
-        future: Any = client.submit(link, 0, pure=False)
-        for _ in range(links - 1):
-            future = client.submit(link, future, pure=False)
-        result: int = future.result()
-        return result
-
-    return native(work, links) / links
-
-
-# ---------------------------------------------------------------------- tasks that are worth a message
-
-#: Seconds that each takes.
-LONG = 0.1
-
-
-def sleep(number: int) -> int:
-    """A task of a length that does not depend on the machine."""
-    time.sleep(LONG)
-    return number
-
-
-sleep_task = task(sleep)
-
-
-def long_tasks(count: int) -> float:
-    """Seconds for all."""
-    return ours(lambda: sleep_task.map(range(count)).result(), list(range(count)))
-
-
-def native_long_tasks(count: int) -> float:
-    """Seconds for all."""
-
-    def work(client: Client) -> Any:
-        return client.gather(client.map(sleep, range(count), pure=False))
-
-    return native(work, list(range(count)))
-
-
-# ---------------------------------------------------------------------- large values
-
-
-def array(megabytes: int) -> float:
-    """Seconds for all."""
-    return ours(lambda: workloads.sums_of_one(megabytes), workloads.sums(megabytes), "numpy")
-
-
-def native_array(megabytes: int) -> float:
-    """Seconds for all."""
-    return native(
-        lambda client: _sums_of_one_on(client, megabytes), workloads.sums(megabytes), "numpy"
-    )
-
-
-def _sums_of_one_on(client: Client, megabytes: int) -> Any:
-    made = client.submit(workloads.make_array, megabytes, pure=False)
-    futures = [
-        client.submit(workloads.sum_up, made, pure=False) for _ in range(workloads.CONSUMERS)
-    ]
-    return client.gather(futures)
-
-
-@contextmanager
-def traffic() -> Iterator[Callable[[], int]]:
-    """Counts the bytes that pass through this process's sockets meanwhile.
-
-    The scheduler of a local cluster lives in the driver's process, so what it says to the workers counts too.
+class DaskNative:
+    """Dask's client; see `Native`.
+
+    Args:
+        client: it.
     """
-    from tornado.iostream import IOStream
 
-    def move(original: Any, stream: Any, data: Any) -> Any:
-        moved = original(stream, data)
-        return moved, moved or 0
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.gather = client.gather
 
-    with (
-        workloads.counted(IOStream, "read_from_fd", move) as received,
-        workloads.counted(IOStream, "write_to_fd", move) as sent,
-    ):
-        yield lambda: received() + sent()
+    def submit(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        """See `Native`."""
+        return self._client.submit(function, argument, pure=False)
 
-
-def array_bytes(megabytes: int) -> float:
-    """Bytes through the driver's sockets."""
-    moved = 0
-
-    def work() -> list[float]:
-        nonlocal moved
-        with traffic() as count:
-            given = workloads.sums_of_one(megabytes)
-            moved = count()
-        return given
-
-    ours(work, workloads.sums(megabytes), "numpy")
-    return float(moved)
+    def map(self, function: Callable[[Any], Any], arguments: Iterable[Any]) -> Any:
+        """See `Native`."""
+        return self._client.map(function, arguments, pure=False)
 
 
-def native_array_bytes(megabytes: int) -> float:
-    """Bytes through the driver's sockets."""
-    moved = 0
+class DaskSamples(ClusterSamples):
+    """See `ClusterSamples`: each sample has a cluster of its own."""
 
-    def work(client: Client) -> Any:
-        nonlocal moved
-        with traffic() as count:
-            given = _sums_of_one_on(client, megabytes)
-            moved = count()
-        return given
+    def ours(self, work: Callable[[], T], expected: T, module: str | None = None) -> float:
+        """See `ClusterSamples`."""
+        with connected(module) as connection:
+            runner = DaskTaskRunner(connection.cluster)
+            return workloads.seconds_in_flow(runner, work, expected, WORKERS)
 
-    native(work, workloads.sums(megabytes), "numpy")
-    return float(moved)
+    def native(self, work: Callable[[Native], T], expected: T, module: str | None = None) -> float:
+        """See `ClusterSamples`."""
+        with connected(module) as connection:
+            client = DaskNative(connection.client)
+            client.gather(client.map(workloads.no_op, range(WORKERS)))
+            return workloads.seconds(lambda: work(client), expected)
+
+    @contextmanager
+    def traffic(self) -> Iterator[Callable[[], int]]:
+        """Counts the bytes that pass through this process's sockets meanwhile.
+
+        The scheduler of a local cluster lives in the driver's process, so what it says to the workers counts too.
+        """
+        from tornado.iostream import IOStream
+
+        def move(original: Any, stream: Any, data: Any) -> Any:
+            moved = original(stream, data)
+            return moved, moved or 0
+
+        with (
+            workloads.counted(IOStream, "read_from_fd", move) as received,
+            workloads.counted(IOStream, "write_to_fd", move) as sent,
+        ):
+            yield lambda: received() + sent()
 
 
 # ---------------------------------------------------------------------- starting
-
-COLD = """
-import os
-os.environ["MANYHANDS_LOGGING_LEVEL"] = "WARNING"
-import time
-from manyhands import flow, task
-
-@task
-def one():
-    return 1
-
-@flow(task_runner="dask:2")
-def first():
-    print(one.submit().result() and time.perf_counter())
-
-first()
-"""
 
 # A default cluster but for its size, which would be this machine's, and for the port of its dashboard.
 NATIVE_COLD = """
@@ -405,114 +187,23 @@ def _known_tasks(dask_scheduler: Any = None) -> int:
     return len(dask_scheduler.tasks)
 
 
-ARRAYS = (
-    Measurement(
-        name="array",
-        compares="one task makes an array of 100 MB, four sum it up: time for all",
-        ours=array,
-        bare=native_array,
-        unit=SECONDS,
-        figure=Figure.TIMES_THE_COST,
-        floor=1.3,
-        aim=1.1,
-        size=100,
-        quick_size=10,
-    ),
-    Measurement(
-        name="array-bytes",
-        compares="the same: bytes that the driver and the scheduler send and receive",
-        ours=array_bytes,
-        bare=native_array_bytes,
-        unit=BYTES,
-        figure=Figure.COST,
-        floor=1_000_000,
-        aim=100_000,
-        size=100,
-        quick_size=10,
-        repeats=1 / 3,
-    ),
-)
-
 MEASUREMENTS = (
-    Measurement(
-        name="submit",
-        compares="no-ops submitted in a loop, then every result taken: time a task",
-        ours=submit,
-        bare=native_submit,
-        unit=SECONDS,
-        figure=Figure.TIMES_FASTER,
-        floor=30,
-        aim=150,
-        size=10_000,
-        quick_size=1_000,
+    *DaskSamples().measurements(
+        {
+            "submit": (30, 150),
+            "map": (100, 400),
+            "round-trip": (1.15, 0.6),
+            "chain": (5, 40),
+            "chain-of-work": (1, 0.75),
+            "long": (1.05, 1.02),
+            "array": (1.3, 1.1),
+            "array-bytes": (1_000_000, 100_000),
+        }
     ),
-    Measurement(
-        name="map",
-        compares="no-ops in one map, every result and state read; Dask's client knows no states: time a task",
-        ours=mapped,
-        bare=native_mapped,
-        unit=SECONDS,
-        figure=Figure.TIMES_FASTER,
-        floor=100,
-        aim=400,
-        size=10_000,
-        quick_size=1_000,
-    ),
-    Measurement(
-        name="round-trip",
-        compares="one no-op after another, `submit(x).result()`: time a task",
-        ours=round_trips,
-        bare=native_round_trips,
-        unit=SECONDS,
-        figure=Figure.TIMES_THE_COST,
-        floor=1.15,
-        aim=0.6,
-        size=200,
-        quick_size=50,
-    ),
-    Measurement(
-        name="chain",
-        compares="200 no-ops, each takes the one before as its argument: time a link",
-        ours=chain,
-        bare=native_chain,
-        unit=SECONDS,
-        figure=Figure.TIMES_FASTER,
-        floor=5,
-        aim=40,
-        size=200,
-        quick_size=50,
-    ),
-    Measurement(
-        name="chain-of-work",
-        compares="60 tasks of 5 ms, each takes the one before as its argument; beside a loop too: time a link",
-        ours=working_chain,
-        bare=native_working_chain,
-        also={"a loop": bare_work},
-        unit=SECONDS,
-        figure=Figure.TIMES_THE_COST,
-        floor=1,
-        aim=0.75,
-        size=60,
-        quick_size=20,
-    ),
-    Measurement(
-        name="long",
-        compares="200 tasks of 100 ms in one map: time for all",
-        ours=long_tasks,
-        bare=native_long_tasks,
-        unit=SECONDS,
-        figure=Figure.TIMES_THE_COST,
-        floor=1.05,
-        aim=1.02,
-        size=200,
-        quick_size=40,
-        repeats=1 / 3,
-    ),
-    *(ARRAYS if find_spec("numpy") else ()),
     Measurement(
         name="first-result",
         compares="from the start of an interpreter to the first result, beside a default LocalCluster's: time of it",
-        ours=first_result(COLD),
+        ours=first_result(cold("dask:2")),
         bare=first_result(NATIVE_COLD),
         unit=SECONDS,
         figure=Figure.TIMES_THE_COST,
