@@ -31,6 +31,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.ray.clusters import Head
+
 # The shared suite lives in the package; its asserts should explain themselves like those of the tests.
 pytest.register_assert_rewrite("manyhands.testing")
 
@@ -76,6 +78,15 @@ def leaves_nothing_running(request: pytest.FixtureRequest) -> Iterator[None]:
         complaints += map(_describe_process, new_processes)
     if complaints:
         pytest.fail("this test left running:\n" + "\n".join(complaints), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Head]:
+    """A cluster of Ray's with two CPUs and what it takes for a GPU, for tests whose processes join it; it takes 5 to 10 s."""
+    from tests.ray.clusters import head
+
+    with head(cpus=2, RAY_OVERRIDE_RESOURCES='{"GPU": 1}') as cluster:
+        yield cluster
 
 
 @pytest.fixture(autouse=True, scope="module")

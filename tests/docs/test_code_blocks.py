@@ -4,7 +4,8 @@
 * `# prints: 42` at the end of a line in a block means that the script prints a line `42`, in the order of these.
 * In ```bash, ```sh and ```console blocks, the `manyhands …` commands run (also behind `$`, `uv run` and `… &&`).
 * `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out.
-* What a page speaks of and a test does not have, such as clusters elsewhere, has stand-ins: see `STAND_INS`.
+* What a page speaks of and a test does not have, such as clusters elsewhere, has stand-ins: see `STAND_INS`. Pages on
+  Ray share a cluster.
 
 The script is the page with all other lines blanked, so that a traceback's line numbers are the page's.
 """
@@ -23,15 +24,21 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.docs import dask_clusters
+from tests.docs import dask_clusters, ray_clusters
+
+if TYPE_CHECKING:
+    from tests.ray.clusters import Head
 
 ROOT = Path(__file__).parents[2]
 
 #: Seconds for the script of one page, and for one command: below the limit of a test, so that its output is shown.
 TIMEOUT = 50
+#: The same for a page on Ray, which begins anew several times; it takes half a minute on a busy machine.
+TIMEOUT_ON_RAY = 110
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)")
 SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
@@ -108,7 +115,7 @@ def commands_of(page: str) -> list[str]:
     ]
 
 
-def run(command: list[str], directory: Path, what: str) -> str:
+def run(command: list[str], directory: Path, what: str, seconds: float = TIMEOUT) -> str:
     """Runs a command with a home and a working directory of its own; fails with its output."""
     environment = os.environ | {"HOME": str(directory), "PYTHONIOENCODING": "utf-8"}
     # What a page prints and what it logs share a pipe; buffered, each print stays whole.
@@ -123,37 +130,55 @@ def run(command: list[str], directory: Path, what: str) -> str:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=TIMEOUT,
+            timeout=seconds,
             encoding="utf-8",
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         output = error.output or b""  # bytes, whatever the encoding asked for
         text = output.decode(errors="replace") if isinstance(output, bytes) else output
-        pytest.fail(f"{what} still ran after {TIMEOUT} s:\n{text}", pytrace=False)
+        pytest.fail(f"{what} still ran after {seconds} s:\n{text}", pytrace=False)
     if done.returncode != 0:
         pytest.fail(f"{what} ended with {done.returncode}:\n{done.stdout}", pytrace=False)
     return done.stdout
 
 
-@pytest.mark.parametrize("page", [page for page in pages() if script_of(page)])
-def test_python_blocks_run(page: str, tmp_path: Path) -> None:
+def run_script(
+    page: str, directory: Path, replacements: dict[str, str], seconds: float = TIMEOUT
+) -> None:
+    """Runs the script of a page; fails if it does not print what it says."""
     source = script_of(page)
+    for name, stand_in in replacements.items():
+        source = source.replace(name, stand_in)
     # A name of its own: a script `dask.py` would be found where Dask is looked for.
-    script = tmp_path / f"page_{Path(page).stem}.py"
-    prepare = STAND_INS.get(page, lambda directory: nullcontext({}))
-    with prepare(tmp_path) as replacements:
-        for name, stand_in in replacements.items():
-            source = source.replace(name, stand_in)
-        script.write_text(source)
-        output = run(
-            [sys.executable, str(script)], tmp_path, f"{page} (line numbers are the page's)"
-        )
+    script = directory / f"page_{Path(page).stem}.py"
+    script.write_text(source)
+    what = f"{page} (line numbers are the page's)"
+    output = run([sys.executable, str(script)], directory, what, seconds)
 
     printed = iter(output.splitlines())
     for promise in PRINTS.findall(source):
         if promise not in printed:
             pytest.fail(f"{page} does not print {promise!r}, but:\n{output}", pytrace=False)
+
+
+SCRIPTS = [page for page in pages() if script_of(page)]
+ON_RAY = [page for page in SCRIPTS if "RayTaskRunner" in script_of(page)]
+
+
+@pytest.mark.parametrize("page", [page for page in SCRIPTS if page not in ON_RAY])
+def test_python_blocks_run(page: str, tmp_path: Path) -> None:
+    prepare = STAND_INS.get(page, lambda directory: nullcontext({}))
+    with prepare(tmp_path) as replacements:
+        run_script(page, tmp_path, replacements)
+
+
+@pytest.mark.may_leave("processes", reason="a cluster keeps its workers for later")
+@pytest.mark.timeout(TIMEOUT_ON_RAY + 10)
+@pytest.mark.parametrize("page", ON_RAY)
+def test_python_blocks_run_on_ray(page: str, tmp_path: Path, ray_cluster: Head) -> None:
+    with ray_clusters.stand_ins(ray_cluster) as replacements:
+        run_script(page, tmp_path, replacements, TIMEOUT_ON_RAY)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,10 @@ EXPORTS = {
     "manyhands_dask.exceptions": (
         "ClusterError ClusterFailed ClusterUnreachable EnvironmentMismatch MissingDaskClient"
     ),
+    "manyhands_ray": "RayTaskRunner remote_options",
+    "manyhands_ray.exceptions": (
+        "ClusterError ClusterFailed ClusterUnreachable EnvironmentMismatch"
+    ),
 }
 
 #: Modules that export these and more of their kind (SPEC 1.3, 1.6, 11.4).
@@ -136,7 +140,7 @@ def test_the_reference_lists_every_public_name() -> None:
     assert public - listed == set(), "public, and not on the page"
 
 
-@pytest.mark.parametrize("package", ["manyhands", "manyhands_dask"])
+@pytest.mark.parametrize("package", ["manyhands", "manyhands_dask", "manyhands_ray"])
 def test_import_is_light(package: str) -> None:
     code = (
         f"import sys; before = set(sys.modules); import {package};"
@@ -177,7 +181,7 @@ def requirements_in(wheel: zipfile.Path) -> list[str]:
     return re.findall(r"^Requires-Dist: (.*)$", metadata, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("package", ["manyhands", "manyhands-dask"])
+@pytest.mark.parametrize("package", ["manyhands", "manyhands-dask", "manyhands-ray"])
 def test_wheel_is_complete(build: Callable[[str], zipfile.Path], package: str) -> None:
     wheel = build(package)
     module = package.replace("-", "_")
@@ -213,19 +217,27 @@ def test_the_packages_of_one_version_belong_together(
     build: Callable[[str], zipfile.Path],
 ) -> None:
     import manyhands
-    import manyhands_dask
 
     version = manyhands.__version__
-    assert manyhands_dask.__version__ == version
-    core, dask = requirements_in(build("manyhands")), requirements_in(build("manyhands-dask"))
-    assert f"manyhands-dask=={version}; extra == 'dask'" in core
-    assert f"manyhands=={version}" in dask
-    assert {re.split(r"[^\w-]", line)[0] for line in dask} == {"manyhands", "distributed"}
-    for wheel in (build("manyhands"), build("manyhands-dask")):
+    core = requirements_in(build("manyhands"))
+    wheels = [build("manyhands")]
+    for extra, engine in {"dask": "distributed", "ray": "ray"}.items():
+        assert importlib.import_module(f"manyhands_{extra}").__version__ == version
+        wheels.append(build(f"manyhands-{extra}"))
+        required = requirements_in(wheels[-1])
+        assert f"manyhands-{extra}=={version}; extra == '{extra}'" in core
+        assert f"manyhands=={version}" in required
+        assert {re.split(r"[^\w-]", line)[0] for line in required} == {"manyhands", engine}
+    for wheel in wheels:
         assert info_of(wheel).name.split("-")[1].startswith(f"{version}.")
 
 
-def test_the_wheel_for_dask_brings_its_runner(build: Callable[[str], zipfile.Path]) -> None:
-    entry_points = (info_of(build("manyhands-dask")) / "entry_points.txt").read_text()
+@pytest.mark.parametrize(
+    ("name", "runner"), [("dask", "DaskTaskRunner"), ("ray", "RayTaskRunner")], ids=["dask", "ray"]
+)
+def test_the_wheel_for_an_engine_brings_its_runner(
+    build: Callable[[str], zipfile.Path], name: str, runner: str
+) -> None:
+    entry_points = (info_of(build(f"manyhands-{name}")) / "entry_points.txt").read_text()
     assert "[manyhands.task_runners]" in entry_points
-    assert "dask = manyhands_dask:DaskTaskRunner" in entry_points
+    assert f"{name} = manyhands_{name}:{runner}" in entry_points
