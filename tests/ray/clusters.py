@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import psutil
 from manyhands_ray.exceptions import ClusterUnreachable
 from manyhands_ray.joining import knock
 
@@ -53,17 +54,53 @@ def head(cpus: int = 1, **environment: str) -> Iterator[Head]:
     """
     directory = Path(tempfile.mkdtemp(prefix="mh-"))  # not pytest's: sockets want short paths
     port, client = free_ports(2)
+    process = _ray_start(
+        directory,
+        environment,
+        *("--head", f"--port={port}", f"--ray-client-server-port={client}", f"--num-cpus={cpus}"),
+        *("--include-dashboard=false", f"--temp-dir={directory / 'ray'}"),
+    )
+    found = Head(f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", directory / "home", process)
+    try:
+        for address in (found.address, found.client):
+            await_answer(address, process, directory / "log")
+        yield found
+    finally:
+        _end(process, directory)
+
+
+@contextlib.contextmanager
+def node(address: str, cpus: int = 1, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One more node for a cluster; it is there a second or two later.
+
+    Args:
+        address: of the cluster.
+        cpus: that it says it has.
+        **environment: variables that differ from those here.
+
+    Yields:
+        `ray start`.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="mh-"))
+    process = _ray_start(directory, environment, f"--address={address}", f"--num-cpus={cpus}")
+    try:
+        yield process
+    finally:
+        _end(process, directory)
+
+
+def _ray_start(
+    directory: Path, environment: dict[str, str], *arguments: str
+) -> subprocess.Popen[bytes]:
     home, work = directory / "home", directory / "work"
     for folder in (home, work):
         folder.mkdir()
     variables = {**os.environ, "HOME": str(home), **_PLAIN, **environment}
     variables.pop("RAY_ADDRESS", None)
     with open(directory / "log", "wb") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                *(f"--port={port}", f"--ray-client-server-port={client}", f"--num-cpus={cpus}"),
-                *("--include-dashboard=false", f"--temp-dir={directory / 'ray'}"),
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *arguments),
                 *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
             ],
             cwd=work,
@@ -71,19 +108,27 @@ def head(cpus: int = 1, **environment: str) -> Iterator[Head]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    found = Head(f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", home, process)
+
+
+def _end(process: subprocess.Popen[bytes], directory: Path) -> None:
+    """Ends a node; what `ray start` leaves behind when it was killed itself, or is slow, is killed."""
+    left = [process.pid, *(child.pid for child in _children(process))]
+    processes = [psutil.Process(pid) for pid in left if psutil.pid_exists(pid)]
+    process.send_signal(signal.SIGTERM)  # ends its processes too
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    for one in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     try:
-        for address in (found.address, found.client):
-            await_answer(address, process, directory / "log")
-        yield found
-    finally:
-        process.send_signal(signal.SIGTERM)  # ends its processes too
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        shutil.rmtree(directory, ignore_errors=True)
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def await_answer(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

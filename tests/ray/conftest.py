@@ -1,4 +1,4 @@
-"""One Ray for the session: starting an instance takes 4 to 7 s."""
+"""One Ray at a time: a process cannot have two, and starting an instance takes 4 to 7 s."""
 
 from __future__ import annotations
 
@@ -12,10 +12,45 @@ if TYPE_CHECKING:
     from manyhands_ray import RayTaskRunner
 
 
+class Keeper:
+    """Keeps a runner entered from test to test, so that its Ray is there for all of them.
+
+    Attributes:
+        runner: the one that is entered, if any is.
+    """
+
+    def __init__(self) -> None:
+        self.runner: RayTaskRunner | None = None
+
+    def let_go(self) -> None:
+        """Leaves the runner, and with it Ray."""
+        runner, self.runner = self.runner, None
+        if runner is not None:
+            runner.__exit__(None, None, None)
+
+    def keep(self, runner: RayTaskRunner) -> RayTaskRunner:
+        """Enters a runner, unless one like it is: then that one is kept.
+
+        Returns:
+            The one that is entered.
+        """
+        if self.runner != runner:
+            self.let_go()
+            self.runner = runner.__enter__()
+        return self.runner
+
+
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[RayTaskRunner]:
-    """A runner that is entered for the whole session, so that its instance of two CPUs is there for all others."""
+def keeper() -> Iterator[Keeper]:
+    """Whose Ray this process has at the moment."""
+    keeper = Keeper()
+    yield keeper
+    keeper.let_go()
+
+
+@pytest.fixture
+def local_ray(keeper: Keeper) -> RayTaskRunner:
+    """A runner that is entered, so that its instance of two CPUs is there for all others."""
     from manyhands_ray import RayTaskRunner
 
-    with RayTaskRunner(init_kwargs={"num_cpus": 2}) as runner:
-        yield runner
+    return keeper.keep(RayTaskRunner(init_kwargs={"num_cpus": 2}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,19 +26,30 @@ def occupy(begun: str) -> None:
 
 
 pytestmark = pytest.mark.may_leave(
-    "threads", "processes", reason="Ray starts worker processes, and threads, as it needs them"
+    "threads", "processes", "fds", reason="Ray starts worker processes, threads and connections as it needs them"
 )
+
+
+@contextlib.contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Inside, one of two CPUs is somebody else's.
+
+    Args:
+        folder: where it leaves word that it has begun.
+    """
+    begun = folder / "begun"
+    task = occupy.remote(str(begun))
+    eventually(begun.exists, "a CPU is occupied")
+    yield
+    ray.cancel(task)
+    with pytest.raises(ray.exceptions.TaskCancelledError):
+        ray.get(task)
 
 
 @pytest.fixture
 def one_cpu(local_ray: RayTaskRunner, tmp_path: Path) -> Iterator[None]:
-    begun = tmp_path / "begun"
-    occupied = occupy.remote(str(begun))
-    eventually(begun.exists, "a CPU is occupied")
-    yield
-    ray.cancel(occupied)
-    with pytest.raises(ray.exceptions.TaskCancelledError):
-        ray.get(occupied)
+    with occupied(tmp_path):
+        yield
 
 
 class TestLocal(TaskRunnerSuite):

@@ -30,6 +30,7 @@ from manyhands.logs import library_logger
 from manyhands.names import process_entropy
 from manyhands.scheduling.backend import Capabilities
 from manyhands.scheduling.batching import BatchPolicy
+from manyhands.serialization import dumps
 from manyhands.task_runners.remote import messages
 from manyhands.task_runners.remote.cluster_backend import ClusterBackend
 from manyhands.task_runners.remote.contents import Contents
@@ -290,13 +291,11 @@ class RayBackend(ClusterBackend):
         """See `ClusterBackend`."""
         function = self._function(sent, task, options)
         self.warn_of_demands(sent)
+        handles = [stored.number for stored in sent.stored]
+        head = (tuple(self._contact), sent.batch.number, sent.slots, blob, len(buffers), handles)
         references = function.remote(
-            self._contact,
-            sent.batch.number,
-            sent.slots,
-            blob,
-            [Buffer(buffer) for buffer in buffers],
-            [stored.number for stored in sent.stored],
+            dumps(head),
+            *(Buffer(buffer) for buffer in buffers),
             *(stored.reference for stored in sent.stored),
         )
         if sent.slots:

@@ -70,51 +70,33 @@ class Buffer:
         return Buffer, (pickle.PickleBuffer(self.buffer),)
 
 
-def execute(
-    contact: Contact,
-    number: int,
-    slots: int,
-    blob: bytes,
-    buffers: list[Buffer],
-    handles: list[str],
-    *values: Any,
-) -> Any:
+def execute(head: bytes, *values: Any) -> Any:
     """A batch, as a Ray task.
 
     Args:
-        contact: where its driver is.
-        number: of the batch.
-        slots: how many large values it may return.
-        blob: what `RayBackend` packed.
-        buffers: large ones of its arguments.
-        handles: numbers of large values among the arguments.
-        values: these.
+        head: what `RayBackend` packed: where its driver is, the batch's number, how many large values it may return,
+            the batch, how many buffers there are, and the numbers of the handles.
+        values: large buffers of its arguments, then the values of the handles.
 
     Returns:
-        Whether it was begun; then its large values, if there are slots for any.
+        Whether it was begun; then its large values, if it may return any.
     """
-    side = side_of(contact) if goes_on() else None
-    if side is None:
-        return _returned(False, (), slots)
-    given = dict(zip(handles, values, strict=True))
-    return side.execute(number, slots, blob, buffers, given)
+    return _executed(head, values, Side.execute)
 
 
-def execute_async(
-    contact: Contact,
-    number: int,
-    slots: int,
-    blob: bytes,
-    buffers: list[Buffer],
-    handles: list[str],
-    *values: Any,
-) -> Any:
+def execute_async(head: bytes, *values: Any) -> Any:
     """As `execute`, for a batch of coroutines: they run side by side."""
-    side = side_of(contact) if goes_on() else None
+    return _executed(head, values, Side.execute_async)
+
+
+def _executed(head: bytes, values: tuple[Any, ...], run: Callable[..., Any]) -> Any:
+    contact, number, slots, blob, buffers, handles = loads(head)
+    side = side_of(Contact(*contact)) if goes_on() else None
     if side is None:
         return _returned(False, (), slots)
-    given = dict(zip(handles, values, strict=True))
-    return side.execute_async(number, slots, blob, buffers, given)
+    views = [value.buffer for value in values[:buffers]]
+    given = dict(zip(handles, values[buffers:], strict=True))
+    return run(side, number, slots, blob, views, given)
 
 
 def fail(error: BaseException) -> None:
@@ -335,7 +317,7 @@ class Side(ClusterWorker):
     # ------------------------------------------------------------------ batches
 
     def execute(
-        self, number: int, slots: int, blob: bytes, buffers: list[Buffer], values: dict[str, Any]
+        self, number: int, slots: int, blob: bytes, buffers: list[Any], values: dict[str, Any]
     ) -> Any:
         """Runs a batch on this thread."""
         batch = self._opened(number, slots, blob, buffers, values)
@@ -356,7 +338,7 @@ class Side(ClusterWorker):
         return _returned(True, self._kept.pop(number, ()), slots)
 
     def execute_async(
-        self, number: int, slots: int, blob: bytes, buffers: list[Buffer], values: dict[str, Any]
+        self, number: int, slots: int, blob: bytes, buffers: list[Any], values: dict[str, Any]
     ) -> Any:
         """Runs a batch of coroutines on the service loop, and waits for its end."""
         over = self._over[number] = threading.Event()
@@ -373,12 +355,12 @@ class Side(ClusterWorker):
         return _returned(True, self._kept.pop(number, ()), slots)
 
     def _opened(
-        self, number: int, slots: int, blob: bytes, buffers: list[Buffer], values: dict[str, Any]
+        self, number: int, slots: int, blob: bytes, buffers: list[Any], values: dict[str, Any]
     ) -> Batch | None:
         self._slots[number] = slots
         self.loading.values = values
         try:
-            return self.opened(number, blob, buffers=[item.buffer for item in buffers])
+            return self.opened(number, blob, buffers=buffers)
         finally:
             self.loading.values = {}
 

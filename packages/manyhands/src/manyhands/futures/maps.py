@@ -310,6 +310,13 @@ class Span:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    def has_futures(self) -> bool:
+        """Whether somebody has the future of one of these elements."""
+        futures = self.record.futures
+        if len(futures) > len(self):
+            return any(index in futures for index in range(self.start, self.stop))
+        return any(self.start <= index < self.stop for index in list(futures))
+
     def rest(self) -> tuple[int, int] | None:
         """Takes back what has not been started: a range, or `None`."""
         left = list(self.indices)

@@ -78,7 +78,7 @@ class Contents:
                 self._prepare(record)
             self._see_scope(record.scope)
             tags = [record.context.get(TAGS, frozenset())]
-            if record.single is not None and not record.futures:
+            if record.single is not None and not runs.has_futures():
                 try:
                     key = self._key_of(record.task)
                 except SerializationError as error:

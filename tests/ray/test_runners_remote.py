@@ -1,0 +1,71 @@
+"""The shared suite on a cluster of two nodes of one CPU each, in other working directories: joined, and through Ray Client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import ray
+from manyhands.testing import TaskRunnerSuite
+from manyhands.testing.tools import eventually
+from manyhands_ray import RayTaskRunner
+
+from tests.ray.clusters import Head, head, node
+from tests.ray.test_runners_ray import occupied
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.ray.conftest import Keeper
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.may_leave(
+        *("threads", "processes", "fds"),
+        reason="Ray starts worker processes, threads and connections as it needs them",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(keeper: Keeper) -> Iterator[Head]:
+    keeper.let_go()  # an instance of this machine has tokens, and leaves word of it in the environment
+    with pytest.MonkeyPatch.context() as patch:
+        # Under `uv run` Ray would have every worker make the environment of the workspace anew.
+        patch.setattr("ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV", False)
+        with head(cpus=1) as first, node(first.address, cpus=1):
+            yield first
+            keeper.let_go()
+
+
+class TestJoined(TaskRunnerSuite):
+    """Joined by its address."""
+
+    @pytest.fixture
+    def runner(self, cluster: Head, keeper: Keeper) -> RayTaskRunner:
+        return _kept(keeper, cluster.address)
+
+    @pytest.fixture
+    def single_runner(self, runner: RayTaskRunner, tmp_path: Path) -> Iterator[RayTaskRunner]:
+        with occupied(tmp_path):
+            yield runner
+
+
+class TestClient(TaskRunnerSuite):
+    """Through Ray Client."""
+
+    @pytest.fixture
+    def runner(self, cluster: Head, keeper: Keeper) -> RayTaskRunner:
+        return _kept(keeper, cluster.client)
+
+    @pytest.fixture
+    def single_runner(self, runner: RayTaskRunner, tmp_path: Path) -> Iterator[RayTaskRunner]:
+        with occupied(tmp_path):
+            yield runner
+
+
+def _kept(keeper: Keeper, address: str) -> RayTaskRunner:
+    kept = keeper.keep(RayTaskRunner(address))
+    eventually(lambda: ray.cluster_resources().get("CPU") == 2, "both nodes are there")
+    return kept.duplicate()
