@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import ray
@@ -26,19 +26,23 @@ def occupy(begun: str) -> None:
 
 
 pytestmark = pytest.mark.may_leave(
-    "threads", "processes", "fds", reason="Ray starts worker processes, threads and connections as it needs them"
+    "threads",
+    "processes",
+    "fds",
+    reason="Ray starts worker processes, threads and connections as it needs them",
 )
 
 
 @contextlib.contextmanager
-def occupied(folder: Path) -> Iterator[None]:
+def occupied(folder: Path, **options: Any) -> Iterator[None]:
     """Inside, one of two CPUs is somebody else's.
 
     Args:
         folder: where it leaves word that it has begun.
+        **options: Ray's, for the one who has it.
     """
     begun = folder / "begun"
-    task = occupy.remote(str(begun))
+    task = occupy.options(**options).remote(str(begun))
     eventually(begun.exists, "a CPU is occupied")
     yield
     ray.cancel(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import ray
 from manyhands.testing import TaskRunnerSuite
 from manyhands.testing.tools import eventually
 from manyhands_ray import RayTaskRunner
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tests.ray.clusters import Head, head, node
 from tests.ray.test_runners_ray import occupied
@@ -48,7 +50,7 @@ class TestJoined(TaskRunnerSuite):
 
     @pytest.fixture
     def single_runner(self, runner: RayTaskRunner, tmp_path: Path) -> Iterator[RayTaskRunner]:
-        with occupied(tmp_path):
+        with _occupied(tmp_path):
             yield runner
 
 
@@ -61,7 +63,7 @@ class TestClient(TaskRunnerSuite):
 
     @pytest.fixture
     def single_runner(self, runner: RayTaskRunner, tmp_path: Path) -> Iterator[RayTaskRunner]:
-        with occupied(tmp_path):
+        with _occupied(tmp_path):
             yield runner
 
 
@@ -69,3 +71,11 @@ def _kept(keeper: Keeper, address: str) -> RayTaskRunner:
     kept = keeper.keep(RayTaskRunner(address))
     eventually(lambda: ray.cluster_resources().get("CPU") == 2, "both nodes are there")
     return kept.duplicate()
+
+
+def _occupied(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """The CPU of the node that the driver is not on: until it hears of that, Ray has others wait for it."""
+    second = next(
+        node["NodeID"] for node in ray.nodes() if "node:__internal_head__" not in node["Resources"]
+    )
+    return occupied(folder, scheduling_strategy=NodeAffinitySchedulingStrategy(second, soft=False))
