@@ -32,17 +32,9 @@ from dask.base import annotate
 from distributed.client import _current_client
 from distributed.worker import Worker  # noqa: F401  # so that its cost is here, not in the first submit
 from manyhands.calls import (
-    DONE,
-    FAILED,
-    SENT,
-    WAITING,
     Batch,
-    Outcome,
-    Report,
 )
-from manyhands.context import LOCK
 from manyhands.exceptions import InvalidOption
-from manyhands.futures.maps import MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.logs import library_logger
 from manyhands.names import process_entropy
@@ -50,9 +42,10 @@ from manyhands.scheduling.backend import Capabilities
 from manyhands.scheduling.batching import BatchPolicy
 from manyhands.serialization import dumps
 from manyhands.task_runners.remote import messages
+from manyhands.task_runners.remote.cluster_backend import ClusterBackend
 from manyhands.task_runners.remote.contents import Contents
 from manyhands.task_runners.remote.modules import shipped_by_value
-from manyhands.task_runners.remote.parcels import Packed, pack
+from manyhands.task_runners.remote.parcels import Packed
 from manyhands.task_runners.remote.record import CAPACITY
 
 from manyhands_dask.bus import SESSION, key_of
@@ -62,7 +55,7 @@ from manyhands_dask.environment import check_environment
 from manyhands_dask.handles import NOTHING, Kept
 from manyhands_dask.link import Link
 from manyhands_dask.listening import Listener
-from manyhands_dask.members import DaskMember, Sent, died
+from manyhands_dask.members import DaskMember, DaskSent
 from manyhands_dask.natives import Borrowed, borrowing
 from manyhands_dask.options import Options, captured
 from manyhands_dask.relays import Relays
@@ -71,11 +64,15 @@ from manyhands_dask.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+    from pickle import PickleBuffer
 
     from distributed import Client, Future
-    from manyhands.futures.blocking import Wanted
+    from manyhands.calls import Batch
+    from manyhands.futures.run import TaskFuture
     from manyhands.scheduling.dispatcher import Dispatcher
-    from manyhands.scheduling.pushing import Helper
+    from manyhands.task_runners.remote.parcels import Packed
+    from manyhands.tasks import Task
 
     from manyhands_dask.connection import Connection
 
@@ -93,21 +90,17 @@ PATIENCE = 0.05
 WINDOW = 10.0
 #: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
 SCATTERED = 1 << 20
-#: Seconds that a cancel waits until it is certain that what was queued will not begin.
-SETTLES_WITHIN = 1.0
 #: Seconds that the first worker may take to be heard of.
 ARRIVED_WITHIN = 1.0
 #: Seconds that a large argument may take to be given to a worker.
 SCATTERED_WITHIN = 5
 #: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
 LAST_WORDS = 0.6
-#: Times that a batch may come back without having begun, for no known reason.
-FRUITLESS = 5
 
 _sessions = count(1)
 
 
-class DaskBackend:
+class DaskBackend(ClusterBackend):
     """A Dask cluster.
 
     Args:
@@ -116,8 +109,6 @@ class DaskBackend:
         ship_modules: see `DaskTaskRunner`.
     """
 
-    captures = True
-
     def __init__(
         self,
         connection: Connection,
@@ -125,7 +116,7 @@ class DaskBackend:
         check_environment: bool = True,
         ship_modules: str | Sequence[str] = "auto",
     ) -> None:
-        self.capabilities = Capabilities(
+        capabilities = Capabilities(
             isolated=True,
             stops_hard=True,
             fuses=True,
@@ -144,24 +135,14 @@ class DaskBackend:
                 patience=PATIENCE,
             ),
         )
+        super().__init__(capabilities, "Dask")
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
-        self.lock = threading.RLock()
-        self.settling: set[int] = set()
-        self.settled = threading.Condition(self.lock)
-        self.members: dict[str, DaskMember] = {}
         self.arrived = threading.Event()
-        self.sent: dict[int, Sent] = {}
-        self.events: Dispatcher
         self.client: Client
-        self.stopping = False
         self._connection = connection
         self._check = check_environment
         self._shipping = shipped_by_value(ship_modules, "DaskTaskRunner")
-        self._contents: Contents
         self._link: Link
-        self._told: set[int] = set()
-        self._surrounded = False
-        self._fruitless: dict[int, int] = {}
         self._wanting: set[tuple[Any, ...]] = set()
         self.deaths = Deaths(self)
         self.relays = Relays(self)
@@ -173,8 +154,8 @@ class DaskBackend:
     def start(self, events: Dispatcher) -> None:
         """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
         self.events = events
-        self._contents = Contents(events, self._keep)
-        listener = Listener(self, self._contents, check=self._check)
+        self.contents = Contents(events, self._keep)
+        listener = Listener(self, check=self._check)
         self._connection.acquire()
         try:
             self.client = self._connection.client
@@ -215,101 +196,57 @@ class DaskBackend:
 
     def _link_failed(self, error: Exception) -> None:
         text = f"the Dask runner failed: {error!r}"
-        self.events.broken(lambda name: died(name, text))
+        self.events.broken(lambda name: self.died(name, text))
 
     def send(self, op: str, **message: Any) -> None:
         """Sends a message to the scheduler's part of the bus."""
         self._link.send(op, **message)
 
-    def down(self, member: DaskMember, kind: int, body: bytes) -> None:
-        """Sends a message to a worker."""
+    def down(self, member: Any, kind: int, body: bytes) -> None:
+        """See `ClusterBackend`."""
         self._link.send("down", worker=member.address, kind=kind, body=body)
 
     def do(self, action: Callable[[], None]) -> None:
         """Has the I/O thread do something, after what the bus brought before."""
         self._link.do(action)
 
-    def living(self) -> list[DaskMember]:
-        """The workers that there are."""
-        with self.lock:
-            return list(self.members.values())
-
     # ------------------------------------------------------------------ batches go out
 
-    def launch(self, batch: Batch) -> None:
-        """See `Backend`."""
-        if self.stopping:
-            return
-        try:
-            self._launch(batch)
-        except Exception as error:
-            with self.lock:
-                self.sent.pop(batch.number, None)
-            text, cause = f"it could not be sent to Dask: {error!r}", error
-            self.events.lost(
-                batch.number,
-                lambda name: died(name, text, cause),
-            )
+    def packing(self) -> AbstractContextManager[Any]:
+        """See `ClusterBackend`: Dask's objects become dependencies."""
+        self._shipping.refresh()
+        return borrowing(self.client)
 
-    def _launch(self, batch: Batch) -> None:
-        with borrowing(self.client):
-            content, tasks, tags, failed = self._contents.of(batch)
-            self._shipping.refresh()
-            content, packed = self._contents.pack(content, failed)
-            if packed is not None and packed.buffers:
-                packed = pack(content, whole=True)
-        if failed:
-            now = time.time()
-            self.events.reported(
-                Report(
-                    batch.number,
-                    list(failed),
-                    list(failed.values()),
-                    [now] * len(failed),
-                    0.0,
-                    last=False,
-                    count=0,
-                )
-            )
-        if packed is None:
-            self.events.reported(Report(batch.number, [], [], [], 0.0))
-            return
-        self._tell_new(tasks)
-        first = batch.runs.record if type(batch.runs) is Span else batch.runs[0]
-        task = first.task if isinstance(first, MapRecord) else first._task
-        sent = Sent(batch, key_of(task.name, self.session, batch.number), packed.stored)
-        blob = dumps((tasks, tags, packed.data))
-        options, resources = self._demands(batch, task)
-        with self.lock:
-            self.sent[batch.number] = sent
-        helper = batch.helper
-        if helper is not None:
-            member, wait = helper.tag
-            if not (options or resources or any(isinstance(s, Borrowed) for s in packed.stored)):
-                with self.lock:
-                    if not member.buried:
-                        sent.member = member
-                        member.begun.add(batch.number)
-                        self.down(member, messages.BATCH, dumps((batch.number, wait, blob)))
-                        return
-                    self.forget(sent)
-                self.events.lost(batch.number, lambda name: died(name, None), [])
-                return
-            self.down(member, messages.STEP_ASIDE, dumps(wait))
-        self._submit(sent, task.is_async, blob, options, resources)
+    def new_sent(self, batch: Batch, task: Task[Any, Any], packed: Packed) -> DaskSent:
+        """See `ClusterBackend`."""
+        return DaskSent(batch, key_of(task.name, self.session, batch.number), packed.stored)
 
-    def _submit(
+    def travels_alone(self, sent: Any, task: Task[Any, Any], options: Any) -> bool:
+        """See `ClusterBackend`: Dask has to find a worker for it, or to see to a value that may not exist yet."""
+        demanding = bool(options or task.resources)
+        return demanding or any(isinstance(item, Borrowed) for item in sent.stored)
+
+    def tell_all(self, kind: int, body: bytes) -> None:
+        """See `ClusterBackend`."""
+        self.send("tell", kind=kind, body=body)
+
+    def is_listening(self) -> bool:
+        """See `ClusterBackend`."""
+        return threading.current_thread() is self._link.thread
+
+    def send_task(
         self,
-        sent: Sent,
-        is_async: bool,
+        sent: Any,
+        task: Task[Any, Any],
         blob: Any,
+        buffers: list[PickleBuffer],
         options: Options | None,
-        resources: dict[str, float],
     ) -> None:
+        """See `ClusterBackend`."""
         client = self.client
         given: dict[str, Any] = options.for_submit() if options is not None else {}
-        if resources:
-            given["resources"] = {**given.get("resources", {}), **resources}
+        if task.resources:
+            given["resources"] = {**given.get("resources", {}), **task.resources}
         sent.demands = given.get("resources") or {}
         self.warn_of_demands(sent)
         if len(blob) > SCATTERED:
@@ -317,7 +254,7 @@ class DaskBackend:
                 blob = self._scatter(blob)
         handles = [stored.number for stored in sent.stored]
         values = [stored.future for stored in sent.stored]
-        function = execute_async if is_async else execute
+        function = execute_async if task.is_async else execute
 
         def submit() -> Any:
             with annotate(**(options.others() if options is not None else {})):
@@ -339,26 +276,12 @@ class DaskBackend:
                 # In a context of its own: what is annotated where this happens to run is of no matter to this batch.
                 sent.future = Context().run(submit)
             except Exception as error:
-                text, cause = f"it could not be sent to Dask: {error!r}", error
-                self.do(lambda: self._not_sent(sent, text, cause))
+                cause = error
+                self.do(lambda: self.not_sent(sent.batch.number, cause))
 
-        sent.is_task = True
         self._link.post(post)
 
-    def _not_sent(self, sent: Sent, text: str, cause: Exception) -> None:
-        with self.lock:
-            self.forget(sent)
-        self.events.lost(sent.batch.number, lambda name: died(name, text, cause))
-
-    def _demands(self, batch: Batch, task: Any) -> tuple[Options | None, dict[str, float]]:
-        if type(batch.runs) is Span:
-            options = batch.runs.record.options
-        else:
-            call = batch.runs[0]._call
-            options = call.options if call is not None else None
-        return options, dict(task.resources)
-
-    def warn_of_demands(self, sent: Sent) -> None:
+    def warn_of_demands(self, sent: Any) -> None:
         """Says once if no worker has what a run asks for."""
         demands = sent.demands
         key = tuple(sorted(demands.items()))
@@ -377,17 +300,6 @@ class DaskBackend:
             ", ".join(f"{name}={amount:g}" for name, amount in key),
             len(members),
         )
-
-    def _tell_new(self, tasks: list[int]) -> None:
-        """Tells all workers, now and later, of tasks and of what surrounds the runs, once."""
-        if not self._surrounded and self._contents.surroundings is not None:
-            self._surrounded = True
-            self.send("tell", kind=messages.SURROUNDINGS, body=self._contents.surroundings)
-        for key in tasks:
-            if key not in self._told:
-                self._told.add(key)
-                body = dumps((key, self._contents.packed_tasks[key]))
-                self.send("tell", kind=messages.TASK, body=body)
 
     def _keep(self, value: Any, packed: Packed) -> Kept:
         """Puts a large argument of a map to a worker, once."""
@@ -417,153 +329,14 @@ class DaskBackend:
             return False
         return True
 
-    def forget(self, sent: Sent) -> None:
-        """A batch has said all; with the lock held."""
-        self.sent.pop(sent.batch.number, None)
-        self.settling.discard(sent.batch.number)
-        self.settled.notify_all()
-        if sent.member is not None:
-            sent.member.begun.discard(sent.batch.number)
-        for helper in sent.wanting:  # whatever has become of it: they may need something else now
-            helper.look_again()
-
-    def fail(self, sent: Sent, error: Callable[[str], BaseException], phase: int = FAILED) -> None:
-        """Ends every open run of a batch that was not begun."""
-        batch = sent.batch
-        runs = [self.events.scheduler.run_at(batch, position) for position in range(len(batch))]
-        outcomes = [Outcome(phase, error(run.name)) for run in runs]
-        now = time.time()
-        self.events.reported(
-            Report(batch.number, range(len(batch)), outcomes, [now] * len(batch), 0.0, count=0)
-        )
-
-    def stuck(self, helper: Helper) -> None:
-        """A waiting run can be given nothing now: what it waits for was sent already, or executes elsewhere."""
-        member, wait = helper.tag
-        with LOCK, self.lock:
-            sent = self._first_unbegun(helper.wanted)
-            if sent is not None and helper not in sent.wanting:
-                sent.wanting.append(helper)
-        if sent is not None:
-            self._withdraw(sent)
-        else:
-            self.down(member, messages.STEP_ASIDE, dumps(wait))
-
-    def _first_unbegun(self, wanted: Wanted) -> Sent | None:
-        """A batch that nobody has begun, of what a run waits for or what that needs; with the locks held."""
-        seen: set[Any] = set()
-        stack: list[Any] = list(reversed(wanted))
-        while stack:
-            item = stack.pop()
-            if item in seen or item.done():
-                continue
-            seen.add(item)
-            found: list[Sent] = []
-            if isinstance(item, MapRecord):
-                found = [
-                    sent
-                    for sent in self.sent.values()
-                    if type(sent.batch.runs) is Span and sent.batch.runs.record is item
-                ]
-                stack.extend(item.futures.values())
-            elif item._phase == SENT:
-                sent = self._find(item)
-                found = [sent] if sent is not None else []
-            elif item._phase == WAITING:
-                detail = item._details()
-                upstreams = [entry.future for entry in detail.upstreams]
-                stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
-            stack.extend(item._details().waits_on or () if isinstance(item, TaskFuture) else ())
-            for sent in found:
-                if sent.member is None and sent.is_task:
-                    return sent
-        return None
-
     # ------------------------------------------------------------------ taking back, stopping
 
-    def _withdraw(self, sent: Sent) -> None:
-        with self.lock:
-            if sent.withdrawn:
-                return
-            sent.withdrawn = True
+    def withdraw(self, sent: Any) -> None:
+        """See `ClusterBackend`."""
         self.send("withdraw", key=sent.key, number=sent.batch.number)
 
-    def withdrawn(self, number: int) -> None:
-        """A batch was not begun, and will not be."""
-        with self.lock:
-            sent = self.sent.get(number)
-            if sent is None:
-                return
-            helper = sent.wanting.pop(0) if sent.wanting else None
-            self.forget(sent)
-        self.events.taken_back(number, helper)
-
-    def send_again(self, sent: Sent) -> None:
-        """A batch was not begun, as far as can be known: its runs are sent again, at no cost in retries."""
-        with self.lock:
-            if self.sent.get(sent.batch.number) is not sent:
-                return
-            self.forget(sent)
-        first = self.events.scheduler.run_at(sent.batch, 0)._number
-        tries = self._fruitless[first] = self._fruitless.get(first, 0) + 1
-        if tries > FRUITLESS:
-            text = f"Dask gave its batch back {tries} times without beginning it"
-            self.events.lost(sent.batch.number, lambda name: died(name, text))
-            return
-        self.events.lost(sent.batch.number, lambda name: died(name, None), [])
-
-    def _find(self, run: TaskFuture[Any]) -> Sent | None:
-        """The batch in which a run was sent last; with the lock held."""
-        found: Sent | None = None
-        for sent in self.sent.values():
-            if sent.position_of(run) is not None and (
-                found is None or found.batch.number < sent.batch.number
-            ):
-                found = sent
-        return found
-
-    def interrupt(self, run: TaskFuture[Any]) -> None:
-        """See `Backend`."""
-        with self.lock:
-            sent = self._find(run)
-            if sent is None:
-                return
-            member = sent.member
-            if member is None:
-                sent.skipped.append(run)
-                if sent.is_task:
-                    self.settling.add(sent.batch.number)
-        if member is None:
-            self._withdraw(sent)
-            return
-        detail = run._detail
-        overdue = detail is not None and detail.overdue
-        self.down(member, messages.INTERRUPT, dumps((run._number, overdue)))
-
-    def settle(self) -> None:
-        """See `Backend`: until each of the batches concerned was given back, or has begun (and is told)."""
-        if threading.current_thread() is self._link.thread:
-            return
-        deadline = time.monotonic() + SETTLES_WITHIN
-        with self.settled:
-            asked = set(self.settling)
-            while asked & self.settling and not self.stopping:
-                if not self.settled.wait(max(deadline - time.monotonic(), 0.0)):
-                    return
-
-    def force(self, run: TaskFuture[Any]) -> None:
-        """See `Backend`: its worker is killed, if it executes nothing else."""
-        with self.lock:
-            sent = self._find(run)
-            if sent is None or sent.member is None:
-                return
-            member = sent.member
-            if any(helper.run is run for helper in list(member.waits.values())):
-                return  # what its worker is at is another run, which it waits for
-        self._kill(sent, member, run)
-
-    def _kill(self, sent: Sent, member: DaskMember, run: TaskFuture[Any]) -> None:
-        """Has a worker killed, if nothing executes there but a run and what waits beneath it."""
+    def kill(self, sent: Any, member: Any, run: TaskFuture[Any]) -> None:
+        """See `ClusterBackend`: if nothing executes at its worker but that and what waits beneath it."""
         with self.lock:
             stack = [sent.batch]
             while stack[-1].helper is not None:
@@ -579,7 +352,7 @@ class DaskBackend:
         member.stopped_for = run.name
         self.send("kill", worker=member.address, pid=pid, keys=keys, run=run._number)
 
-    def give_up(self, sent: Sent, member: DaskMember, number: int) -> None:
+    def spare(self, sent: DaskSent, member: DaskMember, number: int) -> None:
         """A run does not stop, and its worker cannot be killed."""
         batch = sent.batch
         runs = [self.events.scheduler.run_at(batch, position) for position in range(len(batch))]
@@ -593,12 +366,7 @@ class DaskBackend:
             member.address,
         )
         self.down(member, messages.GIVE_UP, dumps((batch.number, number)))
-        with LOCK:
-            if run._phase < DONE:
-                # It has attempts left, but the next must not overlap one that does not end.
-                limit = run._task.timeout_seconds or 0.0
-                self.events.scheduler.time_out(run, limit, time.time())
-        self.events.drain()
+        self.give_up(run)
 
     def _stop_what_runs(self) -> None:
         """What was cancelled and does not stop by itself is stopped by force: the cluster may go on without this runner."""
@@ -612,39 +380,7 @@ class DaskBackend:
             member = sent.member
             run = self.events.scheduler.run_at(sent.batch, 0)
             if member is not None and member.hello.get("record") is not None:
-                self._kill(sent, member, run)
-
-    def has_begun(self, run: TaskFuture[Any]) -> bool:
-        """See `Backend`: the first of a begun batch that has not been reported."""
-        with self.lock:
-            sent = self._find(run)
-            if sent is None or sent.member is None:
-                return False
-            entry = self.events.scheduler.batches.get(sent.batch.number)
-            return entry is not None and sent.position_of(run) == min(entry[1], default=None)
-
-    def recall(self, batch: Batch) -> None:
-        """See `Backend`."""
-        with self.lock:
-            sent = self.sent.get(batch.number)
-            if sent is None:
-                return
-            if sent.member is None:
-                sent.recalled = True
-                return
-        self.down(sent.member, messages.RECALL, dumps(batch.number))
-
-    def slot_gone(self, slot: int) -> None:
-        """A slot is no thing of ours."""
-
-    def refuse(self, helper: Helper, error: Exception) -> None:
-        """See `Backend`."""
-        member, wait = helper.tag
-        self.down(member, messages.REFUSED, dumps((wait, error)))
-
-    def running(self) -> list[TaskFuture[Any]]:
-        """Nothing that the scheduler does not know of."""
-        return []
+                self.kill(sent, member, run)
 
     def capture(self) -> Options | None:
         """See `AnyBackend`: Dask's annotations."""

@@ -316,4 +316,4 @@ class WorkerBus(WorkerPlugin):
             return
         side = side_of(self._worker, session)
         if side is not None:
-            side.hear(message)
+            side.brought(message)

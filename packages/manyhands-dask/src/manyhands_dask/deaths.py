@@ -25,14 +25,13 @@ from manyhands.logs import library_logger
 from manyhands.task_runners.remote.record import begun_in, read_record
 
 from manyhands_dask.handles import Kept
-from manyhands_dask.members import died
 from manyhands_dask.natives import Borrowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from manyhands_dask.backend import DaskBackend
-    from manyhands_dask.members import DaskMember, Sent
+    from manyhands_dask.members import DaskMember, DaskSent
 
 __all__ = ["Deaths"]
 
@@ -52,7 +51,7 @@ class Deaths:
     def __init__(self, backend: DaskBackend) -> None:
         self._backend = backend
         self._gone: dict[str, DaskMember] = {}
-        self._refused: list[Sent] = []
+        self._refused: list[DaskSent] = []
         self._readers: list[threading.Thread] = []
 
     def member_at(self, address: str) -> DaskMember | None:
@@ -134,7 +133,7 @@ class Deaths:
         error = self._error_of(member, waited, begun is None)
         with backend.lock:
             there = [s for number in list(member.begun) if (s := backend.sent.get(number))]
-            killed = [s for s in member.killed if backend.sent.get(s.batch.number) is s]
+            killed = [s for s in member.killed if backend.is_open(s)]
         for number in begun or ():
             with backend.lock:
                 sent = backend.sent.get(number)
@@ -142,7 +141,7 @@ class Deaths:
                 there.append(sent)
         for sent in there:
             with backend.lock:
-                if backend.sent.get(sent.batch.number) is not sent:
+                if not backend.is_open(sent):
                     continue
                 backend.forget(sent)
             positions = None if begun is None else begun.get(sent.batch.number, [])
@@ -214,7 +213,7 @@ class Deaths:
         else:
             self._failed(sent, error)
 
-    def _killed(self, sent: Sent, address: str) -> None:
+    def _killed(self, sent: DaskSent, address: str) -> None:
         with self._backend.lock:
             member = self.member_at(address)
         if member is None:
@@ -225,18 +224,18 @@ class Deaths:
         else:
             member.killed.append(sent)
 
-    def _failed(self, sent: Sent, error: BaseException) -> None:
+    def _failed(self, sent: DaskSent, error: BaseException) -> None:
         """The Dask task of a batch has failed, not a run in it: what it depends on did, or it could not begin."""
         backend = self._backend
         with backend.lock:
-            if backend.sent.get(sent.batch.number) is not sent:
+            if not backend.is_open(sent):
                 return
             backend.forget(sent)
         if sent.member is not None:
             text = f"the Dask task of its batch failed: {error!r}"
             backend.events.lost(
                 sent.batch.number,
-                lambda name: died(name, text, error),
+                lambda name: backend.died(name, text, error),
             )
         elif len(sent.batch) > 1:
             backend.events.split(sent.batch.number)
@@ -251,7 +250,7 @@ class Deaths:
             told.__cause__ = error
             backend.fail(sent, lambda name: told)
 
-    def _cancelled(self, sent: Sent) -> None:
+    def _cancelled(self, sent: DaskSent) -> None:
         """Dask knows no more of a batch's task: something it depends on is lost, or the connection is."""
         backend = self._backend
         if backend.client.status != "running":
@@ -264,7 +263,7 @@ class Deaths:
                 backend.send_again(sent)
             return
         with backend.lock:
-            if backend.sent.get(sent.batch.number) is not sent:
+            if not backend.is_open(sent):
                 return
             backend.forget(sent)
         if len(sent.batch) > 1:
@@ -299,10 +298,10 @@ class Deaths:
             sent = next((s for s in self._backend.sent.values() if s.key == key), None)
         if member is not None and sent is not None:
             member.stopped_for = None
-            self._backend.give_up(sent, member, run)
+            self._backend.spare(sent, member, run)
 
 
-def _upstream(sent: Sent, error: BaseException) -> UpstreamTaskError:
+def _upstream(sent: DaskSent, error: BaseException) -> UpstreamTaskError:
     lost = next(s for s in sent.stored if isinstance(s, Borrowed) and s.is_lost())
     return UpstreamTaskError(
         run_name=None,

@@ -16,11 +16,7 @@ May import `bus`, `handles` and the core's `remote` room.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import os
-import socket
-import sys
 import threading
 from contextvars import Context, copy_context
 from queue import SimpleQueue
@@ -32,20 +28,14 @@ from distributed.metrics import time as dask_time
 from distributed.threadpoolexecutor import thread_state, threads_lock
 from distributed.worker import secede
 from distributed.worker_state_machine import SecedeEvent
-from manyhands import names
 from manyhands.calls import COMPLETED
-from manyhands.context import LOCK, SCOPE
-from manyhands.engine.inputs import ATOMS
+from manyhands.context import LOCK
 from manyhands.logs import library_logger
-from manyhands.serialization import dumps, loads, portable_error
+from manyhands.serialization import dumps, loads
 from manyhands.task_runners.remote import messages
-from manyhands.task_runners.remote.batches import Batch, Untold
-from manyhands.task_runners.remote.dispatcher import RemoteDispatcher
+from manyhands.task_runners.remote.batches import Batch
+from manyhands.task_runners.remote.cluster_worker import ClusterSeat, ClusterWorker
 from manyhands.task_runners.remote.messages import Message
-from manyhands.task_runners.remote.parcels import unpack
-from manyhands.task_runners.remote.record import Record
-from manyhands.task_runners.remote.seat import Seat
-from manyhands.task_runners.remote.worker import LogSender, RemoteWorker
 
 from manyhands_dask.bus import NAME, key_of
 from manyhands_dask.environment import this_environment
@@ -58,17 +48,7 @@ if TYPE_CHECKING:
     from manyhands.calls import Call
     from manyhands.task_runners.remote.parcels import Packed
 
-__all__ = [
-    "KEPT",
-    "PICKLED",
-    "PLAIN",
-    "Side",
-    "execute",
-    "execute_async",
-    "fail",
-    "relay",
-    "side_of",
-]
+__all__ = ["Side", "execute", "execute_async", "fail", "relay", "side_of"]
 
 #: Seconds after which outcomes are reported while their batch goes on.
 REPORT_EVERY = 0.05
@@ -77,11 +57,6 @@ LAST_GRACE = 20.0
 
 #: Instead of a phase: the run will not end, as its runner has been left.
 LEFT = -1
-
-# How a run's end is told.
-PLAIN = 1  # the value itself
-PICKLED = 2  # a pickled value or `Outcome`
-KEPT = 3  # the Dask key of a value that stays
 
 
 def execute(
@@ -141,56 +116,6 @@ def side_of(worker: Any, session: str) -> Side | None:
     return side
 
 
-class _Columns:
-    """The lane of a batch: outcomes by position, until they are reported."""
-
-    __slots__ = ("ends", "kinds", "number", "values", "words")
-
-    def __init__(self, number: int, words: Any, size: int) -> None:
-        self.number = number
-        self.words = words
-        self.ends = [0.0] * size
-        self.kinds = bytearray(size)
-        self.values: list[Any] = [None] * size
-
-    def put(self, position: int, value: Any) -> bool:
-        """See `Lane`. Hot."""
-        if type(value) in ATOMS and not (type(value) in (str, bytes) and len(value) > 1024):
-            self.kinds[position] = PLAIN
-            self.values[position] = value
-            return True
-        return False
-
-    def put_pickled(self, position: int, data: bytes) -> bool:
-        """See `Lane`."""
-        self.kinds[position] = PICKLED
-        self.values[position] = data
-        return True
-
-    def put_kept(self, position: int, key: str) -> None:
-        """The value stays here, under this Dask key."""
-        self.kinds[position] = KEPT
-        self.values[position] = key
-
-
-class _Numbers:
-    """Numbers of runs that are submitted here, as soon as the driver has given some."""
-
-    def __init__(self, there: threading.Event) -> None:
-        self.numbers: names.Numbers
-        self._there = there
-
-    def next_number(self) -> int:
-        """See `names.Numbers`."""
-        self._there.wait()
-        return self.numbers.next_number()
-
-    def reserve(self, n: int) -> int:
-        """See `names.Numbers`."""
-        self._there.wait()
-        return self.numbers.reserve(n)
-
-
 class _Channel:
     """To the driver, over the worker's stream to the scheduler."""
 
@@ -208,7 +133,7 @@ class _Channel:
         self.post("up", kind=kind, body=body)
 
 
-class _DaskSeat(Seat):
+class _DaskSeat(ClusterSeat):
     """A seat on one of Dask's threads."""
 
     def __init__(self, home: Side, batch: int) -> None:
@@ -216,7 +141,6 @@ class _DaskSeat(Seat):
         self.batch = batch
         self.thread = threading.current_thread()
         self.key = getattr(thread_state, "key", None)
-        self.wish = False
         self.aside = False
         self.given_up = False
 
@@ -229,34 +153,17 @@ class _DaskSeat(Seat):
 
     def resumed(self) -> None:
         """See `Seat`: it takes a place again, once one is free."""
-        self._give_back()
+        super().resumed()
         if self.aside and not self.waits_below():
             self.aside = False
             rejoin()
-
-    def _give_back(self) -> None:
-        """What was sent for a wait that has ended goes back: nobody looks into the queue of a seat whose batch ends."""
-        late: list[Batch] = []
-        woken = False
-        with LOCK:  # as has who puts a batch there, having seen that its wait goes on
-            while not self.queue.empty():
-                batch = self.queue.get()
-                if batch is None:
-                    woken = True
-                else:
-                    late.append(batch)
-        if woken:
-            self.queue.put(None)  # it may be meant for a wait beneath
-        for batch in late:
-            self.home.hand_back(batch)
-            self.home.close(batch)
 
     def waits_below(self) -> bool:
         """Whether another run waits here, beneath the one that goes on."""
         return self in self.home.waiting.values()
 
 
-class Side(RemoteWorker):
+class Side(ClusterWorker):
     """A driver's side on this worker.
 
     Args:
@@ -266,18 +173,11 @@ class Side(RemoteWorker):
 
     def __init__(self, worker: Any, session: str) -> None:
         super().__init__(_Channel(worker, session), REPORT_EVERY)
-        self._begun = threading.Event()
-        self._numbers = _Numbers(self._begun)
-        self.remote = RemoteDispatcher(self, self._numbers)
         self._worker = worker
         self._origin: Context | None = None
-        self._level: int | None = None
         self._session = session
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._withdrawn: set[int] = set()
-        self._refused: set[str] = set()
-        self._record: Record | None = None
-        self._local = threading.local()
+        self._refused: set[int] = set()
         self._emptied: asyncio.Event | None = None
         self._over: dict[int, asyncio.Event] = {}
         self._wanted: dict[int, asyncio.Future[Any]] = {}
@@ -288,17 +188,17 @@ class Side(RemoteWorker):
 
     # ------------------------------------------------------------------ what is said; on Dask's loop
 
-    def hear(self, message: dict[str, Any]) -> None:
+    def brought(self, message: dict[str, Any]) -> None:
         """Takes a message from the bus."""
         if "withdraw" in message:
-            self._withdraw(*message["withdraw"])
+            self._asked_back(*message["withdraw"])
         elif "refuse" in message:
-            self._refused.add(message["refuse"])
+            self._refused.add(int(message["refuse"].rpartition("-")[2]))
         else:
             said = Message(message["kind"], message["body"], [])
-            self._inbox.put(lambda: self._hear(said))
+            self._inbox.put(lambda: self.hear(said))
 
-    def _withdraw(self, key: str, number: int) -> None:
+    def _asked_back(self, key: str, number: int) -> None:
         """The driver wants back what has not begun of a batch."""
         here, state = False, None
         with LOCK:
@@ -343,8 +243,8 @@ class Side(RemoteWorker):
             self.interrupt(number, overdue=False)
         self._worker.loop.add_callback(self._refuse_wanted)
         self._inbox.put(None)
-        if self._record is not None:
-            self._record.remove()
+        if self.record is not None:
+            self.record.remove()
 
     # ------------------------------------------------------------------ what is said; on the receiver
 
@@ -358,19 +258,10 @@ class Side(RemoteWorker):
             except Exception:
                 library_logger().exception("A worker's receiver failed")
 
-    def _hear(self, message: Message) -> None:
+    def hear_more(self, message: Message) -> None:
+        """See `ClusterWorker`."""
         kind, body = message.kind, message.body
-        if kind == messages.BATCH:
-            self._take_batch(*loads(body))
-        elif kind == messages.TASK:
-            key, data = loads(body)
-            try:
-                self.learn(key, data)
-            except BaseException:
-                library_logger().debug("A task could not be unpickled", exc_info=True)
-        elif kind == messages.SURROUNDINGS:
-            self._surround(body)
-        elif kind == messages.NUMBERS:
+        if kind == messages.NUMBERS:
             self._begin(*loads(body))
         elif kind == messages.STEP_ASIDE:
             seat = self.waiting.get(loads(body))
@@ -386,45 +277,22 @@ class Side(RemoteWorker):
 
     def _begin(self, base: int, size: int, entropy: int) -> None:
         """The driver's first words."""
-        self._numbers.numbers = names.Numbers(base, size)
-        if entropy != names.process_entropy():
-            self.entropy = entropy
-            self._record = Record(os.path.dirname(self._worker.local_directory))
-            _send_logs()
-            self._set_level()
-        self.channel.send(
-            messages.HELLO,
-            dumps(
-                {
-                    "pid": os.getpid(),
-                    "host": socket.gethostname(),
-                    "record": self._record.path if self._record is not None else None,
-                    "environment": this_environment(),
-                }
-            ),
-        )
-        self._begun.set()  # nothing begins before the driver can know where that is written down
-
-    def _surround(self, body: bytes) -> None:
-        self._level = self.surround(body).level
-        self._set_level()
-
-    def _set_level(self) -> None:
-        if self.entropy is not None and self._level is not None:
-            logging.getLogger("manyhands").setLevel(self._level)
+        self.identify(entropy, os.path.dirname(self._worker.local_directory))
+        self.channel.send(messages.HELLO, dumps(self.hello(this_environment())))
+        self.number(base, size)
 
     # ------------------------------------------------------------------ batches
 
     def execute(self, number: int, key: str, blob: bytes, values: dict[str, Any]) -> None:
         """Runs a batch on this thread, one of Dask's."""
         self._see_context()
-        self._local.values = values
+        self.loading.values = values
         try:
-            batch = self._open(number, key, blob)
+            batch = self.opened(number, blob)
             if batch is not None:
                 self._run(batch)
         finally:
-            self._local.values = {}
+            self.loading.values = {}
 
     def _run(self, batch: Batch) -> None:
         seat = _DaskSeat(self, batch.number)
@@ -450,11 +318,11 @@ class Side(RemoteWorker):
         over = self._over[number] = asyncio.Event()
 
         def opened() -> Batch | None:
-            self._local.values = values
+            self.loading.values = values
             try:
-                return self._open(number, key, blob)
+                return self.opened(number, blob)
             finally:
-                self._local.values = {}
+                self.loading.values = {}
 
         try:
             batch = await asyncio.to_thread(opened)
@@ -480,113 +348,40 @@ class Side(RemoteWorker):
         """See `RemoteWorker`."""
         return self._origin.copy() if self._origin is not None else Context()
 
-    def _open(self, number: int, key: str, blob: bytes, wait: int = 0) -> Batch | None:
-        """Unpacks a batch, unless it is not to be begun."""
-        with LOCK:
-            if self._is_barred(number, key):
-                return None
-        try:
-            keys, tags, data = loads(blob)
-            self._begun.wait()
-            if 0 not in self.scopes or any(task not in self.tasks for task in keys):
-                self._catch_up()
-            content = unpack(data, self.load)
-            rows, scope = self.rows(content, tags)
-        except Untold:
-            # The task's own message could not be unpickled, and says so whenever the task is asked for.
-            raise
-        except BaseException as error:
-            failure = portable_error(error, "(unpacking)")
-            self.channel.send(messages.UNPACKABLE, dumps((number, failure)))
-            return None
-        size = max(rows.positions, default=-1) + 1
-        lane, words = (
-            self._record.open(number, size) if self._record is not None else (-1, bytearray(size))
-        )
-        batch = Batch(number, _Columns(lane, words, size), rows, scope, wait)
-        with LOCK:
-            if self._is_barred(number, key):
-                self._close_lane(batch)
-                return None
-            self.batches[number] = batch
-            if self.stopping:
-                self._inbox.put(lambda: self.hand_back(batch))
-        self.channel.send(messages.STARTED, dumps(number))
+    def opened(
+        self, number: int, blob: bytes, wait: int = 0, buffers: Sequence[Any] | None = None
+    ) -> Batch | None:
+        """See `ClusterWorker`."""
+        self._numbers.there.wait()  # nothing begins before the driver can know where that is written down
+        batch = super().opened(number, blob, wait, buffers)
+        if batch is not None and self.stopping:
+            self._inbox.put(lambda: self.hand_back(batch))
         return batch
 
-    def _is_barred(self, number: int, key: str) -> bool:
-        """Whether a batch must not begin (any more); with `LOCK` held."""
-        barred = self.gone or number in self._withdrawn or key in self._refused
-        self._withdrawn.discard(number)
-        self._refused.discard(key)
-        return barred
+    def is_refused(self, batch: int) -> bool:
+        """See `ClusterWorker`: it has begun at another worker."""
+        refused = batch in self._refused
+        self._refused.discard(batch)
+        return refused
 
-    def _catch_up(self) -> None:
-        """Waits until the receiver is done with what was said before."""
+    def catch_up(self, tasks: list[int]) -> None:
+        """See `ClusterWorker`: all that is said comes by one way."""
         if threading.current_thread() is self._thread:
-            return  # it is
+            return
         done = threading.Event()
         self._inbox.put(done.set)
         done.wait()
 
-    def _take_batch(self, number: int, wait: int, blob: bytes) -> None:
-        """What a waiting run waits for, to be run on its seat."""
-        try:
-            batch = self._open(number, "", blob, wait)
-        except Untold as error:
-            failure = portable_error(error, "(unpacking)")
-            self.channel.send(messages.UNPACKABLE, dumps((number, failure)))
-            return
-        if batch is None:
-            return
-        with LOCK:
-            seat = self.waiting.get(wait)
-            batch.seat = seat
-            if seat is not None:
-                seat.queue.put(batch)
-        if seat is None:  # it does not wait any more
-            self.hand_back(batch)
-            self.close(batch)
-
     def close(self, batch: Batch) -> None:
         """See `RemoteWorker`."""
-        _flush()
         super().close(batch)
-        self._close_lane(batch)
         over = self._over.pop(batch.number, None)
         if over is not None:
             self._worker.loop.add_callback(over.set)
         if self._emptied is not None and not self.batches:
             self._worker.loop.add_callback(self._emptied.set)
 
-    def _close_lane(self, batch: Batch) -> None:
-        lane: Any = batch.lane
-        if self._record is not None:
-            self._record.close_lane(lane.number)
-
     # ------------------------------------------------------------------ ends
-
-    def send_report(
-        self, batch: Batch, positions: Sequence[int], seconds: float, last: bool
-    ) -> None:
-        """See `RemoteWorker`: kinds and values in columns."""
-        lane: Any = batch.lane
-        ends: list[float]
-        first, after = (positions[0], positions[-1] + 1) if positions else (0, 0)
-        if after - first == len(positions):
-            where: Any = (first, after)
-            here = slice(first, after)
-            kinds, values, ends = bytes(lane.kinds[here]), lane.values[here], lane.ends[here]
-            lane.values[here] = [None] * len(positions)
-        else:
-            where = list(positions)
-            kinds = bytes([lane.kinds[position] for position in positions])
-            values = [lane.values[position] for position in positions]
-            ends = [lane.ends[position] for position in positions]
-            for position in positions:
-                lane.values[position] = None
-        body = dumps((batch.number, where, kinds, values, ends, seconds, last))
-        self.channel.send(messages.ENDS, body)
 
     def keep(
         self, batch: Batch, position: int, call: Call, value: Any, packed: Packed
@@ -602,11 +397,6 @@ class Side(RemoteWorker):
     def capture(self) -> Any:
         """See `RemoteWorker`: Dask's annotations."""
         return captured()
-
-    def load(self, number: Any) -> Any:
-        """See `RemoteWorker`: given by Dask with the batch, or had from the cluster now."""
-        values = getattr(self._local, "values", {})
-        return values[number] if number in values else self.fetch(number)
 
     def fetch(self, key: str) -> Any:
         """The value of a Dask key, wherever in the cluster it is; not for Dask's loop.
@@ -696,29 +486,3 @@ class Side(RemoteWorker):
         now = dask_time()
         event = SecedeEvent(key=seat.key, compute_duration=0.1, stimulus_id=f"secede-{now}")
         self._worker.loop.add_callback(self._worker.handle_stimulus, event)
-
-
-def _flush() -> None:
-    """What runs have printed is not to wait for the end of this process, which may be a sudden one."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-
-
-class _LogRouter(logging.Handler):
-    """Sends what a run logs to the driver that it belongs to."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
-        scope = SCOPE.get()
-        remote = scope.dispatcher if scope is not None else None
-        if isinstance(remote, RemoteDispatcher):
-            LogSender(remote._worker.channel).emit(record)
-
-
-def _send_logs() -> None:
-    """Has log records of runs in this process go to their drivers."""
-    root = logging.getLogger("manyhands")
-    if not any(isinstance(handler, _LogRouter) for handler in root.handlers):
-        root.handlers = [_LogRouter()]
-        root.propagate = False

@@ -14,8 +14,6 @@ from manyhands.engine.services import TIMERS
 from manyhands.exceptions import InvalidOption
 from manyhands.logs import library_logger
 
-from manyhands_dask.members import died
-
 if TYPE_CHECKING:
     from manyhands_dask.backend import DaskBackend
 
@@ -135,4 +133,4 @@ class Watch:
         self._stopped = True
         backend = self._backend
         backend.events.close_for(text)
-        backend.events.broken(lambda name: died(name, text))
+        backend.events.broken(lambda name: backend.died(name, text))

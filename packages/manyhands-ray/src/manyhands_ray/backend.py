@@ -73,7 +73,7 @@ LEAST = 0.002
 #: Runs from this many seconds travel alone.
 ALONE = 0.05
 #: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
-PATIENCE = 0.05
+PATIENCE = 0.2
 #: Seconds of work handed over for each CPU: Ray's autoscaler looks every 5 s at what waits.
 WINDOW = 10.0
 #: Large values that a chain may return: as many as its runs, up to this.
@@ -266,9 +266,10 @@ class RayBackend(ClusterBackend):
             slots = 0  # the value of one would wait for the end of all
         return RaySent(batch, packed.stored, slots)
 
-    def travels_alone(self, sent: Any, options: Any) -> bool:
-        """See `ClusterBackend`: also if Ray is to see to a value that may not exist yet."""
-        return bool(options) or any(isinstance(item, Borrowed) for item in sent.stored)
+    def travels_alone(self, sent: Any, task: Task[Any, Any], options: Any) -> bool:
+        """See `ClusterBackend`: Ray has to find a node for it, or to see to a value that may not exist yet."""
+        demanding = bool(options or task.resources)
+        return demanding or any(isinstance(item, Borrowed) for item in sent.stored)
 
     def down(self, member: Any, kind: int, body: bytes) -> None:
         """See `ClusterBackend`."""
@@ -366,7 +367,7 @@ class RayBackend(ClusterBackend):
             while batch.helper is not None:  # what is beneath it on its worker
                 batch = batch.helper.batch
             task = self.sent.get(batch.number)
-            if task is None or not task.is_task or self.sent.get(sent.batch.number) is not sent:
+            if task is None or not task.is_task or not self.is_open(sent):
                 return
             if task.is_killed:
                 return

@@ -112,7 +112,7 @@ class Deaths:
     def _failed(self, sent: RaySent, error: BaseException) -> None:
         backend = self._backend
         with backend.lock:
-            if backend.sent.get(sent.batch.number) is not sent:
+            if not backend.is_open(sent):
                 return
             member = sent.member
         sent.error = error
@@ -137,7 +137,7 @@ class Deaths:
     def _silent(self, sent: RaySent) -> None:
         """A batch was lost with a worker that has never spoken of it."""
         backend = self._backend
-        if sent.member is not None or backend.sent.get(sent.batch.number) is not sent:
+        if sent.member is not None or not backend.is_open(sent):
             return
         error = sent.error
         if isinstance(error, (of_ray.OutOfMemoryError, of_ray.NodeDiedError)):
@@ -154,7 +154,7 @@ class Deaths:
     ) -> None:
         backend = self._backend
         with backend.lock:
-            if backend.sent.get(sent.batch.number) is not sent:
+            if not backend.is_open(sent):
                 return
             backend.forget(sent)
         backend.events.lost(sent.batch.number, error, maybe_started)
@@ -237,7 +237,7 @@ class Deaths:
         """Has a worker's record read on its node."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        node = member.hello.get("node")
+        node: str = member.hello["node"]
         backend = self._backend
 
         def read() -> None:

@@ -566,11 +566,13 @@ class PushingScheduler(Scheduler):
                 or task.is_async != runs[0]._task.is_async
             ):
                 break
+            alone = item._detail is not None and item._detail.alone
             if self.capabilities.sorts:
                 wanted, company = company, self.company_of(item)
                 if runs and company != wanted:
                     break
-            if item._detail is not None and item._detail.alone:
+                alone = alone or _travels_alone(item)
+            if alone:
                 if runs:
                     break
                 size = 1
@@ -595,6 +597,8 @@ class PushingScheduler(Scheduler):
     def _fuse(self, runs: list[TaskFuture[Any]], last: TaskFuture[Any]) -> None:
         """Lets the chain that hangs on a run travel with it: each run the only one that waits for the one before."""
         if last._task.is_async or last._task.batch_limit == 1 or last._details().alone:
+            return
+        if _travels_alone(last):
             return
         while len(runs) < self.policy.cap:
             dependants = last._details().dependants
@@ -626,7 +630,8 @@ class PushingScheduler(Scheduler):
         self, record: MapRecord[Any], spread: int, seconds: float | None, observed: int
     ) -> Span:
         start, stop = record.unclaimed[0]
-        size = self.policy.size(seconds, observed, stop - start, spread, record.task.batch_limit)
+        most = 1 if getattr(record.options, "alone", False) else record.task.batch_limit
+        size = self.policy.size(seconds, observed, stop - start, spread, most)
         if start + size >= stop:
             size = stop - start
             record.unclaimed.popleft()
@@ -905,3 +910,8 @@ class PushingScheduler(Scheduler):
             else:
                 self.settle(future, CRASHED, error(future.name), now)
         self.batch_closed(number)
+
+
+def _travels_alone(run: TaskFuture[Any]) -> bool:
+    """Whether the engine's options of a run say that it shares no message."""
+    return run._call is not None and getattr(run._call.options, "alone", False)

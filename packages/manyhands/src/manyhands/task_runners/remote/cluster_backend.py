@@ -111,9 +111,9 @@ class ClusterBackend:
         """
         raise NotImplementedError
 
-    def travels_alone(self, sent: Any, options: Any) -> bool:
+    def travels_alone(self, sent: Any, task: Task[Any, Any], options: Any) -> bool:
         """Whether a batch has to be a task of the cluster's, though a worker waits for it."""
-        return bool(options)
+        raise NotImplementedError
 
     def tell_all(self, kind: int, body: bytes) -> None:
         """Sends a message to all workers, now and later."""
@@ -169,8 +169,10 @@ class ClusterBackend:
             content, tasks, tags, failed = self.contents.of(batch)
             content, packed = self.contents.pack(content, failed)
             helper, (task, options) = batch.helper, _first_of(batch)
-            sent = self.new_sent(batch, task, packed) if packed is not None else None
-            is_task = helper is None or (sent is not None and self.travels_alone(sent, options))
+            sent: Any = self.new_sent(batch, task, packed) if packed is not None else None
+            is_task = helper is None or (
+                sent is not None and self.travels_alone(sent, task, options)
+            )
             if packed is not None and packed.buffers and not (is_task and self.takes_buffers):
                 packed = pack(content, whole=True)
         if failed:
@@ -223,6 +225,10 @@ class ClusterBackend:
             if key not in self._told:
                 self._told.add(key)
                 self.tell_all(messages.TASK, dumps((key, self.contents.packed_tasks[key])))
+
+    def is_open(self, sent: Any) -> bool:
+        """Whether a batch has not said all; with the lock held."""
+        return self.sent.get(sent.batch.number) is sent
 
     def forget(self, sent: Any) -> None:
         """A batch has said all; with the lock held."""
@@ -316,7 +322,7 @@ class ClusterBackend:
         """A batch was not begun, as far as can be known: its runs are sent again, at no cost in retries."""
         number = sent.batch.number
         with self.lock:
-            if self.sent.get(number) is not sent:
+            if not self.is_open(sent):
                 return
             self.forget(sent)
         first = self.events.scheduler.run_at(sent.batch, 0)._number

@@ -193,7 +193,7 @@ class ClusterListener:
         backend = self.backend
         if report.last:
             with backend.lock:
-                if backend.sent.get(report.batch) is not sent:
+                if not backend.is_open(sent):
                     return
                 backend.forget(sent)
         backend.events.reported(report)

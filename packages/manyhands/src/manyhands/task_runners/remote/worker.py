@@ -235,7 +235,7 @@ class RemoteWorker:
                 if batch.rows.linked:
                     batch.results[position] = load
                 return
-        data = dumps(value) if packed.buffers else packed.data
+        data = pack(value, whole=True).data if packed.buffers else packed.data
         if batch.rows.linked:
             batch.results.setdefault(position, lambda: loads(data))
         if not batch.lane.put_pickled(position, data):
