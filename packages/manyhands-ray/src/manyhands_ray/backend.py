@@ -44,7 +44,7 @@ from manyhands_ray.link import Link
 from manyhands_ray.listening import Listener
 from manyhands_ray.members import RaySent
 from manyhands_ray.natives import Borrowed, borrowing
-from manyhands_ray.options import Options, captured, for_task, max_calls
+from manyhands_ray.options import Options, captured, check_resources, for_task, max_calls
 from manyhands_ray.relay import Relay, name_of_relay
 from manyhands_ray.relays import Relays
 from manyhands_ray.side import Buffer, execute, execute_async
@@ -374,6 +374,10 @@ class RayBackend(ClusterBackend):
             task.is_killed = True
             member.stopped_for = run.name
         ray.cancel(task.status, force=True, recursive=False)
+
+    def check_resources(self, task: Task[Any, Any]) -> None:
+        """See `AnyBackend`."""
+        check_resources(task.resources, task.name)
 
     def capture(self) -> Options | None:
         """See `AnyBackend`: what `remote_options` says."""

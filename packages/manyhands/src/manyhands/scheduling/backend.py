@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from manyhands.calls import Batch, Report
     from manyhands.futures import TaskFuture
     from manyhands.scheduling.pushing import Helper
+    from manyhands.tasks import Task
 
 __all__ = ["AnyBackend", "Backend", "BackendEvents", "Capabilities", "PullingBackend"]
 
@@ -202,6 +203,13 @@ class AnyBackend(Protocol):
 
     def running(self) -> list[TaskFuture[Any]]:
         """Runs that execute and that the scheduler sees in no batch. With the lock held."""
+
+    def check_resources(self, task: Task[Any, Any]) -> None:
+        """Looks at what a task asks for, in the submitter's thread (`Capabilities.resources`).
+
+        Raises:
+            InvalidOption: it cannot be seen to.
+        """
 
     def capture(self) -> Any:
         """The engine's ambient options in the submitter's thread, or `None`."""

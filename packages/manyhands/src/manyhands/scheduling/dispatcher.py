@@ -106,6 +106,7 @@ class Dispatcher(Answers):
         self._looking = False
         self._shares_context = backend.capabilities.shares_context
         self._contexts: dict[frozenset[str], Context] = {}
+        self._demanding: set[Task[Any, Any]] = set()
 
     # ------------------------------------------------------------------ runs come in
 
@@ -130,8 +131,8 @@ class Dispatcher(Answers):
         """
         if self.closed:
             raise RunnerStateError(runner=self.runner_name, problem=self._problem)
-        if task.resources and not task.told_resources:
-            self._tell_resources(task)
+        if task.resources and task not in self._demanding:
+            self._see_demands(task)
         if number is None:
             number = next_number()
         context = copy_context() if self._shares_context else self._context_with(TAGS.get(), scope)
@@ -172,8 +173,15 @@ class Dispatcher(Answers):
             context.run(SCOPE.set, scope)
         return context
 
-    def _tell_resources(self, task: Task[Any, Any]) -> None:
-        if not self.capabilities.resources:
+    def _see_demands(self, task: Task[Any, Any]) -> None:
+        """Looks at a task's `resources`, once.
+
+        Raises:
+            InvalidOption: the backend cannot see to them.
+        """
+        if self.capabilities.resources:
+            self.backend.check_resources(task)
+        elif not task.told_resources:
             task.told_resources = True
             library_logger().warning(
                 "Task %r asks for %s; %s knows no resources, and runs it without",
@@ -181,6 +189,7 @@ class Dispatcher(Answers):
                 ", ".join(f"{name}={amount:g}" for name, amount in task.resources.items()),
                 self.runner_name,
             )
+        self._demanding.add(task)
 
     def _take_in(self, future: TaskFuture[Any], found: list[inputs.Input] | None) -> None:
         if found is None:
@@ -226,8 +235,8 @@ class Dispatcher(Answers):
             raise RunnerStateError(runner=self.runner_name, problem=self._problem)
         if size == 0:
             return TaskFutureList()
-        if task.resources and not task.told_resources:
-            self._tell_resources(task)
+        if task.resources and task not in self._demanding:
+            self._see_demands(task)
         positional = [_without_annotations(column) for column in positional]
         keywords = {name: _without_annotations(column) for name, column in keywords.items()}
         limited = self.gate is not None and task.tags | TAGS.get()

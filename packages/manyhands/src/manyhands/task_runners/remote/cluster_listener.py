@@ -54,10 +54,18 @@ class ClusterListener:
         """Whether a run's value is a handle."""
         raise NotImplementedError
 
+    def misfit(self, member: Any, problem: Any) -> None:
+        """A worker's environment does not go with the driver's."""
+        hello = member.hello
+        cluster = self.backend.cluster
+        library_logger().warning(
+            "%s worker %s on %s: %s", cluster, hello["pid"], hello["host"], problem
+        )
+
     def said_hello(self, member: Any) -> None:
         """A worker has said who it is."""
 
-    def check_worker(self, environment: Any) -> str | None:
+    def check_worker(self, environment: Any) -> Any:
         """What is wrong with a worker's environment, if anything."""
         raise NotImplementedError
 
@@ -111,13 +119,7 @@ class ClusterListener:
         self.said_hello(member)
         problem = self.check_worker(hello["environment"])
         if problem is not None:
-            library_logger().warning(
-                "%s worker %s on %s: %s",
-                self.backend.cluster,
-                hello["pid"],
-                hello["host"],
-                problem,
-            )
+            self.misfit(member, problem)
 
     def _take_logged(self, body: bytes) -> None:
         try:

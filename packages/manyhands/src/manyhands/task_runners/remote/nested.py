@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from manyhands.calls import COMPLETED, DONE, FAILED
 from manyhands.context import LOCK, TAGS, Scope
-from manyhands.exceptions import RunnerStateError, WaitCycle
+from manyhands.exceptions import InvalidOption, RunnerStateError, WaitCycle
 from manyhands.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.serialization import dumps, find_culprit, loads
@@ -134,7 +134,8 @@ class NestedRuns:
             given = task, args, kwargs, wait_for, scope, number
             run = context.run(self._within, options, self._dispatcher.submit, *given)
         except Exception as error:
-            if not isinstance(error, RunnerStateError):  # that is: the runner is being left
+            # The runner is being left, or the run asks for what there is not; else its arguments are to blame.
+            if not isinstance(error, (RunnerStateError, InvalidOption)):
                 error = not_unpickled(error, "arguments")
             self._carrier.tell_ended(member, [End(number, FAILED, time.time(), None, error, None)])
             return
@@ -158,7 +159,7 @@ class NestedRuns:
         try:
             given = task, positional, keywords, size, wait_for, scope, base
             futures = context.run(self._within, options, self._dispatcher.submit_map, *given)
-        except RunnerStateError as error:
+        except (RunnerStateError, InvalidOption) as error:
             now = time.time()
             ends = [End(base + index, FAILED, now, None, error, None) for index in range(size)]
             self._carrier.tell_ended(member, ends)
