@@ -74,12 +74,14 @@ class Options:
 
     Attributes:
         given: by name.
+        alone: whether each run is to be a Ray task of its own, because Ray is to count them.
     """
 
-    __slots__ = ("_key", "given")
+    __slots__ = ("_key", "alone", "given")
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given = dict(given)
+        self.alone = bool(self.given.get("max_calls"))
         self._key = repr(_comparable(self.given))
 
     def __eq__(self, other: object) -> bool:

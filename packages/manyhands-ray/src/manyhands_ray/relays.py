@@ -1,15 +1,16 @@
-"""Ray's references of our runs.
+"""Ray's references of our runs, and references that pass between workers and the driver.
 
     has ended    the reference of its value, put into the store if it is not there already
     has not      the reference of a call of the relay's, which answers when the run ends
 
-May import `handles`, `side` and the core's `remote` room.
+May import `handles`, `natives`, `side` and the core's `remote` room.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -17,6 +18,7 @@ from manyhands.calls import COMPLETED, DONE
 from manyhands.context import LOCK
 
 from manyhands_ray.handles import Kept
+from manyhands_ray.natives import PASSED_WITHIN, introduced
 from manyhands_ray.side import fail
 
 if TYPE_CHECKING:
@@ -40,11 +42,24 @@ class Relays:
         self._lock = threading.Lock()
         self._known: weakref.WeakKeyDictionary[TaskFuture[Any], Any]
         self._known = weakref.WeakKeyDictionary()
+        self._keys = count(1)
+        self.session = backend.session
+        introduced(self)
 
     def clear(self) -> None:
         """Lets go of all."""
         with self._lock:
             self._known.clear()
+
+    def lend(self, reference: Any) -> str:
+        """See `Lender`."""
+        key = f"driver-{next(self._keys)}"
+        self._backend.relay().lend.remote(key, [reference])
+        return key
+
+    def borrow(self, key: str) -> Any:
+        """See `Lender`."""
+        return ray.get(self._backend.relay().borrow.remote(key), timeout=PASSED_WITHIN)[0]
 
     def native(self, run: TaskFuture[Any]) -> ObjectRef[Any]:
         """See `AnyBackend`: the reference of the plain value."""

@@ -37,6 +37,7 @@ from manyhands.task_runners.remote.messages import Message
 
 from manyhands_ray.environment import this_environment
 from manyhands_ray.handles import Lent
+from manyhands_ray.natives import PASSED_WITHIN, lends_here
 from manyhands_ray.options import captured
 from manyhands_ray.relay import name_of_relay
 from manyhands_ray.wire import Channel, Contact, connect
@@ -241,6 +242,7 @@ class Side(ClusterWorker):
 
     def __init__(self, contact: Contact, channel: Channel) -> None:
         super().__init__(channel, REPORT_EVERY)
+        self.session = contact.session
         self._contact = contact
         self._connection = channel
         self._seat = _RaySeat(self)
@@ -357,6 +359,7 @@ class Side(ClusterWorker):
     def _opened(
         self, number: int, slots: int, blob: bytes, buffers: list[Any], values: dict[str, Any]
     ) -> Batch | None:
+        lends_here(self)
         self._slots[number] = slots
         self.loading.values = values
         try:
@@ -393,10 +396,19 @@ class Side(ClusterWorker):
         return captured()
 
     def relay(self) -> Any:
-        """The session's actor."""
-        if self._relay is None:
-            name = name_of_relay(self._contact.session)
-            self._relay = ray.get_actor(name, namespace=self._contact.namespace)
+        """The session's actor, which the driver makes if this is the first to ask for it."""
+        is_asked = False
+        while self._relay is None:
+            try:
+                name = name_of_relay(self.session)
+                self._relay = ray.get_actor(name, namespace=self._contact.namespace)
+            except ValueError:
+                if self.gone:
+                    raise
+                if not is_asked:
+                    is_asked = True
+                    self.channel.send(messages.WANTED, dumps((None, None)))
+                time.sleep(0.005)  # the receiver may be the one who asks: no message could wake it
         return self._relay
 
     def new_gate(self) -> str:
@@ -411,6 +423,18 @@ class Side(ClusterWorker):
         if not references:
             raise KeyError(number)
         return _get(references[0])
+
+    def lend(self, reference: Any) -> str:
+        """See `Lender`."""
+        key = self.new_gate()
+        _get(
+            self.relay().lend.remote(key, [reference])
+        )  # whoever asks for it does not wait in vain
+        return key
+
+    def borrow(self, key: str) -> Any:
+        """See `Lender`."""
+        return _get(self.relay().borrow.remote(key), PASSED_WITHIN)[0]
 
     def adopt_ended(self, message: Message) -> list[Any]:
         """See `RemoteWorker`."""
