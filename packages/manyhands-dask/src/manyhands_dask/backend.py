@@ -382,7 +382,7 @@ class DaskBackend(ClusterBackend):
             if member is not None and member.hello.get("record") is not None:
                 self.kill(sent, member, run)
 
-    def capture(self) -> Options | None:
+    def capture(self, task: Task[Any, Any]) -> Options | None:
         """See `AnyBackend`: Dask's annotations."""
         return captured()
 

@@ -140,6 +140,7 @@ class RayBackend(ClusterBackend):
         self._making_relay = threading.Lock()
         self._functions: dict[Any, Any] = {}
         self._wanting: set[tuple[Any, ...]] = set()
+        self._checked: set[Task[Any, Any]] = set()
         self._acquired = False
 
     # ------------------------------------------------------------------ starting and stopping
@@ -294,15 +295,16 @@ class RayBackend(ClusterBackend):
         self.warn_of_demands(sent)
         handles = [stored.number for stored in sent.stored]
         head = (tuple(self._contact), sent.batch.number, sent.slots, blob, len(buffers), handles)
-        references = function.remote(
-            dumps(head),
-            *(Buffer(buffer) for buffer in buffers),
-            *(stored.reference for stored in sent.stored),
-        )
-        if sent.slots:
-            sent.status, *sent.values = references
-        else:
-            sent.status = references
+        with sent.giving:
+            references = function.remote(
+                dumps(head),
+                *(Buffer(buffer) for buffer in buffers),
+                *(stored.reference for stored in sent.stored),
+            )
+            if sent.slots:
+                sent.status, *sent.values = references
+            else:
+                sent.status = references
         self.deaths.await_end(sent)
 
     def _function(self, sent: Any, task: Task[Any, Any], options: Options | None) -> Any:
@@ -358,7 +360,14 @@ class RayBackend(ClusterBackend):
 
     def withdraw(self, sent: Any) -> None:
         """See `ClusterBackend`: Ray drops what waits in its queue, and `side` ignores it in what has begun."""
-        self.link.do(lambda: ray.cancel(sent.status, force=False, recursive=False))
+
+        def cancel() -> None:
+            with sent.giving:
+                status = sent.status
+            if status is not None:  # else it is about to be given: whoever begins it is told then
+                ray.cancel(status, force=False, recursive=False)
+
+        self.link.do(cancel)
 
     def kill(self, sent: Any, member: Any, run: TaskFuture[Any]) -> None:
         """See `ClusterBackend`."""
@@ -375,12 +384,11 @@ class RayBackend(ClusterBackend):
             member.stopped_for = run.name
         ray.cancel(task.status, force=True, recursive=False)
 
-    def check_resources(self, task: Task[Any, Any]) -> None:
-        """See `AnyBackend`."""
-        check_resources(task.resources, task.name)
-
-    def capture(self) -> Options | None:
+    def capture(self, task: Task[Any, Any]) -> Options | None:
         """See `AnyBackend`: what `remote_options` says."""
+        if task.resources and task not in self._checked:
+            check_resources(task.resources, task.name)
+            self._checked.add(task)
         return captured()
 
     def native(self, run: TaskFuture[Any]) -> ObjectRef[Any]:

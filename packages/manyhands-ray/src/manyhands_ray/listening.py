@@ -20,13 +20,17 @@ from manyhands.task_runners.remote.parcels import LARGE
 from manyhands_ray.environment import check_worker
 from manyhands_ray.handles import Kept
 from manyhands_ray.members import RayMember, RaySent
+from manyhands_ray.natives import lending
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from manyhands.calls import Report
+    from manyhands.task_runners.remote.nested import End
 
     from manyhands_ray.backend import RayBackend
+    from manyhands_ray.exceptions import EnvironmentMismatch
     from manyhands_ray.link import Peer
 
 __all__ = ["Listener"]
@@ -84,10 +88,14 @@ class Listener(ClusterListener):
         """See `ClusterListener`."""
         self.backend.seen_node(member.hello["node"])
 
-    def check_worker(self, environment: Any) -> str | None:
+    def check_worker(self, environment: Any) -> EnvironmentMismatch | None:
         """See `ClusterListener`."""
-        problem = check_worker(environment) if self.backend.checks else None
-        return str(problem) if problem is not None else None
+        return check_worker(environment) if self.backend.checks else None
+
+    def misfit(self, member: Any, problem: Any) -> None:
+        """See `ClusterListener`: what it does not know it would do wrong, or not at all."""
+        self.backend.events.close_for(str(problem))
+        self.backend.events.broken(lambda name: problem)
 
     def take_more(self, member: Any, message: Message) -> None:
         """See `ClusterListener`."""
@@ -96,15 +104,24 @@ class Listener(ClusterListener):
         else:
             super().take_more(member, message)
 
-    def _lend(self, key: str, number: str) -> None:
-        """A worker wants a value that is no argument of its Ray task."""
-        kept = self.backend.lent.get(number)
-        self.backend.relay().lend.remote(key, [kept.reference] if kept is not None else [])
+    def _lend(self, key: str | None, number: str | None) -> None:
+        """A worker wants a value that is no argument of its Ray task, or the relay itself."""
+        relay = self.backend.relay()
+        if key is not None and number is not None:
+            kept = self.backend.lent.get(number)
+            relay.lend.remote(key, [kept.reference] if kept is not None else [])
+
+    def tell_ended(self, member: Any, ends: Sequence[End]) -> None:
+        """See `Carrier`: there may be references in what they returned."""
+        with lending(self.backend.relays):
+            super().tell_ended(member, ends)
 
     def kept(self, member: Any, sent: Any, told: Any) -> Kept:
         """See `ClusterListener`: one of the values that its Ray task returns."""
         assert isinstance(sent, RaySent)  # nobody else makes them
-        return self.backend.kept(sent.values[told], f"Ray worker {member.hello.get('pid')}")
+        with sent.giving:
+            references = sent.values
+        return self.backend.kept(references[told], f"Ray worker {member.hello.get('pid')}")
 
     def unpickled(self, data: bytes) -> Any:
         """See `ClusterListener`: a large value that could not be returned stays all the same."""

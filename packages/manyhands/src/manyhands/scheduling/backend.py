@@ -204,15 +204,12 @@ class AnyBackend(Protocol):
     def running(self) -> list[TaskFuture[Any]]:
         """Runs that execute and that the scheduler sees in no batch. With the lock held."""
 
-    def check_resources(self, task: Task[Any, Any]) -> None:
-        """Looks at what a task asks for, in the submitter's thread (`Capabilities.resources`).
+    def capture(self, task: Task[Any, Any]) -> Any:
+        """The engine's ambient options for a run of a task, in the submitter's thread, or `None`.
 
         Raises:
-            InvalidOption: it cannot be seen to.
+            InvalidOption: they, or the task's `resources`, ask for what the engine does not know.
         """
-
-    def capture(self) -> Any:
-        """The engine's ambient options in the submitter's thread, or `None`."""
 
     def native(self, run: TaskFuture[Any]) -> Any:
         """The engine's own future of a run, or `None`."""

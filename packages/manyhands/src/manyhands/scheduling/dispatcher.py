@@ -23,6 +23,7 @@ from manyhands.calls import (
     DONE,
     FAILED,
     QUEUED,
+    READY,
     RUNNING,
     SENT,
     WAITING,
@@ -106,7 +107,6 @@ class Dispatcher(Answers):
         self._looking = False
         self._shares_context = backend.capabilities.shares_context
         self._contexts: dict[frozenset[str], Context] = {}
-        self._demanding: set[Task[Any, Any]] = set()
 
     # ------------------------------------------------------------------ runs come in
 
@@ -131,15 +131,15 @@ class Dispatcher(Answers):
         """
         if self.closed:
             raise RunnerStateError(runner=self.runner_name, problem=self._problem)
-        if task.resources and task not in self._demanding:
-            self._see_demands(task)
+        if task.resources and not task.told_resources:
+            self._tell_resources(task)
         if number is None:
             number = next_number()
         context = copy_context() if self._shares_context else self._context_with(TAGS.get(), scope)
         call = Call(task, args, kwargs, number, context, scope)
         future: TaskFuture[Any] = TaskFuture(self, task, call.number, call, time.time())
         if self._captures:
-            call.options = self.backend.capture()
+            call.options = self.backend.capture(task)
         found: list[inputs.Input] | None = None
         if kwargs is not None or wait_for is not None:
             found = self._inputs(call, wait_for)
@@ -173,15 +173,8 @@ class Dispatcher(Answers):
             context.run(SCOPE.set, scope)
         return context
 
-    def _see_demands(self, task: Task[Any, Any]) -> None:
-        """Looks at a task's `resources`, once.
-
-        Raises:
-            InvalidOption: the backend cannot see to them.
-        """
-        if self.capabilities.resources:
-            self.backend.check_resources(task)
-        elif not task.told_resources:
+    def _tell_resources(self, task: Task[Any, Any]) -> None:
+        if not self.capabilities.resources:
             task.told_resources = True
             library_logger().warning(
                 "Task %r asks for %s; %s knows no resources, and runs it without",
@@ -189,7 +182,6 @@ class Dispatcher(Answers):
                 ", ".join(f"{name}={amount:g}" for name, amount in task.resources.items()),
                 self.runner_name,
             )
-        self._demanding.add(task)
 
     def _take_in(self, future: TaskFuture[Any], found: list[inputs.Input] | None) -> None:
         if found is None:
@@ -235,8 +227,8 @@ class Dispatcher(Answers):
             raise RunnerStateError(runner=self.runner_name, problem=self._problem)
         if size == 0:
             return TaskFutureList()
-        if task.resources and task not in self._demanding:
-            self._see_demands(task)
+        if task.resources and not task.told_resources:
+            self._tell_resources(task)
         positional = [_without_annotations(column) for column in positional]
         keywords = {name: _without_annotations(column) for name, column in keywords.items()}
         limited = self.gate is not None and task.tags | TAGS.get()
@@ -264,7 +256,7 @@ class Dispatcher(Answers):
             scope,
         )
         if self._captures:
-            record.options = self.backend.capture()
+            record.options = self.backend.capture(task)
         frames = HERE.frames
         if frames is not None:
             frames.enter_shield()
@@ -285,7 +277,9 @@ class Dispatcher(Answers):
         detail = future._detail
         now = future._since
         call = future._call
-        if future._is_running() or (phase == SENT and self.backend.has_begun(future)):
+        # A future of a map that is made late does not know that its run was sent.
+        is_sent = phase == SENT or (phase == READY and self.backend.capabilities.isolated)
+        if future._is_running() or (is_sent and self.backend.has_begun(future)):
             retrying = call is not None and call.attempt > 1
             return State(StateType.RUNNING, "Retrying" if retrying else None, timestamp=now)
         if phase == QUEUED:

@@ -338,7 +338,7 @@ class ExecutorBackend:
     def settle(self) -> None:
         """Not asked: likewise."""
 
-    def capture(self) -> Any:
+    def capture(self, task: Task[Any, Any]) -> Any:
         """See `Backend`."""
         return None
 

@@ -40,6 +40,7 @@ from manyhands.task_runners.async_lane import AsyncLane
 if TYPE_CHECKING:
     from manyhands.futures.blocking import Wanted
     from manyhands.scheduling.dispatcher import Dispatcher
+    from manyhands.tasks import Task
 
 __all__ = ["Worker", "WorkerBackend"]
 
@@ -533,7 +534,7 @@ class WorkerBackend:
             self.lane.stop()
         self.lane.join(grace)
 
-    def capture(self) -> Any:
+    def capture(self, task: Task[Any, Any]) -> Any:
         """See `AnyBackend`."""
         return None
 

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from manyhands.scheduling.dispatcher import Dispatcher
     from manyhands.scheduling.pushing import Helper
     from manyhands.task_runners.remote.messages import Message
+    from manyhands.tasks import Task
 
 __all__ = ["ProcessBackend"]
 
@@ -857,7 +858,7 @@ class ProcessBackend:
     def settle(self) -> None:
         """Not asked: likewise."""
 
-    def capture(self) -> Any:
+    def capture(self, task: Task[Any, Any]) -> Any:
         """There are no ambient options."""
         return None
 

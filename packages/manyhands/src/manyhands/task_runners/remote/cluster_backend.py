@@ -84,9 +84,6 @@ class ClusterBackend:
 
     # ------------------------------------------------------------------ for subclasses
 
-    def check_resources(self, task: Task[Any, Any]) -> None:
-        """See `AnyBackend`: the cluster takes any."""
-
     def packing(self) -> AbstractContextManager[Any]:
         """Inside, the cluster's own objects can be packed among arguments."""
         return nullcontext()
