@@ -30,7 +30,11 @@ def alone(
     Returns:
         What it has written to its standard output and to its standard error.
     """
-    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("RAY_ADDRESS", "RAY_AUTH_MODE")  # of a Ray that this process has
+    }
     # Under `uv run` Ray would send the whole workspace to a cluster that is joined.
     variables["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     for name, value in environment.items():

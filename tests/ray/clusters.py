@@ -95,8 +95,9 @@ def _ray_start(
     home, work = directory / "home", directory / "work"
     for folder in (home, work):
         folder.mkdir()
-    variables = {**os.environ, "HOME": str(home), **_PLAIN, **environment}
-    variables.pop("RAY_ADDRESS", None)
+    # An instance that this process has asks for a token, which says nothing about others.
+    outside = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
+    variables = {**outside, "HOME": str(home), **_PLAIN, **environment}
     with open(directory / "log", "wb") as log:
         return subprocess.Popen(
             [

@@ -182,8 +182,9 @@ class RayBackend(ClusterBackend):
     def stop(self, grace: float) -> None:
         """See `Backend`."""
         self.watch.stop()
+        is_lost = self.watch.has_lost or self.connection.is_lost
         has_link = hasattr(self, "link")
-        if has_link and not self.connection.is_lost:
+        if has_link and not is_lost:
             self._stop_what_runs()
         self.stopping = True
         if has_link:
@@ -194,7 +195,7 @@ class RayBackend(ClusterBackend):
         with self.lock:
             self.sent.clear()
         self.relays.clear()
-        if self._relay is not None and not self.connection.is_lost:
+        if self._relay is not None and not is_lost:
             ray.kill(self._relay)
         self._relay = None
         self._functions.clear()

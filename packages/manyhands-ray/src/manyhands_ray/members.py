@@ -5,6 +5,7 @@ May import `handles`, `link` and the core's `remote` room.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from manyhands.task_runners.remote.cluster_members import ClusterMember, Sent
@@ -51,9 +52,10 @@ class RaySent(Sent):
         error: how Ray says that it ended otherwise.
         held: reports that wait for its end, as the values in them do.
         is_killed: whether it was stopped by force.
+        giving: held while it is given to Ray; a worker may speak of it before its references are known here.
     """
 
-    __slots__ = ("error", "has_ended", "held", "is_killed", "slots", "status", "values")
+    __slots__ = ("error", "giving", "has_ended", "held", "is_killed", "slots", "status", "values")
 
     def __init__(self, batch: Batch, stored: list[Any], slots: int) -> None:
         super().__init__(batch, stored)
@@ -64,3 +66,4 @@ class RaySent(Sent):
         self.error: BaseException | None = None
         self.held: list[Report] = []
         self.is_killed = False
+        self.giving = threading.Lock()

@@ -34,11 +34,15 @@ class Watch:
 
     Args:
         backend: of the runner.
+
+    Attributes:
+        has_lost: whether the connection is lost; Ray may be left in another thread then, at any moment.
     """
 
     def __init__(self, backend: RayBackend) -> None:
         self._backend = backend
         self._stopped = False
+        self.has_lost = False
 
     def start(self) -> None:
         """Begins to watch."""
@@ -95,7 +99,7 @@ class Watch:
     def _lost(self, text: str) -> None:
         if self._stopped:
             return
-        self._stopped = True
+        self._stopped = self.has_lost = True
         backend = self._backend
         backend.events.close_for(text)
         backend.events.broken(lambda name: backend.died(name, text))

@@ -97,6 +97,7 @@ class Coroutines:
         plain = outcome.phase == COMPLETED and outcome.state is None and outcome.name is None
         batch.lane.ends[position] = now = time.time()
         self._worker.put(batch, position, call, None if plain else outcome, outcome.value)
+        del call.context  # a cycle; see `Seat.run`
         batch.observed += now - began
         batch.unreported.append(position)
         self._worker.done += 1

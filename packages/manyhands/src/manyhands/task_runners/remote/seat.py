@@ -107,6 +107,8 @@ class Seat:
             ends[position] = now = batch.began = clock()
             if outcome is not None or rows.linked or not put(position, value):
                 home.put(batch, position, call, outcome, value)
+            # Its context knows it too: a cycle, which would keep its arguments until Python looks for such.
+            del call.context
             unreported.append(position)
             if place == last:
                 pass  # the last report follows

@@ -1,0 +1,528 @@
+"""Workers, nodes, control stores, drivers that die; two drivers at once; a store that must not fill up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from manyhands import flow, task, unmapped
+from manyhands.exceptions import CrashedRun, ResultLost, RunnerStateError, WorkerDied
+from manyhands.testing.samples import identity, inc
+from manyhands.testing.tools import PATIENCE, Signals, eventually
+from manyhands_ray import RayTaskRunner, remote_options
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tests.ray.alone import alone
+from tests.ray.clusters import head, node
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.ray.clusters import Head
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.may_leave(
+        *("threads", "processes", "fds"),
+        reason="Ray starts worker processes, threads and connections as it needs them",
+    ),
+]
+
+
+@pytest.fixture
+def runner(local_ray: RayTaskRunner) -> RayTaskRunner:
+    return RayTaskRunner()
+
+
+@pytest.fixture
+def signals(tmp_path: Path) -> Signals:
+    return Signals(tmp_path)
+
+
+# ---------------------------------------------------------------------- workers that die
+
+
+@task
+def effect(folder: str, number: int) -> int:
+    """Leaves a trace that tells how often it ran, and where it runs."""
+    with open(os.path.join(folder, str(number)), "a") as file:
+        file.write("x")
+    with open(os.path.join(folder, "pid"), "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(0.002)
+    return number
+
+
+@pytest.mark.parametrize("singly", [False, True])
+def test_workers_that_are_killed(runner: RayTaskRunner, tmp_path: Path, singly: bool) -> None:
+    """SPEC 7.5: what has ended keeps its outcome, what was not begun is sent again, nothing runs twice."""
+
+    @flow(task_runner=runner)
+    def main() -> Counter[str]:
+        folder = str(tmp_path)
+        if singly:
+            futures: Any = [effect.submit(folder, number) for number in range(1500)]
+        else:
+            futures = effect.map(unmapped(folder), range(1500))
+        for _ in range(3):
+            time.sleep(0.4)
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        for future in futures:
+            future.wait(60)
+        states = [future.state for future in futures]
+        times = {int(p.name): len(p.read_text()) for p in tmp_path.iterdir() if p.name != "pid"}
+        assert [number for number, count in times.items() if count > 1] == [], "no effect twice"
+        for number, state in enumerate(states):
+            assert state.is_completed() or state.is_crashed(), (number, state)
+            if state.is_completed():
+                assert times[number] == 1
+                assert futures[number].result() == number
+        return Counter(state.type.value for state in states)
+
+    ended = main()
+    assert ended["CRASHED"] <= 3, ended
+
+
+@pytest.mark.parametrize("how", ["killed", "exited"])
+def test_a_worker_dies_alone(runner: RayTaskRunner, signals: Signals, how: str) -> None:
+    @task
+    def dies() -> None:
+        signals.append("pid", os.getpid())
+        if how == "exited":
+            os._exit(3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        run = dies.submit()
+        began = time.monotonic()
+        run.wait(PATIENCE)
+        assert run.state.is_crashed()
+        assert time.monotonic() - began < 15, "4 s where the machine is not busy"
+        with pytest.raises(WorkerDied) as raised:
+            run.result()
+        assert raised.value.pid == int(signals.lines("pid")[0])
+        assert raised.value.host == os.uname().nodename
+        assert raised.value.run_name == run.name
+        assert isinstance(raised.value.cause, ray.exceptions.WorkerCrashedError)
+        assert inc.submit(1).result(timeout=PATIENCE) == 2
+
+    main()
+
+
+def test_crash_retries(runner: RayTaskRunner, tmp_path: Path) -> None:
+    @task(crash_retries=3)
+    def survives(number: int) -> int:
+        mark = tmp_path / f"died-{number}"
+        if number % 10 == 0 and not mark.exists():
+            mark.touch()
+            os._exit(1)
+        return number
+
+    @flow(task_runner=runner)
+    def main() -> Any:
+        return survives.map(range(30)).result()
+
+    assert main() == list(range(30))
+
+
+def test_a_worker_dies_beneath_a_wait(runner: RayTaskRunner) -> None:
+    @task
+    def dies() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @task
+    def parent() -> None:
+        dies.submit().result()
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        run = parent.submit()
+        with pytest.raises(CrashedRun):
+            run.result(timeout=PATIENCE)
+        assert inc.submit(1).result(timeout=PATIENCE) == 2
+
+    main()
+
+
+# ---------------------------------------------------------------------- the object store
+
+
+def test_the_store_stays_flat(runner: RayTaskRunner) -> None:
+    """SPEC 4.6: results whose futures are dropped."""
+    from tests.ray.test_ray import bytes_in_store
+
+    @task
+    def large(number: int) -> Any:
+        return np.full(1_250_000, float(number))  # 10 MB
+
+    most = 0
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        nonlocal most
+        for number in range(1000):
+            future = large.submit(number)
+            future.wait()
+            assert future.state.is_completed()
+            if number % 50 == 0:
+                most = max(most, bytes_in_store())
+
+    main()
+    assert most < 200_000_000, f"{most / 1e6:.0f} MB"
+    eventually(lambda: bytes_in_store() < 20_000_000, "the store is empty")
+
+
+# ---------------------------------------------------------------------- what everything depends on
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_control_store() -> Iterator[Any]:
+    """A driver whose control store is killed; it has to live on for more than a minute, beside the other tests."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            alone(control_store_killed, timeout=150)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield lambda: (thread.join(150), failures)[1]
+    thread.join(150)
+
+
+def control_store_killed() -> None:
+    @task
+    def sleeps() -> None:
+        for _ in range(600):
+            time.sleep(0.1)
+
+    @flow(task_runner=RayTaskRunner(init_kwargs={"num_cpus": 1}))
+    def main() -> None:
+        assert inc.submit(1).result() == 2
+        running, queued = sleeps.submit(), [inc.submit(number) for number in range(3)]
+        eventually(lambda: running.state.is_running(), "it has begun")
+        began = time.monotonic()
+        kill("gcs_server")
+        for run in (running, *queued):
+            run.wait(PATIENCE)
+            assert run.state.is_crashed(), run.state
+            with pytest.raises(WorkerDied, match="control store"):
+                run.result()
+        assert time.monotonic() - began < 20, "10 s where the machine is not busy"
+        with pytest.raises(RunnerStateError, match="control store"):
+            inc.submit(1)
+
+    began = time.monotonic()
+    with contextlib.suppress(CrashedRun):
+        main()
+    eventually(lambda: not ray_processes(), "no process is left")
+    time.sleep(max(75 - (time.monotonic() - began), 0))  # Ray would end this process after a minute
+
+    @flow(task_runner=RayTaskRunner(init_kwargs={"num_cpus": 1}))
+    def again() -> Any:
+        return inc.submit(1).result()
+
+    assert again() == 2
+
+
+def test_a_killed_raylet() -> None:
+    alone(raylet_killed)
+
+
+def raylet_killed() -> None:
+    @task
+    def sleeps() -> None:
+        for _ in range(600):
+            time.sleep(0.1)
+
+    @flow(task_runner=RayTaskRunner(init_kwargs={"num_cpus": 1}))
+    def main() -> None:
+        assert inc.submit(1).result() == 2
+        running, queued = sleeps.submit(), [inc.submit(number) for number in range(3)]
+        eventually(lambda: running.state.is_running(), "it has begun")
+        began = time.monotonic()
+        kill("raylet")
+        for run in (running, *queued):
+            run.wait(PATIENCE)
+            assert run.state.is_crashed(), run.state
+            with pytest.raises(WorkerDied):
+                run.result()
+        assert time.monotonic() - began < 20, "10 s where the machine is not busy"
+        eventually(lambda: "raylet" in _refusal(), "later ones are refused")
+
+    def _refusal() -> str:
+        try:
+            inc.submit(1)
+        except RunnerStateError as error:
+            return str(error)
+        return ""
+
+    with contextlib.suppress(CrashedRun):
+        main()
+    eventually(lambda: not ray_processes(), "no process is left")
+
+
+def kill(name: str) -> None:
+    """Kills a process of this process's own Ray."""
+    next(process for process in ray_processes() if process.name() == name).kill()
+
+
+def ray_processes() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def test_a_killed_node() -> None:
+    """Its runs are CRASHED, its values lost; the rest goes on."""
+    with head(cpus=1) as first, node(first.address, cpus=1) as second:
+        # `ray start --block` itself, so that it does not tidy up
+        raylet = eventually(lambda: _child_of(second.pid, "raylet"), "the second node runs")
+        alone(node_killed, first.address, str(raylet.pid), timeout=55)
+
+
+def _child_of(pid: int, name: str) -> psutil.Process | None:
+    children = psutil.Process(pid).children(recursive=True)
+    return next((child for child in children if child.name() == name), None)
+
+
+def node_killed(address: str, raylet: str) -> None:
+    @task
+    def sleeps() -> None:
+        for _ in range(600):
+            time.sleep(0.1)
+
+    @task
+    def ones() -> Any:
+        return np.ones(1_000_000)
+
+    @task
+    def total(array: Any) -> float:
+        return float(array.sum())
+
+    @flow(task_runner=RayTaskRunner(address))
+    def main() -> None:
+        eventually(lambda: ray.cluster_resources().get("CPU") == 2, "both nodes are there")
+        here = ray.get_runtime_context().get_node_id()
+        there = next(node["NodeID"] for node in ray.nodes() if node["NodeID"] != here)
+        with remote_options(scheduling_strategy=NodeAffinitySchedulingStrategy(there, soft=False)):
+            array = ones.submit()
+            array.wait(PATIENCE)
+            assert array.state.is_completed()
+            running = sleeps.submit()
+        eventually(lambda: running.state.is_running(), "it has begun")
+        queued = [identity.submit(number) for number in range(20)]
+        began = time.monotonic()
+        os.kill(int(raylet), signal.SIGKILL)
+        running.wait(40)
+        assert running.state.is_crashed(), running.state
+        with pytest.raises(WorkerDied):
+            running.result()
+        print(f"crashed after {time.monotonic() - began:.1f} s")
+        for number, run in enumerate(queued):
+            assert run.result(timeout=PATIENCE) == number
+        eventually(lambda: len([n for n in ray.nodes() if n["Alive"]]) == 1, "it is known", 40)
+        assert array.state.is_completed()
+        with pytest.raises(ResultLost):
+            array.result(timeout=PATIENCE)
+        with pytest.raises(ResultLost):
+            total.submit(array).result(timeout=PATIENCE)
+        assert inc.submit(1).result(timeout=PATIENCE) == 2
+
+    main()
+
+
+def test_out_of_memory() -> None:
+    # Whatever runs is too much for a threshold of 1 %.
+    alone(out_of_memory, RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="50")
+
+
+def out_of_memory() -> None:
+    @task
+    def sleeps() -> None:
+        for _ in range(300):
+            time.sleep(0.1)
+
+    @flow(task_runner=RayTaskRunner(init_kwargs={"num_cpus": 1}))
+    def main() -> None:
+        run = sleeps.submit()
+        run.wait(40)
+        assert run.state.is_crashed(), run.state
+        with pytest.raises(WorkerDied, match="memory") as raised:
+            run.result()
+        assert isinstance(raised.value.cause, ray.exceptions.OutOfMemoryError)
+
+    main()
+
+
+# ---------------------------------------------------------------------- drivers
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Head]:
+    with head(cpus=2) as cluster:
+        yield cluster
+
+
+DRIVER = """
+import sys
+from manyhands import flow, task
+from manyhands_ray import RayTaskRunner, remote_options
+@task
+def double(x):
+    from manyhands.runtime import task_run
+    return 2 * x, task_run.id
+@task
+def parent(x):
+    return [value for value, _ in double.map(range(x)).result()]
+@flow(task_runner=RayTaskRunner(sys.argv[1]))
+def main():
+    futures = double.map(range(500))
+    assert [value for value, _ in futures.result()] == [2 * x for x in range(500)]
+    ids = [run_id for _, run_id in futures.result()]
+    assert ids == [future.task_run_id for future in futures], "run ids read the same on workers"
+    assert parent.submit(20).result() == [2 * x for x in range(20)]
+main()
+print("fine")
+"""
+
+ENDLESS = """
+import os, sys, time
+from manyhands import flow, task
+from manyhands_ray import RayTaskRunner, remote_options
+@task
+def endless(number):
+    open(os.path.join(FOLDER, f"begun-{os.getpid()}"), "w").close()
+    while True:
+        time.sleep(0.02)
+runs = []
+@flow(task_runner=RayTaskRunner(*sys.argv[1:], init_kwargs=None if sys.argv[1:] else {"num_cpus": 2}))
+def main():
+    runs.extend(endless.submit(number) for number in range(4))
+    runs[0].result()
+try:
+    main()
+finally:
+    print(*sorted({run.state.type.value for run in runs}), flush=True)
+"""
+
+
+def driver(script: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    path = folder / "driver.py"
+    path.write_text(textwrap.dedent(script).replace("FOLDER", repr(str(folder))))
+    variables = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
+        variables.pop(name, None)
+    return subprocess.Popen(
+        [sys.executable, str(path), *arguments],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_drivers_on_one_cluster(tmp_path: Path, cluster: Head) -> None:
+    drivers = [driver(DRIVER, tmp_path, cluster.address) for _ in range(2)]
+    for one in drivers:
+        output, errors = one.communicate(timeout=50)
+        assert output == "fine\n", errors
+
+
+def begun_in(folder: Path) -> list[int]:
+    return [int(path.name.partition("-")[2]) for path in folder.glob("begun-*")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_driver_that_is_asked_to_end(tmp_path: Path, number: signal.Signals) -> None:
+    """SPEC 7.6."""
+    with driver(ENDLESS, tmp_path) as one:
+        eventually(lambda: len(begun_in(tmp_path)) == 2, "both CPUs are busy")
+        processes = psutil.Process(one.pid).children(recursive=True)
+        began = time.monotonic()
+        one.send_signal(number)
+        output, errors = one.communicate(timeout=30)
+        seconds = time.monotonic() - began
+    assert output.split() == ["CANCELLED"], errors
+    assert one.returncode != 0
+    assert seconds < 12, "5 s and Ray's own shutdown where the machine is not busy"
+    eventually(lambda: not any(map(_runs, processes)), "nothing is left", 5)
+
+
+def test_a_driver_that_is_killed(tmp_path: Path, cluster: Head) -> None:
+    """Its workers end what they run, and the cluster is free for others."""
+    with driver(ENDLESS, tmp_path, cluster.address) as one:
+        eventually(lambda: len(begun_in(tmp_path)) == 2, "both CPUs are busy")
+        one.kill()
+        one.communicate()
+    workers = [psutil.Process(pid) for pid in begun_in(tmp_path) if psutil.pid_exists(pid)]
+    eventually(lambda: not any(map(_runs, workers)), "its workers have gone")
+    with driver(DRIVER, tmp_path, cluster.address) as other:
+        output, errors = other.communicate(timeout=50)
+        assert output == "fine\n", errors
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_a_killed_server_of_ray_client(cluster: Head) -> None:
+    """The last to use the cluster."""
+    servers = [
+        child
+        for child in psutil.Process(cluster.process.pid).children(recursive=True)
+        if "ray.util.client.server" in " ".join(child.cmdline())
+    ]
+    assert len(servers) == 1
+    alone(client_server_killed, cluster.client, str(servers[0].pid))
+
+
+def client_server_killed(address: str, server: str) -> None:
+    @task
+    def sleeps() -> None:
+        for _ in range(600):
+            time.sleep(0.1)
+
+    @flow(task_runner=RayTaskRunner(address))
+    def main() -> None:
+        running, queued = sleeps.submit(), [sleeps.submit() for number in range(3)]
+        eventually(lambda: running.state.is_running(), "it has begun")
+        began = time.monotonic()
+        for process in (*psutil.Process(int(server)).children(), psutil.Process(int(server))):
+            process.kill()
+        for run in (running, *queued):
+            run.wait(PATIENCE)
+            assert run.state.is_crashed(), run.state
+            with pytest.raises(WorkerDied):
+                run.result()
+        assert time.monotonic() - began < 20, "10 s where the machine is not busy"
+
+    with contextlib.suppress(CrashedRun):
+        main()
+
+
+def test_a_killed_control_store(without_control_store: Any) -> None:
+    """Last, because its driver lives for long."""
+    assert without_control_store() == []
