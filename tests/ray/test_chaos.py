@@ -94,7 +94,8 @@ def test_workers_that_are_killed(runner: RayTaskRunner, tmp_path: Path, singly: 
         return Counter(state.type.value for state in states)
 
     ended = main()
-    assert ended["CRASHED"] <= 3, ended
+    assert ended["CRASHED"] <= 3 * 64, "what a worker has not reported in 50 ms, three times"
+    assert ended["COMPLETED"] > 1000
 
 
 @pytest.mark.parametrize("how", ["killed", "exited"])
@@ -170,20 +171,20 @@ def test_the_store_stays_flat(runner: RayTaskRunner) -> None:
     def large(number: int) -> Any:
         return np.full(1_250_000, float(number))  # 10 MB
 
-    most = 0
+    held: list[int] = []
 
     @flow(task_runner=runner)
     def main() -> None:
-        nonlocal most
         for number in range(1000):
             future = large.submit(number)
             future.wait()
             assert future.state.is_completed()
-            if number % 50 == 0:
-                most = max(most, bytes_in_store())
+            if number % 50 == 49:
+                held.append(bytes_in_store())
 
     main()
-    assert most < 200_000_000, f"{most / 1e6:.0f} MB"
+    # Ray frees what nobody needs by the hundred, or once a second.
+    assert max(held) < 1_500_000_000, held
     eventually(lambda: bytes_in_store() < 20_000_000, "the store is empty")
 
 
@@ -295,7 +296,9 @@ def ray_processes() -> list[psutil.Process]:
 
 def test_a_killed_node() -> None:
     """Its runs are CRASHED, its values lost; the rest goes on."""
-    with head(cpus=1) as first, node(first.address, cpus=1) as second:
+    # Else Ray finds out after half a minute.
+    patient = {"RAY_health_check_period_ms": "500", "RAY_health_check_initial_delay_ms": "500"}
+    with head(cpus=1, **patient) as first, node(first.address, cpus=1) as second:
         # `ray start --block` itself, so that it does not tidy up
         raylet = eventually(lambda: _child_of(second.pid, "raylet"), "the second node runs")
         alone(node_killed, first.address, str(raylet.pid), timeout=55)

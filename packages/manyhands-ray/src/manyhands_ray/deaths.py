@@ -118,6 +118,8 @@ class Deaths:
         sent.error = error
         if isinstance(error, of_ray.TaskCancelledError) and not sent.is_killed and member is None:
             backend.withdrawn(sent.batch.number)
+        elif member is None and explain_import(error) is not None:
+            self._not_begun(sent, error)  # and would not begin if it were sent again
         elif isinstance(error, _CRASHES) or sent.is_killed:
             if member is None:
                 # What it said last may still be on its way.
