@@ -207,6 +207,8 @@ class _RaySeat(ClusterSeat):
 
     def give(self, batch: Batch | None) -> None:
         """See `Seat`: opens the gate that it stands at, if it does."""
+        if batch is not None:
+            self.wish = False  # there is something for it: the driver says so again when that is over
         self.queue.put(batch)
         with self._lock:
             gate, self._gate = self._gate, None
@@ -214,14 +216,13 @@ class _RaySeat(ClusterSeat):
             self._side.relay().open.remote(gate)
 
     def woken(self, left: float | None) -> None:
-        """See `Seat`: what waits can be given nothing, so others get its CPU."""
+        """See `Seat`: what waits can be given nothing, so others get its CPU, for as long as that is so."""
         if not self.wish:
             return
         relay = self._side.relay()
         with self._lock:
             if not self.queue.empty():
                 return  # and again when that was seen to
-            self.wish = False
             gate = self._gate = self._side.new_gate()
         try:
             _get(relay.wait.remote(gate), left)
@@ -230,6 +231,11 @@ class _RaySeat(ClusterSeat):
                 passed, self._gate = self._gate, None
             if passed is not None:
                 relay.open.remote(gate)  # so that nobody waits there
+
+    def resumed(self) -> None:
+        """See `Seat`."""
+        self.wish = False
+        super().resumed()
 
 
 class Side(ClusterWorker):

@@ -151,10 +151,10 @@ class _Place:
         if self._waits == 1:
             remote = self._worker.remote
             self.wake = wake
-            self._wait = wait = remote.tell_waiting(
-                None, wanted, timed=False, at=(self._batch.number, self._position)
-            )
+            self._wait = wait = remote.new_wait()
             self._worker.coroutines.places[wait] = self
+            at = (self._batch.number, self._position)
+            remote.tell_waiting(wait, None, wanted, timed=False, at=at)
             if wait in remote.refusals:
                 wake()
 

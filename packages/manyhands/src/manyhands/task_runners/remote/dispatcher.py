@@ -329,39 +329,40 @@ class RemoteDispatcher(Answers):
 
     # ------------------------------------------------------------------ waits
 
+    def new_wait(self) -> int:
+        """The number of a wait that is about to be told: who waits has to be found by it before it is told."""
+        return next(self._waits)
+
     def tell_waiting(
         self,
+        wait: int,
         run: int | None,
         wanted: Wanted,
         *,
         timed: bool,
         at: tuple[int, int] | None = None,
         watcher: Any = None,
-    ) -> int:
-        """Tells the driver that a run is about to wait.
+    ) -> None:
+        """Tells the driver that a run is about to wait; it is to be told of the end too.
 
         Args:
+            wait: the number of the wait.
             run: its number, if it is on a seat.
             wanted: what it waits for.
             timed: whether the wait has a time limit.
             at: batch and position of a coroutine's run.
             watcher: its `look_again` is called when there is more to tell.
-
-        Returns:
-            The number of the wait; the driver is to be told of its end too.
         """
         blocks = at is None
         if at is None and run is not None:
             at = self._worker.batch_of(run)
         with LOCK:
             numbers, maps = self._reach(wanted, watcher)
-        wait = next(self._waits)
         with self._sending:
             self._tell_dropped(at_once=False)
             self._worker.channel.send(
                 messages.WAITING, dumps((wait, at, numbers, maps, blocks, timed))
             )
-        return wait
 
     def _reach(self, wanted: Wanted, watcher: Any) -> tuple[list[int], list[tuple[int, int]]]:
         """Runs and maps of ours that a wait is for, or that runs of this process's other runners need for it."""

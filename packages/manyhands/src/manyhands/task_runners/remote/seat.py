@@ -215,8 +215,9 @@ class Seat:
         home.hand_back_all(self)
         run, timed, watcher = self._innermost(), deadline is not None, _Watcher(self)
         home.remote.watchers.append(watcher)
-        wait = home.remote.tell_waiting(run, wanted, timed=timed, watcher=watcher)
+        wait = home.remote.new_wait()
         home.waiting[wait] = self
+        home.remote.tell_waiting(wait, run, wanted, timed=timed, watcher=watcher)
         outer = self.frames.countdown
         try:
             while not countdown.woken:
@@ -224,8 +225,9 @@ class Seat:
                     watcher.has_news = False
                     home.channel.send(messages.RESUMED, dumps(wait))
                     del home.waiting[wait]
-                    wait = home.remote.tell_waiting(run, wanted, timed=timed, watcher=watcher)
+                    wait = home.remote.new_wait()
                     home.waiting[wait] = self
+                    home.remote.tell_waiting(wait, run, wanted, timed=timed, watcher=watcher)
                 refusal = home.remote.refusals.pop(wait, None)
                 if refusal is not None:
                     raise refusal
