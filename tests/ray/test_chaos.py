@@ -204,7 +204,12 @@ def without_control_store() -> Iterator[Any]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield lambda: (thread.join(150), failures)[1]
+
+    def failed() -> list[BaseException]:
+        thread.join(150)
+        return failures
+
+    yield failed
     thread.join(150)
 
 
@@ -301,6 +306,7 @@ def test_a_killed_node() -> None:
     with head(cpus=1, **patient) as first, node(first.address, cpus=1) as second:
         # `ray start --block` itself, so that it does not tidy up
         raylet = eventually(lambda: _child_of(second.pid, "raylet"), "the second node runs")
+        assert raylet is not None
         alone(node_killed, first.address, str(raylet.pid), timeout=55)
 
 

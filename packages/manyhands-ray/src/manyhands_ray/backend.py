@@ -45,7 +45,6 @@ from manyhands_ray.listening import Listener
 from manyhands_ray.members import RaySent
 from manyhands_ray.natives import Borrowed, borrowing
 from manyhands_ray.options import Options, captured, check_resources, for_task, max_calls
-from manyhands_ray.relay import Relay, name_of_relay
 from manyhands_ray.relays import Relays
 from manyhands_ray.side import Buffer, execute, execute_async
 from manyhands_ray.watch import Watch
@@ -80,8 +79,6 @@ WINDOW = 10.0
 SLOTS = 64
 #: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
 LAST_WORDS = 0.6
-#: Runs of `native` that may wait in the relay at once.
-WAITS = 100_000
 
 _sessions = count(1)
 
@@ -137,7 +134,6 @@ class RayBackend(ClusterBackend):
         self._counting: threading.Thread | None = None
         self._contact: Contact
         self._relay: Any = None
-        self._making_relay = threading.Lock()
         self._functions: dict[Any, Any] = {}
         self._wanting: set[tuple[Any, ...]] = set()
         self._checked: set[Task[Any, Any]] = set()
@@ -173,11 +169,11 @@ class RayBackend(ClusterBackend):
         if host is not None:
             host, port = self.link.listen(host, secret)
         else:
-            self._contact = Contact(self.session, "", 0, secret, process_entropy(), namespace)
             relay = self.relay()
-            host, port = ray.get(relay.listen.remote(secret))
-            self.link.ask(relay)
-        return Contact(self.session, host, port, secret, process_entropy(), namespace)
+            host, port = ray.get(relay.listen.remote(self.session, secret))
+            self.link.ask(relay, self.session)
+        name = self.connection.relay_name
+        return Contact(self.session, host, port, secret, process_entropy(), name, namespace)
 
     def stop(self, grace: float) -> None:
         """See `Backend`."""
@@ -196,7 +192,7 @@ class RayBackend(ClusterBackend):
             self.sent.clear()
         self.relays.clear()
         if self._relay is not None and not is_lost:
-            ray.kill(self._relay)
+            self._relay.leave.remote(self.session)
         self._relay = None
         self._functions.clear()
         self._shipping.__exit__(None, None, None)
@@ -241,18 +237,10 @@ class RayBackend(ClusterBackend):
                 self._counting.start()
 
     def relay(self) -> Any:
-        """The session's actor, made when it is first asked for."""
-        with self._making_relay:
-            if self._relay is None:
-                actor = ray.remote(Relay).options(
-                    name=name_of_relay(self.session),
-                    namespace=self._contact.namespace,
-                    num_cpus=0,
-                    max_restarts=0,
-                    max_concurrency=WAITS,
-                )
-                self._relay = actor.remote()
-            return self._relay
+        """The driver's actor in the cluster."""
+        if self._relay is None:
+            self._relay = self.connection.relay()
+        return self._relay
 
     # ------------------------------------------------------------------ batches go out
 

@@ -10,7 +10,7 @@ A process has one Ray at a time, whatever the settings of its runners: those of 
 and whoever leaves last shuts it down. So users are counted for the process, in `Instance`. One lock is held while Ray
 is initialised and shut down, so that nobody sees it half open.
 
-May import `settings`, `exceptions`, `joining` and `quiet`; Ray on use.
+May import `settings`, `exceptions`, `joining`, `quiet` and `relay`; Ray on use.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from manyhands.logs import library_logger
 
 from manyhands_ray.joining import check_arguments, explain, knock, which
 from manyhands_ray.quiet import Surroundings, quiet
+from manyhands_ray.relay import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +43,8 @@ __all__ = ["Connection"]
 SHUT_DOWN_WITHIN = 10.0
 #: Seconds that processes of an instance of ours have to end by themselves when it is shut down.
 GONE_WITHIN = 3.0
+#: Calls that may wait in the relay at once.
+WAITS = 100_000
 #: Seconds that what tasks printed takes to reach the driver.
 PRINTED_WITHIN = 0.25
 
@@ -108,6 +111,15 @@ class Connection:
     def dashboard_link(self) -> str | None:
         """Where the dashboard is, `None` if none is served or nobody asked for it."""
         return self._instance.dashboard_link
+
+    @property
+    def relay_name(self) -> str:
+        """What this process's relay is called among Ray's actors."""
+        return self._instance.relay_name
+
+    def relay(self) -> Any:
+        """This process's relay in the cluster; made when it is first asked for."""
+        return self._instance.relay()
 
     def prepare(self) -> None:
         """Imports Ray, which takes half a second; never needed."""
@@ -181,6 +193,9 @@ class Instance:
         self.shares_path = False
         self.dashboard_link: str | None = None
         self.prints = True
+        self.relay_name = f"manyhands-{os.urandom(8).hex()}"
+        self._relay: Any = None
+        self._making_relay = threading.Lock()
         self._surroundings: Surroundings | None = None  # where it was initialised here
         self._identity = weakref.ref(_here())
         self._auto_connect: Any = None
@@ -227,6 +242,18 @@ class Instance:
         here = _here()
         return not self.lost and here is not None and here is self._identity()
 
+    def relay(self) -> Any:
+        """See `Connection`."""
+        import ray
+
+        with self._making_relay:
+            if self._relay is None:
+                actor = ray.remote(Relay).options(
+                    name=self.relay_name, num_cpus=0, max_restarts=0, max_concurrency=WAITS
+                )
+                self._relay = actor.remote()
+            return self._relay
+
     def leave(self, grace: float) -> None:
         """Nobody holds it any more."""
         global _current
@@ -234,6 +261,10 @@ class Instance:
             _current = None
         if self.lost:
             _let_auto_connect(self._auto_connect)
+        elif self._relay is not None and self.is_current:
+            import ray
+
+            ray.kill(self._relay)
         if self._surroundings is None:
             return
         if self.is_current:

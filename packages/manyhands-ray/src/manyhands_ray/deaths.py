@@ -116,7 +116,7 @@ class Deaths:
                 return
             member = sent.member
         sent.error = error
-        if isinstance(error, of_ray.TaskCancelledError) and not sent.is_killed and member is None:
+        if _is_cancel(error) and not sent.is_killed and member is None:
             backend.withdrawn(sent.batch.number)
         elif member is None and explain_import(error) is not None:
             self._not_begun(sent, error)  # and would not begin if it were sent again
@@ -308,3 +308,11 @@ class Deaths:
 
 def _is_borrowed(stored: Any) -> bool:
     return isinstance(stored, Borrowed)
+
+
+def _is_cancel(error: BaseException) -> bool:
+    """Whether a Ray task was cancelled: also as it began, while Ray looked for its function."""
+    cause = getattr(error, "cause", None)
+    return isinstance(error, of_ray.TaskCancelledError) or isinstance(
+        cause, of_ray.TaskCancelledError
+    )

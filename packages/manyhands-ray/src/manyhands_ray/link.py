@@ -149,6 +149,7 @@ class Link:
         self._loop: asyncio.AbstractEventLoop
         self._server: asyncio.Server | None = None
         self._relay: Any = None
+        self._session = ""
         self._relayed: dict[int, _Relayed] = {}
         self._sayings: list[tuple[int, int, bytes]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -206,14 +207,14 @@ class Link:
         address: tuple[str, int] = self.run(begin())
         return address
 
-    def ask(self, relay: Any) -> None:
-        """Asks the relay for what workers say, from now on."""
-        self._relay = relay
+    def ask(self, relay: Any, session: str) -> None:
+        """Asks the relay for what workers of a session say, from now on."""
+        self._relay, self._session = relay, session
         self._ask()
 
     def _ask(self) -> None:
         if not self._closed:
-            future = self._relay.up.remote().future()
+            future = self._relay.up.remote(self._session).future()
             future.add_done_callback(lambda done: self.do(lambda: self._answered(done)))
 
     def _answered(self, done: Any) -> None:
@@ -283,7 +284,7 @@ class Link:
                 self._hearer.failed(error)
         if self._sayings:
             sayings, self._sayings = self._sayings, []
-            self._relay.down.remote(sayings)
+            self._relay.down.remote(self._session, sayings)
 
     def say(self, number: int, kind: int, body: bytes) -> None:
         """Has the relay send to a worker; on the I/O thread."""

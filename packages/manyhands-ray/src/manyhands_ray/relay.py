@@ -1,4 +1,6 @@
-"""A runner's actor inside the cluster, made when it is first needed. It never computes, and asks for no CPU.
+"""A driver's actor inside the cluster, made when it is first needed. It never computes, and asks for no CPU.
+
+It serves all runners of its driver for as long as Ray is there: a process of its own takes a second to start.
 
     gates     a worker whose run waits blocks in `ray.get` on one, so that Ray gives its CPU to others
     lent      references reach a worker outside the arguments of a task
@@ -16,18 +18,13 @@ from typing import Any
 
 from manyhands_ray.wire import Frames, Handshake, frame
 
-__all__ = ["GONE", "JOINED", "Relay", "name_of_relay"]
+__all__ = ["GONE", "JOINED", "Relay"]
 
 #: Instead of a kind of message: a worker has come, or gone.
 JOINED = -1
 GONE = -2
 #: Seconds that a connection may take to show that it knows the secret.
 PROVEN_WITHIN = 20.0
-
-
-def name_of_relay(session: str) -> str:
-    """What the relay of a session is called among Ray's actors."""
-    return f"manyhands-{session}"
 
 
 class Relay:
@@ -37,11 +34,7 @@ class Relay:
         self._events: dict[Any, asyncio.Event] = {}
         self._lent: dict[Any, list[Any]] = {}
         self._ended: dict[int, tuple[BaseException | None, Any]] = {}
-        self._secret = b""
-        self._server: asyncio.Server | None = None
-        self._writers: dict[int, asyncio.StreamWriter] = {}
-        self._said: list[tuple[int, int, bytes]] = []
-        self._connections = 0
+        self._buses: dict[str, _Bus] = {}
 
     def _event(self, key: Any) -> asyncio.Event:
         event = self._events.get(key)
@@ -101,27 +94,65 @@ class Relay:
 
     # ------------------------------------------------------------------ the bus of Ray Client
 
-    async def listen(self, secret: bytes) -> tuple[str, int]:
-        """Lets workers connect.
+    async def listen(self, session: str, secret: bytes) -> tuple[str, int]:
+        """Lets workers connect to a session.
 
         Returns:
             Host and port.
         """
+        bus = self._buses[session] = _Bus(secret)
+        return await bus.listen()
+
+    async def up(self, session: str) -> list[tuple[int, int, bytes]]:
+        """What workers have said since the last time, as soon as there is something: connection, kind, body."""
+        bus = self._buses.get(session)
+        return await bus.up() if bus is not None else []
+
+    async def down(self, session: str, sayings: list[tuple[int, int, bytes]]) -> None:
+        """Sends to workers."""
+        bus = self._buses.get(session)
+        if bus is not None:
+            bus.down(sayings)
+
+    async def leave(self, session: str) -> None:
+        """Hangs up on the workers of a session."""
+        bus = self._buses.pop(session, None)
+        if bus is not None:
+            bus.close()
+
+
+class _Bus:
+    """Connections of the workers of one session.
+
+    Args:
+        secret: see `wire`.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._server: asyncio.Server
+        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._said: list[tuple[int, int, bytes]] = []
+        self._news = asyncio.Event()
+        self._connections = 0
+
+    async def listen(self) -> tuple[str, int]:
+        """See `Relay`."""
         import ray
 
-        self._secret = secret
         host = ray.util.get_node_ip_address()
         self._server = await asyncio.start_server(self._serve, host, 0)
         return host, self._server.sockets[0].getsockname()[1]
 
     async def up(self) -> list[tuple[int, int, bytes]]:
-        """What workers have said since the last time, as soon as there is something: connection, kind, body."""
-        await self._once("up")
+        """See `Relay`."""
+        await self._news.wait()
+        self._news.clear()
         said, self._said = self._said, []
         return said
 
-    async def down(self, sayings: list[tuple[int, int, bytes]]) -> None:
-        """Sends to workers."""
+    def down(self, sayings: list[tuple[int, int, bytes]]) -> None:
+        """See `Relay`."""
         for connection, kind, body in sayings:
             writer = self._writers.get(connection)
             if writer is None:
@@ -131,9 +162,16 @@ class Relay:
             else:
                 writer.write(frame(kind, body))
 
+    def close(self) -> None:
+        """Hangs up on all."""
+        self._server.close()
+        for writer in self._writers.values():
+            writer.close()
+        self._news.set()
+
     def _say(self, connection: int, kind: int, body: bytes = b"") -> None:
         self._said.append((connection, kind, body))
-        self._event("up").set()
+        self._news.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         handshake = Handshake(self._secret)

@@ -53,7 +53,7 @@ class Relays:
 
     def lend(self, reference: Any) -> str:
         """See `Lender`."""
-        key = f"driver-{next(self._keys)}"
+        key = f"{self.session}-{next(self._keys)}"
         self._backend.relay().lend.remote(key, [reference])
         return key
 

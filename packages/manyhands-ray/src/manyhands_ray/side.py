@@ -13,7 +13,7 @@ Who does what:
     receiver       all that the driver says, in order
     service loop   coroutines of batches (`manyhands.engine.loops`)
 
-May import `wire`, `relay`, `handles`, `natives`, `environment`, `options` and the core's `remote` room.
+May import `wire`, `handles`, `natives`, `environment`, `options` and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from manyhands_ray.environment import this_environment
 from manyhands_ray.handles import Lent
 from manyhands_ray.natives import PASSED_WITHIN, lends_here
 from manyhands_ray.options import captured
-from manyhands_ray.relay import name_of_relay
 from manyhands_ray.wire import Channel, Contact, connect
 
 if TYPE_CHECKING:
@@ -208,7 +207,9 @@ class _RaySeat(ClusterSeat):
     def give(self, batch: Batch | None) -> None:
         """See `Seat`: opens the gate that it stands at, if it does."""
         if batch is not None:
-            self.wish = False  # there is something for it: the driver says so again when that is over
+            self.wish = (
+                False  # there is something for it: the driver says so again when that is over
+            )
         self.queue.put(batch)
         with self._lock:
             gate, self._gate = self._gate, None
@@ -402,12 +403,12 @@ class Side(ClusterWorker):
         return captured()
 
     def relay(self) -> Any:
-        """The session's actor, which the driver makes if this is the first to ask for it."""
+        """The driver's actor, which it makes if this is the first to ask for it."""
         is_asked = False
         while self._relay is None:
             try:
-                name = name_of_relay(self.session)
-                self._relay = ray.get_actor(name, namespace=self._contact.namespace)
+                contact = self._contact
+                self._relay = ray.get_actor(contact.relay, namespace=contact.namespace)
             except ValueError:
                 if self.gone:
                     raise

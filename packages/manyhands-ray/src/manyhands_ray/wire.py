@@ -37,7 +37,8 @@ class Contact(NamedTuple):
         port: likewise.
         secret: see the module.
         entropy: of the driver (see `manyhands.names`).
-        namespace: of the relay, which is an actor named after the session.
+        relay: name of the relay, which is an actor.
+        namespace: where it has that name.
     """
 
     session: str
@@ -45,6 +46,7 @@ class Contact(NamedTuple):
     port: int
     secret: bytes
     entropy: int
+    relay: str
     namespace: str
 
 
