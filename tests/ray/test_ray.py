@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -378,6 +379,7 @@ class TestValues:
                 array = ones.submit(1_000_000)
                 assert total.submit(array).result() == 1_000_000
 
+        gc.collect()  # futures of maps of other tests, which know each other
         main()
         eventually(lambda: bytes_in_store() < 4_000_000, "the store has room again")
 
