@@ -1,9 +1,10 @@
 """Runs Manyhands flows on Ray.
 
     exceptions, settings        what was asked for, and what may go wrong
+    wire, relay                 messages over TCP; the driver's actor: futures for Ray, gates, a bus for Ray Client
     quiet, connection           Ray in this process, and what it changes here
     environment, options        what the workers need to have; Ray's own words around a submit
-    handles, relay              values that stay; futures for Ray
+    handles                     values that stay
     natives, members, side      Ray's own objects; the driver's books; what runs batches on a worker
     link, relays                the driver's end of the messages; who waits for what
     listening, deaths, watch    what the driver hears; workers that have gone; a cluster that has
