@@ -441,6 +441,9 @@ def _clean_up(before: set[Process]) -> None:
 
     with contextlib.suppress(Exception):
         ray.shutdown()
+    if _is_client():  # whose server did not start: Ray would not connect again
+        with contextlib.suppress(Exception):
+            ray.util.disconnect()
     # Of processes that it was about to start Ray knows nothing.
     home = os.path.join(os.path.dirname(ray.__file__), "")
     new = [process for process in _descendants(os.getpid()) if process not in before]
