@@ -20,7 +20,7 @@ May import all of this package but `task_runners`.
 from __future__ import annotations
 
 import secrets
-import threading
+from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -40,7 +40,7 @@ from manyhands.task_runners.remote.record import CAPACITY
 
 from manyhands_ray.deaths import Deaths
 from manyhands_ray.handles import Kept
-from manyhands_ray.link import Link
+from manyhands_ray.link import Calls, Link
 from manyhands_ray.listening import Listener
 from manyhands_ray.members import RaySent
 from manyhands_ray.natives import Borrowed, borrowing
@@ -131,13 +131,14 @@ class RayBackend(ClusterBackend):
         self._shipping = shipped_by_value(ship_modules)
         self.listener: Listener
         self._nodes: set[str] = set()
-        self._counting: threading.Thread | None = None
         self._contact: Contact
         self._relay: Any = None
+        self._bases: dict[tuple[bool, int], Any] = {}
         self._functions: dict[Any, Any] = {}
         self._wanting: set[tuple[Any, ...]] = set()
         self._checked: set[Task[Any, Any]] = set()
         self._acquired = False
+        self.calls = Calls()
 
     # ------------------------------------------------------------------ starting and stopping
 
@@ -180,25 +181,29 @@ class RayBackend(ClusterBackend):
         self.watch.stop()
         is_lost = self.watch.has_lost or self.connection.is_lost
         has_link = hasattr(self, "link")
-        if has_link and not is_lost:
-            self._stop_what_runs()
-        self.stopping = True
-        if has_link:
-            self.link.close(max(grace, 1.0))
-        self.deaths.join()
-        if self._counting is not None:
-            self._counting.join(grace)
+        with ExitStack() as last:
+            if self._acquired:
+                self._acquired = False
+                last.callback(self.connection.release, grace)
+            last.callback(self._shipping.__exit__, None, None, None)
+            last.callback(self._let_go)
+            if self._relay is not None and not is_lost:
+                last.callback(self._relay.leave.remote, self.session)
+            last.callback(self.calls.close, grace)
+            last.callback(self.deaths.join)
+            if has_link:
+                last.callback(self.link.close, max(grace, 1.0))
+                if not is_lost:
+                    self._stop_what_runs()
+            self.stopping = True
+
+    def _let_go(self) -> None:
         with self.lock:
             self.sent.clear()
         self.relays.clear()
-        if self._relay is not None and not is_lost:
-            self._relay.leave.remote(self.session)
         self._relay = None
+        self._bases.clear()
         self._functions.clear()
-        self._shipping.__exit__(None, None, None)
-        if self._acquired:
-            self._acquired = False
-            self.connection.release(grace)
 
     def _stop_what_runs(self) -> None:
         """What was cancelled and does not stop by itself is stopped by force: the cluster may go on without this runner."""
@@ -224,17 +229,14 @@ class RayBackend(ClusterBackend):
     def count_slots(self) -> None:
         """A slot is a CPU of the cluster's."""
         cpus = int(ray.cluster_resources().get("CPU", 0))
+        self._nodes.update(node["NodeID"] for node in ray.nodes() if node["Alive"])
         self.events.slots(list(range(max(cpus, 1))), awaited=not cpus)
 
     def seen_node(self, node: str) -> None:
         """A worker of this node has come: there may be more CPUs than before. On the I/O thread, which does not wait."""
         if node not in self._nodes:
             self._nodes.add(node)
-            if len(self._nodes) > 1:
-                self._counting = threading.Thread(
-                    target=self.count_slots, name="manyhands-ray-slots", daemon=True
-                )
-                self._counting.start()
+            self.calls.do(self.count_slots)
 
     def relay(self) -> Any:
         """The driver's actor in the cluster."""
@@ -243,6 +245,11 @@ class RayBackend(ClusterBackend):
         return self._relay
 
     # ------------------------------------------------------------------ batches go out
+
+    def launch(self, batch: Batch) -> None:
+        """See `Backend`."""
+        if not self.watch.has_lost:  # a Ray that has gone may keep whoever asks it for ever
+            super().launch(batch)
 
     def packing(self) -> AbstractContextManager[Any]:
         """See `ClusterBackend`: Ray's references are arguments of its tasks."""
@@ -305,10 +312,11 @@ class RayBackend(ClusterBackend):
             given = for_task(options, task.resources)
             if task.is_async:
                 given.setdefault("num_cpus", 0)  # a loop computes nothing
-            calls = max_calls(options, task.resources)
-            base = ray.remote(max_calls=calls, max_retries=0)(
-                execute_async if task.is_async else execute
-            )
+            kind = task.is_async, max_calls(options, task.resources)
+            base = self._bases.get(kind)
+            if base is None:  # Ray exports it once
+                function = execute_async if task.is_async else execute
+                base = self._bases[kind] = ray.remote(max_calls=kind[1], max_retries=0)(function)
             function = base.options(
                 name=task.name, num_returns=1 + sent.slots, max_retries=0, **given
             )
@@ -356,7 +364,7 @@ class RayBackend(ClusterBackend):
             if status is not None:  # else it is about to be given: whoever begins it is told then
                 ray.cancel(status, force=False, recursive=False)
 
-        self.link.do(cancel)
+        self.calls.do(cancel)
 
     def kill(self, sent: Any, member: Any, run: TaskFuture[Any]) -> None:
         """See `ClusterBackend`."""
@@ -367,11 +375,17 @@ class RayBackend(ClusterBackend):
             task = self.sent.get(batch.number)
             if task is None or not task.is_task or not self.is_open(sent):
                 return
+            entry = self.events.scheduler.batches.get(batch.number)
+            shares = run._task.is_async and entry is not None and len(entry[1]) > 1
             if task.is_killed:
                 return
-            task.is_killed = True
-            member.stopped_for = run.name
-        ray.cancel(task.status, force=True, recursive=False)
+            if not shares:
+                task.is_killed = True
+                member.stopped_for = run.name
+        if shares:  # its neighbours on the loop are not to die for it
+            self.give_up(run)
+        else:
+            self.calls.do(lambda: ray.cancel(task.status, force=True, recursive=False))
 
     def capture(self, task: Task[Any, Any]) -> Options | None:
         """See `AnyBackend`: what `remote_options` says."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -42,6 +43,8 @@ __all__ = ["Deaths"]
 WORDS_WITHIN = 3.0
 #: Seconds that another node has to read a record.
 READ_WITHIN = 8.0
+#: Seconds that a runner that is left waits for that.
+JOINED_WITHIN = 2.0
 
 #: How Ray says that a task's worker has gone.
 _CRASHES: tuple[type[BaseException], ...] = (
@@ -71,8 +74,9 @@ class Deaths:
 
     def join(self) -> None:
         """Waits for the readers of records."""
+        deadline = time.monotonic() + JOINED_WITHIN
         for reader in self._readers:
-            reader.join(READ_WITHIN)
+            reader.join(max(deadline - time.monotonic(), 0.0))
 
     # ------------------------------------------------------------------ what Ray says of its tasks
 
@@ -100,7 +104,9 @@ class Deaths:
             self._failed(sent, error)
             return
         sent.has_ended = True
-        if begun:
+        if isinstance(begun, str):  # it could not reach us
+            self._lost(sent, lambda name: backend.died(name, begun), None)
+        elif begun:
             for report in sent.held:
                 backend.listener.reported(sent, report)
             sent.held.clear()
@@ -117,7 +123,14 @@ class Deaths:
             member = sent.member
         sent.error = error
         if _is_cancel(error) and not sent.is_killed and member is None:
-            backend.withdrawn(sent.batch.number)
+            if sent.withdrawn:
+                backend.withdrawn(sent.batch.number)
+            elif any(_is_borrowed(item) for item in sent.stored):
+                self._not_begun(
+                    sent, error
+                )  # it is a reference among its arguments that was cancelled
+            else:
+                backend.send_again(sent)
         elif member is None and explain_import(error) is not None:
             self._not_begun(sent, error)  # and would not begin if it were sent again
         elif isinstance(error, _CRASHES) or sent.is_killed:
@@ -145,8 +158,25 @@ class Deaths:
         if isinstance(error, (of_ray.OutOfMemoryError, of_ray.NodeDiedError)):
             text = f"Ray says: {error}"
             self._lost(sent, lambda name: backend.died(name, text, error), None)
+        elif any(_is_borrowed(item) for item in sent.stored):
+            backend.calls.do(lambda: self._look_at_arguments(sent))
         else:
             backend.send_again(sent)
+
+    def _look_at_arguments(self, sent: RaySent) -> None:
+        """Finds out whether it was a task of Ray's among a batch's arguments that failed; it may take a while."""
+        backend = self._backend
+        has_failed = any(_has_failed(item.reference) for item in sent.stored if _is_borrowed(item))
+
+        def go_on() -> None:
+            if not backend.is_open(sent):
+                return
+            if has_failed and sent.error is not None:
+                self._not_begun(sent, sent.error)
+            else:
+                backend.send_again(sent)
+
+        backend.link.do(go_on)
 
     def _lost(
         self,
@@ -207,6 +237,8 @@ class Deaths:
             tasks = self._tasks_at(member)
         if not tasks:
             self._bury(member, {})  # it was idle, and has ended for that reason
+            if member.hello.get("host") == socket.gethostname() and member.hello["record"]:
+                read_record(member.hello["record"])  # nobody else will remove it
         elif all(sent.error is not None for sent in tasks):
             self._look_into(member)
         else:
@@ -304,6 +336,20 @@ class Deaths:
             )
 
         return error
+
+
+def _has_failed(reference: Any) -> bool:
+    """Whether Ray's reference will never have a value."""
+    ready, _ = ray.wait([reference], timeout=0, fetch_local=False)
+    if not ready:
+        return False
+    try:
+        ray.get(reference, timeout=READ_WITHIN)
+    except of_ray.GetTimeoutError:
+        return False
+    except Exception:  # whatever its task has raised
+        return True
+    return False
 
 
 def _is_borrowed(stored: Any) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from manyhands.logs import library_logger
@@ -22,7 +23,7 @@ from manyhands_ray.wire import Frames, Handshake, frame
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-__all__ = ["Hearer", "Link", "Peer"]
+__all__ = ["Calls", "Hearer", "Link", "Peer"]
 
 
 class Hearer(Protocol):
@@ -134,6 +135,38 @@ class _Relayed(Peer):
         self._link.say(self._number, GONE, b"")
 
 
+class Calls:
+    """A thread for calls of Ray that may take as long as Ray likes: nobody else waits for them."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def do(self, call: Callable[[], object]) -> None:
+        """Makes a call, after those before."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._serve, name="manyhands-ray-calls", daemon=True
+                )
+                self._thread.start()
+        self._calls.put(call)
+
+    def close(self, grace: float) -> None:
+        """Ends the thread once it has made its calls, or leaves it to itself."""
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join(grace)
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # Ray has gone, as the watch sees too
+                library_logger().debug("A call of Ray failed: %r", error)
+
+
 class Link:
     """See the module.
 
@@ -152,7 +185,6 @@ class Link:
         self._session = ""
         self._relayed: dict[int, _Relayed] = {}
         self._sayings: list[tuple[int, int, bytes]] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self.peers: set[Peer] = set()
         self.thread = threading.Thread(target=self._serve, name="manyhands-ray", daemon=True)
@@ -162,9 +194,6 @@ class Link:
         try:
             self._loop.run_forever()
         finally:
-            for task in self._tasks:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
             self._loop.close()
 
     def start(self) -> None:
@@ -175,16 +204,6 @@ class Link:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs a coroutine on the I/O thread, and waits for its end."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Has a coroutine run on the I/O thread until the link is closed."""
-
-        def begin() -> None:
-            task = self._loop.create_task(coroutine)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-        self._loop.call_soon_threadsafe(begin)
 
     def listen(self, host: str, secret: bytes) -> tuple[str, int]:
         """Lets workers connect to this process.
@@ -284,7 +303,7 @@ class Link:
                 self._hearer.failed(error)
         if self._sayings:
             sayings, self._sayings = self._sayings, []
-            self._relay.down.remote(self._session, sayings)
+            self._guarded(lambda: self._relay.down.remote(self._session, sayings))
 
     def say(self, number: int, kind: int, body: bytes) -> None:
         """Has the relay send to a worker; on the I/O thread."""

@@ -134,9 +134,9 @@ class Listener(ClusterListener):
         """See `ClusterListener`."""
         return isinstance(value, Kept)
 
-    def holds_back(self, sent: Any, report: Report) -> bool:
+    def holds_back(self, sent: Any, report: Report, *, has_kept: bool) -> bool:
         """See `ClusterListener`."""
-        if sent.has_ended:
+        if sent.has_ended or not (has_kept or sent.held):
             return False
         sent.held.append(report)
         return True

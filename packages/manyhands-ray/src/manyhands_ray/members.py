@@ -28,7 +28,6 @@ class RayMember(ClusterMember):
 
     Attributes:
         has_gone: whether it has hung up.
-        record: its record's content was read, and this is what had begun by batch; `None` if it cannot be known.
         is_read: whether the record was looked at.
     """
 
@@ -37,7 +36,6 @@ class RayMember(ClusterMember):
     def __init__(self, number: int, channel: Peer) -> None:
         super().__init__(number, channel)
         self.has_gone = False
-        self.record: dict[int, list[int]] | None = None
         self.is_read = False
 
 

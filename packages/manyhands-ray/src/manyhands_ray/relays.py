@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from manyhands.calls import COMPLETED, DONE
 from manyhands.context import LOCK
+from manyhands.serialization import find_culprit
 
 from manyhands_ray.handles import Kept
 from manyhands_ray.natives import PASSED_WITHIN, introduced
@@ -89,7 +90,16 @@ class Relays:
                 value = [ended._outcome.reference]
             else:
                 value = (ended._outcome,)
-            relay.ended.remote(ended._number, error, value)
+
+            def send() -> None:
+                try:
+                    relay.ended.remote(ended._number, error, value)
+                except TypeError as failure:  # of pickling
+                    told = find_culprit(ended._outcome, "result")
+                    told.__cause__ = failure
+                    relay.ended.remote(ended._number, told, None)
+
+            self._backend.calls.do(send)
 
         with LOCK:
             watched = run.watch(tell)

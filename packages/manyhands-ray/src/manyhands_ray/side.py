@@ -22,6 +22,7 @@ import contextlib
 import os
 import pickle
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from manyhands.context import LOCK
+from manyhands.logs import library_logger
 from manyhands.serialization import dumps, loads
 from manyhands.task_runners.remote import messages
 from manyhands.task_runners.remote.cluster_worker import ClusterSeat, ClusterWorker
@@ -79,7 +81,7 @@ def execute(head: bytes, *values: Any) -> Any:
         values: large buffers of its arguments, then the values of the handles.
 
     Returns:
-        Whether it was begun; then its large values, if it may return any.
+        Whether it was begun, or what kept it from that; then its large values, if it may return any.
     """
     return _executed(head, values, Side.execute)
 
@@ -91,7 +93,15 @@ def execute_async(head: bytes, *values: Any) -> Any:
 
 def _executed(head: bytes, values: tuple[Any, ...], run: Callable[..., Any]) -> Any:
     contact, number, slots, blob, buffers, handles = loads(head)
-    side = side_of(Contact(*contact)) if goes_on() else None
+    try:
+        side = side_of(Contact(*contact)) if goes_on() else None
+    except OSError as error:
+        host = socket.gethostname()
+        return _returned(
+            f"its worker on {host} cannot reach the driver at {contact[1]}:{contact[2]}: {error}",
+            (),
+            slots,
+        )
     if side is None:
         return _returned(False, (), slots)
     views = [value.buffer for value in values[:buffers]]
@@ -104,7 +114,7 @@ def fail(error: BaseException) -> None:
     raise error
 
 
-def _returned(begun: bool, values: Sequence[Any], slots: int) -> Any:
+def _returned(begun: bool | str, values: Sequence[Any], slots: int) -> Any:
     if not slots:
         return begun
     return (begun, *values, *(None for _ in range(slots - len(values))))
@@ -179,17 +189,18 @@ _joining = threading.Lock()
 
 
 def side_of(contact: Contact) -> Side | None:
-    """A session's side on this worker, made where there is none; `None` if its driver has left it."""
+    """A session's side on this worker, made where there is none; `None` if its driver has left it.
+
+    Raises:
+        OSError: the driver cannot be reached.
+    """
     side = _sides.get(contact.session)
     if side is not None:
         return side if not side.gone else None
     with _joining:
         side = _sides.get(contact.session)
         if side is None:
-            try:
-                channel = Channel(connect(contact))
-            except OSError:
-                return None
+            channel = Channel(connect(contact))
             side = _sides[contact.session] = Side(contact, channel)
             side.begin()
     return side
@@ -218,7 +229,7 @@ class _RaySeat(ClusterSeat):
 
     def woken(self, left: float | None) -> None:
         """See `Seat`: what waits can be given nothing, so others get its CPU, for as long as that is so."""
-        if not self.wish:
+        if not (self.wish and self._side.has_gates):
             return
         relay = self._side.relay()
         with self._lock:
@@ -227,6 +238,13 @@ class _RaySeat(ClusterSeat):
             gate = self._gate = self._side.new_gate()
         try:
             _get(relay.wait.remote(gate), left)
+        except ray.exceptions.RayActorError as error:
+            # Nobody opens gates any more: runs wait as they are, with their CPU.
+            library_logger().warning(
+                "Waiting runs keep their CPUs, as the relay has gone: %s", error
+            )
+            self.wish = False
+            self._side.has_gates = False
         except ray.exceptions.GetTimeoutError:
             with self._lock:
                 passed, self._gate = self._gate, None
@@ -258,6 +276,7 @@ class Side(ClusterWorker):
         self._over: dict[int, threading.Event] = {}
         self._news = threading.Condition(LOCK)
         self._gates = count(1)
+        self.has_gates = True
         self._relay: Any = None
         self._receiver = threading.Thread(
             target=self._receive, name="manyhands-receiver", daemon=True

@@ -10,9 +10,10 @@ May import `link`.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -27,6 +28,10 @@ BETWEEN = 0.5
 LOST_AFTER = 5.0
 #: Seconds that an attempt may take.
 ANSWERS_WITHIN = 3.0
+#: Seconds that runs have to end before Ray is let go of.
+LETS_GO_AFTER = 0.3
+
+RAYLET = "the raylet of this node"
 
 
 class Watch:
@@ -43,6 +48,11 @@ class Watch:
         self._backend = backend
         self._stopped = False
         self.has_lost = False
+        self._watched: list[tuple[str, str, int]] = []
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._end: asyncio.Event
 
     def start(self) -> None:
         """Begins to watch."""
@@ -50,16 +60,34 @@ class Watch:
         watched = {
             "Ray's control store": connection.gcs_address,
             "the server of Ray Client": connection.client_address,
-            "the raylet of this node": self._raylet(),
+            RAYLET: self._raylet(),
         }
         for what, address in watched.items():
             if address is not None:
                 host, _, port = address.rpartition(":")
-                self._backend.link.spawn(self._hold(what, host.strip("[]"), int(port)))
+                self._watched.append((what, host.strip("[]"), int(port)))
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._watch()), name="manyhands-ray-watch", daemon=True
+        )
+        self._thread.start()
 
     def stop(self) -> None:
         """Watches no more."""
         self._stopped = True
+        if self._thread is not None and self._ready.wait(ANSWERS_WITHIN):
+            self._loop.call_soon_threadsafe(self._end.set)
+            if self._thread is not threading.current_thread():
+                self._thread.join(ANSWERS_WITHIN)
+
+    async def _watch(self) -> None:
+        """Holds all connections, on a thread that never asks Ray for anything."""
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self._ready.set()
+        holds = [self._loop.create_task(self._hold(*watched)) for watched in self._watched]
+        await self._end.wait()
+        for hold in holds:
+            hold.cancel()
+        await asyncio.gather(*holds, return_exceptions=True)
 
     def _raylet(self) -> str | None:
         if self._backend.connection.is_client:
@@ -81,12 +109,15 @@ class Watch:
             except (OSError, TimeoutError) as error:
                 now = time.monotonic()
                 away_since = away_since or now
-                if now - away_since >= LOST_AFTER:
+                # A raylet is never started again, and what is left of it ends this process when it is asked.
+                is_over = what == RAYLET and isinstance(error, ConnectionRefusedError)
+                if is_over or now - away_since >= LOST_AFTER:
                     self._lost(f"the connection to {what} at {host}:{port} was lost: {error!r}")
                     return
                 await asyncio.sleep(BETWEEN)
                 continue
             away_since = None
+            _keep_alive(writer.get_extra_info("socket"))
             try:
                 while await reader.read(1 << 12):
                     pass
@@ -101,9 +132,20 @@ class Watch:
             return
         self._stopped = self.has_lost = True
         backend = self._backend
+
+        def let_go() -> None:
+            time.sleep(LETS_GO_AFTER)
+            backend.connection.lost()
+
+        # Whoever waits for Ray may be the one who would tell of the ends below: it is let go of in any case.
+        threading.Thread(target=let_go, name="manyhands-ray-lost", daemon=True).start()
         backend.events.close_for(text)
         backend.events.broken(lambda name: backend.died(name, text))
-        # It may wait for what will not answer.
-        threading.Thread(
-            target=backend.connection.lost, name="manyhands-ray-lost", daemon=True
-        ).start()
+
+
+def _keep_alive(connection: Any) -> None:
+    """Has the system notice within seconds that the other machine has gone without a word."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

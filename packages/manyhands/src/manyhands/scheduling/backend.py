@@ -125,6 +125,9 @@ class BackendEvents(Protocol):
             awaited: whether no worker has come yet; one batch then tells the engine that some are wanted.
         """
 
+    def arrived(self, batch: int) -> None:
+        """A worker has this batch, and begins (`Capabilities.queues`)."""
+
     def started(self, batch: int, position: int) -> None:
         """The run at this position of a batch has begun."""
 

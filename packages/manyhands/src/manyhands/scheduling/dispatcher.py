@@ -426,6 +426,12 @@ class Dispatcher(Answers):
             self.scheduler.slots_changed(numbers, awaited=awaited)
         self.drain()
 
+    def arrived(self, batch: int) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            self.scheduler.batch_arrived(batch)
+        self.drain()
+
     def started(self, batch: int, position: int) -> None:
         """See `BackendEvents`."""
         with LOCK:

@@ -146,6 +146,7 @@ class PushingScheduler(Scheduler):
         self._asked_of: set[Task[Any, Any]] = set()  # tasks of which nothing is known yet
         self._slow: set[Task[Any, Any]] = set()  # those whose first runs take their time
         self._has_room = True
+        self._under_way: set[int] = set()  # batches of coroutines that no worker has yet
 
     def _push(self, future: TaskFuture[Any]) -> None:
         if self.broken is not None:
@@ -440,10 +441,14 @@ class PushingScheduler(Scheduler):
             )
             if slot is None or self.loops.get(slot, 0) >= LOOP_WINDOW:
                 break
+            if len(self._under_way) >= len(self.slots):
+                break  # what comes meanwhile travels together
             batch = self._make_batch(self.ready_async, slot, len(self.slots))
             if batch is not None:
                 self.loops[slot] = self.loops.get(slot, 0) + 1
                 self._on_loops[batch.number] = True
+                if self.capabilities.queues:
+                    self._under_way.add(batch.number)
                 self.effects.append((LAUNCH, batch))
         while self.ready:
             slot, idle = self._roomiest()
@@ -789,6 +794,7 @@ class PushingScheduler(Scheduler):
             return
         batch, open_positions = entry
         self._recalled.discard(number)
+        self._under_way.discard(number)
         helper = self._helping.pop(number, None)
         self._again(batch, sorted(open_positions))
         if helper is not None:
@@ -865,6 +871,12 @@ class PushingScheduler(Scheduler):
         future._start = True
         self._lane(future._task).appendleft(future)
         self._tell_wanting(detail.wanted)
+
+    def batch_arrived(self, number: int) -> None:
+        """A worker has a batch, and begins."""
+        if number in self._under_way:
+            self._under_way.discard(number)
+            self._fill()
 
     def batch_started(self, number: int, position: int) -> TaskFuture[Any] | None:
         """A run of a batch has begun.

@@ -378,6 +378,9 @@ class ClusterBackend:
             sent = self.find(run)
             if sent is None or sent.member is None:
                 return
+            entry = self.events.scheduler.batches.get(sent.batch.number)
+            if entry is None or sent.position_of(run) not in entry[1]:
+                return  # it has stopped, and the batch goes on
             member = sent.member
             if any(helper.run is run for helper in list(member.waits.values())):
                 return  # what its worker is at is another run, which it waits for

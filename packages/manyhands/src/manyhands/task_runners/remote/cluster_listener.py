@@ -141,6 +141,7 @@ class ClusterListener:
             wanting, sent.wanting = sent.wanting, []
             backend.settling.discard(number)
             backend.settled.notify_all()
+        backend.events.arrived(number)
         if sent.is_task and len(sent.batch) == 1 and not sent.is_limited():
             backend.events.started(number, 0)  # else `BEGUN` says so
         for run in skipped:
@@ -182,12 +183,12 @@ class ClusterListener:
                 for kind, value in zip(kinds, values, strict=True)
             ]
         report = Report(number, positions, values, ends, seconds, last=last)
-        if KEPT in kinds and self.holds_back(sent, report):
+        if self.holds_back(sent, report, has_kept=KEPT in kinds):
             return
         self.reported(sent, report)
 
-    def holds_back(self, sent: Any, report: Report) -> bool:
-        """Whether a report waits for the end of the cluster's task, as the values in it do."""
+    def holds_back(self, sent: Any, report: Report, *, has_kept: bool) -> bool:
+        """Whether a report waits for the end of the cluster's task, as values in it or before it do."""
         return False
 
     def reported(self, sent: Any, report: Report) -> None:
