@@ -115,7 +115,10 @@ class Relay:
             bus.down(sayings)
 
     async def leave(self, session: str) -> None:
-        """Hangs up on the workers of a session."""
+        """Hangs up on the workers of a session, and lets go of what it lent and nobody has asked for."""
+        for key in [key for key in self._lent if str(key).startswith(f"{session}-")]:
+            del self._lent[key]
+            self._events.pop(key, None)
         bus = self._buses.pop(session, None)
         if bus is not None:
             bus.close()

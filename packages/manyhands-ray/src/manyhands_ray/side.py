@@ -452,7 +452,7 @@ class Side(ClusterWorker):
 
     def lend(self, reference: Any) -> str:
         """See `Lender`."""
-        key = self.new_gate()
+        key = f"{self._contact.session}-{self.new_gate()}"
         _get(
             self.relay().lend.remote(key, [reference])
         )  # whoever asks for it does not wait in vain
