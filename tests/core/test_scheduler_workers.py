@@ -456,3 +456,27 @@ def test_who_asked_a_batch_back_in_vain_is_looked_at_again() -> None:
     scheduler.batch_closed(one.number, helper)
     assert effects_of_kind(scheduler, effects.HELP) == [helper], "so that it asks for the other"
     assert not scheduler.help(helper)
+
+
+@task
+async def nap(x: int) -> int:
+    return x
+
+
+def test_coroutines_that_come_while_a_worker_is_awaited_travel_together() -> None:
+    """SPEC 9.1, DESIGN 2. Each message may cost a cluster a process: the first goes at once, the others in one."""
+    backend: Any = QueuedBackend()
+    backend.capabilities.loops = True
+    dispatcher = Dispatcher(backend, None, "fake")
+    scheduler: Any = dispatcher.scheduler
+    scheduler.slots_changed([0])
+    for number in range(4):
+        call = Call(nap, (number,), None, next_number(), copy_context(), None)
+        scheduler.submit(TaskFuture(dispatcher, nap, call.number, call, 0.0))
+    (first,) = effects_of_kind(scheduler, effects.LAUNCH)
+    assert len(first) == 1
+    scheduler.batch_arrived(first.number)
+    (rest,) = effects_of_kind(scheduler, effects.LAUNCH)
+    assert len(rest) == 3
+    scheduler.batch_arrived(rest.number)
+    assert effects_of_kind(scheduler, effects.LAUNCH) == []

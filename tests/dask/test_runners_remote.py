@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.exhaustive,
     pytest.mark.may_leave(
         "threads", "processes", reason="the clusters of the module replace workers that died"
     ),

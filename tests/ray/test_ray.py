@@ -321,6 +321,32 @@ class TestValues:
 
         main()
 
+    def test_a_chain_goes_on_after_a_large_value(
+        self, runner: RayTaskRunner, signals: Signals
+    ) -> None:
+        """SPEC 7.5. What ended is not run again where its links are reported apart: the value exists when all have ended."""
+
+        @task
+        def slow_ones(count: int) -> Any:
+            signals.append("ones", count)
+            return np.ones(count)
+
+        @task
+        def slow_total(array: Any) -> float:
+            time.sleep(0.2)
+            return float(array.sum())
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            busy = [identity.submit(number) for number in range(4)]
+            array = slow_ones.submit(20_000, wait_for=busy)
+            last = inc.submit(inc.submit(slow_total.submit(array)))
+            assert last.result(timeout=PATIENCE) == 20_002
+            return array.state.is_completed()
+
+        assert main()
+        assert signals.lines("ones") == ["20000"]
+
     def test_a_tree_of_large_values(self, runner: RayTaskRunner) -> None:
         @task
         def merged(left: Any, right: Any) -> Any:
@@ -682,19 +708,41 @@ class TestCoroutines:
 
         assert main() < 6, "1 s and a worker's start where the machine is not busy"
 
-    def test_one_by_one_they_share_a_loop(self, runner: RayTaskRunner, signals: Signals) -> None:
+    def test_one_by_one_they_share_loops(self, runner: RayTaskRunner, signals: Signals) -> None:
+        """What comes while a worker is awaited travels together: a process for each would be started."""
+
         @task
         async def meets() -> int:
             signals.append("here", os.getpid())
-            while len(signals.lines("here")) < 4:  # noqa: ASYNC110 - they may be in several processes
+            while len(signals.lines("here")) < 30:  # noqa: ASYNC110 - they may be in several processes
                 await asyncio.sleep(0.01)
             return os.getpid()
 
         @flow(task_runner=runner)
         def main() -> Any:
-            return [run.result(timeout=PATIENCE) for run in [meets.submit() for _ in range(4)]]
+            return [run.result(timeout=PATIENCE) for run in [meets.submit() for _ in range(30)]]
 
-        assert len(main()) == 4
+        assert len(set(main())) < 10
+
+    def test_a_cancelled_one_leaves_its_neighbours_alone(
+        self, runner: RayTaskRunner, signals: Signals
+    ) -> None:
+        """SPEC 7.4."""
+
+        @task
+        async def naps(number: int) -> int:
+            signals.append("naps", number)
+            await asyncio.sleep(2)
+            return number
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            futures = naps.map(range(4))
+            eventually(lambda: len(signals.lines("naps")) == 4, "all have begun")
+            assert futures[1].cancel()
+            return [future.result(timeout=PATIENCE) for future in futures[2:]]
+
+        assert main() == [2, 3]
 
 
 # ---------------------------------------------------------------------- stopping by force

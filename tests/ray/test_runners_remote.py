@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.exhaustive,
     pytest.mark.may_leave(
         *("threads", "processes", "fds"),
         reason="Ray starts worker processes, threads and connections as it needs them",
