@@ -108,7 +108,7 @@ if __name__ == "__main__":
 def printed(script: str, **environment: str) -> list[str]:
     """Runs a script, and gives the lines that its tasks print, and what is logged of their ends."""
     done = subprocess.run(
-        [sys.executable, "-u", "-c", script],
+        [sys.executable, "-c", script],
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
