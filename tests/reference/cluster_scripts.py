@@ -125,6 +125,12 @@ def without_logs(lines: list[str]) -> list[str]:
     return [line for line in lines if " | " not in line]
 
 
+def floors(lines: list[str]) -> list[str]:
+    """What the elevators have printed: several processes share the screen, and may come between a line and its end."""
+    found: list[str] = re.findall(r"elevator (?:moving to|stops on) floor \d+", "\n".join(lines))
+    return found
+
+
 def ends(lines: list[str]) -> list[str]:
     """The tasks whose runs have completed, in this order."""
     return re.findall(r"Task run '(\w+)-\w+' - Finished in state Completed\(\)", "\n".join(lines))

@@ -12,6 +12,7 @@ from tests.reference.cluster_scripts import (
     RUNNING_WORK_CONCURRENTLY,
     USING_MULTIPLE_TASK_RUNNERS,
     ends,
+    floors,
     printed,
     without_logs,
 )
@@ -21,8 +22,7 @@ from tests.reference.cluster_scripts import (
 
 def test_running_work_concurrently() -> None:
     """A floor takes a hundredth of a second."""
-    lines = printed(RUNNING_WORK_CONCURRENTLY)
-    lines = without_logs(lines)
+    lines = floors(printed(RUNNING_WORK_CONCURRENTLY))
     assert sorted(lines) == sorted(
         f"elevator {does} {floor}"
         for does in ("moving to floor", "stops on floor")
