@@ -111,13 +111,14 @@ def printed(script: str, **environment: str) -> list[str]:
         [sys.executable, "-c", script],
         env=os.environ | environment,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=50,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    return [line for line in done.stdout.splitlines() if "Flow run" not in line]
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+    return [line for line in lines if "Flow run" not in line]
 
 
 def without_logs(lines: list[str]) -> list[str]:
