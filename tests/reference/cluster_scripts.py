@@ -110,8 +110,7 @@ def printed(script: str, **environment: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=50,
         check=False,
