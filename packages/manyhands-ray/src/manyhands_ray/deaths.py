@@ -110,10 +110,18 @@ class Deaths:
             for report in sent.held:
                 backend.listener.reported(sent, report)
             sent.held.clear()
+            if sent.member is None:  # what it said is on its way, or was lost with its connection
+                TIMERS.after(WORDS_WITHIN, lambda: backend.link.do(lambda: self._unheard(sent)))
         elif sent.withdrawn:
             backend.withdrawn(sent.batch.number)
         else:
             backend.send_again(sent)
+
+    def _unheard(self, sent: RaySent) -> None:
+        """A batch's Ray task has ended by itself, and its worker has never spoken of it."""
+        if sent.member is None:
+            text = "its worker has run it, and what it said was lost"
+            self._lost(sent, lambda name: self._backend.died(name, text), None)
 
     def _failed(self, sent: RaySent, error: BaseException) -> None:
         backend = self._backend
@@ -126,9 +134,7 @@ class Deaths:
             if sent.withdrawn:
                 backend.withdrawn(sent.batch.number)
             elif any(_is_borrowed(item) for item in sent.stored):
-                self._not_begun(
-                    sent, error
-                )  # it is a reference among its arguments that was cancelled
+                self._not_begun(sent, error)  # one of these was cancelled
             else:
                 backend.send_again(sent)
         elif member is None and explain_import(error) is not None:
