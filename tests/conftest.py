@@ -30,6 +30,7 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from tests.ray.clusters import Head
 
@@ -131,7 +132,7 @@ def _threads() -> list[threading.Thread]:
     # A thread that Python did not start and that once asked for its Thread stays listed after its end (until 3.13).
     # Only its number is kept: a frame that holds all frames, its own among them, is a reference cycle, and Python
     # 3.12.0 and 3.12.1 crash when they collect one with the frame of a thread that is sending a BytesIO (gh-111049).
-    running = set(sys._current_frames())
+    running = set(_frames())
     return [
         t
         for t in threading.enumerate()
@@ -141,8 +142,19 @@ def _threads() -> list[threading.Thread]:
     ]
 
 
+def _frames() -> dict[int, FrameType]:
+    # Before Python 3.11.9, a garbage collection in there can hang the process for good (gh-106883).
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if is_collecting:
+            gc.enable()
+
+
 def _describe_thread(thread: threading.Thread) -> str:
-    frame = sys._current_frames().get(thread.ident or 0)
+    frame = _frames().get(thread.ident or 0)
     stack = "".join(traceback.format_stack(frame)) if frame else "  it has just ended\n"
     return f"{thread!r}\n{stack}"
 

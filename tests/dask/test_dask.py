@@ -16,6 +16,7 @@ from manyhands.exceptions import InvalidOption, ResultLost, UpstreamTaskError
 from manyhands.testing.samples import BoomError, boom, identity, inc
 from manyhands.testing.tools import PATIENCE, eventually
 from manyhands_dask import DaskTaskRunner, get_dask_client
+from manyhands_dask.bus import CAN_PROFILE
 from manyhands_dask.side import _DaskSeat
 
 if TYPE_CHECKING:
@@ -414,6 +415,21 @@ def test_what_comes_for_a_wait_that_has_ended_is_given_back() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("manyhands_dask.side._DaskSeat", Slow)
         assert main() == "caught"
+
+
+def test_workers_profile_only_where_python_can(runner: DaskTaskRunner, cluster: Any) -> None:
+    """`sys._current_frames` can hang the process before Python 3.11.9."""
+
+    @flow(task_runner=runner)
+    def main() -> Any:
+        return inc.submit(1).result()
+
+    def profiles(dask_worker: Any) -> bool:
+        return "profile" in dask_worker.periodic_callbacks
+
+    assert main() == 2
+    with distributed.Client(cluster) as client:
+        assert set(client.run(profiles).values()) == {CAN_PROFILE}
 
 
 def test_two_runners_on_one_cluster(cluster: Any) -> None:

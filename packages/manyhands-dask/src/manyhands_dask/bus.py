@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,11 @@ DEATHS = (
     "check-worker-ttl",
     "nanny-close",
 )
+
+#: Whether a process can look at the frames of its threads, as the worker's profiler does a hundred times a second: before
+#: 3.11.9, a garbage collection at that moment can hang the process for good (python/cpython#106883), and 3.12.0 and
+#: 3.12.1 can crash (#111049).
+CAN_PROFILE = sys.version_info >= (3, 12, 2) or (3, 11, 9) <= sys.version_info < (3, 12)
 
 logger = logging.getLogger("distributed.manyhands")
 
@@ -282,6 +288,13 @@ class SchedulerBus(SchedulerPlugin):
         self._scheduler.worker_send(address, message)
 
 
+def _stop_profiling(worker: Worker) -> None:
+    profiling = worker.periodic_callbacks.pop("profile", None)
+    if profiling is not None:
+        profiling.stop()
+        logger.info("Without the statistical profiler, which can hang this version of Python")
+
+
 class WorkerBus(WorkerPlugin):
     """A worker's part: its sides, one a session."""
 
@@ -293,6 +306,8 @@ class WorkerBus(WorkerPlugin):
         known = vars(worker)
         known.setdefault("manyhands_sides", {})
         known.setdefault("manyhands_ended", deque(maxlen=ENDED))
+        if not CAN_PROFILE:
+            _stop_profiling(worker)
         worker.stream_handlers[NAME] = self._take
 
     async def teardown(self, worker: Worker) -> None:
