@@ -12,8 +12,12 @@ from manyhands import exceptions
 from manyhands.exceptions import (
     BlockingWaitInLoop,
     CancelledRun,
+    ClusterError,
+    ClusterFailed,
+    ClusterUnreachable,
     ConcurrencyLimitError,
     CrashedRun,
+    EnvironmentMismatch,
     FailedRun,
     FlowNotFound,
     FlowRunTimeout,
@@ -102,10 +106,27 @@ EXAMPLES: list[tuple[ManyhandsError, list[str]]] = [
         ["'dask'", 'pip install "manyhands[dask]"'],
     ),
     (UnknownRunner(runner="treads", known=("threads", "dask")), ["'treads'", "'threads'"]),
+    (
+        ClusterUnreachable(cluster="Ray", address="ray://h:1", problem="no answer"),
+        ["Ray", "ray://h:1", "no answer"],
+    ),
+    (
+        ClusterFailed(cluster="the Dask cluster of a.B", problem="no quota"),
+        ["The Dask cluster of a.B could not be started", "no quota"],
+    ),
+    (
+        EnvironmentMismatch(
+            cluster="Dask",
+            rows={"python": {"driver": "3.11.7", "scheduler": "3.12.4"}},
+            table="<the table>",
+            problem="python is 3.12.4 on the scheduler",
+        ),
+        ["Dask", "<the table>", "3.12.4 on the scheduler", "check_environment=False"],
+    ),
     (ScriptError(target="etl.py:nightly", problem="no such file"), ["etl.py:nightly", "no such"]),
     (FlowNotFound(target="etl.py", flow_name="x", found=("y",)), ["etl.py", "'x'", "'y'"]),
 ]
-ABSTRACT = {ManyhandsError, RunError}
+ABSTRACT = {ManyhandsError, RunError, ClusterError}
 
 
 def each() -> list[Any]:
@@ -177,6 +198,8 @@ def test_survives_pickling_and_copying(error: ManyhandsError, duplicate: Any) ->
         (InvalidOption, TypeError),
         (MissingExtraError, ImportError),
         (WorkerDied, CrashedRun),
+        (ClusterUnreachable, ConnectionError),
+        (EnvironmentMismatch, ClusterError),
     ],
 )
 def test_is_also_the_error_that_people_expect(
@@ -236,6 +259,17 @@ def test_worker_died_says_how(facts: dict[str, int], text: str) -> None:
 def test_a_negative_exit_code_is_the_signal() -> None:
     error = WorkerDied(host="node7", exit_code=-9)
     assert (error.signal, error.exit_code) == (9, None)
+
+
+def test_a_cluster_is_started_or_joined() -> None:
+    assert "joined at h:6379" in str(ClusterFailed(cluster="Ray", problem="no", address="h:6379"))
+
+
+def test_what_a_cluster_refuses_cannot_be_tried() -> None:
+    error = EnvironmentMismatch(
+        cluster="Ray", rows={}, table="", problem="no", refused_by_cluster=True
+    )
+    assert "check_environment" not in str(error)
 
 
 def test_values_are_kept_as_short_reprs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import logging
 import re
@@ -222,6 +223,38 @@ def test_prints_in_all_their_forms(
     assert said[:4] == ["", "a b", "to stderr", "xNone1.5"]
     assert "kept" not in caplog.text
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("wraps", [True, False])
+def test_prints_where_others_replace_print_too(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, wraps: bool
+) -> None:
+    """As Ray does in a driver that shows what workers print, now or later."""
+    plain = print
+    reached: list[str] = []
+
+    @task(log_prints=True)
+    def talk(text: str) -> None:
+        print(text)
+
+    @flow
+    def main(text: str) -> None:
+        talk.submit(text).result()
+        print(text, "of the flow")
+
+    main("before")
+    below = builtins.print if wraps else plain
+
+    def theirs(*values: object, **options: Any) -> None:
+        reached.append(" ".join(map(str, values)))
+        below(*values, **options)
+
+    monkeypatch.setattr(builtins, "print", theirs)
+    main("after")
+    main("again")
+    said = [r.getMessage() for r in caplog.records if r.name == "manyhands.task_runs"]
+    assert [text for text in said if "Finished" not in text] == ["before", "after", "again"]
+    assert reached == ["after of the flow", "again of the flow"]
 
 
 def test_the_run_logger(caplog: pytest.LogCaptureFixture) -> None:

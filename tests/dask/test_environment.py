@@ -88,7 +88,9 @@ def test_without_workers() -> None:
 
 def test_the_error_carries_its_facts() -> None:
     found = compare(described({}, python="3.9.1"))
-    error = EnvironmentMismatch(rows=found.rows, table=found.table, problem=found.problem or "")
+    error = EnvironmentMismatch(
+        cluster="Dask", rows=found.rows, table=found.table, problem=found.problem or ""
+    )
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error)
     assert again.rows["python"]["scheduler"] == "3.9.1"

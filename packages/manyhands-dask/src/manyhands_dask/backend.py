@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -31,22 +30,14 @@ from typing import TYPE_CHECKING, Any
 from dask.base import annotate
 from distributed.client import _current_client
 from distributed.worker import Worker  # noqa: F401  # so that its cost is here, not in the first submit
-from manyhands.calls import (
-    Batch,
-)
 from manyhands.exceptions import InvalidOption
-from manyhands.futures.run import TaskFuture
 from manyhands.logs import library_logger
 from manyhands.names import process_entropy
-from manyhands.scheduling.backend import Capabilities
-from manyhands.scheduling.batching import BatchPolicy
 from manyhands.serialization import dumps
 from manyhands.task_runners.remote import messages
-from manyhands.task_runners.remote.cluster_backend import ClusterBackend
+from manyhands.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
 from manyhands.task_runners.remote.contents import Contents
 from manyhands.task_runners.remote.modules import shipped_by_value
-from manyhands.task_runners.remote.parcels import Packed
-from manyhands.task_runners.remote.record import CAPACITY
 
 from manyhands_dask.bus import SESSION, key_of
 from manyhands_dask.clients import CURRENT
@@ -63,7 +54,7 @@ from manyhands_dask.side import execute, execute_async
 from manyhands_dask.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pickle import PickleBuffer
 
@@ -78,24 +69,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DaskBackend"]
 
-#: Seconds of work in a message: what Dask spends on one (1 to 2 ms) shall be little beside it.
-TARGET = 0.1
 #: Seconds of work below which a message is not made smaller to spread it over more workers.
 LEAST = 0.005
-#: Runs from this many seconds travel alone.
-ALONE = 0.05
 #: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
 PATIENCE = 0.05
-#: Seconds of work handed over for each thread: twice what Dask's adaptive scaling wants to have done in (5 s).
-WINDOW = 10.0
 #: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
 SCATTERED = 1 << 20
 #: Seconds that the first worker may take to be heard of.
 ARRIVED_WITHIN = 1.0
 #: Seconds that a large argument may take to be given to a worker.
 SCATTERED_WITHIN = 5
-#: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
-LAST_WORDS = 0.6
 
 _sessions = count(1)
 
@@ -116,26 +99,7 @@ class DaskBackend(ClusterBackend):
         check_environment: bool = True,
         ship_modules: str | Sequence[str] = "auto",
     ) -> None:
-        capabilities = Capabilities(
-            isolated=True,
-            stops_hard=True,
-            fuses=True,
-            loops=True,
-            queues=True,
-            sorts=True,
-            resources=True,
-            policy=BatchPolicy(
-                target=TARGET,
-                alone=ALONE,
-                cap=CAPACITY,
-                growth=256,
-                seconds=WINDOW,
-                most=128,
-                least=LEAST,
-                patience=PATIENCE,
-            ),
-        )
-        super().__init__(capabilities, "Dask")
+        super().__init__("Dask", "Dask worker", least=LEAST, patience=PATIENCE)
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
         self.arrived = threading.Event()
         self.client: Client
@@ -143,7 +107,6 @@ class DaskBackend(ClusterBackend):
         self._check = check_environment
         self._shipping = shipped_by_value(ship_modules, "DaskTaskRunner")
         self._link: Link
-        self._wanting: set[tuple[Any, ...]] = set()
         self.deaths = Deaths(self)
         self.relays = Relays(self)
         self.watch = Watch(self)
@@ -281,25 +244,9 @@ class DaskBackend(ClusterBackend):
 
         self._link.post(post)
 
-    def warn_of_demands(self, sent: Any) -> None:
-        """Says once if no worker has what a run asks for."""
-        demands = sent.demands
-        key = tuple(sorted(demands.items()))
-        with self.lock:
-            members = list(self.members.values())
-            if not demands or key in self._wanting or not members or sent.member is not None:
-                return
-        for member in members:
-            if all(member.resources.get(name, 0) >= amount for name, amount in demands.items()):
-                return
-        self._wanting.add(key)
-        run = self.events.scheduler.run_at(sent.batch, 0)
-        library_logger().warning(
-            "Task run %r waits for a Dask worker with %s; none of the %d workers has that",
-            run.name,
-            ", ".join(f"{name}={amount:g}" for name, amount in key),
-            len(members),
-        )
+    def offers(self) -> list[Mapping[str, float]]:
+        """See `ClusterBackend`: the resources of each worker."""
+        return [member.resources for member in self.living()]
 
     def _keep(self, value: Any, packed: Packed) -> Kept:
         """Puts a large argument of a map to a worker, once."""
@@ -370,11 +317,10 @@ class DaskBackend(ClusterBackend):
 
     def _stop_what_runs(self) -> None:
         """What was cancelled and does not stop by itself is stopped by force: the cluster may go on without this runner."""
-        deadline = time.monotonic() + LAST_WORDS
         with self.settled:
-            while any(sent.member is not None for sent in self.sent.values()):
-                if not self.settled.wait(max(deadline - time.monotonic(), 0.0)):
-                    break
+            self.settled.wait_for(
+                lambda: all(sent.member is None for sent in self.sent.values()), LAST_WORDS
+            )
             left = [sent for sent in self.sent.values() if sent.member is not None]
         for sent in left:
             member = sent.member

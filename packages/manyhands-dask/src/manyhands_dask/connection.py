@@ -128,9 +128,7 @@ class Connection:
 
     def _use(self, client: Any) -> None:
         if client.status != "running":
-            raise ClusterUnreachable(
-                address=str(client), problem=f"the client that was given is {client.status}"
-            )
+            raise _unreachable(str(client), f"the client that was given is {client.status}")
         self._client = client
         self.cluster = client.cluster
 
@@ -148,9 +146,9 @@ class Connection:
         try:
             cluster = make(**given)
         except Exception as error:
-            raise ClusterFailed(cluster_class=name, problem=_in_words(error)) from error
+            raise _failed(name, _in_words(error)) from error
         if not hasattr(cluster, "scheduler_address"):
-            raise ClusterFailed(cluster_class=name, problem=f"it made {cluster!r}, which is none")
+            raise _failed(name, f"it made {cluster!r}, which is none")
         self.cluster = cluster
         self.is_local = settings.cluster_class is None
         self._undo.append(self._close_cluster)
@@ -158,7 +156,7 @@ class Connection:
             try:
                 cluster.adapt(**settings.adapt_kwargs)
             except Exception as error:
-                raise ClusterFailed(cluster_class=name, problem=_in_words(error)) from error
+                raise _failed(name, _in_words(error)) from error
 
     def _connect(self, loop: Any) -> None:
         from distributed import Client
@@ -181,7 +179,7 @@ class Connection:
                 target, **options, **({} if self.cluster is not None else {"loop": loop})
             )
         except Exception as error:
-            raise ClusterUnreachable(address=address, problem=_in_words(error)) from error
+            raise _unreachable(address, _in_words(error)) from error
         self._client = client
         self._undo.append(lambda grace: client.close(timeout=max(grace, 1.0)))
 
@@ -197,8 +195,8 @@ class Connection:
                     return str(json.load(file)["address"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 if time.monotonic() > deadline:
-                    raise ClusterUnreachable(
-                        address=os.fspath(path), problem=f"the scheduler file: {_in_words(error)}"
+                    raise _unreachable(
+                        os.fspath(path), f"the scheduler file: {_in_words(error)}"
                     ) from error
             time.sleep(0.02)
 
@@ -299,7 +297,7 @@ def _knock(loop: Any, address: str, security: Any, limit: float) -> Any:
         security = security or Security()
         sync(loop, lambda: asyncio.wait_for(knock(), limit + 0.2))
     except Exception as error:
-        raise ClusterUnreachable(address=address, problem=_why(error, limit)) from error
+        raise _unreachable(address, _why(error, limit)) from error
     return security
 
 
@@ -325,3 +323,11 @@ def _why(error: BaseException, limit: float) -> str:
 def _in_words(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return text if error.__cause__ is None else f"{text} ({_in_words(error.__cause__)})"
+
+
+def _unreachable(address: str, problem: str) -> ClusterUnreachable:
+    return ClusterUnreachable(cluster="Dask", address=address, problem=problem)
+
+
+def _failed(cluster_class: str, problem: str) -> ClusterFailed:
+    return ClusterFailed(cluster=f"the Dask cluster of {cluster_class}", problem=problem)

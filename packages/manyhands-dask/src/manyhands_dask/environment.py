@@ -59,7 +59,9 @@ def check_environment(client: Client) -> None:
         return
     found = compare(described)
     if found.problem is not None:
-        raise EnvironmentMismatch(rows=found.rows, table=found.table, problem=found.problem)
+        raise EnvironmentMismatch(
+            cluster="Dask", rows=found.rows, table=found.table, problem=found.problem
+        )
     if found.rows:
         library_logger().warning(
             "The environments of the Dask cluster differ, which may or may not matter:\n%s",

@@ -51,6 +51,7 @@ class Link:
         self._lock = threading.Lock()
         self._outbox: deque[Callable[[], object]] = deque()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._is_closed = False
         self.thread = threading.Thread(target=self._serve, name="manyhands-dask", daemon=True)
 
     def open(self) -> None:
@@ -77,6 +78,7 @@ class Link:
         held = [key for key in list(self._client.futures) if session_of(key) == self._session]
         self.send("close", held=held)
         getattr(self._client, "manyhands_links", {}).pop(self._session, None)
+        self._is_closed = True
         self._inbox.put(None)
         if self.thread is not threading.current_thread():
             self.thread.join(grace)
@@ -111,8 +113,9 @@ class Link:
         self._client.loop.add_callback(self._empty_outbox)
 
     def do(self, action: Callable[[], None]) -> None:
-        """Has the I/O thread do something, after what the bus brought before."""
-        self._inbox.put(action)
+        """Has the I/O thread do something, after what the bus brought before; nothing once the bus was left."""
+        if not self._is_closed:
+            self._inbox.put(action)
 
     def brought(self, message: dict[str, Any]) -> None:
         """The bus has brought something; on Dask's loop."""

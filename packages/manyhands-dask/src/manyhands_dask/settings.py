@@ -1,17 +1,17 @@
 """What a `DaskTaskRunner` was told about its cluster, and whether that makes sense.
 
-Nothing is looked up and nothing is started here, and `distributed` is not imported. May import manyhands' errors.
+Nothing is looked up and nothing is started here, and `distributed` is not imported. May import manyhands' errors and the options of all clusters.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from manyhands.exceptions import InvalidOption
+from manyhands.task_runners.remote.cluster_runner import is_kwargs
 
 __all__ = ["ClusterSettings", "comparable", "invalid", "is_client"]
 
@@ -55,7 +55,7 @@ class ClusterSettings:
     def _check_types(self) -> None:
         for option in ("cluster_kwargs", "adapt_kwargs", "client_kwargs"):
             value = getattr(self, option)
-            if value is not None and not _is_kwargs(value):
+            if value is not None and not is_kwargs(value):
                 raise invalid(option, value, "a dictionary of keyword arguments is needed")
         if self.address is not None and not _is_address(self.address):
             raise invalid(
@@ -139,10 +139,6 @@ def is_client(value: object) -> bool:
     """Whether something is a `distributed.Client`. Where nobody imported `distributed`, there is none."""
     distributed = sys.modules.get("distributed.client")
     return distributed is not None and isinstance(value, distributed.Client)
-
-
-def _is_kwargs(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
 
 
 def _is_address(value: object) -> bool:

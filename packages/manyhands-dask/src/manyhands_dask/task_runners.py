@@ -6,19 +6,18 @@ May import `settings`, `connection` and `report`; `backend`, and with it distrib
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from manyhands.exceptions import SerializationError
-from manyhands.task_runners.base import LEAVING, BaseTaskRunner
-from manyhands.task_runners.remote.modules import checked_modules
+from manyhands.task_runners.base import LEAVING
+from manyhands.task_runners.remote.cluster_runner import ClusterTaskRunner, copied
 
 from manyhands_dask.connection import Connection
 from manyhands_dask.report import Report, check_bokeh
 from manyhands_dask.settings import ClusterSettings, comparable, invalid, is_client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from distributed import Client
     from distributed.deploy.cluster import Cluster
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["DaskTaskRunner"]
 
 
-class DaskTaskRunner(BaseTaskRunner):
+class DaskTaskRunner(ClusterTaskRunner):
     """Runs tasks on a Dask cluster: a temporary one of this machine, a given one, or one that runs elsewhere.
 
     Short runs travel in batches, large values stay on the workers. Without arguments a local cluster is started when
@@ -81,7 +80,6 @@ class DaskTaskRunner(BaseTaskRunner):
         check_environment: bool = True,
         ship_modules: str | Sequence[str] = "auto",
     ) -> None:
-        super().__init__()
         given: Any = cluster
         if address is None and (isinstance(given, (str, os.PathLike)) or is_client(given)):
             cluster, address = None, given
@@ -89,9 +87,9 @@ class DaskTaskRunner(BaseTaskRunner):
             cluster,
             address,
             cluster_class,
-            _copied(cluster_kwargs),
-            _copied(adapt_kwargs),
-            _copied(client_kwargs),
+            copied(cluster_kwargs),
+            copied(adapt_kwargs),
+            copied(client_kwargs),
         )
         cluster_settings.check()
         if performance_report_path is not None:
@@ -100,13 +98,13 @@ class DaskTaskRunner(BaseTaskRunner):
                     "performance_report_path", performance_report_path, "a path is needed"
                 )
             check_bokeh()
-        if not isinstance(check_environment, bool):
-            raise invalid("check_environment", check_environment, "True or False is needed")
+        super().__init__(
+            Connection(cluster_settings),
+            check_environment=check_environment,
+            ship_modules=ship_modules,
+        )
         self.performance_report_path = performance_report_path
-        self.check_environment = check_environment
-        self.ship_modules = checked_modules(ship_modules, "DaskTaskRunner")
         self._cluster_settings = cluster_settings
-        self._connection = Connection(cluster_settings)
         self._report: Report | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -128,18 +126,8 @@ class DaskTaskRunner(BaseTaskRunner):
             "adapt_kwargs": which.adapt_kwargs,
             "client_kwargs": which.client_kwargs,
             "performance_report_path": self.performance_report_path,
-            "check_environment": self.check_environment,
-            "ship_modules": self.ship_modules,
+            **super().settings(),
         }
-
-    def __repr__(self) -> str:
-        plain = {"check_environment": True, "ship_modules": "auto"}
-        given = ", ".join(
-            f"{name}={value!r}"
-            for name, value in self.settings().items()
-            if value is not None and plain.get(name) != value
-        )
-        return f"DaskTaskRunner({given})"
 
     def __reduce__(self) -> Any:
         live = {
@@ -154,12 +142,6 @@ class DaskTaskRunner(BaseTaskRunner):
                     problem="it lives in this process; a runner that travels needs the scheduler's address",
                 )
         return super().__reduce__()
-
-    def duplicate(self) -> Self:
-        """A runner with the same settings, not entered; it shares the cluster while both are in use."""
-        twin = super().duplicate()
-        twin._connection = self._connection
-        return twin
 
     @classmethod
     def from_argument(cls, argument: str) -> DaskTaskRunner:
@@ -217,7 +199,3 @@ class DaskTaskRunner(BaseTaskRunner):
                     report.write()
                 finally:
                     self._connection.release(LEAVING)
-
-
-def _copied(given: Any) -> Any:
-    return dict(given) if isinstance(given, Mapping) else given

@@ -26,17 +26,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import ray
-from manyhands.logs import library_logger
 from manyhands.names import process_entropy
-from manyhands.scheduling.backend import Capabilities
-from manyhands.scheduling.batching import BatchPolicy
 from manyhands.serialization import dumps
 from manyhands.task_runners.remote import messages
-from manyhands.task_runners.remote.cluster_backend import ClusterBackend
+from manyhands.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
 from manyhands.task_runners.remote.contents import Contents
 from manyhands.task_runners.remote.modules import shipped_by_value
-from manyhands.task_runners.remote.parcels import Packed
-from manyhands.task_runners.remote.record import CAPACITY
 
 from manyhands_ray.deaths import Deaths
 from manyhands_ray.handles import Kept
@@ -51,13 +46,14 @@ from manyhands_ray.watch import Watch
 from manyhands_ray.wire import Contact
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
     from pickle import PickleBuffer
 
     from manyhands.calls import Batch
     from manyhands.futures.run import TaskFuture
     from manyhands.scheduling.dispatcher import Dispatcher
+    from manyhands.task_runners.remote.parcels import Packed
     from manyhands.tasks import Task
     from ray import ObjectRef
 
@@ -65,20 +61,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RayBackend"]
 
-#: Seconds of work in a message: what Ray spends on one (0.4 to 2 ms) shall be little beside it.
-TARGET = 0.1
 #: Seconds of work below which a message is not made smaller to spread it over more workers.
 LEAST = 0.002
-#: Runs from this many seconds travel alone.
-ALONE = 0.05
 #: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
 PATIENCE = 0.2
-#: Seconds of work handed over for each CPU: Ray's autoscaler looks every 5 s at what waits.
-WINDOW = 10.0
 #: Large values that a chain may return: as many as its runs, up to this.
 SLOTS = 64
-#: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
-LAST_WORDS = 0.6
 
 _sessions = count(1)
 
@@ -99,26 +87,7 @@ class RayBackend(ClusterBackend):
         check_environment: bool = True,
         ship_modules: str | Sequence[str] = "auto",
     ) -> None:
-        capabilities = Capabilities(
-            isolated=True,
-            stops_hard=True,
-            fuses=True,
-            loops=True,
-            queues=True,
-            sorts=True,
-            resources=True,
-            policy=BatchPolicy(
-                target=TARGET,
-                alone=ALONE,
-                cap=CAPACITY,
-                growth=256,
-                seconds=WINDOW,
-                most=128,
-                least=LEAST,
-                patience=PATIENCE,
-            ),
-        )
-        super().__init__(capabilities, "Ray")
+        super().__init__("Ray", "node of Ray", least=LEAST, patience=PATIENCE)
         self.takes_buffers = True
         self.lent: WeakValueDictionary[str, Kept] = WeakValueDictionary()
         self.session = f"{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
@@ -135,7 +104,6 @@ class RayBackend(ClusterBackend):
         self._relay: Any = None
         self._bases: dict[tuple[bool, int], Any] = {}
         self._functions: dict[Any, Any] = {}
-        self._wanting: set[tuple[Any, ...]] = set()
         self._checked: set[Task[Any, Any]] = set()
         self._acquired = False
         self.calls = Calls()
@@ -324,22 +292,9 @@ class RayBackend(ClusterBackend):
         function, sent.demands = known
         return function
 
-    def warn_of_demands(self, sent: Any) -> None:
-        """Says once if no node has what a run asks for."""
-        key = tuple(sorted(sent.demands.items()))
-        if not key or key in self._wanting:
-            return
-        totals = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if any(all(total.get(name, 0) >= amount for name, amount in key) for total in totals):
-            return
-        self._wanting.add(key)
-        run = self.events.scheduler.run_at(sent.batch, 0)
-        library_logger().warning(
-            "Task run %r waits for a node of Ray with %s; none of the %d nodes has that",
-            run.name,
-            ", ".join(f"{name}={amount:g}" for name, amount in key),
-            len(totals),
-        )
+    def offers(self) -> list[Mapping[str, float]]:
+        """See `ClusterBackend`: the resources of each node."""
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def _keep(self, value: Any, packed: Packed) -> Kept:
         """Puts a large argument of a map into the object store, once."""

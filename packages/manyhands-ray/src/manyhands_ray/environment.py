@@ -60,7 +60,9 @@ def check_worker(described: Mapping[str, str]) -> EnvironmentMismatch | None:
     found = compare({"driver": this_environment(), "worker": dict(described)})
     if found.problem is None:
         return None
-    return EnvironmentMismatch(rows=found.rows, table=found.table, problem=found.problem)
+    return EnvironmentMismatch(
+        cluster="Ray", rows=found.rows, table=found.table, problem=found.problem
+    )
 
 
 def explain_import(error: BaseException) -> EnvironmentMismatch | None:

@@ -65,9 +65,9 @@ def _running_here(settings: ClusterSettings) -> str:
         temporary = (settings.init_kwargs or {}).get("_temp_dir")
         found = services.canonicalize_bootstrap_address("auto", temporary)
     except ConnectionError as error:
-        raise ClusterUnreachable(address="auto", problem=_NONE_HERE) from error
+        raise _unreachable("auto", _NONE_HERE) from error
     if found is None:
-        raise ClusterUnreachable(address="auto", problem=_NONE_HERE)
+        raise _unreachable("auto", _NONE_HERE)
     return str(found)
 
 
@@ -91,9 +91,9 @@ def knock(address: str) -> None:
             pass
     except TimeoutError as error:
         problem = f"no answer within {ANSWERS_WITHIN:g} s"
-        raise ClusterUnreachable(address=address, problem=problem) from error
+        raise _unreachable(address, problem) from error
     except OSError as error:
-        raise ClusterUnreachable(address=address, problem=in_words(error)) from error
+        raise _unreachable(address, in_words(error)) from error
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
         return  # somebody listens; the rest is between Ray and its certificates
     _ask(address, bare, max(deadline - time.monotonic(), 0.5))
@@ -130,7 +130,11 @@ def _ask(address: str, bare: str, limit: float) -> None:
                 problem = f"what listens there does not talk like Ray ({error.details()})"
             else:
                 return
-            raise ClusterUnreachable(address=address, problem=problem) from error
+            raise _unreachable(address, problem) from error
+
+
+def _unreachable(address: str, problem: str) -> ClusterUnreachable:
+    return ClusterUnreachable(cluster="Ray", address=address, problem=problem)
 
 
 def _has_token_mode() -> bool:
@@ -190,8 +194,10 @@ def explain(error: Exception, address: str, settings: ClusterSettings) -> Manyha
             f"its token cannot be written to {error.filename} ({error.strerror}). Set HOME to a directory that can "
             "be written to, RAY_AUTH_TOKEN to a token of your own, or RAY_AUTH_MODE=disabled to do without one"
         )
-        return ClusterFailed(address=address, problem=problem)
-    return ClusterFailed(address=address, problem=in_words(error))
+    else:
+        problem = in_words(error)
+    joined = None if address == "local" else address
+    return ClusterFailed(cluster="Ray", problem=problem, address=joined)
 
 
 _UNKNOWN = re.compile(r"(?:Unknown keyword argument\(s\)|Got unexpected kwargs): ([^\n]+)")
@@ -212,7 +218,11 @@ def _mismatch(text: str) -> EnvironmentMismatch | None:
     }
     found = compare(described, {"python": 3, "ray": 9})
     return EnvironmentMismatch(
-        rows=found.rows, table=found.table, problem=found.problem or _one_line(text)
+        cluster="Ray",
+        rows=found.rows,
+        table=found.table,
+        problem=found.problem or _one_line(text),
+        refused_by_cluster=True,
     )
 
 

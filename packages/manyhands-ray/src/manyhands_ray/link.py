@@ -186,6 +186,7 @@ class Link:
         self._relayed: dict[int, _Relayed] = {}
         self._sayings: list[tuple[int, int, bytes]] = []
         self._closed = False
+        self._has_ended = False
         self.peers: set[Peer] = set()
         self.thread = threading.Thread(target=self._serve, name="manyhands-ray", daemon=True)
 
@@ -194,6 +195,10 @@ class Link:
         try:
             self._loop.run_forever()
         finally:
+            with self._telling:
+                self._has_ended = True
+                left, self._outbox = self._outbox, deque()
+            left.clear()  # they hold batches, and these their values
             self._loop.close()
 
     def start(self) -> None:
@@ -278,16 +283,18 @@ class Link:
     # ------------------------------------------------------------------ out
 
     def do(self, action: Callable[[], object]) -> None:
-        """Has the I/O thread do something, after what it was told to do before. Hot."""
+        """Has the I/O thread do something, after what it was told to do before; nothing once it has ended. Hot."""
         with self._telling:
+            if self._has_ended:
+                return
             self._outbox.append(action)
             told, self._is_told = self._is_told, True
         if not told:
             try:
                 self._loop.call_soon_threadsafe(self._flush)
             except RuntimeError:
-                if not self._loop.is_closed():
-                    raise  # else the runner was left, and nobody listens any more
+                if not self._has_ended:
+                    raise
 
     def _flush(self) -> None:
         while True:

@@ -1,16 +1,16 @@
 """What a `RayTaskRunner` was told about its cluster, and whether that makes sense.
 
-Nothing is looked up and nothing is started here, and `ray` is not imported. May import manyhands' errors.
+Nothing is looked up and nothing is started here, and `ray` is not imported. May import manyhands' errors and the options of all clusters.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from manyhands.exceptions import InvalidOption
+from manyhands.task_runners.remote.cluster_runner import is_kwargs
 
 __all__ = ["CLIENT", "ClusterSettings", "invalid", "is_address"]
 
@@ -67,7 +67,7 @@ class ClusterSettings:
             raise invalid("address", self.address, _address_problem(self.address))
         if self.init_kwargs is None:
             return
-        if not _is_kwargs(self.init_kwargs):
+        if not is_kwargs(self.init_kwargs):
             raise invalid("init_kwargs", self.init_kwargs, "a dictionary of arguments is needed")
         for option, problem in _NOT_HERE.items():
             if option in self.init_kwargs:
@@ -112,7 +112,3 @@ def _address_problem(value: object) -> str:
     if isinstance(value, str) and value.startswith(("http://", "https://")):
         return "it is of a dashboard; the address of the cluster (host:6379, ray://host:10001) is needed"
     return "'host:port', 'ray://host:port', 'auto' or 'local' is needed"
-
-
-def _is_kwargs(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)

@@ -5,24 +5,22 @@ May import `settings` and `connection`; `backend`, and with it Ray, on use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from manyhands.task_runners.base import BaseTaskRunner
-from manyhands.task_runners.remote.modules import checked_modules
+from manyhands.task_runners.remote.cluster_runner import ClusterTaskRunner, copied
 
 from manyhands_ray.connection import Connection
 from manyhands_ray.settings import ClusterSettings, invalid, is_address
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from manyhands.scheduling.backend import Backend
 
 __all__ = ["RayTaskRunner"]
 
 
-class RayTaskRunner(BaseTaskRunner):
+class RayTaskRunner(ClusterTaskRunner):
     """Runs tasks on Ray: on an instance of this machine, or on a cluster that runs elsewhere.
 
     Short runs travel in batches, large values stay in Ray's object store. Which Ray it is, in this order: one that is
@@ -63,40 +61,20 @@ class RayTaskRunner(BaseTaskRunner):
         check_environment: bool = True,
         ship_modules: str | Sequence[str] = "auto",
     ) -> None:
-        super().__init__()
-        given: Any = init_kwargs
-        which = ClusterSettings(address, dict(given) if isinstance(given, Mapping) else given)
+        which = ClusterSettings(address, copied(init_kwargs))
         which.check()
-        if not isinstance(check_environment, bool):
-            raise invalid("check_environment", check_environment, "True or False is needed")
-        self.check_environment = check_environment
-        self.ship_modules = checked_modules(ship_modules, "RayTaskRunner")
+        super().__init__(
+            Connection(which), check_environment=check_environment, ship_modules=ship_modules
+        )
         self._cluster_settings = which
-        self._connection = Connection(which)
 
     def settings(self) -> dict[str, Any]:
         """See `BaseTaskRunner`."""
         return {
             "address": self._cluster_settings.address,
             "init_kwargs": self._cluster_settings.init_kwargs,
-            "check_environment": self.check_environment,
-            "ship_modules": self.ship_modules,
+            **super().settings(),
         }
-
-    def __repr__(self) -> str:
-        plain = {"check_environment": True, "ship_modules": "auto"}
-        given = ", ".join(
-            f"{name}={value!r}"
-            for name, value in self.settings().items()
-            if value is not None and plain.get(name) != value
-        )
-        return f"RayTaskRunner({given})"
-
-    def duplicate(self) -> Self:
-        """A runner with the same settings, not entered; it shares the instance while both are in use."""
-        twin = super().duplicate()
-        twin._connection = self._connection
-        return twin
 
     @classmethod
     def from_argument(cls, argument: str) -> RayTaskRunner:

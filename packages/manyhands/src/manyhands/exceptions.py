@@ -31,6 +31,10 @@ May import the standard library only. Everything else may import this module.
     ├── RunnerStateError          a runner used before, after, or twice      (RuntimeError)
     ├── MissingExtraError         a package is not installed                 (ImportError)
     ├── UnknownRunner             a runner name that nobody registered       (ValueError)
+    ├── ClusterError              there is no cluster to run anything on
+    │   ├── ClusterUnreachable    none answers at an address                 (ConnectionError)
+    │   ├── ClusterFailed         it could not be started, or would not be joined
+    │   └── EnvironmentMismatch   driver and cluster are too different to work together
     ├── ScriptError               a CLI target that cannot be loaded
     └── FlowNotFound              a CLI target without the flow asked for
 
@@ -49,8 +53,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BlockingWaitInLoop",
     "CancelledRun",
+    "ClusterError",
+    "ClusterFailed",
+    "ClusterUnreachable",
     "ConcurrencyLimitError",
     "CrashedRun",
+    "EnvironmentMismatch",
     "FailedRun",
     "FlowNotFound",
     "FlowRunTimeout",
@@ -644,6 +652,70 @@ class UnknownRunner(ManyhandsError, ValueError):
 
     def _text(self) -> str:
         return f"There is no task runner {self.runner!r}. Known: {_names(self.known)}."
+
+
+class ClusterError(ManyhandsError):
+    """Base of what goes wrong before there is a cluster to run anything on."""
+
+
+class ClusterUnreachable(ClusterError, ConnectionError):
+    """No cluster could be talked to.
+
+    Attributes:
+        cluster: of which kind, say "Dask".
+        address: where it was looked for: an address, or the path of a file that names one.
+        problem: what was in the way.
+    """
+
+    cluster: str
+    address: str
+    problem: str
+
+    def _text(self) -> str:
+        return f"There is no {self.cluster} cluster to talk to at {self.address}: {self.problem}"
+
+
+class ClusterFailed(ClusterError):
+    """A cluster could not be started, or one that answers could not be joined.
+
+    Attributes:
+        cluster: which, say "Ray" or "the Dask cluster of dask_jobqueue.SLURMCluster".
+        problem: what happened; its exception is chained.
+        address: of the one that could not be joined; `None` if it was to be started.
+    """
+
+    cluster: str
+    problem: str
+    address: str | None = None
+
+    def _text(self) -> str:
+        what = "started" if self.address is None else f"joined at {self.address}"
+        return f"{self.cluster[0].upper()}{self.cluster[1:]} could not be {what}: {self.problem}"
+
+
+class EnvironmentMismatch(ClusterError):
+    """The driver and the cluster have installed what does not work together.
+
+    Attributes:
+        cluster: of which kind, say "Dask".
+        rows: by package, what each place has: `{"python": {"driver": "3.11.9", "workers": "3.12.4"}}`.
+        table: the same as an aligned text.
+        problem: which of the differences is too large.
+        refused_by_cluster: whether it is the cluster that will not have it, so that it cannot even be tried.
+    """
+
+    cluster: str
+    rows: Mapping[str, Mapping[str, str]]
+    table: str
+    problem: str
+    refused_by_cluster: bool = False
+
+    def _text(self) -> str:
+        way = "" if self.refused_by_cluster else ", or give check_environment=False to try it"
+        return (
+            f"The environments of this {self.cluster} cluster do not fit together: {self.problem}.\n"
+            f"{self.table}\nInstall the same versions everywhere{way}."
+        )
 
 
 class ScriptError(ManyhandsError):

@@ -17,7 +17,7 @@ from manyhands.context import CALL, HERE, SCOPE
 from manyhands.exceptions import MissingContextError
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
     from manyhands.calls import Call
     from manyhands.context import FlowRun
@@ -200,31 +200,34 @@ def task_runs_logged() -> bool:
 
 # ---------------------------------------------------------------------- prints
 
-_plain_print = builtins.print
-
 
 def log_prints_of(log_prints: bool | None) -> None:
-    """Makes sure that `print` asks which run it is in, if a run wants its prints logged.
+    """Makes sure that `print` asks which run it is in, if a run that begins wants its prints logged.
 
-    `builtins.print` is replaced once, by a function that looks at context variables. (Replacing it for each run, as
-    others do, races between threads.)
+    `builtins.print` is replaced by a function that looks at context variables, once, and again if others have replaced
+    it since, as Ray does in a driver that shows what workers print. (Replacing it for each run races between threads.)
     """
-    if log_prints and builtins.print is _plain_print:
-        builtins.print = _print
+    if log_prints and not hasattr(builtins.print, "asks_for_the_run"):
+        builtins.print = _print_above(builtins.print)
 
 
-def _print(
-    *values: object,
-    sep: str | None = " ",
-    end: str | None = "\n",
-    file: Any = None,
-    flush: bool = False,
-) -> None:
-    logger = _prints_go_to() if file is None or file is sys.stdout or file is sys.stderr else None
-    if logger is None:
-        _plain_print(*values, sep=sep, end=end, file=file, flush=flush)
-    else:
-        logger.info("%s", (" " if sep is None else sep).join(map(str, values)))
+def _print_above(below: Callable[..., None]) -> Callable[..., None]:
+    def print(
+        *values: object,
+        sep: str | None = " ",
+        end: str | None = "\n",
+        file: Any = None,
+        flush: bool = False,
+    ) -> None:
+        is_output = file is None or file is sys.stdout or file is sys.stderr
+        logger = _prints_go_to() if is_output else None
+        if logger is None:
+            below(*values, sep=sep, end=end, file=file, flush=flush)
+        else:
+            logger.info("%s", (" " if sep is None else sep).join(map(str, values)))
+
+    vars(print)["asks_for_the_run"] = True
+    return print
 
 
 def _prints_go_to() -> RunLogger | None:

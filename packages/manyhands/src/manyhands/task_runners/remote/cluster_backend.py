@@ -23,18 +23,21 @@ from manyhands.calls import DONE, FAILED, SENT, WAITING, Batch, Outcome, Report
 from manyhands.context import LOCK
 from manyhands.futures.maps import MapRecord, Span
 from manyhands.futures.run import TaskFuture
+from manyhands.logs import library_logger
+from manyhands.scheduling.backend import Capabilities
+from manyhands.scheduling.batching import BatchPolicy
 from manyhands.serialization import dumps
 from manyhands.task_runners.remote import messages
 from manyhands.task_runners.remote.cluster_members import ClusterMember, Sent, died
 from manyhands.task_runners.remote.parcels import Packed, pack
+from manyhands.task_runners.remote.record import CAPACITY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from pickle import PickleBuffer
 
     from manyhands.futures.blocking import Wanted
-    from manyhands.scheduling.backend import Capabilities
     from manyhands.scheduling.dispatcher import Dispatcher
     from manyhands.scheduling.pushing import Helper
     from manyhands.task_runners.remote.contents import Contents
@@ -42,6 +45,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterBackend"]
 
+#: Seconds of work in a message: what a cluster spends on one (0.4 to 2 ms) shall be little beside it.
+TARGET = 0.1
+#: Runs from this many seconds travel alone.
+ALONE = 0.05
+#: Seconds of work handed over for each slot: the scaling of clusters looks every 5 s at what waits.
+WINDOW = 10.0
+#: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
+LAST_WORDS = 0.6
 #: Seconds that a cancel waits until it is certain that what was queued will not begin.
 SETTLES_WITHIN = 1.0
 #: Times that a batch may come back without having begun, for no known reason.
@@ -52,8 +63,11 @@ class ClusterBackend:
     """See the module.
 
     Args:
-        capabilities: of the backend.
         cluster: what the cluster is called in messages.
+        place: what a run is sent to, in messages.
+        least: seconds of work below which a message is not made smaller to spread it over more workers.
+        patience: seconds after which a batch whose first runs have not ended counts as slow, and an idle worker gets
+            what others hold.
 
     Attributes:
         members: the workers that there are, by whatever identifies them.
@@ -69,9 +83,29 @@ class ClusterBackend:
     events: Dispatcher
     contents: Contents
 
-    def __init__(self, capabilities: Capabilities, cluster: str) -> None:
-        self.capabilities = capabilities
+    def __init__(self, cluster: str, place: str, *, least: float, patience: float) -> None:
+        self.capabilities = Capabilities(
+            isolated=True,
+            stops_hard=True,
+            fuses=True,
+            loops=True,
+            queues=True,
+            sorts=True,
+            resources=True,
+            policy=BatchPolicy(
+                target=TARGET,
+                alone=ALONE,
+                cap=CAPACITY,
+                growth=256,
+                seconds=WINDOW,
+                most=128,
+                least=least,
+                patience=patience,
+            ),
+        )
         self.cluster = cluster
+        self._place = place
+        self._missed: set[tuple[tuple[str, float], ...]] = set()
         self.lock = threading.RLock()
         self.settling: set[int] = set()
         self.settled = threading.Condition(self.lock)
@@ -113,6 +147,10 @@ class ClusterBackend:
 
     def travels_alone(self, sent: Any, task: Task[Any, Any], options: Any) -> bool:
         """Whether a batch has to be a task of the cluster's, though a worker waits for it."""
+        raise NotImplementedError
+
+    def offers(self) -> list[Mapping[str, float]]:
+        """What each place that a run could be sent to has, of what runs can ask for."""
         raise NotImplementedError
 
     def tell_all(self, kind: int, body: bytes) -> None:
@@ -203,6 +241,25 @@ class ClusterBackend:
             self.down(member, messages.STEP_ASIDE, dumps(wait))
         sent.is_task = True
         self.send_task(sent, task, blob, packed.buffers, options)
+
+    def warn_of_demands(self, sent: Any) -> None:
+        """Says once if no place of the cluster has what a batch asks for."""
+        key = tuple(sorted(sent.demands.items()))
+        if not key or key in self._missed or sent.member is not None:
+            return
+        offers = self.offers()
+        if not offers or any(
+            all(offer.get(name, 0) >= amount for name, amount in key) for offer in offers
+        ):
+            return
+        self._missed.add(key)
+        library_logger().warning(
+            "Task run %r waits for a %s with %s; none of the %d has that",
+            self.events.scheduler.run_at(sent.batch, 0).name,
+            self._place,
+            ", ".join(f"{name}={amount:g}" for name, amount in key),
+            len(offers),
+        )
 
     def _send_to(self, member: ClusterMember, wait: int, sent: Any, blob: bytes) -> None:
         """Gives a batch to the worker that waits for it."""
