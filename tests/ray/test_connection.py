@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import itertools
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from manyhands_ray.settings import ClusterSettings
 
 from tests.ray.alone import alone
 from tests.ray.clusters import Head, head
+from tests.ray.test_wire import certificates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -456,6 +458,55 @@ def test_a_cluster_that_asks_for_a_token(keeper: Keeper) -> None:
                 knock(address)
         variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         alone(joined_with_a_token, cluster.address, cluster.client, **variables)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_cluster_with_tls(
+    keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs and their driver say to each other is encrypted as what Ray says is."""
+    keeper.let_go()
+    here = {info.address for info in itertools.chain(*psutil.net_if_addrs().values())}
+    hosts = sorted(address for address in here if address.count(".") == 3)
+    variables = certificates(tmp_path / "tls", "localhost", *hosts)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with head(cpus=2) as cluster:
+        alone(flows_with_tls, cluster.address, cluster.client, timeout=100)
+
+
+def flows_with_tls(address: str, client: str) -> None:
+    from manyhands import flow, task
+    from manyhands_ray import RayTaskRunner
+
+    @task
+    def square(x: int) -> int:
+        return x * x
+
+    @flow
+    def main(is_reached: bool) -> int:
+        squares = square.map(range(100))
+        assert sum(squares.result()) == 328_350
+        if is_reached:
+            _check_that_nothing_is_said_plainly()
+        return square.submit(square.submit(3)).result()
+
+    for target in (address, client):
+        there = main.with_options(task_runner=RayTaskRunner(target))
+        assert there(target == address) == 81
+
+
+def _check_that_nothing_is_said_plainly() -> None:
+    listening = [
+        one.laddr for one in psutil.Process().net_connections("tcp") if one.status == "LISTEN"
+    ]
+    assert listening
+    for where in listening:
+        with socket.create_connection(where, 5) as plain:
+            plain.settimeout(0.5)
+            with contextlib.suppress(OSError):
+                assert len(plain.recv(32)) < 32, "a challenge"
 
 
 def joined_with_a_token(address: str, client: str) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from manyhands.logs import library_logger
 
 from manyhands_ray.relay import GONE, JOINED
-from manyhands_ray.wire import Frames, Handshake, frame
+from manyhands_ray.wire import Frames, Handshake, frame, tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -225,7 +225,9 @@ class Link:
             def connected() -> _Connected:
                 return _Connected(self, Handshake(secret))
 
-            self._server = await self._loop.create_server(connected, host, 0)
+            self._server = await self._loop.create_server(
+                connected, host, 0, ssl=tls(serves=True)
+            )
             return host, self._server.sockets[0].getsockname()[1]
 
         address: tuple[str, int] = self.run(begin())

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 from typing import Any
 
-from manyhands_ray.wire import Frames, Handshake, frame
+from manyhands_ray.wire import Frames, Handshake, frame, tls
 
 __all__ = ["GONE", "JOINED", "Relay"]
 
@@ -144,7 +144,7 @@ class _Bus:
         import ray
 
         host = ray.util.get_node_ip_address()
-        self._server = await asyncio.start_server(self._serve, host, 0)
+        self._server = await asyncio.start_server(self._serve, host, 0, ssl=tls(serves=True))
         return host, self._server.sockets[0].getsockname()[1]
 
     async def up(self) -> list[tuple[int, int, bytes]]:

@@ -2,7 +2,8 @@
 
     frame    length of the body | kind | body
 
-The secret is made for each use of a runner and reaches workers with Ray's own tasks. Imports the standard library only.
+The secret is made for each use of a runner and reaches workers with Ray's own tasks. Where Ray is told to use TLS, so is
+this, with the same certificates. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
-__all__ = ["Channel", "Contact", "Frames", "Handshake", "connect", "frame"]
+__all__ = ["Channel", "Contact", "Frames", "Handshake", "connect", "frame", "tls"]
 
 _HEADER = struct.Struct("<QB")
 #: Bytes of a nonce, and of what is made of one.
 _NONCE = 32
 #: Bytes that are joined to their header rather than sent after it.
 _JOINED = 1 << 16
+#: Bytes that are received, or encrypted, at once.
+_CHUNK = 1 << 18
 #: Seconds that a worker tries to reach its driver.
 CONNECTS_WITHIN = 20.0
 
@@ -102,15 +106,101 @@ def _proof(secret: bytes, who: bytes, challenge: bytes) -> bytes:
     return hmac.digest(secret, who + challenge, "sha256")
 
 
-def connect(contact: Contact) -> socket.socket:
+def tls(*, serves: bool) -> ssl.SSLContext | None:
+    """What encrypts connections where Ray encrypts its own, by the variables that it knows; `None` elsewhere.
+
+    Both ends show a certificate that the cluster's authority has signed. What these are called is not compared: workers
+    know a driver by its secret.
+
+    Args:
+        serves: whether it is for the end that listens.
+    """
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+        return None
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if serves else ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(os.environ["RAY_TLS_SERVER_CERT"], os.environ["RAY_TLS_SERVER_KEY"])
+    context.load_verify_locations(os.environ["RAY_TLS_CA_CERT"])
+    return context
+
+
+class _Encrypted:
+    """A socket under TLS. Unlike an `SSLSocket`, one thread may read it while another writes.
+
+    Args:
+        plain: the socket.
+        context: see `tls`.
+
+    Raises:
+        OSError: the other end has no certificate that would do.
+    """
+
+    def __init__(self, plain: socket.socket, context: ssl.SSLContext) -> None:
+        import ssl
+
+        self._plain = plain
+        self._wants_more = ssl.SSLWantReadError
+        self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._to_send)
+        self._lock = threading.Lock()
+        self.settimeout, self.shutdown, self.close = plain.settimeout, plain.shutdown, plain.close
+        while not self._has_shaken_hands():
+            self._receive()
+
+    def _has_shaken_hands(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except self._wants_more:
+            return False
+        finally:
+            self._flush()
+        return True
+
+    def _flush(self) -> None:
+        if self._to_send.pending:
+            self._plain.sendall(self._to_send.read())
+
+    def _receive(self) -> None:
+        data = self._plain.recv(_CHUNK)
+        with self._lock:
+            if data:
+                self._received.write(data)
+            else:
+                self._received.write_eof()
+
+    def sendall(self, data: bytes) -> None:
+        """See `socket.socket`."""
+        view = memoryview(data)
+        for start in range(0, len(view), _CHUNK):
+            with self._lock:
+                self._tls.write(view[start : start + _CHUNK])
+                self._flush()
+
+    def recv(self, size: int) -> bytes:
+        """See `socket.socket`."""
+        while True:
+            with self._lock:
+                try:
+                    return self._tls.read(size)
+                except self._wants_more:
+                    self._flush()
+            self._receive()
+
+
+def connect(contact: Contact) -> socket.socket | _Encrypted:
     """A worker's connection to its driver.
 
     Raises:
         OSError: there is nobody, or somebody else.
     """
-    connection = socket.create_connection((contact.host, contact.port), CONNECTS_WITHIN)
+    plain = socket.create_connection((contact.host, contact.port), CONNECTS_WITHIN)
     try:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context = tls(serves=False)
+        connection = plain if context is None else _Encrypted(plain, context)
         challenge = _exactly(connection, _NONCE)
         own = os.urandom(_NONCE)
         connection.sendall(_proof(contact.secret, b"worker", challenge) + own)
@@ -119,12 +209,12 @@ def connect(contact: Contact) -> socket.socket:
             raise ConnectionError("whoever listens there is not the driver")
         connection.settimeout(None)
     except BaseException:
-        connection.close()
+        plain.close()
         raise
     return connection
 
 
-def _exactly(connection: socket.socket, size: int) -> bytes:
+def _exactly(connection: socket.socket | _Encrypted, size: int) -> bytes:
     data = b""
     while len(data) < size:
         more = connection.recv(size - len(data))
@@ -141,7 +231,7 @@ class Channel:
         connection: to the driver.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket | _Encrypted) -> None:
         self._connection = connection
         self._lock = threading.Lock()
 
@@ -163,7 +253,7 @@ class Channel:
         frames = Frames()
         while True:
             try:
-                data = self._connection.recv(1 << 18)
+                data = self._connection.recv(_CHUNK)
             except OSError:
                 return
             if not data:

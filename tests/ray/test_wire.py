@@ -1,0 +1,161 @@
+"""What a driver and its workers say, on its way: proofs, frames, TLS. No Ray is started here."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+from manyhands.testing.tools import PATIENCE, eventually
+from manyhands_ray.link import Link
+from manyhands_ray.wire import Channel, Contact, connect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SECRET = b"s" * 32
+LARGE = bytes(range(256)) * 20_000
+
+
+class Echo:
+    """Says everything again, one kind higher, and remembers it."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, bytes]] = []
+        self.here: list[Any] = []
+
+    def joined(self, peer: Any) -> None:
+        """See `Hearer`."""
+        self.here.append(peer)
+
+    def heard(self, peer: Any, kind: int, body: bytes) -> None:
+        """See `Hearer`."""
+        self.said.append((kind, body))
+        peer.write(kind + 1, body)
+
+    def gone(self, peer: Any) -> None:
+        """See `Hearer`."""
+        self.here.remove(peer)
+
+    def failed(self, error: Exception) -> None:
+        """See `Hearer`."""
+        raise error
+
+
+def certificates(folder: Path, *hosts: str) -> dict[str, str]:
+    """Ray's variables for a new authority and a certificate that it has signed for these hosts."""
+    folder.mkdir()
+    authority = trustme.CA()
+    certificate = authority.issue_cert(*(hosts or ("anywhere.invalid",)))
+    files = {name: folder / f"{name}.pem" for name in ("ca", "cert", "key")}
+    authority.cert_pem.write_to_path(files["ca"])
+    certificate.cert_chain_pems[0].write_to_path(files["cert"])
+    certificate.private_key_pem.write_to_path(files["key"])
+    return {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_CA_CERT": str(files["ca"]),
+        "RAY_TLS_SERVER_CERT": str(files["cert"]),
+        "RAY_TLS_SERVER_KEY": str(files["key"]),
+    }
+
+
+@pytest.fixture(params=["plain", "tls"])
+def way(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether Ray's variables ask for TLS."""
+    if request.param == "tls":
+        for name, value in certificates(tmp_path / "ours").items():
+            monkeypatch.setenv(name, value)
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def contact(way: str, echo: Echo) -> Iterator[Contact]:
+    link = Link(echo)
+    link.start()
+    host, port = link.listen("127.0.0.1", SECRET)
+    yield Contact("mh1", host, port, SECRET, 0, "relay", "namespace")
+    link.close(PATIENCE)
+    assert not link.thread.is_alive()
+
+
+def test_messages_arrive_whole_and_in_order(contact: Contact, echo: Echo) -> None:
+    sent = [(kind, LARGE[: kind * 999_983 % len(LARGE)]) for kind in range(1, 40)]
+    channel = Channel(connect(contact))
+    heard: list[tuple[int, bytes]] = []
+    reader = threading.Thread(target=lambda: heard.extend(channel.messages()))
+    reader.start()
+    for kind, body in sent:
+        channel.send(kind, body)
+    eventually(lambda: len(heard) == len(sent), "all was said again")
+    assert echo.said == sent
+    assert heard == [(kind + 1, body) for kind, body in sent]
+    channel.close()
+    reader.join(PATIENCE)
+    eventually(lambda: not echo.here, "the driver notices that it has gone")
+
+
+def test_a_worker_with_another_secret_is_refused(contact: Contact, echo: Echo) -> None:
+    with pytest.raises(OSError, match="hung up"):
+        connect(contact._replace(secret=b"t" * 32))
+    assert echo.here == []
+
+
+def test_a_worker_notices_that_its_driver_is_another(contact: Contact) -> None:
+    """One that answers anything, and knows nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        answers = threading.Thread(target=_pretend, args=[server])
+        answers.start()
+        with pytest.raises(OSError):  # noqa: PT011  its words differ, with and without TLS
+            connect(contact._replace(port=server.getsockname()[1]))
+        answers.join(PATIENCE)
+
+
+def _pretend(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.sendall(b"x" * 32)
+        connection.recv(64)
+        connection.sendall(b"x" * 32)
+
+
+@pytest.mark.parametrize("way", ["tls"], indirect=True)
+class TestTLS:
+    """Where Ray uses it."""
+
+    def test_what_is_sent_cannot_be_read(self, contact: Contact) -> None:
+        with socket.create_connection((contact.host, contact.port)) as plain:
+            plain.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                plain.recv(1)  # a challenge would be here
+
+    def test_a_worker_of_another_authority_is_refused(
+        self, contact: Contact, echo: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in certificates(tmp_path / "theirs").items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ssl.SSLError, match="certificate verify failed"):
+            connect(contact)
+        assert echo.here == []
+
+    def test_a_worker_without_a_certificate_is_refused(self, contact: Contact, echo: Echo) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with (
+            socket.create_connection((contact.host, contact.port)) as plain,
+            context.wrap_socket(plain) as bare,
+            contextlib.suppress(ssl.SSLError),  # or it is hung up on
+        ):
+            assert bare.recv(32) == b"", "no challenge"
+        assert echo.here == []
