@@ -143,7 +143,7 @@ def _threads() -> list[threading.Thread]:
 
 
 def _frames() -> dict[int, FrameType]:
-    # Before Python 3.11.9, a garbage collection in there can hang the process for good (gh-106883).
+    # Before Python 3.11.12, a garbage collection in there can hang the process for good (gh-106883).
     is_collecting = gc.isenabled()
     gc.disable()
     try:

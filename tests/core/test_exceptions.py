@@ -111,8 +111,8 @@ EXAMPLES: list[tuple[ManyhandsError, list[str]]] = [
         ["Ray", "ray://h:1", "no answer"],
     ),
     (
-        ClusterFailed(cluster="the Dask cluster of a.B", problem="no quota"),
-        ["The Dask cluster of a.B could not be started", "no quota"],
+        ClusterFailed(cluster="Dask", problem="no quota", cluster_class="a.B"),
+        ["A Dask cluster of a.B could not be started", "no quota"],
     ),
     (
         EnvironmentMismatch(
@@ -265,10 +265,8 @@ def test_a_cluster_is_started_or_joined() -> None:
     assert "joined at h:6379" in str(ClusterFailed(cluster="Ray", problem="no", address="h:6379"))
 
 
-def test_what_a_cluster_refuses_cannot_be_tried() -> None:
-    error = EnvironmentMismatch(
-        cluster="Ray", rows={}, table="", problem="no", refused_by_cluster=True
-    )
+def test_what_cannot_be_tried_is_not_advised() -> None:
+    error = EnvironmentMismatch(cluster="Ray", rows={}, table="", problem="no", can_be_tried=False)
     assert "check_environment" not in str(error)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import io
 import logging
+import pickle
 import re
 import subprocess
 import sys
@@ -245,6 +247,7 @@ def test_prints_where_others_replace_print_too(
     main("before")
     below = builtins.print if wraps else plain
 
+    @functools.wraps(below)
     def theirs(*values: object, **options: Any) -> None:
         reached.append(" ".join(map(str, values)))
         below(*values, **options)
@@ -255,6 +258,7 @@ def test_prints_where_others_replace_print_too(
     said = [r.getMessage() for r in caplog.records if r.name == "manyhands.task_runs"]
     assert [text for text in said if "Finished" not in text] == ["before", "after", "again"]
     assert reached == ["after of the flow", "again of the flow"]
+    assert pickle.loads(pickle.dumps(print)) is print
 
 
 def test_the_run_logger(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,13 +1,19 @@
-"""Workers across a process border: what they hold."""
+"""Workers across a process border: what they hold, and what they have to offer."""
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from manyhands import task
 from manyhands.task_runners.remote.batches import Batch, Rows
+from manyhands.task_runners.remote.cluster_backend import ClusterBackend
+from manyhands.task_runners.remote.cluster_members import Sent
 from manyhands.task_runners.remote.worker import RemoteWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @task
@@ -35,3 +41,44 @@ def test_a_run_that_was_handed_back_belongs_to_the_batch_it_came_with_again(
     assert worker.batch_of(8) == (order[1], 0), "the one that came last"
     assert worker.batch_of(7) == (order[0], 0)
     assert worker.batch_of(9) is None
+
+
+# ---------------------------------------------------------------------- what nobody has
+
+
+class Offering(ClusterBackend):
+    """A cluster of which only is known what its places have."""
+
+    def __init__(self, *offers: dict[str, float]) -> None:
+        super().__init__("Test", "test worker", least=0.0, patience=1.0)
+        self._offers = list(offers)
+        self.events = SimpleNamespace(  # type: ignore[assignment]
+            scheduler=SimpleNamespace(run_at=lambda batch, position: SimpleNamespace(name="run-1"))
+        )
+
+    def offers(self) -> list[Mapping[str, float]]:
+        """See `ClusterBackend`."""
+        return list(self._offers)
+
+
+@pytest.mark.parametrize(
+    ("offers", "warns"),
+    [
+        pytest.param([{"GPU": 1.0}, {"GPU": 2.0}], False, id="one has it"),
+        pytest.param([{"GPU": 1.0}, {"TPU": 8.0}], True, id="none has enough"),
+        pytest.param([{}], True, id="none has any"),
+        pytest.param([], False, id="none is known yet"),
+    ],
+)
+def test_what_no_place_has_is_warned_of_once(
+    offers: list[dict[str, float]], warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = Offering(*offers)
+    for _ in range(2):
+        sent = Sent(SimpleNamespace(number=1), [])  # type: ignore[arg-type]
+        sent.demands = {"GPU": 2}
+        backend.warn_of_demands(sent)
+    sent.demands = {}
+    backend.warn_of_demands(sent)
+    expected = f"Task run 'run-1' waits for a test worker with GPU=2; none of the {len(offers)} test workers has that"
+    assert [record.getMessage() for record in caplog.records] == [expected] * warns

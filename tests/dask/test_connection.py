@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 import dask
 import pytest
 from distributed import Client, LocalCluster, Nanny
-from manyhands.exceptions import InvalidOption
+from manyhands.exceptions import ClusterFailed, ClusterUnreachable, InvalidOption
 from manyhands.testing.tools import eventually
 from manyhands_dask.connection import Connection
-from manyhands_dask.exceptions import ClusterFailed, ClusterUnreachable
 from manyhands_dask.quiet import quiet
 from manyhands_dask.settings import ClusterSettings
 

@@ -16,7 +16,7 @@ from manyhands.exceptions import InvalidOption, ResultLost, UpstreamTaskError
 from manyhands.testing.samples import BoomError, boom, identity, inc
 from manyhands.testing.tools import PATIENCE, eventually
 from manyhands_dask import DaskTaskRunner, get_dask_client
-from manyhands_dask.bus import CAN_PROFILE
+from manyhands_dask.bus import can_profile
 from manyhands_dask.side import _DaskSeat
 
 if TYPE_CHECKING:
@@ -417,8 +417,23 @@ def test_what_comes_for_a_wait_that_has_ended_is_given_back() -> None:
         assert main() == "caught"
 
 
+@pytest.mark.parametrize(
+    ("version", "can"),
+    [
+        ((3, 11, 7), False),
+        ((3, 11, 11, "final", 0), False),
+        ((3, 11, 12, "final", 0), True),
+        ((3, 12, 1, "final", 0), False),
+        ((3, 12, 2, "final", 0), True),
+        ((3, 14, 0, "rc", 1), True),
+    ],
+)
+def test_versions_that_can_profile(version: tuple[Any, ...], can: bool) -> None:
+    assert can_profile(version) is can
+
+
 def test_workers_profile_only_where_python_can(runner: DaskTaskRunner, cluster: Any) -> None:
-    """`sys._current_frames` can hang the process before Python 3.11.9."""
+    """`sys._current_frames` can hang the process before Python 3.11.12."""
 
     @flow(task_runner=runner)
     def main() -> Any:
@@ -429,7 +444,7 @@ def test_workers_profile_only_where_python_can(runner: DaskTaskRunner, cluster: 
 
     assert main() == 2
     with distributed.Client(cluster) as client:
-        assert set(client.run(profiles).values()) == {CAN_PROFILE}
+        assert set(client.run(profiles).values()) == {can_profile()}
 
 
 def test_two_runners_on_one_cluster(cluster: Any) -> None:

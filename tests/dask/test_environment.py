@@ -7,6 +7,7 @@ import pickle
 from typing import TYPE_CHECKING
 
 import pytest
+from manyhands.exceptions import EnvironmentMismatch
 from manyhands_dask import environment
 from manyhands_dask.environment import (
     check_environment,
@@ -15,7 +16,6 @@ from manyhands_dask.environment import (
     describe,
     this_environment,
 )
-from manyhands_dask.exceptions import EnvironmentMismatch
 
 if TYPE_CHECKING:
     from manyhands_dask.connection import Connection

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from distributed import Client, Security
+from manyhands.exceptions import ClusterUnreachable
 from manyhands.testing.tools import eventually
 from manyhands_dask.clients import CURRENT, get_dask_client
 from manyhands_dask.connection import Connection
 from manyhands_dask.environment import check_environment
-from manyhands_dask.exceptions import ClusterUnreachable, MissingDaskClient
+from manyhands_dask.exceptions import MissingDaskClient
 from manyhands_dask.settings import ClusterSettings
 
 if TYPE_CHECKING:

@@ -38,13 +38,8 @@ EXPORTS = {
     "manyhands.runtime": "task_run flow_run",
     "manyhands.limits": "ConcurrencyLimits AsyncConcurrencyLimits ConcurrencyLimit",
     "manyhands_dask": "DaskTaskRunner get_dask_client",
-    "manyhands_dask.exceptions": (
-        "ClusterError ClusterFailed ClusterUnreachable EnvironmentMismatch MissingDaskClient"
-    ),
+    "manyhands_dask.exceptions": "MissingDaskClient",
     "manyhands_ray": "RayTaskRunner remote_options",
-    "manyhands_ray.exceptions": (
-        "ClusterError ClusterFailed ClusterUnreachable EnvironmentMismatch"
-    ),
 }
 
 #: Modules that export these and more of their kind (SPEC 1.3, 1.6, 11.4).

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
-from manyhands_ray.exceptions import ClusterUnreachable
+from manyhands.exceptions import ClusterUnreachable
 from manyhands_ray.joining import knock
 
 if TYPE_CHECKING:

@@ -19,10 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from manyhands.exceptions import InvalidOption, MissingExtraError
+from manyhands.exceptions import (
+    ClusterFailed,
+    ClusterUnreachable,
+    EnvironmentMismatch,
+    InvalidOption,
+    MissingExtraError,
+)
 from manyhands_ray import connection as connections
 from manyhands_ray.connection import Connection
-from manyhands_ray.exceptions import ClusterFailed, ClusterUnreachable, EnvironmentMismatch
 from manyhands_ray.joining import ANSWERS_WITHIN, knock, which
 from manyhands_ray.settings import ClusterSettings
 
@@ -210,6 +215,52 @@ def interrupted() -> None:
         if connection.is_open:
             connection.release(2.0)
         assert ray_processes() == []
+
+
+@pytest.mark.slow
+def test_values_end_with_their_instance(keeper: Keeper) -> None:
+    """Nobody waits for them, and Ray does not come back for their sake."""
+    keeper.let_go()
+    alone(asked_afterwards)
+
+
+def asked_afterwards() -> None:
+    import ray
+    from manyhands import flow, task
+    from manyhands.exceptions import ResultLost
+    from manyhands_ray import RayTaskRunner
+
+    @task
+    def large() -> bytes:
+        return bytes(1_000_000)
+
+    @task
+    def size(value: bytes) -> int:
+        return len(value)
+
+    runner = RayTaskRunner(init_kwargs={"num_cpus": 1})
+
+    runs: list[Any] = []
+
+    @flow(task_runner=runner)
+    def makes() -> None:
+        runs.append(large.submit())
+        runs[0].wait()
+
+    @flow(task_runner=runner)
+    def uses() -> int:
+        run = size.submit(runs[0])
+        run.wait()
+        assert isinstance(run.state.data, ResultLost), run.state
+        return size.submit(large.submit()).result()
+
+    makes()
+    began = time.monotonic()
+    with pytest.raises(ResultLost):
+        runs[0].result()
+    assert time.monotonic() - began < MARGIN
+    assert not ray.is_initialized()
+    assert uses(return_state=True).data == 1_000_000
 
 
 @pytest.mark.slow

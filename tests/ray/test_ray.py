@@ -17,6 +17,7 @@ import ray
 from manyhands import allow_failure, flow, get_run_logger, task, unmapped
 from manyhands.exceptions import (
     CancelledRun,
+    EnvironmentMismatch,
     InvalidOption,
     SerializationError,
     TaskRunTimeout,
@@ -25,7 +26,6 @@ from manyhands.exceptions import (
 from manyhands.testing.samples import BoomError, boom, identity, inc
 from manyhands.testing.tools import PATIENCE, Signals, eventually
 from manyhands_ray import RayTaskRunner, remote_options
-from manyhands_ray.exceptions import EnvironmentMismatch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,8 +6,11 @@ import contextlib
 import socket
 import ssl
 import threading
+import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import trustme
 from manyhands.testing.tools import PATIENCE, eventually
@@ -80,6 +83,12 @@ def echo() -> Echo:
 
 
 @pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
 def contact(way: str, echo: Echo) -> Iterator[Contact]:
     link = Link(echo)
     link.start()
@@ -103,6 +112,73 @@ def test_messages_arrive_whole_and_in_order(contact: Contact, echo: Echo) -> Non
     channel.close()
     reader.join(PATIENCE)
     eventually(lambda: not echo.here, "the driver notices that it has gone")
+
+
+def test_one_that_sends_hears_meanwhile(contact: Contact, echo: Echo) -> None:
+    """Also if nobody takes what it sends."""
+    channel = Channel(connect(contact))
+    heard: list[int] = []
+    reader = threading.Thread(target=lambda: heard.extend(k for k, _ in channel.messages()))
+    reader.start()
+    eventually(lambda: bool(echo.here), "the driver knows it")
+    (peer,) = echo.here
+    peer._link.do(lambda: peer._transport.pause_reading())
+    sender = threading.Thread(target=lambda: channel.send(1, bytes(40_000_000)))
+    sender.start()
+    sender.join(0.5)
+    assert sender.is_alive(), "it cannot send any more"
+    for kind in (7, 8, 9):
+        peer.send(kind)
+    eventually(lambda: heard == [7, 8, 9], "what it is told arrives", timeout=5.0)
+    peer._link.do(lambda: peer._transport.resume_reading())
+    sender.join(PATIENCE)
+    eventually(lambda: 2 in heard, "all was said again")
+    channel.close()
+    reader.join(PATIENCE)
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_a_driver_that_leaves_hangs_up(
+    way: str, echo: Echo, takes: bool, stack: contextlib.ExitStack
+) -> None:
+    """At once if workers notice, soon if not; what it is told afterwards is dropped."""
+    before = set(psutil.Process().net_connections("tcp"))
+    link = Link(echo)
+    link.start()
+    host, port = link.listen("127.0.0.1", SECRET)
+    channel = Channel(connect(Contact("mh1", host, port, SECRET, 0, "relay", "namespace")))
+    if way == "plain":  # under TLS, who does not shake hands is asyncio's affair
+        stranger = stack.enter_context(socket.create_connection((host, port)))
+        eventually(lambda: bool(link.unproven), "it is there")
+        assert stranger.recv(32)
+    reader = threading.Thread(target=lambda: list(channel.messages()))
+    if takes:
+        reader.start()
+    eventually(lambda: bool(echo.here), "the driver knows it")
+    if not takes:
+        link.do(lambda: echo.here[0].write(1, bytes(20_000_000)))
+    link.close(PATIENCE)
+    assert not link.thread.is_alive()
+    ends = {
+        one
+        for one in set(psutil.Process().net_connections("tcp")) - before
+        if one.laddr.port == port
+    }
+    assert not {one for one in ends if one.status == "ESTABLISHED"}
+
+    class Large:
+        """What an action holds."""
+
+    large = Large()
+    known = weakref.ref(large)
+    link.do(partial(repr, large))
+    del large
+    assert known() is None
+    if not takes:
+        reader.start()
+    reader.join(PATIENCE)
+    assert not reader.is_alive()
+    channel.close()
 
 
 def test_a_worker_with_another_secret_is_refused(contact: Contact, echo: Echo) -> None:
@@ -139,7 +215,7 @@ class TestTLS:
             with pytest.raises(TimeoutError):
                 plain.recv(1)  # a challenge would be here
 
-    def test_a_worker_of_another_authority_is_refused(
+    def test_a_driver_of_another_authority_is_refused(
         self, contact: Contact, echo: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name, value in certificates(tmp_path / "theirs").items():
@@ -147,6 +223,24 @@ class TestTLS:
         with pytest.raises(ssl.SSLError, match="certificate verify failed"):
             connect(contact)
         assert echo.here == []
+
+    def test_a_worker_of_another_authority_is_refused(
+        self, contact: Contact, echo: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in certificates(tmp_path / "theirs").items():
+            if name != "RAY_TLS_CA_CERT":  # it trusts the driver, not the other way about
+                monkeypatch.setenv(name, value)
+        with pytest.raises(OSError):  # noqa: PT011  an alert, or nothing more
+            connect(contact)
+        assert echo.here == []
+
+    def test_certificates_that_are_not_there(
+        self, contact: Contact, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("RAY_TLS_SERVER_KEY")
+        monkeypatch.setenv("RAY_TLS_SERVER_CERT", "nowhere.pem")
+        with pytest.raises(OSError, match=r"RAY_TLS_SERVER_CERT='nowhere\.pem'"):
+            connect(contact)
 
     def test_a_worker_without_a_certificate_is_refused(self, contact: Contact, echo: Echo) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
     from distributed.worker import Worker
 
-__all__ = ["NAME", "SESSION", "SchedulerBus", "WorkerBus", "key_of", "session_of"]
+__all__ = ["NAME", "SESSION", "SchedulerBus", "WorkerBus", "can_profile", "key_of", "session_of"]
 
 #: Of the plugins, and of the messages.
 NAME = "manyhands"
@@ -51,11 +51,6 @@ DEATHS = (
     "check-worker-ttl",
     "nanny-close",
 )
-
-#: Whether a process can look at the frames of its threads, as the worker's profiler does a hundred times a second: before
-#: 3.11.9, a garbage collection at that moment can hang the process for good (python/cpython#106883), and 3.12.0 and
-#: 3.12.1 can crash (#111049).
-CAN_PROFILE = sys.version_info >= (3, 12, 2) or (3, 11, 9) <= sys.version_info < (3, 12)
 
 logger = logging.getLogger("distributed.manyhands")
 
@@ -288,6 +283,15 @@ class SchedulerBus(SchedulerPlugin):
         self._scheduler.worker_send(address, message)
 
 
+def can_profile(version: tuple[Any, ...] = sys.version_info) -> bool:
+    """Whether a version of Python can look at the frames of its threads, as Dask's profiler does all the time.
+
+    Before 3.11.12, a garbage collection at that moment can hang the process for good (python/cpython#106883); 3.12.0 and
+    3.12.1 can crash (python/cpython#111049).
+    """
+    return version >= (3, 12, 2) or (3, 11, 12) <= version < (3, 12)
+
+
 def _stop_profiling(worker: Worker) -> None:
     profiling = worker.periodic_callbacks.pop("profile", None)
     if profiling is not None:
@@ -306,7 +310,7 @@ class WorkerBus(WorkerPlugin):
         known = vars(worker)
         known.setdefault("manyhands_sides", {})
         known.setdefault("manyhands_ended", deque(maxlen=ENDED))
-        if not CAN_PROFILE:
+        if not can_profile():
             _stop_profiling(worker)
         worker.stream_handlers[NAME] = self._take
 

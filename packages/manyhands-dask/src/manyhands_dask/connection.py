@@ -18,10 +18,10 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from manyhands.exceptions import ClusterFailed, ClusterUnreachable
 from manyhands.logs import library_logger
 
 from manyhands_dask import local
-from manyhands_dask.exceptions import ClusterFailed, ClusterUnreachable
 from manyhands_dask.quiet import quiet
 from manyhands_dask.settings import invalid
 
@@ -330,4 +330,4 @@ def _unreachable(address: str, problem: str) -> ClusterUnreachable:
 
 
 def _failed(cluster_class: str, problem: str) -> ClusterFailed:
-    return ClusterFailed(cluster=f"the Dask cluster of {cluster_class}", problem=problem)
+    return ClusterFailed(cluster="Dask", problem=problem, cluster_class=cluster_class)

@@ -12,11 +12,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from manyhands.exceptions import EnvironmentMismatch
 from manyhands.logs import library_logger
 from manyhands.task_runners.remote.environment import MISSING, Comparison, versions
 from manyhands.task_runners.remote.environment import compare as compare_all
-
-from manyhands_dask.exceptions import EnvironmentMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Errors of the Dask runner: those of every cluster, from `manyhands.exceptions`, and one of Dask's own.
+"""The error that only the Dask runner has; those of every cluster are in `manyhands.exceptions`.
 
 May import `manyhands.exceptions` only.
 
@@ -8,21 +8,9 @@ May import `manyhands.exceptions` only.
 
 from __future__ import annotations
 
-from manyhands.exceptions import (
-    ClusterError,
-    ClusterFailed,
-    ClusterUnreachable,
-    EnvironmentMismatch,
-    MissingContextError,
-)
+from manyhands.exceptions import MissingContextError
 
-__all__ = [
-    "ClusterError",
-    "ClusterFailed",
-    "ClusterUnreachable",
-    "EnvironmentMismatch",
-    "MissingDaskClient",
-]
+__all__ = ["MissingDaskClient"]
 
 
 class MissingDaskClient(MissingContextError):

@@ -78,8 +78,9 @@ class Link:
         held = [key for key in list(self._client.futures) if session_of(key) == self._session]
         self.send("close", held=held)
         getattr(self._client, "manyhands_links", {}).pop(self._session, None)
-        self._is_closed = True
-        self._inbox.put(None)
+        with self._lock:
+            self._is_closed = True
+            self._inbox.put(None)
         if self.thread is not threading.current_thread():
             self.thread.join(grace)
 
@@ -114,12 +115,13 @@ class Link:
 
     def do(self, action: Callable[[], None]) -> None:
         """Has the I/O thread do something, after what the bus brought before; nothing once the bus was left."""
-        if not self._is_closed:
-            self._inbox.put(action)
+        with self._lock:
+            if not self._is_closed:
+                self._inbox.put(action)
 
     def brought(self, message: dict[str, Any]) -> None:
         """The bus has brought something; on Dask's loop."""
-        self._inbox.put(lambda: self._hear(message))
+        self.do(lambda: self._hear(message))
 
     def _serve(self) -> None:
         while True:

@@ -1,6 +1,6 @@
 """What a `DaskTaskRunner` was told about its cluster, and whether that makes sense.
 
-Nothing is looked up and nothing is started here, and `distributed` is not imported. May import manyhands' errors and the options of all clusters.
+Nothing is looked up and nothing is started here, and `distributed` is not imported. May import manyhands' errors and `keywords`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manyhands.exceptions import InvalidOption
-from manyhands.task_runners.remote.cluster_runner import is_kwargs
+from manyhands.task_runners.remote.keywords import is_kwargs
 
 __all__ = ["ClusterSettings", "comparable", "invalid", "is_client"]
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from manyhands.exceptions import SerializationError
 from manyhands.task_runners.base import LEAVING
-from manyhands.task_runners.remote.cluster_runner import ClusterTaskRunner, copied
+from manyhands.task_runners.remote.cluster_runner import ClusterTaskRunner
+from manyhands.task_runners.remote.keywords import copied
 
 from manyhands_dask.connection import Connection
 from manyhands_dask.report import Report, check_bokeh

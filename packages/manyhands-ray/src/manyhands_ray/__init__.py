@@ -1,6 +1,6 @@
 """Runs Manyhands flows on Ray.
 
-    exceptions, settings        what was asked for, and what may go wrong
+    settings                    what was asked for
     wire, relay                 messages over TCP; the driver's actor: futures for Ray, gates, a bus for Ray Client
     quiet, connection           Ray in this process, and what it changes here
     environment, options        what the workers need to have; Ray's own words around a submit

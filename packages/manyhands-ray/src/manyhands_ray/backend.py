@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import ray
+from manyhands.exceptions import ClusterFailed
 from manyhands.names import process_entropy
 from manyhands.serialization import dumps
 from manyhands.task_runners.remote import messages
@@ -87,7 +88,7 @@ class RayBackend(ClusterBackend):
         check_environment: bool = True,
         ship_modules: str | Sequence[str] = "auto",
     ) -> None:
-        super().__init__("Ray", "node of Ray", least=LEAST, patience=PATIENCE)
+        super().__init__("Ray", "Ray node", least=LEAST, patience=PATIENCE)
         self.takes_buffers = True
         self.lent: WeakValueDictionary[str, Kept] = WeakValueDictionary()
         self.session = f"{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
@@ -136,7 +137,11 @@ class RayBackend(ClusterBackend):
         secret = secrets.token_bytes(32)
         host = self.connection.node_ip
         if host is not None:
-            host, port = self.link.listen(host, secret)
+            try:
+                host, port = self.link.listen(host, secret)
+            except OSError as error:
+                problem = f"workers cannot be listened to at {host}: {error}"
+                raise ClusterFailed(cluster="Ray", problem=problem, address=host) from error
         else:
             relay = self.relay()
             host, port = ray.get(relay.listen.remote(self.session, secret))
@@ -158,7 +163,7 @@ class RayBackend(ClusterBackend):
             if self._relay is not None and not is_lost:
                 last.callback(self._relay.leave.remote, self.session)
             last.callback(self.calls.close, grace)
-            last.callback(self.deaths.join)
+            last.callback(self.deaths.close)
             if has_link:
                 last.callback(self.link.close, max(grace, 1.0))
                 if not is_lost:
@@ -226,6 +231,9 @@ class RayBackend(ClusterBackend):
 
     def new_sent(self, batch: Batch, task: Task[Any, Any], packed: Packed) -> RaySent:
         """See `ClusterBackend`."""
+        for stored in packed.stored:
+            if isinstance(stored, Kept) and stored.reference is None:
+                raise stored.lost()
         slots = min(len(batch), SLOTS) if batch.linked or len(batch) == 1 else 1
         if task.is_async and len(batch) > 1:
             slots = 0  # the value of one would wait for the end of all

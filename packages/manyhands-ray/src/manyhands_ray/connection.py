@@ -10,7 +10,7 @@ A process has one Ray at a time, whatever the settings of its runners: those of 
 and whoever leaves last shuts it down. So users are counted for the process, in `Instance`. One lock is held while Ray
 is initialised and shut down, so that nobody sees it half open.
 
-May import `settings`, `exceptions`, `joining`, `quiet` and `relay`; Ray on use.
+May import `settings`, `joining`, `quiet`, `relay` and `handles`; Ray on use.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manyhands.logs import library_logger
 
+from manyhands_ray.handles import let_go
 from manyhands_ray.joining import check_arguments, explain, knock, which
 from manyhands_ray.quiet import Surroundings, quiet
 from manyhands_ray.relay import Relay
@@ -457,6 +458,8 @@ def _clean_up(before: set[Process]) -> None:
 def _shut_down() -> None:
     """`ray.shutdown`, which waits for a cluster that may be unable to answer."""
     import ray
+
+    let_go()
 
     def shut_down() -> None:
         try:

@@ -19,6 +19,7 @@ import os
 import socket
 import threading
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -33,6 +34,8 @@ from manyhands_ray.natives import Borrowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from manyhands.engine.services import Timer
 
     from manyhands_ray.backend import RayBackend
     from manyhands_ray.members import RayMember, RaySent
@@ -71,9 +74,24 @@ class Deaths:
     def __init__(self, backend: RayBackend) -> None:
         self._backend = backend
         self._readers: list[threading.Thread] = []
+        self._timers: dict[int, Timer] = {}
+        self._numbers = count()
 
-    def join(self) -> None:
-        """Waits for the readers of records."""
+    def _later(self, action: Callable[[], None]) -> None:
+        """Does something on the I/O thread when what a worker has said last must have come."""
+        number = next(self._numbers)
+
+        def fire() -> None:
+            self._timers.pop(number, None)
+            self._backend.link.do(action)
+
+        self._timers[number] = TIMERS.after(WORDS_WITHIN, fire)
+
+    def close(self) -> None:
+        """Waits for the readers of records, and for nothing else; the I/O thread has ended."""
+        for timer in list(self._timers.values()):
+            timer.cancel()
+        self._timers.clear()
         deadline = time.monotonic() + JOINED_WITHIN
         for reader in self._readers:
             reader.join(max(deadline - time.monotonic(), 0.0))
@@ -111,7 +129,7 @@ class Deaths:
                 backend.listener.reported(sent, report)
             sent.held.clear()
             if sent.member is None:  # what it said is on its way, or was lost with its connection
-                TIMERS.after(WORDS_WITHIN, lambda: backend.link.do(lambda: self._unheard(sent)))
+                self._later(lambda: self._unheard(sent))
         elif sent.withdrawn:
             backend.withdrawn(sent.batch.number)
         else:
@@ -142,13 +160,11 @@ class Deaths:
         elif isinstance(error, _CRASHES) or sent.is_killed:
             if member is None:
                 # What it said last may still be on its way.
-                TIMERS.after(WORDS_WITHIN, lambda: backend.link.do(lambda: self._silent(sent)))
+                self._later(lambda: self._silent(sent))
             elif member.has_gone:
                 self._look_into(member)
             else:
-                TIMERS.after(
-                    WORDS_WITHIN, lambda: backend.link.do(lambda: self.worker_gone(member))
-                )
+                self._later(lambda: self.worker_gone(member))
         elif member is not None:
             text = f"the Ray task of its batch failed: {error!r}"
             self._lost(sent, lambda name: backend.died(name, text, error), None)
@@ -248,7 +264,7 @@ class Deaths:
         elif all(sent.error is not None for sent in tasks):
             self._look_into(member)
         else:
-            TIMERS.after(WORDS_WITHIN, lambda: backend.link.do(lambda: self._look_into(member)))
+            self._later(lambda: self._look_into(member))
 
     def _tasks_at(self, member: RayMember) -> list[RaySent]:
         """Ray tasks that a worker has begun; with the lock held."""

@@ -4,7 +4,7 @@
     each worker          says what it has with the first thing that it says: `this_environment`, `check_worker`
     no manyhands_ray     a worker cannot even say that: `explain_import`
 
-May import `exceptions` and the core's `remote` room.
+May import manyhands' errors and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from manyhands.exceptions import EnvironmentMismatch
 from manyhands.task_runners.remote.environment import MISSING, Comparison, versions
 from manyhands.task_runners.remote.environment import compare as compare_all
-
-from manyhands_ray.exceptions import EnvironmentMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,11 +47,14 @@ def compare(described: Mapping[str, Mapping[str, str]]) -> Comparison:
     return compare_all(described, _PACKAGES)
 
 
-def check_worker(described: Mapping[str, str]) -> EnvironmentMismatch | None:
+def check_worker(
+    described: Mapping[str, str], *, can_be_tried: bool = True
+) -> EnvironmentMismatch | None:
     """What keeps a worker from working with this driver.
 
     Args:
         described: the worker's `this_environment()`.
+        can_be_tried: whether it could work nonetheless.
 
     Returns:
         The error to raise, or `None`.
@@ -61,7 +63,11 @@ def check_worker(described: Mapping[str, str]) -> EnvironmentMismatch | None:
     if found.problem is None:
         return None
     return EnvironmentMismatch(
-        cluster="Ray", rows=found.rows, table=found.table, problem=found.problem
+        cluster="Ray",
+        rows=found.rows,
+        table=found.table,
+        problem=found.problem,
+        can_be_tried=can_be_tried,
     )
 
 
@@ -77,4 +83,4 @@ def explain_import(error: BaseException) -> EnvironmentMismatch | None:
     worker = {**this_environment(), found[1]: MISSING}
     if found[1] == "manyhands":
         worker["manyhands_ray"] = MISSING
-    return check_worker(worker)
+    return check_worker(worker, can_be_tried=False)

@@ -6,6 +6,7 @@ May import `ray` on use, and what lies above task runners in the core.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from manyhands.exceptions import ResultLost
 from manyhands.task_runners.remote.parcels import Parcel
@@ -15,7 +16,19 @@ if TYPE_CHECKING:
 
     from ray import ObjectRef
 
-__all__ = ["Kept", "Lent"]
+__all__ = ["Kept", "Lent", "let_go"]
+
+_living: WeakSet[Kept] = WeakSet()
+
+
+def let_go() -> None:
+    """Gives up every value of this process: Ray is about to be shut down.
+
+    A reference that is dropped meanwhile, by whichever thread, ends the process ("the core worker has already been
+    shutdown"), so there must be none.
+    """
+    for kept in list(_living):
+        kept.reference = None
 
 
 class Kept(Parcel):
@@ -24,14 +37,25 @@ class Kept(Parcel):
     Args:
         reference: to it.
         place: where it was made, for errors.
+
+    Attributes:
+        reference: likewise; `None` once Ray was shut down.
+        number: what workers know it by.
     """
 
     __slots__ = ("number", "place", "reference")
 
     def __init__(self, reference: ObjectRef[Any], place: str | None = None) -> None:
-        self.reference = reference
+        self.reference: ObjectRef[Any] | None = reference
         self.number = reference.hex()
         self.place = place
+        _living.add(self)
+
+    def lost(self, run_name: str | None = None, cause: BaseException | None = None) -> ResultLost:
+        """The error of a run whose value this was, or that needs it."""
+        error = ResultLost(run_name=run_name, holder=self.place or "Ray")
+        error.__cause__ = cause
+        return error
 
     def value(self, run_name: str | None = None) -> Any:
         """See `Handle`: an array's buffer is the store's own, and can only be read.
@@ -42,10 +66,12 @@ class Kept(Parcel):
         import ray
         from ray.exceptions import RayError
 
+        if self.reference is None or not ray.is_initialized():  # Ray would initialise itself
+            raise self.lost(run_name)
         try:
             return ray.get(self.reference)
         except RayError as error:
-            raise ResultLost(run_name=run_name, holder=self.place or "Ray") from error
+            raise self.lost(run_name, error) from error
 
 
 class Lent(Parcel):

@@ -5,7 +5,7 @@
     knock             a question that costs milliseconds, because `ray.init` waits a minute for an answer
     explain           our error for one of Ray's
 
-May import `settings` and `exceptions`; Ray and grpc on use.
+May import `settings`; Ray and grpc on use.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from manyhands.exceptions import InvalidOption, ManyhandsError, MissingExtraError
+from manyhands.exceptions import (
+    ClusterFailed,
+    ClusterUnreachable,
+    EnvironmentMismatch,
+    InvalidOption,
+    ManyhandsError,
+    MissingExtraError,
+)
 from manyhands.task_runners.remote.environment import compare
 
-from manyhands_ray.exceptions import ClusterFailed, ClusterUnreachable, EnvironmentMismatch
-from manyhands_ray.settings import CLIENT, invalid, is_address
+from manyhands_ray.settings import CLIENT, invalid, is_address, uses_tls
 
 if TYPE_CHECKING:
     from manyhands_ray.settings import ClusterSettings
@@ -94,7 +100,7 @@ def knock(address: str) -> None:
         raise _unreachable(address, problem) from error
     except OSError as error:
         raise _unreachable(address, in_words(error)) from error
-    if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+    if uses_tls():
         return  # somebody listens; the rest is between Ray and its certificates
     _ask(address, bare, max(deadline - time.monotonic(), 0.5))
 
@@ -222,7 +228,7 @@ def _mismatch(text: str) -> EnvironmentMismatch | None:
         rows=found.rows,
         table=found.table,
         problem=found.problem or _one_line(text),
-        refused_by_cluster=True,
+        can_be_tried=False,
     )
 
 

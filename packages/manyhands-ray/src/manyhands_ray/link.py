@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Calls", "Hearer", "Link", "Peer"]
 
+#: Seconds that connections have to end, where the other end may have to agree, before they are cut.
+HANGS_UP_WITHIN = 0.5
+
 
 class Hearer(Protocol):
     """Who hears what workers say; on the I/O thread."""
@@ -66,7 +69,11 @@ class Peer:
         raise NotImplementedError
 
     def hang_up(self) -> None:
-        """Ends the connection; on the I/O thread."""
+        """Ends the connection, when what is on its way has left; on the I/O thread."""
+        raise NotImplementedError
+
+    def cut(self) -> None:
+        """Ends the connection at once; on the I/O thread."""
         raise NotImplementedError
 
 
@@ -83,6 +90,7 @@ class _Connected(Peer, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self._transport = transport
+        self._link.unproven.add(self)
         assert self._handshake is not None  # it has just been made
         self._transport.write(self._handshake.challenge)
 
@@ -99,6 +107,7 @@ class _Connected(Peer, asyncio.Protocol):
                 self._transport.close()
                 return
             self._handshake = None
+            link.unproven.discard(self)
             self._transport.write(answer)
             link.joined(self)
         for kind, body in self._frames.feed(data):
@@ -106,6 +115,7 @@ class _Connected(Peer, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
+        self._link.unproven.discard(self)
         if self._handshake is None:
             self._link.gone(self)
 
@@ -117,6 +127,10 @@ class _Connected(Peer, asyncio.Protocol):
     def hang_up(self) -> None:
         """See `Peer`."""
         self._transport.close()
+
+    def cut(self) -> None:
+        """See `Peer`."""
+        self._transport.abort()
 
 
 class _Relayed(Peer):
@@ -133,6 +147,11 @@ class _Relayed(Peer):
     def hang_up(self) -> None:
         """See `Peer`."""
         self._link.say(self._number, GONE, b"")
+        self.cut()
+
+    def cut(self) -> None:
+        """See `Peer`."""
+        self._link.gone(self)
 
 
 class Calls:
@@ -172,6 +191,10 @@ class Link:
 
     Args:
         hearer: hears what workers say.
+
+    Attributes:
+        peers: the workers that are connected.
+        unproven: connections of whoever has not shown that it knows the secret.
     """
 
     def __init__(self, hearer: Hearer) -> None:
@@ -188,6 +211,7 @@ class Link:
         self._closed = False
         self._has_ended = False
         self.peers: set[Peer] = set()
+        self.unproven: set[Peer] = set()
         self.thread = threading.Thread(target=self._serve, name="manyhands-ray", daemon=True)
 
     def _serve(self) -> None:
@@ -225,9 +249,7 @@ class Link:
             def connected() -> _Connected:
                 return _Connected(self, Handshake(secret))
 
-            self._server = await self._loop.create_server(
-                connected, host, 0, ssl=tls(serves=True)
-            )
+            self._server = await self._loop.create_server(connected, host, 0, ssl=tls(serves=True))
             return host, self._server.sockets[0].getsockname()[1]
 
         address: tuple[str, int] = self.run(begin())
@@ -266,17 +288,29 @@ class Link:
         if self.thread.ident is None:
             return
 
-        def end() -> None:
-            self._closed = True
-            if self._server is not None:
-                self._server.close()
-            for peer in list(self.peers):
-                peer.hang_up()
-            self._loop.call_soon(self._loop.stop)
-
-        self.do(end)
+        self.do(self._hang_up)
         if not self.is_here():
             self.thread.join(grace)
+
+    def _hang_up(self) -> None:
+        self._closed = True
+        if self._server is not None:
+            self._server.close()
+        for stranger in list(self.unproven):
+            stranger.cut()
+        for peer in list(self.peers):
+            peer.hang_up()
+        self._loop.call_later(HANGS_UP_WITHIN, self._cut)
+        self._stop_if_alone()
+
+    def _cut(self) -> None:
+        """Ends connections whose other end takes no notice."""
+        for peer in list(self.peers):
+            peer.cut()
+
+    def _stop_if_alone(self) -> None:
+        if self._closed and not self.peers:
+            self._loop.call_soon(self._loop.stop)
 
     def is_here(self) -> bool:
         """Whether this is the I/O thread."""
@@ -336,7 +370,9 @@ class Link:
     def gone(self, peer: Peer) -> None:
         """It has hung up."""
         self.peers.discard(peer)
-        if not self._closed:
+        if self._closed:
+            self._stop_if_alone()
+        else:
             self._guarded(lambda: self._hearer.gone(peer))
 
     def _guarded(self, action: Callable[[], None]) -> None:

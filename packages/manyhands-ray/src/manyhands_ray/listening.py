@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from manyhands.calls import Report
+    from manyhands.exceptions import EnvironmentMismatch
     from manyhands.task_runners.remote.nested import End
 
     from manyhands_ray.backend import RayBackend
-    from manyhands_ray.exceptions import EnvironmentMismatch
     from manyhands_ray.link import Peer
 
 __all__ = ["Listener"]

@@ -65,7 +65,7 @@ class Relays:
     def native(self, run: TaskFuture[Any]) -> ObjectRef[Any]:
         """See `AnyBackend`: the reference of the plain value."""
         outcome = run._outcome
-        if run._phase == COMPLETED and isinstance(outcome, Kept):
+        if run._phase == COMPLETED and isinstance(outcome, Kept) and outcome.reference is not None:
             return outcome.reference
         with self._lock:
             known = self._known.get(run)

@@ -1,18 +1,19 @@
 """What a `RayTaskRunner` was told about its cluster, and whether that makes sense.
 
-Nothing is looked up and nothing is started here, and `ray` is not imported. May import manyhands' errors and the options of all clusters.
+Nothing is looked up and nothing is started here, and `ray` is not imported. May import manyhands' errors and `keywords`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from manyhands.exceptions import InvalidOption
-from manyhands.task_runners.remote.cluster_runner import is_kwargs
+from manyhands.task_runners.remote.keywords import is_kwargs
 
-__all__ = ["CLIENT", "ClusterSettings", "invalid", "is_address"]
+__all__ = ["CLIENT", "ClusterSettings", "invalid", "is_address", "uses_tls"]
 
 #: What addresses of Ray Client begin with.
 CLIENT = "ray://"
@@ -112,3 +113,8 @@ def _address_problem(value: object) -> str:
     if isinstance(value, str) and value.startswith(("http://", "https://")):
         return "it is of a dashboard; the address of the cluster (host:6379, ray://host:10001) is needed"
     return "'host:port', 'ray://host:port', 'auto' or 'local' is needed"
+
+
+def uses_tls() -> bool:
+    """Whether Ray encrypts its connections."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")

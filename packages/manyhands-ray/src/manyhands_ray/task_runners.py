@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from manyhands.task_runners.remote.cluster_runner import ClusterTaskRunner, copied
+from manyhands.task_runners.remote.cluster_runner import ClusterTaskRunner
+from manyhands.task_runners.remote.keywords import copied
 
 from manyhands_ray.connection import Connection
 from manyhands_ray.settings import ClusterSettings, invalid, is_address

@@ -3,7 +3,7 @@
     frame    length of the body | kind | body
 
 The secret is made for each use of a runner and reaches workers with Ray's own tasks. Where Ray is told to use TLS, so is
-this, with the same certificates. Imports the standard library only.
+this, with the same certificates. Imports the standard library and `settings`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import socket
 import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple
+
+from manyhands_ray.settings import uses_tls
 
 if TYPE_CHECKING:
     import ssl
@@ -28,6 +30,8 @@ _NONCE = 32
 _JOINED = 1 << 16
 #: Bytes that are received, or encrypted, at once.
 _CHUNK = 1 << 18
+#: Ray's variables of a certificate, its key, and the authority that has signed all of them.
+_FILES = ("SERVER_CERT", "SERVER_KEY", "CA_CERT")
 #: Seconds that a worker tries to reach its driver.
 CONNECTS_WITHIN = 20.0
 
@@ -115,20 +119,30 @@ def tls(*, serves: bool) -> ssl.SSLContext | None:
     Args:
         serves: whether it is for the end that listens.
     """
-    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
+    if not uses_tls():
         return None
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if serves else ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(os.environ["RAY_TLS_SERVER_CERT"], os.environ["RAY_TLS_SERVER_KEY"])
-    context.load_verify_locations(os.environ["RAY_TLS_CA_CERT"])
+    certificate, key, authority = (os.environ.get(f"RAY_TLS_{name}") for name in _FILES)
+    try:
+        context.load_cert_chain(certificate or "", key)
+        context.load_verify_locations(authority or "")
+    except OSError as error:
+        named = ", ".join(
+            f"RAY_TLS_{name}={os.environ.get(f'RAY_TLS_{name}')!r}" for name in _FILES
+        )
+        raise OSError(f"the certificates for TLS cannot be used ({named}): {error}") from error
     return context
 
 
 class _Encrypted:
     """A socket under TLS. Unlike an `SSLSocket`, one thread may read it while another writes.
+
+    `_state` is held while the encryption's own state is looked at, and never while something is sent or received;
+    `_sending`, taken before it, from encryption to the last byte.
 
     Args:
         plain: the socket.
@@ -145,7 +159,8 @@ class _Encrypted:
         self._wants_more = ssl.SSLWantReadError
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send)
-        self._lock = threading.Lock()
+        self._state = threading.Lock()
+        self._sending = threading.Lock()
         self.settimeout, self.shutdown, self.close = plain.settimeout, plain.shutdown, plain.close
         while not self._has_shaken_hands():
             self._receive()
@@ -160,12 +175,15 @@ class _Encrypted:
         return True
 
     def _flush(self) -> None:
-        if self._to_send.pending:
-            self._plain.sendall(self._to_send.read())
+        """Sends what is encrypted; with `_sending` held, so that it leaves in order."""
+        with self._state:
+            data = self._to_send.read()
+        if data:
+            self._plain.sendall(data)
 
     def _receive(self) -> None:
         data = self._plain.recv(_CHUNK)
-        with self._lock:
+        with self._state:
             if data:
                 self._received.write(data)
             else:
@@ -174,18 +192,23 @@ class _Encrypted:
     def sendall(self, data: bytes) -> None:
         """See `socket.socket`."""
         view = memoryview(data)
-        for start in range(0, len(view), _CHUNK):
-            with self._lock:
-                self._tls.write(view[start : start + _CHUNK])
-                self._flush()
+        with self._sending:
+            for start in range(0, len(view), _CHUNK):
+                with self._state:
+                    self._tls.write(view[start : start + _CHUNK])
+                    encrypted = self._to_send.read()
+                self._plain.sendall(encrypted)
 
     def recv(self, size: int) -> bytes:
         """See `socket.socket`."""
         while True:
-            with self._lock:
+            with self._state:
                 try:
                     return self._tls.read(size)
                 except self._wants_more:
+                    has_answer = self._to_send.pending > 0
+            if has_answer:
+                with self._sending:
                     self._flush()
             self._receive()
 

@@ -679,18 +679,21 @@ class ClusterFailed(ClusterError):
     """A cluster could not be started, or one that answers could not be joined.
 
     Attributes:
-        cluster: which, say "Ray" or "the Dask cluster of dask_jobqueue.SLURMCluster".
+        cluster: of which kind, say "Dask".
         problem: what happened; its exception is chained.
+        cluster_class: the name of what was to make it, where that is chosen.
         address: of the one that could not be joined; `None` if it was to be started.
     """
 
     cluster: str
     problem: str
+    cluster_class: str | None = None
     address: str | None = None
 
     def _text(self) -> str:
+        whose = "" if self.cluster_class is None else f" of {self.cluster_class}"
         what = "started" if self.address is None else f"joined at {self.address}"
-        return f"{self.cluster[0].upper()}{self.cluster[1:]} could not be {what}: {self.problem}"
+        return f"A {self.cluster} cluster{whose} could not be {what}: {self.problem}"
 
 
 class EnvironmentMismatch(ClusterError):
@@ -701,17 +704,17 @@ class EnvironmentMismatch(ClusterError):
         rows: by package, what each place has: `{"python": {"driver": "3.11.9", "workers": "3.12.4"}}`.
         table: the same as an aligned text.
         problem: which of the differences is too large.
-        refused_by_cluster: whether it is the cluster that will not have it, so that it cannot even be tried.
+        can_be_tried: whether it is for `check_environment` to say that it shall not work.
     """
 
     cluster: str
     rows: Mapping[str, Mapping[str, str]]
     table: str
     problem: str
-    refused_by_cluster: bool = False
+    can_be_tried: bool = True
 
     def _text(self) -> str:
-        way = "" if self.refused_by_cluster else ", or give check_environment=False to try it"
+        way = ", or give check_environment=False to try it" if self.can_be_tried else ""
         return (
             f"The environments of this {self.cluster} cluster do not fit together: {self.problem}.\n"
             f"{self.table}\nInstall the same versions everywhere{way}."

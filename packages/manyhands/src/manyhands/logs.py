@@ -204,15 +204,23 @@ def task_runs_logged() -> bool:
 def log_prints_of(log_prints: bool | None) -> None:
     """Makes sure that `print` asks which run it is in, if a run that begins wants its prints logged.
 
-    `builtins.print` is replaced by a function that looks at context variables, once, and again if others have replaced
+    `builtins.print` is replaced by a callable that looks at context variables, once, and again if others have replaced
     it since, as Ray does in a driver that shows what workers print. (Replacing it for each run races between threads.)
     """
-    if log_prints and not hasattr(builtins.print, "asks_for_the_run"):
-        builtins.print = _print_above(builtins.print)
+    if log_prints and type(builtins.print) is not _Print:
+        builtins.print = _Print(builtins.print)
 
 
-def _print_above(below: Callable[..., None]) -> Callable[..., None]:
-    def print(
+class _Print:
+    """A `print` above another, which it calls outside runs that want their prints logged."""
+
+    __slots__ = ("_below",)
+
+    def __init__(self, below: Callable[..., None]) -> None:
+        self._below = below
+
+    def __call__(
+        self,
         *values: object,
         sep: str | None = " ",
         end: str | None = "\n",
@@ -222,12 +230,17 @@ def _print_above(below: Callable[..., None]) -> Callable[..., None]:
         is_output = file is None or file is sys.stdout or file is sys.stderr
         logger = _prints_go_to() if is_output else None
         if logger is None:
-            below(*values, sep=sep, end=end, file=file, flush=flush)
+            self._below(*values, sep=sep, end=end, file=file, flush=flush)
         else:
             logger.info("%s", (" " if sep is None else sep).join(map(str, values)))
 
-    vars(print)["asks_for_the_run"] = True
-    return print
+    def __reduce__(self) -> Any:
+        return _print_there, ()
+
+
+def _print_there() -> Callable[..., None]:
+    """What a pickled `print` is where it is loaded."""
+    return builtins.print
 
 
 def _prints_go_to() -> RunLogger | None:

@@ -54,6 +54,7 @@ def calls_of(
                 detail.upstreams = ()  # filled in once, for all attempts
             except Exception as error:
                 failed[position] = Outcome(FAILED, error)
+                continue
         calls[position] = call
     return calls, failed
 

@@ -1,6 +1,7 @@
 """What runners across a process border share: batches as they travel, runs that workers submit, waits there.
 
 driver     contents.py    what a batch holds
+           keywords.py    options that are keyword arguments of something else
            members.py     the books about workers
            nested.py      runs that workers submit
            modules.py     modules that workers cannot import
@@ -13,6 +14,14 @@ worker     worker.py      a worker process: what it holds, and what it says
            dispatcher.py  the driver's dispatcher, as runs on a worker see it
 between    messages.py    what they tell each other
            parcels.py     values as they cross
+
+The same for clusters, which decide themselves where a batch goes:
+
+driver     cluster_runner.py    what users configure
+           cluster_backend.py   batches go out, and may be had back
+           cluster_listener.py  what workers say
+           cluster_members.py   the books about workers and batches
+worker     cluster_worker.py    a worker of one session, and its seats
 
 A runner adds how messages and large values travel, and how workers start and end.
 """

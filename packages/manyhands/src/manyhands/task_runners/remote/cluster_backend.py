@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import DONE, FAILED, SENT, WAITING, Batch, Outcome, Report
 from manyhands.context import LOCK
+from manyhands.exceptions import ResultLost
 from manyhands.futures.maps import MapRecord, Span
 from manyhands.futures.run import TaskFuture
 from manyhands.logs import library_logger
@@ -190,8 +191,20 @@ class ClusterBackend:
             return
         try:
             self._launch(batch)
+        except ResultLost as error:
+            self._argument_lost(batch, error)
         except Exception as error:
             self.not_sent(batch.number, error)
+
+    def _argument_lost(self, batch: Batch, error: ResultLost) -> None:
+        """A value among a batch's arguments has gone with the cluster that held it."""
+        if len(batch) > 1:  # whose argument it is shows if each is sent alone
+            self.events.split(batch.number)
+            return
+        self.fail(
+            Sent(batch, []),
+            lambda name: ResultLost(run_name=name, holder=error.holder, cause=error),
+        )
 
     def not_sent(self, number: int, cause: Exception) -> None:
         """A batch could not be given to the cluster."""
@@ -254,11 +267,12 @@ class ClusterBackend:
             return
         self._missed.add(key)
         library_logger().warning(
-            "Task run %r waits for a %s with %s; none of the %d has that",
+            "Task run %r waits for a %s with %s; none of the %d %ss has that",
             self.events.scheduler.run_at(sent.batch, 0).name,
             self._place,
             ", ".join(f"{name}={amount:g}" for name, amount in key),
             len(offers),
+            self._place,
         )
 
     def _send_to(self, member: ClusterMember, wait: int, sent: Any, blob: bytes) -> None:

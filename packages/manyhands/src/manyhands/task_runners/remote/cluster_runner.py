@@ -5,7 +5,6 @@ May import `modules` and the base of all runners.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from manyhands.exceptions import InvalidOption
@@ -15,7 +14,7 @@ from manyhands.task_runners.remote.modules import checked_modules
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ClusterTaskRunner", "copied", "is_kwargs"]
+__all__ = ["ClusterTaskRunner"]
 
 
 class ClusterTaskRunner(BaseTaskRunner):
@@ -64,13 +63,3 @@ class ClusterTaskRunner(BaseTaskRunner):
         twin = super().duplicate()
         twin._connection = self._connection
         return twin
-
-
-def copied(given: Any) -> Any:
-    """A dictionary of the user's that will not change behind our back; anything else is for a check to refuse."""
-    return dict(given) if isinstance(given, Mapping) else given
-
-
-def is_kwargs(value: object) -> bool:
-    """Whether something can be given as keyword arguments."""
-    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
