@@ -97,7 +97,9 @@ def _ray_start(
         folder.mkdir()
     # An instance that this process has asks for a token, which says nothing about others.
     outside = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
-    variables = {**outside, "HOME": str(home), **_PLAIN, **environment}
+    # Else a server for a client of Ray Client, forked from a process with threads of gRPC's, now and then dies at once.
+    forks = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
+    variables = {**outside, "HOME": str(home), **_PLAIN, **forks, **environment}
     with open(directory / "log", "wb") as log:
         return subprocess.Popen(
             [

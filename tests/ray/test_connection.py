@@ -28,7 +28,7 @@ from manyhands.exceptions import (
 )
 from manyhands_ray import connection as connections
 from manyhands_ray.connection import Connection
-from manyhands_ray.joining import ANSWERS_WITHIN, knock, which
+from manyhands_ray.joining import ANSWERS_WITHIN, explain, knock, which
 from manyhands_ray.settings import ClusterSettings
 
 from tests.ray.alone import alone
@@ -403,6 +403,17 @@ def test_no_answer_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "create_connection", never)
     with pytest.raises(ClusterUnreachable, match="no answer within 4 s"):
         knock("10.0.0.1:6379")
+
+
+def test_a_server_of_ray_client_that_did_not_start() -> None:
+    said = ConnectionAbortedError(
+        "Initialization failure from server:\nTraceback (most recent call last):\n"
+        "RuntimeError: Starting Ray client server failed. See ray_client_server_23003.err"
+    )
+    error = explain(said, "ray://h:10001", settings("ray://h:10001"))
+    assert isinstance(error, ClusterFailed)
+    assert error.address == "ray://h:10001"
+    assert "GRPC_ENABLE_FORK_SUPPORT=0" in str(error)
 
 
 # ------------------------------------------------------------------------ a cluster that runs

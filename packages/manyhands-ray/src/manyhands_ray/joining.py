@@ -202,6 +202,11 @@ def explain(error: Exception, address: str, settings: ClusterSettings) -> Manyha
         )
     else:
         problem = in_words(error)
+        if "Starting Ray client server failed" in text:
+            problem += (
+                ". Ray forks it from a process with threads of gRPC's, which now and then goes wrong on a busy machine: "
+                "try again, or start the head of the cluster with GRPC_ENABLE_FORK_SUPPORT=0 in its environment"
+            )
     joined = None if address == "local" else address
     return ClusterFailed(cluster="Ray", problem=problem, address=joined)
 
