@@ -332,7 +332,7 @@ def test_short_runs_share_dask_tasks(runner: DaskTaskRunner, cluster: Any) -> No
         before = len(cluster.scheduler.transition_log)
         assert inc.map(range(10_000)).result() == list(range(1, 10_001))
         keys = {row[0] for row in list(cluster.scheduler.transition_log)[before:]}
-        assert len(keys) < 1_000
+        assert len(keys) < 100
 
     main()
 

@@ -51,11 +51,9 @@ class Kept(Parcel):
         self.place = place
         _living.add(self)
 
-    def lost(self, run_name: str | None = None, cause: BaseException | None = None) -> ResultLost:
+    def lost(self, run_name: str | None = None) -> ResultLost:
         """The error of a run whose value this was, or that needs it."""
-        error = ResultLost(run_name=run_name, holder=self.place or "Ray")
-        error.__cause__ = cause
-        return error
+        return ResultLost(run_name=run_name, holder=self.place or "Ray")
 
     def value(self, run_name: str | None = None) -> Any:
         """See `Handle`: an array's buffer is the store's own, and can only be read.
@@ -71,7 +69,7 @@ class Kept(Parcel):
         try:
             return ray.get(self.reference)
         except RayError as error:
-            raise self.lost(run_name, error) from error
+            raise self.lost(run_name) from error
 
 
 class Lent(Parcel):
