@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -32,6 +34,33 @@ def dawdle(seconds: float = FOR_EVER) -> None:
 def late() -> None:
     """Takes for ever, if it may."""
     dawdle()
+
+
+# ---------------------------------------------------------------------- what is timed
+
+FIRST_COROUTINE = """
+import sys
+from manyhands import flow, task
+
+@task(timeout_seconds=60)
+async def backends() -> list[str]:
+    return [name for name in sys.modules if name.startswith("anyio._backends")]
+
+@flow(task_runner=sys.argv[1])
+def main() -> None:
+    print(backends.submit().result())
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize("runner", ["threads", "processes:1"])
+def test_the_first_coroutine_is_not_late_for_imports(runner: str) -> None:
+    """A limit began, then anyio's backend was imported: on a cold disk, no time was left for the function."""
+    command = (sys.executable, "-c", FIRST_COROUTINE, runner)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 # ---------------------------------------------------------------------- direct calls

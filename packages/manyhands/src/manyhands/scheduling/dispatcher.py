@@ -332,7 +332,7 @@ class Dispatcher(Answers):
     # ------------------------------------------------------------------ what workers in this process ask
 
     def begin(self, future: TaskFuture[Any]) -> Call:
-        """Fills a claimed run's arguments in and starts its time limit; the worker calls it before the attempt.
+        """Fills a claimed run's arguments in; the worker calls it before the attempt.
 
         Raises:
             Exception: an argument could not be put together.
@@ -350,11 +350,15 @@ class Dispatcher(Answers):
             call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
             call.kwargs = kwargs or None
             detail.upstreams = ()  # filled in once, for all attempts
-        limit = call.task.timeout_seconds
-        if limit is not None:
-            with LOCK:
-                self._limit(future, call.attempt, limit)
         return call
+
+    def start_limit(self, future: TaskFuture[Any], call: Call) -> None:
+        """Starts an attempt's time limit; the worker calls it when the function comes next, if the task has one."""
+        limit = call.task.timeout_seconds
+        assert limit is not None  # only then is this called
+        with LOCK:
+            if future._phase < DONE:
+                self._limit(future, call.attempt, limit)
 
     def ended(self, future: TaskFuture[Any], outcome: Outcome) -> None:
         """An attempt on a worker of this process has ended; with `LOCK` held."""

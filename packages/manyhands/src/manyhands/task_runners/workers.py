@@ -163,6 +163,8 @@ class Worker:
         try:
             try:
                 call = dispatcher.begin(future)
+                if call.task.timeout_seconds is not None:
+                    dispatcher.start_limit(future, call)
                 self.since = future._since
                 stack.append(frame)
                 if future._phase >= DONE or _is_overdue(future):

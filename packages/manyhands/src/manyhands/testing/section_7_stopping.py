@@ -68,6 +68,20 @@ class TimeoutTests(SuiteBase):
         main()
         assert signals.lines("began") == ["x"]
 
+    @covers("7.3", needs="stops")
+    def test_a_limit_begins_with_its_coroutine(self, runner: TaskRunner) -> None:
+        @task(timeout_seconds=2 * LIMIT)
+        async def busy(x: int) -> int:
+            time.sleep(LIMIT)  # noqa: ASYNC251 - the others of the loop cannot begin
+            return x
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            futures = busy.map(range(3))
+            assert futures.result(timeout=PATIENCE) == [*range(3)]
+
+        main()
+
     @covers("7.3", needs="stops_hard")
     def test_code_that_never_returns_to_python(self, single_runner: TaskRunner) -> None:
         @task(timeout_seconds=LIMIT)

@@ -63,8 +63,6 @@ class Coroutines:
             context = under_asyncio(self._worker.context(batch, tags))
             call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)
             batch.lane.words[position] = BEGUN
-            if task.timeout_seconds is not None:
-                self._worker.channel.send(messages.BEGUN, dumps((batch.number, position)))
             batch.open += 1
             self.tasks[number] = loop.create_task(self._run(batch, position, call), context=context)
             if number in batch.skipped:
@@ -81,6 +79,12 @@ class Coroutines:
         PLACES[call.number] = _Place(self._worker, batch, position)
         began = time.time()
         try:
+            if call.task.timeout_seconds is not None:
+                # Now that nothing but its function is to come: neither an import nor others of the batch. Those
+                # that have ended are not to be held to their limits by what comes.
+                if batch.unreported:
+                    self._worker.report(batch)
+                self._worker.channel.send(messages.BEGUN, dumps((batch.number, position)))
             outcome = await attempt_async(call)
         except asyncio.CancelledError:
             if call.number in self._worker.overdue:
@@ -127,8 +131,9 @@ class Coroutines:
                     seat.give(None)  # it may have waited for this
         elif not batch.timing and batch.unreported:
             batch.timing = True
+            soon = batch.rows.task.timeout_seconds is not None
             SERVICE_LOOP.get().call_later(
-                self._worker.report_every, self._worker.report_late, batch
+                0.0 if soon else self._worker.report_every, self._worker.report_late, batch
             )
 
 
