@@ -11,6 +11,7 @@ import ray
 from manyhands.testing import TaskRunnerSuite
 from manyhands.testing.tools import eventually
 from manyhands_ray import RayTaskRunner
+from manyhands_ray.connection import Instance
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tests.ray.clusters import Head, head, node
@@ -66,6 +67,21 @@ class TestClient(TaskRunnerSuite):
     def single_runner(self, runner: RayTaskRunner, tmp_path: Path) -> Iterator[RayTaskRunner]:
         with _occupied(tmp_path):
             yield runner
+
+
+@pytest.mark.parametrize("kind", ["address", "client"])
+def test_a_relay_is_on_its_drivers_node(cluster: Head, keeper: Keeper, kind: str) -> None:
+    """Where no other node's death is its own. Ray would spread them."""
+
+    def where(relay: object) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    with _kept(keeper, getattr(cluster, kind)):
+        relays = [Instance().relay() for _ in range(4)]
+        nodes = ray.get([relay.__ray_call__.remote(where) for relay in relays])
+        for relay in relays:
+            ray.kill(relay)
+    assert nodes == 4 * [ray.get_runtime_context().get_node_id()]
 
 
 def _kept(keeper: Keeper, address: str) -> RayTaskRunner:

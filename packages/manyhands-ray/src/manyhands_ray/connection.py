@@ -244,13 +244,22 @@ class Instance:
         return not self.lost and here is not None and here is self._identity()
 
     def relay(self) -> Any:
-        """See `Connection`."""
+        """See `Connection`: it is on the driver's node (that of the server, for Ray Client), so no other's end is its end.
+
+        Ray places what asks for no CPU anywhere, and so it does if it is only told to prefer a node.
+        """
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         with self._making_relay:
             if self._relay is None:
+                node = ray.get_runtime_context().get_node_id()
                 actor = ray.remote(Relay).options(
-                    name=self.relay_name, num_cpus=0, max_restarts=0, max_concurrency=WAITS
+                    name=self.relay_name,
+                    num_cpus=0,
+                    max_restarts=0,
+                    max_concurrency=WAITS,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
                 )
                 self._relay = actor.remote()
             return self._relay

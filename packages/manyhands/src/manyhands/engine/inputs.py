@@ -273,11 +273,10 @@ class _Node(_Part):
         allow: whether it is inside `allow_failure`.
         old: its parts.
         links: what becomes of those parts that may change: their index, and what takes the place.
-        parents: nodes that hold this one.
         changed: whether it has to be rebuilt.
     """
 
-    __slots__ = ("allow", "changed", "kind", "links", "old", "parents", "whole")
+    __slots__ = ("allow", "changed", "kind", "links", "old", "whole")
 
     def __init__(self, whole: Any, kind: Container, allow: bool, old: list[Any]) -> None:
         self.new = _MISSING
@@ -286,7 +285,6 @@ class _Node(_Part):
         self.allow = allow
         self.old = old
         self.links: list[tuple[int, _Part]] = []
-        self.parents: list[_Node] = []
         self.changed = False
 
 
@@ -332,12 +330,12 @@ class _Scan:
                 if isinstance(kind, Container):
                     child = self._nodes.get((id(part), allow))
                     if child is not None:
-                        self._link(node, index, child)
+                        node.links.append((index, child))
                         continue
                     old = kind.parts(part)
                     if not ATOMS.issuperset(map(type, old)):
                         child = self._nodes[id(part), allow] = _Node(part, kind, allow, old)
-                        self._link(node, index, child)
+                        node.links.append((index, child))
                         stack.append((child, enumerate(old)))
                         break  # and go on with `parts` when the child is done
                 elif kind is _FUTURE or (kind is _STATE and self._states):
@@ -351,10 +349,6 @@ class _Scan:
             else:
                 stack.pop()
                 self._order.append(node)
-
-    def _link(self, parent: _Node, index: int, child: _Node) -> None:
-        child.parents.append(parent)
-        parent.links.append((index, child))
 
     def _leaf(self, source: Any, allow: bool) -> _Leaf:
         key = id(source), allow
@@ -398,9 +392,13 @@ class _Scan:
 
     def _spread_changes(self) -> None:
         """A container in which something changed has changed itself."""
+        parents: dict[_Part, list[_Node]] = {}
+        for node in self._order:
+            for _, part in node.links:
+                parents.setdefault(part, []).append(node)
         changed = [node for node in self._order if node.changed]
         for node in changed:
-            for parent in node.parents:
+            for parent in parents.get(node, ()):
                 if not parent.changed:
                     parent.changed = True
                     changed.append(parent)  # the loop gets there

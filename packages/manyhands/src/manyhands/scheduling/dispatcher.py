@@ -341,9 +341,10 @@ class Dispatcher(Answers):
         call = future._call
         if call is None:
             # Cancelled between claim and start; or an element of a map, whose call is made now.
-            if detail is None or detail.origin is None or future._phase >= DONE:
+            origin = detail.origin if detail is not None else None
+            if origin is None or future._phase >= DONE:
                 raise GoneError
-            record, index = detail.origin
+            record, index = origin
             call = future._call = record.call(index)
         future._since = time.time()
         if detail is not None and detail.upstreams:

@@ -292,6 +292,8 @@ class Scheduler:
 
     def _pick(self, future: TaskFuture[Any]) -> bool:
         """Takes an element that no worker has begun out of its map; True also for what is no such element."""
+        if future._phase >= DONE:
+            return False
         detail = future._detail
         if detail is None or detail.origin is None or future._call is not None:
             return True
@@ -450,6 +452,7 @@ class Scheduler:
             detail.waits_on = None
             if detail.origin is not None:
                 record, index = detail.origin
+                detail.origin = None  # a cycle, which would keep large values until it is collected
                 record.since[index] = now
                 self._element_ended(record, index, future)
             dependants, detail.dependants = detail.dependants, None

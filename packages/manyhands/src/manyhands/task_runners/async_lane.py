@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from manyhands.calls import CANCELLED, DONE, FAILED, Outcome
+from manyhands.calls import CANCELLED, COMPLETED, DONE, FAILED, Outcome
 from manyhands.context import LOCK
 from manyhands.engine.loops import SERVICE_LOOP, under_asyncio
 from manyhands.engine.task_run import attempt_async, overdue_outcome_async, raised
@@ -91,6 +91,8 @@ class AsyncLane:
             outcome = raised(call, error)
         PLACES.pop(call.number, None)
         self._end(future, outcome)
+        if future._phase == COMPLETED:
+            del call.context  # see `Worker.run`
 
     def _end(self, future: TaskFuture[Any], outcome: Outcome) -> None:
         dispatcher = self.dispatcher

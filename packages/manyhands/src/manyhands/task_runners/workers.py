@@ -200,6 +200,10 @@ class Worker:
         scheduler = dispatcher.scheduler
         if outcome is None and not interrupted:
             scheduler.complete(future, value, time.time())
+            if call is not None:
+                del (
+                    call.context
+                )  # a cycle, as the call is in it: it would keep arguments until it is collected
         else:
             self._end(future, call, None if interrupted else outcome)
         if scheduler.counting and not in_span:
@@ -217,6 +221,8 @@ class Worker:
             outcome = Outcome(CANCELLED, None)
         with LOCK:
             future._dispatcher.ended(future, outcome)
+        if call is not None and future._phase == COMPLETED:
+            del call.context  # as above
 
     def run_span(self, span: Span) -> None:
         """Runs a claimed range of a map. Hot."""
@@ -286,6 +292,7 @@ class Worker:
         now = time.time()
         if outcome is None and not interrupted:
             record.dispatcher.scheduler.element_completed(record, index, value, now)
+            del call.context  # as above
             return now
         with LOCK:
             future = record.materialize(index)
