@@ -39,6 +39,9 @@ pytest.register_assert_rewrite("manyhands.testing")
 
 T = TypeVar("T")
 
+# Ray's workers run at niceness 15: beside tests of something else, they would hardly get a processor.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so Ray spells it
+
 KINDS = {"threads", "processes", "fds"}
 
 #: How long what is ending may take to end, in seconds.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from manyhands_ray import RayTaskRunner
 
@@ -40,12 +40,24 @@ class Keeper:
         return self.runner
 
 
+KEEPER = Keeper()
+
+
 @pytest.fixture(scope="session")
 def keeper() -> Iterator[Keeper]:
     """Whose Ray this process has at the moment."""
-    keeper = Keeper()
-    yield keeper
-    keeper.let_go()
+    yield KEEPER
+    KEEPER.let_go()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, None, None]:
+    """After the last test of this folder, Ray ends: it opens connections whenever it likes, and others look for leaks."""
+    yield
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        KEEPER.let_go()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from manyhands.testing.base import FLAGS, Covered
 from manyhands.testing.section_2_tasks import TaskTests
 from manyhands.testing.section_3_flows import FlowTests
 from manyhands.testing.section_4_futures import FutureTests
+from manyhands.testing.section_4_memory import MemoryTests
 from manyhands.testing.section_4_waiting import WaitingTests
 from manyhands.testing.section_5_dependencies import DependencyTests
 from manyhands.testing.section_6_maps import MapTests
@@ -24,6 +25,7 @@ class TaskRunnerSuite(
     TaskTests,
     FlowTests,
     FutureTests,
+    MemoryTests,
     WaitingTests,
     DependencyTests,
     MapTests,
