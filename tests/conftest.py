@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,10 +43,16 @@ T = TypeVar("T")
 # Ray's workers run at niceness 15: beside tests of something else, they would hardly get a processor.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so Ray spells it
 
+# How long an example takes says how busy the machine is.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
+
 KINDS = {"threads", "processes", "fds"}
 
 #: How long what is ending may take to end, in seconds.
-PATIENCE = 2.0
+PATIENCE = 15.0
 
 #: Our process-wide threads, and the descriptors that each of them keeps open.
 SERVICE_THREADS = {

@@ -86,7 +86,7 @@ class TestMeasurements:
         # Further engines take a second to start: once is enough to see that they work.
         others = measurement.also.values() if name == "submit" else ()
         for sampler in (measurement.ours, measurement.bare, *others):
-            assert 0 < sampler(size) < 10
+            assert sampler(size) > 0
 
     @pytest.mark.parametrize(
         "name",
@@ -100,7 +100,7 @@ class TestMeasurements:
         (measurement,) = (m for m in measurements_of("dask") if m.name == name)
         size = min(measurement.quick_size or measurement.size, 100)
         for sampler in (measurement.ours, measurement.bare, *measurement.also.values()):
-            assert 0 < sampler(size) < 10
+            assert sampler(size) > 0
 
     def test_only_a_name_of_an_array_passes_through_the_driver_of_dask(self) -> None:
         (measurement,) = (m for m in measurements_of("dask") if m.name == "array-bytes")

@@ -47,7 +47,7 @@ def test_ray_is_sampled(name: str) -> None:
     (measurement,) = (m for m in measurements_of("ray") if m.name == name)
     size = min(measurement.quick_size or measurement.size, 100)
     for sampler in (measurement.ours, measurement.bare, *measurement.also.values()):
-        assert 0 < sampler(size) < 30
+        assert sampler(size) > 0
 
 
 def test_only_a_reference_of_an_array_passes_through_the_driver(samples: RaySamples) -> None:

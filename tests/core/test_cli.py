@@ -567,7 +567,7 @@ def test_a_signal_ends_the_flow_quietly(
         began = time.monotonic()
         _, err = process.communicate(timeout=20)
     assert process.returncode == code
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert "Traceback" not in err
 
 

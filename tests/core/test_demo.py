@@ -84,7 +84,7 @@ def test_a_section_waits_its_turn(tmp_path: Path) -> None:
     report = tmp_path / "report.md"
     lock = report.with_suffix(".lock")
     lock.touch()
-    timer = threading.Timer(0.05, lock.unlink)
+    timer = threading.Timer(0.3, lock.unlink)
     timer.start()
     assert demo.write_section("Title", ["line"], report) > 1
     timer.join()

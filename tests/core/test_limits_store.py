@@ -1161,11 +1161,11 @@ def test_a_killed_process_loses_its_slots_with_its_lease(
     """SPEC 10.2."""
     store = SqliteStore(file)
     store.create("db", 1)
-    monkeypatch.setenv("MANYHANDS_LIMITS_LEASE_SECONDS", "1")
+    monkeypatch.setenv("MANYHANDS_LIMITS_LEASE_SECONDS", "3")
     holder = python(HOLDS)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "holds\n"
-    time.sleep(1.5)  # it lives, so its lease is renewed
+    time.sleep(4)  # it lives, so its lease is renewed
     keeper, granted = SlotKeeper(poll=0.05), threading.Event()
     keeper.request(frozenset({"db"}), "ours", lambda _: granted.set())
     assert not granted.wait(0.2)
@@ -1174,8 +1174,8 @@ def test_a_killed_process_loses_its_slots_with_its_lease(
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
     killed = time.monotonic()
-    assert granted.wait(10)
-    assert time.monotonic() - killed < 5
+    assert granted.wait(20)
+    assert time.monotonic() - killed < 10
     assert slots(store, "db") == ["ours"]
     keeper.close()
     store.close()

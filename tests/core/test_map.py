@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -360,12 +359,12 @@ def test_tags_and_context_of_elements() -> None:
 
 def test_a_slow_element_gives_its_neighbours_away() -> None:
     """DESIGN: one that overruns its batch hands the rest of it to other workers."""
-    first = threading.Event()
+    first, others_ended = threading.Event(), threading.Event()
 
     @task
     def work(number: int) -> int:
         if number == 0 and first.is_set():
-            time.sleep(0.3)
+            others_ended.wait(PATIENCE)
         return threading.get_ident()
 
     @flow(task_runner=ThreadPoolTaskRunner(4))
@@ -373,8 +372,9 @@ def test_a_slow_element_gives_its_neighbours_away() -> None:
         work.map(range(3000)).wait()  # known as quick now, so that elements travel together
         first.set()
         futures = work.map(range(100))
-        others = {future.result(timeout=0.25) for future in futures[1:]}
+        others = {future.result(timeout=PATIENCE) for future in futures[1:]}
         assert not futures[0].done()
+        others_ended.set()
         assert futures[0].result() not in others
 
     main()

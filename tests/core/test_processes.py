@@ -96,7 +96,7 @@ IN_C: dict[str, Callable[[], object]] = {
 def test_a_time_limit_holds_in_c_code(signals: Signals, what: str) -> None:
     work = IN_C[what]
 
-    @task(timeout_seconds=0.2)
+    @task(timeout_seconds=1)
     def stuck() -> None:
         signals.set("began")
         work()
@@ -111,7 +111,7 @@ def test_a_time_limit_holds_in_c_code(signals: Signals, what: str) -> None:
             run.result()
         assert run.state.name == "TimedOut"
         assert [other.result() for other in others] == list(range(20))
-        assert time.monotonic() - before < 5, "1.2 s where the machine is not busy"
+        assert time.monotonic() - before < 10, "2 s where the machine is not busy"
 
     main()
     assert sorted(map(int, signals.lines("runs"))) == list(range(20)), "each once"
@@ -119,15 +119,15 @@ def test_a_time_limit_holds_in_c_code(signals: Signals, what: str) -> None:
 
 # SPEC 7.3
 def test_attempts_that_are_stopped_by_force_do_not_overlap(signals: Signals) -> None:
-    @task(timeout_seconds=0.15, retries=1)
+    @task(timeout_seconds=1, retries=1)
     def stuck() -> str:
         with signals.inside("room") as inside:
             signals.append("inside", inside)
-            if len(signals.lines("inside")) == 1:
+            if task_run.run_count == 1:
                 sum(range(10**11))
         return "done"
 
-    @task(timeout_seconds=0.15, retries=1)
+    @task(timeout_seconds=1, retries=1)
     def stays(x: int) -> None:
         signals.append("attempts", os.getpid())
         sum(range(10**11))
@@ -157,8 +157,7 @@ def test_a_time_limit_finds_a_run_that_was_handed_back(signals: Signals) -> None
 
     @task(timeout_seconds=0.2, retries=1)
     def limited() -> str:
-        signals.append("attempts", os.getpid())
-        if len(signals.lines("attempts")) == 1:
+        if task_run.run_count == 1:
             signals.wait("never")
         return "done"
 
@@ -185,7 +184,7 @@ def test_cleaning_up_when_interrupted(signals: Signals) -> None:
         finally:
             signals.set(f"{how} cleaned up in {os.getpid()}")
 
-    @task(timeout_seconds=0.1)
+    @task(timeout_seconds=1)
     def timed() -> None:
         tidy.fn("timeout")
 
@@ -958,10 +957,10 @@ def test_a_link_of_a_chain_with_a_large_value_that_its_worker_does_not_have() ->
 
 
 def test_a_repeat_after_a_crash_has_its_whole_time(signals: Signals) -> None:  # SPEC 7.3, 7.5
-    @task(timeout_seconds=0.6, crash_retries=1)
+    @task(timeout_seconds=3, crash_retries=1)
     def dies_once() -> str:
         signals.append("tries", "x")
-        time.sleep(0.4)
+        time.sleep(1.8)
         if len(signals.lines("tries")) == 1:
             os._exit(1)
         return "done"

@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 #: Seconds that a program has to end, and its workers after it.
-SOON = 5.0
+SOON = 20.0
 
 HEAD = """
 import os, pathlib, signal, sys, threading, time

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 ENTRIES = "tests.core.starting_entries"
 
 #: Seconds that processes have to end after their driver.
-SOON = 5.0
+SOON = 20.0
 
 METHODS = ["forkserver", "spawn"]
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -61,6 +61,28 @@ def test_the_first_coroutine_is_not_late_for_imports(runner: str) -> None:
     command = (sys.executable, "-c", FIRST_COROUTINE, runner)
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+class Slow(ThreadPoolTaskRunner):
+    """A runner that takes longer to start than the limit of a flow."""
+
+    def __enter__(self) -> Self:
+        time.sleep(3 * LIMIT)
+        super().__enter__()
+        return self
+
+
+@pytest.mark.parametrize("loop", ["none", *LOOPS])
+def test_the_start_of_a_runner_is_no_part_of_its_flow(loop: str) -> None:
+    @flow(task_runner=Slow(1), timeout_seconds=LIMIT)
+    def main() -> int:
+        return inc.submit(1).result()
+
+    @flow(task_runner=Slow(1), timeout_seconds=LIMIT)
+    async def main_async() -> int:
+        return await inc.submit(1)
+
+    assert (main() if loop == "none" else anyio.run(main_async, backend=loop)) == 2
 
 
 # ---------------------------------------------------------------------- direct calls

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 #: Seconds that connecting may take in tests that want it to fail, and the margin of a busy machine.
-TIMEOUT, MARGIN = 0.6, 1.0
+TIMEOUT, MARGIN = 0.6, 8.0
 
 
 def settings(**options: Any) -> ClusterSettings:
@@ -149,7 +149,7 @@ def test_it_is_silent_also_while_something_runs(
     eventually(lambda: any(connection.client.processing().values()), "something runs")
     began = time.monotonic()
     connection.release(0.5)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 0.5 + MARGIN
     del futures
     assert capfd.readouterr() == ("", "")
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Seconds that processes have to end after their driver.
-SOON = 5.0
+SOON = 20.0
 
 #: What every script begins with. Were it imported by a worker, it would open a cluster there.
 BEGINNING = """

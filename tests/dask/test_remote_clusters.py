@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TIMEOUT = 2.0
+TIMEOUT, MARGIN = 2.0, 8.0
 
 
 class Remote:
@@ -174,7 +174,7 @@ def test_a_wrong_certificate(
     began = time.monotonic()
     with pytest.raises(ClusterUnreachable, match=r"security|TLS|SSL") as raised:
         connect(address, timeout=TIMEOUT, **options)
-    assert time.monotonic() - began < TIMEOUT + 1.0
+    assert time.monotonic() - began < TIMEOUT + MARGIN
     assert address in str(raised.value)
 
 
@@ -247,7 +247,7 @@ def test_leaving_a_scheduler_that_does_not_answer(
         remote.scheduler.send_signal(number)
         began = time.monotonic()
         connection.release(1.0)
-        assert time.monotonic() - began < 4.0
+        assert time.monotonic() - began < 1.0 + MARGIN
         assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
         del futures
         assert capfd.readouterr() == ("", "")

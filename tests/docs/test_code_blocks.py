@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.docs import dask_clusters, ray_clusters
+from tests.ray.clusters import STARTS_WITHIN
 
 if TYPE_CHECKING:
     from tests.ray.clusters import Head
@@ -174,7 +175,7 @@ def test_python_blocks_run(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.may_leave("processes", reason="a cluster keeps its workers for later")
-@pytest.mark.timeout(TIMEOUT_ON_RAY + 10)
+@pytest.mark.timeout(TIMEOUT_ON_RAY + 2 * STARTS_WITHIN + 10)
 @pytest.mark.parametrize("page", ON_RAY)
 def test_python_blocks_run_on_ray(page: str, tmp_path: Path, ray_cluster: Head) -> None:
     with ray_clusters.stand_ins(ray_cluster) as replacements:

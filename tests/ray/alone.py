@@ -17,14 +17,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def alone(
-    body: Callable[..., None], *args: str, timeout: float = 50.0, **environment: str | None
+    body: Callable[..., None], *args: str, timeout: float = 150.0, **environment: str | None
 ) -> tuple[str, str]:
     """Calls a function of a module of tests in a new process.
 
     Args:
         body: the function; that it fails fails the test.
         *args: for it.
-        timeout: in seconds.
+        timeout: in seconds; Ray may start several times in it, beside other tests.
         **environment: variables that differ from those here; `None` takes one away.
 
     Returns:

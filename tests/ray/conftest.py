@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from manyhands_ray import RayTaskRunner
+
+
+HERE = Path(__file__).parent
 
 
 class Keeper:
@@ -50,13 +54,20 @@ def keeper() -> Iterator[Keeper]:
     KEEPER.let_go()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test here may start a Ray, or several, beside other tests: hung is what takes minutes."""
+    for item in items:
+        if item.path.parent == HERE and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(240))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(
     item: pytest.Item, nextitem: pytest.Item | None
 ) -> Generator[None, None, None]:
     """After the last test of this folder, Ray ends: it opens connections whenever it likes, and others look for leaks."""
     yield
-    if nextitem is None or nextitem.path.parent != item.path.parent:
+    if nextitem is None or nextitem.path.parent != HERE:
         KEEPER.let_go()
 
 

@@ -314,7 +314,7 @@ def test_a_killed_node() -> None:
         # `ray start --block` itself, so that it does not tidy up
         raylet = eventually(lambda: _child_of(second.pid, "raylet"), "the second node runs")
         assert raylet is not None
-        alone(node_killed, first.address, str(raylet.pid), timeout=55)
+        alone(node_killed, first.address, str(raylet.pid))
 
 
 def _child_of(pid: int, name: str) -> psutil.Process | None:
@@ -481,8 +481,8 @@ def test_a_driver_that_is_asked_to_end(tmp_path: Path, number: signal.Signals) -
         seconds = time.monotonic() - began
     assert output.split() == ["CANCELLED"], errors
     assert one.returncode != 0
-    assert seconds < 12, "5 s and Ray's own shutdown where the machine is not busy"
-    eventually(lambda: not any(map(_runs, processes)), "nothing is left", 5)
+    assert seconds < 25, "5 s and Ray's own shutdown where the machine is not busy"
+    eventually(lambda: not any(map(_runs, processes)), "nothing is left")
 
 
 def test_a_driver_that_is_killed(tmp_path: Path, cluster: Head) -> None:

@@ -701,26 +701,26 @@ class TestLogs:
 
 
 class TestCoroutines:
-    def test_they_run_together_and_hold_no_cpu(self, runner: RayTaskRunner) -> None:
+    def test_they_run_together_and_hold_no_cpu(
+        self, runner: RayTaskRunner, signals: Signals
+    ) -> None:
         @task
-        async def sleeps(number: int) -> int:
-            await asyncio.sleep(1.0)
+        async def waits(number: int) -> int:
+            while not signals.is_set("go"):  # noqa: ASYNC110 - it is set elsewhere
+                await asyncio.sleep(0.05)
             return number
 
         @flow(task_runner=runner)
-        def main() -> float:
-            inc.submit(1).result()
-            identity.submit(1).result()
-            began = time.monotonic()
-            futures = sleeps.map(range(100))
-            eventually(lambda: any(f.state.is_running() for f in futures), "they have begun")
-            assert inc.map(range(50)).result(timeout=PATIENCE) == list(range(1, 51))
-            if any(future.done() for future in futures):
-                raise AssertionError("they hold CPUs")
+        def main() -> None:
+            futures = waits.map(range(100))
+            eventually(lambda: all(f.state.is_running() for f in futures), "all have begun")
+            assert inc.map(range(50)).result(timeout=PATIENCE) == list(range(1, 51)), (
+                "they hold no CPU"
+            )
+            signals.set("go")
             assert futures.result(timeout=PATIENCE) == list(range(100))
-            return time.monotonic() - began
 
-        assert main() < 6, "1 s and a worker's start where the machine is not busy"
+        main()
 
     def test_one_by_one_they_share_loops(self, runner: RayTaskRunner, signals: Signals) -> None:
         """What comes while a worker is awaited travels together: a process for each would be started."""
@@ -829,7 +829,7 @@ class TestForce:
     def test_a_limit_that_python_code_reaches(
         self, runner: RayTaskRunner, signals: Signals
     ) -> None:
-        @task(timeout_seconds=0.3)
+        @task(timeout_seconds=1)
         def spins() -> None:
             signals.append("worker", os.getpid())
             while True:

@@ -51,7 +51,9 @@ from manyhands.states import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from anyio import CancelScope
 
     from manyhands.flows import Flow
 
@@ -292,15 +294,16 @@ def _attempt(run: _Run) -> State[Any]:
         with LOCK:
             frames.fire(token)
 
-    timer = TIMERS.after(limit, fire)
+    timers: list[Any] = []
     state: State[Any] | None = None
     error: BaseException | None = None
     try:
-        state = _in_runner(run)
+        state = _in_runner(run, lambda: timers.append(TIMERS.after(limit, fire)))
     except (Exception, Interrupt) as raised:
         error = raised
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
         HERE.block = blocker
         expired = frames.end(frame)
     raise_if_due()  # for a run around this one
@@ -314,9 +317,16 @@ def _attempt(run: _Run) -> State[Any]:
     return state
 
 
-def _in_runner(run: _Run) -> State[Any]:
-    """One attempt; in a shield, where there is anything to interrupt."""
+def _in_runner(run: _Run, start_limit: Callable[[], None] | None = None) -> State[Any]:
+    """One attempt; in a shield, where there is anything to interrupt.
+
+    Args:
+        run: the run.
+        start_limit: called once the runner has started, which may take long and is no fault of the flow.
+    """
     with _terminable(), run.flow.make_runner() as runner, run.inside(runner):
+        if start_limit is not None:
+            start_limit()
         frames = HERE.frames
         value = run.body() if frames is None or not frames.stack else frames.expose(run.body)
         return _final_state(value)
@@ -407,15 +417,14 @@ async def run_flow_async(
 async def _attempt_async(run: _Run) -> State[Any]:
     import anyio
 
-    limit = run.flow.timeout_seconds
-    with anyio.move_on_after(limit) as scope:
-        return await _in_runner_async(run)
+    with anyio.CancelScope() as scope:
+        return await _in_runner_async(run, scope)
     if scope.cancelled_caught:
-        raise FlowRunTimeout(run_name=run.record.name, timeout=limit or 0.0)
+        raise FlowRunTimeout(run_name=run.record.name, timeout=run.flow.timeout_seconds or 0.0)
     raise AssertionError("unreachable: the block above returns, raises or is cancelled")
 
 
-async def _in_runner_async(run: _Run) -> State[Any]:
+async def _in_runner_async(run: _Run, limited: CancelScope) -> State[Any]:
     import anyio
 
     from manyhands.futures.awaiting import settled
@@ -423,8 +432,11 @@ async def _in_runner_async(run: _Run) -> State[Any]:
     runner = run.flow.make_runner()
     runner.__enter__()
     error: BaseException | None = None
+    limit = run.flow.timeout_seconds
     try:
         with run.inside(runner):
+            if limit is not None:
+                limited.deadline = anyio.current_time() + limit
             value: Any
             if run.flow.is_generator:
                 value = [item async for item in run.flow.fn(*run.args, **run.kwargs)]

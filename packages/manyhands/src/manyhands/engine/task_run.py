@@ -8,7 +8,7 @@ May import futures and what lies above them.
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -161,10 +161,11 @@ def _cancelled_class() -> type[BaseException]:
     anyio imports its backend to say so, which takes a tenth of a second, and many on a cold disk: no part of the run
     that is being timed.
     """
-    if "trio" not in sys.modules:
-        import asyncio
+    import asyncio
 
-        return asyncio.CancelledError
+    with contextlib.suppress(RuntimeError):  # the loop is trio's
+        if asyncio.current_task() is not None:
+            return asyncio.CancelledError
     import anyio
 
     return anyio.get_cancelled_exc_class()

@@ -131,6 +131,9 @@ class BackendEvents(Protocol):
     def started(self, batch: int, position: int) -> None:
         """The run at this position of a batch has begun."""
 
+    def returned(self, batch: int, position: int) -> None:
+        """The function of the run at this position has ended, and with it the time that counts; its value follows."""
+
     def reported(self, report: Report) -> None:
         """Runs of a batch have ended."""
 

@@ -449,6 +449,13 @@ class Dispatcher(Answers):
                     self._limit(future, call.attempt, limit)
         self.drain()
 
+    def returned(self, batch: int, position: int) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            future = self.scheduler.batch_started(batch, position)
+            if future is not None:
+                self.scheduler.cancel_timer(future)
+
     def _limit(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
         """Starts an attempt's time limit; with `LOCK` held."""
         self.scheduler.cancel_timer(future)

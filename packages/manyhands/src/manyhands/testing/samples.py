@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ __all__ = [
     "Box",
     "Model",
     "Pair",
+    "Slow",
     "Traced",
     "Weighed",
     "add",
@@ -72,6 +74,21 @@ class Weighed:
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
+
+
+class Slow:
+    """A value that takes its time to be pickled.
+
+    Args:
+        seconds: how long.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def __reduce__(self) -> Any:
+        time.sleep(self.seconds)
+        return Slow, ()
 
 
 class Traced:

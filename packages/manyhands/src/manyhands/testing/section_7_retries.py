@@ -118,7 +118,7 @@ class RetryTests(SuiteBase):
 
     @covers("7.1", "4.1", needs=("concurrent", "stops"))
     def test_states_between_attempts(self, runner: TaskRunner, signals: Signals) -> None:
-        @task(retries=1, retry_delay_seconds=0.3)
+        @task(retries=1, retry_delay_seconds=1)
         def fails_once() -> str:
             if runtime.task_run.run_count == 1:
                 raise BoomError("again")

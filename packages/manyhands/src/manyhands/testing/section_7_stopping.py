@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from manyhands import flow, task
+from manyhands import flow, runtime, task
 from manyhands.exceptions import (
     CancelledRun,
     RunnerStateError,
@@ -20,7 +20,7 @@ from manyhands.exceptions import (
 )
 from manyhands.futures import wait
 from manyhands.testing.base import LOOPS, SuiteBase, covers, in_flow
-from manyhands.testing.samples import hold, identity, inc, note
+from manyhands.testing.samples import Slow, hold, identity, inc, note
 from manyhands.testing.tools import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -70,15 +70,33 @@ class TimeoutTests(SuiteBase):
 
     @covers("7.3", needs="stops")
     def test_a_limit_begins_with_its_coroutine(self, runner: TaskRunner) -> None:
-        @task(timeout_seconds=2 * LIMIT)
+        @task(timeout_seconds=4 * LIMIT)
         async def busy(x: int) -> int:
             time.sleep(LIMIT)  # noqa: ASYNC251 - the others of the loop cannot begin
             return x
 
         @flow(task_runner=runner)
         def main() -> None:
-            futures = busy.map(range(3))
-            assert futures.result(timeout=PATIENCE) == [*range(3)]
+            futures = busy.map(range(5))
+            assert futures.result(timeout=PATIENCE) == [*range(5)]
+
+        main()
+
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    @covers("7.3", needs="stops")
+    def test_a_limit_ends_with_its_function(self, runner: TaskRunner, kind: str) -> None:
+        @task(timeout_seconds=LIMIT)
+        def make() -> Slow:
+            return Slow(3 * LIMIT)
+
+        @task(timeout_seconds=LIMIT)
+        async def make_async() -> Slow:
+            return Slow(3 * LIMIT)
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            made = (make if kind == "sync" else make_async).submit().result(timeout=PATIENCE)
+            assert isinstance(made, Slow)
 
         main()
 
@@ -171,7 +189,9 @@ class TimeoutTests(SuiteBase):
             assert late.state.name == "TimedOut"
 
         main()
-        assert signals.lines("attempts") == ["alone"] * 3
+        attempts = signals.lines("attempts")
+        assert 1 <= len(attempts) <= 3, "a short limit may not leave time for a line"
+        assert set(attempts) == {"alone"}
 
     @covers("7.3", "7.1", needs="stops")
     def test_a_retry_after_a_timeout_may_succeed(
@@ -179,8 +199,7 @@ class TimeoutTests(SuiteBase):
     ) -> None:
         @task(timeout_seconds=LIMIT, retries=1)
         def slow_once() -> str:
-            signals.append("tries", "x")
-            if len(signals.lines("tries")) == 1:
+            if runtime.task_run.run_count == 1:
                 signals.wait("never", timeout=2 * PATIENCE)
             return "done"
 
@@ -188,9 +207,11 @@ class TimeoutTests(SuiteBase):
 
     @covers("7.3", "2.2")
     def test_direct_calls_past_their_limit(self, runner: TaskRunner, signals: Signals) -> None:
+        tries = []
+
         @task(timeout_seconds=LIMIT / 8, retries=1)
         def slow() -> None:
-            signals.append("tries", "x")
+            tries.append(runtime.task_run.run_count)
             signals.wait("never", timeout=PATIENCE)
 
         @flow(task_runner=runner)
@@ -200,7 +221,7 @@ class TimeoutTests(SuiteBase):
             assert slow(return_state=True).name == "TimedOut"
 
         main()
-        assert len(signals.lines("tries")) == 4
+        assert tries == [1, 2, 1, 2]
 
     @pytest.mark.parametrize("loop", LOOPS)
     @covers("7.3", "2.2")

@@ -503,6 +503,8 @@ class ProcessBackend:
             self._events.handed_back(number, positions, seconds)
         elif kind == messages.BEGUN:
             self._events.started(*loads(message.body))
+        elif kind == messages.RETURNED:
+            self._events.returned(*loads(message.body))
         elif kind == messages.LOGGED:
             self._take_logged(message.body)
         elif kind == messages.SUBMITTED:

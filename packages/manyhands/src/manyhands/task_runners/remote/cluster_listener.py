@@ -87,6 +87,8 @@ class ClusterListener:
             backend.events.handed_back(*loads(body))
         elif kind == messages.BEGUN:
             backend.events.started(*loads(body))
+        elif kind == messages.RETURNED:
+            backend.events.returned(*loads(body))
         elif kind == messages.LOGGED:
             self._take_logged(body)
         elif kind == messages.SUBMITTED:

@@ -86,6 +86,8 @@ class Coroutines:
                     self._worker.report(batch)
                 self._worker.channel.send(messages.BEGUN, dumps((batch.number, position)))
             outcome = await attempt_async(call)
+            if call.task.timeout_seconds is not None:
+                self._worker.channel.send(messages.RETURNED, dumps((batch.number, position)))
         except asyncio.CancelledError:
             if call.number in self._worker.overdue:
                 self._worker.overdue.discard(call.number)

@@ -37,6 +37,7 @@ VALUES = 23  # (batch number, position, end, pickle, stored value): what the rec
 BACK = 24  # (batch number, positions, seconds): runs that were not begun and will not be
 UNPACKABLE = 25  # (batch number, exception)
 BEGUN = 26  # (batch number, position): a run with a time limit
+RETURNED = 37  # likewise: it is no longer held to it, whatever its value has yet to go through
 LOGGED = 27  # log record
 SUBMITTED = 28  # (number, 1, (task key, task, content, own segment)): a run submitted by a run
 MAPPED = 29  # likewise for a map

@@ -106,6 +106,8 @@ class Seat:
                     home.report(batch)
                 home.channel.send(messages.BEGUN, dumps((batch.number, position)))
             outcome, value = self._run(batch, call)
+            if task.timeout_seconds is not None:
+                home.channel.send(messages.RETURNED, dumps((batch.number, position)))
             ends[position] = now = batch.began = clock()
             if outcome is not None or rows.linked or not put(position, value):
                 home.put(batch, position, call, outcome, value)
