@@ -706,6 +706,7 @@ class TestCoroutines:
     ) -> None:
         @task
         async def waits(number: int) -> int:
+            signals.append("begun", number)
             while not signals.is_set("go"):  # noqa: ASYNC110 - it is set elsewhere
                 await asyncio.sleep(0.05)
             return number
@@ -713,7 +714,7 @@ class TestCoroutines:
         @flow(task_runner=runner)
         def main() -> None:
             futures = waits.map(range(100))
-            eventually(lambda: all(f.state.is_running() for f in futures), "all have begun")
+            eventually(lambda: len(signals.lines("begun")) == 100, "all have begun")
             assert inc.map(range(50)).result(timeout=PATIENCE) == list(range(1, 51)), (
                 "they hold no CPU"
             )
