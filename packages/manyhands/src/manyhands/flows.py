@@ -276,8 +276,8 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
         fn: the function, sync or async.
         options: `name` (default: the function's, `_` turned to `-`); `description`; `version`; `flow_run_name` (a
             format string over the parameters or a callable); `task_runner` (an instance, a class, or a string such
-            as `"threads:4"`); `retries`; `retry_delay_seconds`; `timeout_seconds`; `validate_parameters`;
-            `log_prints`; the hooks `on_running`, `on_completion`, `on_failure`, `on_crashed`, `on_cancellation`,
+            as `"threads:4"`); `retries`; `retry_delay_seconds`; `timeout_seconds` (of each attempt, from when its
+            task runner has started); `validate_parameters`; `log_prints`; the hooks `on_running`, `on_completion`, `on_failure`, `on_crashed`, `on_cancellation`,
             each a list of functions of `(flow, run, state)`.
 
     Raises:
