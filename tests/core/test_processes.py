@@ -44,7 +44,7 @@ def pool(workers: int = 1, **options: Any) -> ProcessPoolTaskRunner:
 
 def alive() -> list[Any]:
     """The workers, as the driver knows them."""
-    return list(current_scope("").dispatcher.backend._alive)
+    return list(current_scope("").dispatcher.backend.pool.alive)
 
 
 @task

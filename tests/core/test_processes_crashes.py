@@ -85,7 +85,7 @@ def pool(workers: int = 1, **options: Any) -> ProcessPoolTaskRunner:
 def worker_pids() -> list[int]:
     """The worker processes that there are; a fork server's children."""
     backend = current_scope("").dispatcher.backend
-    return [member.process.wait_pid() for member in list(backend._alive)]
+    return [member.process.wait_pid() for member in list(backend.pool.alive)]
 
 
 def died(run: TaskFuture[Any]) -> WorkerDied:
@@ -779,7 +779,7 @@ def test_a_fork_bomb_of_tasks_is_none() -> None:
         def watch() -> None:
             nonlocal most
             while not stop.wait(0.002):
-                most = max(most, len(backend._alive))
+                most = max(most, len(backend.pool.alive))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -813,13 +813,13 @@ def test_timed_waits_do_not_multiply_the_workers() -> None:
         def watch() -> None:
             nonlocal most
             while not stop.wait(0.002):
-                most = max(most, len([m for m in list(backend._alive) if not m.leaving]))
+                most = max(most, len([m for m in list(backend.pool.alive) if not m.leaving]))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
             assert parent.map(range(20)).result(timeout=PATIENCE) == list(range(20))
-            eventually(lambda: len(backend._alive) <= 2, "spare workers go away")
+            eventually(lambda: len(backend.pool.alive) <= 2, "spare workers go away")
         finally:
             stop.set()
             watcher.join()

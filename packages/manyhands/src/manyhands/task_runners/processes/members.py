@@ -5,8 +5,10 @@ May import `record`, `wire`, `remote.members` and what lies above task runners.
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, Any
 
+from manyhands.exceptions import WorkerDied
 from manyhands.futures.maps import Span
 from manyhands.task_runners.processes.record import BEGUN, LANES
 from manyhands.task_runners.remote.members import Member
@@ -18,7 +20,14 @@ if TYPE_CHECKING:
     from manyhands.task_runners.processes.spawning import WorkerProcess
     from manyhands.task_runners.processes.wire import DriverChannel
 
-__all__ = ["ProcessMember", "Sent"]
+__all__ = ["ProcessMember", "Sent", "died"]
+
+
+def died(
+    run_name: str, text: str | None = None, cause: BaseException | None = None
+) -> BaseException:
+    """The end of a run of whose worker no more is known."""
+    return WorkerDied(run_name=run_name, host=socket.gethostname(), message=text, cause=cause)
 
 
 class Sent:
