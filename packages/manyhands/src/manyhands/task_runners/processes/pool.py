@@ -145,8 +145,7 @@ class Pool:
         with self._backend.lock:
             self.alive.discard(member)
             self.vacate(member)
-            if not member.buried:
-                member.buried = True
+            member.buried = True
             member.channel.close()
             member.record.close()
 
