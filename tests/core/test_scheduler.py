@@ -308,7 +308,8 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def windows_hold(self) -> None:
-        for in_flight in getattr(self, "scheduler", self).__dict__.get("slots", {}).values():
+        slots = getattr(getattr(self, "scheduler", None), "slots", None)
+        for in_flight in slots.in_flight.values() if slots is not None else ():
             assert 0 <= in_flight <= WINDOW
 
     @invariant()

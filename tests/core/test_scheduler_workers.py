@@ -26,7 +26,7 @@ from manyhands.scheduling import effects
 from manyhands.scheduling.backend import Capabilities
 from manyhands.scheduling.batching import BatchPolicy
 from manyhands.scheduling.dispatcher import Dispatcher
-from manyhands.scheduling.pushing import Helper
+from manyhands.scheduling.waits import Helper
 
 WINDOW = 2
 
@@ -360,7 +360,7 @@ class WorkersMachine(RuleBasedStateMachine):
         scheduler = getattr(self, "scheduler", None)
         if scheduler is None:
             return
-        for slot, in_flight in scheduler.slots.items():
+        for slot, in_flight in scheduler.slots.in_flight.items():
             assert 0 <= in_flight <= WINDOW
             held = self.workers[slot].batches if slot in self.workers else []
             assert in_flight == sum(1 for item in held if item.batch.helper is None)
@@ -398,11 +398,11 @@ class WorkersMachine(RuleBasedStateMachine):
             self.follow()
         assert self.scheduler.open == 0
         assert not self.scheduler.waiting
-        assert not self.scheduler.helpers
+        assert not self.scheduler.worker_waits.helpers
         assert not self.scheduler.batches
-        assert not self.scheduler._helping
+        assert not self.scheduler.worker_waits.helping
         assert all(run._phase >= DONE for run in self.runs)
-        assert not any(self.scheduler.slots.values())
+        assert not any(self.scheduler.slots.in_flight.values())
 
 
 WorkersMachine.TestCase.settings = settings(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from manyhands.calls import Batch, Report
     from manyhands.futures import TaskFuture
-    from manyhands.scheduling.pushing import Helper
+    from manyhands.scheduling.waits import Helper
     from manyhands.tasks import Task
 
 __all__ = ["AnyBackend", "Backend", "BackendEvents", "Capabilities", "PullingBackend"]
@@ -47,7 +47,7 @@ class Capabilities:
         fuses: a run may travel in one batch with what it waits for.
         loops: each worker has a loop that runs coroutines beside its other work.
         queues: the engine has a queue of its own, in front of all workers: a slot is any worker's.
-        sorts: runs may not share a batch with any other: see `PushingScheduler.company_of`.
+        sorts: runs may not share a batch with any other: see `BatchMaker.company_of`.
         policy: how batches are made.
     """
 
@@ -181,7 +181,7 @@ class BackendEvents(Protocol):
         timed: bool,
         tag: Any,
     ) -> Helper | None:
-        """A run on a worker is about to wait; see `PushingScheduler.run_waits`."""
+        """A run on a worker is about to wait; see `WorkerWaits.run_waits`."""
 
     def resumed(self, helper: Helper) -> None:
         """It goes on."""

@@ -45,7 +45,7 @@ from manyhands.names import next_number, reserve
 from manyhands.scheduling import effects as effects_of
 from manyhands.scheduling.answers import Answers
 from manyhands.scheduling.pulling import PullingScheduler
-from manyhands.scheduling.pushing import Helper, PushingScheduler
+from manyhands.scheduling.pushing import PushingScheduler
 from manyhands.scheduling.runlog import RunLog
 from manyhands.states import State, StateType
 
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from manyhands.calls import Report
     from manyhands.scheduling.backend import AnyBackend
+    from manyhands.scheduling.waits import Helper
     from manyhands.tasks import Task
 
 __all__ = ["Dispatcher"]

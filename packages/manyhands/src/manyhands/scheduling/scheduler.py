@@ -2,7 +2,7 @@
 
     scheduler.py   what both kinds of backends share: dependencies, waits, ends, retries, cancels
     pulling.py     workers of this process take what is ready
-    pushing.py     batches are sent to slots
+    pushing.py     batches are sent to slots; it says what lives in the files that it is made of
 
 Pure. Events come in as method calls, with `LOCK` held by the caller unless it says otherwise; what is to be done about them goes out through
 `effects`, which the dispatcher carries out later, outside the lock. No threads, no clock (the time comes in), no I/O.

@@ -45,7 +45,7 @@ from manyhands.task_runners.packing import calls_of, culprit_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from manyhands.scheduling.pushing import Helper
+    from manyhands.scheduling.waits import Helper
     from manyhands.tasks import Task
 
 __all__ = ["ExecutorTaskRunner"]

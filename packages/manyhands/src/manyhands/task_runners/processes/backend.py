@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from manyhands.calls import Batch
     from manyhands.futures.run import TaskFuture
     from manyhands.scheduling.dispatcher import Dispatcher
-    from manyhands.scheduling.pushing import Helper
+    from manyhands.scheduling.waits import Helper
     from manyhands.task_runners.processes.members import ProcessMember, Sent
     from manyhands.tasks import Task
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from manyhands.futures.blocking import Wanted
     from manyhands.scheduling.dispatcher import Dispatcher
-    from manyhands.scheduling.pushing import Helper
+    from manyhands.scheduling.waits import Helper
     from manyhands.task_runners.remote.contents import Contents
     from manyhands.tasks import Task
 

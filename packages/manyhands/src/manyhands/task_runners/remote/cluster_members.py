@@ -14,7 +14,7 @@ from manyhands.task_runners.remote.members import Member
 if TYPE_CHECKING:
     from manyhands.calls import Batch
     from manyhands.futures.run import TaskFuture
-    from manyhands.scheduling.pushing import Helper
+    from manyhands.scheduling.waits import Helper
     from manyhands.task_runners.remote.messages import Channel
 
 __all__ = ["ClusterMember", "Sent", "died"]

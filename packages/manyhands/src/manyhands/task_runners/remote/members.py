@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from manyhands.futures import TaskFutureList
     from manyhands.futures.run import TaskFuture
-    from manyhands.scheduling.pushing import Helper
+    from manyhands.scheduling.waits import Helper
     from manyhands.task_runners.remote.messages import Channel
 
 __all__ = ["Member", "NestedMap", "futures_of", "not_unpickled"]
