@@ -108,9 +108,9 @@ class WorkerWaits:
         self.helping: dict[int, Helper] = {}
 
     def blocked(self) -> Collection[int]:
-        """The seats whose workers can do nothing but wait."""
-        if not self.helpers:
-            return ()
+        """The slots whose workers can do nothing but wait."""
+        if not self.helpers or self._scheduler.capabilities.queues:
+            return ()  # seats are no slots there, and may be thousands
         return {seat for seat, here in self.helpers.items() if any(h.blocks for h in here)}
 
     def run_waits(
