@@ -77,9 +77,8 @@ class AsyncLane:
         PLACES[call.number] = _Place(self, future)
         try:
             if call.task.timeout_seconds is not None:
-                self.dispatcher.start_limit(
-                    future, call
-                )  # not before those of the bulk that come first
+                # Not sooner: others of the bulk may have come before.
+                self.dispatcher.start_limit(future, call)
             outcome = await attempt_async(call)
         except asyncio.CancelledError:
             detail = future._detail

@@ -201,9 +201,8 @@ class Worker:
         if outcome is None and not interrupted:
             scheduler.complete(future, value, time.time())
             if call is not None:
-                del (
-                    call.context
-                )  # a cycle, as the call is in it: it would keep arguments until it is collected
+                # The call is in it: a cycle, which would keep arguments until it is collected.
+                del call.context
         else:
             self._end(future, call, None if interrupted else outcome)
         if scheduler.counting and not in_span:

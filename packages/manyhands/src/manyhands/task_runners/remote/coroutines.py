@@ -80,8 +80,8 @@ class Coroutines:
         began = time.time()
         try:
             if call.task.timeout_seconds is not None:
-                # Now that nothing but its function is to come: neither an import nor others of the batch. Those
-                # that have ended are not to be held to their limits by what comes.
+                # Now that nothing but its function is to come: neither an import nor others of the batch. What has
+                # ended is not to be lost if the worker has to be killed for it.
                 if batch.unreported:
                     self._worker.report(batch)
                 self._worker.channel.send(messages.BEGUN, dumps((batch.number, position)))
@@ -133,9 +133,8 @@ class Coroutines:
                     seat.give(None)  # it may have waited for this
         elif not batch.timing and batch.unreported:
             batch.timing = True
-            soon = batch.rows.task.timeout_seconds is not None
             SERVICE_LOOP.get().call_later(
-                0.0 if soon else self._worker.report_every, self._worker.report_late, batch
+                self._worker.report_every, self._worker.report_late, batch
             )
 
 

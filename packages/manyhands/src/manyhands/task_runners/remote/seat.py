@@ -102,7 +102,7 @@ class Seat:
                 call = Call(task, args, kwargs, number, context, scope, attempts)
             words[position] = BEGUN
             if task.timeout_seconds is not None:
-                if unreported:  # they are not to be held to their limits by what comes now
+                if unreported:  # not to be lost if the worker has to be killed for what comes
                     home.report(batch)
                 home.channel.send(messages.BEGUN, dumps((batch.number, position)))
             outcome, value = self._run(batch, call)
