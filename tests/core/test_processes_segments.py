@@ -720,11 +720,14 @@ class TestSegmentPool:
         pool = SegmentPool(cap=MIB)
         taken: set[int] = set()
         clashes: list[int] = []
+        held: dict[
+            int, list[tuple[Segment, Zone]]
+        ] = {}  # until all have ended: descriptors are numbered anew
         ending = time.monotonic() + 0.3
 
         def work(seed: int) -> None:
             chance = random.Random(seed)
-            own: list[tuple[Segment, Zone]] = []
+            own = held[seed] = []
             while time.monotonic() < ending:
                 if own and chance.random() < 0.5:
                     segment, zone = own.pop(chance.randrange(len(own)))
