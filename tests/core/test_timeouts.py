@@ -67,19 +67,20 @@ class Slow(ThreadPoolTaskRunner):
     """A runner that takes longer to start than the limit of a flow."""
 
     def __enter__(self) -> Self:
-        time.sleep(3 * LIMIT)
+        time.sleep(12 * LIMIT)
         super().__enter__()
         return self
 
 
 @pytest.mark.parametrize("loop", ["none", *LOOPS])
 def test_the_start_of_a_runner_is_no_part_of_its_flow(loop: str) -> None:
-    @flow(task_runner=Slow(1), timeout_seconds=LIMIT)
+    @flow(task_runner=Slow(1), timeout_seconds=10 * LIMIT)
     def main() -> int:
         return inc.submit(1).result()
 
-    @flow(task_runner=Slow(1), timeout_seconds=LIMIT)
+    @flow(task_runner=Slow(1), timeout_seconds=10 * LIMIT)
     async def main_async() -> int:
+        await anyio.sleep(0.01)  # where a limit that had expired would end it
         return await inc.submit(1)
 
     assert (main() if loop == "none" else anyio.run(main_async, backend=loop)) == 2
