@@ -169,13 +169,13 @@ class TimeoutTests(SuiteBase):
             else:
                 signals.append("attempts", "alone")
 
-        @task(timeout_seconds=LIMIT / 4, retries=2)
+        @task(timeout_seconds=LIMIT, retries=2)
         def slow() -> None:
             with open(path, "w") as file:
                 lock(file)
                 signals.wait("never", timeout=2 * PATIENCE)
 
-        @task(timeout_seconds=LIMIT / 4, retries=2)
+        @task(timeout_seconds=LIMIT, retries=2)
         async def slow_async() -> None:
             with open(path, "w") as file:  # noqa: ASYNC230
                 lock(file)
@@ -189,9 +189,7 @@ class TimeoutTests(SuiteBase):
             assert late.state.name == "TimedOut"
 
         main()
-        attempts = signals.lines("attempts")
-        assert 1 <= len(attempts) <= 3, "a short limit may not leave time for a line"
-        assert set(attempts) == {"alone"}
+        assert signals.lines("attempts") == ["alone"] * 3
 
     @covers("7.3", "7.1", needs="stops")
     def test_a_retry_after_a_timeout_may_succeed(

@@ -13,14 +13,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import FAILED, Outcome, Report
-from manyhands.exceptions import ResultLost, SerializationError
+from manyhands.exceptions import ResultLost
 from manyhands.futures.maps import Span
 from manyhands.logs import library_logger
 from manyhands.serialization import loads
 from manyhands.task_runners.processes.record import TOLD
 from manyhands.task_runners.processes.segments import Segment
 from manyhands.task_runners.remote import messages
-from manyhands.task_runners.remote.members import not_unpickled
+from manyhands.task_runners.remote.members import not_unpacked, not_unpickled
 from manyhands.task_runners.remote.nested import NestedRuns
 
 if TYPE_CHECKING:
@@ -190,13 +190,7 @@ class Listener:
         if len(sent.batch) > 1:
             backend.events.split(number)
             return
-        error = loads(data)
-        told = SerializationError(
-            path="arguments",
-            type_name=type(error).__qualname__,
-            problem=f"unpickling on the worker raised {error!r}",
-        )
-        told.__cause__ = error
+        told = not_unpacked(loads(data))
         backend.events.reported(
             Report(number, [0], [Outcome(FAILED, told)], [time.time()], 0.0, count=0)
         )

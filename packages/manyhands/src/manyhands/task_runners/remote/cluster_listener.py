@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from manyhands.calls import COMPLETED, FAILED, Outcome, Report
 from manyhands.context import LOCK
-from manyhands.exceptions import SerializationError
 from manyhands.futures.maps import Span
 from manyhands.logs import library_logger
 from manyhands.serialization import dumps, loads
 from manyhands.task_runners.remote import messages
 from manyhands.task_runners.remote.cluster_worker import KEPT, PICKLED
-from manyhands.task_runners.remote.members import futures_of, not_unpickled
+from manyhands.task_runners.remote.members import futures_of, not_unpacked, not_unpickled
 from manyhands.task_runners.remote.nested import NestedRuns
 
 if TYPE_CHECKING:
@@ -223,13 +222,7 @@ class ClusterListener:
         if len(sent.batch) > 1:
             backend.events.split(number)
             return
-        error = loads(data)
-        told = SerializationError(
-            path="arguments",
-            type_name=type(error).__qualname__,
-            problem=f"unpickling on the worker raised {error!r}",
-        )
-        told.__cause__ = error
+        told = not_unpacked(loads(data))
         backend.fail(sent, lambda name: told)
 
     # ------------------------------------------------------------------ runs that workers submit

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from manyhands.scheduling.waits import Helper
     from manyhands.task_runners.remote.messages import Channel
 
-__all__ = ["Member", "NestedMap", "futures_of", "not_unpickled"]
+__all__ = ["Member", "NestedMap", "futures_of", "not_unpacked", "not_unpickled"]
 
 
 class NestedMap:
@@ -78,6 +78,17 @@ def futures_of(member: Member) -> Iterator[None]:
         yield
     finally:
         parcels.HERE.run = outer
+
+
+def not_unpacked(error: Exception) -> SerializationError:
+    """How a run ends whose arguments a worker could not unpickle."""
+    told = SerializationError(
+        path="arguments",
+        type_name=type(error).__qualname__,
+        problem=f"unpickling on the worker raised {error!r}",
+    )
+    told.__cause__ = error
+    return told
 
 
 def not_unpickled(error: Exception, path: str = "result") -> SerializationError:
