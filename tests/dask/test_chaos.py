@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +20,7 @@ from manyhands.testing.tools import PATIENCE, eventually
 from manyhands_dask import DaskTaskRunner, get_dask_client
 
 from tests.dask.clusters import commands
+from tests.disturbed import run_disturbed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,78 +33,34 @@ pytestmark = [
 ]
 
 
-@task
-def effect(folder: str, number: int) -> int:
-    """Leaves a trace that tells how often it ran."""
-    with open(os.path.join(folder, str(number)), "a") as file:
-        file.write("x")
-    time.sleep(0.002)
-    return number
-
-
-def effects_in(folder: Path) -> Counter[int]:
-    return Counter({int(path.name): len(path.read_text()) for path in folder.iterdir()})
-
-
-def run_under(
-    runner: Any, folder: Path, disturb: Any, count: int = 2000, *, singly: bool = False
-) -> Counter[str]:
-    """Runs `count` tasks while `disturb` does its worst; every rule that must hold then.
-
-    Returns:
-        How many runs ended in each state.
-    """
-
-    @flow(task_runner=runner)
-    def main() -> Counter[str]:
-        if singly:
-            futures: Any = [effect.submit(str(folder), number) for number in range(count)]
-        else:
-            from manyhands import unmapped
-
-            futures = effect.map(unmapped(str(folder)), range(count))
-        with get_dask_client() as client:
-            disturb(client)
-        for future in futures:
-            future.wait(60)
-        states = [future.state for future in futures]
-        done = effects_in(folder)
-        twice = [(number, futures[number].state) for number, times in done.items() if times > 1]
-        assert twice == [], "no effect twice"
-        for number, state in enumerate(states):
-            assert state.is_completed() or state.is_crashed(), (number, state)
-            if state.is_completed():
-                assert done[number] == 1
-        return Counter(state.type.value for state in states)
-
-    return main()
-
-
 @pytest.mark.parametrize("singly", [False, True])
 def test_workers_that_are_killed(tmp_path: Path, singly: bool) -> None:
-    def kill_some(client: Any) -> None:
-        for _ in range(3):
-            time.sleep(0.4)
-            pids = client.run(os.getpid, on_error="ignore")
-            if pids:
-                os.kill(random.choice(list(pids.values())), signal.SIGKILL)
+    """SPEC 7.5: what has ended keeps its outcome, what was not begun is sent again, nothing runs twice."""
 
-    runner = DaskTaskRunner(cluster_kwargs={"n_workers": 2})
-    ended = run_under(runner, tmp_path, kill_some, singly=singly)
-    assert ended["CRASHED"] <= (3 * 8 if singly else 3 * 64), ended
-    assert ended["COMPLETED"] > 1000
+    def kill_some() -> None:
+        with get_dask_client() as client:
+            for _ in range(3):
+                time.sleep(0.4)
+                pids = client.run(os.getpid, on_error="ignore")
+                if pids:
+                    os.kill(random.choice(list(pids.values())), signal.SIGKILL)
+
+    runner = DaskTaskRunner(cluster_kwargs={"n_workers": 2, "threads_per_worker": 1})
+    ended = run_disturbed(runner, tmp_path, kill_some, singly=singly)
+    assert ended.untraced <= 3, "only what had begun is CRASHED"
+    assert ended.completed > 1000
 
 
 def test_workers_that_are_retired(tmp_path: Path) -> None:
-    def retire_some(client: Any) -> None:
-        for _ in range(3):
-            time.sleep(0.4)
-            addresses = list(client.scheduler_info(n_workers=-1)["workers"])
-            client.retire_workers([random.choice(addresses)], close_workers=True)
+    def retire_some() -> None:
+        with get_dask_client() as client:
+            for _ in range(3):
+                time.sleep(0.4)
+                addresses = list(client.scheduler_info(n_workers=-1)["workers"])
+                client.retire_workers([random.choice(addresses)], close_workers=True)
 
     runner = DaskTaskRunner(cluster_kwargs={"n_workers": 4})
-    ended = run_under(runner, tmp_path, retire_some)
-    assert ended == {"COMPLETED": 2000}
+    assert run_disturbed(runner, tmp_path, retire_some, singly=False).completed == 2000
 
 
 def test_workers_that_live_for_a_short_time(tmp_path: Path) -> None:
@@ -114,8 +70,7 @@ def test_workers_that_live_for_a_short_time(tmp_path: Path) -> None:
         for _ in range(2):
             cluster.add_worker("--lifetime", "2s", "--lifetime-restart")
         runner = DaskTaskRunner(address=cluster.address)
-        ended = run_under(runner, folder, lambda client: None)
-    assert ended == {"COMPLETED": 2000}
+        assert run_disturbed(runner, folder, lambda: None, singly=False).completed == 2000
 
 
 def test_crash_retries(tmp_path: Path) -> None:

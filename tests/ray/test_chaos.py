@@ -11,20 +11,20 @@ import sys
 import textwrap
 import threading
 import time
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
 import pytest
 import ray
-from manyhands import flow, task, unmapped
+from manyhands import flow, task
 from manyhands.exceptions import CrashedRun, ResultLost, RunnerStateError, WorkerDied
 from manyhands.testing.samples import identity, inc
 from manyhands.testing.tools import PATIENCE, Signals, eventually
 from manyhands_ray import RayTaskRunner, remote_options
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tests.disturbed import pid_of_newest, run_disturbed
 from tests.ray.alone import alone
 from tests.ray.clusters import head, node
 
@@ -56,47 +56,21 @@ def signals(tmp_path: Path) -> Signals:
 # ---------------------------------------------------------------------- workers that die
 
 
-@task
-def effect(folder: str, number: int) -> int:
-    """Leaves a trace that tells how often it ran, and where it runs."""
-    with open(os.path.join(folder, str(number)), "a") as file:
-        file.write("x")
-    with open(os.path.join(folder, "pid"), "w") as file:
-        file.write(str(os.getpid()))
-    time.sleep(0.002)
-    return number
-
-
 @pytest.mark.parametrize("singly", [False, True])
 def test_workers_that_are_killed(runner: RayTaskRunner, tmp_path: Path, singly: bool) -> None:
     """SPEC 7.5: what has ended keeps its outcome, what was not begun is sent again, nothing runs twice."""
 
-    @flow(task_runner=runner)
-    def main() -> Counter[str]:
-        folder = str(tmp_path)
-        if singly:
-            futures: Any = [effect.submit(folder, number) for number in range(1500)]
-        else:
-            futures = effect.map(unmapped(folder), range(1500))
+    def kill_some() -> None:
         for _ in range(3):
             time.sleep(0.4)
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
-        for future in futures:
-            future.wait(60)
-        states = [future.state for future in futures]
-        times = {int(p.name): len(p.read_text()) for p in tmp_path.iterdir() if p.name != "pid"}
-        assert [number for number, count in times.items() if count > 1] == [], "no effect twice"
-        for number, state in enumerate(states):
-            assert state.is_completed() or state.is_crashed(), (number, state)
-            if state.is_completed():
-                assert times[number] == 1
-                assert futures[number].result() == number
-        return Counter(state.type.value for state in states)
+            pid = pid_of_newest(tmp_path)
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
-    ended = main()
-    assert ended["CRASHED"] <= 3 * 64, "what a worker has not reported in 50 ms, three times"
-    assert ended["COMPLETED"] > 1000
+    ended = run_disturbed(runner, tmp_path, kill_some, 1500, singly=singly)
+    assert ended.untraced <= 3, "only what had begun is CRASHED"
+    assert ended.completed > 1000
 
 
 @pytest.mark.parametrize("how", ["killed", "exited"])
