@@ -53,21 +53,9 @@ class Sender:
         backend = self._backend
         content, tasks, tags, failed = backend.contents.of(batch)
         content, packed = backend.contents.pack(content, failed)
-        if failed:
-            now = time.time()
-            backend.events.reported(
-                Report(
-                    batch.number,
-                    list(failed),
-                    list(failed.values()),
-                    [now] * len(failed),
-                    0.0,
-                    last=False,
-                    count=0,
-                )
-            )
+        if failed or packed is None:
+            backend.contents.report_failed(batch, failed, last=packed is None)
         if packed is None:
-            backend.events.reported(Report(batch.number, [], [], [], 0.0))
             return
         fds: list[int] = []
         own: tuple[int, Any] | None = None

@@ -226,21 +226,9 @@ class ClusterBackend:
             )
             if packed is not None and packed.buffers and not (is_task and self.takes_buffers):
                 packed = pack(content, whole=True)
-        if failed:
-            now = time.time()
-            self.events.reported(
-                Report(
-                    batch.number,
-                    list(failed),
-                    list(failed.values()),
-                    [now] * len(failed),
-                    0.0,
-                    last=False,
-                    count=0,
-                )
-            )
+        if failed or packed is None:
+            self.contents.report_failed(batch, failed, last=packed is None)
         if packed is None:
-            self.events.reported(Report(batch.number, [], [], [], 0.0))
             return
         self._tell_new(tasks)
         blob = dumps((tasks, tags, packed.data))

@@ -10,11 +10,12 @@ Tasks go by keys: a worker is told each task once. Large values go by reference,
 
 from __future__ import annotations
 
+import time
 import weakref
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from manyhands.calls import COMPLETED, FAILED, Batch, Call, Outcome
+from manyhands.calls import COMPLETED, FAILED, Batch, Call, Outcome, Report
 from manyhands.context import TAGS, Scope
 from manyhands.engine.batch_run import pack_task, surroundings_of
 from manyhands.engine.inputs import ATOMS
@@ -270,6 +271,19 @@ class Contents:
             return None, None
         content = ("runs", kept)
         return content, pack(content)
+
+    def report_failed(self, batch: Batch, failed: dict[int, Outcome], *, last: bool) -> None:
+        """Tells the dispatcher of the runs of a batch that cannot be sent.
+
+        Args:
+            batch: the batch.
+            failed: their ends, by position.
+            last: whether nothing is left of the batch.
+        """
+        ends = [time.time()] * len(failed)
+        self._dispatcher.reported(
+            Report(batch.number, list(failed), list(failed.values()), ends, 0.0, last=last, count=0)
+        )
 
     def task(self, key: int | bytes, data: bytes | None) -> Task[Any, Any]:
         """The task that a worker names.
