@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,3 +54,16 @@ def alone(
     if done.returncode:
         pytest.fail(f"in its own process:\n{done.stdout}\n{done.stderr}", pytrace=False)
     return done.stdout, done.stderr
+
+
+def overheard() -> list[str]:
+    """What is written to the standard streams from now on; it goes there as well."""
+    said: list[str] = []
+
+    def overhear(write: Callable[[str], int], text: str) -> int:
+        said.append(text)
+        return write(text)
+
+    for stream in (sys.stdout, sys.stderr):
+        vars(stream)["write"] = partial(overhear, stream.write)
+    return said
