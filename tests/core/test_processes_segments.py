@@ -720,9 +720,8 @@ class TestSegmentPool:
         pool = SegmentPool(cap=MIB)
         taken: set[int] = set()
         clashes: list[int] = []
-        held: dict[
-            int, list[tuple[Segment, Zone]]
-        ] = {}  # until all have ended: descriptors are numbered anew
+        # Until all have ended: descriptors are numbered anew.
+        held: dict[int, list[tuple[Segment, Zone]]] = {}
         ending = time.monotonic() + 0.3
 
         def work(seed: int) -> None:

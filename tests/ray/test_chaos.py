@@ -70,6 +70,7 @@ def test_workers_that_are_killed(runner: RayTaskRunner, tmp_path: Path, singly: 
 
     ended = run_disturbed(runner, tmp_path, kill_some, 1500, singly=singly)
     assert ended.untraced <= 3, "only what had begun is CRASHED"
+    assert ended.crashed <= 3 * 64, "what a worker has not reported in 50 ms, three times"
     assert ended.completed > 1000
 
 
