@@ -14,7 +14,7 @@ import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 OLDEST = PYTHONS[0]
-PACKAGES = ["manyhands", "manyhands-dask", "manyhands-ray"]  # all that are published
+PACKAGES = ["shoal", "shoal-dask", "shoal-ray"]  # all that are published
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
@@ -96,9 +96,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def bench(session: nox.Session) -> None:
-    """The benchmarks; arguments after `--` go to `manyhands bench`."""
+    """The benchmarks; arguments after `--` go to `shoal bench`."""
     install(session)
-    session.run("manyhands", "bench", *session.posargs)
+    session.run("shoal", "bench", *session.posargs)
 
 
 def _python_of(session: nox.Session) -> str:

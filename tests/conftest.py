@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tests.ray.clusters import Head
 
 # The shared suite lives in the package; its asserts should explain themselves like those of the tests.
-pytest.register_assert_rewrite("manyhands.testing")
+pytest.register_assert_rewrite("shoal.testing")
 
 T = TypeVar("T")
 
@@ -57,10 +57,10 @@ PATIENCE = 15.0
 
 #: Our process-wide threads, and the descriptors that each of them keeps open.
 SERVICE_THREADS = {
-    "manyhands-callbacks": 0,
-    "manyhands-timer": 0,
-    "manyhands-loop": 3,  # a selector and the two ends of the socket pair that wakes it
-    "manyhands-forkserver": 1,  # the socket on which it hears of worker processes
+    "shoal-callbacks": 0,
+    "shoal-timer": 0,
+    "shoal-loop": 3,  # a selector and the two ends of the socket pair that wakes it
+    "shoal-forkserver": 1,  # the socket on which it hears of worker processes
 }
 
 #: The idle workers of other libraries' thread pools; these end by themselves, seconds later, with their loop, or never.
@@ -68,7 +68,7 @@ IDLE_THREADS = ("AnyIO worker thread", "Trio thread ", "asyncio_", "Dask-Offload
 
 #: The process-wide processes of ours, multiprocessing and loky, and the descriptors that each keeps open in this one.
 SERVICE_PROCESSES = {
-    "manyhands.task_runners.processes.server import serve;": 0,
+    "shoal.task_runners.processes.server import serve;": 0,
     "multiprocessing.resource_tracker": 1,
     "multiprocessing.forkserver": 1,
     "loky.backend.resource_tracker": 1,

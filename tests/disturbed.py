@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from manyhands import flow, task, unmapped
+from shoal import flow, task, unmapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,10 +6,10 @@ import os
 from dataclasses import replace
 
 import pytest
-from manyhands_bench.fresh_process import SampleFailed, in_fresh_process, run_python
-from manyhands_bench.harness import Result, Round, Spread, measure
-from manyhands_bench.measurement import BYTES, SECONDS, Figure, Measurement, Sampler, Unit, Verdict
-from manyhands_bench.workloads import WrongResults, seconds
+from shoal_bench.fresh_process import SampleFailed, in_fresh_process, run_python
+from shoal_bench.harness import Result, Round, Spread, measure
+from shoal_bench.measurement import BYTES, SECONDS, Figure, Measurement, Sampler, Unit, Verdict
+from shoal_bench.workloads import WrongResults, seconds
 
 
 def measurement(

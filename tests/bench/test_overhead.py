@@ -1,4 +1,4 @@
-"""`manyhands bench overhead`: its measurements run, and its reports have the form that their readers expect."""
+"""`shoal bench overhead`: its measurements run, and its reports have the form that their readers expect."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from manyhands_bench import cli
-from manyhands_bench.measurement import SECONDS, Figure, Measurement
-from manyhands_bench.suites import Runner, measurements_of
+from shoal_bench import cli
+from shoal_bench.measurement import SECONDS, Figure, Measurement
+from shoal_bench.suites import Runner, measurements_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
@@ -179,7 +179,7 @@ class TestReports:
         assert written["options"] == {"runner": "threads", "rounds": 2, "quick": True}
         machine = written["machine"]
         assert machine["cpus"] >= machine["usable_cpus"] >= 1
-        assert "manyhands" in machine["libraries"]
+        assert "shoal" in machine["libraries"]
         assert machine.keys() == {
             *("date", "cpus", "usable_cpus", "load", "system", "python", "libraries")
         }
@@ -217,6 +217,6 @@ class TestCommand:
         expected = "There is no measurement 'nothing' of threads, but: good, bad"
         assert capsys.readouterr().err.strip() == expected
 
-    def test_is_a_command_of_manyhands(self) -> None:
-        (entry,) = entry_points(group="manyhands.commands", name="bench")
+    def test_is_a_command_of_shoal(self) -> None:
+        (entry,) = entry_points(group="shoal.commands", name="bench")
         assert entry.load() is cli.app

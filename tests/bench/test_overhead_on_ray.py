@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from manyhands_bench.suites import measurements_of
-from manyhands_bench.workloads import make_array
+from shoal_bench.suites import measurements_of
+from shoal_bench.workloads import make_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from manyhands_bench.suites.clusters import Native
-    from manyhands_bench.suites.ray import RaySamples
+    from shoal_bench.suites.clusters import Native
+    from shoal_bench.suites.ray import RaySamples
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def samples() -> Iterator[RaySamples]:
-    from manyhands_bench.suites import ray
+    from shoal_bench.suites import ray
 
     ray.instance()
     yield ray.RaySamples()

@@ -9,7 +9,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from manyhands.annotations import Annotation, allow_failure, opaque, quote, unmapped
+from shoal.annotations import Annotation, allow_failure, opaque, quote, unmapped
 
 KINDS: list[type[Annotation[Any]]] = [unmapped, allow_failure, quote, opaque]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from manyhands.scheduling.batching import BatchPolicy, Durations
+from shoal.scheduling.batching import BatchPolicy, Durations
 
 # ---------------------------------------------------------------------- batches
 

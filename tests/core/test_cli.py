@@ -1,4 +1,4 @@
-"""The `manyhands` command: what is typed, what is printed, and the exit code (SPEC 11.3)."""
+"""The `shoal` command: what is typed, what is printed, and the exit code (SPEC 11.3)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from manyhands.cli.app import PLUGINS, invoke
+from shoal.cli.app import PLUGINS, invoke
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-MANYHANDS = str(Path(sys.executable).with_name("manyhands"))
+SHOAL = str(Path(sys.executable).with_name("shoal"))
 
 FLOWS = """
     import datetime, os, threading
@@ -28,7 +28,7 @@ FLOWS = """
 
     import pydantic
 
-    from manyhands import flow, task
+    from shoal import flow, task
 
     class Shop(pydantic.BaseModel):
         name: str
@@ -111,8 +111,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "flows.py").write_text(textwrap.dedent(FLOWS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delenv("MANYHANDS_TASK_RUNNER", raising=False)
-    monkeypatch.setenv("MANYHANDS_LOGGING_LEVEL", "INFO")
+    monkeypatch.delenv("SHOAL_TASK_RUNNER", raising=False)
+    monkeypatch.setenv("SHOAL_LOGGING_LEVEL", "INFO")
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
@@ -125,7 +125,7 @@ Result = tuple[int, str, str]
 
 
 @pytest.fixture
-def manyhands(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def shoal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Carries out a command line in this process; gives exit code, stdout and stderr."""
 
     def run(*tokens: str) -> Result:
@@ -136,31 +136,31 @@ def manyhands(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
     return run
 
 
-Manyhands = "Callable[..., Result]"
+Shoal = "Callable[..., Result]"
 
 
 # ---------------------------------------------------------------------- the command itself
 
 
-def test_version(manyhands: Manyhands) -> None:
-    import manyhands as package
+def test_version(shoal: Shoal) -> None:
+    import shoal as package
 
-    assert manyhands("--version") == (0, f"manyhands {package.__version__}\n", "")
+    assert shoal("--version") == (0, f"shoal {package.__version__}\n", "")
 
 
 @pytest.mark.parametrize("tokens", [(), ("--help",)], ids=["nothing", "help"])
-def test_help_lists_the_commands(manyhands: Manyhands, tokens: tuple[str, ...]) -> None:
-    code, out, err = manyhands(*tokens)
+def test_help_lists_the_commands(shoal: Shoal, tokens: tuple[str, ...]) -> None:
+    code, out, err = shoal(*tokens)
     assert (code, err) == (0, "")
     for command in ("run", "runners", "demo", "bench"):
         assert f" {command} " in out
 
 
 @pytest.mark.parametrize("command", ["run", "runners", "demo"])
-def test_every_command_has_help(manyhands: Manyhands, command: str) -> None:
-    code, out, _ = manyhands(command, "--help")
+def test_every_command_has_help(shoal: Shoal, command: str) -> None:
+    code, out, _ = shoal(command, "--help")
     assert code == 0
-    assert f"Usage: manyhands {command}" in out
+    assert f"Usage: shoal {command}" in out
 
 
 # ---------------------------------------------------------------------- mistakes
@@ -213,11 +213,11 @@ def test_every_command_has_help(manyhands: Manyhands, command: str) -> None:
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(
-    manyhands: Manyhands, folder: Path, line: str, parts: list[str]
+    shoal: Shoal, folder: Path, line: str, parts: list[str]
 ) -> None:
     (folder / "none.py").write_text("x = 1\n")
     (folder / "notes.txt").write_text("x = 1\n")
-    code, out, err = manyhands(*line.split())
+    code, out, err = shoal(*line.split())
     assert (code, out) == (2, "")
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
@@ -225,19 +225,19 @@ def test_a_mistake_is_one_line_that_says_what_to_do(
         assert part in err.replace("does not hold a flow", "no flow")
 
 
-def test_a_runner_that_is_not_installed_names_the_command(manyhands: Manyhands) -> None:
-    code, _, err = manyhands("run", "flows.py:place", "--runner", "dask")
+def test_a_runner_that_is_not_installed_names_the_command(shoal: Shoal) -> None:
+    code, _, err = shoal("run", "flows.py:place", "--runner", "dask")
     if code == 0:
-        pytest.skip("manyhands-dask is installed")
+        pytest.skip("shoal-dask is installed")
     assert code == 2
-    assert 'pip install "manyhands' in err
+    assert "pip install ./packages/shoal ./packages/shoal-dask" in err
 
 
 def test_the_runner_of_the_environment_is_checked(
-    manyhands: Manyhands, monkeypatch: pytest.MonkeyPatch
+    shoal: Shoal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MANYHANDS_TASK_RUNNER", "treads")
-    code, _, err = manyhands("run", "flows.py:nothing")
+    monkeypatch.setenv("SHOAL_TASK_RUNNER", "treads")
+    code, _, err = shoal("run", "flows.py:nothing")
     assert code == 2
     assert "'treads'" in err
 
@@ -270,9 +270,9 @@ def test_the_runner_of_the_environment_is_checked(
     ],
 )
 def test_parameters_are_read_by_their_types(
-    manyhands: Manyhands, assignment: str, value: list[object]
+    shoal: Shoal, assignment: str, value: list[object]
 ) -> None:
-    code, out, err = manyhands("run", "flows.py:types", "-p", assignment)
+    code, out, err = shoal("run", "flows.py:types", "-p", assignment)
     assert (code, err) == (0, "")
     reprs = [v if isinstance(v, str) and "(" in v else repr(v) for v in value]
     assert out.strip() == f"[{', '.join(reprs)}]"
@@ -291,22 +291,22 @@ def test_parameters_are_read_by_their_types(
         ("flows.py:nothing", ""),
     ],
 )
-def test_a_flow_is_run_and_its_value_printed(manyhands: Manyhands, line: str, printed: str) -> None:
-    assert manyhands("run", *line.split()) == (0, printed + "\n" if printed else "", "")
+def test_a_flow_is_run_and_its_value_printed(shoal: Shoal, line: str, printed: str) -> None:
+    assert shoal("run", *line.split()) == (0, printed + "\n" if printed else "", "")
 
 
-def test_annotations_that_only_type_checkers_know(manyhands: Manyhands, folder: Path) -> None:
+def test_annotations_that_only_type_checkers_know(shoal: Shoal, folder: Path) -> None:
     code = """
     from __future__ import annotations
     from typing import TYPE_CHECKING
     if TYPE_CHECKING:
         from somewhere import Thing
-    from manyhands import flow
+    from shoal import flow
     @flow
     def it(thing: Thing, text: str): return thing, text
     """
     (folder / "lazy.py").write_text(textwrap.dedent(code))
-    assert manyhands("run", "lazy.py", "-p", "thing=[1]", "-p", "text=[1]")[:2] == (
+    assert shoal("run", "lazy.py", "-p", "thing=[1]", "-p", "text=[1]")[:2] == (
         0,
         "([1], '[1]')\n",
     )
@@ -314,52 +314,50 @@ def test_annotations_that_only_type_checkers_know(manyhands: Manyhands, folder: 
 
 # ---------------------------------------------------------------------- targets and runners
 
-ONE_FLOW = "from manyhands import flow\n@flow\ndef only(): return __name__\n"
+ONE_FLOW = "from shoal import flow\n@flow\ndef only(): return __name__\n"
 
 
-def test_a_flow_goes_by_its_own_name_too(manyhands: Manyhands) -> None:
-    assert manyhands("run", "flows.py:twice as much", "-p", "n=1")[:2] == (0, "(2, 'x', [])\n")
+def test_a_flow_goes_by_its_own_name_too(shoal: Shoal) -> None:
+    assert shoal("run", "flows.py:twice as much", "-p", "n=1")[:2] == (0, "(2, 'x', [])\n")
 
 
 @pytest.mark.parametrize("file", ["only.py", "only-one.py", "json.py", "on.ly.py"])
-def test_the_only_flow_needs_no_name(manyhands: Manyhands, folder: Path, file: str) -> None:
+def test_the_only_flow_needs_no_name(shoal: Shoal, folder: Path, file: str) -> None:
     (folder / file).write_text(ONE_FLOW)
-    code, out, err = manyhands("run", file)
+    code, out, err = shoal("run", file)
     assert (code, err) == (0, "")
-    assert out.strip() in (file.removesuffix(".py"), "__manyhands_file__")
+    assert out.strip() in (file.removesuffix(".py"), "__shoal_file__")
 
 
-def test_imported_flows_are_not_in_the_way(manyhands: Manyhands, folder: Path) -> None:
+def test_imported_flows_are_not_in_the_way(shoal: Shoal, folder: Path) -> None:
     (folder / "mine.py").write_text(f"from flows import double, place\n{ONE_FLOW}")
-    assert manyhands("run", "mine.py") == (0, "mine\n", "")
+    assert shoal("run", "mine.py") == (0, "mine\n", "")
 
 
-def test_the_folder_of_the_file_comes_first_on_the_path(manyhands: Manyhands, folder: Path) -> None:
+def test_the_folder_of_the_file_comes_first_on_the_path(shoal: Shoal, folder: Path) -> None:
     (folder / "deep").mkdir()
     (folder / "deep" / "beside.py").write_text("value = 7\n")
-    script = "import beside\nfrom manyhands import flow\n@flow\ndef only(): return beside.value\n"
+    script = "import beside\nfrom shoal import flow\n@flow\ndef only(): return beside.value\n"
     (folder / "deep" / "script.py").write_text(script)
-    assert manyhands("run", "deep/script.py") == (0, "7\n", "")
+    assert shoal("run", "deep/script.py") == (0, "7\n", "")
     assert sys.path[0] == str(folder / "deep")
 
 
-def test_the_runner_is_replaced(manyhands: Manyhands) -> None:
+def test_the_runner_is_replaced(shoal: Shoal) -> None:
     """SPEC 11.3."""
-    assert manyhands("run", "flows.py:place", "-r", "sequential") == (0, "MainThread\n", "")
-    assert manyhands("run", "flows.py:place", "--runner=threads:2")[1] != "MainThread\n"
-    assert manyhands("run", "flows.py:is_elsewhere") == (0, "False\n", "")
-    assert manyhands("run", "flows.py:is_elsewhere", "-r", "processes:1") == (0, "True\n", "")
+    assert shoal("run", "flows.py:place", "-r", "sequential") == (0, "MainThread\n", "")
+    assert shoal("run", "flows.py:place", "--runner=threads:2")[1] != "MainThread\n"
+    assert shoal("run", "flows.py:is_elsewhere") == (0, "False\n", "")
+    assert shoal("run", "flows.py:is_elsewhere", "-r", "processes:1") == (0, "True\n", "")
 
 
-def test_the_runner_of_the_environment(
-    manyhands: Manyhands, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MANYHANDS_TASK_RUNNER", "processes:1")
-    assert manyhands("run", "flows.py:is_elsewhere") == (0, "True\n", "")
+def test_the_runner_of_the_environment(shoal: Shoal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_TASK_RUNNER", "processes:1")
+    assert shoal("run", "flows.py:is_elsewhere") == (0, "True\n", "")
 
 
-def test_what_fails_in_another_process_shows_where(manyhands: Manyhands) -> None:
-    code, out, err = manyhands("run", "flows.py:fails", "--runner", "processes:1")
+def test_what_fails_in_another_process_shows_where(shoal: Shoal) -> None:
+    code, out, err = shoal("run", "flows.py:fails", "--runner", "processes:1")
     assert (code, out) == (1, "")
     assert "ZeroDivisionError: division by zero" in err
     assert "On the worker:" in err
@@ -370,17 +368,17 @@ def test_what_fails_in_another_process_shows_where(manyhands: Manyhands) -> None
 
 
 @pytest.mark.parametrize("flow", ["fails", "fails_later"])
-def test_a_failure_is_one_traceback_of_the_users_code(manyhands: Manyhands, flow: str) -> None:
-    code, out, err = manyhands("run", f"flows.py:{flow}")
+def test_a_failure_is_one_traceback_of_the_users_code(shoal: Shoal, flow: str) -> None:
+    code, out, err = shoal("run", f"flows.py:{flow}")
     assert (code, out) == (1, "")
     assert err.count("Traceback") == 1
     assert err.count("flows.py") == err.count("File ") == 2
     assert err.rstrip().endswith("ZeroDivisionError: division by zero")
 
 
-def test_causes_are_shown_without_frames_of_the_library(manyhands: Manyhands, folder: Path) -> None:
+def test_causes_are_shown_without_frames_of_the_library(shoal: Shoal, folder: Path) -> None:
     code = """
-    from manyhands import flow, task
+    from shoal import flow, task
     @task
     def bad(): raise KeyError("k")
     @task
@@ -389,7 +387,7 @@ def test_causes_are_shown_without_frames_of_the_library(manyhands: Manyhands, fo
     def only(): after.submit(bad.submit()).result()
     """
     (folder / "chain.py").write_text(textwrap.dedent(code))
-    code, _, err = manyhands("run", "chain.py")
+    code, _, err = shoal("run", "chain.py")
     assert code == 1
     assert "KeyError: 'k'" in err
     assert "UpstreamTaskError" in err
@@ -406,49 +404,47 @@ def test_causes_are_shown_without_frames_of_the_library(manyhands: Manyhands, fo
 )
 @pytest.mark.parametrize("target", ["broken.py", "broken:only"])
 def test_a_file_that_cannot_be_loaded_shows_why(
-    manyhands: Manyhands, folder: Path, text: str, last: str, target: str
+    shoal: Shoal, folder: Path, text: str, last: str, target: str
 ) -> None:
     (folder / "broken.py").write_text(text)
-    code, out, err = manyhands("run", target)
+    code, out, err = shoal("run", target)
     assert (code, out) == (1, "")
     assert err.count("File ") == 1
     assert "broken.py" in err
     assert err.rstrip().endswith(last)
 
 
-def test_a_bug_of_ours_is_shown_whole(
-    manyhands: Manyhands, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from manyhands import Flow
+def test_a_bug_of_ours_is_shown_whole(shoal: Shoal, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shoal import Flow
 
     monkeypatch.setattr(Flow, "__call__", operator.itemgetter("lost"))  # has no frame of its own
-    code, _, err = manyhands("run", "flows.py:nothing")
+    code, _, err = shoal("run", "flows.py:nothing")
     assert code == 1
     assert "cli/run.py" in err
 
 
-def test_a_flow_that_leaves_decides_on_the_exit_code(manyhands: Manyhands) -> None:
+def test_a_flow_that_leaves_decides_on_the_exit_code(shoal: Shoal) -> None:
     with pytest.raises(SystemExit) as left:
-        manyhands("run", "flows.py:leaves")
+        shoal("run", "flows.py:leaves")
     assert left.value.code == 3
 
 
 # ---------------------------------------------------------------------- runners, plugins
 
 
-def test_runners_are_listed(manyhands: Manyhands) -> None:
-    import manyhands as package
+def test_runners_are_listed(shoal: Shoal) -> None:
+    import shoal as package
 
-    code, out, err = manyhands("runners")
+    code, out, err = shoal("runners")
     assert (code, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    assert rows["threads"][1:5] == ["manyhands", package.__version__, "--runner", "threads"]
-    assert rows["processes"][1:5] == ["manyhands", package.__version__, "--runner", "processes"]
+    assert rows["threads"][1:5] == ["shoal", package.__version__, "--runner", "threads"]
+    assert rows["processes"][1:5] == ["shoal", package.__version__, "--runner", "processes"]
     assert "default" in " ".join(rows["threads"])
     assert "default" not in " ".join(rows["processes"])
     for name in ("dask", "ray"):
         row = " ".join(rows[name])
-        assert f"--runner {name}" in row or 'pip install "manyhands' in row
+        assert f"--runner {name}" in row or f"./packages/shoal-{name}" in row
 
 
 def entry(name: str, value: str) -> importlib.metadata.EntryPoint:
@@ -469,15 +465,15 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> list[importlib.metadata.EntryPoi
 
 
 def test_without_the_benchmarks_bench_says_how_to_get_them(
-    manyhands: Manyhands, plugins: list[importlib.metadata.EntryPoint]
+    shoal: Shoal, plugins: list[importlib.metadata.EntryPoint]
 ) -> None:
-    code, _, err = manyhands("bench", "overhead", "--runner", "threads")
+    code, _, err = shoal("bench", "overhead", "--runner", "threads")
     assert code == 2
-    assert "manyhands-bench" in err
+    assert "shoal-bench" in err
 
 
 def test_other_packages_add_commands(
-    manyhands: Manyhands, folder: Path, plugins: list[importlib.metadata.EntryPoint]
+    shoal: Shoal, folder: Path, plugins: list[importlib.metadata.EntryPoint]
 ) -> None:
     code = """
     from cyclopts import App
@@ -491,18 +487,18 @@ def test_other_packages_add_commands(
     (folder / "plugin.py").write_text(textwrap.dedent(code))
     sys.path.insert(0, str(folder))
     plugins += [entry("bench", "plugin:bench"), entry("hello", "plugin:hello")]
-    assert manyhands("bench", "overhead", "--times", "2") == (0, "measured 2\n", "")
-    assert manyhands("hello", "you") == (4, "", "")
-    assert " hello " in manyhands("--help")[1]
+    assert shoal("bench", "overhead", "--times", "2") == (0, "measured 2\n", "")
+    assert shoal("hello", "you") == (4, "", "")
+    assert " hello " in shoal("--help")[1]
 
 
 def test_a_broken_plugin_breaks_nothing_else(
-    manyhands: Manyhands, plugins: list[importlib.metadata.EntryPoint]
+    shoal: Shoal, plugins: list[importlib.metadata.EntryPoint]
 ) -> None:
     plugins.append(entry("bench", "no_such_plugin:app"))
-    assert manyhands("--help")[0] == 0
-    assert manyhands("run", "flows.py:nothing")[0] == 0
-    code, _, err = manyhands("bench")
+    assert shoal("--help")[0] == 0
+    assert shoal("run", "flows.py:nothing")[0] == 0
+    code, _, err = shoal("bench")
     assert code == 2
     assert "no_such_plugin" in err
 
@@ -511,7 +507,7 @@ def test_a_broken_plugin_breaks_nothing_else(
 
 SLOW = """
     import asyncio, sys, threading, time
-    from manyhands import flow, task
+    from shoal import flow, task
 
     @task
     def spin():
@@ -562,7 +558,7 @@ def started(folder: Path, *command: str) -> subprocess.Popen[str]:
 def test_a_signal_ends_the_flow_quietly(
     tmp_path: Path, flow: str, number: signal.Signals, code: int
 ) -> None:
-    with started(tmp_path, MANYHANDS, "run", f"slow.py:{flow}") as process:
+    with started(tmp_path, SHOAL, "run", f"slow.py:{flow}") as process:
         process.send_signal(number)
         began = time.monotonic()
         _, err = process.communicate(timeout=20)
@@ -573,7 +569,7 @@ def test_a_signal_ends_the_flow_quietly(
 
 def test_what_holds_up_the_exit_is_given_up(tmp_path: Path) -> None:
     script = (
-        "import sys; from manyhands.cli import main, signals; signals.PATIENCE = 0.5;"
+        "import sys; from shoal.cli import main, signals; signals.PATIENCE = 0.5;"
         "sys.argv[1:] = ['run', 'slow.py:held_up']; sys.exit(main())"
     )
     with started(tmp_path, sys.executable, "-c", script) as process:
@@ -584,7 +580,7 @@ def test_what_holds_up_the_exit_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    with started(tmp_path, MANYHANDS, "run", "slow.py:held_up") as process:
+    with started(tmp_path, SHOAL, "run", "slow.py:held_up") as process:
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
         while process.poll() is None and time.monotonic() - began < 4:
@@ -596,17 +592,17 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_only_the_value_goes_to_stdout(folder: Path) -> None:
-    command = [MANYHANDS, "run", "flows.py:double", "-p", "n=21"]
+    command = [SHOAL, "run", "flows.py:double", "-p", "n=21"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "(42, 'x', [])\n")
     assert "Finished in state Completed()" in done.stderr
 
 
 def test_exit_codes_of_failures_and_mistakes(folder: Path) -> None:
-    environment = {**os.environ, "MANYHANDS_LOGGING_LEVEL": "CRITICAL"}
+    environment = {**os.environ, "SHOAL_LOGGING_LEVEL": "CRITICAL"}
     codes = []
     for target in ("flows.py:fails", "flows.py:nothing_such"):
-        command = [MANYHANDS, "run", target]
+        command = [SHOAL, "run", target]
         done = subprocess.run(
             command, cwd=folder, capture_output=True, text=True, check=False, env=environment
         )
@@ -616,7 +612,7 @@ def test_exit_codes_of_failures_and_mistakes(folder: Path) -> None:
 
 
 def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
-    command = f"{MANYHANDS} run flows.py:double -p n=1 | true; echo ${{PIPESTATUS[0]}}"
+    command = f"{SHOAL} run flows.py:double -p n=1 | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""`manyhands concurrency-limit`: what it prints, and its exit codes (SPEC 10.1)."""
+"""`shoal concurrency-limit`: what it prints, and its exit codes (SPEC 10.1)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from manyhands.cli.app import invoke
-from manyhands.limits import ConcurrencyLimits
-from manyhands.limits.sqlite import SqliteStore
+from shoal.cli.app import invoke
+from shoal.limits import ConcurrencyLimits
+from shoal.limits.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,13 +21,13 @@ Limit = "Callable[..., Result]"
 @pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "state" / "limits.db"
-    monkeypatch.setenv("MANYHANDS_LIMITS_URL", str(path))
+    monkeypatch.setenv("SHOAL_LIMITS_URL", str(path))
     return path
 
 
 @pytest.fixture
 def limit(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Carries out `manyhands concurrency-limit …`; gives exit code, stdout and stderr."""
+    """Carries out `shoal concurrency-limit …`; gives exit code, stdout and stderr."""
 
     def run(*tokens: str, spelling: str = "concurrency-limit") -> Result:
         code = invoke([spelling, *tokens])
@@ -167,7 +167,7 @@ def test_a_store_that_cannot_be_used(limit: Limit, file: Path) -> None:
 
 
 def test_an_address_of_something_else(limit: Limit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MANYHANDS_LIMITS_URL", "mysql://host/limits")
+    monkeypatch.setenv("SHOAL_LIMITS_URL", "mysql://host/limits")
     code, _, err = limit("ls")
     assert code == 2
-    assert "MANYHANDS_LIMITS_URL='mysql://host/limits'" in err
+    assert "SHOAL_LIMITS_URL='mysql://host/limits'" in err

@@ -1,4 +1,4 @@
-"""`manyhands demo`: the flow that people read first, and what it shows."""
+"""`shoal demo`: the flow that people read first, and what it shows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from manyhands import State
-from manyhands.cli import demo
-from manyhands.cli.app import invoke
-from manyhands.serialization import dumps, loads
-from manyhands.states import Failed
+from shoal import State
+from shoal.cli import demo
+from shoal.cli.app import invoke
+from shoal.serialization import dumps, loads
+from shoal.states import Failed
 
-MANYHANDS = str(Path(sys.executable).with_name("manyhands"))
+SHOAL = str(Path(sys.executable).with_name("shoal"))
 
 FILES = {
     "alpha.py": "import os, sys\nfrom json import loads\n\ndef first():\n    def inner():\n        pass\n",
@@ -113,7 +113,7 @@ def test_tasks_and_what_they_exchange_can_be_sent_anywhere() -> None:
 
 
 def test_workers_that_import_the_flow_do_not_load_the_command_line() -> None:
-    code = "import sys, manyhands.cli.demo; print(*{'rich', 'cyclopts'} & set(sys.modules))"
+    code = "import sys, shoal.cli.demo; print(*{'rich', 'cyclopts'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
@@ -125,7 +125,7 @@ def test_workers_that_import_the_flow_do_not_load_the_command_line() -> None:
 def test_the_command_shows_progress_and_a_summary(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MANYHANDS_LOGGING_LEVEL", "CRITICAL")
+    monkeypatch.setenv("SHOAL_LOGGING_LEVEL", "CRITICAL")
     assert invoke(["demo", "--runner", "threads:2"]) == 0
     out, err = capsys.readouterr()
     assert err.splitlines()[-1] == "measured 5 of 5 files"
@@ -140,7 +140,7 @@ def test_the_command_shows_progress_and_a_summary(
 def test_on_a_terminal_there_is_a_bar(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MANYHANDS_LOGGING_LEVEL", "CRITICAL")
+    monkeypatch.setenv("SHOAL_LOGGING_LEVEL", "CRITICAL")
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert invoke(["demo", "--limit", "3"]) == 0
     assert "3/3" in capsys.readouterr().err
@@ -155,10 +155,8 @@ def test_on_a_terminal_there_is_a_bar(
     ],
 )
 def test_the_command_in_a_process_of_its_own(runner: str, shown: str) -> None:
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith("MANYHANDS_")
-    }
-    command = [MANYHANDS, "demo", "--limit", "30", "--runner", runner]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SHOAL_")}
+    command = [SHOAL, "demo", "--limit", "30", "--runner", runner]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "measured 30 of 30 files"

@@ -8,8 +8,8 @@ import pickle
 from typing import Any
 
 import pytest
-from manyhands import exceptions
-from manyhands.exceptions import (
+from shoal import exceptions
+from shoal.exceptions import (
     BlockingWaitInLoop,
     CancelledRun,
     ClusterError,
@@ -22,7 +22,6 @@ from manyhands.exceptions import (
     FlowNotFound,
     FlowRunTimeout,
     InvalidOption,
-    ManyhandsError,
     MappingLengthMismatch,
     MappingMissingIterable,
     MissingContextError,
@@ -38,6 +37,7 @@ from manyhands.exceptions import (
     RunnerStateError,
     ScriptError,
     SerializationError,
+    ShoalError,
     TaskRunTimeout,
     UnfinishedRun,
     UnknownRunner,
@@ -48,7 +48,7 @@ from manyhands.exceptions import (
 )
 
 #: One of each, with every fact given, and what must be in its message.
-EXAMPLES: list[tuple[ManyhandsError, list[str]]] = [
+EXAMPLES: list[tuple[ShoalError, list[str]]] = [
     (FailedRun(message="no luck", run_name="inc-3f2"), ["inc-3f2", "failed", "no luck"]),
     (CrashedRun(message="exit", run_name="inc-3f2", cause=SystemExit(3)), ["crashed", "exit"]),
     (CancelledRun(message="by hand", run_name="inc-3f2"), ["cancelled", "by hand"]),
@@ -102,8 +102,8 @@ EXAMPLES: list[tuple[ManyhandsError, list[str]]] = [
     (ConcurrencyLimitError(tag="db", problem="is 0", run_name="q-1"), ["'db'", "is 0", "q-1"]),
     (RunnerStateError(runner="threads", problem="entered twice"), ["threads", "twice"]),
     (
-        MissingExtraError(feature="'dask'", requirement="manyhands[dask]"),
-        ["'dask'", 'pip install "manyhands[dask]"'],
+        MissingExtraError(feature="'dask'", requirement="shoal-dask"),
+        ["'dask'", "pip install ./packages/shoal ./packages/shoal-dask", "clone"],
     ),
     (UnknownRunner(runner="treads", known=("threads", "dask")), ["'treads'", "'threads'"]),
     (
@@ -126,7 +126,7 @@ EXAMPLES: list[tuple[ManyhandsError, list[str]]] = [
     (ScriptError(target="etl.py:nightly", problem="no such file"), ["etl.py:nightly", "no such"]),
     (FlowNotFound(target="etl.py", flow_name="x", found=("y",)), ["etl.py", "'x'", "'y'"]),
 ]
-ABSTRACT = {ManyhandsError, RunError, ClusterError}
+ABSTRACT = {ShoalError, RunError, ClusterError}
 
 
 def each() -> list[Any]:
@@ -146,7 +146,7 @@ def test_every_error_is_in_the_drawing() -> None:
 
 
 @pytest.mark.parametrize("error", each())
-def test_docstring_tells_every_fact(error: ManyhandsError) -> None:
+def test_docstring_tells_every_fact(error: ShoalError) -> None:
     # Python 3.13 stores docstrings without the indentation of their code, which earlier ones keep.
     documented = "\n".join(inspect.cleandoc(cls.__doc__ or "") for cls in type(error).__mro__)
     for fact in vars(error):
@@ -156,19 +156,19 @@ def test_docstring_tells_every_fact(error: ManyhandsError) -> None:
 @pytest.mark.parametrize(
     ("error", "parts"), [pytest.param(*row, id=type(row[0]).__name__) for row in EXAMPLES]
 )
-def test_message_names_the_facts(error: ManyhandsError, parts: list[str]) -> None:
+def test_message_names_the_facts(error: ShoalError, parts: list[str]) -> None:
     for part in parts:
         assert part in str(error)
 
 
-def pickled(error: ManyhandsError) -> ManyhandsError:
-    back: ManyhandsError = pickle.loads(pickle.dumps(error))
+def pickled(error: ShoalError) -> ShoalError:
+    back: ShoalError = pickle.loads(pickle.dumps(error))
     return back
 
 
 @pytest.mark.parametrize("duplicate", [pickled, copy.copy, copy.deepcopy])
 @pytest.mark.parametrize("error", each())
-def test_survives_pickling_and_copying(error: ManyhandsError, duplicate: Any) -> None:
+def test_survives_pickling_and_copying(error: ShoalError, duplicate: Any) -> None:
     error = copy.copy(error)
     error.add_note("seen on node7")
     again = duplicate(error)

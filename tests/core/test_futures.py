@@ -14,15 +14,15 @@ from typing import Any
 
 import anyio
 import pytest
-from manyhands import flow, task
-from manyhands.exceptions import (
+from shoal import flow, task
+from shoal.exceptions import (
     BlockingWaitInLoop,
     CancelledRun,
     CrashedRun,
     RunnerStateError,
     WaitCycle,
 )
-from manyhands.futures import (
+from shoal.futures import (
     TaskFuture,
     TaskFutureList,
     as_completed,
@@ -30,10 +30,10 @@ from manyhands.futures import (
     resolve_futures_to_states,
     wait,
 )
-from manyhands.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
-from manyhands.testing.base import LOOPS
-from manyhands.testing.samples import BoomError, Box, Pair, Weighed, add, boom, identity, inc
-from manyhands.testing.tools import PATIENCE, eventually
+from shoal.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
+from shoal.testing.base import LOOPS
+from shoal.testing.samples import BoomError, Box, Pair, Weighed, add, boom, identity, inc
+from shoal.testing.tools import PATIENCE, eventually
 
 COLOUR = contextvars.ContextVar("colour", default="none")
 
@@ -90,7 +90,7 @@ def test_futures_outlive_their_runner() -> None:
 def test_a_runner_that_was_left_takes_no_more() -> None:
     with ThreadPoolTaskRunner(1) as runner:
         scope = runner.scope()
-    from manyhands.context import SCOPE
+    from shoal.context import SCOPE
 
     token = SCOPE.set(scope)
     try:
@@ -482,13 +482,13 @@ def test_memory_stays_flat(caplog: pytest.LogCaptureFixture) -> None:
             inc.submit(0).wait()
         eventually(lambda: gc.collect() >= 0 and len(living) <= 1, "all is released", timeout=10)
 
-    caplog.set_level("WARNING", "manyhands")
+    caplog.set_level("WARNING", "shoal")
     main()
 
 
 def test_log_records_keep_no_value_alive(caplog: pytest.LogCaptureFixture) -> None:
     """A handler that keeps records, as many do, must not keep every result of the program with them."""
-    caplog.set_level("INFO", "manyhands")
+    caplog.set_level("INFO", "shoal")
     living: list[Any] = []
 
     @task
@@ -533,7 +533,7 @@ def test_dropping_a_map_releases_its_values(caplog: pytest.LogCaptureFixture) ->
         del again
         assert dependant.result()[0].number == 1
 
-    caplog.set_level("WARNING", "manyhands")
+    caplog.set_level("WARNING", "shoal")
     main()
 
 

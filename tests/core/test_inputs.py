@@ -19,8 +19,8 @@ import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from manyhands.annotations import Annotation, allow_failure, opaque, quote, unmapped
-from manyhands.engine.inputs import (
+from shoal.annotations import Annotation, allow_failure, opaque, quote, unmapped
+from shoal.engine.inputs import (
     Input,
     collect,
     collect_wait_for,
@@ -28,9 +28,9 @@ from manyhands.engine.inputs import (
     replace_futures,
     substitute,
 )
-from manyhands.exceptions import InvalidOption
-from manyhands.futures import TaskFuture, TaskFutureList
-from manyhands.states import Completed, State
+from shoal.exceptions import InvalidOption
+from shoal.futures import TaskFuture, TaskFutureList
+from shoal.states import Completed, State
 
 # ---------------------------------------------------------------------- stand-ins
 
@@ -661,7 +661,7 @@ def test_quick_looks() -> None:
 
 
 def test_classes_without_end() -> None:
-    from manyhands.engine import inputs
+    from shoal.engine import inputs
 
     for _ in range(inputs._KINDS_KEPT + 10):
         collect((type("Fresh", (), {})(),))

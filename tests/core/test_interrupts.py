@@ -13,11 +13,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from manyhands import flow, get_run_logger, task
-from manyhands.exceptions import CancelledRun, TaskRunTimeout
-from manyhands.task_runners import ThreadPoolTaskRunner
-from manyhands.testing.samples import inc
-from manyhands.testing.tools import PATIENCE
+from shoal import flow, get_run_logger, task
+from shoal.exceptions import CancelledRun, TaskRunTimeout
+from shoal.task_runners import ThreadPoolTaskRunner
+from shoal.testing.samples import inc
+from shoal.testing.tools import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def until_it_runs(future: Any, turns: int) -> None:
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """Thousands of runs that end badly have as many lines, if one asks for them."""
-    caplog.set_level("CRITICAL", "manyhands")
+    caplog.set_level("CRITICAL", "shoal")
 
 
 def test_cancels_around_the_end_of_runs() -> None:
@@ -259,7 +259,7 @@ def test_cleaning_up_after_an_interrupt() -> None:
 
 def test_an_interrupt_leaves_no_handler_locked(caplog: pytest.LogCaptureFixture) -> None:
     """Raised inside `logging`, it could leave a handler's lock taken, and every later line would hang."""
-    caplog.set_level("INFO", "manyhands")
+    caplog.set_level("INFO", "shoal")
     began = threading.Event()
 
     @task

@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from manyhands import flow, tags, task
-from manyhands.exceptions import ConcurrencyLimitError
-from manyhands.futures import wait
-from manyhands.limits import ConcurrencyLimits
-from manyhands.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
+from shoal import flow, tags, task
+from shoal.exceptions import ConcurrencyLimitError
+from shoal.futures import wait
+from shoal.limits import ConcurrencyLimits
+from shoal.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ PATIENCE = 20.0
 
 @pytest.fixture
 def limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConcurrencyLimits:
-    monkeypatch.setenv("MANYHANDS_LIMITS_URL", str(tmp_path / "limits.db"))
+    monkeypatch.setenv("SHOAL_LIMITS_URL", str(tmp_path / "limits.db"))
     limits = ConcurrencyLimits()
     limits.create_concurrency_limit(tag="two", concurrency_limit=2)
     limits.create_concurrency_limit(tag="one", concurrency_limit=1)

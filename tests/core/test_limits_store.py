@@ -20,25 +20,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from manyhands.context import LOCK
-from manyhands.engine.interrupt import Interrupt, frames_of_this_thread
-from manyhands.exceptions import ConcurrencyLimitError, InvalidOption
-from manyhands.limits import settings as limits_settings
-from manyhands.limits import sqlite as limits_sqlite
-from manyhands.limits.settings import lease_seconds, limits_in_use, limits_path, poll_seconds
-from manyhands.limits.slots import SlotKeeper
-from manyhands.limits.sqlite import SqliteStore
-from manyhands.limits.store import Acquired, Busy, ZeroLimit
+from shoal.context import LOCK
+from shoal.engine.interrupt import Interrupt, frames_of_this_thread
+from shoal.exceptions import ConcurrencyLimitError, InvalidOption
+from shoal.limits import settings as limits_settings
+from shoal.limits import sqlite as limits_sqlite
+from shoal.limits.settings import lease_seconds, limits_in_use, limits_path, poll_seconds
+from shoal.limits.slots import SlotKeeper
+from shoal.limits.sqlite import SqliteStore
+from shoal.limits.store import Acquired, Busy, ZeroLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from manyhands.limits.store import LimitStore
+    from shoal.limits.store import LimitStore
 
 VARIABLES = (
-    "MANYHANDS_LIMITS_URL",
-    "MANYHANDS_LIMITS_LEASE_SECONDS",
-    "MANYHANDS_LIMITS_POLL_SECONDS",
+    "SHOAL_LIMITS_URL",
+    "SHOAL_LIMITS_LEASE_SECONDS",
+    "SHOAL_LIMITS_POLL_SECONDS",
     "XDG_STATE_HOME",
 )
 
@@ -49,7 +49,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     path = tmp_path / "state" / "limits.db"
-    monkeypatch.setenv("MANYHANDS_LIMITS_URL", str(path))
+    monkeypatch.setenv("SHOAL_LIMITS_URL", str(path))
     return path
 
 
@@ -139,36 +139,36 @@ def output(process: subprocess.Popen[str]) -> str:
 
 
 def test_the_file_is_in_the_users_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MANYHANDS_LIMITS_URL")
+    monkeypatch.delenv("SHOAL_LIMITS_URL")
     monkeypatch.setenv("HOME", "/home/me")
-    assert limits_path() == "/home/me/.local/state/manyhands/limits.db"
+    assert limits_path() == "/home/me/.local/state/shoal/limits.db"
     monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
-    assert limits_path() == "/var/state/manyhands/limits.db"
+    assert limits_path() == "/var/state/shoal/limits.db"
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
-    assert limits_path() == "/home/me/.local/state/manyhands/limits.db"
+    assert limits_path() == "/home/me/.local/state/shoal/limits.db"
 
 
 def test_the_file_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("MANYHANDS_LIMITS_URL", "~/my limits.db")
+    monkeypatch.setenv("SHOAL_LIMITS_URL", "~/my limits.db")
     assert limits_path() == f"{tmp_path}/my limits.db"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MANYHANDS_LIMITS_URL", "here.db")
+    monkeypatch.setenv("SHOAL_LIMITS_URL", "here.db")
     assert limits_path() == f"{tmp_path}/here.db"
-    monkeypatch.setenv("MANYHANDS_LIMITS_URL", "")
-    assert limits_path().endswith("/.local/state/manyhands/limits.db")
+    monkeypatch.setenv("SHOAL_LIMITS_URL", "")
+    assert limits_path().endswith("/.local/state/shoal/limits.db")
 
 
 def test_an_address_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MANYHANDS_LIMITS_URL", "mysql://host/limits")
-    with pytest.raises(InvalidOption, match=r"MANYHANDS_LIMITS_URL.*path of an SQLite file"):
+    monkeypatch.setenv("SHOAL_LIMITS_URL", "mysql://host/limits")
+    with pytest.raises(InvalidOption, match=r"SHOAL_LIMITS_URL.*path of an SQLite file"):
         limits_in_use()
 
 
 @pytest.mark.parametrize("name", ["LEASE", "POLL"])
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan", ""])
 def test_seconds_have_to_be_seconds(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
-    variable = f"MANYHANDS_LIMITS_{name}_SECONDS"
+    variable = f"SHOAL_LIMITS_{name}_SECONDS"
     function: Callable[[], float] = getattr(limits_settings, f"{name.lower()}_seconds")
     monkeypatch.setenv(variable, "2.5")
     assert function() == 2.5
@@ -205,9 +205,9 @@ def test_asking_whether_there_are_limits_loads_nothing() -> None:
     """SPEC 10.4."""
     loaded = """
         import sys
-        import manyhands.limits
-        from manyhands.limits.settings import limits_in_use
-        print(limits_in_use(), *{"sqlite3", "anyio", "manyhands.limits.sqlite"} & sys.modules.keys())
+        import shoal.limits
+        from shoal.limits.settings import limits_in_use
+        print(limits_in_use(), *{"sqlite3", "anyio", "shoal.limits.sqlite"} & sys.modules.keys())
         """
     assert output(python(loaded)).split() == ["False"]
 
@@ -594,7 +594,7 @@ def desk(file: Path) -> Iterator[Desk]:
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "manyhands-limits"]
+    return [thread.name for thread in threading.enumerate() if thread.name == "shoal-limits"]
 
 
 def test_slots_are_granted_in_order(desk: Desk) -> None:
@@ -608,7 +608,7 @@ def test_slots_are_granted_in_order(desk: Desk) -> None:
     desk.keeper.release("a")
     desk.keeper.release("c")
     assert desk.granted() == ["a", "b", "c", "d", "e"]
-    assert desk.outcomes.threads == {"manyhands-limits"}
+    assert desk.outcomes.threads == {"shoal-limits"}
 
 
 def test_a_run_without_tags_is_granted_at_once(desk: Desk) -> None:
@@ -838,13 +838,13 @@ def test_a_store_that_breaks_refuses(desk: Desk, file: Path) -> None:
 
 
 def test_a_store_that_cannot_be_made_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MANYHANDS_LIMITS_POLL_SECONDS", "never")
+    monkeypatch.setenv("SHOAL_LIMITS_POLL_SECONDS", "never")
     keeper, outcomes = SlotKeeper(), Outcomes()
     keeper.request(frozenset({"db", "api"}), "a", outcomes.of("a"))
     eventually(lambda: outcomes.refused)
     assert outcomes.refused["a"].tag == "api"
-    assert "MANYHANDS_LIMITS_POLL_SECONDS" in str(outcomes.refused["a"])
-    monkeypatch.delenv("MANYHANDS_LIMITS_POLL_SECONDS")
+    assert "SHOAL_LIMITS_POLL_SECONDS" in str(outcomes.refused["a"])
+    monkeypatch.delenv("SHOAL_LIMITS_POLL_SECONDS")
     keeper.request(frozenset({"db"}), "b", outcomes.of("b"))
     eventually(lambda: outcomes.granted == ["b"])
 
@@ -1076,7 +1076,7 @@ def test_an_interrupt_of_a_run_beneath_does_not_end_the_wait(desk: Desk) -> None
 
 HOLDS = """
     import sys, time
-    from manyhands.limits.slots import KEEPER
+    from shoal.limits.slots import KEEPER
     KEEPER.acquire_blocking(frozenset({"db"}), "theirs")
     print("holds", flush=True)
     sys.stdin.read()
@@ -1084,7 +1084,7 @@ HOLDS = """
 
 CONTENDS = """
     import os, random, sys, threading, time
-    from manyhands.limits.slots import KEEPER
+    from shoal.limits.slots import KEEPER
 
     held = []
 
@@ -1110,7 +1110,7 @@ def test_processes_share_a_limit(file: Path, monkeypatch: pytest.MonkeyPatch) ->
     store = SqliteStore(file)
     for tag, limit in limits.items():
         store.create(tag, limit)
-    monkeypatch.setenv("MANYHANDS_LIMITS_POLL_SECONDS", "0.02")
+    monkeypatch.setenv("SHOAL_LIMITS_POLL_SECONDS", "0.02")
     processes = [python(CONTENDS) for _ in range(4)]
     lines = [line.split() for process in processes for line in output(process).splitlines()]
     assert len(lines) == 4 * 3 * 8
@@ -1132,7 +1132,7 @@ def test_processes_share_a_limit(file: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_processes_that_begin_together_make_one_file(file: Path) -> None:
     script = """
         import sys, time
-        from manyhands.limits import ConcurrencyLimits
+        from shoal.limits import ConcurrencyLimits
         limits = ConcurrencyLimits()
         print("ready", flush=True)
         sys.stdin.readline()
@@ -1161,7 +1161,7 @@ def test_a_killed_process_loses_its_slots_with_its_lease(
     """SPEC 10.2."""
     store = SqliteStore(file)
     store.create("db", 1)
-    monkeypatch.setenv("MANYHANDS_LIMITS_LEASE_SECONDS", "3")
+    monkeypatch.setenv("SHOAL_LIMITS_LEASE_SECONDS", "3")
     holder = python(HOLDS)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "holds\n"
@@ -1195,8 +1195,8 @@ def test_a_forked_process_has_no_slots_of_its_parent(file: Path) -> None:
     script = """
         import os, warnings
         from pathlib import Path
-        from manyhands.limits.slots import KEEPER
-        from manyhands.limits.sqlite import SqliteStore
+        from shoal.limits.slots import KEEPER
+        from shoal.limits.sqlite import SqliteStore
         warnings.simplefilter("ignore")
 
         def slots():

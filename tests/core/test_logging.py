@@ -14,10 +14,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from manyhands import flow, get_run_logger, task
-from manyhands.exceptions import MissingContextError
-from manyhands.task_runners import ThreadPoolTaskRunner
-from manyhands.testing.samples import boom, inc
+from shoal import flow, get_run_logger, task
+from shoal.exceptions import MissingContextError
+from shoal.task_runners import ThreadPoolTaskRunner
+from shoal.testing.samples import boom, inc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ HEAD = r"\d\d:\d\d:\d\d\.\d{3} \| {level:<7} \| {label} - "
 @pytest.fixture(autouse=True)
 def at_info(caplog: pytest.LogCaptureFixture) -> None:
     """As in a program that has not set up logging; under pytest, the level depends on what ran before."""
-    caplog.set_level("INFO", "manyhands")
+    caplog.set_level("INFO", "shoal")
 
 
 def program(tmp_path: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,7 @@ def program(tmp_path: Path, text: str, **environment: str) -> subprocess.Complet
     import os
 
     script = tmp_path / "program.py"
-    script.write_text("from manyhands import flow, get_run_logger, task\n" + text)
+    script.write_text("from shoal import flow, get_run_logger, task\n" + text)
     return subprocess.run(
         [sys.executable, "-W", "error", script],
         capture_output=True,
@@ -88,11 +88,11 @@ def test_lines_of_a_program(tmp_path: Path) -> None:
 
 
 def test_the_level_of_the_environment(tmp_path: Path) -> None:
-    assert program(tmp_path, SIMPLE, MANYHANDS_LOGGING_LEVEL="CRITICAL").stderr == ""
-    assert "in detail" in program(tmp_path, SIMPLE, MANYHANDS_LOGGING_LEVEL="debug").stderr
-    assert "ERROR" in program(tmp_path, SIMPLE, MANYHANDS_LOGGING_LEVEL="40").stderr
-    odd = program(tmp_path, SIMPLE, MANYHANDS_LOGGING_LEVEL="loud").stderr
-    assert "MANYHANDS_LOGGING_LEVEL" in odd
+    assert program(tmp_path, SIMPLE, SHOAL_LOGGING_LEVEL="CRITICAL").stderr == ""
+    assert "in detail" in program(tmp_path, SIMPLE, SHOAL_LOGGING_LEVEL="debug").stderr
+    assert "ERROR" in program(tmp_path, SIMPLE, SHOAL_LOGGING_LEVEL="40").stderr
+    odd = program(tmp_path, SIMPLE, SHOAL_LOGGING_LEVEL="loud").stderr
+    assert "SHOAL_LOGGING_LEVEL" in odd
     assert "Beginning flow run" in odd
 
 
@@ -102,7 +102,7 @@ def test_the_level_of_the_environment(tmp_path: Path) -> None:
         "logging.basicConfig(format='MINE %(message)s', level=logging.INFO)",
         "handler = logging.StreamHandler()\n"
         "handler.setFormatter(logging.Formatter('MINE %(message)s'))\n"
-        "logging.getLogger('manyhands').addHandler(handler)",
+        "logging.getLogger('shoal').addHandler(handler)",
     ],
     ids=["root", "ours"],
 )
@@ -135,9 +135,9 @@ main()
     summary = [line for line in lines if "more runs finished" in line]
     assert len(summary) == 1
     assert re.search(r"Task 'work' - 480 more runs finished: 47\d Completed, \d Failed", summary[0])
-    all_of_them = program(tmp_path, text, MANYHANDS_LOGGING_LEVEL="DEBUG").stderr
+    all_of_them = program(tmp_path, text, SHOAL_LOGGING_LEVEL="DEBUG").stderr
     assert all_of_them.count("Task run 'work-") == 500
-    assert program(tmp_path, text, MANYHANDS_LOG_BURST="3").stderr.count("Task run 'work-") == 3
+    assert program(tmp_path, text, SHOAL_LOG_BURST="3").stderr.count("Task run 'work-") == 3
 
 
 def test_prints_of_a_program(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_prints_of_several_threads_go_to_their_runs(caplog: pytest.LogCaptureFix
         for _ in range(20):
             barrier.wait(30)
             print("I am", number)
-        from manyhands import runtime
+        from shoal import runtime
 
         return runtime.task_run.name or ""
 
@@ -221,7 +221,7 @@ def test_prints_in_all_their_forms(
         talk.submit().result()
 
     main()
-    said = [r.getMessage() for r in caplog.records if r.name == "manyhands.task_runs"]
+    said = [r.getMessage() for r in caplog.records if r.name == "shoal.task_runs"]
     assert said[:4] == ["", "a b", "to stderr", "xNone1.5"]
     assert "kept" not in caplog.text
     assert capsys.readouterr().out == ""
@@ -255,7 +255,7 @@ def test_prints_where_others_replace_print_too(
     monkeypatch.setattr(builtins, "print", theirs)
     main("after")
     main("again")
-    said = [r.getMessage() for r in caplog.records if r.name == "manyhands.task_runs"]
+    said = [r.getMessage() for r in caplog.records if r.name == "shoal.task_runs"]
     assert [text for text in said if "Finished" not in text] == ["before", "after", "again"]
     assert reached == ["after of the flow", "again of the flow"]
     assert pickle.loads(pickle.dumps(print)) is print
@@ -281,16 +281,16 @@ def test_the_run_logger(caplog: pytest.LogCaptureFixture) -> None:
     records = {record.getMessage(): record for record in caplog.records}
     of_task: Any = records["from the task"]
     assert (of_task.run_name, of_task.run_id, of_task.colour) == (name, run_id, "red")
-    assert (of_task.name, of_task.threadName[:10]) == ("manyhands.task_runs", "manyhands-")
+    assert (of_task.name, of_task.threadName[:10]) == ("shoal.task_runs", "shoal-")
     assert of_task.funcName == "talk", "a record names the line that made it"
     for text in ("from the flow", "from the flow again"):
         of_flow: Any = records[text]
-        assert (of_flow.name, of_flow.run_name) == ("manyhands.flow_runs", "the flow run")
+        assert (of_flow.name, of_flow.run_name) == ("shoal.flow_runs", "the flow run")
 
 
 def test_a_silenced_library_runs_as_well(caplog: pytest.LogCaptureFixture) -> None:
     for level in ("CRITICAL", "DEBUG"):
-        caplog.set_level(level, "manyhands")
+        caplog.set_level(level, "shoal")
 
         @flow
         def main() -> Any:
@@ -309,7 +309,7 @@ def test_a_handler_that_fails_harms_no_run() -> None:
             raise ValueError("a broken handler")
 
     handler = Broken()
-    logger = logging.getLogger("manyhands.task_runs")
+    logger = logging.getLogger("shoal.task_runs")
     logger.addHandler(handler)
     logger.setLevel("INFO")
     try:

@@ -10,8 +10,8 @@ import anyio
 import anyio.lowlevel
 import numpy as np
 import pytest
-from manyhands import allow_failure, flow, opaque, quote, tags, task, unmapped
-from manyhands.exceptions import (
+from shoal import allow_failure, flow, opaque, quote, tags, task, unmapped
+from shoal.exceptions import (
     CancelledRun,
     InvalidOption,
     MappingLengthMismatch,
@@ -19,10 +19,10 @@ from manyhands.exceptions import (
     MissingContextError,
     ParameterBindError,
 )
-from manyhands.futures import TaskFutureList, as_completed, wait
-from manyhands.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
-from manyhands.testing.samples import Account, BoomError, add, boom, identity, inc
-from manyhands.testing.tools import PATIENCE, eventually
+from shoal.futures import TaskFutureList, as_completed, wait
+from shoal.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
+from shoal.testing.samples import Account, BoomError, add, boom, identity, inc
+from shoal.testing.tools import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -291,7 +291,7 @@ def test_a_hundred_thousand(runner: Any) -> None:
 
 
 def test_every_kind_of_end_in_one_map() -> None:
-    from manyhands.states import Cancelled, Failed
+    from shoal.states import Cancelled, Failed
 
     tried: list[int] = []
 
@@ -342,7 +342,7 @@ def test_maps_of_async_tasks() -> None:
 
 
 def test_tags_and_context_of_elements() -> None:
-    from manyhands import runtime
+    from shoal import runtime
 
     @task
     def look(number: int) -> Any:

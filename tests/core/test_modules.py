@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import cloudpickle
 import pytest
-from manyhands.exceptions import InvalidOption
-from manyhands.task_runners.remote.modules import shipped_by_value
+from shoal.exceptions import InvalidOption
+from shoal.task_runners.remote.modules import shipped_by_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,7 @@ def test_nothing_that_is_installed() -> None:
     """The tests run from a command: what counts is where that was started, here the root of the workspace."""
     with shipped_by_value("auto") as shipping:
         tops = {name.partition(".")[0] for name in shipping.names}
-    assert tops.isdisjoint({"manyhands", "manyhands_dask", "pytest", "distributed", "json"})
+    assert tops.isdisjoint({"shoal", "shoal_dask", "pytest", "distributed", "json"})
 
 
 def test_a_script_and_its_helpers(beside: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_script_and_its_helpers(beside: Path) -> None:
     (beside / "script.py").write_text(
         textwrap.dedent("""
             import sys, cloudpickle, mh_helpers
-            from manyhands.task_runners.remote.modules import shipped_by_value
+            from shoal.task_runners.remote.modules import shipped_by_value
 
             with shipped_by_value("auto"):
                 data = cloudpickle.dumps(mh_helpers.double)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from manyhands import names
-from manyhands.exceptions import RunNameError
-from manyhands.names import (
+from shoal import names
+from shoal.exceptions import RunNameError
+from shoal.names import (
     flow_run_name,
     function_name_to_flow_name,
     next_number,
@@ -75,7 +75,7 @@ def test_uuid_uses_this_process_s_entropy() -> None:
 
 
 def test_other_processes_have_other_uuids() -> None:
-    code = "from manyhands.names import run_uuid; print(run_uuid(7))"
+    code = "from shoal.names import run_uuid; print(run_uuid(7))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert uuid.UUID(done.stdout.strip()) != uuid.UUID(run_uuid(7))
 
@@ -101,7 +101,7 @@ def test_forked_processes_have_other_uuids() -> None:
 
 def test_uuid_module_is_not_needed() -> None:
     code = (
-        "import sys; before = set(sys.modules); from manyhands.names import run_uuid; run_uuid(7);"
+        "import sys; before = set(sys.modules); from shoal.names import run_uuid; run_uuid(7);"
         "print(*sorted({'uuid', 'random', 'inspect', 'datetime', 'dataclasses'} & (set(sys.modules) - before)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import psutil
 import pytest
-from manyhands import flow, get_run_logger, tags, task, unmapped
-from manyhands.context import SCOPE, current_scope
-from manyhands.exceptions import NestingTooDeep, SerializationError, WaitCycle
-from manyhands.futures import as_completed, wait
-from manyhands.runtime import flow_run, task_run
-from manyhands.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
-from manyhands.task_runners.processes.spawning import default_method
-from manyhands.task_runners.processes.wire import DriverChannel, Inbox
-from manyhands.testing.tools import PATIENCE, Signals, eventually
+from shoal import flow, get_run_logger, tags, task, unmapped
+from shoal.context import SCOPE, current_scope
+from shoal.exceptions import NestingTooDeep, SerializationError, WaitCycle
+from shoal.futures import as_completed, wait
+from shoal.runtime import flow_run, task_run
+from shoal.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from shoal.task_runners.processes.spawning import default_method
+from shoal.task_runners.processes.wire import DriverChannel, Inbox
+from shoal.testing.tools import PATIENCE, Signals, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from manyhands.futures import TaskFuture
+    from shoal.futures import TaskFuture
 
 pytestmark = pytest.mark.skipif(default_method() != "forkserver", reason="there is no forking here")
 
@@ -272,7 +272,7 @@ def test_cancelling_a_run_that_talks_to_the_driver(noisy: Any, signals: Signals)
             assert pid.submit().result(timeout=PATIENCE) == worker
         current_scope("").dispatcher.cancel_all()
 
-    logger = logging.getLogger("manyhands")
+    logger = logging.getLogger("shoal")
     propagate, logger.propagate = logger.propagate, False
     try:
         main()
@@ -338,7 +338,7 @@ class States(logging.Handler):
         return [state for run, state in self.lines if run == name]
 
     def __enter__(self) -> Self:
-        self.logger = logging.getLogger("manyhands.task_runs")
+        self.logger = logging.getLogger("shoal.task_runs")
         self.level = self.logger.level
         self.logger.setLevel(logging.DEBUG)
         self.logger.addHandler(self)
@@ -666,7 +666,7 @@ def test_what_a_nested_run_knows(signals: Signals, caplog: pytest.LogCaptureFixt
             assert run_tags == ["inner", "outer", "own"]
             assert flow_name == "the-flow"
             assert count == 1
-        lines = [r.getMessage() for r in caplog.records if r.name == "manyhands.task_runs"]
+        lines = [r.getMessage() for r in caplog.records if r.name == "shoal.task_runs"]
         told = [line for line in lines if not line.startswith("Finished")]
         assert [*told[:2], *sorted(told[2:4]), *told[4:]] == [
             "before",
@@ -674,7 +674,7 @@ def test_what_a_nested_run_knows(signals: Signals, caplog: pytest.LogCaptureFixt
             "after",
         ]
 
-    with caplog.at_level(logging.INFO, logger="manyhands"):
+    with caplog.at_level(logging.INFO, logger="shoal"):
         main()
 
 
@@ -695,7 +695,7 @@ def test_records_that_do_not_come_home(caplog: pytest.LogCaptureFixture) -> None
         assert logs.submit().result(timeout=PATIENCE) == 1
         assert pid.submit().result() == worker
 
-    with caplog.at_level(logging.INFO, logger="manyhands"):
+    with caplog.at_level(logging.INFO, logger="shoal"):
         main()
     assert "plain" in [record.getMessage() for record in caplog.records]
 
@@ -820,7 +820,7 @@ def test_a_large_argument_of_a_map_goes_once_to_each_worker(through_sockets: lis
 
 def is_segment(member: Any, fd: str) -> bool:
     try:
-        return "memfd:manyhands" in os.readlink(f"/proc/{member.process.pid}/fd/{fd}")
+        return "memfd:shoal" in os.readlink(f"/proc/{member.process.pid}/fd/{fd}")
     except OSError:
         return False
 
@@ -829,7 +829,7 @@ def segments_here() -> int:
     found = 0
     for fd in os.listdir("/proc/self/fd"):
         try:
-            found += "memfd:manyhands" in os.readlink(f"/proc/self/fd/{fd}")
+            found += "memfd:shoal" in os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
             continue
     return found

@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 import pytest
-from manyhands import allow_failure, flow, task
-from manyhands.context import current_scope
-from manyhands.exceptions import (
+from shoal import allow_failure, flow, task
+from shoal.context import current_scope
+from shoal.exceptions import (
     InvalidOption,
     SerializationError,
     UpstreamTaskError,
     WorkerDied,
 )
-from manyhands.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
-from manyhands.task_runners.processes.spawning import default_method
-from manyhands.testing.tools import PATIENCE, Signals, eventually
+from shoal.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from shoal.task_runners.processes.spawning import default_method
+from shoal.testing.tools import PATIENCE, Signals, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from manyhands.futures import TaskFuture
+    from shoal.futures import TaskFuture
 
 pytestmark = pytest.mark.skipif(default_method() != "forkserver", reason="there is no forking here")
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from manyhands.task_runners.processes.spawning import default_method
-from manyhands.testing.tools import PATIENCE, eventually
+from shoal.task_runners.processes.spawning import default_method
+from shoal.testing.tools import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +33,8 @@ SOON = 20.0
 
 HEAD = """
 import os, pathlib, signal, sys, threading, time
-from manyhands import flow, get_run_logger, task
-from manyhands.task_runners import ProcessPoolTaskRunner
+from shoal import flow, get_run_logger, task
+from shoal.task_runners import ProcessPoolTaskRunner
 
 here = pathlib.Path({here!r})
 
@@ -312,7 +312,7 @@ PEACEFUL = {
 
 @pytest.mark.parametrize("what", PEACEFUL)
 def test_an_end_in_peace_says_nothing(tmp_path: Path, what: str) -> None:
-    text = "import logging\nlogging.getLogger('manyhands').setLevel(logging.ERROR)\n"
+    text = "import logging\nlogging.getLogger('shoal').setLevel(logging.ERROR)\n"
     with program(tmp_path, text + textwrap.dedent(PEACEFUL[what]) + "\nmain()\n") as run:
         output, errors = run.end()
     assert (output, errors, run.process.returncode) == ("55\n", "", 0)
@@ -343,8 +343,8 @@ def test_closed_standard_streams(tmp_path: Path) -> None:
 #: A program without a guard, whose functions, classes and instances are its own.
 MAIN = """
 import dataclasses, enum
-from manyhands import flow, task
-from manyhands.task_runners import ProcessPoolTaskRunner
+from shoal import flow, task
+from shoal.task_runners import ProcessPoolTaskRunner
 
 print("the script runs once")
 FACTOR = 3
@@ -440,7 +440,7 @@ def test_modules_beside_the_script(tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (folder / "beside.py").write_text(
-        "from manyhands import task\n"
+        "from shoal import task\n"
         "VALUE = None\n"
         "class Thing:\n"
         "    def __init__(self, x): self.x = x\n"
@@ -454,8 +454,8 @@ def test_modules_beside_the_script(tmp_path: Path) -> None:
     )
     (folder / "script.py").write_text(
         "import beside\n"
-        "from manyhands import flow, task\n"
-        "from manyhands.task_runners import ProcessPoolTaskRunner\n"
+        "from shoal import flow, task\n"
+        "from shoal.task_runners import ProcessPoolTaskRunner\n"
         "@task\n"
         "def reads(thing):\n"
         "    assert isinstance(thing, beside.Thing)\n"

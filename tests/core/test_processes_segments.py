@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from manyhands.serialization import dumps_with_buffers
-from manyhands.task_runners.processes.segments import (
+from shoal.serialization import dumps_with_buffers
+from shoal.task_runners.processes.segments import (
     NoSegment,
     Segment,
     SegmentPool,
@@ -105,15 +105,15 @@ def put(value: Any) -> tuple[Segment, tuple[int, ...]]:
 
 def mappings() -> int:
     """How many segments this process maps."""
-    return Path("/proc/self/maps").read_text().count("memfd:manyhands")
+    return Path("/proc/self/maps").read_text().count("memfd:shoal")
 
 
 def run(script: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs a program whose warnings are errors; it has the names that most of these need."""
     head = textwrap.dedent("""
         import errno, os, pickle, resource, signal, socket, sys
-        from manyhands.serialization import dumps_with_buffers
-        from manyhands.task_runners.processes.segments import *
+        from shoal.serialization import dumps_with_buffers
+        from shoal.task_runners.processes.segments import *
         def put(value):
             data, buffers = dumps_with_buffers(value)
             segment = Segment.create(needed(data, buffers))
@@ -257,7 +257,7 @@ class TestRoundTrips:
     def test_one_system_call_moves_no_more_than_it_may(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("manyhands.task_runners.processes.segments._CHUNK", 1000)
+        monkeypatch.setattr("shoal.task_runners.processes.segments._CHUNK", 1000)
         pwrite, lengths = os.pwrite, []
 
         def noted(fd: int, data: Any, at: int) -> int:
@@ -271,7 +271,7 @@ class TestRoundTrips:
 
     def test_classes_of_main_cross_to_another_process(self, np: Any) -> None:
         reader = (
-            "import pickle, sys; from manyhands.task_runners.processes.segments import load;"
+            "import pickle, sys; from shoal.task_runners.processes.segments import load;"
             "value = load(int(sys.argv[1]), pickle.loads(bytes.fromhex(sys.argv[2])));"
             "print(value.total(), value.x.flags.writeable)"
         )

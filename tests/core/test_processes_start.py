@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from manyhands.task_runners.processes import spawning
-from manyhands.task_runners.processes.spawning import WorkerProcess, default_method, start_worker
-from manyhands.testing.tools import PATIENCE, eventually
+from shoal.task_runners.processes import spawning
+from shoal.task_runners.processes.spawning import WorkerProcess, default_method, start_worker
+from shoal.testing.tools import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -237,19 +237,19 @@ def test_a_callback_may_start_the_next(begin: Callable[..., Started]) -> None:
 def test_it_finds_the_surroundings_of_the_driver_as_they_are_now(
     start: Callable[..., Started], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MANYHANDS_TEST_GOES", "soon")
+    monkeypatch.setenv("SHOAL_TEST_GOES", "soon")
     start("surroundings").told()
-    monkeypatch.delenv("MANYHANDS_TEST_GOES")
-    monkeypatch.setenv("MANYHANDS_TEST_STAYS", "a=b \udcff")
-    monkeypatch.setenv("MANYHANDS_TEST_OWN", "the driver's")
+    monkeypatch.delenv("SHOAL_TEST_GOES")
+    monkeypatch.setenv("SHOAL_TEST_STAYS", "a=b \udcff")
+    monkeypatch.setenv("SHOAL_TEST_OWN", "the driver's")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "argv", ["program", "--option"])
     for own in ("first", "second"):
-        facts = start("surroundings", MANYHANDS_TEST_OWN=own).told()
+        facts = start("surroundings", SHOAL_TEST_OWN=own).told()
         environ = facts["environ"]
-        assert "MANYHANDS_TEST_GOES" not in environ
-        assert environ == {**os.environ, "MANYHANDS_TEST_OWN": own}
+        assert "SHOAL_TEST_GOES" not in environ
+        assert environ == {**os.environ, "SHOAL_TEST_OWN": own}
         assert facts["cwd"] == str(tmp_path)
         assert facts["path"] == sys.path
         assert facts["argv"] == ["program", "--option"]
@@ -319,7 +319,7 @@ def test_nothing_of_the_server_is_in_the_worker(start: Callable[..., Started]) -
 
 def test_large_settings_and_environments(start: Callable[..., Started]) -> None:
     settings = bytes(range(256)) * 20_000
-    worker = start("settings", settings, MANYHANDS_TEST_LARGE="x" * 100_000)
+    worker = start("settings", settings, SHOAL_TEST_LARGE="x" * 100_000)
     assert worker.told() == {"length": len(settings), "sum": sum(settings)}
     assert worker.ended() == (0, None)
 
@@ -425,8 +425,8 @@ def test_it_does_not_end_with_what_the_terminal_sends(begin: Callable[..., Start
 
 PRELUDE = f"""
 import json, os, signal, socket, sys, threading, time
-from manyhands.task_runners.processes import spawning
-from manyhands.task_runners.processes.spawning import start_worker
+from shoal.task_runners.processes import spawning
+from shoal.task_runners.processes.spawning import start_worker
 
 def start(method, function, settings=b""):
     read, write = os.pipe()

@@ -7,9 +7,9 @@ import socket
 from typing import Any
 
 import pytest
-from manyhands.task_runners.processes import wire
-from manyhands.task_runners.processes.wire import DriverChannel, Inbox
-from manyhands.task_runners.remote import messages
+from shoal.task_runners.processes import wire
+from shoal.task_runners.processes.wire import DriverChannel, Inbox
+from shoal.task_runners.remote import messages
 
 
 @pytest.mark.parametrize("blocked", [False, True])

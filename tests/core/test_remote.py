@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from manyhands import task
-from manyhands.task_runners.remote.batches import Batch, Rows
-from manyhands.task_runners.remote.cluster_backend import ClusterBackend
-from manyhands.task_runners.remote.cluster_members import Sent
-from manyhands.task_runners.remote.worker import RemoteWorker
+from shoal import task
+from shoal.task_runners.remote.batches import Batch, Rows
+from shoal.task_runners.remote.cluster_backend import ClusterBackend
+from shoal.task_runners.remote.cluster_members import Sent
+from shoal.task_runners.remote.worker import RemoteWorker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from loky import ProcessPoolExecutor as LokyExecutor
-from manyhands import flow, runtime, task
-from manyhands.exceptions import CancelledRun, InvalidOption, SerializationError, WorkerDied
-from manyhands.task_runners import ExecutorTaskRunner
-from manyhands.testing import TaskRunnerSuite
-from manyhands.testing.samples import boom, hold, inc, note
-from manyhands.testing.tools import PATIENCE, Signals
+from shoal import flow, runtime, task
+from shoal.exceptions import CancelledRun, InvalidOption, SerializationError, WorkerDied
+from shoal.task_runners import ExecutorTaskRunner
+from shoal.testing import TaskRunnerSuite
+from shoal.testing.samples import boom, hold, inc, note
+from shoal.testing.tools import PATIENCE, Signals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,21 +16,21 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from manyhands import flow, task
-from manyhands.task_runners import ThreadPoolTaskRunner
-from manyhands.testing.samples import BoomError, inc
-from manyhands.testing.tools import PATIENCE, eventually
+from shoal import flow, task
+from shoal.task_runners import ThreadPoolTaskRunner
+from shoal.testing.samples import BoomError, inc
+from shoal.testing.tools import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from manyhands.futures import TaskFuture
+    from shoal.futures import TaskFuture
 
 # CPython 3.11 attributes what a signal raises at a loop's way back to the instruction before the loop: that must lie in
 # the `try` too, or its `finally` is passed by.
 SCRIPT = """
 import os, pathlib, signal, sys, time
-from manyhands import flow, task
+from shoal import flow, task
 
 here = pathlib.Path({here!r})
 

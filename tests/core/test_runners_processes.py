@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from manyhands.task_runners import ProcessPoolTaskRunner
-from manyhands.testing import TaskRunnerSuite
+from shoal.task_runners import ProcessPoolTaskRunner
+from shoal.testing import TaskRunnerSuite
 
 
 class TestProcessPool(TaskRunnerSuite):

@@ -7,11 +7,11 @@ from typing import Any
 
 import anyio
 import pytest
-from manyhands import flow, task
-from manyhands.exceptions import InvalidOption
-from manyhands.task_runners import SequentialTaskRunner
-from manyhands.testing import TaskRunnerSuite
-from manyhands.testing.samples import boom, inc
+from shoal import flow, task
+from shoal.exceptions import InvalidOption
+from shoal.task_runners import SequentialTaskRunner
+from shoal.testing import TaskRunnerSuite
+from shoal.testing.samples import boom, inc
 
 
 class TestSequential(TaskRunnerSuite):
@@ -56,7 +56,7 @@ def test_it_starts_no_thread() -> None:
         return link.result()
 
     assert main() == 101
-    new = [t for t in threading.enumerate() if t not in before and "manyhands-w" in t.name]
+    new = [t for t in threading.enumerate() if t not in before and "shoal-w" in t.name]
     assert new == []
 
 

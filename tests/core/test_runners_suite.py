@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from manyhands import testing
-from manyhands.scheduling.backend import Capabilities
-from manyhands.testing.base import FLAGS, covers
-from manyhands.testing.tools import Signals, eventually
+from shoal import testing
+from shoal.scheduling.backend import Capabilities
+from shoal.testing.base import FLAGS, covers
+from shoal.testing.tools import Signals, eventually
 
 SPEC_SECTIONS = {"1", "2", "3", "4", "5", "6", "7", "8", "9", "11"}
 
@@ -48,9 +48,9 @@ def test_a_flag_that_does_not_exist() -> None:
 
 AUTHORS_FILE = """
 import pytest
-from manyhands.scheduling.backend import Capabilities
-from manyhands.task_runners import ThreadPoolTaskRunner
-from manyhands.testing import TaskRunnerSuite
+from shoal.scheduling.backend import Capabilities
+from shoal.task_runners import ThreadPoolTaskRunner
+from shoal.testing import TaskRunnerSuite
 
 
 class TestMine(TaskRunnerSuite):

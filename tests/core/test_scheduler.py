@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from manyhands import task
-from manyhands.calls import (
+from shoal import task
+from shoal.calls import (
     AWAITING_RETRY,
     CANCELLED,
     COMPLETED,
@@ -28,15 +28,15 @@ from manyhands.calls import (
     Call,
     Outcome,
 )
-from manyhands.engine.inputs import Input
-from manyhands.exceptions import WorkerDied
-from manyhands.futures import TaskFuture, TaskFutureList
-from manyhands.futures.maps import MapRecord, Span
-from manyhands.names import next_number, reserve
-from manyhands.scheduling import effects
-from manyhands.scheduling.backend import Capabilities
-from manyhands.scheduling.batching import BatchPolicy
-from manyhands.scheduling.dispatcher import Dispatcher
+from shoal.engine.inputs import Input
+from shoal.exceptions import WorkerDied
+from shoal.futures import TaskFuture, TaskFutureList
+from shoal.futures.maps import MapRecord, Span
+from shoal.names import next_number, reserve
+from shoal.scheduling import effects
+from shoal.scheduling.backend import Capabilities
+from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.dispatcher import Dispatcher
 
 WINDOW = 2
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from manyhands import states
-from manyhands.exceptions import (
+from shoal import states
+from shoal.exceptions import (
     CancelledRun,
     CrashedRun,
     FailedRun,
@@ -21,7 +21,7 @@ from manyhands.exceptions import (
     UnfinishedRun,
     UpstreamTaskError,
 )
-from manyhands.states import (
+from shoal.states import (
     AwaitingRetry,
     Cancelled,
     Cancelling,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import cloudpickle
 import pytest
-from manyhands import Task, flow, get_run_logger, runtime, task
-from manyhands.exceptions import (
+from shoal import Task, flow, get_run_logger, runtime, task
+from shoal.exceptions import (
     CancelledRun,
     InvalidOption,
     MissingContextError,
@@ -21,11 +21,11 @@ from manyhands.exceptions import (
     ReservedArgumentError,
     UpstreamTaskError,
 )
-from manyhands.states import Cancelled, Completed, Crashed, Failed, Pending
-from manyhands.task_runners import ThreadPoolTaskRunner
-from manyhands.testing.base import LOOPS
-from manyhands.testing.samples import Account, BoomError, add, boom, inc, note
-from manyhands.testing.tools import Signals
+from shoal.states import Cancelled, Completed, Crashed, Failed, Pending
+from shoal.task_runners import ThreadPoolTaskRunner
+from shoal.testing.base import LOOPS
+from shoal.testing.samples import Account, BoomError, add, boom, inc, note
+from shoal.testing.tools import Signals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -8,18 +8,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from manyhands import flow, task
-from manyhands.exceptions import CancelledRun, InvalidOption, TaskRunTimeout
-from manyhands.task_runners import ThreadPoolTaskRunner
-from manyhands.testing.samples import inc
-from manyhands.testing.tools import PATIENCE, eventually
+from shoal import flow, task
+from shoal.exceptions import CancelledRun, InvalidOption, TaskRunTimeout
+from shoal.task_runners import ThreadPoolTaskRunner
+from shoal.testing.samples import inc
+from shoal.testing.tools import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 def pool_threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith("manyhands-worker")]
+    return [t for t in threading.enumerate() if t.name.startswith("shoal-worker")]
 
 
 class Crowd:
@@ -214,7 +214,7 @@ def test_async_tasks_are_unbounded_without_max_workers() -> None:
 
 
 def test_the_environment_bounds_a_pool_without_max_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MANYHANDS_MAX_THREADS", "4")
+    monkeypatch.setenv("SHOAL_MAX_THREADS", "4")
     crowd = Crowd()
     barrier = threading.Barrier(4)
 
@@ -308,8 +308,8 @@ def lock(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     The library loses its patience with such tasks sooner than it does elsewhere.
     """
-    monkeypatch.setattr("manyhands.scheduling.dispatcher.GRACE", 0.2)
-    monkeypatch.setattr("manyhands.task_runners.base.LEAVING", 0.5)
+    monkeypatch.setattr("shoal.scheduling.dispatcher.GRACE", 0.2)
+    monkeypatch.setattr("shoal.task_runners.base.LEAVING", 0.5)
     event = threading.Event()
     yield event
     event.set()

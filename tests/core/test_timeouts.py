@@ -11,13 +11,13 @@ from typing import Any, Self
 
 import anyio
 import pytest
-from manyhands import flow, task
-from manyhands.exceptions import FlowRunTimeout, InvalidOption, TaskRunTimeout, WaitTimeout
-from manyhands.futures import as_completed, wait
-from manyhands.task_runners import ThreadPoolTaskRunner
-from manyhands.testing.base import LOOPS
-from manyhands.testing.samples import inc
-from manyhands.testing.tools import PATIENCE
+from shoal import flow, task
+from shoal.exceptions import FlowRunTimeout, InvalidOption, TaskRunTimeout, WaitTimeout
+from shoal.futures import as_completed, wait
+from shoal.task_runners import ThreadPoolTaskRunner
+from shoal.testing.base import LOOPS
+from shoal.testing.samples import inc
+from shoal.testing.tools import PATIENCE
 
 #: A limit, and how long nobody would wait who is interrupted.
 LIMIT, FOR_EVER = 0.1, 2 * PATIENCE
@@ -40,7 +40,7 @@ def late() -> None:
 
 FIRST_COROUTINE = """
 import sys
-from manyhands import flow, task
+from shoal import flow, task
 
 @task(timeout_seconds=60)
 async def backends() -> list[str]:

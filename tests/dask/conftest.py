@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from distributed.utils import _offload_executor
-from manyhands_dask.connection import Connection
-from manyhands_dask.settings import ClusterSettings
+from shoal_dask.connection import Connection
+from shoal_dask.settings import ClusterSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

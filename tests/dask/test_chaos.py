@@ -13,11 +13,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from manyhands import flow, task
-from manyhands.exceptions import CrashedRun, RunnerStateError, WorkerDied
-from manyhands.testing.samples import inc
-from manyhands.testing.tools import PATIENCE, eventually
-from manyhands_dask import DaskTaskRunner, get_dask_client
+from shoal import flow, task
+from shoal.exceptions import CrashedRun, RunnerStateError, WorkerDied
+from shoal.testing.samples import inc
+from shoal.testing.tools import PATIENCE, eventually
+from shoal_dask import DaskTaskRunner, get_dask_client
 
 from tests.dask.clusters import commands
 from tests.disturbed import run_disturbed
@@ -139,7 +139,7 @@ def test_a_killed_scheduler(tmp_path: Path) -> None:
 def test_a_frozen_scheduler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("MANYHANDS_DASK_FROZEN_SECONDS", "12")
+    monkeypatch.setenv("SHOAL_DASK_FROZEN_SECONDS", "12")
     with commands(tmp_path, 1) as cluster:
 
         @flow(task_runner=DaskTaskRunner(address=cluster.address))
@@ -204,11 +204,11 @@ def test_an_adaptive_cluster_grows(tmp_path: Path) -> None:
 
 DRIVER = """
 import sys
-from manyhands import flow, task
-from manyhands_dask import DaskTaskRunner
+from shoal import flow, task
+from shoal_dask import DaskTaskRunner
 @task
 def double(x):
-    from manyhands.runtime import task_run
+    from shoal.runtime import task_run
     return 2 * x, task_run.id
 @task
 def parent(x):

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import dask
 import pytest
 from distributed import Client, LocalCluster, Nanny
-from manyhands.exceptions import ClusterFailed, ClusterUnreachable, InvalidOption
-from manyhands.testing.tools import eventually
-from manyhands_dask.connection import Connection
-from manyhands_dask.quiet import quiet
-from manyhands_dask.settings import ClusterSettings
+from shoal.exceptions import ClusterFailed, ClusterUnreachable, InvalidOption
+from shoal.testing.tools import eventually
+from shoal_dask.connection import Connection
+from shoal_dask.quiet import quiet
+from shoal_dask.settings import ClusterSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ def quick() -> Connection:
 def scratch(tmp_path: Path) -> Iterator[Callable[[], list[Path]]]:
     """What clusters have on disk at the moment."""
     with dask.config.set({"temporary-directory": str(tmp_path)}):
-        yield lambda: list(tmp_path.glob("manyhands-dask-*"))
+        yield lambda: list(tmp_path.glob("shoal-dask-*"))
 
 
 # ------------------------------------------------------------------------ a local cluster
@@ -75,7 +75,7 @@ def test_one_worker_process_for_each_processor(
 def test_workers_find_the_surroundings_of_the_driver(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MANYHANDS_TEST", "now")
+    monkeypatch.setenv("SHOAL_TEST", "now")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
 
@@ -85,12 +85,12 @@ def test_workers_find_the_surroundings_of_the_driver(
         import sys
 
         ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-        return os.environ.get("MANYHANDS_TEST"), os.getcwd(), sys.path, ignored
+        return os.environ.get("SHOAL_TEST"), os.getcwd(), sys.path, ignored
 
     expected: Any = None
     for value in ("now", None):
         if value is None:
-            monkeypatch.delenv("MANYHANDS_TEST")  # the server that workers are forked from has it
+            monkeypatch.delenv("SHOAL_TEST")  # the server that workers are forked from has it
         before = dict(os.environ)
         connection = Connection(settings(cluster_kwargs={"n_workers": 1}))
         connection.acquire()

@@ -11,13 +11,13 @@ import dask
 import distributed
 import numpy as np
 import pytest
-from manyhands import allow_failure, flow, task, unmapped
-from manyhands.exceptions import InvalidOption, ResultLost, UpstreamTaskError
-from manyhands.testing.samples import BoomError, boom, identity, inc
-from manyhands.testing.tools import PATIENCE, eventually
-from manyhands_dask import DaskTaskRunner, get_dask_client
-from manyhands_dask.bus import can_profile
-from manyhands_dask.side import _DaskSeat
+from shoal import allow_failure, flow, task, unmapped
+from shoal.exceptions import InvalidOption, ResultLost, UpstreamTaskError
+from shoal.testing.samples import BoomError, boom, identity, inc
+from shoal.testing.tools import PATIENCE, eventually
+from shoal_dask import DaskTaskRunner, get_dask_client
+from shoal_dask.bus import can_profile
+from shoal_dask.side import _DaskSeat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -413,7 +413,7 @@ def test_what_comes_for_a_wait_that_has_ended_is_given_back() -> None:
         return parent.submit().result(timeout=PATIENCE)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("manyhands_dask.side._DaskSeat", Slow)
+        patch.setattr("shoal_dask.side._DaskSeat", Slow)
         assert main() == "caught"
 
 
@@ -472,9 +472,9 @@ def test_twenty_flows_in_turn_leave_nothing(cluster: Any) -> None:
         client = runner._connection.client
 
         def clean() -> bool:
-            sides = client.run(lambda dask_worker: len(dask_worker.manyhands_sides))
+            sides = client.run(lambda dask_worker: len(dask_worker.shoal_sides))
             sessions = client.run_on_scheduler(
-                lambda dask_scheduler: len(dask_scheduler.plugins["manyhands"]._sessions)
+                lambda dask_scheduler: len(dask_scheduler.plugins["shoal"]._sessions)
             )
             return not keys_of(client) and sessions == 2 and set(sides.values()) == {2}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 
-from manyhands.exceptions import MissingContextError
-from manyhands_dask.exceptions import MissingDaskClient
+from shoal.exceptions import MissingContextError
+from shoal_dask.exceptions import MissingDaskClient
 
 
 def test_a_missing_client_says_where_there_is_one() -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from manyhands.exceptions import InvalidOption, MissingExtraError, SerializationError
-from manyhands.task_runners import ThreadPoolTaskRunner, registry
-from manyhands_dask import DaskTaskRunner, task_runners
-from manyhands_dask.report import Report
+from shoal.exceptions import InvalidOption, MissingExtraError, SerializationError
+from shoal.task_runners import ThreadPoolTaskRunner, registry
+from shoal_dask import DaskTaskRunner, task_runners
+from shoal_dask.report import Report
 
 if TYPE_CHECKING:
-    from manyhands_dask.connection import Connection
+    from shoal_dask.connection import Connection
 
 
 class FakeCluster:
@@ -170,7 +170,7 @@ def test_duplicates_share_the_cluster() -> None:
 
 def test_importing_and_configuring_it_does_not_import_dask() -> None:
     code = (
-        "import sys, manyhands_dask; manyhands_dask.DaskTaskRunner('tcp://h:1'); manyhands_dask.get_dask_client;"
+        "import sys, shoal_dask; shoal_dask.DaskTaskRunner('tcp://h:1'); shoal_dask.get_dask_client;"
         "sys.exit('dask' in sys.modules or 'distributed' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0

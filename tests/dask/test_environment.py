@@ -7,9 +7,9 @@ import pickle
 from typing import TYPE_CHECKING
 
 import pytest
-from manyhands.exceptions import EnvironmentMismatch
-from manyhands_dask import environment
-from manyhands_dask.environment import (
+from shoal.exceptions import EnvironmentMismatch
+from shoal_dask import environment
+from shoal_dask.environment import (
     check_environment,
     check_worker,
     compare,
@@ -18,12 +18,12 @@ from manyhands_dask.environment import (
 )
 
 if TYPE_CHECKING:
-    from manyhands_dask.connection import Connection
+    from shoal_dask.connection import Connection
 
 HERE = {
     "python": "3.11.7",
-    "manyhands": "0.1.0",
-    "manyhands_dask": "0.1.0",
+    "shoal": "0.1.0",
+    "shoal_dask": "0.1.0",
     "cloudpickle": "3.1.0",
     "distributed": "2026.8.0",
 }
@@ -45,10 +45,10 @@ def test_what_agrees() -> None:
     ("package", "version"),
     [
         ("python", "3.12.7"),
-        ("manyhands", "0.1.1"),
-        ("manyhands", "missing"),
-        ("manyhands_dask", "0.2.0"),
-        ("manyhands_dask", "missing"),
+        ("shoal", "0.1.1"),
+        ("shoal", "missing"),
+        ("shoal_dask", "0.2.0"),
+        ("shoal_dask", "missing"),
         ("distributed", "2026.7.0"),
         ("distributed", "2025.8.0"),
     ],
@@ -133,6 +133,6 @@ def test_a_cluster_that_does_not_say(
 def test_a_worker_that_comes_later() -> None:
     assert check_worker(this_environment()) is None
     assert check_worker({**this_environment(), "cloudpickle": "1.0"}) is None
-    problem = check_worker({**this_environment(), "manyhands": "9.9"})
+    problem = check_worker({**this_environment(), "shoal": "9.9"})
     assert problem is not None
-    assert "manyhands is 9.9 on the worker" in problem
+    assert "shoal is 9.9 on the worker" in problem

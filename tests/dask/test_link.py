@@ -7,8 +7,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from manyhands.testing.tools import PATIENCE, eventually
-from manyhands_dask.link import Link
+from shoal.testing.tools import PATIENCE, eventually
+from shoal_dask.link import Link
 
 
 class Large:
@@ -23,7 +23,7 @@ def never(error: Exception) -> None:
 def test_what_comes_after_its_end_is_dropped() -> None:
     heard: list[Any] = []
     client: Any = SimpleNamespace(
-        futures={}, loop=SimpleNamespace(add_callback=lambda action: None), manyhands_links={}
+        futures={}, loop=SimpleNamespace(add_callback=lambda action: None), shoal_links={}
     )
     link = Link(client, "mh1", heard.append, never)
     link.open()

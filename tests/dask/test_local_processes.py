@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from manyhands.testing.tools import eventually
+from shoal.testing.tools import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,8 +25,8 @@ SOON = 20.0
 #: What every script begins with. Were it imported by a worker, it would open a cluster there.
 BEGINNING = """
 import json, os, signal, sys, time
-from manyhands_dask.connection import Connection
-from manyhands_dask.settings import ClusterSettings
+from shoal_dask.connection import Connection
+from shoal_dask.settings import ClusterSettings
 
 print(json.dumps({"imported by": os.getpid()}), flush=True)
 connection = Connection(ClusterSettings(cluster_kwargs={"n_workers": 2}))
@@ -180,7 +180,7 @@ def test_a_driver_that_forgets_to_release(run: Callable[[str], Script], tmp_path
     workers = script.told()["pids"]
     assert script.ended() == 0
     eventually(lambda: gone(workers), "its workers have ended", SOON)
-    assert list(tmp_path.glob("manyhands-dask-*")) == []
+    assert list(tmp_path.glob("shoal-dask-*")) == []
     assert script.errors() == ""
 
 

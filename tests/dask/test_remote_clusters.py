@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from distributed import Client, Security
-from manyhands.exceptions import ClusterUnreachable
-from manyhands.testing.tools import eventually
-from manyhands_dask.clients import CURRENT, get_dask_client
-from manyhands_dask.connection import Connection
-from manyhands_dask.environment import check_environment
-from manyhands_dask.exceptions import MissingDaskClient
-from manyhands_dask.settings import ClusterSettings
+from shoal.exceptions import ClusterUnreachable
+from shoal.testing.tools import eventually
+from shoal_dask.clients import CURRENT, get_dask_client
+from shoal_dask.connection import Connection
+from shoal_dask.environment import check_environment
+from shoal_dask.exceptions import MissingDaskClient
+from shoal_dask.settings import ClusterSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from manyhands.testing import TaskRunnerSuite
-from manyhands_dask import DaskTaskRunner
-from manyhands_dask.backend import DaskBackend
-from manyhands_dask.connection import Connection
-from manyhands_dask.settings import ClusterSettings
+from shoal.testing import TaskRunnerSuite
+from shoal_dask import DaskTaskRunner
+from shoal_dask.backend import DaskBackend
+from shoal_dask.connection import Connection
+from shoal_dask.settings import ClusterSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from manyhands.scheduling.backend import Capabilities
+    from shoal.scheduling.backend import Capabilities
 
 
 def _without_hard_stop() -> Capabilities:

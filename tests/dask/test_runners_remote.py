@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from distributed import Security
-from manyhands.testing import TaskRunnerSuite
-from manyhands_dask import DaskTaskRunner
+from shoal.testing import TaskRunnerSuite
+from shoal_dask import DaskTaskRunner
 
 from tests.dask.clusters import certificates, commands
 

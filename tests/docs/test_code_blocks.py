@@ -2,7 +2,7 @@
 
 * The ```python blocks of a page run in order, as one script in a fresh process and an empty directory.
 * `# prints: 42` at the end of a line in a block means that the script prints a line `42`, in the order of these.
-* In ```bash, ```sh and ```console blocks, the `manyhands …` commands run (also behind `$`, `uv run` and `… &&`).
+* In ```bash, ```sh and ```console blocks, the `shoal …` commands run (also behind `$`, `uv run` and `… &&`).
 * `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out.
 * What a page speaks of and a test does not have, such as clusters elsewhere, has stand-ins: see `STAND_INS`. Pages on
   Ray share a cluster.
@@ -44,7 +44,7 @@ TIMEOUT_ON_RAY = 110
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)")
 SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
 PRINTS = re.compile(r"# prints: (.*\S)")
-COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>manyhands\b.*)")
+COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>shoal\b.*)")
 
 
 #: By page, what gets the directory that its script is to run in ready, and says what to replace in the script.
@@ -105,7 +105,7 @@ def script_of(page: str) -> str:
 
 
 def commands_of(page: str) -> list[str]:
-    """The `manyhands` commands that the page's shell blocks show."""
+    """The `shoal` commands that the page's shell blocks show."""
     return [
         match["command"]
         for block in blocks_of(page)
@@ -121,7 +121,7 @@ def run(command: list[str], directory: Path, what: str, seconds: float = TIMEOUT
     environment = os.environ | {"HOME": str(directory), "PYTHONIOENCODING": "utf-8"}
     # What a page prints and what it logs share a pipe; buffered, each print stays whole.
     environment.pop("PYTHONUNBUFFERED", None)
-    for name in ("XDG_STATE_HOME", "MANYHANDS_LIMITS_URL"):
+    for name in ("XDG_STATE_HOME", "SHOAL_LIMITS_URL"):
         environment.pop(name, None)
     try:
         done = subprocess.run(

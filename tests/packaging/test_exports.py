@@ -24,39 +24,37 @@ REFERENCE = ROOT / "docs" / "reference.md"
 
 #: What each public module exports, exactly (SPEC 1.1-1.5). A new public name is added here and to the reference.
 EXPORTS = {
-    "manyhands": (
-        "flow task Flow Task unmapped allow_failure quote opaque tags get_run_logger State"
-    ),
-    "manyhands.futures": (
+    "shoal": ("flow task Flow Task unmapped allow_failure quote opaque tags get_run_logger State"),
+    "shoal.futures": (
         "TaskFuture TaskFutureList DoneAndNotDoneFutures wait as_completed"
         " resolve_futures_to_states resolve_futures_to_results"
     ),
-    "manyhands.task_runners": (
+    "shoal.task_runners": (
         "TaskRunner BaseTaskRunner ThreadPoolTaskRunner ProcessPoolTaskRunner SequentialTaskRunner"
         " ExecutorTaskRunner ConcurrentTaskRunner"
     ),
-    "manyhands.runtime": "task_run flow_run",
-    "manyhands.limits": "ConcurrencyLimits AsyncConcurrencyLimits ConcurrencyLimit",
-    "manyhands_dask": "DaskTaskRunner get_dask_client",
-    "manyhands_dask.exceptions": "MissingDaskClient",
-    "manyhands_ray": "RayTaskRunner remote_options",
+    "shoal.runtime": "task_run flow_run",
+    "shoal.limits": "ConcurrencyLimits AsyncConcurrencyLimits ConcurrencyLimit",
+    "shoal_dask": "DaskTaskRunner get_dask_client",
+    "shoal_dask.exceptions": "MissingDaskClient",
+    "shoal_ray": "RayTaskRunner remote_options",
 }
 
 #: Modules that export these and more of their kind (SPEC 1.3, 1.6, 11.4).
 EXPORTS_AT_LEAST = {
-    "manyhands.states": (
+    "shoal.states": (
         "State StateType"
         " Pending Running Completed Failed Crashed Cancelled Cancelling Scheduled AwaitingRetry"
         " Retrying Queued Paused"
         " get_state_exception raise_state_exception"
     ),
-    "manyhands.exceptions": (
-        "ManyhandsError UpstreamTaskError UnfinishedRun FailedRun CrashedRun CancelledRun"
+    "shoal.exceptions": (
+        "ShoalError UpstreamTaskError UnfinishedRun FailedRun CrashedRun CancelledRun"
         " MissingResult MissingContextError ParameterTypeError ParameterBindError"
         " ReservedArgumentError MappingLengthMismatch MappingMissingIterable WorkerDied ResultLost"
         " SerializationError MissingExtraError"
     ),
-    "manyhands.testing": "TaskRunnerSuite",
+    "shoal.testing": "TaskRunnerSuite",
 }
 
 MODULES = [*EXPORTS, *EXPORTS_AT_LEAST]
@@ -91,21 +89,21 @@ def test_module_exports_at_least(module: str) -> None:
 
 
 def test_dir_of_the_package_shows_its_lazy_names() -> None:
-    import manyhands
+    import shoal
 
-    assert set(dir(manyhands)) >= set(manyhands.__all__)
+    assert set(dir(shoal)) >= set(shoal.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    import manyhands
+    import shoal
 
     with pytest.raises(AttributeError, match="no_such_name"):
-        manyhands.no_such_name  # noqa: B018  the access is the test
+        shoal.no_such_name  # noqa: B018  the access is the test
 
 
 def test_states_have_types_and_predicates() -> None:
     """SPEC 1.3."""
-    from manyhands.states import Completed, StateType
+    from shoal.states import Completed, StateType
 
     assert {member.name for member in StateType} == set(STATE_TYPES.split())
     state = Completed()
@@ -115,11 +113,11 @@ def test_states_have_types_and_predicates() -> None:
 
 def test_exceptions_are_one_tree() -> None:
     """SPEC 1.6."""
-    import manyhands.exceptions
+    import shoal.exceptions
 
-    for name in manyhands.exceptions.__all__:
-        kind = getattr(manyhands.exceptions, name)
-        assert issubclass(kind, (manyhands.exceptions.ManyhandsError, Warning)), name
+    for name in shoal.exceptions.__all__:
+        kind = getattr(shoal.exceptions, name)
+        assert issubclass(kind, (shoal.exceptions.ShoalError, Warning)), name
 
 
 def test_the_reference_lists_every_public_name() -> None:
@@ -135,7 +133,7 @@ def test_the_reference_lists_every_public_name() -> None:
     assert public - listed == set(), "public, and not on the page"
 
 
-@pytest.mark.parametrize("package", ["manyhands", "manyhands_dask", "manyhands_ray"])
+@pytest.mark.parametrize("package", ["shoal", "shoal_dask", "shoal_ray"])
 def test_import_is_light(package: str) -> None:
     code = (
         f"import sys; before = set(sys.modules); import {package};"
@@ -176,7 +174,7 @@ def requirements_in(wheel: zipfile.Path) -> list[str]:
     return re.findall(r"^Requires-Dist: (.*)$", metadata, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("package", ["manyhands", "manyhands-dask", "manyhands-ray"])
+@pytest.mark.parametrize("package", ["shoal", "shoal-dask", "shoal-ray"])
 def test_wheel_is_complete(build: Callable[[str], zipfile.Path], package: str) -> None:
     wheel = build(package)
     module = package.replace("-", "_")
@@ -197,32 +195,32 @@ def test_wheel_is_complete(build: Callable[[str], zipfile.Path], package: str) -
 
 
 def test_wheel_tells_what_it_needs(build: Callable[[str], zipfile.Path]) -> None:
-    wheel = build("manyhands")
+    wheel = build("shoal")
     required = [line for line in requirements_in(wheel) if "extra ==" not in line]
     names = {re.split(r"[^\w-]", line)[0] for line in required}
     assert names == {"anyio", "cloudpickle", "cyclopts", "pydantic", "rich"}
     entry_points = (info_of(wheel) / "entry_points.txt").read_text()
-    assert "manyhands = manyhands.cli:main" in entry_points
-    assert "threads = manyhands.task_runners:ThreadPoolTaskRunner" in entry_points
-    assert "processes = manyhands.task_runners:ProcessPoolTaskRunner" in entry_points
-    assert "sequential = manyhands.task_runners:SequentialTaskRunner" in entry_points
+    assert "shoal = shoal.cli:main" in entry_points
+    assert "threads = shoal.task_runners:ThreadPoolTaskRunner" in entry_points
+    assert "processes = shoal.task_runners:ProcessPoolTaskRunner" in entry_points
+    assert "sequential = shoal.task_runners:SequentialTaskRunner" in entry_points
 
 
 def test_the_packages_of_one_version_belong_together(
     build: Callable[[str], zipfile.Path],
 ) -> None:
-    import manyhands
+    import shoal
 
-    version = manyhands.__version__
-    core = requirements_in(build("manyhands"))
-    wheels = [build("manyhands")]
+    version = shoal.__version__
+    core = requirements_in(build("shoal"))
+    wheels = [build("shoal")]
     for extra, engine in {"dask": "distributed", "ray": "ray"}.items():
-        assert importlib.import_module(f"manyhands_{extra}").__version__ == version
-        wheels.append(build(f"manyhands-{extra}"))
+        assert importlib.import_module(f"shoal_{extra}").__version__ == version
+        wheels.append(build(f"shoal-{extra}"))
         required = requirements_in(wheels[-1])
-        assert f"manyhands-{extra}=={version}; extra == '{extra}'" in core
-        assert f"manyhands=={version}" in required
-        assert {re.split(r"[^\w-]", line)[0] for line in required} == {"manyhands", engine}
+        assert f"shoal-{extra}=={version}; extra == '{extra}'" in core
+        assert f"shoal=={version}" in required
+        assert {re.split(r"[^\w-]", line)[0] for line in required} == {"shoal", engine}
     for wheel in wheels:
         assert info_of(wheel).name.split("-")[1].startswith(f"{version}.")
 
@@ -233,6 +231,6 @@ def test_the_packages_of_one_version_belong_together(
 def test_the_wheel_for_an_engine_brings_its_runner(
     build: Callable[[str], zipfile.Path], name: str, runner: str
 ) -> None:
-    entry_points = (info_of(build(f"manyhands-{name}")) / "entry_points.txt").read_text()
-    assert "[manyhands.task_runners]" in entry_points
-    assert f"{name} = manyhands_{name}:{runner}" in entry_points
+    entry_points = (info_of(build(f"shoal-{name}")) / "entry_points.txt").read_text()
+    assert "[shoal.task_runners]" in entry_points
+    assert f"{name} = shoal_{name}:{runner}" in entry_points

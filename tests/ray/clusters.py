@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
-from manyhands.exceptions import ClusterUnreachable
-from manyhands_ray.joining import knock
+from shoal.exceptions import ClusterUnreachable
+from shoal_ray.joining import knock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

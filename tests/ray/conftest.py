@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from manyhands_ray import RayTaskRunner
+    from shoal_ray import RayTaskRunner
 
 
 HERE = Path(__file__).parent
@@ -74,6 +74,6 @@ def pytest_runtest_teardown(
 @pytest.fixture
 def local_ray(keeper: Keeper) -> RayTaskRunner:
     """A runner that is entered, so that its instance of two CPUs is there for all others."""
-    from manyhands_ray import RayTaskRunner
+    from shoal_ray import RayTaskRunner
 
     return keeper.keep(RayTaskRunner(init_kwargs={"num_cpus": 2}))

@@ -17,12 +17,12 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from manyhands import flow, task
-from manyhands.exceptions import CrashedRun, ResultLost, RunnerStateError, WorkerDied
-from manyhands.testing.samples import identity, inc
-from manyhands.testing.tools import PATIENCE, Signals, eventually
-from manyhands_ray import RayTaskRunner, remote_options
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from shoal import flow, task
+from shoal.exceptions import CrashedRun, ResultLost, RunnerStateError, WorkerDied
+from shoal.testing.samples import identity, inc
+from shoal.testing.tools import PATIENCE, Signals, eventually
+from shoal_ray import RayTaskRunner, remote_options
 
 from tests.disturbed import pid_of_newest, run_disturbed
 from tests.ray.alone import alone
@@ -377,11 +377,11 @@ def cluster() -> Iterator[Head]:
 
 DRIVER = """
 import sys
-from manyhands import flow, task
-from manyhands_ray import RayTaskRunner, remote_options
+from shoal import flow, task
+from shoal_ray import RayTaskRunner, remote_options
 @task
 def double(x):
-    from manyhands.runtime import task_run
+    from shoal.runtime import task_run
     return 2 * x, task_run.id
 @task
 def parent(x):
@@ -399,8 +399,8 @@ print("fine")
 
 ENDLESS = """
 import os, sys, time
-from manyhands import flow, task
-from manyhands_ray import RayTaskRunner, remote_options
+from shoal import flow, task
+from shoal_ray import RayTaskRunner, remote_options
 @task
 def endless(number):
     open(os.path.join(FOLDER, f"begun-{os.getpid()}"), "w").close()

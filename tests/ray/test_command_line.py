@@ -1,4 +1,4 @@
-"""`manyhands demo` and `manyhands run`, on Ray: on an instance of its own, and on a cluster that runs."""
+"""`shoal demo` and `shoal run`, on Ray: on an instance of its own, and on a cluster that runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 if TYPE_CHECKING:
     from tests.ray.clusters import Head
 
-MANYHANDS = str(Path(sys.executable).with_name("manyhands"))
+SHOAL = str(Path(sys.executable).with_name("shoal"))
 
 FLOWS = """
 from helpers import double
-from manyhands import flow, task
+from shoal import flow, task
 
 @task
 def doubled(number):
@@ -34,19 +34,19 @@ def double(number):
 """
 
 
-def manyhands(*arguments: str, folder: Path, address: str | None = None) -> tuple[str, str]:
+def shoal(*arguments: str, folder: Path, address: str | None = None) -> tuple[str, str]:
     """Runs the command in a folder; gives what it writes to standard output and to standard error."""
     environment = {
         key: value
         for key, value in os.environ.items()
-        if not key.startswith("MANYHANDS_") and key != "RAY_ADDRESS"
+        if not key.startswith("SHOAL_") and key != "RAY_ADDRESS"
     }
     # Under `uv run` Ray would send the folder to a cluster that is joined, and set up an environment there.
     environment["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     if address is not None:
         environment["RAY_ADDRESS"] = address
     done = subprocess.run(
-        [MANYHANDS, *arguments],
+        [SHOAL, *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_demo_on_an_instance_of_its_own(tmp_path: Path) -> None:
-    out, err = manyhands("demo", "--limit", "30", "--runner", "ray:2", folder=tmp_path)
+    out, err = shoal("demo", "--limit", "30", "--runner", "ray:2", folder=tmp_path)
     assert err.splitlines()[-1] == "measured 30 of 30 files"
     assert "30 files, " in out
     assert " s on RayTaskRunner(address='local', init_kwargs={'num_cpus': 2}): " in out
@@ -78,12 +78,12 @@ def test_the_demo_on_an_instance_of_its_own(tmp_path: Path) -> None:
 class TestOnACluster:
     def test_the_demo(self, tmp_path: Path, ray_cluster: Head) -> None:
         arguments = ("demo", "--limit", "30", "--runner", "ray")
-        out, err = manyhands(*arguments, folder=tmp_path, address=ray_cluster.address)
+        out, err = shoal(*arguments, folder=tmp_path, address=ray_cluster.address)
         assert err.splitlines()[-1] == "measured 30 of 30 files"
         assert " s on RayTaskRunner(): " in out
 
     def test_a_flow_with_a_module_beside_it(self, folder: Path, ray_cluster: Head) -> None:
         arguments = ("run", "flows.py:total", "--param", "count=10", "--runner")
         for runner in (f"ray:{ray_cluster.address}", ray_cluster.client):
-            out, _ = manyhands(*arguments, runner, folder=folder)
+            out, _ = shoal(*arguments, runner, folder=folder)
             assert out.split() == ["90"]

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from manyhands.exceptions import (
+from shoal.exceptions import (
     ClusterFailed,
     ClusterUnreachable,
     EnvironmentMismatch,
     InvalidOption,
     MissingExtraError,
 )
-from manyhands.testing.tools import eventually
-from manyhands_ray import connection as connections
-from manyhands_ray.connection import Connection
-from manyhands_ray.joining import ANSWERS_WITHIN, explain, knock, which
-from manyhands_ray.settings import ClusterSettings
+from shoal.testing.tools import eventually
+from shoal_ray import connection as connections
+from shoal_ray.connection import Connection
+from shoal_ray.joining import ANSWERS_WITHIN, explain, knock, which
+from shoal_ray.settings import ClusterSettings
 
 from tests.ray.alone import alone, overheard
 from tests.ray.clusters import Head, head
@@ -176,7 +176,7 @@ def of_the_user() -> None:
     connection = connected()
     assert not connection.is_local
     assert connection.gcs_address == ray.get_runtime_context().gcs_address
-    with caught("manyhands") as records:
+    with caught("shoal") as records:
         connected("nowhere:6379").release(2.0)  # no matter: a process has one Ray
         connected(connection.gcs_address).release(2.0)
     assert len(records) == 1
@@ -229,9 +229,9 @@ def test_values_end_with_their_instance(keeper: Keeper) -> None:
 
 def asked_afterwards() -> None:
     import ray
-    from manyhands import flow, task
-    from manyhands.exceptions import ResultLost
-    from manyhands_ray import RayTaskRunner
+    from shoal import flow, task
+    from shoal.exceptions import ResultLost
+    from shoal_ray import RayTaskRunner
 
     @task
     def large() -> bytes:
@@ -549,8 +549,8 @@ def test_a_cluster_with_tls(
 
 
 def flows_with_tls(address: str, client: str) -> None:
-    from manyhands import flow, task
-    from manyhands_ray import RayTaskRunner
+    from shoal import flow, task
+    from shoal_ray import RayTaskRunner
 
     @task
     def square(x: int) -> int:

@@ -7,10 +7,10 @@ import pickle
 from typing import Any
 
 import pytest
-from manyhands.exceptions import InvalidOption
-from manyhands_ray import remote_options
-from manyhands_ray.options import Options, captured, check_resources, for_task, max_calls
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from shoal.exceptions import InvalidOption
+from shoal_ray import remote_options
+from shoal_ray.options import Options, captured, check_resources, for_task, max_calls
 
 
 def inside(**options: Any) -> Options:

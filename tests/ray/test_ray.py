@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from manyhands import allow_failure, flow, get_run_logger, task, unmapped
-from manyhands.exceptions import (
+from shoal import allow_failure, flow, get_run_logger, task, unmapped
+from shoal.exceptions import (
     CancelledRun,
     EnvironmentMismatch,
     InvalidOption,
@@ -23,10 +23,10 @@ from manyhands.exceptions import (
     TaskRunTimeout,
     UpstreamTaskError,
 )
-from manyhands.testing.samples import BoomError, boom, identity, inc
-from manyhands.testing.tools import PATIENCE, Signals, eventually
-from manyhands_ray import RayTaskRunner, remote_options
-from manyhands_ray.backend import RayBackend
+from shoal.testing.samples import BoomError, boom, identity, inc
+from shoal.testing.tools import PATIENCE, Signals, eventually
+from shoal_ray import RayTaskRunner, remote_options
+from shoal_ray.backend import RayBackend
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -447,7 +447,7 @@ WITHOUT = """
 import sys
 class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "manyhands_ray":
+        if name.partition(".")[0] == "shoal_ray":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden())
 """
@@ -543,7 +543,7 @@ class TestVocabulary:
         def main() -> None:
             with remote_options(runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path)}}):
                 run = inc.submit(1)
-            with pytest.raises(EnvironmentMismatch, match="manyhands_ray"):
+            with pytest.raises(EnvironmentMismatch, match="shoal_ray"):
                 run.result(timeout=PATIENCE)
 
         main()

@@ -6,13 +6,13 @@ import pickle
 
 import pytest
 import ray
-from manyhands_ray.environment import check_worker, compare, explain_import, this_environment
+from shoal_ray.environment import check_worker, compare, explain_import, this_environment
 
 
 def test_what_this_process_has() -> None:
     here = this_environment()
     assert here["ray"] == ray.__version__
-    assert set(here) == {"python", "manyhands", "manyhands_ray", "cloudpickle", "ray"}
+    assert set(here) == {"python", "shoal", "shoal_ray", "cloudpickle", "ray"}
     assert "missing" not in here.values()
 
 
@@ -24,7 +24,7 @@ def test_a_worker_that_fits() -> None:
     )
 
 
-@pytest.mark.parametrize("package", ["python", "manyhands", "manyhands_ray", "ray"])
+@pytest.mark.parametrize("package", ["python", "shoal", "shoal_ray", "ray"])
 def test_a_worker_that_does_not(package: str) -> None:
     for version in ("0.0.1", "missing"):
         error = check_worker({**this_environment(), package: version})
@@ -42,7 +42,7 @@ def test_the_table() -> None:
     assert found.problem == f"ray is 2.0.0 on the worker, {here['ray']} here"
 
 
-@pytest.mark.parametrize("package", ["manyhands", "manyhands_ray"])
+@pytest.mark.parametrize("package", ["shoal", "shoal_ray"])
 def test_a_worker_that_cannot_say_what_it_has(package: str) -> None:
     """As Ray puts it where it cannot load an argument."""
     error = explain_import(
@@ -55,5 +55,5 @@ def test_a_worker_that_cannot_say_what_it_has(package: str) -> None:
 
 
 def test_other_errors_are_nothing_of_this_kind() -> None:
-    for text in ("No module named 'pandas'", "No module named 'manyhands_dask'", "boom"):
+    for text in ("No module named 'pandas'", "No module named 'shoal_dask'", "boom"):
         assert explain_import(RuntimeError(text)) is None

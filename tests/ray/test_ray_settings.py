@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 import pytest
-from manyhands.exceptions import InvalidOption, MissingExtraError
-from manyhands.task_runners import registry
-from manyhands_ray import RayTaskRunner
+from shoal.exceptions import InvalidOption, MissingExtraError
+from shoal.task_runners import registry
+from shoal_ray import RayTaskRunner
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "nothing": {},
@@ -77,7 +77,9 @@ def test_strings_that_name_nothing(text: str) -> None:
 def test_what_to_install_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """SPEC 11.3."""
     monkeypatch.setattr(registry, "installed", dict)
-    with pytest.raises(MissingExtraError, match=r'pip install "manyhands\[ray\]"'):
+    with pytest.raises(
+        MissingExtraError, match=r"pip install ./packages/shoal ./packages/shoal-ray"
+    ):
         registry.resolve("ray://h:10001")
 
 
@@ -115,7 +117,7 @@ def test_refused_at_once(case: str) -> None:
 
 def test_importing_and_configuring_it_does_not_import_ray() -> None:
     code = (
-        "import sys, manyhands_ray; manyhands_ray.RayTaskRunner('ray://h:1'); manyhands_ray.remote_options;"
+        "import sys, shoal_ray; shoal_ray.RayTaskRunner('ray://h:1'); shoal_ray.remote_options;"
         "sys.exit('ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import ray
-from manyhands.testing import TaskRunnerSuite
-from manyhands.testing.tools import eventually
-from manyhands_ray import RayTaskRunner
+from shoal.testing import TaskRunnerSuite
+from shoal.testing.tools import eventually
+from shoal_ray import RayTaskRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

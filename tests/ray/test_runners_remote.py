@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import ray
-from manyhands.testing import TaskRunnerSuite
-from manyhands.testing.tools import eventually
-from manyhands_ray import RayTaskRunner
-from manyhands_ray.connection import Instance
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from shoal.testing import TaskRunnerSuite
+from shoal.testing.tools import eventually
+from shoal_ray import RayTaskRunner
+from shoal_ray.connection import Instance
 
 from tests.ray.clusters import Head, head, node
 from tests.ray.test_runners_ray import occupied

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import trustme
-from manyhands.testing.tools import PATIENCE, eventually
-from manyhands_ray.link import Link
-from manyhands_ray.wire import Channel, Contact, connect
+from shoal.testing.tools import PATIENCE, eventually
+from shoal_ray.link import Link
+from shoal_ray.wire import Channel, Contact, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,9 +23,9 @@ __all__ = [
 RUNNING_WORK_CONCURRENTLY = """
 import time
 
-from manyhands import flow, task
-from manyhands.futures import wait
-from manyhands_dask.task_runners import DaskTaskRunner
+from shoal import flow, task
+from shoal.futures import wait
+from shoal_dask.task_runners import DaskTaskRunner
 
 @task
 def stop_at_floor(floor: int):
@@ -45,9 +45,9 @@ elevator()
 
 #: The older page on task runners. There a called task ran on the runner; today it runs in the caller, so these are submitted.
 USING_MULTIPLE_TASK_RUNNERS = """
-from manyhands import flow, task
-from manyhands.task_runners import SequentialTaskRunner
-from manyhands_dask.task_runners import DaskTaskRunner
+from shoal import flow, task
+from shoal.task_runners import SequentialTaskRunner
+from shoal_dask.task_runners import DaskTaskRunner
 
 @task
 def hello_local():
@@ -72,9 +72,9 @@ my_flow()
 
 #: The newer page on task runners.
 NESTED_FLOWS_ON_DIFFERENT_RUNNERS = """
-from manyhands import flow, task
-from manyhands.task_runners import ThreadPoolTaskRunner
-from manyhands_dask.task_runners import DaskTaskRunner
+from shoal import flow, task
+from shoal.task_runners import ThreadPoolTaskRunner
+from shoal_dask.task_runners import DaskTaskRunner
 import time
 
 @task

@@ -17,4 +17,4 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["threads", "processes:2"])
 def each_pool(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes each pool in turn the runner of flows that name none."""
-    monkeypatch.setenv("MANYHANDS_TASK_RUNNER", request.param)
+    monkeypatch.setenv("SHOAL_TASK_RUNNER", request.param)

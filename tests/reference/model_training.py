@@ -3,8 +3,8 @@
 import random
 from dataclasses import dataclass
 
-from manyhands import flow, task
-from manyhands.futures import TaskFuture, wait
+from shoal import flow, task
+from shoal.futures import TaskFuture, wait
 
 
 @dataclass

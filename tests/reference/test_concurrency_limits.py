@@ -12,15 +12,15 @@ import uuid
 from pathlib import Path
 
 import pytest
-from manyhands.exceptions import ConcurrencyLimitError, InvalidOption
-from manyhands.limits import ConcurrencyLimit, ConcurrencyLimits
-from manyhands.limits.sqlite import SqliteStore
+from shoal.exceptions import ConcurrencyLimitError, InvalidOption
+from shoal.limits import ConcurrencyLimit, ConcurrencyLimits
+from shoal.limits.sqlite import SqliteStore
 
 
 @pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "limits.db"
-    monkeypatch.setenv("MANYHANDS_LIMITS_URL", str(path))
+    monkeypatch.setenv("SHOAL_LIMITS_URL", str(path))
     return path
 
 
@@ -40,13 +40,13 @@ def command(line: str) -> str:
 
 @pytest.mark.parametrize("name", ["concurrency-limit", "concurrency_limit"])
 def test_the_command(name: str) -> None:
-    command(f"manyhands {name} create small_instance 10")
+    command(f"shoal {name} create small_instance 10")
     assert (
         ConcurrencyLimits().read_concurrency_limit_by_tag("small_instance").concurrency_limit == 10
     )
-    assert "small_instance" in command(f"manyhands {name} ls")
-    assert "active_slots" in command(f"manyhands {name} read small_instance")
-    command(f"manyhands {name} delete small_instance")
+    assert "small_instance" in command(f"shoal {name} ls")
+    assert "active_slots" in command(f"shoal {name} read small_instance")
+    command(f"shoal {name} delete small_instance")
     assert ConcurrencyLimits().read_concurrency_limits() == []
 
 
@@ -151,6 +151,6 @@ def test_the_largest_limit() -> None:
 
 
 def test_an_address_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MANYHANDS_LIMITS_URL", "mysql://host/limits")
-    with pytest.raises(InvalidOption, match="MANYHANDS_LIMITS_URL"):
+    monkeypatch.setenv("SHOAL_LIMITS_URL", "mysql://host/limits")
+    with pytest.raises(InvalidOption, match="SHOAL_LIMITS_URL"):
         ConcurrencyLimits().read_concurrency_limits()

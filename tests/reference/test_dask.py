@@ -4,8 +4,8 @@ import os
 
 import pytest
 from distributed import LocalCluster
-from manyhands import flow, task
-from manyhands_dask.task_runners import DaskTaskRunner
+from shoal import flow, task
+from shoal_dask.task_runners import DaskTaskRunner
 
 from tests.reference.cluster_scripts import (
     NESTED_FLOWS_ON_DIFFERENT_RUNNERS,

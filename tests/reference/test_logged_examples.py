@@ -21,7 +21,7 @@ def run(script: str, runner: str) -> list[str]:
     path = Path(__file__).with_name(script)
     done = subprocess.run(
         [sys.executable, "-u", path],
-        env=os.environ | {"MANYHANDS_TASK_RUNNER": runner},
+        env=os.environ | {"SHOAL_TASK_RUNNER": runner},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

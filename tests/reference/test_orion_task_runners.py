@@ -6,8 +6,8 @@ Those of concurrency limits, their client and their command line are in `test_co
 import threading
 
 import pytest
-from manyhands import flow, task
-from manyhands.task_runners import ConcurrentTaskRunner, SequentialTaskRunner, ThreadPoolTaskRunner
+from shoal import flow, task
+from shoal.task_runners import ConcurrentTaskRunner, SequentialTaskRunner, ThreadPoolTaskRunner
 
 
 @task
@@ -71,7 +71,7 @@ def test_using_multiple_task_runners(
     def my_subflow():
         hello_pool.submit()
 
-    caplog.set_level("INFO", logger="manyhands")
+    caplog.set_level("INFO", logger="shoal")
     my_flow()
 
     assert capsys.readouterr().out.splitlines() == ["Hello!", "Hello from the pool!", "Hello!"]

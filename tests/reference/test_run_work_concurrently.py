@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 import pytest
-from manyhands import flow, task, unmapped
-from manyhands.futures import wait
-from manyhands.states import State
+from shoal import flow, task, unmapped
+from shoal.futures import wait
+from shoal.states import State
 
 
 @task

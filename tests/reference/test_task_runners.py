@@ -6,10 +6,10 @@ import time
 from functools import partial
 
 import pytest
-from manyhands import flow, task
-from manyhands.futures import TaskFuture, wait
-from manyhands.states import State
-from manyhands.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from shoal import flow, task
+from shoal.futures import TaskFuture, wait
+from shoal.states import State
+from shoal.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 
 def hurry() -> None:

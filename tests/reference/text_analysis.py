@@ -2,8 +2,8 @@
 
 import re
 
-from manyhands import flow, task
-from manyhands.futures import wait
+from shoal import flow, task
+from shoal.futures import wait
 
 
 def count_words(text: str) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from manyhands import Flow, Task, flow, task, unmapped
-from manyhands.futures import TaskFuture, TaskFutureList, as_completed, wait
-from manyhands.task_runners import (
+from shoal import Flow, Task, flow, task, unmapped
+from shoal.futures import TaskFuture, TaskFutureList, as_completed, wait
+from shoal.task_runners import (
     ProcessPoolTaskRunner,
     SequentialTaskRunner,
     ThreadPoolTaskRunner,

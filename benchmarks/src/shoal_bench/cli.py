@@ -1,0 +1,79 @@
+"""`shoal bench`: a command of `shoal` through the entry-point group `shoal.commands`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter, validators
+from rich.console import Console
+
+from shoal_bench import report
+from shoal_bench.harness import measure_all
+from shoal_bench.machine import Machine
+from shoal_bench.measurement import Verdict
+from shoal_bench.suites import Runner, measurements_of
+
+__all__ = ["app"]
+
+app = App(name="bench", help="Measure what Shoal costs per task, beside the bare engines.")
+
+#: Rounds that count, unless `--rounds` says otherwise; in a quick look.
+ROUNDS = 7
+QUICK_ROUNDS = 3
+
+#: Columns of the table, whatever the terminal has: figures that are cut off tell nothing.
+TABLE_WIDTH = 140
+
+
+@app.command
+def overhead(
+    *,
+    runner: Runner = "threads",
+    only: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    rounds: Annotated[int | None, Parameter(validator=validators.Number(gte=1))] = None,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    markdown: Annotated[bool, Parameter(negative=())] = False,
+    check: Annotated[bool, Parameter(negative=())] = False,
+) -> int:
+    """Measure the overhead of a runner against its bare engine, in rounds of one sample each.
+
+    docs/benchmarks.md explains what is measured and how to read it.
+
+    Args:
+        runner: whose measurements to take: threads, processes, dask or ray.
+        only: take this measurement and no other; can be given several times.
+        rounds: how many rounds count; 7, or 3 with --quick.
+        quick: do less work in fewer rounds: for a first look, not for conclusions.
+        json_file: write everything that was measured to this file, with the machine it was measured on.
+        markdown: print the table in Markdown.
+        check: end with 1 if a floor was missed.
+    """
+    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    measurements = measurements_of(runner)
+    names = [measurement.name for measurement in measurements]
+    if unknown := [name for name in only if name not in names]:
+        progress.print(
+            f"There is no measurement {unknown[0]!r} of {runner}, but: {', '.join(names)}"
+        )
+        return 2
+    chosen = [m for m in measurements if not only or m.name in only]
+    if rounds is None:
+        rounds = QUICK_ROUNDS if quick else ROUNDS
+
+    machine = Machine.here()  # now, because the measurements are a load themselves
+    results = []
+    for result in measure_all(chosen, rounds, quick=quick):
+        progress.print(report.summary(result))
+        results.append(result)
+
+    if markdown:
+        print(report.as_markdown(results, machine), end="")
+    else:
+        Console(width=TABLE_WIDTH).print(report.as_table(results, machine))
+    if json_file is not None:
+        options = {"runner": runner, "rounds": rounds, "quick": quick}
+        json_file.write_text(json.dumps(report.as_json(results, machine, options), indent=2) + "\n")
+    return int(check and any(result.verdict is Verdict.MISSED for result in results))

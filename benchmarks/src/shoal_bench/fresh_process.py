@@ -1,0 +1,106 @@
+"""Takes samples in a process of their own, for what a process shows only once: its start, the growth of its memory.
+
+`@in_fresh_process` makes a sampler of this kind. The new process runs this module as a script, which finds the sampler
+by its name, calls it, and prints what it gave.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache, wraps
+
+from shoal_bench.measurement import Sampler
+
+__all__ = ["SampleFailed", "first_result", "in_fresh_process", "run_python"]
+
+#: The name to run this module by; as a script it is called `__main__`.
+MODULE = "shoal_bench.fresh_process"
+
+
+class SampleFailed(Exception):
+    """A process that was to take a sample failed.
+
+    Attributes:
+        command: what was run.
+        output: what it wrote to standard error.
+    """
+
+    def __init__(self, command: list[str], output: str) -> None:
+        super().__init__(command, output)
+        self.command = command
+        self.output = output
+
+    def __str__(self) -> str:
+        return f"{' '.join(self.command)} failed:\n{self.output}"
+
+
+def run_python(*arguments: str) -> str:
+    """Runs this interpreter with arguments; gives what it printed.
+
+    Modules are compiled once and then loaded as bytecode, like those of an installed package. Else they would be
+    compiled each time where PYTHONDONTWRITEBYTECODE is set, as in many containers, and importing takes twice as long.
+
+    Raises:
+        SampleFailed: it did not end with 0.
+    """
+    command = [sys.executable, *arguments]
+    environment = os.environ | {"PYTHONPYCACHEPREFIX": _bytecode()}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SampleFailed(command, done.stderr)
+    return done.stdout
+
+
+@cache
+def _bytecode() -> str:
+    """A directory for bytecode, of this process's own: nothing is written beside the sources."""
+    directory = tempfile.mkdtemp(prefix="shoal-bench-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+def in_fresh_process(sampler: Sampler) -> Sampler:
+    """Makes a function of a module take each sample in a new interpreter."""
+    name = f"{sampler.__module__}:{sampler.__qualname__}"
+
+    @wraps(sampler)
+    def sample(size: int) -> float:
+        return float(run_python("-m", MODULE, name, str(size)))
+
+    return sample
+
+
+def first_result(code: str) -> Sampler:
+    """Samples the seconds from the start of an interpreter to what this code prints: the clock, at the first result.
+
+    The clock counts from the start of the machine, so it is the same in both processes.
+    """
+
+    def sample(count: int) -> float:
+        taken = 0.0
+        for _ in range(count):
+            started = time.perf_counter()
+            taken += float(run_python("-c", code)) - started
+        return taken / count
+
+    return sample
+
+
+def main(name: str, size: str) -> None:
+    """Prints one sample of the sampler `module:function`, taken in this process."""
+    module, _, function = name.partition(":")
+    sampler = inspect.unwrap(getattr(importlib.import_module(module), function))
+    print(sampler(int(size)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

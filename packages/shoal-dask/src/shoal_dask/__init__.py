@@ -1,0 +1,44 @@
+"""Runs Shoal flows on Dask.
+
+    exceptions, settings        what was asked for, and what may go wrong
+    forking, nanny, preloaded   worker processes of a local cluster
+    local, quiet, connection    the cluster and the client
+    environment                 what the workers need to have
+    report, clients, options    Dask's own tools, in flows and tasks
+    handles, natives            values that stay; Dask's own objects
+    bus, side                   messages beside Dask's own; what runs batches on a worker
+    members, link, listening    the driver's books; its end of the bus; what it hears
+    relays, deaths, watch       futures for Dask; workers that have gone; a scheduler that has
+    backend                     batches become Dask tasks
+    task_runners                what users configure
+
+The public names below load on first access: importing this package does not import Dask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal_dask.clients import get_dask_client
+    from shoal_dask.task_runners import DaskTaskRunner
+
+__all__ = ["DaskTaskRunner", "get_dask_client"]
+
+__version__ = "0.1.0"
+
+_HOMES = {"DaskTaskRunner": "task_runners", "get_dask_client": "clients"}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

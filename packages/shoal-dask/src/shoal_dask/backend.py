@@ -1,0 +1,354 @@
+"""The driver's side of Dask: batches become Dask tasks; what workers say comes over the bus.
+
+    scheduler ──launch──▶ pack ─▶ `Client.submit(execute, …)` ─▶ Dask's scheduler ─▶ a worker's side
+                                                                                        │
+    scheduler ◀──reported, handed back, waiting, lost── I/O thread ◀──bus───────────────┘
+
+A slot is a thread of some worker: Dask decides of which. What Dask tells of its tasks matters only where a batch ends
+without having been reported: then the worker's record says what had begun (see `deaths`).
+
+Who does what:
+
+    any thread    launches (one at a time, the dispatcher sees to that), interrupts
+    Dask's loop   sends, and puts what the bus brings into the inbox (see `link`)
+    I/O thread    takes it from there, in order (see `listening`). Ends with the runner.
+
+    members, sent, settling   under `lock`, which may be taken under the core's `LOCK`, never the other way about
+
+May import all of this package but `task_runners`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from contextvars import Context
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from dask.base import annotate
+from distributed.client import _current_client
+from distributed.worker import Worker  # noqa: F401  # so that its cost is here, not in the first submit
+from shoal.exceptions import InvalidOption
+from shoal.logs import library_logger
+from shoal.names import process_entropy
+from shoal.serialization import dumps
+from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
+from shoal.task_runners.remote.contents import Contents
+from shoal.task_runners.remote.modules import shipped_by_value
+
+from shoal_dask.bus import SESSION, key_of
+from shoal_dask.clients import CURRENT
+from shoal_dask.deaths import Deaths
+from shoal_dask.environment import check_environment
+from shoal_dask.handles import NOTHING, Kept
+from shoal_dask.link import Link
+from shoal_dask.listening import Listener
+from shoal_dask.members import DaskMember, DaskSent
+from shoal_dask.natives import Borrowed, borrowing
+from shoal_dask.options import Options, captured
+from shoal_dask.relays import Relays
+from shoal_dask.side import execute, execute_async
+from shoal_dask.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pickle import PickleBuffer
+
+    from distributed import Client, Future
+    from shoal.calls import Batch
+    from shoal.futures.run import TaskFuture
+    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.task_runners.remote.parcels import Packed
+    from shoal.tasks import Task
+
+    from shoal_dask.connection import Connection
+
+__all__ = ["DaskBackend"]
+
+#: Seconds of work below which a message is not made smaller to spread it over more workers.
+LEAST = 0.005
+#: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
+PATIENCE = 0.05
+#: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
+SCATTERED = 1 << 20
+#: Seconds that the first worker may take to be heard of.
+ARRIVED_WITHIN = 1.0
+#: Seconds that a large argument may take to be given to a worker.
+SCATTERED_WITHIN = 5
+
+_sessions = count(1)
+
+
+class DaskBackend(ClusterBackend):
+    """A Dask cluster.
+
+    Args:
+        connection: to it.
+        check_environment: whether versions are compared.
+        ship_modules: see `DaskTaskRunner`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        check_environment: bool = True,
+        ship_modules: str | Sequence[str] = "auto",
+    ) -> None:
+        super().__init__("Dask", "Dask worker", least=LEAST, patience=PATIENCE)
+        self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
+        self.arrived = threading.Event()
+        self.client: Client
+        self._connection = connection
+        self._check = check_environment
+        self._shipping = shipped_by_value(ship_modules, "DaskTaskRunner")
+        self._link: Link
+        self.deaths = Deaths(self)
+        self.relays = Relays(self)
+        self.watch = Watch(self)
+        self._tokens: list[tuple[Any, Any]] = []
+
+    # ------------------------------------------------------------------ starting and stopping
+
+    def start(self, events: Dispatcher) -> None:
+        """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
+        self.events = events
+        self.contents = Contents(events, self._keep)
+        listener = Listener(self, check=self._check)
+        self._connection.acquire()
+        try:
+            self.client = self._connection.client
+            if self._connection.is_local:  # its workers have the driver's path
+                self._shipping = shipped_by_value(())
+            self._shipping.__enter__()
+            if self._check:
+                check_environment(self.client)
+            events.slots([0], awaited=True)
+            self._link = Link(self.client, self.session, listener.hear, self._link_failed)
+            self._link.open()
+            _send_more_often(self.client)
+            self.watch.start()
+        except BaseException:
+            self.stop(0.0)
+            raise
+        # Dask's own API finds this client too, before any ambient one.
+        self._tokens = [(CURRENT, CURRENT.set(self.client))]
+        self._tokens.append((_current_client, _current_client.set(self.client)))
+
+    def stop(self, grace: float) -> None:
+        """See `Backend`."""
+        self.watch.stop()
+        if hasattr(self, "_link") and self.client.status == "running":
+            self._stop_what_runs()
+        self.stopping = True
+        for variable, token in self._tokens:
+            with contextlib.suppress(ValueError):  # it is left in another context
+                variable.reset(token)
+        if hasattr(self, "_link"):
+            self._link.close(max(grace, 1.0))
+        self.deaths.join()
+        with self.lock:
+            self.sent.clear()
+        self.relays.clear()
+        self._shipping.__exit__(None, None, None)
+        self._connection.release(grace)
+
+    def _link_failed(self, error: Exception) -> None:
+        text = f"the Dask runner failed: {error!r}"
+        self.events.broken(lambda name: self.died(name, text))
+
+    def send(self, op: str, **message: Any) -> None:
+        """Sends a message to the scheduler's part of the bus."""
+        self._link.send(op, **message)
+
+    def down(self, member: Any, kind: int, body: bytes) -> None:
+        """See `ClusterBackend`."""
+        self._link.send("down", worker=member.address, kind=kind, body=body)
+
+    def do(self, action: Callable[[], None]) -> None:
+        """Has the I/O thread do something, after what the bus brought before."""
+        self._link.do(action)
+
+    # ------------------------------------------------------------------ batches go out
+
+    def packing(self) -> AbstractContextManager[Any]:
+        """See `ClusterBackend`: Dask's objects become dependencies."""
+        self._shipping.refresh()
+        return borrowing(self.client)
+
+    def new_sent(self, batch: Batch, task: Task[Any, Any], packed: Packed) -> DaskSent:
+        """See `ClusterBackend`."""
+        return DaskSent(batch, key_of(task.name, self.session, batch.number), packed.stored)
+
+    def travels_alone(self, sent: Any, task: Task[Any, Any], options: Any) -> bool:
+        """See `ClusterBackend`: Dask has to find a worker for it, or to see to a value that may not exist yet."""
+        demanding = bool(options or task.resources)
+        return demanding or any(isinstance(item, Borrowed) for item in sent.stored)
+
+    def tell_all(self, kind: int, body: bytes) -> None:
+        """See `ClusterBackend`."""
+        self.send("tell", kind=kind, body=body)
+
+    def is_listening(self) -> bool:
+        """See `ClusterBackend`."""
+        return threading.current_thread() is self._link.thread
+
+    def send_task(
+        self,
+        sent: Any,
+        task: Task[Any, Any],
+        blob: Any,
+        buffers: list[PickleBuffer],
+        options: Options | None,
+    ) -> None:
+        """See `ClusterBackend`."""
+        client = self.client
+        given: dict[str, Any] = options.for_submit() if options is not None else {}
+        if task.resources:
+            given["resources"] = {**given.get("resources", {}), **task.resources}
+        sent.demands = given.get("resources") or {}
+        self.warn_of_demands(sent)
+        if len(blob) > SCATTERED:
+            with contextlib.suppress(TimeoutError):  # no worker takes it: it travels with the task
+                blob = self._scatter(blob)
+        handles = [stored.number for stored in sent.stored]
+        values = [stored.future for stored in sent.stored]
+        function = execute_async if task.is_async else execute
+
+        def submit() -> Any:
+            with annotate(**(options.others() if options is not None else {})):
+                return client.submit(
+                    function,
+                    self.session,
+                    sent.batch.number,
+                    sent.key,
+                    blob,
+                    handles,
+                    *values,
+                    key=sent.key,
+                    pure=False,
+                    **given,
+                )
+
+        def post() -> None:
+            try:
+                # In a context of its own: what is annotated where this happens to run is of no matter to this batch.
+                sent.future = Context().run(submit)
+            except Exception as error:
+                cause = error
+                self.do(lambda: self.not_sent(sent.batch.number, cause))
+
+        self._link.post(post)
+
+    def offers(self) -> list[Mapping[str, float]]:
+        """See `ClusterBackend`: the resources of each worker."""
+        return [member.resources for member in self.living()]
+
+    def _keep(self, value: Any, packed: Packed) -> Kept:
+        """Puts a large argument of a map to a worker, once."""
+        if packed.stored:
+            raise ValueError("there are handles in it")
+        return Kept(self._scatter(value), original=value)
+
+    def _scatter(self, value: Any) -> Any:
+        """Gives a value to a worker.
+
+        Raises:
+            TimeoutError: there is none to take it.
+        """
+        if threading.current_thread() is not self._link.thread:
+            self.arrived.wait(ARRIVED_WITHIN)
+        if not self.members:
+            raise TimeoutError
+        return self.client.scatter([value], hash=False, timeout=SCATTERED_WITHIN)[0]
+
+    def renew(self, lost: Kept) -> bool:
+        """Scatters an argument again that was lost with its worker; whether it is one."""
+        if lost.original is NOTHING:
+            return False
+        try:
+            lost.put(self._scatter(lost.original))
+        except TimeoutError:
+            return False
+        return True
+
+    # ------------------------------------------------------------------ taking back, stopping
+
+    def withdraw(self, sent: Any) -> None:
+        """See `ClusterBackend`."""
+        self.send("withdraw", key=sent.key, number=sent.batch.number)
+
+    def kill(self, sent: Any, member: Any, run: TaskFuture[Any]) -> None:
+        """See `ClusterBackend`: if nothing executes at its worker but that and what waits beneath it."""
+        with self.lock:
+            stack = [sent.batch]
+            while stack[-1].helper is not None:
+                stack.append(stack[-1].helper.batch)
+            numbers = {batch.number for batch in stack}
+            keys = [self.sent[n].key for n in numbers if n in self.sent and self.sent[n].is_task]
+            others = [n for n in member.begun - numbers if n in self.sent and self.sent[n].is_task]
+        pid = member.hello.get("pid")
+        here = pid is None or member.hello.get("record") is None  # it is this process
+        if here or others or not keys:
+            self.deaths.spared(member.address, sent.key, run._number)
+            return
+        member.stopped_for = run.name
+        self.send("kill", worker=member.address, pid=pid, keys=keys, run=run._number)
+
+    def spare(self, sent: DaskSent, member: DaskMember, number: int) -> None:
+        """A run does not stop, and its worker cannot be killed."""
+        batch = sent.batch
+        runs = [self.events.scheduler.run_at(batch, position) for position in range(len(batch))]
+        run = next((run for run in runs if run._number == number), None)
+        if run is None:
+            return
+        library_logger().warning(
+            "Task run %r did not stop when it was interrupted, and Dask worker %s cannot be killed for it; "
+            "its thread is given up and replaced",
+            run.name,
+            member.address,
+        )
+        self.down(member, messages.GIVE_UP, dumps((batch.number, number)))
+        self.give_up(run)
+
+    def _stop_what_runs(self) -> None:
+        """What was cancelled and does not stop by itself is stopped by force: the cluster may go on without this runner."""
+        with self.settled:
+            self.settled.wait_for(
+                lambda: all(sent.member is None for sent in self.sent.values()), LAST_WORDS
+            )
+            left = [sent for sent in self.sent.values() if sent.member is not None]
+        for sent in left:
+            member = sent.member
+            run = self.events.scheduler.run_at(sent.batch, 0)
+            if member is not None and member.hello.get("record") is not None:
+                self.kill(sent, member, run)
+
+    def capture(self, task: Task[Any, Any]) -> Options | None:
+        """See `AnyBackend`: Dask's annotations."""
+        return captured()
+
+    def native(self, run: TaskFuture[Any]) -> Future[Any]:
+        """See `AnyBackend`."""
+        return self.relays.native(run)
+
+
+def _send_more_often(client: Any) -> None:
+    """Sets how often Dask's client sends, if `SHOAL_DASK_SEND_SECONDS` says so; its own 0.01 is half a round trip."""
+    text = os.environ.get("SHOAL_DASK_SEND_SECONDS")
+    if text is None:
+        return
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise InvalidOption(
+            where="the environment",
+            option="SHOAL_DASK_SEND_SECONDS",
+            value=text,
+            problem="a number of seconds is needed",
+        ) from None
+    client.scheduler_comm.interval = seconds

@@ -1,0 +1,81 @@
+"""Large values that stay on Dask's workers, as driver and workers have them.
+
+May import `distributed` and what lies above task runners in the core.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.exceptions import ResultLost
+from shoal.task_runners.remote.parcels import Parcel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from distributed import Future
+
+__all__ = ["NOTHING", "Kept", "Lent"]
+
+
+#: No original.
+NOTHING = object()
+
+
+class Kept(Parcel):
+    """In the driver: a value that stays on a worker, or was scattered to one.
+
+    Args:
+        future: Dask's own future of it. Its key is pure data: Dask cannot compute it again.
+        place: the address of the worker that holds it, if it matters.
+        original: of an argument, the driver's own value: it can be scattered again.
+    """
+
+    __slots__ = ("future", "number", "original", "place")
+
+    def __init__(
+        self, future: Future[Any], place: str | None = None, original: Any = NOTHING
+    ) -> None:
+        self.place = place
+        self.original = original
+        self.put(future)
+
+    def put(self, future: Future[Any]) -> None:
+        """The value is there now."""
+        self.future = future
+        self.number = future.key
+
+    def is_lost(self) -> bool:
+        """Whether what held it is known to have gone."""
+        return self.future.status in ("lost", "cancelled")
+
+    def value(self, run_name: str | None = None) -> Any:
+        """See `Handle`: fetched anew each time."""
+        from distributed import CancelledError
+
+        try:
+            return self.future.result()
+        except (CancelledError, KeyError, OSError) as error:
+            raise ResultLost(run_name=run_name, holder=f"Dask worker {self.place}") from error
+
+
+class Lent(Parcel):
+    """On a worker: a large value of a run that was submitted there.
+
+    Args:
+        number: its Dask key.
+        fetch: gives the value of a Dask key.
+    """
+
+    __slots__ = ("_fetch", "number")
+
+    def __init__(self, number: str, fetch: Callable[[str], Any]) -> None:
+        self.number = number
+        self._fetch = fetch
+
+    def value(self, run_name: str | None = None) -> Any:
+        """See `Handle`."""
+        try:
+            return self._fetch(self.number)
+        except (KeyError, OSError) as error:
+            raise ResultLost(run_name=run_name, holder="a Dask worker") from error

@@ -1,0 +1,135 @@
+"""What workers and the scheduler say, as the bus brings it; all of it on the I/O thread.
+
+May import `handles`, `members`, `relays` and the core's `remote` room.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from dask.base import annotate
+from shoal.names import process_entropy, reserve_block
+from shoal.serialization import dumps, loads
+from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.cluster_listener import ClusterListener
+from shoal.task_runners.remote.messages import Message
+
+from shoal_dask.environment import check_worker
+from shoal_dask.handles import Kept
+from shoal_dask.members import DaskMember
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from distributed import Client
+
+    from shoal_dask.backend import DaskBackend
+
+__all__ = ["Listener"]
+
+
+class Listener(ClusterListener):
+    """Hears what is said.
+
+    Args:
+        backend: of the runner.
+        check: whether workers that join are to have fitting versions.
+    """
+
+    backend: DaskBackend
+
+    def __init__(self, backend: DaskBackend, *, check: bool) -> None:
+        super().__init__(backend)
+        self._check = check
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Takes a message from the bus; on the I/O thread."""
+        if self.backend.stopping:
+            return
+        if "kind" in message:
+            with self.backend.lock:
+                member = self.backend.deaths.member_at(message["worker"])
+            if member is not None:
+                self.take(member, Message(message["kind"], message["body"], []))
+        elif "ended" in message:
+            self.backend.deaths.dask_ended(message["ended"])
+        elif "joined" in message:
+            self._joined(message["joined"])
+        elif "gone" in message:
+            self.backend.deaths.worker_gone(*message["gone"])
+            self._count_slots()
+        elif "withdrawn" in message:
+            self.backend.withdrawn(message["withdrawn"])
+        elif "again" in message:
+            self.backend.deaths.refused(message["again"])
+        elif "spared" in message:
+            self.backend.deaths.spared(*message["spared"])
+        elif "pong" in message:
+            self.backend.watch.answered(message["pong"])
+
+    def _joined(self, joined: dict[str, Any]) -> None:
+        with self.backend.lock:
+            if joined["address"] in self.backend.members:
+                return
+            channel = _Down(self.backend)
+            member = DaskMember(len(self.backend.members), channel, joined)
+            channel.member = member
+            self.backend.members[member.address] = member
+        self.backend.arrived.set()
+        self.backend.down(member, messages.NUMBERS, dumps((*reserve_block(), process_entropy())))
+        self._count_slots()
+
+    def _count_slots(self) -> None:
+        with self.backend.lock:
+            threads = sum(member.nthreads for member in self.backend.members.values())
+        self.backend.events.slots(list(range(max(threads, 1))), awaited=not threads)
+
+    # ------------------------------------------------------------------ see `ClusterListener`
+
+    def take_more(self, member: Any, message: Message) -> None:
+        """See `ClusterListener`."""
+        if message.kind == messages.WANTED:
+            self.backend.relays.wanted(member, loads(message.body))
+        elif message.kind == messages.FAREWELL:
+            self.backend.deaths.farewell(member)
+        else:
+            super().take_more(member, message)
+
+    def check_worker(self, environment: Any) -> str | None:
+        """See `ClusterListener`."""
+        return check_worker(environment) if self._check else None
+
+    def kept(self, member: Any, sent: Any, told: Any) -> Kept:
+        """See `ClusterListener`: a Dask key that the scheduler keeps for the driver's client."""
+        return Kept(_future_of(told, self.backend.client), member.address)
+
+    def is_kept(self, value: Any) -> bool:
+        """See `ClusterListener`."""
+        return isinstance(value, Kept)
+
+    def options(self, options: Any) -> AbstractContextManager[Any]:
+        """See `Carrier`: Dask's annotations."""
+        return annotate(**options.annotations) if options is not None else nullcontext()
+
+
+class _Down:
+    """A channel to a worker."""
+
+    member: DaskMember
+
+    def __init__(self, backend: DaskBackend) -> None:
+        self.backend = backend
+
+    def send(self, kind: int, body: bytes = b"") -> None:
+        """See `Channel`."""
+        self.backend.down(self.member, kind, body)
+
+
+def _future_of(key: str, client: Client) -> Any:
+    """A future of a value that is there, and that the scheduler keeps for this client already."""
+    from distributed import Future
+
+    future: Any = Future(key, client)
+    future._state.finish()  # the message that says so came before there was a future to tell
+    return future

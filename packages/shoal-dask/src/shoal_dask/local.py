@@ -1,0 +1,106 @@
+"""The temporary local cluster: what it is made with where the user did not say.
+
+May import `settings`; `forking` and `nanny` (and with it distributed) on use.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from typing import Any
+
+__all__ = ["arguments", "prepare", "remove", "scratch"]
+
+
+def prepare(given: dict[str, Any]) -> None:
+    """Starts the server that workers are forked from, while the caller goes on to import Dask.
+
+    Args:
+        given: the user's `cluster_kwargs`.
+    """
+    if can_fork() and _has_processes(given):
+        from shoal_dask.forking import SERVER
+
+        SERVER.start()
+
+
+def arguments(given: dict[str, Any], directory: str) -> dict[str, Any]:
+    """The arguments of `distributed.LocalCluster`.
+
+    Worker processes have one thread each and are as many as this process may use processors; threads of this process
+    (`processes=False`) are one worker. No dashboard is started.
+
+    Args:
+        given: the user's `cluster_kwargs`, which prevail.
+        directory: where workers keep their files.
+    """
+    from dask import config
+
+    processors = _processors()
+    threads, workers = given.get("threads_per_worker"), given.get("n_workers")
+    if _has_processes(given):
+        threads = threads or 1
+        workers = max(processors // threads, 1) if workers is None else workers
+    else:
+        workers = 1 if workers is None else workers
+        threads = threads or max(processors // max(workers, 1), 1)
+    given = dict(given)
+    scheduler = {"local_directory": directory, **(given.pop("scheduler_kwargs", None) or {})}
+    made: dict[str, Any] = {"local_directory": directory, "scheduler_kwargs": scheduler}
+    if given.get("dashboard_address") is None:
+        # Without an address Dask's HTTP server would be open to the network, at a port that is often taken.
+        made["dashboard_address"] = "127.0.0.1:0"
+        given.pop("dashboard_address", None)
+        scheduler.setdefault("dashboard", False)
+    made |= {
+        **given,
+        "n_workers": workers,
+        "threads_per_worker": threads,
+    }
+    # Who asked Dask for plain forks gets them: that script is safe, for it is not imported.
+    method = config.get("distributed.worker.multiprocessing-method")
+    if _has_processes(given) and "worker_class" not in given and method != "fork" and can_fork():
+        from shoal_dask.nanny import LocalNanny
+
+        made["worker_class"] = LocalNanny
+    return made
+
+
+def scratch() -> str:
+    """A new directory for the files of a cluster, where Dask is to have its own."""
+    from dask import config
+
+    return tempfile.mkdtemp(prefix="shoal-dask-", dir=config.get("temporary-directory", None))
+
+
+def remove(directory: str) -> None:
+    """Removes what `scratch` made, and what is in it."""
+    # Dask puts the directories of scheduler and nannies there, and does not always take them away.
+    sys.path[:] = [path for path in sys.path if not path.startswith(directory)]
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def can_fork() -> bool:
+    """Whether workers can be forked from a server. Elsewhere Dask spawns them, and scripts need a `__main__` guard."""
+    import multiprocessing
+
+    return "forkserver" in multiprocessing.get_all_start_methods()
+
+
+def _has_processes(given: dict[str, Any]) -> bool:
+    processes = given.get("processes")
+    if (
+        processes is None
+    ):  # what LocalCluster does too: a class that is no nanny is a worker in this process
+        kind = given.get("worker_class")
+        return kind is None or any(base.__name__ == "Nanny" for base in kind.__mro__)
+    return bool(processes)
+
+
+def _processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,62 @@
+"""The driver's books: Dask workers, and the batches that were sent.
+
+May import `handles` and the core's `remote` room.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.task_runners.remote.cluster_members import ClusterMember, Sent
+
+if TYPE_CHECKING:
+    from distributed import Future
+    from shoal.calls import Batch
+
+__all__ = ["DaskMember", "DaskSent"]
+
+
+class DaskMember(ClusterMember):
+    """A Dask worker.
+
+    Args:
+        number: identifies it among those of its runner.
+        channel: to it.
+        joined: what the scheduler says of it.
+
+    Attributes:
+        address: where Dask reaches it.
+        nthreads: how many tasks it runs at once.
+        resources: what it has of each of Dask's resources.
+        nanny: the address of its nanny, `None` if it has none.
+        has_left: whether it has said all it has to say.
+        reading: whether its record is being read.
+        killed: batches that Dask has given up since it is gone.
+    """
+
+    def __init__(self, number: int, channel: Any, joined: dict[str, Any]) -> None:
+        super().__init__(number, channel)
+        self.address: str = joined["address"]
+        self.name: str = joined["name"]
+        self.nthreads: int = joined["nthreads"]
+        self.resources: dict[str, float] = joined["resources"]
+        self.nanny: str | None = joined["nanny"]
+        self.has_left = False
+        self.reading = False
+        self.killed: list[DaskSent] = []
+
+
+class DaskSent(Sent):
+    """A batch that was sent.
+
+    Attributes:
+        key: of its Dask task.
+        future: of its Dask task, once that was sent.
+    """
+
+    __slots__ = ("future", "key")
+
+    def __init__(self, batch: Batch, key: str, stored: list[Any]) -> None:
+        super().__init__(batch, stored)
+        self.key = key
+        self.future: Future[Any] | None = None

@@ -1,0 +1,88 @@
+"""Worker processes of a local cluster: they never import the user's `__main__`, and are forked from a warm server.
+
+    nanny (in the driver) ──▶ WorkerProcess ──▶ AsyncProcess ──▶ multiprocessing's Process ──▶ _Popen
+    LocalNanny                _WorkerProcess                                                     │
+                                                          fork server of our own ◀───────────────┘
+
+Dask starts its worker processes through multiprocessing, whose children import the script of their parent: without an
+`if __name__ == "__main__":` the script would start clusters without end. Here each `Process` gets a `_Popen` that
+leaves the script out, whenever and however often a nanny starts it. Neither multiprocessing nor Dask is changed for
+anybody else: the nannies are of a class of ours, the server is not multiprocessing's.
+
+Guaranteed: workers find the driver's `sys.path`, working directory and environment as they were when the nanny was
+made; they ignore the terminal's Ctrl-C, and end with the driver. May import `forking` and distributed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from typing import Any
+
+from distributed.nanny import Nanny, WorkerProcess
+
+from shoal_dask.forking import Popen
+
+__all__ = ["LocalNanny"]
+
+
+class _WorkerProcess(WorkerProcess):
+    """A worker process that is forked from our server."""
+
+    _init_msg_interval = (
+        0.01  # how often it is looked whether the worker is ready; Dask's own is 0.05
+    )
+
+    @property
+    def process(self) -> Any:
+        return self.__dict__["process"]
+
+    @process.setter
+    def process(self, process: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        # Between its making and its start, both in `start()`, there is no other place to lay hands on it.
+        if process is not None:
+            process._process._Popen = Popen
+        self.__dict__["process"] = process
+
+    @classmethod
+    def _run(cls, **options: Any) -> None:  # type: ignore[override]
+        """The worker's main function."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A worker that is shut down while it runs something says so, which nobody asked for.
+        logging.getLogger("distributed.worker.state_machine").addFilter(_is_news)
+        for name in os.environ.keys() - options["env"].keys():
+            del os.environ[name]  # it was there when the server started
+        super()._run(**options)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "ended with CancelledError" not in str(record.msg)
+
+
+class LocalNanny(Nanny):
+    """The nanny of a worker process on this machine.
+
+    Attributes:
+        grace: seconds that the worker has to end before it is killed.
+    """
+
+    grace: float = 5.0
+
+    @property
+    def process(self) -> Any:
+        return self.__dict__.get("process")
+
+    @process.setter
+    def process(self, process: Any) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if process is not None:
+            process.__class__ = _WorkerProcess
+            process.env = {**os.environ, **self.env}
+            process.pre_spawn_env = {}  # the server has it; Dask would put it into the driver's environment
+        self.__dict__["process"] = process
+
+    async def close(  # type: ignore[override]
+        self, timeout: float = 5, reason: str = "nanny-close"
+    ) -> Any:
+        """See `Nanny`."""
+        return await super().close(timeout=min(timeout, self.grace), reason=reason)

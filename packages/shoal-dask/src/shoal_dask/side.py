@@ -1,0 +1,486 @@
+"""A driver's side on a Dask worker: what runs its batches there, and talks with it.
+
+    Dask task `execute` ─▶ a seat on Dask's thread ─▶ each run through the engine ─▶ columns ──report──▶ driver
+    bus ─▶ inbox ─▶ receiver thread: tasks, interrupts, recalls, what waiting runs are given, ends of nested runs
+
+Who does what:
+
+    Dask's threads   `execute`: unpack a batch, run it, report it
+    Dask's loop      takes messages in order; answers whether a task has begun; sends
+    receiver         everything else that is said, in order
+    service loop     coroutines of batches (`shoal.engine.loops`)
+
+May import `bus`, `handles` and the core's `remote` room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from contextvars import Context, copy_context
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from dask.sizeof import sizeof
+from distributed import get_worker, rejoin
+from distributed.metrics import time as dask_time
+from distributed.threadpoolexecutor import thread_state, threads_lock
+from distributed.worker import secede
+from distributed.worker_state_machine import SecedeEvent
+from shoal.calls import COMPLETED
+from shoal.context import LOCK
+from shoal.logs import library_logger
+from shoal.serialization import dumps, loads
+from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.batches import Batch
+from shoal.task_runners.remote.cluster_worker import ClusterSeat, ClusterWorker
+from shoal.task_runners.remote.messages import Message
+
+from shoal_dask.bus import NAME, key_of
+from shoal_dask.environment import this_environment
+from shoal_dask.handles import Lent
+from shoal_dask.options import captured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from shoal.calls import Call
+    from shoal.task_runners.remote.parcels import Packed
+
+__all__ = ["Side", "execute", "execute_async", "fail", "relay", "side_of"]
+
+#: Seconds after which outcomes are reported while their batch goes on.
+REPORT_EVERY = 0.05
+#: Seconds that a worker which is about to close gives what runs.
+LAST_GRACE = 20.0
+
+#: Instead of a phase: the run will not end, as its runner has been left.
+LEFT = -1
+
+
+def execute(
+    session: str, number: int, key: str, blob: bytes, handles: list[str], *values: Any
+) -> None:
+    """A batch, as a Dask task.
+
+    Args:
+        session: whose it is.
+        number: of the batch.
+        key: of the Dask task.
+        blob: what `DaskBackend` packed.
+        handles: Dask keys of large values among the arguments.
+        values: these.
+    """
+    side = side_of(get_worker(), session)
+    if side is not None:
+        side.execute(number, key, blob, dict(zip(handles, values, strict=True)))
+
+
+async def execute_async(
+    session: str, number: int, key: str, blob: bytes, handles: list[str], *values: Any
+) -> None:
+    """A batch of coroutines, as a Dask task: it holds no thread, and no place among those that run."""
+    side = side_of(get_worker(), session)
+    if side is not None:
+        await side.execute_async(number, key, blob, dict(zip(handles, values, strict=True)))
+
+
+def fail(error: BaseException) -> None:
+    """The end of a run that did not complete, as a Dask task."""
+    raise error
+
+
+async def relay(session: str, number: int, key: str) -> Any:
+    """The value of a run, as a Dask task: it ends when the run does, and holds no thread meanwhile.
+
+    Args:
+        session: whose run it is.
+        number: of the run.
+        key: of the Dask task.
+    """
+    side = side_of(get_worker(), session)
+    if side is None:
+        raise RuntimeError("the runner of this run has been left")
+    give = await side.value_of(number, key)
+    return give()
+
+
+def side_of(worker: Any, session: str) -> Side | None:
+    """A session's side on a worker, made where there is none; `None` if the session has ended."""
+    sides: dict[str, Side] = worker.shoal_sides
+    with LOCK:
+        side = sides.get(session)
+        if side is None and session not in worker.shoal_ended:
+            side = sides[session] = Side(worker, session)
+    return side
+
+
+class _Channel:
+    """To the driver, over the worker's stream to the scheduler."""
+
+    def __init__(self, worker: Any, session: str) -> None:
+        self._worker = worker
+        self._session = session
+
+    def post(self, op: str, **message: Any) -> None:
+        """Sends a message to the scheduler, after all that were posted before."""
+        message.update(op=f"{NAME}-{op}", session=self._session)
+        self._worker.loop.add_callback(self._worker.batched_send, message)
+
+    def send(self, kind: int, body: bytes = b"") -> None:
+        """See `Channel`."""
+        self.post("up", kind=kind, body=body)
+
+
+class _DaskSeat(ClusterSeat):
+    """A seat on one of Dask's threads."""
+
+    def __init__(self, home: Side, batch: int) -> None:
+        super().__init__(home)
+        self.batch = batch
+        self.thread = threading.current_thread()
+        self.key = getattr(thread_state, "key", None)
+        self.aside = False
+        self.given_up = False
+
+    def woken(self, left: float | None) -> None:
+        """See `Seat`: what waits can be given nothing, so others get its place in Dask's pool."""
+        if self.wish and not self.aside and not self.given_up:
+            self.aside = True
+            secede()
+        self.wish = False
+
+    def resumed(self) -> None:
+        """See `Seat`: it takes a place again, once one is free."""
+        super().resumed()
+        if self.aside and not self.waits_below():
+            self.aside = False
+            rejoin()
+
+    def waits_below(self) -> bool:
+        """Whether another run waits here, beneath the one that goes on."""
+        return self in self.home.waiting.values()
+
+
+class Side(ClusterWorker):
+    """A driver's side on this worker.
+
+    Args:
+        worker: Dask's worker.
+        session: whose it is.
+    """
+
+    def __init__(self, worker: Any, session: str) -> None:
+        super().__init__(_Channel(worker, session), REPORT_EVERY)
+        self._worker = worker
+        self._origin: Context | None = None
+        self._session = session
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._refused: set[int] = set()
+        self._emptied: asyncio.Event | None = None
+        self._over: dict[int, asyncio.Event] = {}
+        self._wanted: dict[int, asyncio.Future[Any]] = {}
+        self._thread = threading.Thread(target=self._receive, name="shoal-receiver", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------ what is said; on Dask's loop
+
+    def brought(self, message: dict[str, Any]) -> None:
+        """Takes a message from the bus."""
+        if "withdraw" in message:
+            self._asked_back(*message["withdraw"])
+        elif "refuse" in message:
+            self._refused.add(int(message["refuse"].rpartition("-")[2]))
+        else:
+            said = Message(message["kind"], message["body"], [])
+            self._inbox.put(lambda: self.hear(said))
+
+    def _asked_back(self, key: str, number: int) -> None:
+        """The driver wants back what has not begun of a batch."""
+        here, state = False, None
+        with LOCK:
+            batch = self.batches.get(number)
+            if batch is None:
+                state = self._worker.state.tasks.get(key)
+                here = state is not None and state.state not in ("released", "cancelled", "memory")
+                if here:
+                    self._withdrawn.add(number)
+        if batch is not None:
+            self._inbox.put(lambda: self.hand_back(batch))
+        elif state is None or state.state != "memory":
+            self.channel.post("returned", key=key, number=number, here=here)
+
+    async def farewell(self) -> None:
+        """The worker is about to close: what runs may end, what has not begun is given back.
+
+        `stopping` is set on all sides of the worker before this is called for any.
+        """
+        with LOCK:
+            for batch in self.batches.values():
+                self._inbox.put(lambda batch=batch: self.hand_back(batch))  # type: ignore[misc]
+            self._emptied = asyncio.Event() if self.batches else None
+        if self._emptied is not None:
+            try:
+                await asyncio.wait_for(self._emptied.wait(), LAST_GRACE)
+            except TimeoutError:
+                return  # the record tells what had begun
+        self.end()  # first, so that nothing begins any more
+        self.channel.send(messages.FAREWELL)
+
+    def end(self) -> None:
+        """The driver has left the session, or has gone: what runs is stopped."""
+        self.stopping = self.gone = True
+        with LOCK:
+            for seat in self.seats:
+                for frame in list(seat.frames.stack):
+                    seat.frames.fire(frame.run)
+                seat.queue.put(None)
+            numbers = list(self.coroutines.tasks)
+        for number in numbers:
+            self.interrupt(number, overdue=False)
+        self._worker.loop.add_callback(self._refuse_wanted)
+        self._inbox.put(None)
+        if self.record is not None:
+            self.record.remove()
+
+    # ------------------------------------------------------------------ what is said; on the receiver
+
+    def _receive(self) -> None:
+        while True:
+            action = self._inbox.get()
+            if action is None:
+                return
+            try:
+                action()
+            except Exception:
+                library_logger().exception("A worker's receiver failed")
+
+    def hear_more(self, message: Message) -> None:
+        """See `ClusterWorker`."""
+        kind, body = message.kind, message.body
+        if kind == messages.NUMBERS:
+            self._begin(*loads(body))
+        elif kind == messages.STEP_ASIDE:
+            seat = self.waiting.get(loads(body))
+            if isinstance(seat, _DaskSeat):
+                seat.wish = True
+                seat.queue.put(None)
+        elif kind == messages.VALUE:
+            self._take_value(*loads(body))
+        elif kind == messages.GIVE_UP:
+            self._give_up(*loads(body))
+        else:
+            self.take(message)
+
+    def _begin(self, base: int, size: int, entropy: int) -> None:
+        """The driver's first words."""
+        self.identify(entropy, os.path.dirname(self._worker.local_directory))
+        self.channel.send(messages.HELLO, dumps(self.hello(this_environment())))
+        self.number(base, size)
+
+    # ------------------------------------------------------------------ batches
+
+    def execute(self, number: int, key: str, blob: bytes, values: dict[str, Any]) -> None:
+        """Runs a batch on this thread, one of Dask's."""
+        self._see_context()
+        self.loading.values = values
+        try:
+            batch = self.opened(number, blob)
+            if batch is not None:
+                self._run(batch)
+        finally:
+            self.loading.values = {}
+
+    def _run(self, batch: Batch) -> None:
+        seat = _DaskSeat(self, batch.number)
+        batch.seat = seat
+        with LOCK:
+            self.seats.append(seat)
+        seat.enter()
+        try:
+            seat.run(batch)
+        finally:
+            seat.leave()
+            with LOCK:
+                self.seats.remove(seat)
+            if seat.given_up:
+                thread_state.proceed = False  # another thread has taken its place
+
+    async def execute_async(
+        self, number: int, key: str, blob: bytes, values: dict[str, Any]
+    ) -> None:
+        """Runs a batch of coroutines on the service loop, and waits for its end without a thread of Dask's."""
+        self._see_context()
+        began = dask_time()
+        over = self._over[number] = asyncio.Event()
+
+        def opened() -> Batch | None:
+            self.loading.values = values
+            try:
+                return self.opened(number, blob)
+            finally:
+                self.loading.values = {}
+
+        try:
+            batch = await asyncio.to_thread(opened)
+            del opened
+            values.clear()
+            if batch is None:
+                return
+            now = dask_time()
+            event = SecedeEvent(key=key, compute_duration=now - began, stimulus_id=f"secede-{now}")
+            self._worker.handle_stimulus(event)
+            self.coroutines.begin(batch)
+            del batch
+            await over.wait()
+        finally:
+            self._over.pop(number, None)
+
+    def _see_context(self) -> None:
+        """Keeps what Dask puts around a task: it knows its worker by a context variable."""
+        if self._origin is None:
+            self._origin = copy_context()
+
+    def new_context(self) -> Context:
+        """See `RemoteWorker`."""
+        return self._origin.copy() if self._origin is not None else Context()
+
+    def opened(
+        self, number: int, blob: bytes, wait: int = 0, buffers: Sequence[Any] | None = None
+    ) -> Batch | None:
+        """See `ClusterWorker`."""
+        self._numbers.there.wait()  # nothing begins before the driver can know where that is written down
+        batch = super().opened(number, blob, wait, buffers)
+        if batch is not None and self.stopping:
+            self._inbox.put(lambda: self.hand_back(batch))
+        return batch
+
+    def is_refused(self, batch: int) -> bool:
+        """See `ClusterWorker`: it has begun at another worker."""
+        refused = batch in self._refused
+        self._refused.discard(batch)
+        return refused
+
+    def catch_up(self, tasks: list[int]) -> None:
+        """See `ClusterWorker`: all that is said comes by one way."""
+        if threading.current_thread() is self._thread:
+            return
+        done = threading.Event()
+        self._inbox.put(done.set)
+        done.wait()
+
+    def close(self, batch: Batch) -> None:
+        """See `RemoteWorker`."""
+        super().close(batch)
+        over = self._over.pop(batch.number, None)
+        if over is not None:
+            self._worker.loop.add_callback(over.set)
+        if self._emptied is not None and not self.batches:
+            self._worker.loop.add_callback(self._emptied.set)
+
+    # ------------------------------------------------------------------ ends
+
+    def keep(
+        self, batch: Batch, position: int, call: Call, value: Any, packed: Packed
+    ) -> Callable[[], Any] | None:
+        """See `RemoteWorker`: as a value of this Dask worker, under a key that the driver's client owns."""
+        key = key_of(call.task.name, self._session, f"{call.number}.{call.attempt}")
+        # First the scheduler learns of the key: a worker's value under a key that it does not know is thrown away.
+        self.channel.post("keep", key=key, nbytes=sizeof(value))
+        self._worker.loop.add_callback(self._worker.update_data, {key: value})
+        batch.lane.put_kept(position, key)  # type: ignore[attr-defined]
+        return lambda: value
+
+    def capture(self) -> Any:
+        """See `RemoteWorker`: Dask's annotations."""
+        return captured()
+
+    def fetch(self, key: str) -> Any:
+        """The value of a Dask key, wherever in the cluster it is; not for Dask's loop.
+
+        Raises:
+            KeyError: it is nowhere.
+        """
+        from distributed.utils import sync
+
+        return sync(self._worker.loop, self._fetch, key)
+
+    async def _fetch(self, key: str) -> Any:
+        from distributed.utils_comm import gather_from_workers
+
+        if key in self._worker.data:
+            return self._worker.data[key]
+        holders = await self._worker.scheduler.who_has(keys=[key])
+        found, *_ = await gather_from_workers(holders, rpc=self._worker.rpc)
+        return found[key]
+
+    def adopt_ended(self, message: Message) -> list[Any]:
+        """See `RemoteWorker`."""
+        return loads(message.body)  # type: ignore[no-any-return]
+
+    def handle_of(self, number: Any) -> Any:
+        """See `RemoteWorker`."""
+        return Lent(number, self.fetch)
+
+    async def value_of(self, number: int, key: str) -> Callable[[], Any]:
+        """What gives the value of a driver's run, once that has ended, for a Dask task that relays it."""
+        now = dask_time()
+        event = SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"secede-{now}")
+        self._worker.handle_stimulus(event)
+        wanted = self._wanted.get(number)
+        if wanted is None:
+            wanted = self._wanted[number] = asyncio.get_running_loop().create_future()
+            self.channel.send(messages.WANTED, dumps(number))
+        phase, data = await wanted
+        self._wanted.pop(number, None)
+        if phase == LEFT:
+            raise RuntimeError("the runner of this run has been left")
+        if not isinstance(data, bytes):
+            value = await self._fetch(data)
+            return lambda: value
+
+        def give() -> Any:
+            value, _ = loads(data)
+            if phase != COMPLETED:
+                raise value
+            return value
+
+        return give
+
+    def _refuse_wanted(self) -> None:
+        error = (LEFT, None)
+        for wanted in self._wanted.values():
+            if not wanted.done():
+                wanted.set_result(error)
+
+    def _take_value(self, number: int, phase: int, data: Any) -> None:
+        def told() -> None:
+            wanted = self._wanted.get(number)
+            if wanted is not None and not wanted.done():
+                wanted.set_result((phase, data))
+
+        self._worker.loop.add_callback(told)
+
+    # ------------------------------------------------------------------ what does not stop
+
+    def _give_up(self, number: int, run: int) -> None:
+        """A run does not stop, and the worker cannot be killed: another thread takes the place of its own."""
+        with LOCK:
+            seat: Any = next((s for s in self.seats if getattr(s, "batch", None) == number), None)
+            batch = self.batches.get(number)
+            if seat is None or batch is None or seat.given_up or seat.aside:
+                return
+            stack = seat.frames.stack
+            if not stack or getattr(stack[-1].run, "number", None) != run:
+                return  # it has stopped
+            seat.given_up = True
+        self.hand_back(batch)
+        self.send_report(batch, [], 0.0, last=True)  # what it may say later is of no interest
+        pool = self._worker.executors["default"]
+        with threads_lock:
+            pool._threads.discard(seat.thread)
+            pool._adjust_thread_count()
+        now = dask_time()
+        event = SecedeEvent(key=seat.key, compute_duration=0.1, stimulus_id=f"secede-{now}")
+        self._worker.loop.add_callback(self._worker.handle_stimulus, event)

@@ -1,0 +1,202 @@
+"""`DaskTaskRunner`: the user's face of a Dask cluster.
+
+May import `settings`, `connection` and `report`; `backend`, and with it distributed, on use.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+from shoal.exceptions import SerializationError
+from shoal.task_runners.base import LEAVING
+from shoal.task_runners.remote.cluster_runner import ClusterTaskRunner
+from shoal.task_runners.remote.keywords import copied
+
+from shoal_dask.connection import Connection
+from shoal_dask.report import Report, check_bokeh
+from shoal_dask.settings import ClusterSettings, comparable, invalid, is_client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from distributed import Client
+    from distributed.deploy.cluster import Cluster
+    from shoal.scheduling.backend import Backend
+    from shoal.scheduling.dispatcher import Dispatcher
+
+__all__ = ["DaskTaskRunner"]
+
+
+class DaskTaskRunner(ClusterTaskRunner):
+    """Runs tasks on a Dask cluster: a temporary one of this machine, a given one, or one that runs elsewhere.
+
+    Short runs travel in batches, large values stay on the workers. Without arguments a local cluster is started when
+    the runner is entered, one process with one thread for each processor; scripts need no
+    `if __name__ == "__main__"`. What was not started here is never stopped. Duplicates of a runner share its cluster
+    for as long as one of them is entered: enter a runner around several flows to keep its cluster warm for them.
+
+    Args:
+        cluster: a cluster object, used as it is. Given alone, a string, a path or a client is taken as `address`.
+        address: a running scheduler: its address (`"tcp://host:8786"`, `"tls://…"`, `"ws://…"`, `"inproc://…"`), the
+            path of a scheduler file (`….json`), or a `distributed.Client`, used as it is.
+        cluster_class: what makes a new cluster: a class, a function or a dotted name like
+            `"dask_jobqueue.SLURMCluster"`. By default `distributed.LocalCluster`.
+        cluster_kwargs: its keyword arguments.
+        adapt_kwargs: the new cluster scales by itself, with these arguments of its `adapt()`.
+        client_kwargs: more arguments of `distributed.Client`, such as `security`, `timeout` (seconds to connect) or
+            `scheduler_file`.
+        performance_report_path: where Dask's performance report of each use goes, as HTML; needs bokeh here and on
+            the scheduler.
+        check_environment: compare the versions of Python and of packages on the driver, scheduler and workers, and
+            refuse what cannot work.
+        ship_modules: which modules travel by value, because workers elsewhere cannot import them: `"auto"` for those
+            that live beside the script and are not installed, or their names; an empty list for none.
+
+    Raises:
+        InvalidOption: an option has a wrong value, or contradicts another.
+        MissingExtraError: `performance_report_path` is given and bokeh is not installed.
+
+    Examples:
+        >>> @flow(task_runner=DaskTaskRunner(cluster_kwargs={"n_workers": 4}))
+        ... def main(): ...
+
+        >>> with DaskTaskRunner() as runner:
+        ...     main.with_options(task_runner=runner)()
+        ...     main.with_options(task_runner=runner)()  # on the same cluster
+    """
+
+    name = "dask"
+
+    def __init__(
+        self,
+        cluster: Cluster | Client | str | os.PathLike[str] | None = None,
+        address: str | os.PathLike[str] | Client | None = None,
+        cluster_class: str | Callable[..., Cluster] | None = None,
+        cluster_kwargs: Mapping[str, Any] | None = None,
+        adapt_kwargs: Mapping[str, Any] | None = None,
+        client_kwargs: Mapping[str, Any] | None = None,
+        performance_report_path: str | os.PathLike[str] | None = None,
+        *,
+        check_environment: bool = True,
+        ship_modules: str | Sequence[str] = "auto",
+    ) -> None:
+        given: Any = cluster
+        if address is None and (isinstance(given, (str, os.PathLike)) or is_client(given)):
+            cluster, address = None, given
+        cluster_settings = ClusterSettings(
+            cluster,
+            address,
+            cluster_class,
+            copied(cluster_kwargs),
+            copied(adapt_kwargs),
+            copied(client_kwargs),
+        )
+        cluster_settings.check()
+        if performance_report_path is not None:
+            if not isinstance(performance_report_path, (str, os.PathLike)):
+                raise invalid(
+                    "performance_report_path", performance_report_path, "a path is needed"
+                )
+            check_bokeh()
+        super().__init__(
+            Connection(cluster_settings),
+            check_environment=check_environment,
+            ship_modules=ship_modules,
+        )
+        self.performance_report_path = performance_report_path
+        self._cluster_settings = cluster_settings
+        self._report: Report | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return bool(comparable(self.settings()) == comparable(other.settings()))
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(comparable(self.settings()))))
+
+    def settings(self) -> dict[str, Any]:
+        """See `BaseTaskRunner`."""
+        which = self._cluster_settings
+        return {
+            "cluster": which.cluster,
+            "address": which.address,
+            "cluster_class": which.cluster_class,
+            "cluster_kwargs": which.cluster_kwargs,
+            "adapt_kwargs": which.adapt_kwargs,
+            "client_kwargs": which.client_kwargs,
+            "performance_report_path": self.performance_report_path,
+            **super().settings(),
+        }
+
+    def __reduce__(self) -> Any:
+        live = {
+            "cluster": self._cluster_settings.cluster,
+            "address": self._cluster_settings.client,
+        }
+        for option, value in live.items():
+            if value is not None:
+                raise SerializationError(
+                    path=f"DaskTaskRunner.{option}",
+                    type_name=type(value).__qualname__,
+                    problem="it lives in this process; a runner that travels needs the scheduler's address",
+                )
+        return super().__reduce__()
+
+    @classmethod
+    def from_argument(cls, argument: str) -> DaskTaskRunner:
+        """See `BaseTaskRunner`: `"dask:4"` for that many local workers, or where a scheduler is.
+
+        Raises:
+            InvalidOption: it is neither.
+        """
+        if argument.isdecimal():
+            if int(argument) < 1:
+                raise invalid("n_workers", argument, "a whole number from 1 up is needed")
+            return cls(cluster_kwargs={"n_workers": int(argument)})
+        if ":" in argument or argument.endswith(".json"):
+            return cls(address=argument)
+        raise invalid(
+            "argument",
+            argument,
+            "a number of workers, a scheduler's address or the path of a scheduler file (….json) is needed",
+        )
+
+    def make_backend(self) -> tuple[Backend, int | None]:
+        """See `BaseTaskRunner`."""
+        self._connection.prepare()  # before the next line, which imports Dask
+        from shoal_dask.backend import DaskBackend
+
+        backend = DaskBackend(
+            self._connection,
+            check_environment=self.check_environment,
+            ship_modules=self.ship_modules,
+        )
+        return backend, None
+
+    # ------------------------------------------------------------------ the report
+
+    def __enter__(self) -> Self:
+        if self.performance_report_path is None:
+            return super().__enter__()
+        self._connection.acquire()  # it is drawn when the backend has let go
+        try:
+            report = Report(self._connection.client, self.performance_report_path)
+            super().__enter__()
+        except BaseException:
+            self._connection.release(LEAVING)
+            raise
+        self._report = report
+        return self
+
+    def _leave(self, dispatcher: Dispatcher, *, stopped: bool) -> None:
+        report, self._report = self._report, None
+        try:
+            super()._leave(dispatcher, stopped=stopped)
+        finally:
+            if report is not None:
+                try:
+                    report.write()
+                finally:
+                    self._connection.release(LEAVING)

@@ -1,0 +1,43 @@
+"""Runs Shoal flows on Ray.
+
+    settings                    what was asked for
+    wire, relay                 messages over TCP; the driver's actor: futures for Ray, gates, a bus for Ray Client
+    quiet, connection           Ray in this process, and what it changes here
+    environment, options        what the workers need to have; Ray's own words around a submit
+    handles                     values that stay
+    natives, members, side      Ray's own objects; the driver's books; what runs batches on a worker
+    link, relays                the driver's end of the messages; who waits for what
+    listening, deaths, watch    what the driver hears; workers that have gone; a cluster that has
+    backend                     batches become Ray tasks
+    task_runners                what users configure
+
+The public names below load on first access: importing this package does not import Ray.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal_ray.options import remote_options
+    from shoal_ray.task_runners import RayTaskRunner
+
+__all__ = ["RayTaskRunner", "remote_options"]
+
+__version__ = "0.1.0"
+
+_HOMES = {"RayTaskRunner": "task_runners", "remote_options": "options"}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

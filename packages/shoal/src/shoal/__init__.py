@@ -1,0 +1,69 @@
+"""Shoal: write a flow of tasks once; run it on threads, or on any task runner.
+
+    exceptions, states, annotations, settings   what things are called
+    context, logs, names, runtime               what surrounds a run
+    calls, futures                              a run to be, and a run
+    engine                                      runs one attempt
+    scheduling                                  decides what runs when
+    task_runners                                where it runs
+    tasks, flows                                the decorators
+    testing, cli                                for authors of runners; the command
+
+Each imports only from those above it. The public names below load on first access.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.annotations import allow_failure, opaque, quote, unmapped
+    from shoal.context import tags
+    from shoal.flows import Flow, flow
+    from shoal.logs import get_run_logger
+    from shoal.states import State
+    from shoal.tasks import Task, task
+
+__all__ = [
+    "Flow",
+    "State",
+    "Task",
+    "allow_failure",
+    "flow",
+    "get_run_logger",
+    "opaque",
+    "quote",
+    "tags",
+    "task",
+    "unmapped",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Flow": "flows",
+    "State": "states",
+    "Task": "tasks",
+    "allow_failure": "annotations",
+    "flow": "flows",
+    "get_run_logger": "logs",
+    "opaque": "annotations",
+    "quote": "annotations",
+    "tags": "context",
+    "task": "tasks",
+    "unmapped": "annotations",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

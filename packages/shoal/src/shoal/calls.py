@@ -1,0 +1,221 @@
+"""The words that a driver and its workers share: what is to be run, and how it ended.
+
+Everything here is plain data with slots. Nothing here runs a task, decides anything or waits. May import what
+surrounds a run (`context`) and what things are called, never futures or schedulers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextvars import Context
+
+    from shoal.context import Scope
+    from shoal.states import State
+    from shoal.tasks import Task
+
+__all__ = [
+    "AWAITING_RETRY",
+    "CANCELLED",
+    "COMPLETED",
+    "CRASHED",
+    "DONE",
+    "FAILED",
+    "NOT_READY",
+    "QUEUED",
+    "READY",
+    "RUNNING",
+    "SENT",
+    "WAITING",
+    "Batch",
+    "Call",
+    "Handle",
+    "Outcome",
+    "Report",
+]
+
+# The phases of a run as the driver sees them. Plain integers, because every run passes several of them; a `State`
+# is made from a phase when somebody asks for one. A run is done from `DONE` upwards, and never leaves such a phase.
+WAITING = 0  # for upstreams that have not ended
+READY = 1  # could start now, waits for a slot
+SENT = 2  # in a batch that was launched; not known to have started
+RUNNING = 3
+AWAITING_RETRY = 4
+QUEUED = 5  # for a slot of the concurrency limits of its tags
+DONE = 8
+COMPLETED = 8
+FAILED = 9
+CANCELLED = 10
+CRASHED = 11
+NOT_READY = 12
+
+
+class Call:
+    """One attempt of a task run: what the engine needs, and nothing of the scheduler's.
+
+    Attributes:
+        task: the task; its function and its options.
+        args: positional arguments. Futures in them are replaced by values before the engine sees the call.
+        kwargs: keyword arguments, `None` where there are none.
+        number: the run's integer id; its UUID and its name are made from it on demand.
+        context: the submitter's context variables; each attempt runs in it or in a copy of it.
+        scope: where runs submitted from inside go: the runner, and the flow run around it; `None` outside a flow.
+        attempt: 1 for the first attempt.
+        name: the run's name, once it was rendered from `task_run_name`.
+        options: what the backend captured in the submitter's thread (annotations, remote options), or `None`.
+    """
+
+    __slots__ = (
+        "args",
+        "attempt",
+        "context",
+        "kwargs",
+        "name",
+        "number",
+        "options",
+        "scope",
+        "task",
+    )
+
+    def __init__(
+        self,
+        task: Task[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        number: int,
+        context: Context,
+        scope: Scope | None,
+        attempt: int = 1,
+    ) -> None:
+        self.task = task
+        self.args = args
+        self.kwargs = kwargs
+        self.number = number
+        self.context = context
+        self.scope = scope
+        self.attempt = attempt
+        self.name: str | None = None
+        self.options: Any = None
+
+
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        phase: a done phase, or `AWAITING_RETRY` if there is to be another attempt.
+        value: the result, or the exception of a run that did not complete.
+        state: the `State` that the task returned, where it returned one.
+        delay: seconds until the next attempt (only with `AWAITING_RETRY`).
+        name: the rendered run name where it is not the default one.
+        seconds: how long the task's function ran.
+    """
+
+    __slots__ = ("delay", "name", "phase", "seconds", "state", "value")
+
+    def __init__(
+        self,
+        phase: int,
+        value: Any,
+        state: State[Any] | None = None,
+        delay: float = 0.0,
+        name: str | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        self.phase = phase
+        self.value = value
+        self.state = state
+        self.delay = delay
+        self.name = name
+        self.seconds = seconds
+
+
+class Handle:
+    """A value that stays where its engine keeps it: shared memory, a worker, an object store.
+
+    Runs of the same runner are given the handle; who asks for the value fetches it.
+
+    Attributes:
+        place: which of the engine's places holds it, where that matters to who shall use it.
+    """
+
+    __slots__ = ("__weakref__",)
+    place: Any = None
+
+    def value(self, run_name: str | None = None) -> Any:
+        """The value, fetched.
+
+        Args:
+            run_name: of the run whose value it is, for the message.
+
+        Raises:
+            ResultLost: what held it is gone.
+        """
+        raise NotImplementedError
+
+
+class Batch:
+    """An ordered list of runs that travel to one worker slot in one message.
+
+    Attributes:
+        number: identifies the batch among those of its runner.
+        slot: the slot it was made for.
+        runs: the driver's futures in the order in which they are to be run, or a `Span` of a map.
+        seconds: how long it is expected to take, `None` where a task's duration is not known yet.
+        helper: what waits at the slot, if the batch is sent because that needs it.
+        linked: how many of the runs wait for others of the batch.
+    """
+
+    __slots__ = ("helper", "linked", "number", "runs", "seconds", "slot")
+
+    def __init__(self, number: int, slot: int, runs: Any, seconds: float | None) -> None:
+        self.number = number
+        self.slot = slot
+        self.runs = runs
+        self.seconds = seconds
+        self.helper: Any = None
+        self.linked = 0
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+
+class Report:
+    """What a worker says of runs of one batch, in columns.
+
+    A batch's number names the attempts in it too: runs that are sent again are in another batch, so a report of a
+    batch that was given up is dropped.
+
+    Attributes:
+        batch: the batch's number.
+        positions: in the batch, of the runs reported.
+        values: for each run its result, or an `Outcome` where there is more to say.
+        ends: when each ended, seconds since the epoch.
+        seconds: how long the runs took together.
+        logs: log records of these runs, in order.
+        last: whether the batch has nothing more to report; runs it never reported were not started then.
+        count: how many runs `seconds` is about.
+    """
+
+    __slots__ = ("batch", "count", "ends", "last", "logs", "positions", "seconds", "values")
+
+    def __init__(
+        self,
+        batch: int,
+        positions: Sequence[int],
+        values: Sequence[Any],
+        ends: Sequence[float],
+        seconds: float,
+        logs: Sequence[Any] = (),
+        last: bool = True,
+        count: int | None = None,
+    ) -> None:
+        self.batch = batch
+        self.count = len(values) if count is None else count
+        self.positions = positions
+        self.values = values
+        self.ends = ends
+        self.seconds = seconds
+        self.logs = logs
+        self.last = last

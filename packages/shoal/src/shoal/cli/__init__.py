@@ -1,0 +1,30 @@
+"""The `shoal` command. Thin: it uses the public names of shoal, and nothing imports it.
+
+    app.py                    the commands by name, and how each of them ends
+    console.py                what is printed where: results, errors, the tracebacks of failed flows
+    run.py                    shoal run
+      targets.py                which flow: `path/to/file.py:flow`, `module:flow`
+      parameters.py             with what: `-p name=value`
+      signals.py                until when: Ctrl-C and SIGTERM
+    runners.py                shoal runners
+    concurrency_limit.py      shoal concurrency-limit
+    demo_command.py           shoal demo
+      demo.py                   its flow, an example worth reading
+
+A new command is a file with a function or an `App` of its own, and a line in `app.py`; another package adds one by an
+entry point. cyclopts and rich are imported in this package only, and not by `demo.py`, which workers import too.
+"""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Runs the command with the arguments of the process, and gives its exit code."""
+    try:
+        from shoal.cli.app import invoke
+
+        return invoke()
+    except KeyboardInterrupt:  # perhaps in the middle of an import
+        return 130

@@ -1,0 +1,118 @@
+"""The commands by name, and how each of them ends.
+
+Exit codes: 0 it worked, 1 the flow failed, 2 the command line cannot be carried out as typed, 130 Ctrl-C, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+
+from shoal import __version__
+from shoal.cli.concurrency_limit import concurrency_limit
+from shoal.cli.console import UsageError, print_error
+from shoal.cli.demo_command import demo
+from shoal.cli.run import run
+from shoal.cli.runners import runners
+from shoal.exceptions import ShoalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["PLUGINS", "invoke", "make_app"]
+
+#: The entry-point group of commands in other packages: a name, and a cyclopts `App` of that name or a function.
+PLUGINS = "shoal.commands"
+
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    "run": run,
+    "runners": runners,
+    "concurrency-limit": concurrency_limit,
+    "demo": demo,
+}
+
+#: Any arguments at all, options included.
+_Anything = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+
+_HELP = """Run flows of tasks, measure them, and see what they can run on.
+
+`shoal COMMAND --help` tells more about a command.
+"""
+
+
+def make_app(*, plugins: bool = True) -> App:
+    """The command line.
+
+    Args:
+        plugins: whether to load the commands of other packages, which may take its time.
+    """
+    app = App(name="shoal", help=_HELP, version=f"shoal {__version__}", help_format="markdown")
+    for name, command in _COMMANDS.items():
+        app.command(command, name=sorted({name, name.replace("-", "_")}))
+    if plugins:
+        _add_plugins(app)
+    return app
+
+
+def _add_plugins(app: App) -> None:
+    from importlib.metadata import entry_points
+
+    found = {entry.name: entry for entry in entry_points(group=PLUGINS)}
+    for name, entry in found.items():
+        try:
+            command = entry.load()
+        except Exception as error:
+            command = _broken(name, entry.value, error)
+        app.command(command, name=name)
+    if "bench" not in found:
+        app.command(_bench_is_missing, name="bench")
+
+
+def _broken(name: str, value: str, error: Exception) -> Callable[..., None]:
+    def command(*arguments: _Anything) -> None:
+        problem = f"{type(error).__name__}: {error}"
+        raise UsageError(f"the command {name!r} cannot be loaded from {value!r}: {problem}")
+
+    command.__doc__ = "(cannot be loaded)"
+    return command
+
+
+def _bench_is_missing(*arguments: _Anything) -> None:
+    """Measure what a task costs beside the bare engines (package shoal-bench)."""
+    raise UsageError(
+        "the benchmarks are in the package shoal-bench, which is not installed. It comes with a clone of the "
+        "repository: run `uv run shoal bench` there, or `pip install ./benchmarks`."
+    )
+
+
+def invoke(tokens: Sequence[str] | None = None) -> int:
+    """Carries out one command line.
+
+    Args:
+        tokens: the arguments; by default those of the process.
+
+    Returns:
+        The exit code.
+    """
+    tokens = sys.argv[1:] if tokens is None else tokens
+    try:
+        outcome = make_app(plugins=not tokens or tokens[0].replace("_", "-") not in _COMMANDS)(
+            tokens,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+        sys.stdout.flush()
+    except (CycloptsError, UsageError, ShoalError) as error:
+        if isinstance(error, UnusedCliTokensError) and "=" in str(error):
+            error.add_note("A parameter of the flow is given as -p name=value.")
+        print_error(error)
+        return 2
+    except BrokenPipeError:
+        # Who read our output has left, say `head`. What is still buffered must not fail again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return outcome if isinstance(outcome, int) else 0

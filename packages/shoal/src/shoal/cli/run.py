@@ -1,0 +1,85 @@
+"""`shoal run`: runs a flow of a file or module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from shoal.cli.console import UsageError, did_you_mean, print_failure, print_value
+from shoal.cli.signals import Signals
+from shoal.exceptions import ShoalError, UnknownRunner
+
+if TYPE_CHECKING:
+    from shoal import Flow
+
+__all__ = ["run", "with_runner"]
+
+
+def run(
+    target: Annotated[str, Parameter(help="`path/to/file.py:flow` or `package.module:flow`")],
+    /,
+    *,
+    runner: Annotated[
+        str | None,
+        Parameter(
+            name=["--runner", "-r"],
+            help="Task runner in place of the flow's own, say `threads:4`; `shoal runners` lists them",
+        ),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        Parameter(
+            name=["--param", "-p"],
+            negative=(),
+            help="A parameter, `name=value`, as text or JSON; repeat it for several",
+        ),
+    ] = None,
+) -> int:
+    """Run a flow and print what it returns.
+
+    `:flow` may be left out where there is only one. Log lines and errors go to stderr. The exit code is 0 if the flow
+    completed, 1 if it failed, 2 if the command line is wrong.
+
+    For example: `shoal run etl.py:nightly --runner threads:4 -p day=2024-05-01 -p 'shops=[1, 2]'`
+    """
+    from shoal.cli.parameters import parse
+    from shoal.cli.targets import find_flow
+
+    with Signals() as signals:
+        try:
+            flow = with_runner(find_flow(target), runner)
+            args, kwargs = parse(flow, param or [])
+        except (UsageError, ShoalError):
+            raise
+        except Exception as error:  # the user's module cannot be loaded
+            print_failure(error)
+            return 1
+        try:
+            value = flow(*args, **kwargs)
+            if flow.is_async:
+                value = signals.run(value)
+        except Exception as error:
+            print_failure(error)
+            return 1
+    if value is not None:
+        print_value(value)
+    return 0
+
+
+def with_runner(flow: Flow[..., Any], runner: str | None) -> Flow[..., Any]:
+    """The flow with another runner, if one was asked for; in any case with one that there is.
+
+    Raises:
+        UnknownRunner: the text names none.
+        MissingExtraError: it names one of a package that is not installed.
+        InvalidOption: the runner refuses its argument.
+    """
+    if runner is not None:
+        flow = flow.with_options(task_runner=runner)
+    try:
+        flow.make_runner()
+    except UnknownRunner as error:
+        error.add_note(did_you_mean(error.runner.partition(":")[0], error.known))
+        raise
+    return flow

@@ -1,0 +1,179 @@
+"""What surrounds a run: the flow run and the runner it belongs to, the current call, the tags in force.
+
+Context variables only, so that threads, tasks of an event loop and copied contexts each see their own. May import
+`names` and what things are called.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from shoal.exceptions import MissingContextError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shoal.calls import Call
+    from shoal.engine.interrupt import Frames
+    from shoal.flows import Flow
+    from shoal.futures.blocking import Blocker
+
+__all__ = ["CALL", "HERE", "LOCK", "SCOPE", "TAGS", "FlowRun", "Scope", "current_scope", "tags"]
+
+#: Guards every scheduler, every future and every thread's interrupts of this process. One lock, because runs wait for
+#: runs of other runners (nested flows), and a wait that crosses runners must be seen whole. Held for a microsecond at
+#: a time and never while user code runs. Re-entrant, because the garbage collector may run a finalizer inside.
+LOCK = threading.RLock()
+
+CALL: ContextVar[Call | None] = ContextVar("shoal_call", default=None)
+SCOPE: ContextVar[Scope | None] = ContextVar("shoal_scope", default=None)
+TAGS: ContextVar[frozenset[str]] = ContextVar("shoal_tags", default=frozenset())
+
+
+class _Here(threading.local):
+    """What is special about the current thread.
+
+    Attributes:
+        block: how this thread waits for futures, `None` for the plain way. A worker runs what it waits for; the loop
+            of async tasks refuses.
+        frames: the interruptible runs on this thread's stack, `None` where there never was one.
+        worker: the pool's worker that this thread is, if any.
+        loop: whether this is the thread of the loop that runs async tasks.
+    """
+
+    block: Blocker | None = None
+    frames: Frames | None = None
+    worker: Any = None
+    loop: bool = False
+
+
+HERE = _Here()
+
+
+def _after_fork() -> None:
+    # A fork taken while another thread held the lock would leave it held for ever in the child.
+    LOCK._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class FlowRun:
+    """A run of a flow, as hooks, logs and `shoal.runtime.flow_run` see it.
+
+    Attributes:
+        flow: the flow.
+        number: the run's integer id.
+        name: for example `hilarious-collie`.
+        parameters: the validated parameters by name.
+        tags: the tags in force when it began.
+        run_count: attempts so far, 1 in the first.
+        parent: the flow run around it, if any.
+        state: the latest state.
+    """
+
+    __slots__ = (
+        "flow",
+        "name",
+        "number",
+        "parameters",
+        "parent",
+        "run_count",
+        "start_time",
+        "state",
+        "tags",
+    )
+
+    def __init__(
+        self,
+        flow: Flow[Any, Any],
+        number: int,
+        name: str,
+        parameters: dict[str, Any],
+        tags: frozenset[str],
+        parent: FlowRun | None,
+    ) -> None:
+        self.flow = flow
+        self.number = number
+        self.name = name
+        self.parameters = parameters
+        self.tags = tags
+        self.parent = parent
+        self.run_count = 0
+        self.state: Any = None
+        self.start_time: float | None = None
+
+    @property
+    def id(self) -> str:
+        """The run's UUID, made from its number."""
+        from shoal.names import run_uuid
+
+        return run_uuid(self.number)
+
+    @property
+    def flow_name(self) -> str:
+        """The name of the flow."""
+        return self.flow.name
+
+    @property
+    def root(self) -> FlowRun:
+        """The outermost flow run around this one, itself if there is none."""
+        run = self
+        while run.parent is not None:
+            run = run.parent
+        return run
+
+
+class Scope:
+    """Where a submitted run goes: the dispatcher of the entered runner, and the flow run it works for."""
+
+    __slots__ = ("dispatcher", "flow_run")
+
+    def __init__(self, dispatcher: Any, flow_run: FlowRun | None) -> None:
+        self.dispatcher = dispatcher
+        self.flow_run = flow_run
+
+
+def current_scope(task_name: str) -> Scope:
+    """The scope that a `submit` or `map` made here belongs to.
+
+    Args:
+        task_name: for the message.
+
+    Raises:
+        MissingContextError: there is neither a flow nor a task around the caller.
+    """
+    scope = SCOPE.get()
+    if scope is None:
+        raise MissingContextError(task_name=task_name)
+    return scope
+
+
+@contextmanager
+def tags(*names: str) -> Iterator[frozenset[str]]:
+    """Adds tags to every run that is started inside, nested blocks uniting.
+
+    Args:
+        names: the tags.
+
+    Yields:
+        The tags in force inside the block.
+
+    Examples:
+        >>> with tags("nightly", "etl"):
+        ...     load.submit("orders")
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"a tag is a string, not {name!r}")
+    united = TAGS.get().union(names)
+    token = TAGS.set(united)
+    try:
+        yield united
+    finally:
+        TAGS.reset(token)

@@ -1,0 +1,260 @@
+"""Stopping Python code that runs in a thread: asynchronous exceptions that land where they should, or not at all.
+
+What makes this hard: the exception is raised at some later bytecode of the target thread. By then the run it was meant
+for may have ended and another begun, or the thread may be inside our own code, half-way through an update.
+
+    guarantees   An `Interrupt` is raised only inside the run it was fired at (or what that run called directly), never
+                 inside a `shield`, never after `Frames.end`.
+    assumes      A frame's `armed` is a token (a slot that one thread succeeds in deleting): deleted by `fire`, the run
+                 is interrupted; deleted by the run's own thread, it has ended and cannot be. `fire` and the edges of a
+                 shield hold `LOCK`, so who finds the token gone, and takes the lock, finds the exception set, and can
+                 withdraw it (`PyThreadState_SetAsyncExc(thread, NULL)`).
+
+A thread's stack of runs is a list of frames: a task that calls another, or runs in place what it waits for, has a
+frame above its own. A wait and every other call into the library is a shield: the frame below is marked, a blocked
+wait is woken, and the interrupt is raised on the way out. A flow is a shield with a hole in it, the user's function,
+so that no interrupt comes between its runner and the leaving of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shoal.context import HERE, LOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from shoal.futures.blocking import Countdown
+
+__all__ = ["Frame", "Frames", "Interrupt", "frames_of_this_thread", "raise_if_due", "shielded"]
+
+R = TypeVar("R")
+
+
+class Interrupt(BaseException):
+    """Raised inside a run that was cancelled or ran out of time; a `BaseException`, so that it is seldom caught."""
+
+
+def _set_async_exception(thread: int, exception: type[BaseException] | None) -> None:
+    import ctypes  # loaded when the first run is interrupted
+
+    target = ctypes.py_object(exception) if exception is not None else ctypes.py_object()
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), target)
+
+
+class Frame:
+    """One run on a thread's stack.
+
+    Attributes:
+        run: what is to be interrupted (compared by identity): a future, the call of a map's element, or a token.
+        record: the map of an element's call.
+        armed: the token of its end (see the module).
+        fired: whether it was interrupted.
+        shield: how many calls into the library are under way.
+    """
+
+    __slots__ = ("armed", "fired", "record", "run", "shield")
+
+    def __init__(self, run: object, record: Any = None) -> None:
+        self.run = run
+        self.record = record
+        self.armed = True
+        self.fired = False
+        self.shield = 0
+
+
+class Frames:
+    """The interruptible runs on one thread's stack, innermost last."""
+
+    __slots__ = ("countdown", "stack", "thread")
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.stack: list[Frame] = []
+        self.countdown: Countdown | None = None
+
+    def disarm(self, frame: Frame) -> bool:
+        """Whether a run can no longer be interrupted and was not. Hot; takes no lock."""
+        try:
+            del frame.armed
+        except AttributeError:
+            return False
+        return True
+
+    def begin(self, run: object, shield: int = 0) -> Frame:
+        """Puts a run on the stack."""
+        frame = Frame(run)
+        frame.shield = shield
+        with LOCK:
+            if shield and any(below.fired for below in self.stack):
+                self.withdraw()
+            self.stack.append(frame)
+        return frame
+
+    def end(self, frame: Frame) -> bool:
+        """Takes a run off the stack; from here on it can't be interrupted. Returns whether it had been."""
+        with LOCK:
+            self.disarm(frame)
+            if frame.fired:
+                self.withdraw()
+            if frame in self.stack:
+                del self.stack[self.stack.index(frame) :]
+            return frame.fired
+
+    def finish(self, frame: Frame) -> None:
+        """Ends a frame that was interrupted; whatever was fired at it is over afterwards. On this thread."""
+        while True:
+            try:
+                with LOCK:
+                    frame.run = None  # nothing finds it any more
+                    frame.fired = False
+                    self.withdraw()
+                break
+            except Interrupt:
+                continue
+        if frame in self.stack:
+            del self.stack[self.stack.index(frame) :]
+
+    def withdraw(self) -> None:
+        """Takes back an exception that was fired and has not been raised; with `LOCK` held."""
+        _set_async_exception(self.thread, None)
+
+    def fire(self, run: object) -> bool:
+        """Interrupts a run of this thread; with `LOCK` held.
+
+        Returns:
+            False if the run is not on this thread.
+        """
+        stack = list(self.stack)
+        depth = next((depth for depth, frame in enumerate(stack) if frame.run is run), None)
+        if depth is None:
+            return False
+        frame = stack[depth]
+        if not self.disarm(frame) and not frame.fired:
+            return False  # it has just ended
+        # Fired again, an exception replaces the one before, which may have been lost: the interpreter ignores what is
+        # raised in a weak reference's callback or a finalizer.
+        frame.fired = True
+        if any(above.shield for above in stack[depth:-1]):
+            return True  # it waits, and runs something in place meanwhile: raised when control returns to it
+        if stack[-1].shield:
+            if self.countdown is not None:
+                self.countdown.interrupt()
+        else:
+            _set_async_exception(self.thread, Interrupt)
+        return True
+
+    def due(self, shielded: bool = False) -> bool:
+        """Whether an interrupt is to be raised where the thread stands now.
+
+        Args:
+            shielded: whether it stands in a shield of our own and asks for what that keeps out.
+        """
+        for frame in reversed(self.stack):
+            if frame.shield and not shielded:
+                return False
+            if frame.fired:
+                return True
+            shielded = False
+        return False
+
+    def expose(self, function: Callable[[], R]) -> R:
+        """Calls user code from inside a shield: an interrupt may be raised in there, and is over afterwards."""
+        frame = self.stack[-1]
+        level = frame.shield
+        try:
+            try:
+                self.leave_shield()
+                return function()
+            finally:
+                self._restore(frame, level)
+        except Interrupt:
+            self._restore(frame, level)  # it may have come just before the line above
+            raise
+
+    def _restore(self, frame: Frame, level: int) -> None:
+        with LOCK:
+            frame.shield = level
+            if any(frame.fired for frame in self.stack):
+                self.withdraw()
+
+    def enter_shield(self) -> None:
+        """From here the thread is in our own code."""
+        with LOCK:
+            if self.stack:
+                # First withdrawn: it may be raised in this very line, and then there is no shield to leave.
+                if any(frame.fired for frame in self.stack):
+                    self.withdraw()
+                self.stack[-1].shield += 1
+
+    def leave_shield(self) -> None:
+        """Back to user code.
+
+        Raises:
+            Interrupt: the run was interrupted meanwhile, or had been and took no notice.
+        """
+        with LOCK:
+            if self.stack:
+                self.stack[-1].shield -= 1
+                if self.due():
+                    raise Interrupt
+
+
+def frames_of_this_thread() -> Frames:
+    """The current thread's frames, made on first use."""
+    frames = HERE.frames
+    if frames is None:
+        frames = HERE.frames = Frames()
+    return frames
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Keeps interrupts out of a block of our own code; they are raised at its end."""
+    frames = HERE.frames
+    if frames is None or not frames.stack:
+        yield
+        return
+    frames.enter_shield()
+    try:
+        yield
+    finally:
+        frames.leave_shield()
+
+
+def raise_if_due(*, shielded: bool = False) -> None:
+    """Raises what a shield has kept out so far.
+
+    Raises:
+        Interrupt: the current run, or one around it, was interrupted.
+    """
+    frames = HERE.frames
+    if frames is not None:
+        with LOCK:
+            if frames.due(shielded):
+                raise Interrupt
+
+
+def interruptible_block(wanted: Any, deadline: float | None, fail_fast: bool, first: bool) -> bool:
+    """How a thread waits whose own run can be interrupted (a timed flow or direct call)."""
+    from shoal.futures.blocking import Countdown, block_plainly
+
+    frames = frames_of_this_thread()
+    if not frames.stack:
+        return block_plainly(Countdown(fail_fast, first), wanted, deadline)
+    countdown = Countdown(fail_fast, first)
+    frames.enter_shield()
+    try:
+        with LOCK:
+            frames.countdown = countdown
+            if any(frame.fired for frame in frames.stack):
+                countdown.interrupt()
+        try:
+            return block_plainly(countdown, wanted, deadline)
+        finally:
+            frames.countdown = None
+    finally:
+        frames.leave_shield()

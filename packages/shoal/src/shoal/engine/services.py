@@ -1,0 +1,150 @@
+"""The two service threads of a driver: one that keeps time, one that calls user callbacks.
+
+Both are daemons, start on first use and live as long as the process. Neither polls. May import what surrounds a run.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import threading
+import time
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from shoal.logs import library_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["CALLBACKS", "TIMERS", "Callbacks", "Timer", "Timers"]
+
+
+class Timer:
+    """A call to be made later."""
+
+    __slots__ = ("_timers", "action", "order", "when")
+
+    def __init__(self, timers: Timers, when: float, order: int, action: Callable[[], None]) -> None:
+        self._timers = timers
+        self.when = when
+        self.order = order
+        self.action: Callable[[], None] | None = action
+
+    def __lt__(self, other: Timer) -> bool:
+        return (self.when, self.order) < (other.when, other.order)
+
+    def cancel(self) -> None:
+        """The call will not be made, if it has not been."""
+        if self.action is not None:
+            self.action = None
+            self._timers.forget()
+
+
+class Timers:
+    """Calls functions of ours at their time, on one thread. They must be quick and must not run user code."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._condition = threading.Condition(threading.Lock())
+        self._heap: list[Timer] = []
+        self._order = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._cancelled = 0
+
+    def after(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """Calls `action` in `seconds` from now.
+
+        Returns:
+            The timer, which can be cancelled.
+        """
+        timer = Timer(self, time.monotonic() + seconds, next(self._order), action)
+        with self._condition:
+            heapq.heappush(self._heap, timer)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="shoal-timer", daemon=True)
+                self._thread.start()
+            elif self._heap[0] is timer:
+                self._condition.notify()
+        return timer
+
+    def forget(self) -> None:
+        """A timer was cancelled: what piles up of these is thrown away before its time."""
+        with self._condition:
+            self._cancelled += 1
+            if self._cancelled > 1000 and self._cancelled > len(self._heap) // 2:
+                self._heap = [timer for timer in self._heap if timer.action is not None]
+                heapq.heapify(self._heap)
+                self._cancelled = 0
+
+    def _serve(self) -> None:
+        condition = self._condition
+        while True:
+            with condition:
+                while not self._heap:
+                    condition.wait()
+                timer = self._heap[0]
+                left = timer.when - time.monotonic()
+                if timer.action is not None and left > 0:
+                    condition.wait(min(left, threading.TIMEOUT_MAX))
+                    continue
+                heapq.heappop(self._heap)
+            action = timer.action
+            if action is not None:
+                try:
+                    action()
+                except Exception:
+                    library_logger().exception("A timer of the library failed")
+            del timer, action
+
+
+class Callbacks:
+    """Calls user functions one after another on a thread of their own, so that none can hold up the library."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._queue: SimpleQueue[tuple[Callable[..., object], tuple[Any, ...], str]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def put(self, what: str, function: Callable[..., object], *args: Any) -> None:
+        """Calls `function(*args)` on the callback thread; an exception is logged with `what` it was."""
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._serve, name="shoal-callbacks", daemon=True
+                    )
+                    self._thread.start()
+        self._queue.put((function, args, what))
+
+    def flush(self, timeout: float) -> bool:
+        """Waits until everything put so far was called; returns whether it was in time."""
+        if self._thread is None or threading.current_thread() is self._thread:
+            return True
+        reached = threading.Event()
+        self._queue.put((reached.set, (), "flush"))
+        return reached.wait(timeout)
+
+    def _serve(self) -> None:
+        while True:
+            function, args, what = self._queue.get()
+            try:
+                function(*args)
+            except BaseException:
+                library_logger().exception("%s raised", what)
+            del function, args
+
+
+TIMERS = Timers()
+CALLBACKS = Callbacks()
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has neither thread; both start again there on first use.
+    os.register_at_fork(after_in_child=TIMERS._reset)
+    os.register_at_fork(after_in_child=CALLBACKS._reset)

@@ -1,0 +1,437 @@
+"""Runs one attempt of a call where it lands, and says how it ended. The only code that calls the user's function.
+
+Knows nothing of schedulers and runners: it gets a call with its arguments filled in, and gives an `Outcome`. The steps
+are the same for functions and coroutine functions; only the one that calls the function differs.
+
+May import futures and what lies above them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import (
+    AWAITING_RETRY,
+    CANCELLED,
+    COMPLETED,
+    CRASHED,
+    FAILED,
+    WAITING,
+    Call,
+    Outcome,
+)
+from shoal.context import CALL, HERE, LOCK
+from shoal.engine import inputs
+from shoal.engine.interrupt import (
+    Interrupt,
+    frames_of_this_thread,
+    interruptible_block,
+    raise_if_due,
+)
+from shoal.engine.services import TIMERS
+from shoal.exceptions import CrashedRun, TaskRunTimeout
+from shoal.futures import TaskFuture
+from shoal.logs import log_prints_of, name_of, task_run_logger
+from shoal.names import render_run_name, run_uuid
+from shoal.states import (
+    Completed,
+    Crashed,
+    Failed,
+    State,
+    StateType,
+    TimedOut,
+    aggregate_states,
+    get_state_exception,
+)
+
+if TYPE_CHECKING:
+    from shoal.tasks import Task
+
+__all__ = [
+    "TaskRun",
+    "attempt",
+    "attempt_async",
+    "results_in",
+    "run_plain",
+    "timed_attempt",
+    "timed_attempt_async",
+]
+
+_PHASES = {
+    StateType.COMPLETED: COMPLETED,
+    StateType.FAILED: FAILED,
+    StateType.CANCELLED: CANCELLED,
+    StateType.CRASHED: CRASHED,
+}
+
+
+class TaskRun:
+    """A task run as hooks and retry conditions see it.
+
+    Attributes:
+        id: its UUID.
+        name: for example `inc-3f2`.
+        task_name: the task's name.
+        run_count: which attempt this is, 1 for the first.
+        parameters: by name, with upstream results filled in.
+        tags: sorted.
+        state: the state that the hook is about.
+    """
+
+    __slots__ = ("id", "name", "parameters", "run_count", "state", "tags", "task_name")
+
+    def __init__(self, call: Call, state: State[Any]) -> None:
+        from shoal.context import TAGS
+
+        self.id = run_uuid(call.number)
+        self.name = name_of(call)
+        self.task_name = call.task.name
+        self.run_count = call.attempt
+        self.parameters = call.task.parameters(call.args, call.kwargs)
+        self.tags = sorted(call.task.tags | TAGS.get())
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"<TaskRun {self.name!r} {self.state}>"
+
+
+def run_plain(call: Call) -> Any:
+    """Calls the function of a task that asks for nothing special; raises what it raises. Hot; in the run's context."""
+    CALL.set(call)
+    if call.kwargs is None:
+        return call.task.fn(*call.args)
+    return call.task.fn(*call.args, **call.kwargs)
+
+
+# ---------------------------------------------------------------------- one attempt
+
+
+def attempt(call: Call) -> Outcome:
+    """Runs one attempt; in the run's context.
+
+    Raises:
+        Interrupt: the run was stopped from outside, who did so knows how it ended.
+    """
+    CALL.set(call)
+    started = time.perf_counter()
+    try:
+        begin(call)
+        for hook in call.task.on_running_hooks:
+            _call_hook(hook, call, _running(call))
+        value = call.task.fn(*call.args, **(call.kwargs or {}))
+        if call.task.is_generator:
+            value = list(value)
+        outcome = returned(call, value)
+    except Interrupt:
+        raise
+    except BaseException as error:
+        outcome = raised(call, error)
+    outcome.seconds = time.perf_counter() - started
+    return concluded(call, outcome)
+
+
+async def attempt_async(call: Call) -> Outcome:
+    """As `attempt`, for coroutine functions; cancellation of the coroutine passes through."""
+    CALL.set(call)
+    started = time.perf_counter()
+    cancelled = _cancelled_class()
+    try:
+        begin(call)
+        for hook in call.task.on_running_hooks:
+            await _call_hook_async(hook, call, _running(call))
+        if call.task.is_generator:
+            value: Any = [item async for item in call.task.fn(*call.args, **(call.kwargs or {}))]
+        else:
+            value = await call.task.fn(*call.args, **(call.kwargs or {}))
+        outcome = returned(call, value)
+    except cancelled:
+        raise
+    except BaseException as error:
+        outcome = raised(call, error)
+    outcome.seconds = time.perf_counter() - started
+    return await _concluded_async(call, outcome)
+
+
+def _cancelled_class() -> type[BaseException]:
+    """What the running loop throws into a coroutine that it cancels.
+
+    anyio imports its backend to say so, which takes a tenth of a second, and many on a cold disk: no part of the run
+    that is being timed.
+    """
+    import asyncio
+
+    with contextlib.suppress(RuntimeError):  # the loop is trio's
+        if asyncio.current_task() is not None:
+            return asyncio.CancelledError
+    import anyio
+
+    return anyio.get_cancelled_exc_class()
+
+
+def begin(call: Call) -> None:
+    task = call.task
+    if task.task_run_name is not None and call.name is None:
+        call.name = render_run_name(
+            task.task_run_name, task.parameters(call.args, call.kwargs), task_name=task.name
+        )
+    if call.scope is not None:
+        flow_run = call.scope.flow_run
+        log_prints_of(task.log_prints or (flow_run is not None and flow_run.flow.log_prints))
+
+
+def returned(call: Call, value: Any) -> Outcome:
+    """What a return value means for the run."""
+    name = call.name
+    if isinstance(value, State):
+        return _from_state(call, value)
+    if type(value) in inputs.ATOMS:
+        return Outcome(COMPLETED, value, name=name)
+    if (
+        isinstance(value, (list, tuple, set))
+        and value
+        and all(isinstance(item, State) for item in value)
+    ):
+        return _from_state(call, aggregate_states(list(value)))
+    found = inputs.collect((value,), None)
+    if not found:
+        return Outcome(COMPLETED, value, name=name)
+    if all(entry.future.done() for entry in found if isinstance(entry.future, TaskFuture)):
+        return Outcome(COMPLETED, results_in(value), name=name)
+    # It waits for runs of others; who asked for the attempt lets them settle it, without holding a worker.
+    return Outcome(WAITING, value, name=name)
+
+
+def results_in(value: Any) -> Any:
+    """A returned value with every future in it replaced by its result.
+
+    Raises:
+        Exception: that of the first run which did not complete.
+    """
+
+    def result_of(source: TaskFuture[Any] | State[Any], allow_failure: bool) -> Any:
+        if isinstance(source, State):
+            return source
+        return source.result(raise_on_failure=not allow_failure)
+
+    return inputs.substitute((value,), None, result_of)[0][0]
+
+
+def _from_state(call: Call, state: State[Any]) -> Outcome:
+    phase = _PHASES.get(state.type)
+    if phase is None:
+        error = get_state_exception(state)
+        return raised(call, error if error is not None else ValueError(f"returned {state}"))
+    if phase == COMPLETED:
+        return Outcome(COMPLETED, state.data, state, name=call.name)
+    value = get_state_exception(state)
+    if phase == FAILED:
+        delay = _retry_delay(call, state)
+        if delay is not None:
+            return Outcome(AWAITING_RETRY, value, state, delay, name=call.name)
+    return Outcome(phase, value, state, name=call.name)
+
+
+def raised(call: Call, error: BaseException) -> Outcome:
+    """What an exception means for the run: FAILED, another attempt, or CRASHED."""
+    if not isinstance(error, Exception):
+        crash = CrashedRun(
+            run_name=name_of(call),
+            message=f"the task raised {type(error).__name__}: {error}",
+            cause=error,
+        )
+        return Outcome(CRASHED, crash, name=call.name)
+    if isinstance(error, TaskRunTimeout):
+        state = TimedOut(str(error), data=error)
+        delay = _retry_delay(call, state)
+        if delay is None:
+            return Outcome(FAILED, error, state, name=call.name)
+        return Outcome(AWAITING_RETRY, error, state, delay, name=call.name)
+    delay = _retry_delay(call, None, error)
+    if delay is None:
+        return Outcome(FAILED, error, name=call.name)
+    return Outcome(AWAITING_RETRY, error, None, delay, name=call.name)
+
+
+def failure_message(error: BaseException) -> str:
+    """The message of the state of a run that raised."""
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its message could not be made)"
+    message = f"Task run encountered an exception {kind}"
+    return f"{message}: {text}" if text else message
+
+
+def state_of(outcome: Outcome) -> State[Any]:
+    """The state that an outcome leads to."""
+    if outcome.state is not None:
+        return outcome.state
+    if outcome.phase == COMPLETED:
+        return Completed(data=outcome.value)
+    if outcome.phase == CRASHED:
+        return Crashed(str(outcome.value), data=outcome.value)
+    return Failed(failure_message(outcome.value), data=outcome.value)
+
+
+def _retry_delay(
+    call: Call, state: State[Any] | None, error: BaseException | None = None
+) -> float | None:
+    """Seconds until the next attempt, or `None` if there is to be none."""
+    task = call.task
+    if call.attempt > task.retries:
+        return None
+    if task.retry_condition_fn is not None:
+        if state is None:
+            assert error is not None  # either says why the attempt failed
+            state = Failed(failure_message(error), data=error)
+        try:
+            if not task.retry_condition_fn(task, TaskRun(call, state), state):
+                return None
+        except Exception:
+            logger_of(call).exception("retry_condition_fn raised; the run is not retried")
+            return None
+    return task.retry_delay(call.attempt)
+
+
+def resolved(call: Call, value: Any) -> Outcome:
+    """How a run ends whose return value waited for runs, now that these have ended; calls no final hook."""
+    try:
+        return Outcome(COMPLETED, results_in(value), name=call.name)
+    except Exception as error:
+        return raised(call, error)
+
+
+def waited_for(call: Call, value: Any) -> Outcome:
+    """As `resolved`, for who runs the call to its end: calls the final hooks too."""
+    return concluded(call, resolved(call, value))
+
+
+# ---------------------------------------------------------------------- hooks
+
+
+def _running(call: Call) -> State[Any]:
+    from shoal.states import Retrying, Running
+
+    return Running() if call.attempt == 1 else Retrying()
+
+
+def _final_hooks(task: Task[Any, Any], outcome: Outcome) -> list[Callable[..., Any]]:
+    if outcome.phase == COMPLETED:
+        return task.on_completion_hooks
+    return task.on_failure_hooks if outcome.phase == FAILED else []
+
+
+def concluded(call: Call, outcome: Outcome) -> Outcome:
+    hooks = _final_hooks(call.task, outcome)
+    if hooks:
+        state = state_of(outcome)
+        for hook in hooks:
+            _call_hook(hook, call, state)
+    return outcome
+
+
+async def _concluded_async(call: Call, outcome: Outcome) -> Outcome:
+    hooks = _final_hooks(call.task, outcome)
+    if hooks:
+        state = state_of(outcome)
+        for hook in hooks:
+            await _call_hook_async(hook, call, state)
+    return outcome
+
+
+def run_final_hooks(call: Call, outcome: Outcome) -> None:
+    """Calls the hooks of an end that was decided elsewhere than on the worker (a stop by force, a late timeout)."""
+    call.context.copy().run(concluded, call, outcome)
+
+
+def _call_hook(hook: Callable[..., Any], call: Call, state: State[Any]) -> None:
+    try:
+        result = hook(call.task, TaskRun(call, state), state)
+        if hasattr(result, "__await__"):
+            from shoal.engine.loops import SERVICE_LOOP
+
+            SERVICE_LOOP.run(result)
+    except (Exception, SystemExit):
+        logger_of(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
+
+
+async def _call_hook_async(hook: Callable[..., Any], call: Call, state: State[Any]) -> None:
+    try:
+        result = hook(call.task, TaskRun(call, state), state)
+        if hasattr(result, "__await__"):
+            await result
+    except (Exception, SystemExit):
+        logger_of(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
+
+
+def logger_of(call: Call) -> Any:
+    return task_run_logger(name_of(call), run_uuid(call.number))
+
+
+# ---------------------------------------------------------------------- time limits where the run itself waits
+
+
+def timed_attempt(call: Call) -> Outcome:
+    """One attempt in the current thread within the task's time limit, in a context of its own."""
+    limit = call.task.timeout_seconds
+    if limit is None:
+        return call.context.copy().run(attempt, call)
+    frames = frames_of_this_thread()
+    blocker = HERE.block
+    token = object()
+    # A shield around all but the attempt: in here, an interrupt of a run further out could leave a lock taken.
+    frame = frames.begin(token, shield=1)
+    if blocker is None:
+        HERE.block = interruptible_block
+
+    def fire() -> None:
+        with LOCK:
+            frames.fire(token)
+
+    timer = TIMERS.after(limit, fire)
+    ended: Outcome | Interrupt
+    try:
+        ended = frames.expose(lambda: call.context.copy().run(attempt, call))
+    except Interrupt as interrupt:
+        ended = interrupt
+    finally:
+        timer.cancel()
+        HERE.block = blocker
+        expired = frames.end(frame)
+    raise_if_due()  # for a run around this one
+    if expired:
+        return call.context.copy().run(_timed_out, call, limit)
+    if isinstance(ended, Interrupt):
+        raise ended
+    return ended
+
+
+async def timed_attempt_async(call: Call) -> Outcome:
+    """One attempt on the current loop within the task's time limit."""
+    limit = call.task.timeout_seconds
+    if limit is None:
+        return await attempt_async(call)
+    import anyio
+
+    with anyio.move_on_after(limit):
+        return await attempt_async(call)
+    return await overdue_outcome_async(call)
+
+
+def _timed_out(call: Call, limit: float) -> Outcome:
+    return concluded(call, raised(call, TaskRunTimeout(run_name=name_of(call), timeout=limit)))
+
+
+def overdue_outcome(call: Call) -> Outcome:
+    """How an attempt ends that was stopped at its limit."""
+    return call.context.copy().run(_timed_out, call, call.task.timeout_seconds or 0.0)
+
+
+async def overdue_outcome_async(call: Call) -> Outcome:
+    """As `overdue_outcome`, on a loop."""
+    error = TaskRunTimeout(run_name=name_of(call), timeout=call.task.timeout_seconds or 0.0)
+    return await _concluded_async(call, raised(call, error))

@@ -1,0 +1,299 @@
+"""The `@flow` decorator and `Flow`: a function whose tasks run on a task runner.
+
+May import everything but testing and the command line; pydantic on first use.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError
+from shoal.names import function_name_to_flow_name
+from shoal.task_runners.base import TaskRunner
+from shoal.tasks import _RESERVED, _Checks, _name_of, bind_error
+
+if TYPE_CHECKING:
+    from shoal.context import FlowRun
+    from shoal.states import State
+
+__all__ = ["Flow", "flow"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+FlowHook = Callable[["Flow[Any, Any]", "FlowRun", "State[Any]"], Any]
+RunnerOption = TaskRunner | type[Any] | str | None
+
+
+class Flow(Generic[P, R_co]):
+    """A function that runs as a flow. Made by `@flow`; the options are its arguments."""
+
+    def __init__(
+        self,
+        fn: Callable[P, R_co],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        version: str | None = None,
+        flow_run_name: str | Callable[..., str] | None = None,
+        task_runner: RunnerOption = None,
+        retries: int | None = None,
+        retry_delay_seconds: float | None = None,
+        timeout_seconds: float | None = None,
+        validate_parameters: bool | None = None,
+        log_prints: bool | None = None,
+        on_running: Sequence[FlowHook] | None = None,
+        on_completion: Sequence[FlowHook] | None = None,
+        on_failure: Sequence[FlowHook] | None = None,
+        on_crashed: Sequence[FlowHook] | None = None,
+        on_cancellation: Sequence[FlowHook] | None = None,
+    ) -> None:
+        if isinstance(fn, type) or not callable(fn):
+            raise InvalidOption(
+                where="@flow", option="fn", value=fn, problem="a function is needed"
+            )
+        function: Any = fn
+        self.fn: Callable[..., Any] = function
+        self.name = name if name is not None else function_name_to_flow_name(_name_of(function))
+        check = _Checks(f"flow {self.name!r}")
+        if _name_of(function) == "<lambda>" and name is None:
+            raise check.refuse("name", None, "a lambda has no name of its own, so one is needed")
+        self.description = description if description is not None else inspect.getdoc(function)
+        self.version = version
+        self.flow_run_name = check.run_name("flow_run_name", flow_run_name)
+        self.task_runner = check.runner(task_runner)
+        self.retries = check.whole("retries", retries)
+        self.retry_delay_seconds = check.seconds("retry_delay_seconds", retry_delay_seconds) or 0.0
+        self.timeout_seconds = check.timeout(timeout_seconds)
+        self.validate_parameters = validate_parameters is not False
+        self.log_prints = check.flag("log_prints", log_prints)
+        self.on_running_hooks = check.functions("on_running", on_running)
+        self.on_completion_hooks = check.functions("on_completion", on_completion)
+        self.on_failure_hooks = check.functions("on_failure", on_failure)
+        self.on_crashed_hooks = check.functions("on_crashed", on_crashed)
+        self.on_cancellation_hooks = check.functions("on_cancellation", on_cancellation)
+        self.__name__ = getattr(function, "__name__", self.name)
+        self.__qualname__ = getattr(function, "__qualname__", self.__name__)
+        self.__module__ = getattr(function, "__module__", __name__)
+        self.__doc__ = getattr(function, "__doc__", None)
+        self.__wrapped__ = function
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(
+            function
+        )
+        self.is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(
+            function
+        )
+        self.signature = inspect.signature(function)
+        for argument in self.signature.parameters:
+            if argument in _RESERVED:
+                raise ReservedArgumentError(task_name=self.name, argument=argument)
+        self._validator: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.name!r}>"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        bound: Flow[Any, Any] = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound.fn = self.fn.__get__(instance, owner)
+        bound.signature = inspect.signature(bound.fn)
+        bound._validator = None
+        return bound
+
+    # ------------------------------------------------------------------ options
+
+    def options(self) -> dict[str, Any]:
+        """The options as the decorator takes them; lists are copies."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "version": self.version,
+            "flow_run_name": self.flow_run_name,
+            "task_runner": self.task_runner,
+            "retries": self.retries,
+            "retry_delay_seconds": self.retry_delay_seconds,
+            "timeout_seconds": self.timeout_seconds,
+            "validate_parameters": self.validate_parameters,
+            "log_prints": self.log_prints,
+            "on_running": list(self.on_running_hooks),
+            "on_completion": list(self.on_completion_hooks),
+            "on_failure": list(self.on_failure_hooks),
+            "on_crashed": list(self.on_crashed_hooks),
+            "on_cancellation": list(self.on_cancellation_hooks),
+        }
+
+    def with_options(self, **options: Any) -> Flow[P, R_co]:
+        """A copy with some options changed; `None` clears one.
+
+        Raises:
+            InvalidOption: there is no such option.
+        """
+        kept = self.options()
+        for option, value in options.items():
+            if option not in kept:
+                raise InvalidOption(
+                    where=f"flow {self.name!r}",
+                    option=option,
+                    value=value,
+                    problem="there is no such option",
+                )
+        return Flow(self.fn, **{**kept, **options})
+
+    def on_running(self, hook: FlowHook) -> FlowHook:
+        """Adds a hook that is called when a run begins; also as a decorator."""
+        self.on_running_hooks.append(hook)
+        return hook
+
+    def on_completion(self, hook: FlowHook) -> FlowHook:
+        """Adds a hook that is called when a run has completed; also as a decorator."""
+        self.on_completion_hooks.append(hook)
+        return hook
+
+    def on_failure(self, hook: FlowHook) -> FlowHook:
+        """Adds a hook that is called when a run has failed; also as a decorator."""
+        self.on_failure_hooks.append(hook)
+        return hook
+
+    def on_crashed(self, hook: FlowHook) -> FlowHook:
+        """Adds a hook that is called when a run has crashed; also as a decorator."""
+        self.on_crashed_hooks.append(hook)
+        return hook
+
+    def on_cancellation(self, hook: FlowHook) -> FlowHook:
+        """Adds a hook that is called when a run was cancelled; also as a decorator."""
+        self.on_cancellation_hooks.append(hook)
+        return hook
+
+    def make_runner(self) -> Any:
+        """The runner of one run: a duplicate of the flow's own, or the default, not entered."""
+        from shoal.task_runners.registry import resolve
+
+        return resolve(self.task_runner)
+
+    # ------------------------------------------------------------------ parameters
+
+    def validated(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        """Checks arguments against the signature, and coerces them to the annotations.
+
+        Returns:
+            Positional arguments, keyword arguments, and the parameters by name, defaults filled in.
+
+        Raises:
+            ParameterBindError: they do not fit the signature.
+            ParameterTypeError: one does not fit its annotation.
+        """
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise bind_error(self.name, self.signature, args, kwargs, error) from None
+        if self.validate_parameters and self._annotated():
+            for name, value in self._coerced(dict(bound.arguments)).items():
+                bound.arguments[name] = value
+        args, kwargs = bound.args, bound.kwargs
+        bound.apply_defaults()
+        return args, kwargs, dict(bound.arguments)
+
+    def _annotated(self) -> bool:
+        return any(p.annotation is not p.empty for p in self.signature.parameters.values())
+
+    def _coerced(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        from shoal.validation import parameter_model
+
+        if self._validator is None:
+            self._validator = parameter_model(self.fn)
+        coerced: dict[str, Any] = self._validator(arguments, self._type_error)
+        return coerced
+
+    def _type_error(self, parameter: str, value: Any, problem: str) -> ParameterTypeError:
+        return ParameterTypeError(
+            flow_name=self.name, parameter=parameter, value=value, problem=problem
+        )
+
+    # ------------------------------------------------------------------ running
+
+    @overload
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    @overload
+    def __call__(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
+    @overload
+    def __call__(self, /, *args: Any, wait_for: Any, **kwargs: Any) -> R_co: ...
+    def __call__(  # type: ignore[misc]  # as in `Task.submit`
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Runs the flow and gives its value; an async flow gives a coroutine.
+
+        Args:
+            args: positional arguments; futures in them are waited for.
+            kwargs: keyword arguments likewise.
+            return_state: whether to give the final `State` and not to raise.
+            wait_for: futures whose runs must have ended first.
+
+        Raises:
+            ParameterTypeError: a parameter does not fit its annotation; the body is not entered.
+            FlowRunTimeout: the run took longer than `timeout_seconds`.
+            Exception: what the flow raised, or what the first failed run that it returned had raised.
+        """
+        from shoal.engine.flow_run import run_flow, run_flow_async
+
+        run = run_flow_async if self.is_async else run_flow
+        return run(self, args, kwargs, wait_for, return_state)
+
+
+@overload
+def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
+@overload
+def flow(
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    version: str | None = None,
+    flow_run_name: str | Callable[..., str] | None = None,
+    task_runner: RunnerOption = None,
+    retries: int | None = None,
+    retry_delay_seconds: float | None = None,
+    timeout_seconds: float | None = None,
+    validate_parameters: bool | None = None,
+    log_prints: bool | None = None,
+    on_running: Sequence[FlowHook] | None = None,
+    on_completion: Sequence[FlowHook] | None = None,
+    on_failure: Sequence[FlowHook] | None = None,
+    on_crashed: Sequence[FlowHook] | None = None,
+    on_cancellation: Sequence[FlowHook] | None = None,
+) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+def flow(fn: Any = None, /, **options: Any) -> Any:
+    """Makes a function a flow; with or without options, as a decorator or a call.
+
+    Args:
+        fn: the function, sync or async.
+        options: `name` (default: the function's, `_` turned to `-`); `description`; `version`; `flow_run_name` (a
+            format string over the parameters or a callable); `task_runner` (an instance, a class, or a string such
+            as `"threads:4"`); `retries`; `retry_delay_seconds`; `timeout_seconds` (of each attempt, from when its
+            task runner has started); `validate_parameters`; `log_prints`; the hooks `on_running`, `on_completion`, `on_failure`, `on_crashed`, `on_cancellation`,
+            each a list of functions of `(flow, run, state)`.
+
+    Raises:
+        InvalidOption: an option is unknown or out of range.
+
+    Examples:
+        >>> @flow(task_runner="threads:4")
+        ... def squares(numbers: list[int]) -> list[int]:
+        ...     return square.map(numbers).result()
+    """
+    known = inspect.signature(Flow.__init__).parameters
+    for option, value in options.items():
+        if option not in known or option in ("self", "fn"):
+            raise InvalidOption(
+                where="@flow", option=option, value=value, problem="there is no such option"
+            )
+    if fn is None:
+        return lambda function: Flow(function, **options)
+    return Flow(fn, **options)

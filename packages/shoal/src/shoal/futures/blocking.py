@@ -1,0 +1,196 @@
+"""How a thread waits for runs: one countdown a wait, woken by whoever ends the last of them.
+
+Nothing here knows futures or maps: both are `Waitable`. May import `context`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from shoal.context import HERE, LOCK
+
+__all__ = ["Arrivals", "Blocker", "Countdown", "Waitable", "Wanted", "block", "block_plainly"]
+
+
+class Waitable(Protocol):
+    """What can be waited for: a run, or a whole map."""
+
+    def watch(self, waiter: Callable[[Any], object]) -> bool:
+        """Has `waiter` called with this when it ends (a map: also at its first failure); with `LOCK` held.
+
+        Returns:
+            False if it has ended, and `waiter` is not called.
+        """
+
+    def unwatch(self, waiter: Callable[[Any], object]) -> None:
+        """Takes `watch` back; with `LOCK` held."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    def flawed(self) -> bool:
+        """Whether it, or a part of it, did not complete."""
+
+
+Wanted = Sequence[Waitable]
+
+
+class Blocker(Protocol):
+    """How a special thread waits (a worker runs what it waits for; a loop refuses).
+
+    Takes what `block` takes, with a deadline of `time.monotonic` for the timeout.
+    """
+
+    def __call__(
+        self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool
+    ) -> bool: ...
+
+
+class Countdown:
+    """Wakes one blocked thread when all that it waits for has ended, or enough of it.
+
+    Called with each future (or map) as it ends, outside the lock.
+
+    Args:
+        fail_fast: the first failure is enough.
+        first: the first end is enough.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_wake",
+        "ended",
+        "fail_fast",
+        "failed",
+        "first",
+        "interrupted",
+        "pending",
+    )
+
+    def __init__(self, fail_fast: bool = False, first: bool = False) -> None:
+        self.fail_fast = fail_fast
+        self.first = first
+        self.pending = 0
+        self.ended = False
+        self.failed = False
+        self.interrupted = False
+        self._closed = threading.Lock()
+        self._closed.acquire()
+        self._wake: Callable[[], None] = self._closed.release
+
+    def watch(self, wanted: Wanted) -> None:
+        """Registers with all that has not ended; with `LOCK` held."""
+        for item in wanted:
+            if item.watch(self):
+                self.pending += 1
+            else:
+                self.ended = True
+            self.failed = self.failed or item.flawed()
+        self._check()
+
+    def _check(self) -> None:
+        if (
+            not self.pending
+            or (self.failed and self.fail_fast)
+            or (self.ended and self.first)
+            or self.interrupted
+        ):
+            wake, self._wake = self._wake, _nothing
+            wake()
+
+    def __call__(self, item: Waitable) -> None:
+        with LOCK:
+            self.failed = self.failed or item.flawed()
+            if item.done():
+                self.ended = True
+                self.pending -= 1
+            self._check()
+
+    def interrupt(self) -> None:
+        """Ends the wait early: there is something else for the waiting thread to do; with `LOCK` held."""
+        self.interrupted = True
+        self._check()
+
+    def wait(self, deadline: float | None) -> bool:
+        """Blocks; returns whether it was woken before `deadline` (of `time.monotonic`)."""
+        if deadline is None:
+            return self._closed.acquire()
+        left = min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+        return self._closed.acquire(timeout=left)
+
+    def forget(self, wanted: Wanted) -> None:
+        """Unregisters after a wait that ended early, so that nothing is kept alive; with `LOCK` held."""
+        for item in wanted:
+            item.unwatch(self)
+
+
+def _nothing() -> None:
+    pass
+
+
+def block(
+    wanted: Wanted, timeout: float | None = None, fail_fast: bool = False, first: bool = False
+) -> bool:
+    """Waits until everything wanted has ended; the one place where a thread of the driver blocks on runs.
+
+    Args:
+        wanted: futures, or a map.
+        timeout: seconds, or `None`.
+        fail_fast: whether the first failure ends the wait too.
+        first: whether the first end ends the wait.
+
+    Returns:
+        False if `timeout` was over first.
+    """
+    try:
+        deadline = None if timeout is None else time.monotonic() + timeout
+    except TypeError:
+        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+    special = HERE.block
+    if special is not None:
+        return special(wanted, deadline, fail_fast, first)
+    return block_plainly(Countdown(fail_fast, first), wanted, deadline)
+
+
+def block_plainly(countdown: Countdown, wanted: Wanted, deadline: float | None) -> bool:
+    """Blocks the thread until the countdown wakes it or the deadline is over."""
+    with LOCK:
+        countdown.watch(wanted)
+    woken = False
+    try:
+        woken = countdown.wait(deadline)
+    finally:
+        if countdown.pending:
+            with LOCK:
+                countdown.forget(wanted)
+    return woken
+
+
+class Arrivals:
+    """Futures in the order in which they ended, for one consumer; called with each as it ends."""
+
+    __slots__ = ("_futures", "queue", "wake")
+
+    def __init__(self, futures: Iterable[Any], wake: Callable[[], object] | None = None) -> None:
+        self.queue: SimpleQueue[Any] = SimpleQueue()
+        self.wake = wake
+        self._futures = list(futures)
+        with LOCK:
+            for future in self._futures:
+                if not future.watch(self):
+                    self(future)
+
+    def __call__(self, future: Any) -> None:
+        self.queue.put(future)
+        if self.wake is not None:
+            self.wake()
+
+    def close(self) -> None:
+        """Unregisters from what has not ended."""
+        with LOCK:
+            for future in self._futures:
+                future.unwatch(self)

@@ -1,0 +1,303 @@
+"""`TaskFuture`: the driver's record of one run. See the package for who writes what.
+
+May import `blocking`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from shoal.calls import COMPLETED, DONE, READY, RUNNING, Call
+from shoal.exceptions import CancelledRun, WaitTimeout
+from shoal.futures.blocking import Wanted, block
+from shoal.names import run_uuid, task_run_name
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from shoal.futures.maps import MapRecord
+    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.states import State
+    from shoal.tasks import Task
+
+__all__ = ["TRAVEL", "Detail", "TaskFuture"]
+
+R = TypeVar("R")
+
+
+class _Travel(threading.local):
+    """How this thread pickles futures at the moment.
+
+    Attributes:
+        reduce: gives what `__reduce__` is to give, while a worker tells its driver of a run; else `None`.
+    """
+
+    reduce: Callable[[TaskFuture[Any]], Any] | None = None
+
+
+TRAVEL = _Travel()
+
+
+class Detail:
+    """What only some runs need beyond the common fields of a future.
+
+    Attributes:
+        alone: whether it must not share a batch.
+        waiters: called once with the future when the run ended, outside the lock; never user code.
+        dependants: runs that wait for this one, and whether they start if it does not complete.
+        upstreams: the runs this one waits for, with whether their failure is allowed.
+        blockers: how many of the upstreams have not ended.
+        wanted: threads that wait for this run and could run it themselves.
+        waits_on: what this run, executing, is blocked on.
+        state: a final state that says more than phase and outcome do.
+        name: the run's name where it is not the default one.
+        attempts: attempts that have begun.
+        crashes: attempts that were lost with their worker.
+        limited: tags whose concurrency limits it needs a slot of; it holds one, or asks for one, once it is ready.
+        due: when the next attempt begins, seconds since the epoch.
+        overdue: the running attempt is past its limit and will be retried once it has stopped.
+        traceback: of the exception that the run ended with.
+        timer: what will wake a run that waits for its retry, or end one that is past its limit.
+        origin: the map record and index of a mapped run.
+    """
+
+    __slots__ = (
+        "alone",
+        "attempts",
+        "blockers",
+        "crashes",
+        "dependants",
+        "due",
+        "limited",
+        "name",
+        "origin",
+        "overdue",
+        "state",
+        "timer",
+        "traceback",
+        "upstreams",
+        "waiters",
+        "waits_on",
+        "wanted",
+    )
+
+    def __init__(self) -> None:
+        self.alone = False
+        self.waiters: list[Callable[[Any], object]] | None = None
+        self.dependants: list[tuple[TaskFuture[Any], bool]] | None = None
+        self.upstreams: Sequence[Any] = ()
+        self.blockers = 0
+        self.wanted: list[Any] | None = None
+        self.waits_on: Wanted | None = None
+        self.state: State[Any] | None = None
+        self.name: str | None = None
+        self.attempts = 0
+        self.crashes = 0
+        self.due: float | None = None
+        self.limited: frozenset[str] = frozenset()
+        self.overdue = False
+        self.timer: Any = None
+        self.traceback: TracebackType | None = None
+        self.origin: tuple[MapRecord[Any], int] | None = None
+
+
+class TaskFuture(Generic[R]):
+    """A run of a task: its state at every moment, and its result once there is one.
+
+    Made by `task.submit` and `task.map`. Dropping it neither cancels nor loses the work. Futures compare by their run.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_call",
+        "_detail",
+        "_dispatcher",
+        "_number",
+        "_open",
+        "_outcome",
+        "_phase",
+        "_since",
+        "_start",
+        "_task",
+    )
+
+    _open: bool
+    _start: bool
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        task: Task[Any, Any],
+        number: int,
+        call: Call | None,
+        since: float,
+        phase: int = READY,
+        outcome: Any = None,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._task = task
+        self._number = number
+        self._call = call
+        self._since = since
+        self._phase = phase
+        self._outcome = outcome
+        self._detail: Detail | None = None
+        if phase < DONE:
+            self._open = True
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def task_run_id(self) -> str:
+        """The run's UUID."""
+        return run_uuid(self._number)
+
+    @property
+    def name(self) -> str:
+        """The run's name, for example `inc-3f2`, or what `task_run_name` gave once the run began."""
+        detail = self._detail
+        if detail is not None and detail.name is not None:
+            return detail.name
+        return task_run_name(self._task.name, self._number)
+
+    @property
+    def state(self) -> State[R]:
+        """The run's state as it is now, without waiting."""
+        return self._dispatcher.state_of(self)
+
+    @property
+    def native(self) -> Any:
+        """The engine's own future of this run; `None` on runners of this machine."""
+        return self._dispatcher.native(self)
+
+    def __repr__(self) -> str:
+        return f"<TaskFuture {self.name!r} {self.state}>"
+
+    def __reduce__(self) -> Any:
+        if TRAVEL.reduce is not None:
+            return TRAVEL.reduce(self)
+        raise TypeError(
+            f"the future of task run {self.name!r} cannot be pickled: pass it as an argument of a task, "
+            "which then receives the value"
+        )
+
+    # ------------------------------------------------------------------ waiting
+
+    def done(self) -> bool:
+        """Whether the run has ended; it never changes afterwards."""
+        return self._phase >= DONE
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Blocks until the run has ended or `timeout` seconds are over; never raises on expiry."""
+        if self._phase < DONE:
+            block((self,), timeout)
+
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
+        """The task's return value, waiting for it.
+
+        Args:
+            timeout: seconds to wait at the most, `None` for as long as it takes.
+            raise_on_failure: whether to raise the exception of a run that did not complete, or to return it.
+
+        Raises:
+            WaitTimeout: (a `TimeoutError`) the run had not ended in time; it goes on.
+            Exception: the task's own exception; `CancelledRun`, `CrashedRun`, `UpstreamTaskError` for runs that
+                ended so.
+        """
+        if self._phase < DONE and not block((self,), timeout):
+            raise WaitTimeout(run_name=self.name, timeout=timeout)
+        if self._phase == COMPLETED:
+            return self._dispatcher.value_of(self)  # type: ignore[no-any-return]
+        error = self._error()
+        if raise_on_failure:
+            raise error
+        return error  # type: ignore[return-value]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The exception of a run that did not complete, `None` if it did; waits like `result`."""
+        if self._phase < DONE and not block((self,), timeout):
+            raise WaitTimeout(run_name=self.name, timeout=timeout)
+        return None if self._phase == COMPLETED else self._error()
+
+    def _error(self) -> BaseException:
+        """The exception of a run that did not complete, with the traceback that it came with."""
+        outcome = self._outcome
+        if isinstance(outcome, BaseException):
+            detail = self._detail
+            # Each raise adds to an exception's traceback, and this one may be raised many times.
+            return outcome.with_traceback(detail.traceback if detail is not None else None)
+        from shoal.states import get_state_exception
+
+        error = get_state_exception(self.state, run_name=self.name)
+        return error if error is not None else CancelledRun(run_name=self.name)
+
+    def cancel(self) -> bool:
+        """Ends the run as CANCELLED at once: it never starts, or what runs is stopped.
+
+        Returns:
+            False if the run had already ended.
+        """
+        return self._dispatcher.cancel(self)
+
+    def add_done_callback(self, fn: Callable[[TaskFuture[R]], object]) -> None:
+        """Calls `fn(future)` on the callback thread once the run has ended, at once if it has.
+
+        An exception in it is logged.
+        """
+        self._dispatcher.add_callback(self, fn)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """Waits without blocking the loop, under asyncio and trio; being cancelled only detaches."""
+        if self._phase < DONE:
+            from shoal.futures.awaiting import settled
+
+            yield from settled((self,)).__await__()
+        return self.result()
+
+    # ------------------------------------------------------------------ for the library
+
+    def _claim(self) -> bool:
+        """Whether the caller, and nobody else, may start the run."""
+        try:
+            del self._start
+        except AttributeError:
+            return False
+        return True
+
+    def _is_running(self) -> bool:
+        """Whether an attempt is under way."""
+        return self._phase == RUNNING or (self._phase == READY and not hasattr(self, "_start"))
+
+    def watch(self, waiter: Callable[[Any], object]) -> bool:
+        """See `Waitable`: for the library, with its lock held."""
+        if self._phase >= DONE:
+            return False
+        detail = self._details()
+        if detail.waiters is None:
+            detail.waiters = []
+        detail.waiters.append(waiter)
+        if self._phase >= DONE and waiter in detail.waiters:
+            detail.waiters.remove(
+                waiter
+            )  # it ended meanwhile, and who ended it has not seen the waiter
+            return False
+        return True
+
+    def unwatch(self, waiter: Callable[[Any], object]) -> None:
+        """See `Waitable`."""
+        detail = self._detail
+        if detail is not None and detail.waiters is not None and waiter in detail.waiters:
+            detail.waiters.remove(waiter)
+
+    def flawed(self) -> bool:
+        """Whether the run has ended and did not complete."""
+        return self._phase > COMPLETED
+
+    def _details(self) -> Detail:
+        """The run's `Detail`; with `LOCK` held."""
+        detail = self._detail
+        if detail is None:
+            detail = self._detail = Detail()
+        return detail

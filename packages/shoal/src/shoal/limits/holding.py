@@ -1,0 +1,63 @@
+"""Slots for runs that happen in the caller's own thread or coroutine: direct calls.
+
+May import `slots`.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from shoal.futures.awaiting import waker
+from shoal.limits.slots import KEEPER
+from shoal.names import run_uuid
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator
+
+    from shoal.exceptions import ConcurrencyLimitError
+
+__all__ = ["holding", "holding_async"]
+
+
+@contextmanager
+def holding(tags: frozenset[str], number: int) -> Iterator[None]:
+    """Holds a slot of every limit of a run's tags, waiting for them first.
+
+    Raises:
+        ConcurrencyLimitError: a limit is 0.
+    """
+    run_id = run_uuid(number)
+    KEEPER.acquire_blocking(tags, run_id)
+    try:
+        yield
+    finally:
+        KEEPER.release(run_id)
+
+
+async def holding_async(
+    tags: frozenset[str], number: int, coroutine: Coroutine[Any, Any, Any]
+) -> Any:
+    """As `holding`, around a coroutine.
+
+    Raises:
+        ConcurrencyLimitError: a limit is 0.
+    """
+    run_id = run_uuid(number)
+    event, wake = waker()
+    refusals: list[ConcurrencyLimitError] = []
+
+    def decided(refusal: ConcurrencyLimitError | None) -> None:
+        if refusal is not None:
+            refusals.append(refusal)
+        wake()
+
+    try:
+        KEEPER.request(tags, run_id, decided)
+        await event.wait()
+        if refusals:
+            raise refusals[0]
+        return await coroutine
+    finally:
+        coroutine.close()  # it may not have begun
+        KEEPER.release(run_id)

@@ -1,0 +1,100 @@
+"""What futures ask of whoever runs them: the same wherever that is.
+
+May import futures and what lies above them.
+"""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import CANCELLED, COMPLETED, CRASHED, DONE, FAILED, Handle
+from shoal.context import LOCK
+from shoal.engine.services import CALLBACKS
+from shoal.exceptions import MissingResult
+from shoal.futures.maps import RELEASED
+from shoal.names import task_run_name
+from shoal.states import State, StateType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from shoal.futures import TaskFuture
+    from shoal.futures.maps import MapRecord
+
+__all__ = ["Answers"]
+
+_COMPLETED = StateType.COMPLETED  # a lookup in the enumeration costs more than the rest of a State
+
+
+class Answers:
+    """The half of a dispatcher that futures know."""
+
+    def open_state(self, future: TaskFuture[Any]) -> State[Any]:
+        """The state of a run that has not ended."""
+        raise NotImplementedError
+
+    def state_of(self, future: TaskFuture[Any]) -> State[Any]:
+        """The state of a run as it is now."""
+        phase = future._phase
+        if phase < DONE:
+            return self.open_state(future)
+        detail = future._detail
+        if detail is not None and detail.state is not None:
+            return detail.state
+        outcome = future._outcome
+        now = future._since
+        if phase == COMPLETED:
+            if isinstance(outcome, Handle):
+                return State(_COMPLETED, timestamp=now, fetch=lambda: self.value_of(future))
+            return State(_COMPLETED, data=outcome, timestamp=now)
+        if phase == FAILED:
+            from shoal.engine.task_run import failure_message
+
+            return State(
+                StateType.FAILED, None, failure_message(outcome), data=outcome, timestamp=now
+            )
+        if phase == CANCELLED:
+            return State(StateType.CANCELLED, timestamp=now)
+        if phase == CRASHED:
+            return State(StateType.CRASHED, None, str(outcome), data=outcome, timestamp=now)
+        return State(StateType.PENDING, "NotReady", str(outcome), data=outcome, timestamp=now)
+
+    def value_of(self, future: TaskFuture[Any]) -> Any:
+        """The value of a completed run.
+
+        Raises:
+            MissingResult: it is an element of a map whose list was dropped before anybody took the future.
+            ResultLost: what held it is gone.
+        """
+        value = future._outcome
+        if isinstance(value, Handle):
+            return value.value(future.name)
+        if value is RELEASED:
+            raise MissingResult(run_name=future.name)
+        return value
+
+    def values_of(self, record: MapRecord[Any]) -> list[Any]:
+        """The values of a map all of whose elements completed."""
+        return [
+            value.value(task_run_name(record.task.name, record.base + index))
+            if isinstance(value, Handle)
+            else value
+            for index, value in enumerate(record.values)
+        ]
+
+    def add_callback(
+        self, future: TaskFuture[Any], fn: Callable[[TaskFuture[Any]], object]
+    ) -> None:
+        """Arranges for a user's callback."""
+        context = copy_context()
+        with LOCK:
+            if future.watch(lambda ended: self._call_back(ended, fn, context)):
+                return
+        self._call_back(future, fn, context)
+
+    def _call_back(
+        self, future: TaskFuture[Any], fn: Callable[[TaskFuture[Any]], object], context: Context
+    ) -> None:
+        CALLBACKS.put(f"A callback of task run {future.name!r}", context.run, fn, future)

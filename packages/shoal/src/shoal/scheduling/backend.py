@@ -1,0 +1,265 @@
+"""What an execution system has to offer, and what it may tell.
+
+A backend carries messages and owns the workers; it decides nothing about runs. Two kinds:
+
+    pushing   (most)  the scheduler makes batches and `launch`es them; the backend reports.
+    pulling   (`Capabilities.pulls`: workers are threads of this process)  an idle worker is woken, takes what is
+              ready from the scheduler itself, and hands the outcome back in the same step.
+
+May import `calls` and what lies above it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shoal.scheduling.batching import BatchPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from logging import LogRecord
+
+    from shoal.calls import Batch, Report
+    from shoal.futures import TaskFuture
+    from shoal.scheduling.waits import Helper
+    from shoal.tasks import Task
+
+__all__ = ["AnyBackend", "Backend", "BackendEvents", "Capabilities", "PullingBackend"]
+
+
+class Capabilities:
+    """What a backend can do. The suite in `shoal.testing` excuses the paragraphs that a missing flag names.
+
+    Attributes:
+        pulls: workers live in this process and take runs themselves.
+        isolated: arguments and results cross a process border, so they are pickled.
+        concurrent: several runs at once.
+        stops: a running run can be interrupted.
+        stops_hard: also one that is inside C code.
+        sends_logs: log records made on a worker reach the driver.
+        shares_context: the submitter's context variables are visible in the run.
+        tells_starts: the driver learns when each run begins; else a batch counts as begun with its first run.
+        recalls: runs of a batch can be taken back from a worker that has not started them.
+        resources: knows what a task's `resources=` asks for.
+        keeps_values: a large value that one run hands to another does not pass through the driver.
+        survives: the death of a worker ends only what it was executing.
+        nests: runs submitted inside a run go to the same workers.
+        fuses: a run may travel in one batch with what it waits for.
+        loops: each worker has a loop that runs coroutines beside its other work.
+        queues: the engine has a queue of its own, in front of all workers: a slot is any worker's.
+        sorts: runs may not share a batch with any other: see `BatchMaker.company_of`.
+        policy: how batches are made.
+    """
+
+    __slots__ = (
+        "concurrent",
+        "fuses",
+        "isolated",
+        "keeps_values",
+        "loops",
+        "nests",
+        "policy",
+        "pulls",
+        "queues",
+        "recalls",
+        "resources",
+        "sends_logs",
+        "shares_context",
+        "sorts",
+        "stops",
+        "stops_hard",
+        "survives",
+        "tells_starts",
+    )
+
+    def __init__(
+        self,
+        *,
+        pulls: bool = False,
+        isolated: bool = False,
+        concurrent: bool = True,
+        stops: bool = True,
+        stops_hard: bool = False,
+        sends_logs: bool = True,
+        shares_context: bool = False,
+        tells_starts: bool = True,
+        recalls: bool = True,
+        resources: bool = False,
+        keeps_values: bool = True,
+        survives: bool = True,
+        nests: bool = True,
+        fuses: bool = False,
+        loops: bool = False,
+        queues: bool = False,
+        sorts: bool = False,
+        policy: BatchPolicy | None = None,
+    ) -> None:
+        self.pulls = pulls
+        self.isolated = isolated
+        self.concurrent = concurrent
+        self.stops = stops
+        self.stops_hard = stops_hard
+        self.sends_logs = sends_logs
+        self.shares_context = shares_context
+        self.tells_starts = tells_starts
+        self.recalls = recalls
+        self.resources = resources
+        self.keeps_values = keeps_values
+        self.survives = survives
+        self.nests = nests
+        self.fuses = fuses
+        self.loops = loops
+        self.queues = queues
+        self.sorts = sorts
+        self.policy = policy if policy is not None else BatchPolicy()
+
+
+class BackendEvents(Protocol):
+    """What a backend tells; each may be called from any thread and never blocks for long."""
+
+    def slots(self, numbers: list[int], *, awaited: bool = False) -> None:
+        """These slots (worker places) exist now.
+
+        Args:
+            numbers: of the slots.
+            awaited: whether no worker has come yet; one batch then tells the engine that some are wanted.
+        """
+
+    def arrived(self, batch: int) -> None:
+        """A worker has this batch, and begins (`Capabilities.queues`)."""
+
+    def started(self, batch: int, position: int) -> None:
+        """The run at this position of a batch has begun."""
+
+    def returned(self, batch: int, position: int) -> None:
+        """The function of the run at this position has ended, and with it the time that counts; its value follows."""
+
+    def reported(self, report: Report) -> None:
+        """Runs of a batch have ended."""
+
+    def handed_back(self, batch: int, positions: list[int], seconds: float = 0.0) -> None:
+        """These runs of a batch were not started and will not be; one before them has run for so long."""
+
+    def taken_back(self, batch: int, helper: Helper | None) -> None:
+        """A batch was not begun and will not be.
+
+        Args:
+            batch: the batch.
+            helper: what waits for a run of it, and is given that first.
+        """
+
+    def split(self, batch: int) -> None:
+        """A batch could not be unpacked on the worker; its runs are sent again, each alone."""
+
+    def lost(
+        self,
+        batch: int,
+        error: Callable[[str], BaseException],
+        maybe_started: list[int] | None = None,
+    ) -> None:
+        """A batch will not report any more.
+
+        Args:
+            batch: the batch.
+            error: gives, for a run's name, what it ends with if it may have started.
+            maybe_started: their positions; `None` for all that have not been reported.
+        """
+
+    def logged(self, record: LogRecord) -> None:
+        """A run on a worker has logged something."""
+
+    def broken(self, error: Callable[[str], BaseException]) -> None:
+        """No worker can be started: all that is open, and all that comes, ends with this."""
+
+    def waiting(
+        self,
+        batch: int,
+        position: int | None,
+        wanted: list[Any],
+        *,
+        blocks: bool,
+        timed: bool,
+        tag: Any,
+    ) -> Helper | None:
+        """A run on a worker is about to wait; see `WorkerWaits.run_waits`."""
+
+    def resumed(self, helper: Helper) -> None:
+        """It goes on."""
+
+
+class AnyBackend(Protocol):
+    """What both kinds of backends have."""
+
+    capabilities: Capabilities
+    #: Whether `capture` may give something: asked at every submit only then.
+    captures: bool
+
+    def start(self, events: Any) -> None:
+        """Starts what must run before the first run; the rest may start on use.
+
+        Args:
+            events: a `BackendEvents`; for a pulling backend the dispatcher, whose scheduler its workers ask.
+        """
+
+    def stop(self, grace: float) -> None:
+        """Joins, or stops within about `grace` seconds, all that was started."""
+
+    def interrupt(self, run: TaskFuture[Any]) -> None:
+        """Stops a run that may be executing; does nothing if it is not. With the lock held."""
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """Runs that execute and that the scheduler sees in no batch. With the lock held."""
+
+    def capture(self, task: Task[Any, Any]) -> Any:
+        """The engine's ambient options for a run of a task, in the submitter's thread, or `None`.
+
+        Raises:
+            InvalidOption: they, or the task's `resources`, ask for what the engine does not know.
+        """
+
+    def native(self, run: TaskFuture[Any]) -> Any:
+        """The engine's own future of a run, or `None`."""
+
+
+class Backend(AnyBackend, Protocol):
+    """An execution system to which batches are pushed."""
+
+    def launch(self, batch: Batch) -> None:
+        """Sends a batch to its slot. Never blocks."""
+
+    def recall(self, batch: Batch) -> None:
+        """Asks for what the worker has not begun of a batch (`Capabilities.recalls`)."""
+
+    def slot_gone(self, slot: int) -> None:
+        """A spare slot is not needed any more."""
+
+    def has_begun(self, run: TaskFuture[Any]) -> bool:
+        """Whether a run that was sent has begun, as far as can be known at once."""
+
+    def refuse(self, helper: Helper, error: Exception) -> None:
+        """A waiting run would wait for itself: its wait ends with this error."""
+
+    def stuck(self, helper: Helper) -> None:
+        """A blocked run can be given nothing of what it waits for (`Capabilities.queues`): that was sent already."""
+
+    def settle(self) -> None:
+        """Returns once what was interrupted before it began cannot begin any more (`Capabilities.queues`)."""
+
+    def force(self, run: TaskFuture[Any]) -> None:
+        """Stops an interrupted run that still executes by force (`Capabilities.stops_hard`)."""
+
+
+class PullingBackend(AnyBackend, Protocol):
+    """Workers of this process, which take runs from the scheduler."""
+
+    def wake(self, worker: Any) -> None:
+        """There is something to take for this idle worker."""
+
+    def crowded(self) -> None:
+        """A run is ready and no worker is idle."""
+
+    def wake_loop(self) -> None:
+        """There are async runs to take."""
+
+    def give_up(self, run: TaskFuture[Any]) -> None:
+        """An interrupted run has had its grace: what still executes it is given up."""

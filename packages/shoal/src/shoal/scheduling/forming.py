@@ -1,0 +1,217 @@
+"""Which of the runs that are ready go together in a batch. Pure; how many is for `batching` to say.
+
+May import futures and what lies above them; of schedulers, nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import READY, SENT, WAITING, Batch, Handle
+from shoal.futures.maps import MapRecord, Span
+from shoal.futures.run import TaskFuture
+
+if TYPE_CHECKING:
+    from collections import deque
+
+    from shoal.scheduling.backend import Capabilities
+    from shoal.scheduling.batching import Durations
+    from shoal.tasks import Task
+
+__all__ = ["BatchMaker"]
+
+
+class BatchMaker:
+    """Makes batches of what is ready: the runs in them are claimed, and taken from where they were queued.
+
+    Of its own it has the numbers of batches only. Durations and what is waiting belong to its scheduler, which shares
+    them: a run that travels with the one that it waits for is taken from there.
+
+    Args:
+        capabilities: of the backend.
+        durations: how long runs of each task take.
+        waiting: runs whose upstreams have not all ended.
+
+    Attributes:
+        numbers: of the next batches.
+    """
+
+    __slots__ = ("_capabilities", "_durations", "_policy", "_waiting", "numbers")
+
+    def __init__(
+        self, capabilities: Capabilities, durations: Durations, waiting: set[TaskFuture[Any]]
+    ) -> None:
+        self._capabilities = capabilities
+        self._policy = capabilities.policy
+        self._durations = durations
+        self._waiting = waiting
+        self.numbers = itertools.count(1)
+
+    def make(
+        self, ready: deque[TaskFuture[Any] | MapRecord[Any]], slot: int, spread: int
+    ) -> Batch | None:
+        """The next batch; `None` if nothing of all this can still start. Hot.
+
+        Args:
+            ready: what it is made of, in order; what goes into it, or cannot start any more, is taken out.
+            slot: where it will be sent.
+            spread: over how many slots what is ready could be spread.
+        """
+        runs: Any = []
+        total = 0.0
+        limit = 1 << 30
+        known = True
+        linked = 0
+        company: Any = None
+        while ready and len(runs) < limit:
+            item = ready[0]
+            task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
+            seconds, observed = self.expected(task)
+            if type(item) is MapRecord:
+                if runs:
+                    break
+                if not item.unclaimed:
+                    ready.popleft()
+                    item.queued = False
+                    continue
+                return self._record_batch(ready, item, slot, spread, seconds, observed)
+            assert isinstance(item, TaskFuture)
+            if item._phase != READY or not hasattr(item, "_start"):
+                ready.popleft()
+                continue
+            size = self._policy.size(
+                seconds, observed, len(ready) + len(runs), spread, task.batch_limit
+            )
+            if runs and (
+                size == 1
+                or total + (seconds or 0.0) > self._policy.target
+                or task.is_async != runs[0]._task.is_async
+            ):
+                break
+            alone = item._detail is not None and item._detail.alone
+            if self._capabilities.sorts:
+                wanted, company = company, self.company_of(item)
+                if runs and company != wanted:
+                    break
+                alone = alone or _travels_alone(item)
+            if alone:
+                if runs:
+                    break
+                size = 1
+            limit = min(limit, size)
+            ready.popleft()
+            item._claim()
+            item._phase = SENT
+            runs.append(item)
+            total += seconds or 0.0
+            known = known and seconds is not None
+            if item._detail is not None and item._detail.dependants and self._capabilities.fuses:
+                before = len(runs)
+                self._fuse(runs, item)
+                limit = min(limit + len(runs) - before, self._policy.cap)
+                linked += len(runs) - before
+        if not runs:
+            return None
+        batch = Batch(next(self.numbers), slot, runs, total if known else None)
+        batch.linked = linked
+        return batch
+
+    def _record_batch(
+        self,
+        ready: deque[TaskFuture[Any] | MapRecord[Any]],
+        record: MapRecord[Any],
+        slot: int,
+        spread: int,
+        seconds: float | None,
+        observed: int,
+    ) -> Batch:
+        span = self.take_span(record, spread, seconds, observed)
+        if not record.unclaimed:
+            ready.popleft()
+            record.queued = False
+        total = None if seconds is None else seconds * len(span)
+        return Batch(next(self.numbers), slot, span, total)
+
+    def _fuse(self, runs: list[TaskFuture[Any]], last: TaskFuture[Any]) -> None:
+        """Lets the chain that hangs on a run travel with it: each run the only one that waits for the one before."""
+        if last._task.is_async or last._task.batch_limit == 1 or last._details().alone:
+            return
+        if _travels_alone(last):
+            return
+        scheduler = last._dispatcher.scheduler
+        while len(runs) < self._policy.cap:
+            dependants = last._details().dependants
+            if not dependants or len(dependants) != 1:
+                return
+            follower, allow_failure = dependants[0]
+            detail = follower._details()
+            if (
+                allow_failure
+                or follower._phase != WAITING
+                or detail.blockers != 1
+                or detail.limited
+                or detail.alone
+                or follower._dispatcher.scheduler is not scheduler
+                or follower._task.is_async
+                or follower._task.batch_limit is not None
+                or (
+                    self._capabilities.sorts
+                    and self.company_of(follower) != self.company_of(runs[0])
+                )
+            ):
+                return
+            self._waiting.discard(follower)
+            follower._phase = SENT
+            runs.append(follower)
+            last = follower
+
+    def take_span(
+        self, record: MapRecord[Any], spread: int, seconds: float | None, observed: int
+    ) -> Span:
+        """Takes the next elements of a map, as many as travel together.
+
+        Args:
+            record: the map; some of it is unclaimed.
+            spread: over how many slots its elements could be spread.
+            seconds: what `expected` says of its task.
+            observed: the same.
+        """
+        start, stop = record.unclaimed[0]
+        most = 1 if getattr(record.options, "alone", False) else record.task.batch_limit
+        size = self._policy.size(seconds, observed, stop - start, spread, most)
+        if start + size >= stop:
+            size = stop - start
+            record.unclaimed.popleft()
+        else:
+            record.unclaimed[0] = (start + size, stop)
+        for index in range(start, start + size) if record.futures else ():
+            future = record.futures.get(index)
+            if future is not None and future._claim():
+                future._phase = SENT
+        return Span(record, start, start + size)
+
+    def expected(self, task: Task[Any, Any]) -> tuple[float | None, int]:
+        """How long a run of a task holds up those behind it in a batch, and the number of observations."""
+        if task.is_async and self._capabilities.loops:
+            return 0.0, self._policy.cap  # they run side by side
+        return self._durations.of(task)
+
+    def company_of(self, future: TaskFuture[Any]) -> Any:
+        """Only runs of the same company travel together: same options, same demands, large inputs in the same place."""
+        call = future._call
+        places = {
+            entry.future._outcome.place
+            for entry in (future._detail.upstreams if future._detail is not None else ())
+            if isinstance(entry.future, TaskFuture) and isinstance(entry.future._outcome, Handle)
+        }
+        return (
+            call.options if call is not None else None,
+            tuple(sorted(future._task.resources.items())) if future._task.resources else None,
+            frozenset(places),
+        )
+
+
+def _travels_alone(run: TaskFuture[Any]) -> bool:
+    """Whether the engine's options of a run say that it shares no message."""
+    return run._call is not None and getattr(run._call.options, "alone", False)

@@ -1,0 +1,239 @@
+"""What is ready goes to the slots that have room. Pure; `pushing` says how this fits with its neighbours.
+
+May import `scheduler`, `forming`, `slots` and `waits`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import CRASHED, DONE, READY, SENT, Batch
+from shoal.futures.maps import MapRecord, Span
+from shoal.futures.run import TaskFuture
+from shoal.scheduling.effects import IDLE, LAUNCH, RECALL, UNKNOWN
+from shoal.scheduling.forming import BatchMaker
+from shoal.scheduling.scheduler import Scheduler
+from shoal.scheduling.slots import Slots
+from shoal.scheduling.waits import WorkerWaits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from shoal.scheduling.backend import Capabilities
+    from shoal.tasks import Task
+
+__all__ = ["SendingScheduler"]
+
+
+class SendingScheduler(Scheduler):
+    """The half of `PushingScheduler` that sends.
+
+    It owns what is in flight, and enters what it sends there; the other half takes it out. A worker that waits for
+    runs is blocked: its slot gets nothing but what it waits for, in batches that count towards no window. Where a slot
+    has nothing to do while another holds runs it has not begun, these are recalled.
+
+    Args:
+        capabilities: of the backend.
+
+    Attributes:
+        batches: what is in flight: each batch, and the positions in it that have not been reported.
+        recalled: those of them whose workers were asked for what they have not begun.
+        slots: how much of it is where.
+        maker: forms the batches.
+        worker_waits: the runs that wait on workers.
+        ready_async: as `ready`, for coroutines of workers that have a loop for them.
+        broken: what every run ends with if no worker can be started; set by the other half.
+    """
+
+    def __init__(self, capabilities: Capabilities) -> None:
+        super().__init__(capabilities)
+        self.batches: dict[int, tuple[Batch, set[int]]] = {}
+        self.recalled: set[int] = set()
+        self.slots = Slots(self.policy)
+        self.maker = BatchMaker(capabilities, self.durations, self.waiting)
+        self.worker_waits = WorkerWaits(self)
+        self.ready_async: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
+        self.broken: Callable[[str], BaseException] | None = None
+        self._asked_of: set[Task[Any, Any]] = set()  # tasks of which nothing is known yet
+        self._slow: set[Task[Any, Any]] = set()  # those whose first runs take their time
+
+    # ------------------------------------------------------------------ what is ready
+
+    def _push(self, future: TaskFuture[Any]) -> None:
+        if self.broken is not None:
+            self.settle(future, CRASHED, self.broken(future.name), future._since)
+            return
+        future._start = True
+        self.lane(future._task).append(future)
+        if self.slots.has_room or self.ready_async:
+            self.fill()
+
+    def _push_record(self, record: MapRecord[Any], last: bool) -> None:
+        if self.broken is not None:
+            for index in range(record.size):
+                future = record.materialize(index)
+                self.settle(future, CRASHED, self.broken(future.name), future._since)
+            return
+        if record.queued:
+            return
+        record.queued = True
+        if last:
+            self.lane(record.task).append(record)
+        else:
+            self.lane(record.task).appendleft(record)
+        self.fill()
+
+    def lane(self, task: Task[Any, Any]) -> deque[TaskFuture[Any] | MapRecord[Any]]:
+        """Where runs of a task are queued when they are ready."""
+        return self.ready_async if task.is_async and self.capabilities.loops else self.ready
+
+    def claim(self, future: TaskFuture[Any]) -> bool:
+        """Takes a ready run out of its turn, for a worker that waits for it."""
+        if self.lane(future._task) is self.ready_async:
+            return False  # it is sent at once, or waits for nothing but a loop
+        if not (self._pick(future) and future._claim()):
+            return False
+        if future._call is None:
+            record, index = future._details().origin  # type: ignore[misc]  # only an element has no call yet
+            future._call = record.call(index)
+        return True
+
+    def claim_span(self, record: MapRecord[Any]) -> Span | None:
+        """Takes some elements of a map out of their turn, for a worker that waits for it."""
+        if not record.unclaimed:
+            return None
+        seconds, observed = self.maker.expected(record.task)
+        span = self.maker.take_span(record, len(self.slots.in_flight), seconds, observed)
+        if record.unclaimed:
+            self._push_record(record, last=False)
+        return span
+
+    def cancel_some(self, most: int, now: float) -> bool:
+        """See `Scheduler`; what is in flight last."""
+        if super().cancel_some(most, now) or self._cancel_ready(self.ready_async, most, now) <= 0:
+            return True
+        # What was sent last first: the end of what runs must not let a worker begin what is about to be cancelled.
+        for batch, positions in reversed(list(self.batches.values())):
+            for position in sorted(positions, reverse=True):
+                self.cancel(self.run_at(batch, position), now)
+        return False
+
+    # ------------------------------------------------------------------ what is sent
+
+    def slots_changed(self, numbers: Iterable[int], *, awaited: bool = False) -> None:
+        """These slots exist now; no worker behind them yet if they are `awaited`."""
+        self.slots.replace(numbers, (batch for batch, _ in self.batches.values()), awaited=awaited)
+        self.fill()
+
+    def fill(self) -> None:
+        """Launches batches while something is ready and a slot has room."""
+        if self.broken is not None:
+            return
+        slots = self.slots
+        while self.ready_async:
+            slot = slots.roomiest_loop()
+            if slot is None:
+                break
+            batch = self.maker.make(self.ready_async, slot, len(slots.in_flight))
+            if batch is not None:
+                slots.count_on_loop(batch, under_way=self.capabilities.queues)
+                self.launch(batch)
+        while self.ready:
+            slot, idle = slots.roomiest(self.worker_waits.blocked())
+            if slot is None or not self._takes_more(slot):
+                slots.has_room = False
+                return
+            if idle == 0 and self._few_ready():
+                return  # it is better company for what comes while the slots are busy
+            batch = self.maker.make(self.ready, slot, idle or len(slots.in_flight))
+            if batch is None:
+                return
+            slots.count(batch)
+            self.launch(batch)
+        self._look_for_idle()
+
+    def launch(self, batch: Batch) -> None:
+        """A batch is in flight from now."""
+        self.batches[batch.number] = (batch, set(range(len(batch))))
+        self.effects.append((LAUNCH, batch))
+
+    def _takes_more(self, slot: int) -> bool:
+        in_flight = self.slots.in_flight[slot]
+        if self.slots.awaited:
+            return in_flight == 0
+        if not self.policy.seconds:
+            return in_flight < self.policy.window
+        item = self.ready[0]
+        task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
+        seconds, observed = self.durations.of(task)
+        known = (
+            self.policy.is_known(seconds, observed) if seconds is not None else task in self._slow
+        )
+        if seconds is None and task not in self._asked_of:
+            self._asked_of.add(task)
+            self.effects.append((UNKNOWN, task))
+        return self.policy.has_room(in_flight, self.slots.seconds.get(slot, 0.0), known=known)
+
+    def _few_ready(self) -> bool:
+        """Whether what is ready would fill less than a quarter of a message."""
+        item = self.ready[0]
+        seconds, observed = self.durations.of(item._task if type(item) is TaskFuture else item.task)  # type: ignore[union-attr]
+        if seconds is None or seconds >= self.policy.alone or type(item) is not TaskFuture:
+            return False
+        most = self.policy.size(seconds, observed, 1 << 30, 1, None)
+        return len(self.ready) < most // 4
+
+    def is_slow(self, task: Task[Any, Any]) -> None:
+        """The first runs of a task take their time: the engine is to see how many there are."""
+        if self.durations.of(task)[0] is None:
+            self._slow.add(task)
+            self.slots.has_room = True
+            self.fill()
+
+    def run_at(self, batch: Batch, position: int) -> TaskFuture[Any]:
+        """The run at a position of a batch, with its call if it is open."""
+        if type(batch.runs) is not Span:
+            return batch.runs[position]  # type: ignore[no-any-return]
+        record = batch.runs.record
+        index = batch.runs.start + position
+        future = record.materialize(index)
+        if future._phase < DONE:
+            future._claim()
+            if future._call is None:
+                future._call = record.call(index)
+            if future._phase == READY:
+                future._phase = SENT
+        return future
+
+    # ------------------------------------------------------------------ recalls
+
+    def recall(self) -> None:
+        """If a slot is still idle: what others have not begun becomes ready again."""
+        if self.ready or not self._idle_slot():
+            return
+        for batch, positions in self.batches.values():
+            if self._can_be_shared(batch, positions):
+                self.recalled.add(batch.number)
+                self.effects.append((RECALL, batch))
+
+    def _look_for_idle(self) -> None:
+        """Has the dispatcher look again in a while if a slot is idle and another has more than it is at."""
+        if not self.capabilities.recalls or self.ready or not self.batches or not self._idle_slot():
+            return
+        if any(self._can_be_shared(batch, positions) for batch, positions in self.batches.values()):
+            self.effects.append((IDLE,))
+
+    def _idle_slot(self) -> bool:
+        if self.capabilities.queues:  # no worker is idle while the engine has something for it
+            at_slots = len(self.batches) - len(self.worker_waits.helping)
+            return at_slots < len(self.slots.in_flight) - len(self.slots.spares)
+        return self.slots.has_idle(self.worker_waits.blocked())
+
+    def _can_be_shared(self, batch: Batch, positions: set[int]) -> bool:
+        """Whether its worker may hold runs of a batch that another could begin."""
+        if batch.number in self.recalled:
+            return False
+        if self.capabilities.queues:
+            return len(positions) > batch.linked + 1
+        return len(positions) > batch.linked + 1 or self.slots.in_flight.get(batch.slot, 0) > 1

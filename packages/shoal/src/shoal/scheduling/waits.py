@@ -1,0 +1,254 @@
+"""Workers that wait for runs, and are given what they wait for. Pure.
+
+    run_waits ─▶ Helper ──HELP──▶ help ─▶ a batch for it, on top of what waits there, or at the spare slot lent to it
+                   ▲                        │
+                   └─── look_again ◀────────┘ closed, or something that it waits for became ready
+    run_resumed ─▶ the Helper leaves its seat; its spare slot ends when nothing is in flight there
+
+May import futures and what lies above them; it is given the scheduler that it sends through.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import SENT, Batch
+from shoal.futures.run import TaskFuture
+from shoal.scheduling.effects import GONE, HELP
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from shoal.futures.blocking import Wanted
+    from shoal.scheduling.sending import SendingScheduler
+
+__all__ = ["Helper", "WorkerWaits"]
+
+
+class Helper:
+    """A run of a batch that waits, and whose worker can be given what it waits for.
+
+    Attributes:
+        batch: the batch it is in.
+        run: the run, `None` if what waits is no run of ours (a flow inside one).
+        wanted: what it waits for.
+        stack: the runs that block its worker, its own last; only its own if it does not block.
+        blocks: whether its worker can do nothing else meanwhile.
+        tag: what the backend knows it by.
+        spare: the slot that stands in for the worker's, if any.
+    """
+
+    __slots__ = (
+        "_queued",
+        "_scheduler",
+        "batch",
+        "blocks",
+        "run",
+        "spare",
+        "stack",
+        "tag",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        scheduler: SendingScheduler,
+        batch: Batch,
+        run: TaskFuture[Any] | None,
+        wanted: Wanted,
+        stack: list[TaskFuture[Any]],
+        *,
+        blocks: bool,
+        tag: Any,
+    ) -> None:
+        self._scheduler = scheduler
+        self._queued = False
+        self.batch = batch
+        self.run = run
+        self.wanted = wanted
+        self.stack = stack
+        self.blocks = blocks
+        self.tag = tag
+        self.spare: int | None = None
+
+    def serves(self, dispatcher: Any) -> bool:
+        """Whether runs of a runner may be given to it."""
+        return dispatcher.scheduler is self._scheduler
+
+    def look_again(self) -> None:
+        """Something that it waits for may be startable now."""
+        if not self._queued:
+            self._queued = True
+            self._scheduler.effects.append((HELP, self))
+
+    def looked(self) -> None:
+        """`look_again` is done."""
+        self._queued = False
+
+
+class WorkerWaits:
+    """The runs that wait on workers, where they do, and what their workers are given meanwhile.
+
+    Nobody else changes what it keeps. A seat is a slot, or, where slots are of no particular worker, what runs one batch
+    and all that is run in place on top of it; such a seat is no slot's number.
+
+    Args:
+        scheduler: what it sends batches through.
+
+    Attributes:
+        helpers: by seat, the runs that wait there, innermost last.
+        helping: by the number of a batch in flight, what is helped by it.
+    """
+
+    def __init__(self, scheduler: SendingScheduler) -> None:
+        self._scheduler = scheduler
+        self._slots = scheduler.slots
+        self._leaving: set[int] = set()  # spare slots that are not needed any more
+        self.helpers: dict[int, list[Helper]] = {}
+        self.helping: dict[int, Helper] = {}
+
+    def blocked(self) -> Collection[int]:
+        """The slots whose workers can do nothing but wait."""
+        if not self.helpers or self._scheduler.capabilities.queues:
+            return ()  # seats are no slots there, and may be thousands
+        return {seat for seat, here in self.helpers.items() if any(h.blocks for h in here)}
+
+    def run_waits(
+        self,
+        number: int,
+        position: int | None,
+        wanted: Wanted,
+        *,
+        blocks: bool,
+        timed: bool,
+        tag: Any = None,
+    ) -> Helper | None:
+        """A run on a worker is about to wait.
+
+        Args:
+            number: the batch it is in.
+            position: of the run in it; `None` if what waits is no run of ours.
+            wanted: what it waits for.
+            blocks: whether its worker can do nothing else meanwhile.
+            timed: whether the wait has a time limit; the worker then lends its slot to a spare one.
+            tag: what the backend knows the wait by.
+
+        Returns:
+            What stands for it until `run_resumed`; `None` if the batch is not in flight any more.
+
+        Raises:
+            WaitCycle: the run would wait for itself.
+        """
+        scheduler = self._scheduler
+        entry = scheduler.batches.get(number)
+        if entry is None:
+            return None
+        batch = entry[0]
+        seat = self._seat_of(batch)
+        run = scheduler.run_at(batch, position) if position is not None else None
+        stack = [] if run is None else [run]
+        if blocks:
+            stack = [h.run for h in self.helpers.get(seat, ()) if h.blocks and h.run] + stack
+        helper = Helper(scheduler, batch, run, wanted, stack, blocks=blocks, tag=tag)
+        if run is not None:
+            for below in stack:
+                scheduler.check_cycle(wanted, below)
+            scheduler.waits(run, wanted)
+        self.helpers.setdefault(seat, []).append(helper)
+        if blocks:
+            if timed:
+                helper.spare = self._slots.lend()
+            helper.look_again()
+        else:
+            self._slots.leave_loop(batch)
+        scheduler.fill()
+        return helper
+
+    def run_resumed(self, helper: Helper) -> None:
+        """A run on a worker goes on."""
+        seat = self._seat_of(helper.batch)
+        here = self.helpers.get(seat)
+        if here is None or helper not in here:
+            return
+        here.remove(helper)
+        if not here:
+            del self.helpers[seat]
+        if helper.run is not None:
+            self._scheduler.waits(helper.run, None)
+        if helper.spare is not None and helper.spare in self._slots.in_flight:
+            self._leaving.add(helper.spare)
+            self._let_go(helper.spare)
+        self._slots.has_room = True
+        self._scheduler.fill()
+
+    def help(self, helper: Helper) -> bool:
+        """Gives a waiting worker a run that it waits for, or that one needs, if there is one to be had.
+
+        Returns:
+            False if its worker is blocked and was given nothing.
+
+        Raises:
+            WaitCycle: the run would wait for itself.
+        """
+        helper.looked()
+        here = self.helpers.get(self._seat_of(helper.batch), [])
+        if not helper.blocks or helper is not next((h for h in reversed(here) if h.blocks), None):
+            return True
+        if helper in self.helping.values():
+            return True
+        scheduler = self._scheduler
+        work = scheduler.wait_for(helper.wanted, helper, helper.stack)
+        if work is None:
+            return False
+        if type(work) is TaskFuture:
+            work._phase = SENT
+        runs = [work] if type(work) is TaskFuture else work
+        number = next(scheduler.maker.numbers)
+        if helper.spare is not None:
+            batch = Batch(number, helper.spare, runs, None)
+            self._slots.count(batch)
+        else:
+            batch = Batch(number, helper.batch.slot, runs, None)
+            batch.helper = helper
+        self.helping[number] = helper
+        scheduler.launch(batch)
+        return True
+
+    def help_first(self, helper: Helper) -> None:
+        """`help` before others are given anything, if it still waits.
+
+        Raises:
+            WaitCycle: the run would wait for itself.
+        """
+        here = self.helpers.get(self._seat_of(helper.batch), ())
+        if helper in here and not self.help(helper):
+            helper.look_again()  # its run was cancelled meanwhile, say, and it waits for others too
+
+    def batch_closed(self, batch: Batch) -> None:
+        """A batch is in flight no more."""
+        helper = self.helping.pop(batch.number, None)
+        if helper is not None:
+            helper.look_again()
+        if self.helpers:
+            here = self.helpers.get(self._seat_of(batch), ())
+            for left in [h for h in here if h.batch is batch]:
+                self.run_resumed(left)  # its worker died while it waited
+        if batch.slot in self._leaving:
+            self._let_go(batch.slot)
+
+    def _seat_of(self, batch: Batch) -> int:
+        """Where a batch runs: batches with the same seat are on top of each other."""
+        if not self._scheduler.capabilities.queues:
+            return batch.slot
+        while batch.helper is not None:
+            batch = batch.helper.batch
+        return -batch.number
+
+    def _let_go(self, slot: int) -> None:
+        """A spare slot ends once nothing is in flight there."""
+        scheduler = self._scheduler
+        in_use = slot in self.helpers or any(b.slot == slot for b, _ in scheduler.batches.values())
+        if slot in self._leaving and not in_use:
+            self._leaving.discard(slot)
+            self._slots.end(slot)
+            scheduler.effects.append((GONE, slot))

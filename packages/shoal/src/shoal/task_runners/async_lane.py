@@ -1,0 +1,190 @@
+"""Async tasks of a runner whose workers are in this process: coroutines on the service loop, taken in bulk.
+
+A coroutine needs no thread. Where the runner has a limit, it holds one of its places while it runs, and gives it up
+while it awaits other runs. All but `wake`, `interrupt`, `running` and `stop` happen on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Outcome
+from shoal.context import LOCK
+from shoal.engine.loops import SERVICE_LOOP, under_asyncio
+from shoal.engine.task_run import attempt_async, overdue_outcome_async, raised
+from shoal.futures.awaiting import PLACES
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from shoal.calls import Call
+    from shoal.futures import TaskFuture
+    from shoal.futures.blocking import Wanted
+    from shoal.scheduling.dispatcher import Dispatcher
+
+__all__ = ["AsyncLane"]
+
+#: Runs taken in one step of the loop, so that it stays responsive.
+BULK = 500
+
+
+class AsyncLane:
+    """The coroutines of one entered runner."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self._tasks: dict[TaskFuture[Any], asyncio.Task[None]] = {}
+        self._given_up: set[TaskFuture[Any]] = set()
+        self._scheduled = False
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def wake(self) -> None:
+        """There are runs to take."""
+        with LOCK:
+            if self._scheduled:
+                return
+            self._scheduled = True
+        SERVICE_LOOP.get().call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        loop = SERVICE_LOOP.get()
+        with LOCK:
+            self._scheduled = False
+            runs = self.dispatcher.scheduler.take_async(BULK)
+            if runs:
+                self._idle.clear()
+        for future in runs:
+            try:
+                call = self.dispatcher.begin(future)
+            except Exception as error:
+                self._end(future, Outcome(FAILED, error))
+                continue
+            context = call.context if call.attempt == 1 else call.context.copy()
+            self._tasks[future] = loop.create_task(
+                self._run(future, call), context=under_asyncio(context)
+            )
+        if len(runs) == BULK:
+            with LOCK:
+                self._scheduled = True
+            loop.call_soon(self._take)
+
+    async def _run(self, future: TaskFuture[Any], call: Call) -> None:
+        import asyncio
+
+        PLACES[call.number] = _Place(self, future)
+        try:
+            if call.task.timeout_seconds is not None:
+                # Not sooner: others of the bulk may have come before.
+                self.dispatcher.start_limit(future, call)
+            outcome = await attempt_async(call)
+        except asyncio.CancelledError:
+            detail = future._detail
+            if detail is not None and detail.overdue:
+                outcome = await overdue_outcome_async(call)
+            else:
+                outcome = Outcome(CANCELLED, None)
+        except BaseException as error:
+            outcome = raised(call, error)
+        PLACES.pop(call.number, None)
+        self._end(future, outcome)
+        if future._phase == COMPLETED:
+            del call.context  # see `Worker.run`
+
+    def _end(self, future: TaskFuture[Any], outcome: Outcome) -> None:
+        dispatcher = self.dispatcher
+        with LOCK:
+            self._tasks.pop(future, None)
+            given_up = future in self._given_up
+            self._given_up.discard(future)
+            if future._phase < DONE:
+                dispatcher.ended(future, outcome)
+            if not given_up:
+                dispatcher.scheduler.vacate()
+            if not self._tasks:
+                self._idle.set()
+        dispatcher.drain()
+
+    # ------------------------------------------------------------------ from other threads, with `LOCK` held
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """Runs that are executing."""
+        return list(self._tasks)
+
+    def interrupt(self, run: TaskFuture[Any]) -> None:
+        """Throws a cancellation into a coroutine."""
+        task = self._tasks.get(run)
+        if task is not None:
+            SERVICE_LOOP.get().call_soon_threadsafe(task.cancel)
+
+    def give_up(self, run: TaskFuture[Any]) -> bool:
+        """Lets go of a coroutine that takes no notice of its cancellation; False if it is not here."""
+        if self._tasks.pop(run, None) is None:
+            return False
+        self._given_up.add(run)
+        if not self._tasks:
+            self._idle.set()
+        self.dispatcher.scheduler.vacate()
+        return True
+
+    def stop(self) -> None:
+        """Cancels every coroutine that is left."""
+        for future in list(self._tasks):
+            self.interrupt(future)
+
+    def join(self, timeout: float) -> bool:
+        """Waits, without the lock, until no coroutine is left; returns whether it came to that."""
+        return self._idle.wait(timeout)
+
+
+class _Place:
+    """One of the runner's places, held by a coroutine while it does not wait for runs."""
+
+    __slots__ = ("_lane", "_resumed", "_run", "_waits")
+
+    def __init__(self, lane: AsyncLane, run: TaskFuture[Any]) -> None:
+        self._lane = lane
+        self._run = run
+        self._waits = 0
+        self._resumed: asyncio.Future[None] | None = None
+
+    def give_up(self, wanted: Wanted, wake: Callable[[], None]) -> None:
+        """The coroutine is about to wait.
+
+        Raises:
+            WaitCycle: for what waits for it.
+        """
+        scheduler = self._lane.dispatcher.scheduler
+        with LOCK:
+            scheduler.check_cycle(wanted, self._run)
+            scheduler.waits(self._run, wanted)
+            self._waits += 1
+            if self._waits == 1:
+                scheduler.vacate()
+        self._lane.dispatcher.drain()
+
+    async def take_again(self) -> None:
+        """The coroutine goes on."""
+        scheduler = self._lane.dispatcher.scheduler
+        with LOCK:
+            self._waits -= 1
+            if self._waits:
+                return
+            scheduler.waits(self._run, None)
+            if scheduler.occupy(self):
+                return
+            self._resumed = SERVICE_LOOP.get().create_future()
+        await self._resumed
+
+    def resume(self) -> None:
+        """A place is free; with `LOCK` held, from any thread."""
+        resumed = self._resumed
+        if resumed is not None:
+            SERVICE_LOOP.get().call_soon_threadsafe(_wake, resumed)
+
+
+def _wake(resumed: asyncio.Future[None]) -> None:
+    if not resumed.done():
+        resumed.set_result(None)

@@ -1,0 +1,346 @@
+"""What every task runner has in common: settings, equality, entering and leaving, and taking runs.
+
+A runner is a face: its constructor keeps settings, `make_backend` turns them into an execution system, and entering it
+puts a dispatcher in front of that. May import scheduling and what lies above it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Protocol,
+    Self,
+    TypeVar,
+    overload,
+    runtime_checkable,
+)
+
+from shoal.context import SCOPE, Scope
+from shoal.engine.interrupt import raise_if_due, shielded
+from shoal.exceptions import InvalidOption, RunnerStateError
+from shoal.futures.blocking import block
+from shoal.limits.settings import limits_in_use
+from shoal.logs import set_up
+from shoal.scheduling.dispatcher import Dispatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping
+    from types import TracebackType
+
+    from shoal.futures import TaskFuture, TaskFutureList
+    from shoal.scheduling.backend import Backend, PullingBackend
+    from shoal.tasks import Task
+
+__all__ = ["BaseTaskRunner", "TaskRunner"]
+
+R = TypeVar("R")
+
+#: Seconds within which a runner is left when something went wrong.
+LEAVING = 2.0
+
+
+@runtime_checkable
+class TaskRunner(Protocol):
+    """What flows need of a runner. `BaseTaskRunner` gives all of it to who writes a backend."""
+
+    name: str
+
+    @overload
+    def submit(
+        self,
+        task: Task[Any, Coroutine[Any, Any, R]],
+        parameters: Mapping[str, Any],
+        wait_for: Any = None,
+    ) -> TaskFuture[R]: ...
+    @overload
+    def submit(
+        self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFuture[R]: ...
+    def submit(
+        self, task: Task[Any, Any], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFuture[Any]:
+        """Takes one run of a task, with its parameters by name."""
+
+    @overload
+    def map(
+        self,
+        task: Task[Any, Coroutine[Any, Any, R]],
+        parameters: Mapping[str, Any],
+        wait_for: Any = None,
+    ) -> TaskFutureList[R]: ...
+    @overload
+    def map(
+        self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFutureList[R]: ...
+    def map(
+        self, task: Task[Any, Any], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFutureList[Any]:
+        """Takes one run for each element of the iterable parameters."""
+
+    def cancel_all(self) -> None:
+        """Ends every open run as CANCELLED."""
+
+    def duplicate(self) -> Self:
+        """A runner with the same settings, not entered."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class BaseTaskRunner:
+    """The shared half of every runner.
+
+    A subclass gives `name`, its `settings` and `make_backend`. Runners with equal settings are equal, and a pickled
+    runner is made again from them, not entered.
+    """
+
+    name: str = "runner"
+    dispatcher_class: ClassVar[type[Dispatcher]] = Dispatcher
+
+    def __init__(self) -> None:
+        self._dispatcher: Dispatcher | None = None
+        self._entering = threading.Lock()
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments by name."""
+        return {}
+
+    def make_backend(self) -> tuple[Backend | PullingBackend, int | None]:
+        """The backend for these settings, and the most runs at once for one that pulls."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_argument(cls, argument: str) -> Self:
+        """The runner of a string such as `"threads:4"`, given what follows the colon.
+
+        Raises:
+            InvalidOption: it takes no such argument.
+        """
+        raise InvalidOption(
+            where=f"the runner {cls.name!r}",
+            option="argument",
+            value=argument,
+            problem="it takes none",
+        )
+
+    def check_count(self, option: str, value: Any) -> None:
+        """Refuses what is neither `None` nor a whole number from 1 up.
+
+        Raises:
+            InvalidOption: it is not.
+        """
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return
+        raise InvalidOption(
+            where=type(self).__name__,
+            option=option,
+            value=value,
+            problem="a whole number from 1 up, or None, is needed",
+        )
+
+    @staticmethod
+    def whole_number(argument: str) -> int:
+        """The number in `"threads:4"`."""
+        try:
+            return int(argument)
+        except ValueError:
+            raise InvalidOption(
+                where="a runner's name",
+                option="max_workers",
+                value=argument,
+                problem="a whole number is needed",
+            ) from None
+
+    # ------------------------------------------------------------------ as a value
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.settings() == other.settings()
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self.settings())))
+
+    def __repr__(self) -> str:
+        given = ", ".join(
+            f"{name}={value!r}"
+            for name, value in self.settings().items()
+            if value is not None and value != ()
+        )
+        return f"{type(self).__name__}({given})"
+
+    def __reduce__(self) -> Any:
+        return _make, (type(self), self.settings())
+
+    def duplicate(self) -> Self:
+        """A runner with the same settings, not entered."""
+        return type(self)(**self.settings())
+
+    # ------------------------------------------------------------------ entering and leaving
+
+    def __enter__(self) -> Self:
+        with self._entering:
+            if self._dispatcher is not None:
+                raise RunnerStateError(
+                    runner=type(self).__name__,
+                    problem="it was entered already; use duplicate() for a second one",
+                )
+            set_up()
+            backend, limit = self.make_backend()
+            dispatcher = self.dispatcher_class(backend, limit, type(self).__name__)
+            if limits_in_use():
+                from shoal.limits.slots import KEEPER
+
+                dispatcher.gate = KEEPER
+            backend.start(dispatcher)
+            self._dispatcher = dispatcher
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Waits for every run at a normal end; cancels and stops everything if an exception passes."""
+        dispatcher = self._entered("be left")
+        try:
+            if error is None:
+                block((dispatcher.end(),))
+                raise_if_due(shielded=True)
+        except BaseException as interruption:
+            error = interruption
+            raise
+        finally:
+            self._leave(dispatcher, stopped=error is not None)
+
+    def _leave(self, dispatcher: Dispatcher, *, stopped: bool) -> None:
+        # A run or flow that was interrupted leaves its runner, and must not be interrupted in doing so.
+        with shielded():
+            try:
+                if stopped:
+                    dispatcher.cancel_all()
+                dispatcher.close()
+            finally:
+                dispatcher.backend.stop(LEAVING)
+                with self._entering:
+                    self._dispatcher = None
+
+    def _entered(self, wish: str) -> Dispatcher:
+        dispatcher = self._dispatcher
+        if dispatcher is None:
+            raise RunnerStateError(
+                runner=type(self).__name__,
+                problem=f"it must be entered before it can {wish}: `with {type(self).__name__}() as runner: ...`",
+            )
+        return dispatcher
+
+    def end(self) -> TaskFuture[None]:
+        """A future that is done once every run taken so far has ended."""
+        return self._entered("end").end()
+
+    # ------------------------------------------------------------------ taking runs
+
+    def scope(self, flow_run: Any = None) -> Scope:
+        """The scope of runs submitted to this runner."""
+        return Scope(self._entered("take runs"), flow_run)
+
+    @overload
+    def submit(
+        self,
+        task: Task[Any, Coroutine[Any, Any, R]],
+        parameters: Mapping[str, Any],
+        wait_for: Any = None,
+    ) -> TaskFuture[R]: ...
+    @overload
+    def submit(
+        self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFuture[R]: ...
+    def submit(
+        self, task: Task[Any, Any], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFuture[Any]:
+        """Takes one run of a task, in a flow or without one.
+
+        Args:
+            task: the task.
+            parameters: by name.
+            wait_for: futures whose runs must have ended first.
+
+        Raises:
+            RunnerStateError: the runner is not entered.
+            ParameterBindError: the parameters do not fit the task.
+        """
+        self._check_task(task)
+        token = SCOPE.set(self._scope_here())
+        try:
+            args, kwargs = task.arguments(parameters)
+            future: TaskFuture[Any] = task.submit(*args, **kwargs, wait_for=wait_for)
+            return future
+        finally:
+            SCOPE.reset(token)
+
+    @overload
+    def map(
+        self,
+        task: Task[Any, Coroutine[Any, Any, R]],
+        parameters: Mapping[str, Any],
+        wait_for: Any = None,
+    ) -> TaskFutureList[R]: ...
+    @overload
+    def map(
+        self, task: Task[Any, R], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFutureList[R]: ...
+    def map(
+        self, task: Task[Any, Any], parameters: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskFutureList[Any]:
+        """Takes one run for each element of the iterable parameters; see `Task.map`.
+
+        Raises:
+            RunnerStateError: the runner is not entered.
+            MappingMissingIterable: no parameter is iterable.
+            MappingLengthMismatch: the iterables have different lengths.
+        """
+        self._check_task(task)
+        token = SCOPE.set(self._scope_here())
+        try:
+            args, kwargs = task.arguments(parameters)
+            futures: TaskFutureList[Any] = task.map(*args, **kwargs, wait_for=wait_for)
+            return futures
+        finally:
+            SCOPE.reset(token)
+
+    def _check_task(self, task: Any) -> None:
+        if not hasattr(task, "arguments"):
+            raise InvalidOption(
+                where=type(self).__name__,
+                option="task",
+                value=task,
+                problem="a function decorated with @task is needed",
+            )
+
+    def _scope_here(self) -> Scope:
+        scope = SCOPE.get()
+        return self.scope(scope.flow_run if scope is not None else None)
+
+    def cancel_all(self) -> None:
+        """Ends every open run as CANCELLED; what runs is stopped.
+
+        Raises:
+            RunnerStateError: the runner is not entered.
+        """
+        self._entered("cancel runs").cancel_all()
+
+
+def _make(kind: type[BaseTaskRunner], settings: dict[str, Any]) -> BaseTaskRunner:
+    return kind(**settings)

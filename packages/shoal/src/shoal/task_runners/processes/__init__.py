@@ -1,0 +1,37 @@
+"""The process pool: worker processes of this machine.
+
+driver     runner.py        `ProcessPoolTaskRunner`: what users configure
+           backend.py       what the scheduler asks for; holds what follows together
+           pool.py          the workers at their slots
+           sender.py        how batches go to them
+           link.py          the thread that reads what they say
+           listener.py      what becomes of that
+           deaths.py        what becomes of their batches when they die
+           members.py       the books about workers
+           driver_store.py  large arguments and results
+           carrier.py       arguments and results of runs that workers submit
+           spawning.py      how workers start and end
+server     server.py        the process that workers are forked from
+worker     worker.py        its receiver, and what it says; the rest is in `remote`
+between    wire.py          how messages cross a socket
+           record.py        outcomes, in memory that outlives the worker
+           stored.py        large values, in segments (segments.py) of shared memory
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.task_runners.processes.runner import ProcessPoolTaskRunner
+
+__all__ = ["ProcessPoolTaskRunner"]
+
+
+def __getattr__(name: str) -> Any:
+    # On use only: a worker imports this package too, and has no use for the driver's half.
+    if name != "ProcessPoolTaskRunner":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from shoal.task_runners.processes.runner import ProcessPoolTaskRunner
+
+    return ProcessPoolTaskRunner

@@ -1,0 +1,99 @@
+"""Runners by name: `"threads:4"`, `"dask"`, `"tcp://host:8786"`.
+
+Names resolve through the entry-point group `shoal.task_runners`, so that an installed package adds its runners.
+May import `foreign` and what lies above it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal import settings
+from shoal.exceptions import InvalidOption, MissingExtraError, UnknownRunner
+from shoal.task_runners.base import BaseTaskRunner, TaskRunner
+from shoal.task_runners.foreign import ForeignRunner
+
+__all__ = ["GROUP", "installed", "load", "missing", "resolve"]
+
+GROUP = "shoal.task_runners"
+
+#: Runners of packages of ours: what their names need where they are not installed.
+_PACKAGES = {"dask": "shoal-dask", "ray": "shoal-ray"}
+#: Schemes of addresses, and the runner that each belongs to.
+_SCHEMES = {
+    "tcp": "dask",
+    "tls": "dask",
+    "ucx": "dask",
+    "ucxx": "dask",
+    "ws": "dask",
+    "wss": "dask",
+    "inproc": "dask",
+    "ray": "ray",
+}
+
+
+def installed() -> dict[str, Any]:
+    """The entry points of all runners, by name."""
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def missing() -> dict[str, str]:
+    """Names of runners of ours whose package is not installed, and what to install for each."""
+    found = installed()
+    return {name: requirement for name, requirement in _PACKAGES.items() if name not in found}
+
+
+def load(text: str) -> Any:
+    """The runner that a string names.
+
+    Args:
+        text: a name, `name:argument`, or an address.
+
+    Raises:
+        UnknownRunner: nothing has this name.
+        MissingExtraError: it belongs to a package that is not installed.
+        InvalidOption: the runner refuses the argument.
+    """
+    scheme, separator, _ = text.partition("://")
+    if separator:
+        name, argument = _SCHEMES.get(scheme, scheme), text
+    else:
+        name, _, argument = text.partition(":")
+    found = installed()
+    if name not in found:
+        if name in _PACKAGES:
+            raise MissingExtraError(
+                feature=f"the task runner {text!r}", requirement=_PACKAGES[name]
+            )
+        raise UnknownRunner(runner=text, known=sorted({*found, *_PACKAGES}))
+    kind = found[name].load()
+    return kind.from_argument(argument) if argument else kind()
+
+
+def resolve(option: Any) -> Any:
+    """A runner, not entered, for what `task_runner=` was given.
+
+    Args:
+        option: an instance (duplicated), a class, a string, or `None` for the default.
+
+    Raises:
+        InvalidOption: it is none of these.
+    """
+    if option is None:
+        option = settings.task_runner()
+    if isinstance(option, str):
+        return load(option)
+    if isinstance(option, type):
+        return option()
+    if isinstance(option, BaseTaskRunner):
+        return option.duplicate()
+    if isinstance(option, TaskRunner):
+        return ForeignRunner(option.duplicate())
+    raise InvalidOption(
+        where="a flow",
+        option="task_runner",
+        value=option,
+        problem="an instance, a class or a string is needed",
+    )

@@ -1,0 +1,250 @@
+"""What a cluster's workers say, as the driver takes it: one thread, in order.
+
+May import `cluster_members`, `nested` and what lies above task runners.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import COMPLETED, FAILED, Outcome, Report
+from shoal.context import LOCK
+from shoal.futures.maps import Span
+from shoal.logs import library_logger
+from shoal.serialization import dumps, loads
+from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.cluster_worker import KEPT, PICKLED
+from shoal.task_runners.remote.members import futures_of, not_unpacked, not_unpickled
+from shoal.task_runners.remote.nested import NestedRuns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from shoal.task_runners.remote.cluster_backend import ClusterBackend
+    from shoal.task_runners.remote.messages import Message
+    from shoal.task_runners.remote.nested import End
+
+__all__ = ["ClusterListener"]
+
+
+class ClusterListener:
+    """Hears what is said, and carries what runs on workers want (see `Carrier`).
+
+    Args:
+        backend: of the runner.
+    """
+
+    def __init__(self, backend: ClusterBackend) -> None:
+        self.backend: Any = backend
+        self.nested = NestedRuns(backend.events, backend.contents, backend.living, self)
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def options(self, options: Any) -> AbstractContextManager[Any]:
+        """See `Carrier`."""
+        raise NotImplementedError
+
+    def kept(self, member: Any, sent: Any, told: Any) -> Any:
+        """The handle of a value that a worker keeps."""
+        raise NotImplementedError
+
+    def is_kept(self, value: Any) -> bool:
+        """Whether a run's value is a handle."""
+        raise NotImplementedError
+
+    def misfit(self, member: Any, problem: Any) -> None:
+        """A worker's environment does not go with the driver's."""
+        hello = member.hello
+        cluster = self.backend.cluster
+        library_logger().warning(
+            "%s worker %s on %s: %s", cluster, hello["pid"], hello["host"], problem
+        )
+
+    def said_hello(self, member: Any) -> None:
+        """A worker has said who it is."""
+
+    def check_worker(self, environment: Any) -> Any:
+        """What is wrong with a worker's environment, if anything."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ messages
+
+    def take(self, member: Any, message: Message) -> None:
+        """Takes a message of a worker."""
+        with futures_of(member):
+            self._take(member, message)
+
+    def _take(self, member: Any, message: Message) -> None:
+        kind, body = message.kind, message.body
+        backend = self.backend
+        if kind == messages.ENDS:
+            self._take_ends(member, *loads(body))
+        elif kind == messages.STARTED:
+            self._take_started(member, loads(body))
+        elif kind == messages.BACK:
+            backend.events.handed_back(*loads(body))
+        elif kind == messages.BEGUN:
+            backend.events.started(*loads(body))
+        elif kind == messages.RETURNED:
+            backend.events.returned(*loads(body))
+        elif kind == messages.LOGGED:
+            self._take_logged(body)
+        elif kind == messages.SUBMITTED:
+            self.nested.take_submitted(member, message)
+        elif kind == messages.MAPPED:
+            self.nested.take_mapped(member, message)
+        elif kind == messages.WAITING:
+            self._take_waiting(member, *loads(body))
+        elif kind == messages.RESUMED:
+            helper = member.waits.pop(loads(body), None)
+            if helper is not None:
+                backend.events.resumed(helper)
+        elif kind == messages.QUESTION:
+            self.nested.take_question(member, *loads(body))
+        elif kind == messages.DROPPED:
+            self.nested.take_dropped(member, loads(body))
+        elif kind == messages.UNPACKABLE:
+            self._take_unpackable(*loads(body))
+        elif kind == messages.HELLO:
+            self._take_hello(member, loads(body))
+        else:
+            self.take_more(member, message)
+
+    def take_more(self, member: Any, message: Message) -> None:
+        """Takes a message of the runner's own."""
+        raise ValueError(f"message of unknown kind {message.kind}")
+
+    def _take_hello(self, member: Any, hello: dict[str, Any]) -> None:
+        member.hello = hello
+        self.said_hello(member)
+        problem = self.check_worker(hello["environment"])
+        if problem is not None:
+            self.misfit(member, problem)
+
+    def _take_logged(self, body: bytes) -> None:
+        try:
+            self.backend.events.logged(loads(body))
+        except Exception:  # what the user put into the record, or does with it
+            library_logger().exception("A log record of a worker could not be handled")
+
+    def _take_started(self, member: Any, number: int) -> None:
+        """A worker has a batch, and begins."""
+        backend = self.backend
+        with backend.lock:
+            sent = backend.sent.get(number)
+            if sent is None:
+                return
+            sent.member = member
+            member.begun.add(number)
+            skipped, sent.skipped = sent.skipped, []
+            recalled = sent.recalled
+            wanting, sent.wanting = sent.wanting, []
+            backend.settling.discard(number)
+            backend.settled.notify_all()
+        backend.events.arrived(number)
+        if sent.is_task and len(sent.batch) == 1 and not sent.is_limited():
+            backend.events.started(number, 0)  # else `BEGUN` says so
+        for run in skipped:
+            backend.interrupt(run)
+        if recalled:
+            backend.down(member, messages.RECALL, dumps(number))
+        if wanting:
+            with LOCK:
+                for helper in wanting:
+                    helper.look_again()
+            backend.events.drain()
+
+    # ------------------------------------------------------------------ runs end
+
+    def _take_ends(
+        self,
+        member: Any,
+        number: int,
+        where: Any,
+        kinds: bytes,
+        values: list[Any],
+        ends: list[float],
+        seconds: float,
+        last: bool,
+    ) -> None:
+        """Runs of a batch have ended. Hot."""
+        positions: Sequence[int] = range(*where) if type(where) is tuple else where
+        with self.backend.lock:
+            sent = self.backend.sent.get(number)
+        if sent is None:
+            return  # it was given up
+        if PICKLED in kinds or KEPT in kinds:
+            values = [
+                value
+                if kind not in (PICKLED, KEPT)
+                else self.kept(member, sent, value)
+                if kind == KEPT
+                else self.unpickled(value)
+                for kind, value in zip(kinds, values, strict=True)
+            ]
+        report = Report(number, positions, values, ends, seconds, last=last)
+        if self.holds_back(sent, report, has_kept=KEPT in kinds):
+            return
+        self.reported(sent, report)
+
+    def holds_back(self, sent: Any, report: Report, *, has_kept: bool) -> bool:
+        """Whether a report waits for the end of the cluster's task, as values in it or before it do."""
+        return False
+
+    def reported(self, sent: Any, report: Report) -> None:
+        """Passes a report on."""
+        backend = self.backend
+        if report.last:
+            with backend.lock:
+                if not backend.is_open(sent):
+                    return
+                backend.forget(sent)
+        backend.events.reported(report)
+        runs = sent.batch.runs
+        if type(runs) is Span and any(other.maps for other in backend.living()):
+            self.nested.tell_elements(runs, report.positions)
+
+    def unpickled(self, data: bytes) -> Any:
+        """A value that travelled, or an `Outcome`."""
+        try:
+            return loads(data)
+        except Exception as error:
+            return Outcome(FAILED, not_unpickled(error))
+
+    def _take_unpackable(self, number: int, data: bytes) -> None:
+        backend = self.backend
+        with backend.lock:
+            sent = backend.sent.get(number)
+            if sent is None:
+                return
+            backend.forget(sent)
+        if len(sent.batch) > 1:
+            backend.events.split(number)
+            return
+        told = not_unpacked(loads(data))
+        backend.fail(sent, lambda name: told)
+
+    # ------------------------------------------------------------------ runs that workers submit
+
+    def arguments(self, message: Message, packed: Any) -> Any:
+        """See `Carrier`."""
+        return loads(packed[0])
+
+    def tell_ended(self, member: Any, ends: Sequence[End]) -> None:
+        """See `Carrier`."""
+        entries = []
+        for end in ends:
+            if end.phase == COMPLETED and self.is_kept(end.value):
+                phase, data = end.phase, end.value.number
+            else:
+                phase, data = end.packed()
+            entries.append((end.number, phase, end.since, end.name, data))
+        member.channel.send(messages.RUNS_ENDED, dumps(entries))
+
+    def _take_waiting(self, member: Any, wait: int, *described: Any) -> None:
+        self.nested.take_waiting(member, wait, *described)
+        helper = member.waits.get(wait)
+        if helper is not None and helper.spare is not None:
+            # Who waits with a limit runs nothing meanwhile.
+            self.backend.down(member, messages.STEP_ASIDE, dumps(wait))

@@ -1,0 +1,65 @@
+"""What the runners of all clusters have in common: their options, and that duplicates share a connection.
+
+May import `modules` and the base of all runners.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from shoal.exceptions import InvalidOption
+from shoal.task_runners.base import BaseTaskRunner
+from shoal.task_runners.remote.modules import checked_modules
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ClusterTaskRunner"]
+
+
+class ClusterTaskRunner(BaseTaskRunner):
+    """A runner of tasks on a cluster.
+
+    Args:
+        connection: to the cluster, shared by the runner and its duplicates: it counts who uses it.
+        check_environment: whether versions are compared.
+        ship_modules: which modules travel by value: `"auto"` or names.
+
+    Raises:
+        InvalidOption: an option has a wrong value.
+    """
+
+    def __init__(
+        self, connection: Any, *, check_environment: bool, ship_modules: str | Sequence[str]
+    ) -> None:
+        super().__init__()
+        where = type(self).__name__
+        if not isinstance(check_environment, bool):
+            raise InvalidOption(
+                where=where,
+                option="check_environment",
+                value=check_environment,
+                problem="True or False is needed",
+            )
+        self.check_environment = check_environment
+        self.ship_modules = checked_modules(ship_modules, where)
+        self._connection = connection
+
+    def settings(self) -> dict[str, Any]:
+        """See `BaseTaskRunner`."""
+        return {"check_environment": self.check_environment, "ship_modules": self.ship_modules}
+
+    def __repr__(self) -> str:
+        plain = {"check_environment": True, "ship_modules": "auto"}
+        given = ", ".join(
+            f"{name}={value!r}"
+            for name, value in self.settings().items()
+            if value is not None and plain.get(name) != value
+        )
+        return f"{type(self).__name__}({given})"
+
+    def duplicate(self) -> Self:
+        """A runner with the same settings, not entered; it shares the cluster while both are in use."""
+        twin = super().duplicate()
+        twin._connection = self._connection
+        return twin

@@ -1,0 +1,369 @@
+"""What runs batches inside a cluster's own worker process: the same for every cluster.
+
+    the cluster's task ─▶ `opened` ─▶ a seat, or the service loop ─▶ each run through the engine ─▶ columns ──report──▶ driver
+    messages ─▶ receiver thread: tasks, interrupts, recalls, what waiting runs are given, ends of nested runs
+
+A runner's package adds how messages travel, how the cluster's tasks begin and end, and where large values stay.
+
+May import `worker`, `seat`, `record` and what lies above them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from shoal import names
+from shoal.context import LOCK, SCOPE
+from shoal.engine.inputs import ATOMS
+from shoal.logs import library_logger
+from shoal.serialization import dumps, loads, portable_error
+from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.batches import Batch, Untold
+from shoal.task_runners.remote.dispatcher import RemoteDispatcher
+from shoal.task_runners.remote.parcels import unpack
+from shoal.task_runners.remote.record import Record
+from shoal.task_runners.remote.seat import Seat
+from shoal.task_runners.remote.worker import LogSender, RemoteWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shoal.task_runners.remote.messages import Message
+
+__all__ = ["KEPT", "PICKLED", "PLAIN", "ClusterSeat", "ClusterWorker", "Columns"]
+
+# How a run's end is told.
+PLAIN = 1  # the value itself
+PICKLED = 2  # a pickled value or `Outcome`
+KEPT = 3  # what the driver finds a value by that stays in the cluster
+
+
+class Columns:
+    """The lane of a batch: outcomes by position, until they are reported.
+
+    Args:
+        number: of the lane in the record, -1 for none.
+        words: see `Lane`.
+        size: positions.
+    """
+
+    __slots__ = ("ends", "kinds", "number", "values", "words")
+
+    def __init__(self, number: int, words: Any, size: int) -> None:
+        self.number = number
+        self.words = words
+        self.ends = [0.0] * size
+        self.kinds = bytearray(size)
+        self.values: list[Any] = [None] * size
+
+    def put(self, position: int, value: Any) -> bool:
+        """See `Lane`. Hot."""
+        if type(value) in ATOMS and not (type(value) in (str, bytes) and len(value) > 1024):
+            self.kinds[position] = PLAIN
+            self.values[position] = value
+            return True
+        return False
+
+    def put_pickled(self, position: int, data: bytes) -> bool:
+        """See `Lane`."""
+        self.kinds[position] = PICKLED
+        self.values[position] = data
+        return True
+
+    def put_kept(self, position: int, key: Any) -> None:
+        """The value stays in the cluster, where the driver finds it by this key."""
+        self.kinds[position] = KEPT
+        self.values[position] = key
+
+
+class _Numbers:
+    """Numbers of runs that are submitted here, as soon as the driver has given some."""
+
+    def __init__(self) -> None:
+        self.there = threading.Event()
+        self.numbers: names.Numbers
+
+    def next_number(self) -> int:
+        """See `names.Numbers`."""
+        self.there.wait()
+        return self.numbers.next_number()
+
+    def reserve(self, n: int) -> int:
+        """See `names.Numbers`."""
+        self.there.wait()
+        return self.numbers.reserve(n)
+
+
+class ClusterSeat(Seat):
+    """A thread of the cluster's that runs a batch; nobody looks into its queue when that has ended.
+
+    Attributes:
+        wish: whether what waits can be given nothing, so that its place in the cluster is wanted for others.
+    """
+
+    def __init__(self, home: ClusterWorker) -> None:
+        super().__init__(home)
+        self.wish = False
+
+    def resumed(self) -> None:
+        """See `Seat`: what was sent for a wait that has ended goes back."""
+        late: list[Batch] = []
+        woken = False
+        with LOCK:  # as has who puts a batch there, having seen that its wait goes on
+            while not self.queue.empty():
+                batch = self.queue.get()
+                if batch is None:
+                    woken = True
+                else:
+                    late.append(batch)
+        if woken:
+            self.queue.put(None)  # it may be meant for a wait beneath
+        for batch in late:
+            self.home.hand_back(batch)
+            self.home.close(batch)
+
+
+class ClusterWorker(RemoteWorker):
+    """One runner's part of a cluster's worker process.
+
+    Args:
+        channel: to the driver.
+        report_every: seconds after which outcomes are reported while their batch goes on.
+
+    Attributes:
+        record: what has begun, in memory that outlives this process; `None` in the driver's own process.
+        loading: gives the values of handles while a thread unpacks a batch that came with them.
+    """
+
+    def __init__(self, channel: Any, report_every: float) -> None:
+        super().__init__(channel, report_every)
+        self._numbers = _Numbers()
+        self.remote = RemoteDispatcher(self, self._numbers)
+        self.record: Record | None = None
+        self.loading = threading.local()
+        self._level: int | None = None
+        self._withdrawn: set[int] = set()
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def catch_up(self, tasks: list[int]) -> None:
+        """Waits until what the driver said before a batch was sent is known here.
+
+        Args:
+            tasks: keys of the batch's tasks.
+        """
+        raise NotImplementedError
+
+    def fetch(self, number: Any) -> Any:
+        """The value of a handle that did not come with a batch."""
+        raise NotImplementedError
+
+    def hear_more(self, message: Message) -> None:
+        """Takes a message of the runner's own."""
+        self.take(message)
+
+    def is_refused(self, batch: int) -> bool:
+        """Whether a batch must not begin here, for a reason of the runner's own; with `LOCK` held."""
+        return False
+
+    # ------------------------------------------------------------------ what the driver says; on the receiver
+
+    def hear(self, message: Message) -> None:
+        """Takes a message."""
+        kind, body = message.kind, message.body
+        if kind == messages.BATCH:
+            self._take_batch(*loads(body))
+        elif kind == messages.TASK:
+            key, data = loads(body)
+            try:
+                self.learn(key, data)
+            except BaseException:
+                library_logger().debug("A task could not be unpickled", exc_info=True)
+        elif kind == messages.SURROUNDINGS:
+            self._level = self.surround(body).level
+            self._set_level()
+        else:
+            self.hear_more(message)
+
+    def identify(self, entropy: int, folder: str) -> None:
+        """Learns whose worker this is.
+
+        Args:
+            entropy: the driver's.
+            folder: where the record goes, if this is not the driver's process.
+        """
+        if entropy != names.process_entropy():
+            self.entropy = entropy
+            self.record = Record(folder)
+            _send_logs()
+            self._set_level()
+
+    def number(self, base: int, size: int) -> None:
+        """Learns its own run numbers: the first of them, and how many."""
+        self._numbers.numbers = names.Numbers(base, size)
+        self._numbers.there.set()
+
+    def hello(self, environment: Any) -> dict[str, Any]:
+        """What this worker says of itself."""
+        return {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "record": self.record.path if self.record is not None else None,
+            "environment": environment,
+        }
+
+    def _set_level(self) -> None:
+        if self.entropy is not None and self._level is not None:
+            logging.getLogger("shoal").setLevel(self._level)
+
+    # ------------------------------------------------------------------ batches
+
+    def opened(
+        self, number: int, blob: bytes, wait: int = 0, buffers: Sequence[Any] | None = None
+    ) -> Batch | None:
+        """Unpacks a batch, and says that it begins; `None` if it is not to be begun.
+
+        Args:
+            number: of the batch.
+            blob: what the driver packed.
+            wait: for which it was sent, 0 for none.
+            buffers: large ones that came beside it.
+
+        Raises:
+            Untold: a task of it is not known here.
+        """
+        with LOCK:
+            if self._is_barred(number):
+                return None
+        try:
+            keys, tags, data = loads(blob)
+            if 0 not in self.scopes or any(task not in self.tasks for task in keys):
+                self.catch_up(keys)
+            content = unpack(data, self.load, buffers)
+            rows, scope = self.rows(content, tags)
+        except Untold:
+            # The task's own message could not be unpickled, and says so whenever the task is asked for.
+            raise
+        except BaseException as error:
+            self._tell_unpackable(number, error)
+            return None
+        size = max(rows.positions, default=-1) + 1
+        lane, words = (
+            self.record.open(number, size) if self.record is not None else (-1, bytearray(size))
+        )
+        batch = Batch(number, Columns(lane, words, size), rows, scope, wait)
+        with LOCK:
+            if self._is_barred(number):
+                self._close_lane(batch)
+                return None
+            self.batches[number] = batch
+        self.channel.send(messages.STARTED, dumps(number))
+        return batch
+
+    def _tell_unpackable(self, number: int, error: BaseException) -> None:
+        failure = portable_error(error, "(unpacking)")
+        self.channel.send(messages.UNPACKABLE, dumps((number, failure)))
+
+    def withdraw(self, number: int) -> bool:
+        """Sees to it that a batch does not begin, unless it has; whether it had not."""
+        with LOCK:
+            if number in self.batches:
+                return False
+            self._withdrawn.add(number)
+            return True
+
+    def _is_barred(self, number: int) -> bool:
+        """Whether a batch must not begin (any more); with `LOCK` held."""
+        barred = self.gone or number in self._withdrawn or self.is_refused(number)
+        self._withdrawn.discard(number)
+        return barred
+
+    def _take_batch(self, number: int, wait: int, blob: bytes) -> None:
+        """What a waiting run waits for, to be run on its seat."""
+        try:
+            batch = self.opened(number, blob, wait)
+        except Untold as error:
+            self._tell_unpackable(number, error)
+            return
+        if batch is None:
+            return
+        with LOCK:
+            seat = self.waiting.get(wait)
+            batch.seat = seat
+            if seat is not None:
+                seat.give(batch)
+        if seat is None:  # it does not wait any more
+            self.hand_back(batch)
+            self.close(batch)
+
+    def close(self, batch: Batch) -> None:
+        """See `RemoteWorker`."""
+        _flush()
+        super().close(batch)
+        self._close_lane(batch)
+
+    def _close_lane(self, batch: Batch) -> None:
+        lane: Any = batch.lane
+        if self.record is not None:
+            self.record.close_lane(lane.number)
+
+    # ------------------------------------------------------------------ ends
+
+    def send_report(
+        self, batch: Batch, positions: Sequence[int], seconds: float, last: bool
+    ) -> None:
+        """See `RemoteWorker`: kinds and values in columns."""
+        lane: Any = batch.lane
+        ends: list[float]
+        first, after = (positions[0], positions[-1] + 1) if positions else (0, 0)
+        if after - first == len(positions):
+            where: Any = (first, after)
+            here = slice(first, after)
+            kinds, values, ends = bytes(lane.kinds[here]), lane.values[here], lane.ends[here]
+            lane.values[here] = [None] * len(positions)
+        else:
+            where = list(positions)
+            kinds = bytes([lane.kinds[position] for position in positions])
+            values = [lane.values[position] for position in positions]
+            ends = [lane.ends[position] for position in positions]
+            for position in positions:
+                lane.values[position] = None
+        body = dumps((batch.number, where, kinds, values, ends, seconds, last))
+        self.channel.send(messages.ENDS, body)
+
+    def load(self, number: Any) -> Any:
+        """See `RemoteWorker`: given with the batch, or had from the cluster now."""
+        values = getattr(self.loading, "values", {})
+        return values[number] if number in values else self.fetch(number)
+
+
+def _flush() -> None:
+    """What runs have printed is not to wait for the end of this process, which may be a sudden one."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
+class _LogRouter(logging.Handler):
+    """Sends what a run logs to the driver that it belongs to."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        scope = SCOPE.get()
+        remote = scope.dispatcher if scope is not None else None
+        if isinstance(remote, RemoteDispatcher):
+            LogSender(remote._worker.channel).emit(record)
+
+
+def _send_logs() -> None:
+    """Has log records of runs in this process go to their drivers."""
+    root = logging.getLogger("shoal")
+    if not any(isinstance(handler, _LogRouter) for handler in root.handlers):
+        root.handlers = [_LogRouter()]
+        root.propagate = False

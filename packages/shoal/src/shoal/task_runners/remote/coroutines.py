@@ -1,0 +1,181 @@
+"""Async tasks of a worker: coroutines on its loop, those of a batch side by side.
+
+All but `begin` and `are_there` happen on the loop's thread. May import `batches` and what lies above it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from shoal.calls import CANCELLED, COMPLETED, Call, Outcome
+from shoal.context import LOCK
+from shoal.engine.task_run import raised
+from shoal.serialization import dumps
+from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.batches import BEGUN
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from shoal.futures.blocking import Wanted
+    from shoal.task_runners.remote.batches import Batch
+    from shoal.task_runners.remote.worker import RemoteWorker
+
+__all__ = ["Coroutines"]
+
+
+class Coroutines:
+    """What runs on a worker's loop.
+
+    Args:
+        worker: the worker.
+
+    Attributes:
+        tasks: by run number.
+        places: of those that wait, by wait.
+    """
+
+    def __init__(self, worker: RemoteWorker) -> None:
+        self._worker = worker
+        self.places: dict[int, _Place] = {}
+        self.tasks: dict[int, asyncio.Task[None]] = {}
+
+    def begin(self, batch: Batch) -> None:
+        """Runs a batch of them, side by side."""
+        from shoal.engine.loops import SERVICE_LOOP
+
+        SERVICE_LOOP.get().call_soon_threadsafe(self._start, batch)
+
+    def _start(self, batch: Batch) -> None:
+        from shoal.engine.loops import SERVICE_LOOP, under_asyncio
+
+        loop = SERVICE_LOOP.get()
+        rows = batch.rows
+        batch.open = 1
+        for place in batch.indices:
+            number, position = rows.numbers[place], rows.positions[place]
+            task, number_of_attempt, args, kwargs, tags, _ = rows.run(place)
+            if number in batch.skipped or batch.lane.words[position]:
+                continue
+            context = under_asyncio(self._worker.context(batch, tags))
+            call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)
+            batch.lane.words[position] = BEGUN
+            batch.open += 1
+            self.tasks[number] = loop.create_task(self._run(batch, position, call), context=context)
+            if number in batch.skipped:
+                # After its first step: a task that was never begun would not say how it ended.
+                loop.call_soon(self.tasks[number].cancel)
+        self._over(batch)
+
+    async def _run(self, batch: Batch, position: int, call: Call) -> None:
+        import asyncio
+
+        from shoal.engine.task_run import attempt_async, overdue_outcome_async
+        from shoal.futures.awaiting import PLACES
+
+        PLACES[call.number] = _Place(self._worker, batch, position)
+        began = time.time()
+        try:
+            if call.task.timeout_seconds is not None:
+                # Now that nothing but its function is to come: neither an import nor others of the batch. What has
+                # ended is not to be lost if the worker has to be killed for it.
+                if batch.unreported:
+                    self._worker.report(batch)
+                self._worker.channel.send(messages.BEGUN, dumps((batch.number, position)))
+            outcome = await attempt_async(call)
+            if call.task.timeout_seconds is not None:
+                self._worker.channel.send(messages.RETURNED, dumps((batch.number, position)))
+        except asyncio.CancelledError:
+            if call.number in self._worker.overdue:
+                self._worker.overdue.discard(call.number)
+                outcome = await overdue_outcome_async(call)
+            else:
+                outcome = Outcome(CANCELLED, None)
+        except BaseException as error:
+            outcome = raised(call, error)
+        if self._worker.is_child:
+            os._exit(1)
+        PLACES.pop(call.number, None)
+        self.tasks.pop(call.number, None)
+        plain = outcome.phase == COMPLETED and outcome.state is None and outcome.name is None
+        batch.lane.ends[position] = now = time.time()
+        self._worker.put(batch, position, call, None if plain else outcome, outcome.value)
+        del call.context  # a cycle; see `Seat.run`
+        batch.observed += now - began
+        batch.unreported.append(position)
+        self._worker.done += 1
+        if self._worker.most is not None and self._worker.done >= self._worker.most:
+            self._worker.retire()
+        self._over(batch)
+
+    def refuse(self, wait: int) -> None:
+        """The driver has refused a wait; on the receiver's thread."""
+        place = self.places.get(wait)
+        if place is not None:
+            place.wake()
+
+    def are_there(self) -> bool:
+        """Whether any has not ended."""
+        with LOCK:
+            return any(batch.rows.task.is_async for batch in self._worker.batches.values())
+
+    def _over(self, batch: Batch) -> None:
+        from shoal.engine.loops import SERVICE_LOOP
+
+        batch.open -= 1
+        if batch.open == 0:
+            self._worker.close(batch)
+            if self._worker.stopping:
+                for seat in self._worker.seats:
+                    seat.give(None)  # it may have waited for this
+        elif not batch.timing and batch.unreported:
+            batch.timing = True
+            SERVICE_LOOP.get().call_later(
+                self._worker.report_every, self._worker.report_late, batch
+            )
+
+
+class _Place:
+    """What a coroutine here does while it waits: tells the driver, so that waits in a circle are found."""
+
+    __slots__ = ("_batch", "_position", "_wait", "_waits", "_worker", "wake")
+
+    def __init__(self, worker: RemoteWorker, batch: Batch, position: int) -> None:
+        self._worker = worker
+        self._batch = batch
+        self._position = position
+        self._wait: int | None = None
+        self._waits = 0
+        self.wake: Callable[[], None]
+
+    def give_up(self, wanted: Wanted, wake: Callable[[], None]) -> None:
+        """It is about to wait."""
+        self._waits += 1
+        if self._waits == 1:
+            remote = self._worker.remote
+            self.wake = wake
+            self._wait = wait = remote.new_wait()
+            self._worker.coroutines.places[wait] = self
+            at = (self._batch.number, self._position)
+            remote.tell_waiting(wait, None, wanted, timed=False, at=at)
+            if wait in remote.refusals:
+                wake()
+
+    async def take_again(self) -> None:
+        """It goes on.
+
+        Raises:
+            WaitCycle: it would have waited for itself.
+        """
+        self._waits -= 1
+        wait = self._wait
+        assert wait is not None  # given when it began to wait
+        refusal = self._worker.remote.refusals.pop(wait, None)
+        if self._waits == 0:
+            self._worker.coroutines.places.pop(wait, None)
+            self._worker.channel.send(messages.RESUMED, dumps(wait))
+        if refusal is not None:
+            raise refusal

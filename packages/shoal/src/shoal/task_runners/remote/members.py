@@ -1,0 +1,97 @@
+"""The driver's books about its workers: what they have submitted, and what waits there.
+
+May import `parcels` and what lies above task runners.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from shoal.exceptions import SerializationError
+from shoal.task_runners.remote import parcels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shoal.futures import TaskFutureList
+    from shoal.futures.run import TaskFuture
+    from shoal.scheduling.waits import Helper
+    from shoal.task_runners.remote.messages import Channel
+
+__all__ = ["Member", "NestedMap", "futures_of", "not_unpacked", "not_unpickled"]
+
+
+class NestedMap:
+    """A map that a run on a worker submitted.
+
+    Attributes:
+        futures: the list, which keeps the values.
+        told: which elements' ends its worker knows of.
+    """
+
+    __slots__ = ("futures", "told")
+
+    def __init__(self, futures: TaskFutureList[Any]) -> None:
+        self.futures = futures
+        self.told = bytearray(len(futures))
+
+
+class Member:
+    """A worker as the driver knows it.
+
+    Args:
+        number: identifies it among those of its runner.
+        channel: to it.
+
+    Attributes:
+        buried: whether it has gone, and its runs were seen to.
+        waits: by the worker's number of the wait, the runs that wait there.
+        runs: by number, those that runs there have submitted, for as long as their futures live there.
+        maps: by the number of the first element, likewise.
+    """
+
+    def __init__(self, number: int, channel: Channel) -> None:
+        self.number = number
+        self.channel: Any = channel
+        self.buried = False
+        self.waits: dict[int, Helper] = {}
+        self.runs: dict[int, TaskFuture[Any]] = {}
+        self.maps: dict[int, NestedMap] = {}
+
+    def run_numbered(self, number: int) -> TaskFuture[Any]:
+        """The run that it submitted under this number."""
+        run = self.runs.get(number)
+        if run is not None:
+            return run
+        for base, nested in self.maps.items():
+            if 0 <= number - base < len(nested.told):
+                return nested.futures[number - base]
+        raise KeyError(f"worker {self.number} has submitted no run {number}")
+
+
+@contextmanager
+def futures_of(member: Member) -> Iterator[None]:
+    """Inside, what stands in a pickle for a run that a worker has submitted becomes its future."""
+    outer, parcels.HERE.run = parcels.HERE.run, member.run_numbered
+    try:
+        yield
+    finally:
+        parcels.HERE.run = outer
+
+
+def not_unpacked(error: Exception) -> SerializationError:
+    """How a run ends whose arguments a worker could not unpickle."""
+    told = SerializationError(
+        path="arguments",
+        type_name=type(error).__qualname__,
+        problem=f"unpickling on the worker raised {error!r}",
+    )
+    told.__cause__ = error
+    return told
+
+
+def not_unpickled(error: Exception, path: str = "result") -> SerializationError:
+    return SerializationError(
+        path=path, type_name="unknown", problem=f"unpickling in the driver raised {error!r}"
+    )

@@ -1,0 +1,289 @@
+"""Runs that runs on workers submit: the driver's half of `remote`.
+
+    worker ──submitted, mapped──▶ dispatcher, as if submitted here ──ends──▶ worker
+           ──waiting, question──▶
+
+May import `contents`, `members` and what lies above task runners.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from shoal.calls import COMPLETED, DONE, FAILED
+from shoal.context import LOCK, TAGS, Scope
+from shoal.exceptions import InvalidOption, RunnerStateError, WaitCycle
+from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
+from shoal.futures.run import TaskFuture
+from shoal.serialization import dumps, find_culprit, loads
+from shoal.states import State
+from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.members import Member, NestedMap, not_unpickled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.task_runners.remote.contents import Contents
+    from shoal.task_runners.remote.messages import Message
+    from shoal.tasks import Task
+
+__all__ = ["Carrier", "End", "NestedRuns"]
+
+
+class End(NamedTuple):
+    """How a run ended that a worker submitted.
+
+    Attributes:
+        number: of the run.
+        phase: how it ended.
+        since: when.
+        name: the rendered run name where it is not the default one.
+        value: its result or exception; perhaps a handle.
+        state: the `State` that it returned, if any.
+    """
+
+    number: int
+    phase: int
+    since: float
+    name: str | None
+    value: Any
+    state: State[Any] | None
+
+    @classmethod
+    def of(cls, run: TaskFuture[Any]) -> End:
+        """Of a run that has ended."""
+        detail = run._detail
+        return cls(
+            run._number,
+            run._phase,
+            run._since,
+            detail.name if detail is not None else None,
+            run._outcome,
+            detail.state if detail is not None else None,
+        )
+
+    def packed(self) -> tuple[int, bytes]:
+        """Its phase and its pickled value and state: a failure where these cannot be pickled."""
+        try:
+            return self.phase, dumps((self.value, self.state))
+        except Exception:
+            phase = FAILED if self.phase == COMPLETED else self.phase
+            return phase, dumps((find_culprit(self.value, "result"), None))
+
+
+class Carrier(Protocol):
+    """How arguments and results of runs cross to and from workers."""
+
+    def arguments(self, message: Message, packed: Any) -> Any:
+        """What a worker packed.
+
+        Raises:
+            Exception: whatever unpickling raises.
+        """
+
+    def options(self, options: Any) -> AbstractContextManager[Any]:
+        """Inside, the engine's ambient options are those that a worker has captured."""
+
+    def tell_ended(self, member: Member, ends: Sequence[End]) -> None:
+        """Tells a worker how runs ended that it submitted."""
+
+
+class NestedRuns:
+    """Takes runs from workers and tells these how they end.
+
+    Args:
+        dispatcher: of the runner.
+        contents: of its batches.
+        members: gives its living workers.
+        carrier: to and from them.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        contents: Contents,
+        members: Callable[[], Iterable[Member]],
+        carrier: Carrier,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._contents = contents
+        self._members = members
+        self._carrier = carrier
+
+    def _scope(self) -> Scope:
+        outer = self._contents.scope
+        return Scope(self._dispatcher, outer.flow_run if outer is not None else None)
+
+    def _take_content(self, message: Message, packed: Any) -> tuple[Task[Any, Any], Any]:
+        key, data, plain, whole = packed
+        task = self._contents.task(key, data)
+        return task, self._carrier.arguments(message, (plain, whole))
+
+    def take_submitted(self, member: Member, message: Message) -> None:
+        number, _, packed = loads(message.body)
+        try:
+            task, content = self._take_content(message, packed)
+            args, kwargs, wait_for, tags, options = content
+            context = Context()
+            context.run(TAGS.set, tags)
+            scope = self._scope()
+            given = task, args, kwargs, wait_for, scope, number
+            run = context.run(self._within, options, self._dispatcher.submit, *given)
+        except Exception as error:
+            # The runner is being left, or the run asks for what there is not; else its arguments are to blame.
+            if not isinstance(error, (RunnerStateError, InvalidOption)):
+                error = not_unpickled(error, "arguments")
+            self._carrier.tell_ended(member, [End(number, FAILED, time.time(), None, error, None)])
+            return
+        with LOCK:
+            member.runs[number] = run
+            watched = run.watch(lambda ended: self._tell_ended(member, [ended]))
+        if not watched:
+            self._tell_ended(member, [run])
+
+    def take_mapped(self, member: Member, message: Message) -> None:
+        base, size, packed = loads(message.body)
+        try:
+            task, content = self._take_content(message, packed)
+        except Exception:
+            member.channel.send(messages.SPLIT, dumps(base))
+            return
+        positional, keywords, wait_for, tags, options = content
+        context = Context()
+        context.run(TAGS.set, tags)
+        scope = self._scope()
+        try:
+            given = task, positional, keywords, size, wait_for, scope, base
+            futures = context.run(self._within, options, self._dispatcher.submit_map, *given)
+        except (RunnerStateError, InvalidOption) as error:
+            now = time.time()
+            ends = [End(base + index, FAILED, now, None, error, None) for index in range(size)]
+            self._carrier.tell_ended(member, ends)
+            return
+        nested = NestedMap(futures)
+        with LOCK:
+            member.maps[base] = nested
+            items = futures._items
+            unwatched: list[TaskFuture[Any]] = []
+            if isinstance(items, MapRecord):
+                items.watch(lambda _: self._tell_rest(member, nested))
+                items.each = lambda run: self._tell_some(member, nested, [run._number - base])
+                for run in items.futures.values():
+                    run.watch(items.each)
+            else:
+                unwatched = [
+                    run
+                    for run in items
+                    if not run.watch(lambda ended: self._tell_ended(member, [ended]))
+                ]
+        if isinstance(items, MapRecord):
+            self._tell_rest(member, nested)
+        elif unwatched:
+            self._tell_ended(member, unwatched)
+
+    def _within(self, options: Any, take: Callable[..., Any], *given: Any) -> Any:
+        """Takes runs as if the worker's ambient options were those here."""
+        with self._carrier.options(options):
+            return take(*given)
+
+    def tell_elements(self, span: Span, positions: Sequence[int]) -> None:
+        """Elements of a map have ended: if a worker submitted it, that worker is told."""
+        record = span.record
+        for member in list(self._members()):
+            nested = member.maps.get(record.base)
+            if nested is not None:
+                self._tell_some(member, nested, [span.start + p for p in positions])
+
+    def _tell_rest(self, member: Member, nested: NestedMap) -> None:
+        if nested.futures._items.done():  # type: ignore[union-attr]
+            self._tell_some(member, nested, [i for i, told in enumerate(nested.told) if not told])
+        else:
+            record: Any = nested.futures._items
+            self._tell_some(member, nested, [i for i in list(record.futures) if not nested.told[i]])
+
+    def _tell_some(self, member: Member, nested: NestedMap, indices: Sequence[int]) -> None:
+        record: Any = nested.futures._items
+        ended: list[End] = []
+        for index in indices:
+            if nested.told[index]:
+                continue
+            value = record.values[index]
+            future = record.futures.get(index)
+            if value is NO_VALUE or value is CANCELLED_UNSEEN:
+                if value is CANCELLED_UNSEEN:
+                    future = record.future(index)
+                elif future is None or future._phase < DONE:
+                    continue
+            elif future is None:
+                nested.told[index] = 1
+                number = record.base + index
+                ended.append(End(number, COMPLETED, record.since[index], None, value, None))
+                continue
+            nested.told[index] = 1
+            ended.append(End.of(future if future is not None else record.future(index)))
+        if ended:
+            self._carrier.tell_ended(member, ended)
+
+    def _tell_ended(self, member: Member, runs: Iterable[TaskFuture[Any]]) -> None:
+        self._carrier.tell_ended(member, [End.of(run) for run in runs])
+
+    def take_waiting(
+        self,
+        member: Member,
+        wait: int,
+        at: tuple[int, int] | None,
+        numbers: list[int],
+        maps: list[tuple[int, int]],
+        blocks: bool,
+        timed: bool,
+    ) -> None:
+        wanted: list[Any] = []
+        for number in numbers:
+            try:
+                wanted.append(member.run_numbered(number))
+            except KeyError:
+                continue  # its arguments could not be unpickled, as its worker is being told
+        for base, size in maps:
+            nested = member.maps.get(base)
+            if nested is not None:
+                wanted.extend(nested.futures._wanted())
+            else:  # its elements came one by one
+                elements = [member.runs.get(number) for number in range(base, base + size)]
+                wanted.extend(element for element in elements if element is not None)
+        if at is None:
+            return
+        try:
+            helper = self._dispatcher.waiting(
+                at[0], at[1], wanted, blocks=blocks, timed=timed, tag=(member, wait)
+            )
+        except WaitCycle as error:
+            member.channel.send(messages.REFUSED, dumps((wait, error)))
+            return
+        if helper is not None:
+            member.waits[wait] = helper
+
+    def take_dropped(self, member: Member, numbers: Iterable[int]) -> None:
+        """Futures of these runs are gone where they were submitted."""
+        for number in numbers:
+            member.runs.pop(number, None)
+            nested = member.maps.pop(number, None)
+            if nested is not None and isinstance(nested.futures._items, MapRecord):
+                nested.futures._items.each = None  # it refers to `nested`
+
+    def take_question(self, member: Member, question: int, what: str, number: int) -> None:
+        try:
+            run = member.run_numbered(number)
+            answer: Any
+            if what == "cancel":
+                answer = self._dispatcher.cancel(run)
+            else:
+                state = run.state
+                answer = State(state.type, state.name, state.message, timestamp=state.epoch)
+            reply = (question, False, answer)
+        except Exception as error:
+            reply = (question, True, error)
+        member.channel.send(messages.REPLY, dumps(reply))

@@ -1,0 +1,317 @@
+"""A seat: a thread of a worker that runs batches, and waits.
+
+A run that waits does not leave its seat: what it waits for is sent there, and runs on top of it meanwhile. May import
+`worker` and what lies above it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import CANCELLED, COMPLETED, Call, Outcome
+from shoal.context import HERE, LOCK
+from shoal.engine.inputs import ATOMS
+from shoal.engine.interrupt import Frame, Frames, Interrupt
+from shoal.engine.services import TIMERS
+from shoal.engine.task_run import attempt, overdue_outcome, raised, returned, run_plain
+from shoal.futures.blocking import Countdown
+from shoal.serialization import dumps
+from shoal.task_runners.remote import messages, parcels
+from shoal.task_runners.remote.batches import BEGUN, Batch
+from shoal.task_runners.remote.parcels import unpack
+
+if TYPE_CHECKING:
+    from shoal.futures.blocking import Wanted
+    from shoal.task_runners.remote.worker import RemoteWorker
+
+__all__ = ["Seat"]
+
+#: How deep runs may run what they wait for on one stack.
+DEEPEST = 80
+
+
+class Seat:
+    """A thread that runs batches.
+
+    Args:
+        home: the worker that it belongs to.
+
+    Attributes:
+        frames: of the runs on its stack.
+        queue: batches for it; `None` to have it look at what has changed.
+    """
+
+    def __init__(self, home: RemoteWorker) -> None:
+        self.home = home
+        self.frames = Frames()
+        self.queue: SimpleQueue[Batch | None] = SimpleQueue()
+
+    def enter(self) -> None:
+        """This thread is the seat from now on."""
+        HERE.frames = self.frames
+        HERE.block = self.block
+
+    def leave(self) -> None:
+        """It is not any more."""
+        HERE.frames = None
+        HERE.block = None
+
+    def give(self, batch: Batch | None) -> None:
+        """Puts something into its queue, and wakes it; from any thread."""
+        self.queue.put(batch)
+
+    def fire(self, number: int) -> bool:
+        """Interrupts a run if it is on this seat's stack; whether it is. With `LOCK` held."""
+        for frame in self.frames.stack:
+            if type(frame.run) is Call and frame.run.number == number:
+                self.frames.fire(frame.run)
+                return True
+        return False
+
+    def run(self, batch: Batch) -> None:
+        """Runs what is left of a batch, and reports. Hot."""
+        rows = batch.rows
+        lane = batch.lane
+        words, ends, put = lane.words, lane.ends, lane.put
+        numbers, positions, single = rows.numbers, rows.positions, rows.single
+        scope, unreported = batch.scope, batch.unreported
+        home = self.home
+        most = home.most
+        base = home.context(batch, 0)
+        clock = time.time
+        reported = batch.began = batch.observed_until = clock()
+        last = len(rows) - 1
+        for place in batch.indices:
+            number = numbers[place]
+            if batch.skipped and number in batch.skipped:
+                continue
+            position = positions[place]
+            if words[position]:
+                continue  # withdrawn
+            if single is not None:
+                task = rows.task
+                call = Call(task, (single[place],), None, number, base.copy(), scope)
+            else:
+                task, attempts, args, kwargs, tags, needs = rows.run(place)
+                if needs and not all(need in batch.results for need in needs):
+                    continue  # what it needs did not complete
+                context = base.copy() if not tags else home.context(batch, tags)
+                call = Call(task, args, kwargs, number, context, scope, attempts)
+            words[position] = BEGUN
+            if task.timeout_seconds is not None:
+                if unreported:  # not to be lost if the worker has to be killed for what comes
+                    home.report(batch)
+                home.channel.send(messages.BEGUN, dumps((batch.number, position)))
+            outcome, value = self._run(batch, call)
+            if task.timeout_seconds is not None:
+                home.channel.send(messages.RETURNED, dumps((batch.number, position)))
+            ends[position] = now = batch.began = clock()
+            if outcome is not None or rows.linked or not put(position, value):
+                home.put(batch, position, call, outcome, value)
+            # Its context knows it too: a cycle, which would keep its arguments until Python looks for such.
+            del call.context
+            unreported.append(position)
+            if place == last:
+                pass  # the last report follows
+            elif now - reported >= home.report_every:
+                home.report(batch)
+                reported = now
+            elif not batch.timing:
+                batch.timing = True
+                TIMERS.after(home.report_every, lambda: home.report_late(batch))
+            if most is not None:
+                home.done += 1
+                if home.done >= most:
+                    home.retire()
+        home.close(batch)
+
+    def _run(self, batch: Batch, call: Call) -> tuple[Outcome | None, Any]:
+        """Runs one call to the end of this attempt. Hot.
+
+        Returns:
+            Its outcome, or `None` and its value if there is no more to say.
+        """
+        frame = Frame(call)
+        stack = self.frames.stack
+        outcome: Outcome | None = None
+        value: Any = None
+        interrupted = False
+        try:
+            try:
+                stack.append(frame)
+                if batch.skipped and call.number in batch.skipped:
+                    raise Interrupt  # it came between the look at `skipped` and here
+                if batch.rows.linked and isinstance(call.args, bytes):
+                    self._unpack_late(batch, call)
+                if call.task.is_plain:
+                    value = call.context.run(run_plain, call)
+                    if type(value) not in ATOMS:
+                        outcome = returned(call, value)
+                        if outcome.phase == COMPLETED and outcome.state is None:
+                            value, outcome = outcome.value, None
+                else:
+                    outcome = call.context.run(attempt, call)
+            except Interrupt:
+                interrupted = True
+            except BaseException as error:
+                outcome = call.context.copy().run(raised, call, error)
+            try:
+                del frame.armed
+            except AttributeError:
+                interrupted = True
+                self._disarm(frame)
+        except Interrupt:
+            interrupted = True
+            self._disarm(frame)
+        if stack and stack[-1] is frame:
+            stack.pop()
+        if interrupted:
+            if call.number in self.home.overdue:
+                self.home.overdue.discard(call.number)
+                outcome = overdue_outcome(call)
+            else:
+                outcome = Outcome(CANCELLED, None)
+        return outcome, value
+
+    def _disarm(self, frame: Frame) -> None:
+        """Ends a frame that was interrupted; whatever was fired at it is over afterwards."""
+        if self.home.is_child:
+            os._exit(1)
+        self.frames.finish(frame)
+
+    def _unpack_late(self, batch: Batch, call: Any) -> None:
+        """Arguments with values of runs of the same batch in them: unpickled now that these are known."""
+        results = batch.results
+        outer, parcels.HERE.upstream = parcels.HERE.upstream, lambda place: results[place]()
+        try:
+            call.args, call.kwargs = unpack(call.args, self.home.load)
+        finally:
+            parcels.HERE.upstream = outer
+
+    # ------------------------------------------------------------------ waiting
+
+    def block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
+        """How the main thread waits: untimed, it runs what it waits for, as the driver gives it that."""
+        self.frames.enter_shield()
+        try:
+            countdown = _Wakeup(self, fail_fast, first)
+            with LOCK:
+                countdown.watch(wanted)
+                self.frames.countdown = countdown
+                if self.frames.due(shielded=True):
+                    countdown.interrupt()
+            try:
+                return countdown.woken or self._wait(countdown, wanted, deadline)
+            finally:
+                with LOCK:
+                    self.frames.countdown = None
+                    if countdown.pending:
+                        countdown.forget(wanted)
+        finally:
+            self.frames.leave_shield()
+
+    def _wait(self, countdown: _Wakeup, wanted: Wanted, deadline: float | None) -> bool:
+        home = self.home
+        home.flush()
+        home.hand_back_all(self)
+        run, timed, watcher = self._innermost(), deadline is not None, _Watcher(self)
+        home.remote.watchers.append(watcher)
+        wait = home.remote.new_wait()
+        home.waiting[wait] = self
+        home.remote.tell_waiting(wait, run, wanted, timed=timed, watcher=watcher)
+        outer = self.frames.countdown
+        try:
+            while not countdown.woken:
+                if watcher.has_news:
+                    watcher.has_news = False
+                    home.channel.send(messages.RESUMED, dumps(wait))
+                    del home.waiting[wait]
+                    wait = home.remote.new_wait()
+                    home.waiting[wait] = self
+                    home.remote.tell_waiting(wait, run, wanted, timed=timed, watcher=watcher)
+                refusal = home.remote.refusals.pop(wait, None)
+                if refusal is not None:
+                    raise refusal
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                try:
+                    batch = self.queue.get(timeout=left)
+                except Empty:
+                    return False
+                if batch is None:
+                    if home.gone:
+                        raise ConnectionError("the driver has gone")
+                    self.woken(left)
+                    continue  # something to look at
+                if batch.wait != wait:
+                    home.hand_back(batch)  # it might want a lock that the waiting run holds
+                    home.close(batch)
+                elif len(self.frames.stack) >= DEEPEST:
+                    home.refuse_too_deep(batch, len(self.frames.stack))
+                else:
+                    self.run(batch)
+                del batch
+                with LOCK:
+                    self.frames.countdown = outer
+                    if self.frames.due(shielded=True):
+                        return True  # interrupted while it ran what it waits for
+            return True
+        finally:
+            if home.stopping:
+                self.give(None)  # for the loop below
+            home.remote.watchers.remove(watcher)
+            del home.waiting[wait]
+            home.channel.send(messages.RESUMED, dumps(wait))
+            self.resumed()
+
+    def woken(self, left: float | None) -> None:
+        """Something has changed for a run that waits here.
+
+        Args:
+            left: seconds that it will wait at most, `None` for any time.
+        """
+
+    def resumed(self) -> None:
+        """It goes on."""
+
+    def _innermost(self) -> int | None:
+        stack = self.frames.stack
+        for frame in reversed(stack):
+            if type(frame.run) is Call:
+                return frame.run.number
+        return None
+
+
+class _Wakeup(Countdown):
+    """A countdown that wakes a seat."""
+
+    __slots__ = ("woken",)
+
+    def __init__(self, seat: Seat, fail_fast: bool, first: bool) -> None:
+        super().__init__(fail_fast, first)
+        self.woken = False
+
+        def wake() -> None:
+            self.woken = True
+            seat.give(None)
+
+        self._wake = wake
+
+
+class _Watcher:
+    """Wakes a waiting seat to tell the driver more of what it waits for."""
+
+    __slots__ = ("_seat", "has_news")
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self.has_news = False
+
+    def look_again(self) -> None:
+        """Runs of other runners that it waits for go on, or wait in turn."""
+        self.has_news = True
+        self._seat.give(None)

@@ -1,0 +1,367 @@
+"""A worker process, as far as it is the same wherever it runs: what it holds, and what it says.
+
+    driver ──batch──▶ queue of a seat ─▶ each run through the engine ─▶ lane ──report──▶ driver
+              recall, interrupt ─▶ (the thread that receives)       │
+                                                                    └─ waits: see `Seat`
+
+Who does what:
+
+    seats      threads that run batches; each claims a run by a step of the batch's iterator
+    receiver   takes messages; exhausts a batch's iterator for a recall; interrupts; settles futures of this side
+    loop       runs async tasks, those of a batch side by side
+    timer      reports what ended while a slow run is at it
+
+May import `dispatcher`, `coroutines`, `batches`, `parcels` and what lies above task runners.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from shoal import names
+from shoal.calls import FAILED, Call, Outcome
+from shoal.context import LOCK, SCOPE, TAGS, Scope
+from shoal.engine.batch_run import Surroundings, flow_run_of, pack_outcome
+from shoal.engine.inputs import ATOMS
+from shoal.exceptions import NestingTooDeep
+from shoal.logs import log_prints_of, name_of
+from shoal.serialization import dumps, find_culprit, loads
+from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.batches import BEGUN, Batch, Rows, Tasks, Told
+from shoal.task_runners.remote.coroutines import Coroutines
+from shoal.task_runners.remote.parcels import LARGE, Packed, pack
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from shoal.task_runners.remote.dispatcher import RemoteDispatcher
+    from shoal.task_runners.remote.messages import Channel, Message
+    from shoal.task_runners.remote.seat import Seat
+
+__all__ = ["LogSender", "RemoteWorker"]
+
+
+class RemoteWorker:
+    """A worker process. A runner adds how it is reached, and where large values stay.
+
+    Args:
+        channel: to the driver.
+        most: runs after which it retires, `None` for never.
+
+    Attributes:
+        seats: its threads that run batches.
+        waiting: by wait, the seat where it is.
+        batches: that it holds, by number.
+        entropy: of the driver, where this process's own differs.
+        tasks: that it was told of, by key.
+        scopes: of the runs; there is one, 0.
+        overdue: numbers of runs that are past their limits.
+        done: runs so far, where they are counted.
+        report_every: seconds after which outcomes are reported while their batch goes on.
+        stopping: whether it is to end.
+        gone: whether the driver has gone.
+        is_child: whether this process was forked from the worker by a run.
+    """
+
+    remote: RemoteDispatcher
+
+    def __init__(self, channel: Channel, report_every: float, most: int | None = None) -> None:
+        self.channel: Any = channel
+        self.report_every = report_every
+        self.most = most
+        self.seats: list[Seat] = []
+        self.waiting: dict[int, Seat] = {}
+        self.batches: dict[int, Batch] = {}
+        self.entropy: int | None = None
+        self.tasks = Tasks()
+        self.scopes: dict[int, Scope] = Told()
+        self.coroutines = Coroutines(self)
+        self.overdue: set[int] = set()
+        self.done = 0
+        self.stopping = False
+        self.gone = False
+        self.is_child = False
+        self._reporting = threading.Lock()
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def tell(self, batch: Batch, position: int, data: bytes) -> None:
+        """Tells the driver of a run's end for which its lane has no room: a pickled value or `Outcome`."""
+        raise NotImplementedError
+
+    def keep(
+        self, batch: Batch, position: int, call: Call, value: Any, packed: Packed
+    ) -> Callable[[], Any] | None:
+        """Keeps a large result, and tells the driver where it is.
+
+        Returns:
+            What loads it for a run of the same batch; `None` if it cannot be kept and has to travel.
+        """
+        raise NotImplementedError
+
+    def send_report(
+        self, batch: Batch, positions: Sequence[int], seconds: float, last: bool
+    ) -> None:
+        """Tells the driver of runs that have ended.
+
+        Args:
+            batch: the batch.
+            positions: of the runs.
+            seconds: how long they took together.
+            last: whether there will be no more.
+        """
+        raise NotImplementedError
+
+    def load(self, number: Any) -> Any:
+        """The value that a handle in arguments stands for, by its number."""
+        raise NotImplementedError
+
+    def adopt_ended(self, message: Message) -> list[Any]:
+        """The entries of a message about runs that were submitted here, once their large values are known here."""
+        raise NotImplementedError
+
+    def handle_of(self, number: Any) -> Any:
+        """What stands for a large value of a run that was submitted here, for its future; `None` if it is lost."""
+        raise NotImplementedError
+
+    def send_apart(self, kind: int, number: int, size: int, packed: Packed, task: Any) -> bool:
+        """Sends large arguments of runs that are submitted here beside their message, where there is such a way."""
+        return False
+
+    def capture(self) -> Any:
+        """The engine's ambient options where a run submits another; `None` for none."""
+        return None
+
+    def new_context(self) -> Context:
+        """What a run's context begins as."""
+        return Context()
+
+    def kick(self, seat: Seat) -> None:
+        """Gets a seat's thread out of a system call, where that can be done."""
+
+    def retire(self) -> None:
+        """It has had its `most` runs."""
+
+    # ------------------------------------------------------------------ what the driver says
+
+    def take(self, message: Message) -> None:
+        """Takes a message that means the same everywhere; on the thread that receives."""
+        kind = message.kind
+        if kind == messages.INTERRUPT:
+            self.interrupt(*loads(message.body))
+        elif kind == messages.RECALL:
+            with LOCK:
+                batch = self.batches.get(loads(message.body))
+            if batch is not None:
+                self.hand_back(batch)
+        elif kind == messages.REFUSED:
+            wait, error = loads(message.body)
+            self.remote.refusals[wait] = error
+            self.coroutines.refuse(wait)
+            for seat in self.seats:
+                seat.give(None)
+        else:
+            self.remote.take(message)
+
+    def surround(self, surroundings: bytes) -> Surroundings:
+        """Learns what surrounds the runs."""
+        told: Surroundings = loads(surroundings)
+        flow_run = flow_run_of(told.flow) if told.flow is not None else None
+        self.scopes[0] = Scope(self.remote, flow_run)
+        log_prints_of(flow_run is not None and flow_run.flow.log_prints)
+        return told
+
+    def learn(self, key: Any, data: bytes) -> None:
+        """Learns a task.
+
+        Raises:
+            BaseException: whatever unpickling it raises.
+        """
+        self.tasks.unpack(key, data)
+        self.remote.know(self.tasks[key], key)
+
+    def rows(self, content: Any, tags: list[frozenset[str]]) -> tuple[Rows, Scope]:
+        """The runs of a batch, and their scope."""
+        return Rows(self.tasks, content, tags), self.scopes[0]
+
+    def context(self, batch: Batch, tags: int) -> Context:
+        context = self.new_context()
+        context.run(SCOPE.set, batch.scope)
+        if self.entropy is not None:
+            context.run(names.ENTROPY.set, self.entropy)
+        if batch.rows.tags[tags]:
+            context.run(TAGS.set, batch.rows.tags[tags])
+        return context
+
+    def batch_of(self, number: int) -> tuple[int, int] | None:
+        """The batch and position of a run that is under way here."""
+        with LOCK:
+            batches = list(self.batches.values())
+        # The newest first: an earlier one, still open for its other runs, may have handed the run back or ended an
+        # attempt of it.
+        for batch in reversed(batches):
+            if number in batch.rows.numbers:
+                return batch.number, batch.rows.positions[batch.rows.numbers.index(number)]
+        return None
+
+    # ------------------------------------------------------------------ ends
+
+    def put(
+        self, batch: Batch, position: int, call: Call, outcome: Outcome | None, value: Any
+    ) -> None:
+        """Writes down how a run ended."""
+        if outcome is not None:
+            self._put_outcome(batch, position, call, outcome)
+            return
+        if batch.rows.linked and type(value) in ATOMS:
+            batch.results[position] = lambda: value
+        if batch.lane.put(position, value):
+            return
+        try:
+            packed = pack(value)
+        except Exception:
+            error = find_culprit(value, "result", name_of(call))
+            batch.results.pop(position, None)
+            self._put_outcome(batch, position, call, Outcome(FAILED, error, name=call.name))
+            return
+        if packed.size > LARGE:
+            load = self.keep(batch, position, call, value, packed)
+            if load is not None:
+                if batch.rows.linked:
+                    batch.results[position] = load
+                return
+        data = pack(value, whole=True).data if packed.buffers else packed.data
+        if batch.rows.linked:
+            batch.results.setdefault(position, lambda: loads(data))
+        if not batch.lane.put_pickled(position, data):
+            self.tell(batch, position, data)
+
+    def _put_outcome(self, batch: Batch, position: int, call: Call, outcome: Outcome) -> None:
+        with self.remote.futures_travel():
+            data = pack_outcome(call, outcome)
+        if not batch.lane.put_pickled(position, data):
+            self.tell(batch, position, data)
+
+    def report(self, batch: Batch, last: bool = False) -> None:
+        """Tells the driver of the runs that have ended since the last report."""
+        unreported = batch.unreported
+        with self._reporting:  # so that the last report is the last one
+            positions = [unreported.popleft() for _ in range(len(unreported))]
+            if not positions and not last:
+                return
+            if batch.rows.task.is_async:
+                seconds, batch.observed = batch.observed, 0.0
+                positions.sort()  # the driver takes them for a range if they look like one
+            elif positions:
+                until = batch.lane.ends[positions[-1]]
+                seconds, batch.observed_until = until - batch.observed_until, until
+            else:
+                seconds = 0.0
+            self.send_report(batch, positions, seconds, last)
+
+    def report_late(self, batch: Batch) -> None:
+        """Reports what ended before a run that takes its time; on a service thread."""
+        batch.timing = False
+        try:
+            self.report(batch)
+        except OSError:
+            return  # the driver has gone, as the receiver sees too
+
+    def close(self, batch: Batch) -> None:
+        with LOCK:
+            self.batches.pop(batch.number, None)
+        self.report(batch, last=True)
+        self.remote.tell_dropped()
+
+    def flush(self) -> None:
+        """Reports all that has ended."""
+        with LOCK:
+            batches = list(self.batches.values())
+        for batch in batches:
+            self.report(batch)
+
+    def refuse_too_deep(self, batch: Batch, depth: int) -> None:
+        """The stack has no room to run what is waited for: these runs fail."""
+        rows = batch.rows
+        for place in batch.indices:
+            position = rows.positions[place]
+            number = rows.numbers[place]
+            task = rows.run(place)[0]
+            call = Call(task, (), None, number, Context(), batch.scope)
+            error = NestingTooDeep(run_name=name_of(call), depth=depth)
+            batch.lane.words[position] = BEGUN
+            batch.lane.ends[position] = time.time()
+            self.put(batch, position, call, Outcome(FAILED, error), None)
+            batch.unreported.append(position)
+        self.close(batch)
+
+    # ------------------------------------------------------------------ handing back, stopping
+
+    def hand_back_all(self, seat: Seat | None = None) -> None:
+        """Gives back every run that was not begun, of one seat or of all; not those of coroutines."""
+        with LOCK:
+            batches = list(self.batches.values())
+        for batch in batches:
+            if not batch.rows.task.is_async and seat in (None, batch.seat):
+                self.hand_back(batch)
+
+    def hand_back(self, batch: Batch) -> None:
+        """Gives back the runs of a batch that were not begun; what is under way of it goes on."""
+        places = list(batch.indices)
+        if not places:
+            return
+        positions = [batch.rows.positions[place] for place in places]
+        running = time.time() - batch.began if batch.began else 0.0
+        self.channel.send(messages.BACK, dumps((batch.number, positions, running)))
+
+    def interrupt(self, number: int, overdue: bool) -> None:
+        """Stops a run, or sees to it that it does not begin.
+
+        Args:
+            number: of the run.
+            overdue: whether it is past its time limit; else it was cancelled.
+        """
+        task: asyncio.Task[None] | None = None
+        with LOCK:
+            if overdue:
+                self.overdue.add(number)
+            for batch in self.batches.values():
+                batch.skipped.add(number)  # before it is looked for: it may be about to begin
+            seat = next((seat for seat in self.seats if seat.fire(number)), None)
+            if seat is None:
+                task = self.coroutines.tasks.get(number)
+        if seat is not None:
+            self.kick(seat)
+        elif task is not None:
+            from shoal.engine.loops import SERVICE_LOOP
+
+            SERVICE_LOOP.get().call_soon_threadsafe(task.cancel)
+
+
+class LogSender(logging.Handler):
+    """Sends log records to the driver as they are made, so that they are there before the run's result."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        try:
+            record.msg = record.getMessage()
+            record.args = None
+            if record.exc_info:
+                record.exc_text = record.exc_text or logging.Formatter().formatException(
+                    record.exc_info
+                )
+                record.exc_info = None
+            self._channel.send(messages.LOGGED, dumps(record))
+        except OSError:
+            return  # the driver has gone
+        except Exception:
+            self.handleError(record)

@@ -1,0 +1,109 @@
+"""The sequential runner: every run happens in the thread that submits it, before `submit` returns.
+
+A pool without threads of its own: the submitting thread works like a pool's worker that waits for the run, so all
+rules (upstreams, retries, nesting) are the shared ones. May import `workers` and what lies above it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.context import HERE, LOCK
+from shoal.engine.interrupt import frames_of_this_thread
+from shoal.futures.maps import MapRecord
+from shoal.futures.run import TaskFuture
+from shoal.scheduling.dispatcher import Dispatcher
+from shoal.task_runners.base import BaseTaskRunner
+from shoal.task_runners.workers import Worker, WorkerBackend
+
+if TYPE_CHECKING:
+    from shoal.context import Scope
+    from shoal.futures import TaskFutureList
+    from shoal.futures.blocking import Wanted
+    from shoal.tasks import Task
+
+__all__ = ["SequentialTaskRunner"]
+
+
+class _InlineDispatcher(Dispatcher):
+    def submit(
+        self,
+        task: Task[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        wait_for: Any,
+        scope: Scope,
+        number: int | None = None,
+    ) -> TaskFuture[Any]:
+        future = super().submit(task, args, kwargs, wait_for, scope, number)
+        self._work((future,))
+        return future
+
+    def submit_map(
+        self,
+        task: Task[Any, Any],
+        positional: list[tuple[list[Any] | None, Any]],
+        keywords: dict[str, tuple[list[Any] | None, Any]],
+        size: int,
+        wait_for: Any,
+        scope: Scope,
+        base: int | None = None,
+    ) -> TaskFutureList[Any]:
+        if task.is_async:
+            wait_for = (
+                wait_for if wait_for is not None else []
+            )  # one by one: a map of coroutines would run together
+        futures = super().submit_map(task, positional, keywords, size, wait_for, scope, base)
+        self._work(futures._wanted())
+        return futures
+
+    def end(self) -> TaskFuture[None]:
+        while True:
+            with LOCK:
+                left = next((item for item in self.scheduler.ready if not _over(item)), None)
+            if left is None:
+                return super().end()
+            self._work((left,))
+
+    def _work(self, wanted: Wanted) -> None:
+        """Does in this thread what `wanted` needs, and waits for the rest."""
+        if HERE.loop:
+            return  # on the loop of async tasks: the thread that waits for the async task does it
+        outer = HERE.worker
+        worker = Worker(self.backend, frames_of_this_thread())
+        if outer is not None:
+            worker.helps |= outer.helps
+        blocked = HERE.block
+        HERE.worker, HERE.block = worker, worker.block
+        frames = worker.frames
+        with LOCK:
+            self.backend.workers.append(worker)
+        frames.enter_shield()
+        try:
+            worker.help(wanted)
+        finally:
+            HERE.worker, HERE.block = outer, blocked
+            with LOCK:
+                self.backend.workers.remove(worker)
+                ready = self.scheduler.ready
+                while ready and _over(ready[0]):  # they were run out of turn
+                    ready.popleft()
+            frames.leave_shield()
+
+
+def _over(item: TaskFuture[Any] | MapRecord[Any]) -> bool:
+    return item.ended if isinstance(item, MapRecord) else item.done()
+
+
+class SequentialTaskRunner(BaseTaskRunner):
+    """Runs tasks one after another in the thread that submits them.
+
+    For debugging, and where order matters more than time.
+    """
+
+    name = "sequential"
+    dispatcher_class = _InlineDispatcher
+
+    def make_backend(self) -> tuple[WorkerBackend, int | None]:
+        """See `BaseTaskRunner`."""
+        return WorkerBackend(concurrent=False), None

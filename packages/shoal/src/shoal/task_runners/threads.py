@@ -1,0 +1,301 @@
+"""The thread pool.
+
+It starts with one thread and adds more when a ready run has waited `PATIENCE`: as many again as there are if no worker
+got anything done meanwhile (they sleep, or wait for the network), one if runs are long, none if they are so
+short that another thread would only contend for the interpreter. At the same moments it takes back what stands behind a slow
+element of a map, for other workers.
+
+A thread whose run does not stop when it is interrupted is given up: reported, and replaced.
+
+May import `workers` and what lies above it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import islice
+from operator import length_hint
+from typing import TYPE_CHECKING, Any
+
+from shoal import settings
+from shoal.calls import DONE
+from shoal.context import LOCK
+from shoal.engine.interrupt import Frames
+from shoal.engine.services import TIMERS
+from shoal.futures.maps import MapRecord
+from shoal.logs import library_logger
+from shoal.task_runners.base import BaseTaskRunner
+from shoal.task_runners.workers import Worker, WorkerBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shoal.futures.run import TaskFuture
+
+__all__ = ["ThreadPoolTaskRunner"]
+
+#: Seconds that a ready run waits before the pool grows.
+PATIENCE = 0.005
+#: Runs shorter than this gain nothing from another thread: the interpreter switches threads every 5 ms.
+TOO_SHORT = 0.0002
+
+
+class ThreadBackend(WorkerBackend):
+    """Threads of this process.
+
+    Args:
+        max_workers: the most runs at once, or `None` for as many threads as waiting runs need.
+    """
+
+    def __init__(self, max_workers: int | None) -> None:
+        super().__init__(concurrent=True)
+        self._most = max_workers if max_workers is not None else settings.max_threads()
+        self._lent = 0
+        self._threads: list[threading.Thread] = []
+        self._given_up: list[Worker] = []
+        self._timing = False
+        self._stopping = False
+        self._finished = 0
+        self._looked = (0.0, 0.0)
+
+    # -------------------------------------------------------------- growing
+
+    def crowded(self) -> None:
+        """A run is ready and no worker is idle: the first thread starts at once, others after `PATIENCE`."""
+        with LOCK:
+            if self._stopping:
+                return
+            first = not self.workers
+            if not first:
+                self._time_growth()
+        if first:
+            self._add()
+            with LOCK:
+                self._watch()
+
+    def _watch(self) -> None:
+        """Looks again later, or has the scheduler tell when it is crowded again; with `LOCK` held."""
+        scheduler = self.dispatcher.scheduler
+        scheduler.growable = (
+            True  # first, for a run that is submitted, without the lock, at this moment
+        )
+        if scheduler.ready or any(_has_rest(worker) for worker in self.workers):
+            self._time_growth()
+
+    def _time_growth(self) -> None:
+        if not self._timing:
+            self._timing = True
+            self._finished = self.dispatcher.scheduler.finished
+            self._looked = (time.monotonic(), time.process_time())
+            TIMERS.after(PATIENCE, self._grow)
+
+    def _grow(self) -> None:
+        """`PATIENCE` after the pool was found crowded."""
+        scheduler = self.dispatcher.scheduler
+        count = 0
+        with LOCK:
+            self._timing = False
+            if self._stopping:
+                return
+            self._take_back_overdue()
+            room = self._most + self._lent - len(self.workers)
+            if scheduler.ready and room > 0:
+                now = time.time()
+                wall = time.monotonic() - self._looked[0]
+                if self._interpreter_is_busy(wall):
+                    count = 0 if self._runs_are_short(1) else 1
+                elif all(now - worker.since >= PATIENCE for worker in self.workers):
+                    late = (
+                        wall > 2 * PATIENCE
+                    )  # then the machine did something else: no ground to double
+                    count = (
+                        1 if late else min(max(len(self.workers), 1), _few(scheduler.ready), room)
+                    )
+                elif not self._runs_are_short(len(self.workers)):
+                    count = 1
+            self._watch()
+        for _ in range(count):
+            self._add()
+        self.dispatcher.drain()
+
+    def _interpreter_is_busy(self, wall: float) -> bool:
+        """Whether this process computed, since the last look `wall` seconds ago, for most of what one thread can."""
+        return time.process_time() - self._looked[1] > 0.7 * wall
+
+    def span_taken(self) -> None:
+        """See `WorkerBackend`: somebody has to look whether an element holds up those behind it."""
+        if not self._timing:
+            with LOCK:
+                self._time_growth()
+
+    def _runs_are_short(self, threads: int) -> bool:
+        """Whether so many runs ended since the last look, on so many threads, that another would be of no use."""
+        finished: int = self.dispatcher.scheduler.finished - self._finished
+        return finished * TOO_SHORT > PATIENCE * threads
+
+    def _take_back_overdue(self) -> None:
+        """What stands behind a slow element of a map goes to other workers."""
+        now = time.time()
+        for worker in self.workers:
+            span = worker.span
+            if span is not None and now - worker.since >= PATIENCE:
+                span.record.dispatcher.scheduler.take_back(span)
+
+    def _add(self) -> None:
+        with LOCK:
+            if self._stopping or len(self.workers) >= self._most + self._lent:
+                return
+            worker = Worker(self, Frames())
+            thread = threading.Thread(
+                target=worker.serve, name=f"shoal-worker-{len(self._threads)}", daemon=True
+            )
+            worker.thread = thread
+            try:
+                thread.start()  # under the lock, so that `stop` sees either nothing or a started thread
+            except RuntimeError:  # the system has no room for another: those that exist must do
+                if not self.workers:
+                    raise
+                library_logger().warning(
+                    "No further worker thread could be started; %d go on", len(self.workers)
+                )
+                return
+            self.workers.append(worker)
+            self._threads.append(thread)
+
+    # -------------------------------------------------------------- lending, giving up, stopping
+
+    def lend(self) -> None:
+        """A worker blocks with a time limit: a spare thread may take its place meanwhile."""
+        with LOCK:
+            self._lent += 1
+            spare = bool(self.dispatcher.scheduler.ready) and not self.dispatcher.scheduler.idle
+            self._watch()
+        if spare:
+            self._add()
+
+    def lend_back(self) -> None:
+        """It goes on: one thread too many retires when it is next idle."""
+        with LOCK:
+            self._lent -= 1
+            if len(self.workers) > self._most + self._lent:
+                self.surplus += 1
+                scheduler = self.dispatcher.scheduler
+                if scheduler.idle:
+                    scheduler.idle.pop().look_again()
+
+    def retire(self) -> bool:
+        """Whether an idle worker is to end because it was a spare; with `LOCK` held."""
+        self.surplus -= 1
+        return len(self.workers) > self._most + self._lent
+
+    def give_up(self, run: TaskFuture[Any]) -> None:
+        """A run that was interrupted had its grace: if its thread still runs it, the thread is given up."""
+        with LOCK:
+            if self._stopping:
+                return
+            stuck = next((w for w in self.workers if w.running()[-1:] == [run]), None)
+            if stuck is None:
+                self._give_up_coroutine(run)
+                return
+            stuck.abandoned = True
+            self.workers.remove(stuck)
+            self._given_up.append(stuck)
+            scheduler = self.dispatcher.scheduler
+            if stuck.span is not None:
+                scheduler.take_back(stuck.span)
+            if run._phase < DONE:
+                # It has attempts left, but the next must not overlap one that does not end.
+                scheduler.time_out(run, run._task.timeout_seconds or 0.0, time.time())
+            scheduler.vacated(stuck)
+            replace = bool(scheduler.ready)
+            self._watch()
+        library_logger().warning(
+            "Task run %r did not stop when it was interrupted; its thread is given up and replaced",
+            run.name,
+        )
+        if replace:
+            self._add()
+        self.dispatcher.drain()
+
+    def _give_up_coroutine(self, run: TaskFuture[Any]) -> None:
+        if not self.lane.give_up(run):
+            return
+        if run._phase < DONE:
+            self.dispatcher.scheduler.time_out(run, run._task.timeout_seconds or 0.0, time.time())
+        library_logger().warning(
+            "Async task run %r did not stop when it was cancelled; it is left behind", run.name
+        )
+        TIMERS.after(0, self.dispatcher.drain)
+
+    def stop(self, grace: float) -> None:
+        """See `Backend`."""
+        with LOCK:
+            self._stopping = True
+            workers = list(self.workers)
+            for worker in workers:
+                worker.stopping = True
+                worker.look_again()
+            self.lane.stop()
+        deadline = time.monotonic() + grace
+        for thread in self._threads:
+            if thread is threading.current_thread() or any(
+                w.thread is thread for w in self._given_up
+            ):
+                continue
+            thread.join(max(deadline - time.monotonic(), 0.0))
+            if thread.is_alive():
+                library_logger().warning(
+                    "Worker thread %s did not end; it is left behind", thread.name
+                )
+        self.lane.join(max(deadline - time.monotonic(), 0.0))
+
+
+def _has_rest(worker: Worker) -> bool:
+    return worker.span is not None and length_hint(worker.span.indices) > 0
+
+
+def _few(ready: Iterable[TaskFuture[Any] | MapRecord[Any]]) -> int:
+    """How many runs are ready, counted no further than it matters for growing."""
+    count = 0
+    for item in list(islice(ready, 300)):
+        if isinstance(item, MapRecord):
+            count += sum(stop - start for start, stop in list(item.unclaimed))
+        else:
+            count += 1
+    return count
+
+
+class ThreadPoolTaskRunner(BaseTaskRunner):
+    """Runs tasks on threads of this process.
+
+    Good for tasks that wait (network, disk, subprocesses) and for those whose libraries release the interpreter lock.
+    Async tasks run on one event loop, thousands at a time.
+
+    Args:
+        max_workers: the most task runs at once, sync and async together; `None` grows the pool while runs wait (up
+            to `SHOAL_MAX_THREADS`, 256) and leaves async tasks unbounded.
+
+    Raises:
+        InvalidOption: `max_workers` is not a positive whole number.
+    """
+
+    name = "threads"
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        super().__init__()
+        self.check_count("max_workers", max_workers)
+        self.max_workers = max_workers
+
+    def settings(self) -> dict[str, Any]:
+        """See `TaskRunner`."""
+        return {"max_workers": self.max_workers}
+
+    @classmethod
+    def from_argument(cls, argument: str) -> ThreadPoolTaskRunner:
+        """See `TaskRunner`: `"threads:4"`."""
+        return cls(max_workers=cls.whole_number(argument))
+
+    def make_backend(self) -> tuple[ThreadBackend, int | None]:
+        """See `TaskRunner`."""
+        return ThreadBackend(self.max_workers), self.max_workers

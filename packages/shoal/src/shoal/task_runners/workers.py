@@ -1,0 +1,551 @@
+"""Workers of this process: they take runs from the scheduler, run them, and hand back how they ended.
+
+    submit ─▶ Scheduler.ready ◀─ pop (a run) or take (a range of a map) ─ Worker ─▶ engine ─▶ Scheduler.complete
+                                                                            ▲                        │
+                                                                            └───────── next ◀────────┘
+
+Who owns what:
+
+    Worker.frames           what the worker runs, innermost last; written by its own thread
+    Worker._parked          a lock that an idle or waiting worker blocks on; released under `LOCK`, by whoever has
+                            something for it
+    WorkerBackend.workers   every living worker that was not given up; under `LOCK`
+
+A worker that waits for runs of its own runner does them itself where they have not started (and only those, or what
+they need: an unrelated one might want a lock that the waiting task holds). So nesting ends with one worker.
+
+May import `base`, `async_lane`, and what lies above them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
+from shoal.context import HERE, LOCK
+from shoal.engine.inputs import ATOMS
+from shoal.engine.interrupt import Frame, Frames, Interrupt
+from shoal.engine.task_run import attempt, overdue_outcome, raised, returned, run_plain
+from shoal.exceptions import NestingTooDeep
+from shoal.futures.blocking import Countdown, block_plainly
+from shoal.futures.maps import MapRecord, Span
+from shoal.futures.run import TaskFuture
+from shoal.scheduling.backend import Capabilities
+from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.dispatcher import GoneError
+from shoal.task_runners.async_lane import AsyncLane
+
+if TYPE_CHECKING:
+    from shoal.futures.blocking import Wanted
+    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.tasks import Task
+
+__all__ = ["Worker", "WorkerBackend"]
+
+#: How deep runs may run what they wait for on one stack. A level takes about ten Python frames and some C stack.
+DEEPEST = 80
+
+
+class Worker:
+    """One thread of the pool, or a caller's thread that runs things itself (`SequentialTaskRunner`)."""
+
+    __slots__ = (
+        "_asleep",
+        "_parked",
+        "abandoned",
+        "backend",
+        "counted",
+        "frames",
+        "helps",
+        "since",
+        "span",
+        "stopping",
+        "thread",
+    )
+
+    def __init__(self, backend: WorkerBackend, frames: Frames) -> None:
+        self.backend = backend
+        self.frames = frames
+        self.helps = {backend.dispatcher}
+        self.span: Span | None = None
+        self.since = 0.0
+        self.stopping = False
+        self.abandoned = False
+        self.counted = False
+        self.thread: threading.Thread | None = None
+        self._parked = threading.Lock()
+        self._parked.acquire()
+        self._asleep = False
+
+    # -------------------------------------------------------------- parking; all but `park` with `LOCK` held
+
+    def park(self) -> None:
+        """Blocks until `look_again`; `_asleep` was set under the lock before."""
+        self._parked.acquire()
+
+    def look_again(self) -> None:
+        """Something has changed for a worker that sleeps."""
+        if self._asleep:
+            self._asleep = False
+            self._parked.release()
+
+    resume = look_again
+
+    def is_asleep(self) -> bool:
+        """Whether it waits for something to do, or for a run."""
+        return self._asleep
+
+    def serves(self, dispatcher: Dispatcher) -> bool:
+        """Whether runs of a runner may be run on this thread."""
+        return dispatcher in self.helps
+
+    # -------------------------------------------------------------- the loop
+
+    def serve(self) -> None:
+        """The body of the thread: takes runs until the pool stops."""
+        self.frames.thread = threading.get_ident()
+        HERE.frames = self.frames
+        HERE.block = self.block
+        HERE.worker = self
+        backend = self.backend
+        scheduler = backend.dispatcher.scheduler
+        slept = False
+        try:
+            while not self._is_over():
+                # Most runs are had without the lock; see `Scheduler`.
+                work: TaskFuture[Any] | Span | None = None
+                if not (slept or scheduler.counting or backend.surplus):
+                    work = scheduler.pop()
+                if work is None:
+                    with LOCK:
+                        if slept and self in scheduler.idle:
+                            scheduler.idle.remove(self)  # woken by something else than work
+                        if self._is_over() or (backend.surplus and backend.retire()):
+                            return
+                        work = scheduler.take(self)
+                        slept = work is None
+                        if slept:
+                            self._asleep = True
+                    if scheduler.effects:
+                        backend.dispatcher.drain()
+                if work is None:
+                    self.park()
+                elif type(work) is TaskFuture:
+                    self.run(work)
+                else:
+                    self.run_span(work)  # type: ignore[arg-type]
+                work = None
+        finally:
+            HERE.frames = None
+            HERE.block = None
+            HERE.worker = None
+            backend.left(self)
+
+    def _is_over(self) -> bool:
+        return self.stopping or self.abandoned
+
+    def run(self, future: TaskFuture[Any], in_span: bool = False) -> None:
+        """Runs a claimed run to the end of this attempt. Hot.
+
+        Args:
+            future: the run.
+            in_span: whether it is an element of a span, whose place among the runner's it takes.
+        """
+        dispatcher = future._dispatcher
+        frame = Frame(future)
+        stack = self.frames.stack
+        outcome: Outcome | None = None
+        value: Any = None
+        call: Call | None = None
+        interrupted = False
+        try:
+            try:
+                call = dispatcher.begin(future)
+                if call.task.timeout_seconds is not None:
+                    dispatcher.start_limit(future, call)
+                self.since = future._since
+                stack.append(frame)
+                if future._phase >= DONE or _is_overdue(future):
+                    interrupted = True  # before the run could be seen here
+                elif call.task.is_plain:
+                    context = call.context if call.attempt == 1 else call.context.copy()
+                    value = context.run(run_plain, call)
+                    if type(value) not in ATOMS:
+                        outcome = returned(call, value)
+                else:
+                    outcome = call.context.copy().run(attempt, call)
+            except Interrupt:
+                interrupted = True
+            except GoneError:
+                outcome = None
+            except BaseException as error:
+                if call is None:
+                    outcome = Outcome(FAILED, error)
+                else:
+                    outcome = call.context.copy().run(raised, call, error)
+            # From here the run cannot be interrupted, unless it has been; then the exception may still come, up to
+            # where it is withdrawn.
+            try:
+                del frame.armed
+            except AttributeError:
+                interrupted = True
+                self.frames.finish(frame)
+        except Interrupt:
+            interrupted = True
+            self.frames.finish(frame)
+        if stack and stack[-1] is frame:
+            stack.pop()
+        scheduler = dispatcher.scheduler
+        if outcome is None and not interrupted:
+            scheduler.complete(future, value, time.time())
+            if call is not None:
+                # The call is in it: a cycle, which would keep arguments until it is collected.
+                del call.context
+        else:
+            self._end(future, call, None if interrupted else outcome)
+        if scheduler.counting and not in_span:
+            with LOCK:
+                scheduler.vacated(self)
+        if scheduler.effects:
+            dispatcher.drain()
+
+    def _end(self, future: TaskFuture[Any], call: Call | None, outcome: Outcome | None) -> None:
+        """Ends an attempt that did not just give a value; without an outcome it was interrupted."""
+        detail = future._detail
+        if detail is not None and detail.overdue and call is not None:
+            outcome = overdue_outcome(call)  # stopped at its limit, with attempts left
+        elif outcome is None:
+            outcome = Outcome(CANCELLED, None)
+        with LOCK:
+            future._dispatcher.ended(future, outcome)
+        if call is not None and future._phase == COMPLETED:
+            del call.context  # as above
+
+    def run_span(self, span: Span) -> None:
+        """Runs a claimed range of a map. Hot."""
+        record = span.record
+        dispatcher = record.dispatcher
+        scheduler = dispatcher.scheduler
+        outer, self.span = self.span, span
+        if len(span) > 1:
+            self.backend.span_taken()
+        plain = record.task.is_plain
+        futures, since = record.futures, record.since
+        count = 0
+        now = started = time.time()
+        for index in span.indices:
+            count += 1
+            since[index] = self.since = now  # a short element begins when the one before it ended
+            if plain and index not in futures:
+                now = self._run_element(record, index)
+            else:
+                with LOCK:
+                    future = record.materialize(index)
+                    future._claim()
+                if future._phase < DONE:
+                    self.run(future, in_span=True)
+                now = time.time()
+            if self.abandoned:
+                break
+        seconds = max(now - started, 0.0)
+        with LOCK:
+            self.span = outer
+            record.spans.remove(span)
+            scheduler.durations.observe(record.task, seconds, count)
+            scheduler.vacated(self)
+        if scheduler.effects:
+            dispatcher.drain()
+
+    def _run_element(self, record: MapRecord[Any], index: int) -> float:
+        """Runs one element that, so far, is but a place in columns, and says when it ended. Hot."""
+        call = record.call(index)
+        frame = Frame(call, record)
+        stack = self.frames.stack
+        outcome: Outcome | None = None
+        value: Any = None
+        interrupted = False
+        try:
+            try:
+                stack.append(frame)
+                value = call.context.run(run_plain, call)
+                if type(value) not in ATOMS:
+                    outcome = returned(call, value)
+                    if outcome.phase == COMPLETED and outcome.state is None:
+                        value, outcome = outcome.value, None
+            except Interrupt:
+                interrupted = True
+            except BaseException as error:
+                outcome = call.context.copy().run(raised, call, error)
+            try:
+                del frame.armed
+            except AttributeError:
+                interrupted = True
+                self.frames.finish(frame)
+        except Interrupt:
+            interrupted = True
+            self.frames.finish(frame)
+        if stack and stack[-1] is frame:
+            stack.pop()
+        now = time.time()
+        if outcome is None and not interrupted:
+            record.dispatcher.scheduler.element_completed(record, index, value, now)
+            del call.context  # as above
+            return now
+        with LOCK:
+            future = record.materialize(index)
+            if future._call is None and future._phase < DONE:
+                future._call = call
+        self._end(future, call, None if interrupted else outcome)
+        return now
+
+    # -------------------------------------------------------------- waiting inside a run
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """The runs on this thread's stack, innermost last; with `LOCK` held."""
+        found = []
+        for frame in list(self.frames.stack):
+            run = frame.run
+            if type(run) is Call and frame.record is not None:
+                future = frame.record.materialize(run.number - frame.record.base)
+                if future._phase < DONE:
+                    future._call = run
+                frame.run = run = future
+            if type(run) is TaskFuture:
+                found.append(run)
+        return found
+
+    def block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
+        """How a worker waits: untimed, it runs what it waits for; timed, it lends its place to a spare thread."""
+        frames = self.frames
+        frames.enter_shield()
+        try:
+            if deadline is None:
+                self.help(wanted, fail_fast, first)
+                return True
+            return self._wait_timed(wanted, deadline, fail_fast, first)
+        finally:
+            frames.leave_shield()
+
+    def help(self, wanted: Wanted, fail_fast: bool = False, first: bool = False) -> None:
+        """Waits, and meanwhile runs what is waited for, or what that needs.
+
+        Raises:
+            WaitCycle: a run on this stack would wait for itself.
+        """
+        waiter = _Wakeup(self, fail_fast, first)
+        with LOCK:
+            waiter.watch(wanted)
+            running = self.running()
+            me = running[-1] if running else None
+            if me is not None and not waiter.woken:
+                me._dispatcher.scheduler.waits(me, wanted)
+        try:
+            work = None
+            while True:
+                with LOCK:
+                    if waiter.woken or self._interrupted():
+                        return
+                    work = self.backend.dispatcher.scheduler.wait_for(wanted, self, running)
+                    if work is None:
+                        self._asleep = True
+                    if me is not None:
+                        me._dispatcher.scheduler.vacated(self)
+                    if work is not None:
+                        _dispatcher_of(work).scheduler.occupied(self)
+                if me is not None and me._dispatcher.scheduler.effects:
+                    me._dispatcher.drain()
+                if work is None:
+                    self.park()
+                elif len(self.frames.stack) >= DEEPEST:
+                    self._too_deep(work)
+                elif isinstance(work, TaskFuture):
+                    self.run(work)
+                else:
+                    self.run_span(work)
+                work = None
+                if me is not None:
+                    self._take_place(me._dispatcher)
+        finally:
+            with LOCK:
+                if me is not None:
+                    me._dispatcher.scheduler.waits(me, None)
+                if waiter.pending:
+                    waiter.forget(wanted)
+
+    def _interrupted(self) -> bool:
+        """Whether the run that waits was interrupted; with `LOCK` held."""
+        stack = self.frames.stack
+        return bool(stack) and stack[-1].fired
+
+    def _take_place(self, dispatcher: Dispatcher) -> None:
+        """The run that waited goes on: it takes a place of its runner again."""
+        scheduler = dispatcher.scheduler
+        if not scheduler.counting:
+            return
+        with LOCK:
+            if self.counted:
+                return
+            occupied = scheduler.occupy(self)
+            self.counted = True
+            if not occupied:
+                self._asleep = True
+        if not occupied:
+            self.park()
+
+    def _too_deep(self, work: TaskFuture[Any] | Span) -> None:
+        """The stack has no room to run what is waited for: that run fails."""
+        with LOCK:
+            if isinstance(work, TaskFuture):
+                futures = [work]
+            else:
+                futures = [work.record.materialize(index) for index in work.indices]
+                work.record.spans.remove(work)
+            dispatcher = _dispatcher_of(work)
+            for future in futures:
+                error = NestingTooDeep(run_name=future.name, depth=len(self.frames.stack))
+                dispatcher.scheduler.settle(future, FAILED, error, time.time())
+            dispatcher.scheduler.vacated(self)
+        dispatcher.drain()
+
+    def _wait_timed(self, wanted: Wanted, deadline: float, fail_fast: bool, first: bool) -> bool:
+        countdown = Countdown(fail_fast, first)
+        with LOCK:
+            running = self.running()
+            me = running[-1] if running else None
+            if me is not None:
+                me._dispatcher.scheduler.check_cycle(wanted, me)
+                me._dispatcher.scheduler.count_places()
+                me._dispatcher.scheduler.waits(me, wanted)
+                me._dispatcher.scheduler.vacated(self)
+            self.frames.countdown = countdown
+        backend = me._dispatcher.backend if me is not None else self.backend
+        backend.lend()
+        try:
+            return block_plainly(countdown, wanted, deadline)
+        finally:
+            with LOCK:
+                self.frames.countdown = None
+                if me is not None:
+                    me._dispatcher.scheduler.waits(me, None)
+            backend.lend_back()
+            if me is not None:
+                self._take_place(me._dispatcher)
+
+
+def _is_overdue(future: TaskFuture[Any]) -> bool:
+    return future._detail is not None and future._detail.overdue
+
+
+def _dispatcher_of(work: TaskFuture[Any] | Span) -> Dispatcher:
+    return work._dispatcher if isinstance(work, TaskFuture) else work.record.dispatcher
+
+
+class _Wakeup(Countdown):
+    """A countdown that wakes a worker."""
+
+    __slots__ = ("woken",)
+
+    def __init__(self, worker: Worker, fail_fast: bool, first: bool) -> None:
+        super().__init__(fail_fast, first)
+        self.woken = False
+
+        def wake() -> None:
+            self.woken = True
+            worker.look_again()
+
+        self._wake = wake
+
+
+class WorkerBackend:
+    """Workers that take runs themselves; what threads and the sequential runner have in common.
+
+    Args:
+        concurrent: whether there may be several at once.
+    """
+
+    captures = False
+
+    def __init__(self, *, concurrent: bool) -> None:
+        self.capabilities = Capabilities(
+            pulls=True,
+            concurrent=concurrent,
+            shares_context=True,
+            policy=BatchPolicy(target=0.002, alone=0.001, cap=4096),
+        )
+        self.workers: list[Worker] = []
+        self.surplus = 0
+        self.dispatcher: Dispatcher
+        self.lane: AsyncLane
+
+    def start(self, events: Dispatcher) -> None:
+        """See `AnyBackend`."""
+        self.dispatcher = events
+        self.lane = AsyncLane(events)
+        events.scheduler.workers = self.workers
+
+    def wake(self, worker: Worker) -> None:
+        """See `PullingBackend`."""
+        with LOCK:
+            worker.look_again()
+
+    def wake_loop(self) -> None:
+        """See `PullingBackend`."""
+        self.lane.wake()
+
+    def crowded(self) -> None:
+        """See `PullingBackend`."""
+
+    def give_up(self, run: TaskFuture[Any]) -> None:
+        """See `PullingBackend`."""
+
+    def lend(self) -> None:
+        """A worker blocks with a time limit: another may take its place meanwhile."""
+
+    def lend_back(self) -> None:
+        """It goes on."""
+
+    def span_taken(self) -> None:
+        """A worker has begun a range of a map."""
+
+    def retire(self) -> bool:
+        """Whether an idle worker is to end because it is one too many; with `LOCK` held."""
+        return False
+
+    def left(self, worker: Worker) -> None:
+        """A worker has ended."""
+        with LOCK:
+            if worker in self.workers:
+                self.workers.remove(worker)
+            scheduler = self.dispatcher.scheduler
+            if worker in scheduler.idle:
+                scheduler.idle.remove(worker)
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """Runs that are executing; with `LOCK` held."""
+        found = [future for worker in self.workers for future in worker.running()]
+        return found + self.lane.running()
+
+    def interrupt(self, run: TaskFuture[Any]) -> None:
+        """See `Backend`."""
+        for worker in self.workers:
+            if run in worker.running():
+                worker.frames.fire(run)
+                worker.look_again()
+                return
+        self.lane.interrupt(run)
+
+    def stop(self, grace: float) -> None:
+        """See `AnyBackend`."""
+        with LOCK:
+            self.lane.stop()
+        self.lane.join(grace)
+
+    def capture(self, task: Task[Any, Any]) -> Any:
+        """See `AnyBackend`."""
+        return None
+
+    def native(self, run: TaskFuture[Any]) -> Any:
+        """See `AnyBackend`."""
+        return None

@@ -1,0 +1,779 @@
+"""The `@task` decorator and `Task`: a function with options, that can be called, submitted and mapped.
+
+A task decides nothing about where it runs: `submit` and `map` bind the arguments and hand them to the dispatcher of
+the scope around them. May import everything but flows, testing and the command line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from shoal.annotations import Annotation, unmapped
+from shoal.calls import Call
+from shoal.context import SCOPE, TAGS, current_scope
+from shoal.exceptions import (
+    InvalidOption,
+    MappingLengthMismatch,
+    MappingMissingIterable,
+    ParameterBindError,
+    ReservedArgumentError,
+)
+from shoal.futures import TaskFuture, TaskFutureList
+from shoal.limits.settings import limits_in_use
+from shoal.names import next_number
+
+if TYPE_CHECKING:
+    from shoal.engine.task_run import TaskRun
+    from shoal.states import State
+
+__all__ = ["Task", "task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+TaskHook = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], Any]
+RetryCondition = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], bool]
+
+_RESERVED = ("return_state", "wait_for")
+#: Never mapped over, though iterable.
+_STATIC_ITERABLES = (str, bytes, bytearray, memoryview)
+
+
+class _Unset:
+    """Stands for an option that was not given, where `None` says something."""
+
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+_UNSET: Any = _Unset()
+
+
+class Task(Generic[P, R_co]):
+    """A function that runs as a task. Made by `@task`; the options are its arguments.
+
+    Calling it runs it in the caller's thread. `submit` and `map` give it to the runner of the flow around them.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[P, R_co],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        tags: Iterable[str] | None = None,
+        version: str | None = None,
+        task_run_name: str | Callable[..., str] | None = None,
+        retries: int | None = None,
+        retry_delay_seconds: float
+        | Sequence[float]
+        | Callable[[int], float | Sequence[float]]
+        | None = None,
+        retry_jitter_factor: float | None = None,
+        retry_condition_fn: RetryCondition | None = None,
+        crash_retries: int | None = None,
+        timeout_seconds: float | None = None,
+        log_prints: bool | None = None,
+        on_running: Sequence[TaskHook] | None = None,
+        on_completion: Sequence[TaskHook] | None = None,
+        on_failure: Sequence[TaskHook] | None = None,
+        resources: Mapping[str, float] | None = None,
+        batch: bool | int | None = None,
+    ) -> None:
+        self._binding: Any = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
+        function: Any = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
+        if isinstance(function, Task):
+            raise InvalidOption(
+                where=f"@task of {function.name!r}",
+                option="fn",
+                value=function.name,
+                problem="it is a task already",
+            )
+        if not callable(function):
+            raise InvalidOption(
+                where="@task", option="fn", value=function, problem="a function is needed"
+            )
+        self.fn: Callable[..., Any] = function
+        self.name: str = name if name is not None else _name_of(function)
+        where = f"task {self.name!r}"
+        check = _Checks(where)
+        if not isinstance(self.name, str):
+            raise check.refuse("name", name, "a string is needed")
+        self.description = description if description is not None else inspect.getdoc(function)
+        self.tags = check.tags(tags)
+        self.version = version
+        self.task_run_name = check.run_name("task_run_name", task_run_name)
+        self.retries = check.whole("retries", retries)
+        self.retry_delay_seconds = check.delays(retry_delay_seconds)
+        self.retry_jitter_factor = check.seconds("retry_jitter_factor", retry_jitter_factor)
+        self.retry_condition_fn = check.function("retry_condition_fn", retry_condition_fn)
+        self.crash_retries = check.whole("crash_retries", crash_retries)
+        self.timeout_seconds = check.timeout(timeout_seconds)
+        self.log_prints = check.flag("log_prints", log_prints)
+        self.on_running_hooks = check.functions("on_running", on_running)
+        self.on_completion_hooks = check.functions("on_completion", on_completion)
+        self.on_failure_hooks = check.functions("on_failure", on_failure)
+        self.resources = check.resources(resources)
+        self.told_resources = False
+        self.batch = check.batch(batch)
+        self.hidden: bool = False
+        self.__name__ = getattr(function, "__name__", self.name)
+        self.__qualname__ = getattr(function, "__qualname__", self.__name__)
+        self.__module__ = getattr(function, "__module__", __name__)
+        self.__doc__ = getattr(function, "__doc__", None)
+        self.__wrapped__ = function
+        self._read_signature()
+
+    def _read_signature(self) -> None:
+        function = self.fn
+        # A callable object's function is its `__call__`.
+        body = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+        self.is_async = inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)
+        self.is_generator = inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body)
+        try:
+            self.signature: inspect.Signature | None = inspect.signature(function)
+        except (
+            TypeError,
+            ValueError,
+        ):  # some functions written in C tell nothing of their parameters
+            self.signature = None
+        least, most = 0, 0
+        for parameter in (self.signature.parameters if self.signature is not None else {}).values():
+            if parameter.name in _RESERVED:
+                raise ReservedArgumentError(task_name=self.name, argument=parameter.name)
+            required = parameter.default is parameter.empty
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                most += 1
+                least += required
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                most = 1 << 30
+            elif parameter.kind is parameter.KEYWORD_ONLY and required:
+                least = 1 << 30  # positional arguments alone can't be enough
+        self._least, self._most = (0, 1 << 30) if self.signature is None else (least, most)
+        self._update_plain()
+
+    def _update_plain(self) -> None:
+        """Whether a run asks for nothing but its function to be called: the fast way through the engine."""
+        self.is_plain = not (
+            self.is_async
+            or self.is_generator
+            or self.on_running_hooks
+            or self.on_completion_hooks
+            or self.on_failure_hooks
+            or self.task_run_name is not None
+            or self.timeout_seconds is not None
+            or self.log_prints
+        )
+        self.batch_limit = None if self.batch is True else int(self.batch) or 1
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name!r}>"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if self._binding is staticmethod or (instance is None and self._binding is not classmethod):
+            return self
+        return BoundTask(self, owner if self._binding is classmethod else instance)
+
+    # ------------------------------------------------------------------ options
+
+    def options(self) -> dict[str, Any]:
+        """The options as the decorator takes them; lists are copies."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "tags": set(self.tags),
+            "version": self.version,
+            "task_run_name": self.task_run_name,
+            "retries": self.retries,
+            "retry_delay_seconds": self.retry_delay_seconds,
+            "retry_jitter_factor": self.retry_jitter_factor,
+            "retry_condition_fn": self.retry_condition_fn,
+            "crash_retries": self.crash_retries,
+            "timeout_seconds": self.timeout_seconds,
+            "log_prints": self.log_prints,
+            "on_running": list(self.on_running_hooks),
+            "on_completion": list(self.on_completion_hooks),
+            "on_failure": list(self.on_failure_hooks),
+            "resources": dict(self.resources),
+            "batch": self.batch,
+        }
+
+    def with_options(self, **options: Any) -> Task[P, R_co]:
+        """A copy with some options changed; `None` clears one.
+
+        Raises:
+            InvalidOption: there is no such option.
+        """
+        kept = self.options()
+        for option, value in options.items():
+            if option not in kept:
+                raise InvalidOption(
+                    where=f"task {self.name!r}",
+                    option=option,
+                    value=value,
+                    problem="there is no such option",
+                )
+        return type(self)(self._original(), **{**kept, **options})
+
+    def _original(self) -> Any:
+        return self._binding(self.fn) if self._binding is not None else self.fn
+
+    def on_running(self, hook: TaskHook) -> TaskHook:
+        """Adds a hook that is called when a run begins; also as a decorator."""
+        return self._add_hook(self.on_running_hooks, hook)
+
+    def on_completion(self, hook: TaskHook) -> TaskHook:
+        """Adds a hook that is called when a run has completed; also as a decorator."""
+        return self._add_hook(self.on_completion_hooks, hook)
+
+    def on_failure(self, hook: TaskHook) -> TaskHook:
+        """Adds a hook that is called when a run has failed for good; also as a decorator."""
+        return self._add_hook(self.on_failure_hooks, hook)
+
+    def _add_hook(self, hooks: list[TaskHook], hook: TaskHook) -> TaskHook:
+        if not callable(hook):
+            raise InvalidOption(
+                where=f"task {self.name!r}",
+                option="hook",
+                value=hook,
+                problem="a function is needed",
+            )
+        hooks.append(hook)
+        self._update_plain()
+        return hook
+
+    def retry_delay(self, attempt: int) -> float:
+        """Seconds between attempt number `attempt` and the next."""
+        delays = self.retry_delay_seconds
+        if callable(delays):
+            delays = delays(attempt)
+        if isinstance(delays, (int, float)):
+            delay = float(delays)
+        else:
+            delay = float(delays[min(attempt, len(delays)) - 1]) if delays else 0.0
+        if self.retry_jitter_factor and delay > 0:
+            # Spread evenly over delay * (1 ± factor), so that runs which failed together do not return together.
+            delay *= 1 + self.retry_jitter_factor * random.uniform(-1, 1)  # not for secrets
+        return max(delay, 0.0)
+
+    # ------------------------------------------------------------------ arguments
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Checks that arguments fit the signature.
+
+        Raises:
+            ParameterBindError: they do not.
+        """
+        if self.signature is None:
+            return
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise bind_error(self.name, self.signature, args, kwargs, error) from None
+
+    def arguments(self, parameters: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments for parameters given by name.
+
+        Raises:
+            ParameterBindError: one does not exist.
+        """
+        if self.signature is None:
+            return (), dict(parameters)
+        left = dict(parameters)
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        positional = True
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                args.extend(left.pop(name, ()))
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                kwargs.update(left.pop(name, {}))
+            elif name not in left:
+                positional = False
+            elif positional and parameter.kind is not parameter.KEYWORD_ONLY:
+                args.append(left.pop(name))
+            elif parameter.kind is parameter.POSITIONAL_ONLY:
+                raise ParameterBindError(
+                    task_name=self.name,
+                    problem=f"{name!r} can only be given if what precedes it is",
+                    argument=name,
+                )
+            else:
+                kwargs[name] = left.pop(name)
+        kwargs.update(left)
+        self.bind(tuple(args), kwargs)
+        return tuple(args), kwargs
+
+    def parameters(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        """A call's parameters by name, defaults filled in."""
+        if self.signature is None:
+            return dict(kwargs or {})
+        bound = self.signature.bind(*args, **(kwargs or {}))
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        """A call's parameters by name, as they were given: `arguments` turned round."""
+        if self.signature is None:
+            return dict(kwargs or {})
+        return dict(self.signature.bind(*args, **(kwargs or {})).arguments)
+
+    # ------------------------------------------------------------------ running
+
+    # A parameter named like one of ours is refused at decoration, which the type checkers cannot know: hence the
+    # ignores on the overloads and their implementations.
+    @overload
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    @overload
+    def __call__(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
+    @overload
+    def __call__(self, /, *args: Any, wait_for: Any, **kwargs: Any) -> R_co: ...
+    def __call__(  # type: ignore[misc]
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Runs the task in the caller's thread, with retries and time limit, and gives its value.
+
+        An async task gives a coroutine; a generator task gives an iterator that streams.
+
+        Args:
+            args: positional arguments; futures in them are waited for and replaced by their results.
+            kwargs: keyword arguments likewise.
+            return_state: whether to give the final `State` and not to raise.
+            wait_for: futures whose runs must have ended first.
+
+        Raises:
+            ParameterBindError: the arguments do not fit the signature.
+            UpstreamTaskError: a run that it needs did not complete.
+        """
+        from shoal.engine import direct_call
+
+        self.bind(args, kwargs)
+        scope = SCOPE.get()
+        call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
+        if self.is_generator and not return_state:
+            streams = direct_call.stream_async if self.is_async else direct_call.stream
+            return streams(call, wait_for)
+        tags = self.tags | TAGS.get()
+        limited = bool(tags) and limits_in_use()
+        if self.is_async:
+            coroutine = direct_call.call_directly_async(call, wait_for, return_state)
+            if not limited:
+                return coroutine
+            from shoal.limits.holding import holding_async
+
+            return holding_async(tags, call.number, coroutine)
+        if not limited:
+            return direct_call.call_directly(call, wait_for, return_state)
+        from shoal.limits.holding import holding
+
+        with holding(tags, call.number):
+            return direct_call.call_directly(call, wait_for, return_state)
+
+    @overload
+    def submit(  # type: ignore[overload-overlap]
+        self: Task[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskFuture[R]: ...
+    @overload
+    def submit(  # type: ignore[overload-overlap]
+        self: Task[P, AsyncIterator[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskFuture[list[R]]: ...
+    @overload
+    def submit(  # type: ignore[overload-overlap]
+        self: Task[P, Iterator[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskFuture[list[R]]: ...
+    @overload
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R_co]: ...
+    @overload
+    def submit(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
+    @overload
+    def submit(
+        self: Task[P, Coroutine[Any, Any, R]], /, *args: Any, wait_for: Any, **kwargs: Any
+    ) -> TaskFuture[R]: ...
+    @overload
+    def submit(self, /, *args: Any, wait_for: Any, **kwargs: Any) -> TaskFuture[R_co]: ...
+    def submit(  # type: ignore[misc]
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Gives the runner of the flow around the caller one run of this task; returns at once.
+
+        Args:
+            args: positional arguments; futures in them are replaced by their results once those are there.
+            kwargs: keyword arguments likewise.
+            return_state: whether to wait and give the final `State`.
+            wait_for: futures whose runs must have ended first: one, or lists, nested as you like.
+
+        Returns:
+            The run's future.
+
+        Raises:
+            MissingContextError: there is no flow or task around the caller.
+            ParameterBindError: the arguments do not fit the signature.
+        """
+        scope = SCOPE.get()
+        if scope is None:
+            scope = current_scope(self.name)
+        if kwargs or not self._least <= len(args) <= self._most:
+            self.bind(args, kwargs)
+        future = scope.dispatcher.submit(self, args, kwargs or None, wait_for, scope)
+        if return_state:
+            future.wait()
+            return future.state
+        return future
+
+    @overload
+    def map(
+        self: Task[P, Coroutine[Any, Any, R]], /, *args: Any, wait_for: Any = None, **kwargs: Any
+    ) -> TaskFutureList[R]: ...
+    @overload
+    def map(
+        self, /, *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> list[State[Any]]: ...
+    @overload
+    def map(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> TaskFutureList[R_co]: ...
+    def map(
+        self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Gives the runner one run for each element of the iterable arguments; returns at once.
+
+        Iterables are mapped side by side and must have one length. Not mapped: strings, bytes, open files, anything
+        in `unmapped(...)`, and what is no iterable. A single future of a list is waited for here.
+
+        Args:
+            args: positional arguments.
+            kwargs: keyword arguments.
+            return_state: whether to wait and give the list of final States.
+            wait_for: futures whose runs must have ended before any of these runs starts.
+
+        Raises:
+            MissingContextError: there is no flow or task around the caller.
+            MappingMissingIterable: no argument is iterable.
+            MappingLengthMismatch: the iterables have different lengths.
+        """
+        scope = SCOPE.get()
+        if scope is None:
+            scope = current_scope(self.name)
+        positional = [_column(value) for value in args]
+        keywords = {name: _column(value) for name, value in kwargs.items()}
+        size = self._common_length(args, positional, keywords)
+        self.bind(args, kwargs)
+        futures = scope.dispatcher.submit_map(self, positional, keywords, size, wait_for, scope)
+        if return_state:
+            futures.wait()
+            return [future.state for future in futures]
+        return futures
+
+    def _common_length(
+        self,
+        args: tuple[Any, ...],
+        positional: list[tuple[list[Any] | None, Any]],
+        keywords: dict[str, tuple[list[Any] | None, Any]],
+    ) -> int:
+        names = _positional_names(self.signature, len(args))
+        lengths = {
+            name: len(column)
+            for name, (column, _) in [*zip(names, positional, strict=True), *keywords.items()]
+            if column is not None
+        }
+        if not lengths:
+            raise MappingMissingIterable(task_name=self.name, arguments=[*names, *keywords])
+        if len(set(lengths.values())) > 1:
+            raise MappingLengthMismatch(task_name=self.name, lengths=lengths)
+        return next(iter(lengths.values()))
+
+
+def _positional_names(signature: inspect.Signature | None, count: int) -> list[str]:
+    names: list[str] = []
+    for parameter in (signature.parameters if signature is not None else {}).values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            names += [f"*{parameter.name}[{i}]" for i in range(count - len(names))]
+            break
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            names.append(parameter.name)
+    names += [f"argument {i}" for i in range(len(names), count)]
+    return names[:count]
+
+
+def _column(value: Any) -> tuple[list[Any] | None, Any]:
+    """An argument of `map`: `(elements, None)` if it is mapped over, else `(None, value)`."""
+    if isinstance(value, unmapped):
+        return None, value.value
+    if isinstance(value, TaskFuture):
+        value = value.result()
+    if isinstance(value, Annotation):
+        inner = value.value
+        inner = inner.result() if isinstance(inner, TaskFuture) and not _single(value) else inner
+        elements, _ = _column(inner) if not _single(value) else (None, None)
+        if elements is None:
+            return None, value
+        return [value.rewrap(element) for element in elements], None
+    if isinstance(value, _STATIC_ITERABLES) or hasattr(value, "read") or hasattr(value, "write"):
+        return None, value
+    try:
+        return list(value), None
+    except TypeError:
+        if hasattr(type(value), "__iter__"):
+            raise  # an iterable that fails is the caller's to see
+        return None, value
+
+
+def _single(annotation: Annotation[Any]) -> bool:
+    """Whether an annotation says that its value is one thing: a quoted or opaque list is not mapped over."""
+    from shoal.annotations import opaque, quote
+
+    return isinstance(annotation, (quote, opaque))
+
+
+def bind_error(
+    name: str,
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    error: TypeError,
+) -> ParameterBindError:
+    """The error of arguments that do not fit, which names the argument."""
+    parameters = signature.parameters
+    argument = next(
+        (
+            key
+            for key in kwargs
+            if key not in parameters
+            and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        ),
+        None,
+    )
+    if "missing" in str(error):
+        given = set(kwargs) | set(list(parameters)[: len(args)])
+        argument = next(
+            (
+                key
+                for key, p in parameters.items()
+                if key not in given
+                and p.default is p.empty
+                and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            ),
+            None,
+        )
+    return ParameterBindError(
+        task_name=name, problem=f"{error}; the signature is {name}{signature}", argument=argument
+    )
+
+
+class BoundTask(Task[P, R_co]):
+    """A task that is a method, looked up on an instance (or a class): the instance is its first argument."""
+
+    def __init__(self, unbound: Task[Any, Any], instance: Any) -> None:
+        self.__dict__.update(unbound.__dict__)
+        self._unbound = unbound
+        self._instance = instance
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name!r} of {self._instance!r}>"
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self
+
+    def with_options(self, **options: Any) -> Task[P, R_co]:
+        """See `Task.with_options`; bound to the same instance."""
+        return BoundTask(self._unbound.with_options(**options), self._instance)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """See `Task.__call__`."""
+        return self._unbound(self._instance, *args, **kwargs)
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> Any:
+        """See `Task.submit`."""
+        return self._unbound.submit(self._instance, *args, **kwargs)
+
+    def map(self, /, *args: Any, **kwargs: Any) -> Any:
+        """See `Task.map`."""
+        return self._unbound.map(unmapped(self._instance), *args, **kwargs)
+
+
+class _Checks:
+    """Checks options of a decorator; every refusal names the task or flow and the option."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def refuse(self, option: str, value: Any, problem: str) -> InvalidOption:
+        return InvalidOption(where=self.where, option=option, value=value, problem=problem)
+
+    def whole(self, option: str, value: Any) -> int:
+        if value is None:
+            return 0
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise self.refuse(option, value, "a whole number from 0 up is needed")
+        return value
+
+    def seconds(self, option: str, value: Any) -> float | None:
+        if value is None:
+            return None
+        if (
+            not isinstance(value, (int, float))
+            or isinstance(value, bool)
+            or not 0 <= value < float("inf")
+        ):
+            raise self.refuse(option, value, "a number from 0 up is needed")
+        return float(value)
+
+    def timeout(self, value: Any) -> float | None:
+        seconds = self.seconds("timeout_seconds", value)
+        if seconds == 0:
+            problem = "a number above 0 is needed, or None for no limit"
+            raise self.refuse("timeout_seconds", value, problem)
+        return seconds
+
+    def delays(self, value: Any) -> Any:
+        if value is None:
+            return 0.0
+        if callable(value):
+            return value
+        if isinstance(value, (list, tuple)):
+            return [self.seconds("retry_delay_seconds", item) for item in value]
+        return self.seconds("retry_delay_seconds", value)
+
+    def tags(self, value: Iterable[str] | None) -> frozenset[str]:
+        if isinstance(value, str):
+            raise self.refuse("tags", value, "a list of strings is needed, this is a single one")
+        tags = frozenset(value or ())
+        for tag in tags:
+            if not isinstance(tag, str):
+                raise self.refuse("tags", tag, "tags are strings")
+        return tags
+
+    def run_name(self, option: str, value: Any) -> Any:
+        if value is not None and not isinstance(value, str) and not callable(value):
+            raise self.refuse(option, value, "a format string or a function is needed")
+        return value
+
+    def flag(self, option: str, value: Any) -> bool | None:
+        if value is not None and not isinstance(value, bool):
+            raise self.refuse(
+                option, value, "True, False, or None for what the flow says is needed"
+            )
+        return value
+
+    def resources(self, value: Any) -> dict[str, float]:
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping) or not all(
+            isinstance(name, str) and isinstance(amount, (int, float)) and amount >= 0
+            for name, amount in value.items()
+        ):
+            raise self.refuse("resources", value, "a mapping of names to numbers is needed")
+        return dict(value)
+
+    def function(self, option: str, value: Any) -> Any:
+        if value is not None and not callable(value):
+            raise self.refuse(option, value, "a function is needed")
+        return value
+
+    def functions(self, option: str, value: Any) -> list[Any]:
+        if value is None:
+            return []
+        if not isinstance(value, (list, tuple)):
+            raise self.refuse(option, value, "a list of functions is needed")
+        if not all(callable(hook) for hook in value):
+            raise self.refuse(option, value, "a list of functions is needed")
+        return list(value)
+
+    def runner(self, value: Any) -> Any:
+        from shoal.task_runners.base import TaskRunner
+
+        if value is None or isinstance(value, (str, type, TaskRunner)):
+            return value
+        raise self.refuse(
+            "task_runner", value, "a runner, its class, or a string such as 'threads:4' is needed"
+        )
+
+    def batch(self, value: Any) -> bool | int:
+        if value is None:
+            return True
+        if isinstance(value, bool):
+            return value
+        if not isinstance(value, int) or value < 1:
+            raise self.refuse(
+                "batch", value, "True, False, or the most runs that may travel together"
+            )
+        return value
+
+
+def _name_of(function: Any) -> str:
+    import functools
+
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
+
+
+@overload
+def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    fn: None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    tags: Iterable[str] | None = None,
+    version: str | None = None,
+    task_run_name: str | Callable[..., str] | None = None,
+    retries: int | None = None,
+    retry_delay_seconds: float
+    | Sequence[float]
+    | Callable[[int], float | Sequence[float]]
+    | None = None,
+    retry_jitter_factor: float | None = None,
+    retry_condition_fn: RetryCondition | None = None,
+    crash_retries: int | None = None,
+    timeout_seconds: float | None = None,
+    log_prints: bool | None = None,
+    on_running: Sequence[TaskHook] | None = None,
+    on_completion: Sequence[TaskHook] | None = None,
+    on_failure: Sequence[TaskHook] | None = None,
+    resources: Mapping[str, float] | None = None,
+    batch: bool | int | None = None,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(fn: Any = None, /, **options: Any) -> Any:
+    """Makes a function a task; with or without options, as a decorator or a call.
+
+    Args:
+        fn: the function, sync or async, generator functions included.
+        options: `name`; `description`; `tags`; `version`; `task_run_name` (a format string over the parameters or a
+            callable); `retries` (further attempts after a failure); `retry_delay_seconds` (a number, a list whose
+            last entry repeats, or a callable given the retry's count); `retry_jitter_factor` (spreads each delay
+            over ± that share); `retry_condition_fn(task, run, state)`; `crash_retries` (further attempts when a
+            worker dies); `timeout_seconds` (of each attempt, while its function runs); `log_prints`; the hooks
+            `on_running`, `on_completion`, `on_failure`, each a list of functions of `(task, run, state)`; `resources` (what a
+            worker must have); `batch` (whether short runs may travel together, or how many at the most).
+
+    Raises:
+        InvalidOption: an option is unknown or out of range.
+        ReservedArgumentError: a parameter is called `wait_for` or `return_state`.
+
+    Examples:
+        >>> @task(retries=2, retry_delay_seconds=0.5)
+        ... def fetch(url: str) -> bytes: ...
+    """
+    known = inspect.signature(Task.__init__).parameters
+    for option, value in options.items():
+        if option not in known or option in ("self", "fn"):
+            raise InvalidOption(
+                where="@task", option=option, value=value, problem="there is no such option"
+            )
+    if fn is None:
+        return lambda function: Task(function, **options)
+    return Task(fn, **options)

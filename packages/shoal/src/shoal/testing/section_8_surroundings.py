@@ -1,0 +1,473 @@
+"""Section 8 on any runner: hooks, names, logs, tags, and what a run knows of itself."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shoal import flow, get_run_logger, runtime, tags, task
+from shoal.exceptions import RunNameError
+from shoal.testing.base import SuiteBase, covers, in_flow
+from shoal.testing.samples import BoomError, Box, boom, identity, inc
+
+if TYPE_CHECKING:
+    from shoal.task_runners import TaskRunner
+    from shoal.testing.tools import Signals
+
+__all__ = ["HookTests", "LogTests", "RuntimeTests"]
+
+COLOUR = contextvars.ContextVar("colour", default="none")
+
+
+class HookTests(SuiteBase):
+    """Sections 8.1 and 8.2."""
+
+    @covers("8.1")
+    def test_hooks_in_order(self, runner: TaskRunner, signals: Signals) -> None:
+        def hook(name: str) -> Any:
+            def call(a_task: Any, run: Any, state: Any) -> None:
+                signals.append("hooks", f"{name} {a_task.name} {run.task_name} {state.name}")
+
+            return call
+
+        def async_hook(name: str) -> Any:
+            async def call(a_task: Any, run: Any, state: Any) -> None:
+                signals.append("hooks", f"{name} {a_task.name} {run.task_name} {state.name}")
+
+            return call
+
+        @task(
+            on_running=[hook("r1"), async_hook("r2")],
+            on_completion=[async_hook("c1"), hook("c2")],
+            on_failure=[hook("f1"), async_hook("f2")],
+        )
+        def work(fails: bool) -> str:
+            signals.append("hooks", "work")
+            if fails:
+                raise BoomError("no")
+            return "value"
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            assert work.submit(False).result() == "value"
+            signals.append("hooks", "-")
+            work.submit(True).wait()
+
+        main()
+        assert signals.lines("hooks") == [
+            "r1 work work Running",
+            "r2 work work Running",
+            "work",
+            "c1 work work Completed",
+            "c2 work work Completed",
+            "-",
+            "r1 work work Running",
+            "r2 work work Running",
+            "work",
+            "f1 work work Failed",
+            "f2 work work Failed",
+        ]
+
+    @covers("8.1")
+    def test_what_hooks_are_given(self, runner: TaskRunner, signals: Signals) -> None:
+        def look(a_task: Any, run: Any, state: Any) -> None:
+            facts = [run.id, run.name, run.run_count, run.parameters, state.result()]
+            signals.append("hooks", facts)
+
+        @task(on_completion=[look])
+        def work(x: Any, y: int = 5) -> Any:
+            return x + y
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            future = work.submit(inc.submit(0))
+            assert future.result() == 6
+            facts = [future.task_run_id, future.name, 1, {"x": 1, "y": 5}, 6]
+            assert signals.lines("hooks") == [str(facts)]
+
+        main()
+
+    @covers("8.1", "7.1")
+    def test_hooks_and_retries(self, runner: TaskRunner, signals: Signals) -> None:
+        def note_failure(a_task: Any, run: Any, state: Any) -> None:
+            signals.append("failed", run.run_count)
+
+        @task(retries=2)
+        def work() -> None:
+            raise BoomError("no")
+
+        work.on_failure(note_failure)
+
+        @work.on_running
+        def note_begin(a_task: Any, run: Any, state: Any) -> None:
+            signals.append("began", f"{run.run_count} {state.name}")
+
+        in_flow(runner, lambda: work.submit().wait())
+        assert signals.lines("failed") == ["3"]
+        assert signals.lines("began") == ["1 Running", "2 Retrying", "3 Retrying"]
+
+    @covers("8.1")
+    def test_failing_hooks(
+        self, runner: TaskRunner, signals: Signals, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fails(a_task: Any, run: Any, state: Any) -> None:
+            raise ValueError("a broken hook")
+
+        def works(a_task: Any, run: Any, state: Any) -> None:
+            signals.append("hooks", state.name)
+
+        both = [fails, works]
+
+        @task(on_running=both, on_completion=both, on_failure=both)
+        def work(broken: bool) -> str:
+            if broken:
+                raise BoomError("no")
+            return "value"
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            assert work.submit(False).result() == "value"
+            with pytest.raises(BoomError):
+                work.submit(True).result()
+
+        main()
+        assert signals.lines("hooks") == ["Running", "Completed", "Running", "Failed"]
+
+    @covers("8.1", "8.4", needs="sends_logs")
+    def test_failing_hooks_are_logged(
+        self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fails(a_task: Any, run: Any, state: Any) -> None:
+            raise ValueError("a broken hook")
+
+        in_flow(runner, lambda: inc.with_options(on_completion=[fails]).submit(1).result())
+        assert "a broken hook" in caplog.text
+
+    # ------------------------------------------------------------------ names
+
+    @covers("8.2")
+    def test_run_names(self, runner: TaskRunner) -> None:
+        def make_name() -> str:
+            return "made"
+
+        def make_name_of(parameters: dict[str, Any]) -> str:
+            return f"of {parameters['x']}"
+
+        @task(task_run_name="{x.label} {y[0]:>3} {z!r}")
+        def name_it(x: Any, y: Any, z: str = "zet") -> Any:
+            return runtime.task_run.name
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            future = name_it.submit(Box(1, "lab"), [inc.submit(1)])
+            assert future.result() == "lab   2 'zet'"
+            assert future.name == "lab   2 'zet'"
+            for template, name in ((make_name, "made"), (make_name_of, "of 5")):
+                named = identity.with_options(task_run_name=template).submit(5)
+                assert named.result() == 5
+                assert named.name == name
+
+        main()
+
+    @covers("8.2")
+    def test_a_bad_name_fails_that_run(self, runner: TaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            for template in ("{nothing}", "{x.missing}", "{x", "{x[7]}"):
+                future = identity.with_options(task_run_name=template).submit([1])
+                with pytest.raises(RunNameError) as caught:
+                    future.result()
+                assert caught.value.template == template
+                assert template in str(future.state)
+                assert future.state.is_failed()
+            assert inc.submit(1).result() == 2
+
+        main()
+
+    @covers("8.2")
+    def test_a_name_function_that_fails(self, runner: TaskRunner) -> None:
+        def make_name() -> str:
+            raise ValueError("no name comes to mind")
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            future = identity.with_options(task_run_name=make_name).submit(1)
+            with pytest.raises(RunNameError, match="no name comes to mind"):
+                future.result()
+
+        main()
+
+
+class LogTests(SuiteBase):
+    """Sections 8.3 and 8.4."""
+
+    @covers("8.4", needs="sends_logs")
+    def test_a_runs_records_arrive_before_its_result(
+        self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @task
+        def talk(number: int) -> int:
+            for line in range(5):
+                get_run_logger().info("line %d of %d", line, number)
+            return number
+
+        @task
+        async def talk_async(number: int) -> int:
+            for line in range(5):
+                get_run_logger().info("line %d of %d", line, number)
+            return number
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            for a_task in (talk, talk_async):
+                futures = [a_task.submit(7), *a_task.map([8, 9])]
+                for future in futures:
+                    number = future.result()
+                    lines = [
+                        record.getMessage()
+                        for record in caplog.records
+                        if getattr(record, "run_name", None) == future.name
+                        and record.getMessage().startswith("line")
+                    ]
+                    assert lines == [f"line {line} of {number}" for line in range(5)]
+                caplog.clear()
+
+        main()
+
+    @covers("8.4", needs="sends_logs")
+    def test_what_a_record_tells(
+        self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @task
+        def talk() -> None:
+            logger = get_run_logger()
+            logger.debug("too low to be seen")
+            logger.warning("careful: %s", {"a": 1}, extra={"colour": "red"})
+            try:
+                raise BoomError("logged, not raised")
+            except BoomError:
+                logger.exception("oops")
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            future = talk.submit()
+            future.result()
+            warning = next(r for r in caplog.records if r.getMessage() == "careful: {'a': 1}")
+            assert warning.levelno == logging.WARNING
+            assert warning.colour == "red"  # type: ignore[attr-defined]
+            assert warning.run_id == future.task_run_id  # type: ignore[attr-defined]
+            assert warning.run_label == f"Task run {future.name!r}"  # type: ignore[attr-defined]
+            assert warning.name.startswith("shoal")
+            assert "BoomError: logged, not raised" in caplog.text
+            assert "too low" not in caplog.text
+
+        caplog.set_level(logging.INFO, "shoal")
+        main()
+
+    @covers("8.4", needs="sends_logs")
+    def test_the_drivers_level_holds_on_workers(
+        self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @task
+        def talk() -> None:
+            get_run_logger().debug("in detail")
+
+        caplog.set_level(logging.DEBUG, "shoal")
+        in_flow(runner, lambda: talk.submit().result())
+        assert "in detail" in caplog.text
+
+    @covers("8.4", needs="sends_logs")
+    def test_prints(
+        self,
+        runner: TaskRunner,
+        caplog: pytest.LogCaptureFixture,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        @task(log_prints=True)
+        def talk(number: int) -> str:
+            print("number", number, sep=": ")  # noqa: T201
+            return runtime.task_run.name or ""
+
+        @task
+        def inherits() -> None:
+            print("inherited")  # noqa: T201
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            name = talk.submit(5).result()
+            record = next(r for r in caplog.records if r.getMessage() == "number: 5")
+            assert record.run_name == name  # type: ignore[attr-defined]
+            assert record.levelno == logging.INFO
+
+        @flow(task_runner=runner, log_prints=True)
+        def printing() -> None:
+            inherits.submit().result()
+            inherits.with_options(log_prints=False).submit().result()
+
+        main()
+        printing()
+        assert [r.getMessage() for r in caplog.records].count("inherited") == 1
+        assert "number" not in capsys.readouterr().out
+
+    @covers("8.3")
+    def test_the_librarys_own_lines(
+        self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @flow(task_runner=runner)
+        def main() -> Any:
+            good, bad = inc.submit(1), boom.submit()
+            good.wait()
+            bad.wait()
+            return good.name, bad.name
+
+        caplog.set_level(logging.INFO, "shoal")
+        good, bad = main()
+        lines = {(getattr(r, "run_label", ""), r.levelname, r.getMessage()) for r in caplog.records}
+        assert (f"Task run {good!r}", "INFO", "Finished in state Completed()") in lines
+        assert any(label == f"Task run {bad!r}" and level == "ERROR" for label, level, _ in lines)
+        assert any(text.startswith("Beginning flow run") for _, _, text in lines)
+
+    @covers("8.3")
+    def test_a_burst_is_summed_up(
+        self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "shoal")
+        in_flow(runner, lambda: inc.map(range(500)).result())
+        about_tasks = [r for r in caplog.records if r.name == "shoal.task_runs"]
+        assert 2 <= len(about_tasks) <= 100
+        assert any("more runs finished" in r.getMessage() for r in about_tasks)
+
+
+class RuntimeTests(SuiteBase):
+    """Sections 1.5 and 8.5, and context variables."""
+
+    @covers("1.5")
+    def test_what_a_run_knows_of_itself(self, runner: TaskRunner) -> None:
+        @task(tags=["own"])
+        def whoami(x: Any, y: int = 2) -> Any:
+            run, around = runtime.task_run, runtime.flow_run
+            return (
+                (run.id, run.name, run.task_name, run.parameters, run.run_count, run.tags),
+                (around.id, around.name, around.flow_name, around.parameters),
+            )
+
+        @task
+        async def whoami_async() -> Any:
+            return runtime.task_run.id, runtime.flow_run.id
+
+        @flow(task_runner=runner)
+        def main(greeting: str = "hello") -> None:
+            future = whoami.submit(inc.submit(0))
+            mine, around = future.result()
+            assert mine == (
+                future.task_run_id,
+                future.name,
+                "whoami",
+                {"x": 1, "y": 2},
+                1,
+                ["own"],
+            )
+            run = runtime.flow_run
+            assert around == (run.id, run.name, "main", {"greeting": "hello"})
+            other = whoami_async.submit()
+            assert other.result() == (other.task_run_id, run.id)
+            assert runtime.task_run.id is None
+
+        main()
+
+    @covers("1.5", "3.3")
+    def test_nested_flows_know_their_parents(self, runner: TaskRunner) -> None:
+        @task
+        def around() -> Any:
+            run = runtime.flow_run
+            return run.id, run.parent_flow_run_id, run.root_flow_run_id
+
+        @flow(task_runner=runner)
+        def inner() -> Any:
+            return around.submit().result()
+
+        @flow(task_runner=runner)
+        def middle() -> Any:
+            return runtime.flow_run.id, inner()
+
+        @flow(task_runner=runner)
+        def outer() -> Any:
+            return runtime.flow_run.id, *middle()
+
+        outer_id, middle_id, (inner_id, parent, root) = outer()
+        assert (parent, root) == (middle_id, outer_id)
+        assert len({outer_id, middle_id, inner_id}) == 3
+
+    @covers("8.5")
+    def test_tags(self, runner: TaskRunner) -> None:
+        @task(tags=["own"])
+        def look() -> Any:
+            return sorted(runtime.task_run.tags)
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            with tags("a"):
+                with tags("b", "a"):
+                    inside = look.submit()
+                    mapped = look.with_options(tags=["more"]).submit()
+                after = look.submit()
+                assert look() == ["a", "own"]
+            assert inside.result() == ["a", "b", "own"]
+            assert mapped.result() == ["a", "b", "more"]
+            assert after.result() == ["a", "own"]
+            assert look.submit().result() == ["own"]
+
+        main()
+        with tags("outside"):
+
+            @flow(task_runner=runner)
+            def tagged() -> Any:
+                return look.submit().result(), runtime.flow_run.tags
+
+            assert tagged() == (["outside", "own"], ["outside"])
+
+    @covers("8.5", "9.1")
+    def test_tags_apply_to_what_is_started_inside(self, runner: TaskRunner) -> None:
+        @task
+        def look() -> Any:
+            return runtime.task_run.tags
+
+        @task
+        def parent() -> Any:
+            with tags("inner"):
+                return look.submit().result()
+
+        def body() -> Any:
+            with tags("outer"):
+                return parent.submit().result()
+
+        assert in_flow(runner, body) == ["inner", "outer"]
+
+    @covers("2.3", needs="shares_context")
+    def test_context_variables(self, runner: TaskRunner) -> None:
+        @task
+        def look() -> str:
+            seen = COLOUR.get()
+            COLOUR.set("changed")
+            return seen
+
+        @task
+        async def look_async() -> str:
+            seen = COLOUR.get()
+            COLOUR.set("changed")
+            return seen
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            COLOUR.set("red")
+            red = [look.submit(), look_async.submit(), look.submit()]
+            COLOUR.set("blue")
+            assert look.submit().result() == "blue"
+            assert look() == "blue"
+            assert [future.result() for future in red] == ["red"] * 3
+            assert COLOUR.get() == "blue"
+
+        contextvars.copy_context().run(main)
