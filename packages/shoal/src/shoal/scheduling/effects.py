@@ -26,3 +26,13 @@ HELP = 18  # helper: look whether a waiting worker can be given what it waits fo
 GONE = 19  # slot: a spare one is not needed any more
 UNKNOWN = 21  # task: say `is_slow` in a while, unless its first runs have ended by then
 OVERDUE = 20  # future, call: an attempt was stopped by force at its time limit
+
+# Of the ledger:
+TELL = 22  # worker, what, about what: "interrupt" (run number, overdue), "recall" batch number, "secede" wait
+WITHDRAW = 23  # in-flight batch: ask the engine for it, unless a worker has begun it
+KILL = 24  # worker, job, run: stop by force what executes the run
+GIVE_UP = 25  # in-flight batch, run: it does not stop, and its worker is not killed for it
+READ = 26  # worker: it has gone; read what it had written down
+LATER = 27  # seconds, function of the time: to be called then, with the lock held
+CLOSED = 28  # in-flight batch: it has said all
+CERTAIN = 29  # of a batch with stopped runs it is known now whether it begins

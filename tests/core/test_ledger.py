@@ -1,0 +1,679 @@
+"""The ledger: what becomes of runs when jobs, workers and messages go astray (DESIGN: Ledger; SPEC 7.4, 7.5).
+
+A machine that plays an engine with a queue of its own, and its workers: jobs wait, are taken by workers, run, and end;
+workers die at any moment, with or without their file, with what they said last or without it; the engine speaks of it
+before or after that, and sometimes twice. No process, no thread, no clock.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+from shoal import task
+from shoal.calls import CANCELLED, COMPLETED, CRASHED, DONE, Batch, Call, Outcome, Report
+from shoal.engine.inputs import Input
+from shoal.exceptions import WaitCycle, WorkerDied
+from shoal.futures import TaskFuture, TaskFutureList
+from shoal.futures.maps import MapRecord, Span
+from shoal.names import next_number, reserve
+from shoal.scheduling import effects
+from shoal.scheduling.backend import Capabilities
+from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.dispatcher import Dispatcher
+from shoal.scheduling.ledger import InFlight, JobEnd, Ledger, Left, Outcomes, WorkerState
+from shoal.scheduling.waits import Helper
+
+
+@task
+def work(x: int) -> int:
+    return x
+
+
+@task(crash_retries=2)
+def again(x: int) -> int:
+    return x
+
+
+class Held:
+    """A batch at a worker."""
+
+    def __init__(self, batch: Batch, wait: int = 0) -> None:
+        self.batch = batch
+        self.wait = wait
+        self.left = deque(range(len(batch)))
+        self.under_way = 0
+        self.unreported: list[tuple[int, Any]] = []
+        self.ended: dict[int, Any] = {}
+        self.begun: set[int] = set()
+        self.closed = False
+
+
+class Frame:
+    """A run on a worker's stack."""
+
+    def __init__(self, held: Held, position: int, run: TaskFuture[Any]) -> None:
+        self.held = held
+        self.position = position
+        self.run = run
+        self.waits_for: TaskFuture[Any] | None = None
+        self.wait = 0
+        self.refused = False
+        self.interrupted = False
+
+
+class FakeWorker:
+    """What the machine plays of a worker process: one thread."""
+
+    def __init__(self, key: int) -> None:
+        self.state = WorkerState(key)
+        self.state.writes = True
+        self.alive = True
+        self.has_file = True
+        self.job: Held | None = None  # of the engine's
+        self.given: list[Held] = []
+        self.stack: list[Frame] = []
+        self.said: deque[tuple[Any, ...]] = deque()
+        self.file: dict[int, Held] = {}
+        self.unpacking = 0
+        self.retires = False
+        self.skipped: set[int] = set()
+
+
+class FakeBackend:
+    captures = False
+
+    def __init__(self) -> None:
+        policy = BatchPolicy(target=1.0, alone=2.0, cap=4, window=2, seconds=10.0)
+        self.capabilities = Capabilities(
+            isolated=True, fuses=True, loops=True, queues=True, policy=policy
+        )
+
+    def has_begun(self, run: TaskFuture[Any]) -> bool:
+        return False
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """An engine, its workers, and what is said of them."""
+
+    words_within = 0.0
+
+    @initialize(workers=st.integers(1, 3), known=st.booleans())
+    def begin(self, workers: int, known: bool) -> None:
+        self.time = itertools.count(1)
+        backend: Any = FakeBackend()
+        self.dispatcher = Dispatcher(backend, None, "fake")
+        self.scheduler: Any = self.dispatcher.scheduler
+        self.ledger = Ledger(self.scheduler, engine="Fake", words_within=self.words_within)
+        if known:
+            for one in (work, again):
+                self.scheduler.durations.observe(one, 0.1, 100)
+        self.runs: list[TaskFuture[Any]] = []
+        self.lists: list[TaskFutureList[Any]] = []
+        self.upstreams: dict[TaskFuture[Any], list[TaskFuture[Any]]] = {}
+        self.begun: dict[int, int] = {}
+        self.lost: dict[int, int] = {}
+        self.ended: set[int] = set()
+        self.forgotten: set[int] = set()
+        self.unpacked_by_the_dead: set[int] = set()
+        self.queue: deque[InFlight] = deque()
+        self.words: deque[tuple[Any, ...]] = deque()
+        self.reads: list[FakeWorker] = []
+        self.laters: list[Any] = []
+        self.waits = itertools.count(1)
+        self.workers: dict[int, FakeWorker] = {}
+        self.keys = itertools.count(1)
+        for _ in range(workers):
+            self.new_worker()
+        self.scheduler.slots_changed(range(workers))
+        self.follow()
+
+    @property
+    def now(self) -> float:
+        return float(next(self.time))
+
+    def new_worker(self) -> None:
+        worker = FakeWorker(next(self.keys))
+        self.workers[worker.state.key] = worker  # type: ignore[index]
+        self.ledger.joined(worker.state)
+
+    # ------------------------------------------------------------------ what dispatcher and backend would do
+
+    def follow(self) -> None:
+        while self.scheduler.effects:
+            kind, *rest = self.scheduler.effects.popleft()
+            if kind == effects.LAUNCH:
+                self.launch(rest[0])
+            elif kind == effects.RECALL:
+                self.ledger.recall(rest[0])
+            elif kind == effects.INTERRUPT:
+                self.ledger.interrupt(rest[0])
+            elif kind == effects.HELP:
+                self.help(rest[0])
+            elif kind == effects.TELL:
+                self.tell(*rest)
+            elif kind == effects.WITHDRAW:
+                if rest[0] in self.queue:
+                    self.queue.remove(rest[0])
+                    self.words.append(("withdrawn", rest[0].number))
+            elif kind == effects.READ:
+                self.reads.append(self.workers[rest[0].key])
+            elif kind == effects.LATER:
+                self.laters.append(rest[1])
+            elif kind == effects.KILL:
+                worker = self.workers[rest[0].key]
+                if worker.alive:
+                    self.die(worker, readable=True)
+
+    def launch(self, batch: Batch) -> None:
+        if batch.helper is None:
+            entry = InFlight(batch, is_job=True)
+            self.ledger.sent(entry)
+            self.queue.append(entry)
+            return
+        state, wait = batch.helper.tag
+        if self.ledger.given(InFlight(batch, is_job=False), state):
+            worker = self.workers[state.key]
+            if worker.alive:
+                held = Held(batch, wait)
+                worker.given.append(held)
+                worker.file[batch.number] = held
+                worker.said.append(("arrived", batch.number))
+
+    def help(self, helper: Helper) -> None:
+        try:
+            if not self.scheduler.help(helper):
+                self.ledger.stuck(helper)
+        except WaitCycle:
+            self.refuse(helper)
+
+    def refuse(self, helper: Helper) -> None:
+        for frame in self.workers[helper.tag[0].key].stack:
+            if frame.wait == helper.tag[1]:
+                frame.refused = True
+
+    def tell(self, state: WorkerState, what: str, about: Any) -> None:
+        worker = self.workers[state.key]  # type: ignore[index]
+        if not worker.alive:
+            return
+        if what == "recall":
+            for held in self.held_by(worker):
+                if held.batch.number == about:
+                    self.hand_back(worker, held)
+        elif what == "interrupt":
+            worker.skipped.add(about[0])
+            for frame in worker.stack:
+                if frame.run._number == about[0]:
+                    frame.interrupted = True
+
+    @staticmethod
+    def held_by(worker: FakeWorker) -> list[Held]:
+        return [*([worker.job] if worker.job is not None else []), *worker.given]
+
+    def hand_back(self, worker: FakeWorker, held: Held) -> None:
+        positions = list(held.left)
+        held.left.clear()
+        if positions:
+            worker.said.append(("back", held.batch.number, positions))
+
+    # ------------------------------------------------------------------ runs come in
+
+    @rule(upstreams=st.lists(st.integers(0, 50), max_size=2), repeats=st.booleans())
+    def submit(self, upstreams: list[int], repeats: bool) -> None:
+        self.new_run([self.runs[i % len(self.runs)] for i in upstreams if self.runs], repeats)
+
+    @rule(length=st.integers(2, 4))
+    def submit_a_chain(self, length: int) -> None:
+        last: list[TaskFuture[Any]] = []
+        for _ in range(length):
+            last = [self.new_run(last, repeats=False)]
+
+    def new_run(self, upstreams: list[TaskFuture[Any]], repeats: bool) -> TaskFuture[Any]:
+        number = next_number()
+        one = again if repeats else work
+        call = Call(one, (number,), None, number, copy_context(), None)
+        run: TaskFuture[Any] = TaskFuture(self.dispatcher, one, number, call, next(self.time))
+        self.runs.append(run)
+        self.upstreams[run] = upstreams
+        inputs = [Input(upstream, False) for upstream in dict.fromkeys(upstreams)]
+        if inputs:
+            self.scheduler.submit_after(run, inputs)
+        else:
+            self.scheduler.submit(run)
+        self.follow()
+        return run
+
+    @rule(size=st.integers(1, 9), watched=st.booleans())
+    def submit_map(self, size: int, watched: bool) -> None:
+        record: MapRecord[Any] = MapRecord(
+            self.dispatcher,
+            work,
+            reserve(size),
+            size,
+            [(list(range(size)), None)],
+            None,
+            copy_context(),
+            None,  # type: ignore[arg-type]
+        )
+        futures: TaskFutureList[Any] = TaskFutureList(record)
+        self.lists.append(futures)
+        if watched:
+            self.runs.extend(futures)
+        self.scheduler.submit_map(record)
+        self.follow()
+
+    @rule(which=st.integers(0, 200))
+    def cancel(self, which: int) -> None:
+        if self.runs:
+            self.scheduler.cancel(self.runs[which % len(self.runs)], next(self.time))
+            self.follow()
+
+    @rule()
+    def a_slot_has_been_idle(self) -> None:
+        self.scheduler.recall()
+        self.follow()
+
+    # ------------------------------------------------------------------ the engine, and its workers
+
+    def a_worker(self, which: int) -> FakeWorker | None:
+        living = [worker for worker in self.workers.values() if worker.alive]
+        return living[which % len(living)] if living else None
+
+    @rule(which=st.integers(0, 3), steps=st.integers(1, 8), fails=st.booleans())
+    def a_worker_goes_on(self, which: int, steps: int, fails: bool) -> None:
+        """It does what comes next, and so on."""
+        worker = self.a_worker(which)
+        for _ in range(steps if worker is not None else 0):
+            assert worker is not None
+            if worker.unpacking:
+                self.unpacks_it(worker)
+            elif worker.stack and not worker.stack[-1].wait:
+                self.ends_a_run(worker, fails)
+            elif worker.stack or worker.job is not None or worker.given:
+                self.goes_on(worker)
+            else:
+                self.takes_a_job(worker)
+
+    def takes_a_job(self, worker: FakeWorker) -> None:
+        if worker.job is not None or worker.stack or worker.retires or not self.queue:
+            return
+        entry = self.queue.popleft()
+        worker.job = Held(entry.batch)
+        worker.unpacking = entry.number
+
+    def unpacks_it(self, worker: FakeWorker) -> None:
+        worker.unpacking = 0
+        assert worker.job is not None
+        worker.file[worker.job.batch.number] = worker.job
+        worker.said.append(("arrived", worker.job.batch.number))
+
+    def goes_on(self, worker: FakeWorker) -> None:
+        top = worker.stack[-1] if worker.stack else None
+        if top is not None and not top.wait:
+            return  # it is running something
+        if top is not None and self.is_over(top):
+            worker.said.append(("resumed", top.wait))
+            top.waits_for, top.wait, top.refused = None, 0, False
+            return
+        for held in self.held_by(worker):
+            if top is not None and held.wait != top.wait:
+                self.hand_back(worker, held)
+                self.close_if_over(worker, held)
+                continue
+            while held.left:
+                position = held.left.popleft()
+                run = self.scheduler.run_at(held.batch, position)
+                if run._number in worker.skipped or not self.can_begin(held, run):
+                    continue
+                self.begins(worker, held, position, run)
+                return
+            self.close_if_over(worker, held)
+
+    def is_over(self, frame: Frame) -> bool:
+        """Whether a wait ends: what the driver knows, its worker is told in time."""
+        assert frame.waits_for is not None
+        return frame.refused or frame.interrupted or frame.waits_for._phase >= DONE
+
+    def can_begin(self, held: Held, run: TaskFuture[Any]) -> bool:
+        if isinstance(held.batch.runs, Span):
+            return True
+        here = {other: place for place, other in enumerate(held.batch.runs)}
+        return all(
+            not isinstance(held.ended.get(here[upstream], Outcome(CANCELLED, None)), Outcome)
+            for upstream in self.upstreams.get(run, ())
+            if upstream in here
+        )
+
+    def begins(self, worker: FakeWorker, held: Held, position: int, run: TaskFuture[Any]) -> None:
+        number = run._number
+        for upstream in self.upstreams.get(run, ()):
+            inside = not isinstance(held.batch.runs, Span) and upstream in held.batch.runs
+            assert inside or upstream._phase == COMPLETED, "it began before what it waits for"
+        for other in self.workers.values():
+            assert all(frame.run is not run for frame in other.stack), "it runs twice at once"
+        assert number not in self.ended, "it had ended, and that was written down"
+        self.begun[number] = self.begun.get(number, 0) + 1
+        repeats = 2 if run._task is again else 0
+        assert self.begun[number] <= 1 + repeats, "it was begun again"
+        held.under_way += 1
+        held.begun.add(position)
+        worker.stack.append(Frame(held, position, run))
+
+    def ends_a_run(self, worker: FakeWorker, fails: bool) -> None:
+        frame = worker.stack.pop()
+        held = frame.held
+        held.under_way -= 1
+        value: Any = frame.run._number
+        if frame.interrupted:
+            value = Outcome(CANCELLED, None)
+        elif fails:
+            value = Outcome(9, ValueError("failed"))
+        self.ended.add(frame.run._number)
+        held.ended[frame.position] = value
+        held.unreported.append((frame.position, value))
+        self.close_if_over(worker, held)
+
+    @rule(which=st.integers(0, 3))
+    def reports(self, which: int) -> None:
+        worker = self.a_worker(which)
+        for held in self.held_by(worker) if worker is not None else ():
+            self.report(worker, held)
+
+    def report(self, worker: FakeWorker | None, held: Held, last: bool = False) -> None:
+        told, held.unreported = held.unreported, []
+        if worker is not None and (told or last):
+            ends = [float(next(self.time))] * len(told)
+            positions, values = [p for p, _ in told], [v for _, v in told]
+            worker.said.append(
+                ("report", Report(held.batch.number, positions, values, ends, 0.0, last=last))
+            )
+
+    def close_if_over(self, worker: FakeWorker, held: Held) -> None:
+        if held.left or held.under_way or held.closed or worker.unpacking == held.batch.number:
+            return
+        held.closed = True
+        self.report(worker, held, last=True)
+        if held is worker.job:
+            worker.job = None
+            self.words.append(("ended", held.batch.number, JobEnd.RAN, None))
+        else:
+            worker.given.remove(held)
+
+    @rule(which=st.integers(0, 3), awaited=st.integers(0, 200))
+    def waits_for_a_run(self, which: int, awaited: int) -> None:
+        worker = self.a_worker(which)
+        if worker is None or not worker.stack or not self.runs:
+            return
+        frame = worker.stack[-1]
+        wanted = self.runs[awaited % len(self.runs)]
+        if frame.wait or wanted._phase >= DONE or wanted is frame.run:
+            return
+        frame.wait, frame.waits_for = next(self.waits), wanted
+        for held in self.held_by(worker):
+            self.report(worker, held)
+            self.hand_back(worker, held)
+        number = frame.held.batch.number
+        worker.said.append(("waiting", number, frame.position, wanted, frame.wait))
+
+    @rule(which=st.integers(0, 200))
+    def a_run_is_stopped_by_force(self, which: int) -> None:
+        """It was cancelled, or is past its limit, and did not stop."""
+        run = self.runs[which % len(self.runs)] if self.runs else None
+        stacks = [worker.stack for worker in self.workers.values()]
+        if run is not None and any(s and s[-1].run is run and not s[-1].wait for s in stacks):
+            self.scheduler.cancel(run, next(self.time))
+            self.follow()
+            self.ledger.force(run, self.now)
+            self.follow()
+
+    @rule(which=st.integers(0, 3))
+    def a_worker_retires(self, which: int) -> None:
+        """It ends what it is at; what it has not begun the engine gives to others, who refuse it."""
+        worker = self.a_worker(which)
+        if worker is None or worker.retires:
+            return
+        worker.retires = True
+        for held in self.held_by(worker):
+            if not worker.unpacking:
+                self.hand_back(worker, held)
+        self.words.append(("retires", worker))
+        if worker.job is not None and worker.job.wait == 0:
+            number = worker.job.batch.number
+            self.words.append(("ended", number, JobEnd.REFUSED, None))
+            self.words.append(("ended", number, JobEnd.NOT_BEGUN, None))
+        self.new_worker()
+
+    def farewells(self) -> None:
+        """Who retires ends, and says so."""
+        for worker in [w for w in self.workers.values() if w.alive and w.retires]:
+            if worker.unpacking or worker.stack:
+                self.die(worker, readable=True)  # it took too long
+                continue
+            for held in self.held_by(worker):
+                self.hand_back(worker, held)
+                held.closed = True
+                self.report(worker, held, last=True)
+            worker.alive = False
+            worker.said.append(("farewell",))
+
+    @rule(
+        which=st.integers(0, 3),
+        readable=st.booleans(),
+        unsaid=st.integers(0, 3),
+        first=st.booleans(),
+        blamed=st.booleans(),
+    )
+    def a_worker_dies(
+        self, which: int, readable: bool, unsaid: int, first: bool, blamed: bool
+    ) -> None:
+        worker = self.a_worker(which)
+        if worker is not None:
+            self.die(worker, readable=readable, unsaid=unsaid, first=first, blamed=blamed)
+
+    def die(
+        self,
+        worker: FakeWorker,
+        *,
+        readable: bool,
+        unsaid: int = 0,
+        first: bool = True,
+        blamed: bool = True,
+    ) -> None:
+        worker.alive = False
+        worker.has_file = readable
+        for _ in range(min(unsaid, len(worker.said))):
+            worker.said.pop()  # it was not sent yet
+        for frame in worker.stack:
+            self.lost[frame.run._number] = self.lost.get(frame.run._number, 0) + 1
+        if worker.unpacking and worker.job is not None and len(worker.job.batch) == 1:
+            number = self.scheduler.run_at(worker.job.batch, 0)._number
+            if number in self.unpacked_by_the_dead:  # twice: it is to blame
+                self.lost[number] = 1
+            self.unpacked_by_the_dead.add(number)
+        if not readable:
+            self.forgotten.update(
+                self.scheduler.run_at(held.batch, position)._number
+                for held in [*self.held_by(worker), *worker.file.values()]
+                for position in range(len(held.batch))
+            )
+        worker.stack = []
+        if worker.retires:
+            return  # nobody looks whether it is still there
+        if first:
+            self.words.append(("left", worker))
+        if worker.job is not None:
+            key = worker.state.key if blamed else None
+            # Where the file is gone, the machine is, and the engine says so.
+            number = worker.job.batch.number
+            self.words.append(("ended", number, JobEnd.DIED, key, not readable))
+        if not first:
+            self.words.append(("left", worker))
+        self.new_worker()
+
+    # ------------------------------------------------------------------ what is said arrives
+
+    @rule(which=st.integers(0, 10), count=st.integers(1, 5), twice=st.booleans())
+    def a_worker_is_heard(self, which: int, count: int, twice: bool) -> None:
+        for _ in range(count):
+            speakers = [worker for worker in self.workers.values() if worker.said]
+            if not speakers:
+                return
+            worker = speakers[which % len(speakers)]
+            said = worker.said.popleft()
+            for _ in range(1 + twice):
+                self.hear(worker, said)
+            self.follow()
+
+    def hear(self, worker: FakeWorker, said: tuple[Any, ...]) -> None:
+        kind, *rest = said
+        if kind == "arrived":
+            self.ledger.arrived(worker.state, rest[0], self.now)
+        elif kind == "report":
+            self.ledger.reported(rest[0])
+        elif kind == "back":
+            self.scheduler.batch_handed_back(*rest)
+        elif kind == "farewell":
+            self.ledger.farewell(worker.state, self.now)
+        elif kind == "resumed":
+            helper = worker.state.waits.pop(rest[0], None)
+            if helper is not None:
+                self.scheduler.run_resumed(helper)
+        elif worker.state.settled or rest[3] in worker.state.waits:
+            pass
+        else:
+            number, position, wanted, wait = rest
+            try:
+                helper = self.scheduler.run_waits(
+                    number, position, [wanted], blocks=True, timed=False, tag=(worker.state, wait)
+                )
+            except WaitCycle:
+                for frame in worker.stack:
+                    frame.refused = frame.refused or frame.wait == wait
+            else:
+                if helper is not None:
+                    worker.state.waits[wait] = helper
+
+    @rule(twice=st.booleans())
+    def the_engine_is_heard(self, twice: bool) -> None:
+        if self.words:
+            word = self.words.popleft()
+            for _ in range(1 + twice):
+                self.take(*word)
+            self.follow()
+
+    def take(self, kind: str, about: Any, *rest: Any) -> None:
+        if kind == "withdrawn":
+            self.ledger.withdrawn(about)
+        elif kind == "left":
+            self.ledger.worker_left(about.state, Left(signal=9))
+        elif kind == "retires":
+            self.ledger.worker_left(about.state, orderly=True)
+        else:
+            end, key, *gone = rest
+            self.ledger.job_ended(about, end, self.now, worker=key, may_have_begun=any(gone))
+
+    @rule()
+    def a_file_is_read(self) -> None:
+        if not self.reads:
+            return
+        worker = self.reads.pop(0)
+        # Reading takes longer than what a worker that has gone had sent.
+        while worker.said:
+            self.hear(worker, worker.said.popleft())
+        outcomes: dict[int, Outcomes] | None = None
+        if worker.has_file:
+            now = float(next(self.time))
+            outcomes = {
+                number: Outcomes(
+                    list(held.ended),
+                    list(held.ended.values()),
+                    [now] * len(held.ended),
+                    [p for p in held.begun if p not in held.ended],
+                )
+                for number, held in worker.file.items()
+            }
+        self.ledger.outcomes_read(worker.state, outcomes, self.now, worker.unpacking)
+        self.follow()
+
+    @rule()
+    def time_passes(self) -> None:
+        """What is on its way arrives; then whoever looks later looks."""
+        self.farewells()
+        laters, self.laters = self.laters, []
+        for worker in list(self.workers.values()):
+            while worker.said:
+                self.hear(worker, worker.said.popleft())
+        while self.words:
+            self.take(*self.words.popleft())
+        for look in laters:
+            look(self.now)
+        self.follow()
+
+    # ------------------------------------------------------------------ the end
+
+    def teardown(self) -> None:
+        """Everything runs out; what was forgotten would be seen here."""
+        if not hasattr(self, "scheduler"):
+            return
+        for _ in range(3000):
+            if self.scheduler.open == 0 and not self.ledger.batches:
+                break
+            for number in range(len(self.workers)):
+                self.a_worker_goes_on(number, 4, fails=False)
+            self.time_passes()
+            while self.reads:
+                self.a_file_is_read()
+            self.a_slot_has_been_idle()
+        assert self.scheduler.open == 0
+        assert not self.ledger.batches
+        assert not self.ledger.uncertain
+        assert not self.scheduler.batches
+        assert not self.scheduler.worker_waits.helping
+        for run in self.runs:
+            assert run._phase >= DONE
+            number = run._number
+            if run._phase == CRASHED:
+                assert isinstance(run._outcome, WorkerDied)
+                # An innocent: it was neither executing when a worker died, nor is the file gone that would tell.
+                assert number in self.lost or number in self.forgotten
+            if number in self.ended and number not in self.forgotten and number not in self.lost:
+                assert run._phase != CRASHED
+
+
+def settings_of(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+
+
+class LateWords(LedgerMachine):
+    """As on Ray: what the engine says and what a worker says come by different ways."""
+
+    words_within = 3.0
+
+
+LedgerMachine.TestCase.settings = settings_of(60)
+LateWords.TestCase.settings = settings_of(60)
+TestLedger = pytest.mark.timeout(60)(LedgerMachine.TestCase)
+TestLedgerWithLateWords = pytest.mark.timeout(60)(LateWords.TestCase)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("machine", [LedgerMachine, LateWords], ids=["one way", "late words"])
+def test_at_length(machine: type[LedgerMachine]) -> None:
+    run_state_machine_as_test(machine, settings=settings_of(1000))  # type: ignore[no-untyped-call]
