@@ -23,6 +23,7 @@ from shoal.engine.inputs import ATOMS
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from shoal.exceptions import SerializationError
 from shoal.logs import name_of
+from shoal.safely import in_words, is_raisable, kind_of
 from shoal.serialization import (
     dumps,
     dumps_function,
@@ -41,6 +42,7 @@ __all__ = [
     "Packed",
     "Surroundings",
     "flow_run_of",
+    "pack_error",
     "pack_outcome",
     "pack_task",
     "run_calls",
@@ -91,7 +93,7 @@ def pack_task(task: Task[Any, Any]) -> tuple[bytes, bytes]:
     """
     try:
         data = dumps_function(task)
-    except Exception:
+    except BaseException:
         raise find_culprit(task.fn, f"the function of task {task.name!r}") from None
     import hashlib  # here, as workers seldom need it
 
@@ -107,9 +109,7 @@ def surroundings_of(scope: Scope | None) -> bytes:
     if run is not None:
         try:
             parameters = dumps(run.parameters)
-        except (
-            Exception
-        ):  # what cannot travel is not missed: tasks get their arguments by themselves
+        except BaseException:  # it is not missed: tasks get their arguments by themselves
             parameters = b""
         if len(parameters) > LARGEST_PARAMETERS:
             parameters = b""
@@ -186,8 +186,8 @@ def run_packed(packed: Packed, make_runner: Callable[[], Any]) -> bytes:
             tasks.append(task)
         surroundings = loads(packed.surroundings)
         rows = loads(packed.calls)
-    except Exception as error:
-        return dumps((portable_error(error, "(unpacking)"), None, [], [], [], 0.0, []))
+    except BaseException as error:
+        return dumps((pack_error(error, "(unpacking)"), None, [], [], [], 0.0, []))
     from shoal import names
 
     names.adopt_entropy(surroundings.entropy)
@@ -256,7 +256,7 @@ def run_calls(calls: Sequence[Call], seconds: float) -> tuple[list[Any], list[fl
             outcome = timed_attempt(call)
             if outcome.phase == WAITING:
                 outcome = call.context.copy().run(waited_for, call, outcome.value)
-        except Exception as error:
+        except BaseException as error:
             outcome = call.context.copy().run(raised, call, error)
         values.append(_brief(outcome))
         ends.append(time.time())
@@ -308,7 +308,7 @@ def _columns(
             continue
         try:
             parts.append(dumps(value))
-        except Exception:
+        except BaseException:
             places.append(place)
             error = find_culprit(value, "result", name_of(call))
             parts.append(pack_outcome(call, Outcome(FAILED, error, name=call.name)))
@@ -317,20 +317,46 @@ def _columns(
 
 def pack_outcome(call: Call, outcome: Outcome) -> bytes:
     """Pickles an outcome so that it certainly travels: what cannot be pickled makes it a failure."""
-    if isinstance(outcome.value, BaseException):
+    try:
+        return _packed_outcome(call, outcome)
+    except BaseException as problem:  # it needs nothing of what the user has given
+        told = SerializationError(
+            path="outcome",
+            type_name=kind_of(outcome.value),
+            problem=in_words(problem),
+            run_name=name_of(call),
+        )
+        return dumps(Outcome(FAILED, told, name=call.name))
+
+
+def _packed_outcome(call: Call, outcome: Outcome) -> bytes:
+    if is_raisable(outcome.value):
         if outcome.state is not None and outcome.state.data is outcome.value:
             outcome.state = None if outcome.state.name == "Failed" else outcome.state
-        outcome.value = loads(portable_error(outcome.value, name_of(call)))
+        outcome.value = loads(pack_error(outcome.value, name_of(call)))
         if outcome.state is not None:
             outcome.state = type(outcome.state)(
                 outcome.state.type, outcome.state.name, outcome.state.message, data=outcome.value
             )
     try:
         return dumps(outcome)
-    except Exception:
-        return dumps(
-            Outcome(FAILED, find_culprit(outcome.value, "result", name_of(call)), name=call.name)
+    except BaseException:
+        error = find_culprit(outcome.value, "result", name_of(call))
+        return dumps(Outcome(FAILED, error, name=call.name))
+
+
+def pack_error(error: BaseException, run_name: str) -> bytes:
+    """Pickles an exception so that it certainly unpickles, whatever exception it is."""
+    try:
+        return portable_error(error, run_name)
+    except BaseException as problem:  # it cannot be looked at: its class is all that is told
+        told = SerializationError(
+            path="exception",
+            type_name=kind_of(error),
+            problem=f"it cannot be looked at: {in_words(problem)}",
+            run_name=run_name,
         )
+        return dumps(told)
 
 
 # ---------------------------------------------------------------------- back in the driver

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import names
 from shoal.context import LOCK, SCOPE
+from shoal.engine.batch_run import pack_error
 from shoal.engine.inputs import ATOMS
 from shoal.logs import library_logger
-from shoal.serialization import dumps, loads, portable_error
+from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch, Untold
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
@@ -267,7 +268,7 @@ class ClusterWorker(RemoteWorker):
         return batch
 
     def _tell_unpackable(self, number: int, error: BaseException) -> None:
-        failure = portable_error(error, "(unpacking)")
+        failure = pack_error(error, "(unpacking)")
         self.channel.send(messages.UNPACKABLE, dumps((number, failure)))
 
     def withdraw(self, number: int) -> bool:

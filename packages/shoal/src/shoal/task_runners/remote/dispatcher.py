@@ -33,6 +33,7 @@ from shoal.exceptions import ResultLost, SerializationError
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TRAVEL
+from shoal.safely import traceback_of
 from shoal.scheduling.answers import Answers
 from shoal.serialization import dumps, loads
 from shoal.states import State, StateType
@@ -511,7 +512,7 @@ class RemoteDispatcher(Answers):
             detail.state = state
             detail.name = name
             detail.waits_on = None
-            detail.traceback = value.__traceback__ if isinstance(value, BaseException) else None
+            detail.traceback = traceback_of(value)
             future._outcome = value
             future._since = since
             future._phase = phase

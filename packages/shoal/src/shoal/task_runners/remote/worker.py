@@ -27,8 +27,9 @@ from shoal.calls import FAILED, Call, Outcome
 from shoal.context import LOCK, SCOPE, TAGS, Scope
 from shoal.engine.batch_run import Surroundings, flow_run_of, pack_outcome
 from shoal.engine.inputs import ATOMS
-from shoal.exceptions import NestingTooDeep
+from shoal.exceptions import NestingTooDeep, SerializationError
 from shoal.logs import log_prints_of, name_of
+from shoal.safely import in_words, kind_of
 from shoal.serialization import dumps, find_culprit, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN, Batch, Rows, Tasks, Told
@@ -224,18 +225,19 @@ class RemoteWorker:
             return
         try:
             packed = pack(value)
-        except Exception:
-            error = find_culprit(value, "result", name_of(call))
+            if packed.size > LARGE:
+                load = self.keep(batch, position, call, value, packed)
+                if load is not None:
+                    if batch.rows.linked:
+                        batch.results[position] = load
+                    return
+            data = pack(value, whole=True).data if packed.buffers else packed.data
+        except ConnectionError:
+            raise  # the driver has gone
+        except BaseException as problem:
             batch.results.pop(position, None)
-            self._put_outcome(batch, position, call, Outcome(FAILED, error, name=call.name))
+            self._put_outcome(batch, position, call, _unpicklable(call, value, problem))
             return
-        if packed.size > LARGE:
-            load = self.keep(batch, position, call, value, packed)
-            if load is not None:
-                if batch.rows.linked:
-                    batch.results[position] = load
-                return
-        data = pack(value, whole=True).data if packed.buffers else packed.data
         if batch.rows.linked:
             batch.results.setdefault(position, lambda: loads(data))
         if not batch.lane.put_pickled(position, data):
@@ -341,6 +343,20 @@ class RemoteWorker:
             from shoal.engine.loops import SERVICE_LOOP
 
             SERVICE_LOOP.get().call_soon_threadsafe(task.cancel)
+
+
+def _unpicklable(call: Call, value: Any, problem: BaseException) -> Outcome:
+    """The end of a run whose result cannot be pickled."""
+    try:
+        error = find_culprit(value, "result", name_of(call))
+    except BaseException:  # it cannot be looked at
+        error = SerializationError(
+            path="result",
+            type_name=kind_of(value),
+            problem=in_words(problem),
+            run_name=name_of(call),
+        )
+    return Outcome(FAILED, error, name=call.name)
 
 
 class LogSender(logging.Handler):
