@@ -17,7 +17,7 @@ import time
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shoal.calls import COMPLETED, FAILED, WAITING, Call, Outcome, Report
+from shoal.calls import CANCELLED, COMPLETED, FAILED, WAITING, Call, Outcome, Report
 from shoal.context import SCOPE, TAGS, FlowRun, Scope
 from shoal.engine.inputs import ATOMS
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
@@ -131,16 +131,39 @@ class _FlowStub:
         self.log_prints = log_prints
 
 
+class _DistantFlowRun(FlowRun):
+    """A flow run of the driver's: its parameters are unpickled when a run asks for them, so that none fails of them else.
+
+    Attributes:
+        packed: they; empty for none.
+    """
+
+    __slots__ = ("_parameters", "packed")
+
+    _parameters: dict[str, Any]
+    packed: bytes
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        if self.packed:
+            self._parameters, self.packed = loads(self.packed), b""
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, value: dict[str, Any]) -> None:
+        self._parameters, self.packed = value, b""
+
+
 def flow_run_of(flow: tuple[Any, ...]) -> FlowRun:
     """The flow run that `Surroundings.flow` tells of."""
     lineage, tags, run_count, log_prints, parameters = flow
     run: FlowRun | None = None
     for number, name, flow_name in reversed(lineage):
         stub: Any = _FlowStub(flow_name, log_prints)
-        run = FlowRun(stub, number, name, {}, frozenset(tags), run)
-    assert run is not None  # a lineage has at least the run itself
+        run = _DistantFlowRun(stub, number, name, {}, frozenset(tags), run)
+    assert isinstance(run, _DistantFlowRun)  # a lineage has at least the run itself
     run.run_count = run_count
-    run.parameters = loads(parameters) if parameters else {}
+    run.packed = parameters
     return run
 
 
@@ -274,9 +297,16 @@ def _run_coroutines(calls: Sequence[Call]) -> list[Outcome]:
     import asyncio
 
     async def one(call: Call) -> Outcome:
-        outcome = await timed_attempt_async(call)
-        if outcome.phase == WAITING:
-            outcome = waited_for(call, outcome.value)
+        try:
+            outcome = await timed_attempt_async(call)
+            if outcome.phase == WAITING:
+                outcome = waited_for(call, outcome.value)
+        except asyncio.CancelledError:
+            return Outcome(
+                CANCELLED, None
+            )  # its own: nobody else cancels it, and it is no end of its neighbours
+        except BaseException as error:
+            outcome = raised(call, error)
         return outcome
 
     async def all_of_them() -> list[Outcome]:

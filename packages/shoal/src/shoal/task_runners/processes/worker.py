@@ -314,7 +314,9 @@ class Worker(RemoteWorker):
             if surroundings is not None:
                 self.surround(surroundings)
             for key, data in tasks:
+                self.record.task = key
                 self.learn(key, data)
+            self.record.task = None
             if whole is not None:
                 content = Stored(0, whole, own[1]).load(attached=self.load)
             else:
@@ -327,6 +329,7 @@ class Worker(RemoteWorker):
             return
         except BaseException as error:
             self.record.unpacking = 0
+            self.record.task = None
             self.channel.send(
                 messages.UNPACKABLE, dumps((number, pack_error(error, "(unpacking)")))
             )

@@ -16,6 +16,7 @@ May import `dispatcher`, `coroutines`, `batches`, `parcels` and what lies above 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -25,10 +26,11 @@ from typing import TYPE_CHECKING, Any
 from shoal import names
 from shoal.calls import FAILED, Call, Outcome
 from shoal.context import LOCK, SCOPE, TAGS, Scope
-from shoal.engine.batch_run import Surroundings, flow_run_of, pack_outcome
+from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_outcome
 from shoal.engine.inputs import ATOMS
+from shoal.engine.services import guarded
 from shoal.exceptions import NestingTooDeep, SerializationError
-from shoal.logs import log_prints_of, name_of
+from shoal.logs import log_failure, log_prints_of, name_of
 from shoal.safely import in_words, kind_of
 from shoal.serialization import dumps, find_culprit, loads
 from shoal.task_runners.remote import messages
@@ -147,6 +149,20 @@ class RemoteWorker:
 
     def retire(self) -> None:
         """It has had its `most` runs."""
+
+    # ------------------------------------------------------------------ what must not happen
+
+    def failed(self, error: BaseException) -> None:
+        """Something went wrong here that is no run's fault, and runs depend on it: the driver is told, and ends them."""
+        if issubclass(type(error), ConnectionError):
+            return  # the driver has gone, as the receiver sees too
+        log_failure(error, "A worker failed")
+        with contextlib.suppress(OSError):
+            self.channel.send(messages.FAILED, pack_error(error, "(a worker)"))
+
+    def guarded(self, action: Callable[..., object]) -> Callable[..., None]:
+        """An action on which runs depend, for a service thread, a loop or a callback."""
+        return guarded(action, self.failed)
 
     # ------------------------------------------------------------------ what the driver says
 
