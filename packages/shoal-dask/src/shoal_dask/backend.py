@@ -128,7 +128,7 @@ class DaskBackend(ClusterBackend):
             if self._check:
                 check_environment(self.client)
             events.slots([0], awaited=True)
-            self._link = Link(self.client, self.session, listener.hear, self._link_failed)
+            self._link = Link(self.client, self.session, listener.hear, events.failed)
             self._link.open()
             _send_more_often(self.client)
             self.watch.start()
@@ -156,10 +156,6 @@ class DaskBackend(ClusterBackend):
         self.relays.clear()
         self._shipping.__exit__(None, None, None)
         self._connection.release(grace)
-
-    def _link_failed(self, error: Exception) -> None:
-        text = f"the Dask runner failed: {error!r}"
-        self.events.broken(lambda name: self.died(name, text))
 
     def send(self, op: str, **message: Any) -> None:
         """Sends a message to the scheduler's part of the bus."""

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from distributed.scheduler import Scheduler
     from distributed.worker import Worker
@@ -107,7 +107,19 @@ class SchedulerBus(SchedulerPlugin):
             *("open", "tell", "down", "withdraw", "kill", "close", "ping"),
             *("up", "keep", "returned"),
         ):
-            scheduler.stream_handlers[f"{NAME}-{name}"] = getattr(self, f"_{name}")
+            scheduler.stream_handlers[f"{NAME}-{name}"] = self._guarded(getattr(self, f"_{name}"))
+
+    def _guarded(self, handle: Callable[..., None]) -> Callable[..., None]:
+        """A handler whose error its driver hears of; else Dask would close the stream, which others use too."""
+
+        def handled(session: str, **message: Any) -> None:
+            try:
+                handle(session=session, **message)
+            except Exception as error:
+                logger.exception("A message of session %s could not be handled", session)
+                self._say(session, failed=f"on Dask's scheduler: {error!r}")
+
+        return handled
 
     # ------------------------------------------------------------------ from drivers
 

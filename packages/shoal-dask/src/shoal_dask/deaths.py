@@ -19,10 +19,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from shoal.calls import NOT_READY
-from shoal.engine.services import TIMERS
 from shoal.exceptions import ResultLost, SerializationError, UpstreamTaskError, WorkerDied
 from shoal.logs import library_logger
-from shoal.task_runners.remote.record import begun_in, read_record
+from shoal.safely import kind_of, repr_of
+from shoal.task_runners.remote.record import NOTHING_LEFT, Left, left_in, read_record
 
 from shoal_dask.handles import Kept
 from shoal_dask.natives import Borrowed
@@ -74,9 +74,11 @@ class Deaths:
                 return
             self._gone[address] = member
         if member.has_left or backend.client.status != "running":
-            self._bury(member, {})
+            self._bury(member, NOTHING_LEFT)
         elif leaves:
-            TIMERS.after(FAREWELL_WITHIN, lambda: backend.do(lambda: self._look_into(member)))
+            backend.events.after(
+                FAREWELL_WITHIN, lambda: backend.do(lambda: self._look_into(member))
+            )
         else:
             self._look_into(member)
 
@@ -84,7 +86,7 @@ class Deaths:
         """A worker has said all it has to say."""
         member.has_left = True
         if member.address in self._gone:
-            self._bury(member, {})
+            self._bury(member, NOTHING_LEFT)
 
     def _look_into(self, member: DaskMember) -> None:
         """Reads what a worker has left behind, and then sees to its batches."""
@@ -97,13 +99,15 @@ class Deaths:
             found = self._record_of(member)
             backend.do(lambda: self._bury(member, found))
 
-        reader = threading.Thread(target=read, name="shoal-dask-record", daemon=True)
+        reader = threading.Thread(
+            target=backend.events.guarded(read), name="shoal-dask-record", daemon=True
+        )
         self._readers = [thread for thread in self._readers if thread.is_alive()]
         self._readers.append(reader)
         reader.start()
 
-    def _record_of(self, member: DaskMember) -> dict[int, list[int]] | None:
-        """For each batch that a worker had, what had begun; `None` if that cannot be known."""
+    def _record_of(self, member: DaskMember) -> Left | None:
+        """What had become of each batch that a worker had; `None` if that cannot be known."""
         path = member.hello.get("record")  # what it said of itself may have been lost with it
         if path is None:
             return None
@@ -120,9 +124,9 @@ class Deaths:
             else:
                 answer = answers.get(member.nanny)
                 content = answer if isinstance(answer, bytes) else None
-        return begun_in(content) if content is not None else None
+        return left_in(content) if content is not None else None
 
-    def _bury(self, member: DaskMember, begun: dict[int, list[int]] | None) -> None:
+    def _bury(self, member: DaskMember, left: Left | None) -> None:
         """Ends what a worker had begun, and has the rest sent again."""
         backend = self._backend
         with backend.lock:
@@ -130,26 +134,31 @@ class Deaths:
                 return
             member.buried = True
         waited = {helper.run.name for helper in member.waits.values() if helper.run is not None}
-        error = self._error_of(member, waited, begun is None)
+        error = self._error_of(member, waited, left is None)
         with backend.lock:
             there = [s for number in list(member.begun) if (s := backend.sent.get(number))]
             killed = [s for s in member.killed if backend.is_open(s)]
-        for number in begun or ():
+        for number in left.begun if left is not None else ():
             with backend.lock:
                 sent = backend.sent.get(number)
             if sent is not None and sent not in there:
                 there.append(sent)
         for sent in there:
+            number = sent.batch.number
+            if left is not None and number in left.unpickling:
+                backend.died_unpickling(sent, left.unpickling[number], member)
+                continue
             with backend.lock:
                 if not backend.is_open(sent):
                     continue
                 backend.forget(sent)
-            positions = None if begun is None else begun.get(sent.batch.number, [])
-            backend.events.lost(sent.batch.number, error, positions)
+            backend.events.lost(
+                number, error, left.begun.get(number, []) if left is not None else None
+            )
         for sent in killed:
             if sent in there:
                 continue
-            if begun is None:
+            if left is None:
                 with backend.lock:
                     backend.forget(sent)
                 backend.events.lost(sent.batch.number, error)
@@ -232,7 +241,7 @@ class Deaths:
                 return
             backend.forget(sent)
         if sent.member is not None:
-            text = f"the Dask task of its batch failed: {error!r}"
+            text = f"the Dask task of its batch failed: {repr_of(error)}"
             backend.events.lost(
                 sent.batch.number,
                 lambda name: backend.died(name, text, error),
@@ -244,8 +253,8 @@ class Deaths:
         else:
             told = SerializationError(
                 path="arguments",
-                type_name=type(error).__qualname__,
-                problem=f"its Dask task could not begin: {error!r}",
+                type_name=kind_of(error),
+                problem=f"its Dask task could not begin: {repr_of(error)}",
             )
             told.__cause__ = error
             backend.fail(sent, lambda name: told)

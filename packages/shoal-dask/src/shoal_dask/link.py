@@ -12,7 +12,7 @@ from collections import deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from shoal.logs import library_logger
+from shoal.engine.services import guarded
 
 from shoal_dask.bus import NAME, SchedulerBus, WorkerBus, session_of
 
@@ -42,7 +42,7 @@ class Link:
         client: Client,
         session: str,
         hear: Callable[[dict[str, Any]], None],
-        failed: Callable[[Exception], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
         self._client: Any = client
         self._session = session
@@ -105,6 +105,8 @@ class Link:
             action = self._outbox[0]
             try:
                 action()
+            except BaseException as error:  # nobody would send what comes behind it
+                self._failed(error)
             finally:
                 with self._lock:
                     self._outbox.popleft()
@@ -128,11 +130,7 @@ class Link:
             action = self._inbox.get()
             if action is None:
                 return
-            try:
-                action()
-            except Exception as error:
-                library_logger().exception("The Dask runner failed")
-                self._failed(error)
+            guarded(action, self._failed)()
 
 
 def _has_worker_bus(dask_scheduler: Any) -> bool:

@@ -65,6 +65,8 @@ class Listener(ClusterListener):
             self.backend.deaths.refused(message["again"])
         elif "spared" in message:
             self.backend.deaths.spared(*message["spared"])
+        elif "failed" in message:
+            self.backend.events.failed(RuntimeError(message["failed"]))
         elif "pong" in message:
             self.backend.watch.answered(message["pong"])
 

@@ -30,7 +30,6 @@ from distributed.worker import secede
 from distributed.worker_state_machine import SecedeEvent
 from shoal.calls import COMPLETED
 from shoal.context import LOCK
-from shoal.logs import library_logger
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch
@@ -237,6 +236,7 @@ class Side(ClusterWorker):
                     seat.frames.fire(frame.run)
                 seat.queue.put(None)
             numbers = list(self.coroutines.tasks)
+            self.news.notify_all()
         for number in numbers:
             self.interrupt(number, overdue=False)
         self._worker.loop.add_callback(self._refuse_wanted)
@@ -251,10 +251,7 @@ class Side(ClusterWorker):
             action = self._inbox.get()
             if action is None:
                 return
-            try:
-                action()
-            except Exception:
-                library_logger().exception("A worker's receiver failed")
+            self.guarded(action)()
 
     def hear_more(self, message: Message) -> None:
         """See `ClusterWorker`."""
@@ -362,7 +359,7 @@ class Side(ClusterWorker):
         self._refused.discard(batch)
         return refused
 
-    def catch_up(self, tasks: list[int]) -> None:
+    def catch_up(self) -> None:
         """See `ClusterWorker`: all that is said comes by one way."""
         if threading.current_thread() is self._thread:
             return
@@ -388,7 +385,7 @@ class Side(ClusterWorker):
         key = key_of(call.task.name, self._session, f"{call.number}.{call.attempt}")
         # First the scheduler learns of the key: a worker's value under a key that it does not know is thrown away.
         self.channel.post("keep", key=key, nbytes=sizeof(value))
-        self._worker.loop.add_callback(self._worker.update_data, {key: value})
+        self._worker.loop.add_callback(self.guarded(self._worker.update_data), {key: value})
         batch.lane.put_kept(position, key)  # type: ignore[attr-defined]
         return lambda: value
 

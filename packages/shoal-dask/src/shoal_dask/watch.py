@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING
 
 from shoal.context import LOCK
-from shoal.engine.services import TIMERS
 from shoal.exceptions import InvalidOption
 from shoal.logs import library_logger
 
@@ -60,7 +59,7 @@ class Watch:
 
     def start(self) -> None:
         """Begins to look."""
-        TIMERS.after(EVERY, self._look)
+        self._backend.events.after(EVERY, self._look)
 
     def stop(self) -> None:
         """Looks no more."""
@@ -83,7 +82,7 @@ class Watch:
         try:
             self._look_at_connection(time.monotonic())
         finally:
-            TIMERS.after(EVERY, self._look)
+            self._backend.events.after(EVERY, self._look)
 
     def _look_at_connection(self, now: float) -> None:
         backend = self._backend

@@ -107,7 +107,7 @@ class RayBackend(ClusterBackend):
         self._functions: dict[Any, Any] = {}
         self._checked: set[Task[Any, Any]] = set()
         self._acquired = False
-        self.calls = Calls()
+        self.calls = Calls(self.failed)
 
     # ------------------------------------------------------------------ starting and stopping
 
@@ -189,11 +189,10 @@ class RayBackend(ClusterBackend):
             if sent.is_task and sent.status is not None:
                 ray.cancel(sent.status, force=sent.member is not None, recursive=False)
 
-    def failed(self, error: Exception) -> None:
-        """The I/O thread could not do its work: no run can be told of any more."""
-        if not self.stopping:
-            text = f"the Ray runner failed: {error!r}"
-            self.events.broken(lambda name: self.died(name, text, error))
+    def failed(self, error: BaseException) -> None:
+        """A service thread could not do its work: no run can be told of any more."""
+        if not (self.stopping or self.watch.has_lost):
+            self.events.failed(error)
 
     def is_listening(self) -> bool:
         """See `ClusterBackend`."""

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import exceptions as of_ray
 from shoal.calls import NOT_READY
-from shoal.engine.services import TIMERS
+from shoal.engine.services import TIMERS, guarded
 from shoal.exceptions import ResultLost, SerializationError, UpstreamTaskError, WorkerDied
-from shoal.task_runners.remote.record import begun_in, read_record
+from shoal.safely import kind_of, repr_of, text_of
+from shoal.task_runners.remote.record import NOTHING_LEFT, Left, left_in, read_record
 
 from shoal_ray.environment import explain_import
 from shoal_ray.natives import Borrowed
@@ -109,7 +110,7 @@ class Deaths:
             link.do(lambda: self._ray_ended(sent, done))
 
         assert sent.status is not None  # it was given just now
-        sent.status.future().add_done_callback(ended)
+        sent.status.future().add_done_callback(guarded(ended, self._backend.failed))
 
     def _ray_ended(self, sent: RaySent, done: Any) -> None:
         """A batch's Ray task has ended."""
@@ -166,7 +167,7 @@ class Deaths:
             else:
                 self._later(lambda: self.worker_gone(member))
         elif member is not None:
-            text = f"the Ray task of its batch failed: {error!r}"
+            text = f"the Ray task of its batch failed: {repr_of(error)}"
             self._lost(sent, lambda name: backend.died(name, text, error), None)
         else:
             self._not_begun(sent, error)
@@ -240,8 +241,8 @@ class Deaths:
         else:
             told = SerializationError(
                 path="arguments",
-                type_name=type(cause).__qualname__,
-                problem=f"its Ray task could not begin: {error}",
+                type_name=kind_of(cause),
+                problem=f"its Ray task could not begin: {text_of(error)}",
             )
             told.__cause__ = error
             backend.fail(sent, lambda name: told)
@@ -258,7 +259,7 @@ class Deaths:
             backend.members.pop(member.number, None)
             tasks = self._tasks_at(member)
         if not tasks:
-            self._bury(member, {})  # it was idle, and has ended for that reason
+            self._bury(member, NOTHING_LEFT)  # it was idle, and has ended for that reason
             if member.hello.get("host") == socket.gethostname() and member.hello["record"]:
                 read_record(member.hello["record"])  # nobody else will remove it
         elif all(sent.error is not None for sent in tasks):
@@ -285,7 +286,7 @@ class Deaths:
             self._bury(member, None)
         elif member.hello["host"] == socket.gethostname() and os.path.exists(path):
             content = read_record(path)
-            self._bury(member, begun_in(content) if content is not None else None)
+            self._bury(member, left_in(content) if content is not None else None)
         else:
             self._read_elsewhere(member, path)
 
@@ -297,23 +298,25 @@ class Deaths:
         backend = self._backend
 
         def read() -> None:
-            found: dict[int, list[int]] | None = None
+            found: Left | None = None
             try:
                 where = NodeAffinitySchedulingStrategy(node, soft=False)
                 reader = ray.remote(num_cpus=0, max_retries=0)(read_record)
                 reference = reader.options(scheduling_strategy=where).remote(path)
                 content = ray.get(reference, timeout=READ_WITHIN)
-                found = begun_in(content) if content is not None else None
+                found = left_in(content) if content is not None else None
             except of_ray.RayError:
                 found = None  # the node has gone too
             backend.link.do(lambda: self._bury(member, found))
 
-        thread = threading.Thread(target=read, name="shoal-ray-record", daemon=True)
+        thread = threading.Thread(
+            target=guarded(read, backend.failed), name="shoal-ray-record", daemon=True
+        )
         self._readers = [reader for reader in self._readers if reader.is_alive()]
         self._readers.append(thread)
         thread.start()
 
-    def _bury(self, member: RayMember, begun: dict[int, list[int]] | None) -> None:
+    def _bury(self, member: RayMember, left: Left | None) -> None:
         """Ends what a worker had begun, and has the rest sent again."""
         backend = self._backend
         if member.buried:
@@ -322,10 +325,13 @@ class Deaths:
             member.buried = True
             there = [s for number in list(member.begun) if (s := backend.sent.get(number))]
         waited = {helper.run.name for helper in member.waits.values() if helper.run is not None}
-        error = self._error_of(member, waited, there, unknown=begun is None)
+        error = self._error_of(member, waited, there, unknown=left is None)
         for sent in there:
-            positions = None if begun is None else begun.get(sent.batch.number, [])
-            self._lost(sent, error, positions)
+            number = sent.batch.number
+            if left is not None and number in left.unpickling:
+                backend.died_unpickling(sent, left.unpickling[number], member)
+            else:
+                self._lost(sent, error, left.begun.get(number, []) if left is not None else None)
         for helper in list(member.waits.values()):
             backend.events.resumed(helper)
         member.waits.clear()

@@ -15,7 +15,7 @@ from collections import deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.logs import library_logger
+from shoal.engine.services import guarded
 
 from shoal_ray.relay import GONE, JOINED
 from shoal_ray.wire import Frames, Handshake, frame, tls
@@ -41,7 +41,7 @@ class Hearer(Protocol):
     def gone(self, peer: Peer) -> None:
         """It has hung up."""
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """What was heard could not be handled."""
 
 
@@ -155,9 +155,14 @@ class _Relayed(Peer):
 
 
 class Calls:
-    """A thread for calls of Ray that may take as long as Ray likes: nobody else waits for them."""
+    """A thread for calls of Ray that may take as long as Ray likes: nobody else waits for them.
 
-    def __init__(self) -> None:
+    Args:
+        failed: told if one fails.
+    """
+
+    def __init__(self, failed: Callable[[BaseException], object]) -> None:
+        self._failed = failed
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -180,10 +185,7 @@ class Calls:
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
-            try:
-                call()
-            except Exception as error:  # Ray has gone, as the watch sees too
-                library_logger().debug("A call of Ray failed: %r", error)
+            guarded(call, self._failed)()
 
 
 class Link:
@@ -217,7 +219,7 @@ class Link:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_forever()
+            self._guarded(self._loop.run_forever)
         finally:
             with self._telling:
                 self._has_ended = True
@@ -339,11 +341,7 @@ class Link:
                     self._is_told = False
                     break
                 action = self._outbox.popleft()
-            try:
-                action()
-            except Exception as error:
-                library_logger().exception("The Ray runner failed")
-                self._hearer.failed(error)
+            self._guarded(action)
         if self._sayings:
             sayings, self._sayings = self._sayings, []
             self._guarded(lambda: self._relay.down.remote(self._session, sayings))
@@ -375,9 +373,5 @@ class Link:
         else:
             self._guarded(lambda: self._hearer.gone(peer))
 
-    def _guarded(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:
-            library_logger().exception("The Ray runner failed")
-            self._hearer.failed(error)
+    def _guarded(self, action: Callable[[], object]) -> None:
+        guarded(action, self._hearer.failed)()

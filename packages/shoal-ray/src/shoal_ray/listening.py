@@ -72,7 +72,7 @@ class Listener(ClusterListener):
         if not self.backend.stopping:
             self.backend.deaths.worker_gone(peer.member)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """See `Hearer`."""
         self.backend.failed(error)
 

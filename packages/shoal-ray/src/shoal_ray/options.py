@@ -6,8 +6,8 @@ the task's `resources`, Ray's defaults. May import the exceptions of the core; R
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import ContextDecorator, contextmanager
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import InvalidOption
@@ -37,8 +37,7 @@ _OURS = {
 }
 
 
-@contextmanager
-def remote_options(**options: Any) -> Iterator[None]:
+class remote_options(ContextDecorator):
     """Runs that are submitted inside are sent to Ray with these options.
 
     Nested ones add up: an inner value prevails over an outer one, `resources` and the fields and `env_vars` of
@@ -58,13 +57,24 @@ def remote_options(**options: Any) -> Iterator[None]:
         >>> with remote_options(num_gpus=1, runtime_env={"env_vars": {"PRECISION": "16"}}):
         ...     models = train.map(range(8))
     """
-    _check(options, "remote_options")
-    outer = _AMBIENT.get()
-    token = _AMBIENT.set(Options(_merged(outer.given if outer is not None else {}, options)))
-    try:
-        yield
-    finally:
-        _AMBIENT.reset(token)
+
+    # No generator: `contextlib` sets attributes of the exception that passes, which some refuse.
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._tokens: list[Token[Options | None]] = []
+
+    def __enter__(self) -> None:
+        _check(self._options, "remote_options")
+        outer = _AMBIENT.get()
+        merged = _merged(outer.given if outer is not None else {}, self._options)
+        self._tokens.append(_AMBIENT.set(Options(merged)))
+
+    def __exit__(self, *_: object) -> None:
+        _AMBIENT.reset(self._tokens.pop())
+
+    def _recreate_cm(self) -> remote_options:
+        return remote_options(**self._options)  # a decorated function may run in several threads
 
 
 class Options:

@@ -274,7 +274,6 @@ class Side(ClusterWorker):
         self._kept: dict[int, list[Any]] = {}
         self._slots: dict[int, int] = {}
         self._over: dict[int, threading.Event] = {}
-        self._news = threading.Condition(LOCK)
         self._gates = count(1)
         self.has_gates = True
         self._relay: Any = None
@@ -291,12 +290,16 @@ class Side(ClusterWorker):
     # ------------------------------------------------------------------ what the driver says; on the receiver
 
     def _receive(self) -> None:
-        for kind, body in self._connection.messages():
-            self.hear(Message(kind, body, []))
-            if kind in (messages.TASK, messages.SURROUNDINGS):
-                with self._news:
-                    self._news.notify_all()
-        self._end()
+        try:
+            for kind, body in self._connection.messages():
+                self.hear(Message(kind, body, []))
+                if kind == messages.SURROUNDINGS:
+                    with self.news:
+                        self.news.notify_all()
+        except BaseException as error:
+            self.failed(error)
+        finally:
+            self._end()
 
     def hear_more(self, message: Message) -> None:
         """See `ClusterWorker`."""
@@ -311,15 +314,13 @@ class Side(ClusterWorker):
         else:
             self.take(message)
 
-    def catch_up(self, tasks: list[int]) -> None:
+    def catch_up(self) -> None:
         """See `ClusterWorker`: Ray's tasks and what is said here come by different ways."""
         if threading.current_thread() is self._receiver:
             return  # it came by this way
-        with self._news:
-            while not (
-                self.gone or (0 in self.scopes and all(self.tasks.is_told(key) for key in tasks))
-            ):
-                self._news.wait()
+        with self.news:
+            while not (self.gone or 0 in self.scopes):
+                self.news.wait()
 
     def _end(self) -> None:
         """The driver has left the session, or has gone: what runs is stopped."""
@@ -328,7 +329,7 @@ class Side(ClusterWorker):
             for frame in list(self._seat.frames.stack):
                 self._seat.frames.fire(frame.run)
             numbers = list(self.coroutines.tasks)
-            self._news.notify_all()
+            self.news.notify_all()
         self._seat.give(None)
         for number in numbers:
             self.interrupt(number, overdue=False)

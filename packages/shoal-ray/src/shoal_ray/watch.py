@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import ray
+from shoal.engine.services import guarded
 
 if TYPE_CHECKING:
     from shoal_ray.backend import RayBackend
@@ -67,7 +68,9 @@ class Watch:
                 host, _, port = address.rpartition(":")
                 self._watched.append((what, host.strip("[]"), int(port)))
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._watch()), name="shoal-ray-watch", daemon=True
+            target=guarded(lambda: asyncio.run(self._watch()), self._backend.failed),
+            name="shoal-ray-watch",
+            daemon=True,
         )
         self._thread.start()
 
@@ -83,11 +86,11 @@ class Watch:
         """Holds all connections, on a thread that never asks Ray for anything."""
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         self._ready.set()
-        holds = [self._loop.create_task(self._hold(*watched)) for watched in self._watched]
-        await self._end.wait()
-        for hold in holds:
-            hold.cancel()
-        await asyncio.gather(*holds, return_exceptions=True)
+        async with asyncio.TaskGroup() as holds:  # the error of one is that of all
+            held = [holds.create_task(self._hold(*watched)) for watched in self._watched]
+            await self._end.wait()
+            for hold in held:
+                hold.cancel()
 
     def _raylet(self) -> str | None:
         if self._backend.connection.is_client:

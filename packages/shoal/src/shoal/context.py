@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import ContextDecorator
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import MissingContextError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from shoal.calls import Call
     from shoal.engine.interrupt import Frames
     from shoal.flows import Flow
@@ -154,26 +152,38 @@ def current_scope(task_name: str) -> Scope:
     return scope
 
 
-@contextmanager
-def tags(*names: str) -> Iterator[frozenset[str]]:
+class tags(ContextDecorator):
     """Adds tags to every run that is started inside, nested blocks uniting.
+
+    Entering gives the tags in force inside the block.
 
     Args:
         names: the tags.
 
-    Yields:
-        The tags in force inside the block.
+    Raises:
+        TypeError: on entering: one is no string.
 
     Examples:
         >>> with tags("nightly", "etl"):
         ...     load.submit("orders")
     """
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"a tag is a string, not {name!r}")
-    united = TAGS.get().union(names)
-    token = TAGS.set(united)
-    try:
-        yield united
-    finally:
-        TAGS.reset(token)
+
+    # No generator: `contextlib` sets attributes of the exception that passes, which some refuse.
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self._tokens: list[Token[frozenset[str]]] = []
+
+    def __enter__(self) -> frozenset[str]:
+        for name in self._names:
+            if not isinstance(name, str):
+                raise TypeError(f"a tag is a string, not {name!r}")
+        united = TAGS.get().union(self._names)
+        self._tokens.append(TAGS.set(united))
+        return united
+
+    def __exit__(self, *_: object) -> None:
+        TAGS.reset(self._tokens.pop())
+
+    def _recreate_cm(self) -> tags:
+        return tags(*self._names)  # a decorated function may run in several threads at once

@@ -1,6 +1,6 @@
 """Every error that Shoal raises on its own account, in one tree.
 
-May import the standard library only. Everything else may import this module.
+May import `safely`. Everything else may import this module.
 
     ShoalError
     ├── RunError                  a run was asked for its result and there is none (or none yet)
@@ -46,6 +46,8 @@ from __future__ import annotations
 
 import reprlib
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+
+from shoal.safely import repr_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,7 +144,10 @@ _reprs.maxstring = _reprs.maxother = 80
 
 def _shown(value: object) -> str:
     """A short repr, so that a large or broken value neither floods the message nor travels with the error."""
-    return _reprs.repr(value)
+    try:
+        return _reprs.repr(value)
+    except BaseException:  # it catches an `Exception` only
+        return repr_of(value)
 
 
 def _names(names: Any) -> str:

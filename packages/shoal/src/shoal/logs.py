@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from shoal import settings
 from shoal.context import CALL, HERE, SCOPE
 from shoal.exceptions import MissingContextError
+from shoal.safely import in_words, traceback_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
@@ -27,6 +28,7 @@ __all__ = [
     "flow_run_logger",
     "get_run_logger",
     "library_logger",
+    "log_failure",
     "log_prints_of",
     "set_up",
     "task_run_logger",
@@ -42,6 +44,33 @@ _is_set_up = False
 def library_logger() -> logging.Logger:
     """The logger of what concerns no run in particular."""
     return _ROOT
+
+
+def log_failure(error: BaseException, text: str, *args: object, logger: Any = None) -> None:
+    """Logs an error with its traceback, whatever error it is; never raises itself.
+
+    Args:
+        error: the error.
+        text: what has failed, as `logging` wants it.
+        args: for `text`; they can be formatted without fail.
+        logger: that of a run; by default the library's.
+    """
+    logger = logger if logger is not None else _ROOT
+    try:
+        logger.error(text, *args, exc_info=(type(error), error, traceback_of(error)))
+    except (
+        BaseException
+    ) as problem:  # the exception cannot be shown, or a handler of the user's has failed
+        if type(problem) is KeyboardInterrupt and _is_main():
+            raise  # somebody has pressed Ctrl-C
+        try:
+            logger.error("%s: %s", text % args, in_words(error))  # noqa: TRY400  # it cannot be shown
+        except BaseException:
+            return  # there is nobody left to tell
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Formatter(logging.Formatter):

@@ -24,6 +24,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import RunNameError
+from shoal.safely import in_words, repr_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -243,14 +244,12 @@ def render_run_name(
             return template.format_map(_Parameters(parameters))
         name = template(parameters=dict(parameters)) if _takes_parameters(template) else template()
     except Exception as error:  # formatting calls the user's own attributes and __format__
-        problem = (
-            str(error) if isinstance(error, _NoParameter) else f"{type(error).__name__}: {error}"
-        )
+        problem = str(error) if isinstance(error, _NoParameter) else in_words(error)
         raise RunNameError(template=shown, task_name=task_name, problem=problem) from error
     if not isinstance(name, str):
-        problem = f"it returned {name!r}, not a string"
+        problem = f"it returned {repr_of(name)}, not a string"
         raise RunNameError(template=shown, task_name=task_name, problem=problem)
-    return name
+    return str.__str__(name)  # a subclass of `str` has methods of its own
 
 
 class _NoParameter(Exception):
@@ -266,7 +265,7 @@ class _Parameters(dict[str, Any]):
 
 def _callable_name(template: Callable[..., str]) -> str:
     name = getattr(template, "__qualname__", None)
-    return f"{name}()" if isinstance(name, str) else repr(template)
+    return f"{name}()" if isinstance(name, str) else repr_of(template)
 
 
 def _takes_parameters(template: Callable[..., str]) -> bool:

@@ -3,7 +3,7 @@
 A `State` is a value: it is made often, so it is cheap to make, and it is never changed after it was. The scheduler
 keeps plain integers instead (`shoal.calls`) and makes a state when somebody asks for one.
 
-May import `exceptions`.
+May import `exceptions` and `safely`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from shoal.exceptions import CancelledRun, CrashedRun, FailedRun, ResultLost, UnfinishedRun
+from shoal.safely import is_error, is_raisable, repr_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -265,7 +266,7 @@ class State(Generic[R_co]):
         return self.type in TERMINAL_TYPES or (self.type is _PENDING and self.name == _NOT_READY)
 
     def __str__(self) -> str:
-        says = [] if self.message is None else [repr(self.message)]
+        says = [] if self.message is None else [repr_of(self.message)]
         if self.name.upper() != self.type:
             says.append(f"type={self.type}")
         return f"{self.name}({', '.join(says)})"
@@ -305,7 +306,7 @@ def _same(one: object, other: object) -> bool:
         return True
     try:
         return bool(one == other)
-    except (TypeError, ValueError):  # arrays and data frames answer element by element
+    except Exception:  # arrays and data frames answer element by element, others not at all
         return False
 
 
@@ -341,7 +342,7 @@ def raise_state_exception(state: State[Any]) -> None:
 def _exception_of(state: State[Any], run_name: str | None = None) -> BaseException:
     """What stands for a state that is not COMPLETED."""
     data = state.data if state.is_done() else None
-    if isinstance(data, Exception):
+    if is_error(data):
         return data
     if isinstance(data, State):
         data = [data]
@@ -352,7 +353,7 @@ def _exception_of(state: State[Any], run_name: str | None = None) -> BaseExcepti
     wrapper = _BAD_ENDS.get(state.type)
     if wrapper is None:
         return UnfinishedRun(state_name=state.name, run_name=run_name)
-    cause = data if isinstance(data, BaseException) else None
+    cause = data if is_raisable(data) else None
     return wrapper(message=state.message, run_name=run_name, cause=cause)
 
 

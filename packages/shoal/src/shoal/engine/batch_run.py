@@ -17,12 +17,13 @@ import time
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shoal.calls import COMPLETED, FAILED, WAITING, Call, Outcome, Report
+from shoal.calls import CANCELLED, COMPLETED, FAILED, WAITING, Call, Outcome, Report
 from shoal.context import SCOPE, TAGS, FlowRun, Scope
 from shoal.engine.inputs import ATOMS
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from shoal.exceptions import SerializationError
 from shoal.logs import name_of
+from shoal.safely import in_words, is_raisable, kind_of
 from shoal.serialization import (
     dumps,
     dumps_function,
@@ -41,6 +42,7 @@ __all__ = [
     "Packed",
     "Surroundings",
     "flow_run_of",
+    "pack_error",
     "pack_outcome",
     "pack_task",
     "run_calls",
@@ -91,7 +93,7 @@ def pack_task(task: Task[Any, Any]) -> tuple[bytes, bytes]:
     """
     try:
         data = dumps_function(task)
-    except Exception:
+    except BaseException:
         raise find_culprit(task.fn, f"the function of task {task.name!r}") from None
     import hashlib  # here, as workers seldom need it
 
@@ -107,9 +109,7 @@ def surroundings_of(scope: Scope | None) -> bytes:
     if run is not None:
         try:
             parameters = dumps(run.parameters)
-        except (
-            Exception
-        ):  # what cannot travel is not missed: tasks get their arguments by themselves
+        except BaseException:  # it is not missed: tasks get their arguments by themselves
             parameters = b""
         if len(parameters) > LARGEST_PARAMETERS:
             parameters = b""
@@ -131,16 +131,39 @@ class _FlowStub:
         self.log_prints = log_prints
 
 
+class _DistantFlowRun(FlowRun):
+    """A flow run of the driver's: its parameters are unpickled when a run asks for them, so that none fails of them else.
+
+    Attributes:
+        packed: they; empty for none.
+    """
+
+    __slots__ = ("_parameters", "packed")
+
+    _parameters: dict[str, Any]
+    packed: bytes
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        if self.packed:
+            self._parameters, self.packed = loads(self.packed), b""
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, value: dict[str, Any]) -> None:
+        self._parameters, self.packed = value, b""
+
+
 def flow_run_of(flow: tuple[Any, ...]) -> FlowRun:
     """The flow run that `Surroundings.flow` tells of."""
     lineage, tags, run_count, log_prints, parameters = flow
     run: FlowRun | None = None
     for number, name, flow_name in reversed(lineage):
         stub: Any = _FlowStub(flow_name, log_prints)
-        run = FlowRun(stub, number, name, {}, frozenset(tags), run)
-    assert run is not None  # a lineage has at least the run itself
+        run = _DistantFlowRun(stub, number, name, {}, frozenset(tags), run)
+    assert isinstance(run, _DistantFlowRun)  # a lineage has at least the run itself
     run.run_count = run_count
-    run.parameters = loads(parameters) if parameters else {}
+    run.packed = parameters
     return run
 
 
@@ -186,8 +209,8 @@ def run_packed(packed: Packed, make_runner: Callable[[], Any]) -> bytes:
             tasks.append(task)
         surroundings = loads(packed.surroundings)
         rows = loads(packed.calls)
-    except Exception as error:
-        return dumps((portable_error(error, "(unpacking)"), None, [], [], [], 0.0, []))
+    except BaseException as error:
+        return dumps((pack_error(error, "(unpacking)"), None, [], [], [], 0.0, []))
     from shoal import names
 
     names.adopt_entropy(surroundings.entropy)
@@ -256,7 +279,7 @@ def run_calls(calls: Sequence[Call], seconds: float) -> tuple[list[Any], list[fl
             outcome = timed_attempt(call)
             if outcome.phase == WAITING:
                 outcome = call.context.copy().run(waited_for, call, outcome.value)
-        except Exception as error:
+        except BaseException as error:
             outcome = call.context.copy().run(raised, call, error)
         values.append(_brief(outcome))
         ends.append(time.time())
@@ -274,9 +297,16 @@ def _run_coroutines(calls: Sequence[Call]) -> list[Outcome]:
     import asyncio
 
     async def one(call: Call) -> Outcome:
-        outcome = await timed_attempt_async(call)
-        if outcome.phase == WAITING:
-            outcome = waited_for(call, outcome.value)
+        try:
+            outcome = await timed_attempt_async(call)
+            if outcome.phase == WAITING:
+                outcome = waited_for(call, outcome.value)
+        except asyncio.CancelledError:
+            return Outcome(
+                CANCELLED, None
+            )  # its own: nobody else cancels it, and it is no end of its neighbours
+        except BaseException as error:
+            outcome = raised(call, error)
         return outcome
 
     async def all_of_them() -> list[Outcome]:
@@ -308,7 +338,7 @@ def _columns(
             continue
         try:
             parts.append(dumps(value))
-        except Exception:
+        except BaseException:
             places.append(place)
             error = find_culprit(value, "result", name_of(call))
             parts.append(pack_outcome(call, Outcome(FAILED, error, name=call.name)))
@@ -317,20 +347,46 @@ def _columns(
 
 def pack_outcome(call: Call, outcome: Outcome) -> bytes:
     """Pickles an outcome so that it certainly travels: what cannot be pickled makes it a failure."""
-    if isinstance(outcome.value, BaseException):
+    try:
+        return _packed_outcome(call, outcome)
+    except BaseException as problem:  # it needs nothing of what the user has given
+        told = SerializationError(
+            path="outcome",
+            type_name=kind_of(outcome.value),
+            problem=in_words(problem),
+            run_name=name_of(call),
+        )
+        return dumps(Outcome(FAILED, told, name=call.name))
+
+
+def _packed_outcome(call: Call, outcome: Outcome) -> bytes:
+    if is_raisable(outcome.value):
         if outcome.state is not None and outcome.state.data is outcome.value:
             outcome.state = None if outcome.state.name == "Failed" else outcome.state
-        outcome.value = loads(portable_error(outcome.value, name_of(call)))
+        outcome.value = loads(pack_error(outcome.value, name_of(call)))
         if outcome.state is not None:
             outcome.state = type(outcome.state)(
                 outcome.state.type, outcome.state.name, outcome.state.message, data=outcome.value
             )
     try:
         return dumps(outcome)
-    except Exception:
-        return dumps(
-            Outcome(FAILED, find_culprit(outcome.value, "result", name_of(call)), name=call.name)
+    except BaseException:
+        error = find_culprit(outcome.value, "result", name_of(call))
+        return dumps(Outcome(FAILED, error, name=call.name))
+
+
+def pack_error(error: BaseException, run_name: str) -> bytes:
+    """Pickles an exception so that it certainly unpickles, whatever exception it is."""
+    try:
+        return portable_error(error, run_name)
+    except BaseException as problem:  # it cannot be looked at: its class is all that is told
+        told = SerializationError(
+            path="exception",
+            type_name=kind_of(error),
+            problem=f"it cannot be looked at: {in_words(problem)}",
+            run_name=run_name,
         )
+        return dumps(told)
 
 
 # ---------------------------------------------------------------------- back in the driver

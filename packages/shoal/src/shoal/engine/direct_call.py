@@ -28,6 +28,7 @@ from shoal.futures import TaskFuture
 from shoal.futures.awaiting import settled
 from shoal.futures.blocking import block
 from shoal.logs import name_of, set_up
+from shoal.safely import in_words, is_raisable, text_of
 from shoal.states import Cancelled, State
 
 if TYPE_CHECKING:
@@ -185,9 +186,7 @@ def _log_retry(call: Call, outcome: Outcome) -> None:
         "Attempt %d of %d did not complete (%s); the next begins in %g s",
         call.attempt,
         call.task.retries + 1,
-        outcome.state
-        if outcome.state is not None
-        else f"{type(outcome.value).__name__}: {outcome.value}",
+        outcome.state if outcome.state is not None else in_words(outcome.value),
         round(outcome.delay, 3),
     )
 
@@ -196,7 +195,7 @@ def _not_started(error: Exception, return_state: bool) -> Any:
     if return_state:
         from shoal.states import NotReady
 
-        return NotReady(str(error), data=error)
+        return NotReady(text_of(error), data=error)
     raise error
 
 
@@ -210,7 +209,7 @@ def _finish(call: Call, outcome: Outcome, return_state: bool) -> Any:
     error = outcome.value
     if outcome.phase == CRASHED and isinstance(error, CrashedRun) and error.cause is not None:
         raise error.cause  # in the caller's own thread a KeyboardInterrupt or SystemExit goes on its way
-    if not isinstance(error, BaseException):
+    if not is_raisable(error):
         error = CancelledRun(run_name=name_of(call))
     raise error
 

@@ -17,10 +17,9 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from shoal.context import CALL, HERE, LOCK, SCOPE, TAGS, FlowRun
+from shoal.context import CALL, HERE, LOCK, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine import inputs
 from shoal.engine.direct_call import sleep
 from shoal.engine.interrupt import (
@@ -31,13 +30,14 @@ from shoal.engine.interrupt import (
     shielded,
 )
 from shoal.engine.services import TIMERS
-from shoal.engine.task_run import results_in
+from shoal.engine.task_run import cancelled_class, name_of_hook, results_in
 from shoal.engine.values import value_of
 from shoal.exceptions import CancelledRun, FlowRunTimeout
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.blocking import block
-from shoal.logs import flow_run_logger, log_prints_of, set_up
+from shoal.logs import flow_run_logger, log_failure, log_prints_of, set_up
 from shoal.names import flow_run_name, next_number, render_run_name
+from shoal.safely import in_words, is_error, kind_of, text_of
 from shoal.states import (
     Cancelled,
     Completed,
@@ -51,7 +51,7 @@ from shoal.states import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from anyio import CancelScope
 
@@ -111,32 +111,20 @@ class _Run:
             block(pending)
         return value
 
-    @contextmanager
-    def inside(self, runner: Any) -> Iterator[None]:
+    def inside(self, runner: Any) -> _Inside:
         """The context of the flow's body."""
-        scope = SCOPE.set(runner.scope(self.record))
-        call = CALL.set(None)
-        try:
-            yield
-        finally:
-            CALL.reset(call)
-            SCOPE.reset(scope)
+        return _Inside(runner.scope(self.record))
 
     def raised(self, error: BaseException) -> State[Any]:
-        """The state that an exception leads to."""
-        if isinstance(error, FlowRunTimeout):
-            return TimedOut(str(error), data=error)
-        if isinstance(error, CancelledRun) or type(error).__name__ in (
-            "CancelledError",
-            "Cancelled",
-        ):
-            return Cancelled(str(error) or "the flow was cancelled", data=error)
-        if isinstance(error, Exception):
-            text = f"Flow run encountered an exception: {type(error).__name__}: {error}"
-            return Failed(text, data=error)
-        return Crashed(
-            f"Flow run was ended by {type(error).__name__}: {error}".rstrip(": "), data=error
-        )
+        """The state that an exception leads to; asks it for nothing that could fail."""
+        kind = type(error)  # not `isinstance`, which may ask the exception too
+        if issubclass(kind, FlowRunTimeout):
+            return TimedOut(text_of(error), data=error)
+        if issubclass(kind, CancelledRun) or kind_of(error) in ("CancelledError", "Cancelled"):
+            return Cancelled(text_of(error) or "the flow was cancelled", data=error)
+        if is_error(error):
+            return Failed(f"Flow run encountered an exception: {in_words(error)}", data=error)
+        return Crashed(f"Flow run was ended by {in_words(error)}", data=error)
 
     def retries(self, state: State[Any]) -> bool:
         """Whether there is to be another attempt; says so in the log."""
@@ -173,8 +161,10 @@ class _Run:
                     from shoal.engine.loops import SERVICE_LOOP
 
                     SERVICE_LOOP.run(result)
-            except (Exception, SystemExit):
-                self.logger.exception("Hook %r raised", getattr(hook, "__name__", hook))
+            except (Interrupt, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                log_failure(error, f"Hook {name_of_hook(hook)} raised", logger=self.logger)
 
     async def call_hooks_async(self, hooks: list[Any], state: State[Any]) -> None:
         """As `call_hooks`, on the caller's loop."""
@@ -184,8 +174,10 @@ class _Run:
                 result = hook(self.flow, self.record, state)
                 if hasattr(result, "__await__"):
                     await result
-            except (Exception, SystemExit):
-                self.logger.exception("Hook %r raised", getattr(hook, "__name__", hook))
+            except (KeyboardInterrupt, cancelled_class()):
+                raise
+            except BaseException as error:
+                log_failure(error, f"Hook {name_of_hook(hook)} raised", logger=self.logger)
 
     def log_end(self, state: State[Any]) -> None:
         """The line about the run's end."""
@@ -200,6 +192,23 @@ class _Run:
             return state.result()
         error = get_state_exception(state)
         raise error if error is not None else CancelledRun(run_name=self.record.name)
+
+
+class _Inside:
+    """The context of a flow's body."""
+
+    # No generator: `contextlib` sets attributes of the exception that passes, which some refuse.
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._tokens = SCOPE.set(self._scope), CALL.set(None)
+
+    def __exit__(self, *_: object) -> None:
+        scope, call = self._tokens
+        CALL.reset(call)
+        SCOPE.reset(scope)
 
 
 def _final_state(value: Any) -> State[Any]:
@@ -332,21 +341,20 @@ def _in_runner(run: _Run, start_limit: Callable[[], None] | None = None) -> Stat
         return _final_state(value)
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
+class _terminable:  # reads as an adjective: `with _terminable():`
     """Makes SIGTERM end the flow in order: in the main thread only, and only over the default handler."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
-        yield
-        return
 
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def __enter__(self) -> None:
+        self._handles = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        )
+        if self._handles:
+            signal.signal(signal.SIGTERM, _terminate)
+
+    def __exit__(self, *_: object) -> None:
+        if self._handles:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _terminate(number: int, frame: Any) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from shoal.annotations import Annotation, allow_failure, opaque, quote
@@ -385,7 +386,10 @@ class _Scan:
                     node.new = self._rebuilt(node)
         except Exception as error:  # copying calls the user's code, and hashes values
             kind = type(node.whole).__qualname__
-            error.add_note(f"while futures in an argument of type {kind} were replaced by values")
+            with suppress(Exception):  # not every exception takes a note
+                error.add_note(
+                    f"while futures in an argument of type {kind} were replaced by values"
+                )
             raise
         result: tuple[Any, ...] = self._top.new
         return result

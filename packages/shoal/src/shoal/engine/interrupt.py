@@ -19,13 +19,12 @@ so that no interrupt comes between its runner and the leaving of it.
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.context import HERE, LOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from shoal.futures.blocking import Countdown
 
@@ -211,18 +210,22 @@ def frames_of_this_thread() -> Frames:
     return frames
 
 
-@contextmanager
-def shielded() -> Iterator[None]:
+class shielded:  # reads as an adjective: `with shielded():`
     """Keeps interrupts out of a block of our own code; they are raised at its end."""
-    frames = HERE.frames
-    if frames is None or not frames.stack:
-        yield
-        return
-    frames.enter_shield()
-    try:
-        yield
-    finally:
-        frames.leave_shield()
+
+    # No generator: `contextlib` sets attributes of the exception that passes, which some refuse.
+
+    __slots__ = ("_frames",)
+
+    def __enter__(self) -> None:
+        frames = HERE.frames
+        self._frames = frames if frames is not None and frames.stack else None
+        if self._frames is not None:
+            self._frames.enter_shield()
+
+    def __exit__(self, *_: object) -> None:
+        if self._frames is not None:
+            self._frames.leave_shield()
 
 
 def raise_if_due(*, shielded: bool = False) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.context import HERE
 from shoal.exceptions import BlockingWaitInLoop
 from shoal.logs import library_logger
+from shoal.safely import in_words
 
 if TYPE_CHECKING:
     import asyncio
@@ -64,7 +65,7 @@ class ServiceLoop:
             except BaseException as error:
                 # asyncio lets a SystemExit of any of its tasks stop the loop. The run that it belongs to has it as
                 # its result; the others go on.
-                library_logger().warning("A coroutine raised %r; the loop goes on", error)
+                library_logger().warning("A coroutine raised %s; the loop goes on", in_words(error))
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs a coroutine on the loop and waits for it; called on the loop's own thread, on a loop of its own."""

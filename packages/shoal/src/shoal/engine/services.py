@@ -13,12 +13,31 @@ import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from shoal.logs import library_logger
+from shoal.logs import log_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CALLBACKS", "TIMERS", "Callbacks", "Timer", "Timers"]
+__all__ = ["CALLBACKS", "TIMERS", "Callbacks", "Timer", "Timers", "guarded"]
+
+
+def guarded(
+    action: Callable[..., object], failed: Callable[[BaseException], object]
+) -> Callable[..., None]:
+    """An action on which runs depend, for a service thread, a loop or a callback: nobody there would hear of its error.
+
+    Args:
+        action: what is to be done.
+        failed: told of any error; it sees to the runs. It must not raise.
+    """
+
+    def act(*given: Any) -> None:
+        try:
+            action(*given)
+        except BaseException as error:
+            failed(error)
+
+    return act
 
 
 class Timer:
@@ -96,8 +115,8 @@ class Timers:
             if action is not None:
                 try:
                     action()
-                except Exception:
-                    library_logger().exception("A timer of the library failed")
+                except BaseException as error:  # the thread is there for all others, too
+                    log_failure(error, "A timer of the library failed")
             del timer, action
 
 
@@ -136,8 +155,8 @@ class Callbacks:
             function, args, what = self._queue.get()
             try:
                 function(*args)
-            except BaseException:
-                library_logger().exception("%s raised", what)
+            except BaseException as error:
+                log_failure(error, "%s raised", what)
             del function, args
 
 

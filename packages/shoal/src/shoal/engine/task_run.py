@@ -34,8 +34,9 @@ from shoal.engine.interrupt import (
 from shoal.engine.services import TIMERS
 from shoal.exceptions import CrashedRun, TaskRunTimeout
 from shoal.futures import TaskFuture
-from shoal.logs import log_prints_of, name_of, task_run_logger
+from shoal.logs import log_failure, log_prints_of, name_of, task_run_logger
 from shoal.names import render_run_name, run_uuid
+from shoal.safely import in_words, is_error, kind_of, repr_of, text_of
 from shoal.states import (
     Completed,
     Crashed,
@@ -137,7 +138,7 @@ async def attempt_async(call: Call) -> Outcome:
     """As `attempt`, for coroutine functions; cancellation of the coroutine passes through."""
     CALL.set(call)
     started = time.perf_counter()
-    cancelled = _cancelled_class()
+    cancelled = cancelled_class()
     try:
         begin(call)
         for hook in call.task.on_running_hooks:
@@ -155,7 +156,7 @@ async def attempt_async(call: Call) -> Outcome:
     return await _concluded_async(call, outcome)
 
 
-def _cancelled_class() -> type[BaseException]:
+def cancelled_class() -> type[BaseException]:
     """What the running loop throws into a coroutine that it cancels.
 
     anyio imports its backend to say so, which takes a tenth of a second, and many on a cold disk: no part of the run
@@ -235,14 +236,30 @@ def _from_state(call: Call, state: State[Any]) -> Outcome:
 
 
 def raised(call: Call, error: BaseException) -> Outcome:
-    """What an exception means for the run: FAILED, another attempt, or CRASHED."""
-    if not isinstance(error, Exception):
-        crash = CrashedRun(
-            run_name=name_of(call),
-            message=f"the task raised {type(error).__name__}: {error}",
-            cause=error,
-        )
-        return Outcome(CRASHED, crash, name=call.name)
+    """What an exception means for the run: FAILED, another attempt, or CRASHED. The one way from there to an outcome.
+
+    Raises:
+        Interrupt: the run was stopped from outside meanwhile.
+    """
+    try:
+        return _raised(call, error)
+    except Interrupt:
+        raise
+    except BaseException as failure:  # of the user's, who decides about retries: there is none
+        log_failure(failure, "How task run %r ends could not be decided", name_of(call))
+        return Outcome(FAILED, error, name=call.name) if is_error(error) else _crash(call, error)
+
+
+def _crash(call: Call, error: BaseException) -> Outcome:
+    crash = CrashedRun(
+        run_name=name_of(call), message=f"the task raised {in_words(error)}", cause=error
+    )
+    return Outcome(CRASHED, crash, name=call.name)
+
+
+def _raised(call: Call, error: BaseException) -> Outcome:
+    if not is_error(error):
+        return _crash(call, error)
     if isinstance(error, TaskRunTimeout):
         state = TimedOut(str(error), data=error)
         delay = _retry_delay(call, state)
@@ -257,13 +274,7 @@ def raised(call: Call, error: BaseException) -> Outcome:
 
 def failure_message(error: BaseException) -> str:
     """The message of the state of a run that raised."""
-    kind = type(error).__name__
-    try:
-        text = str(error)
-    except Exception:
-        text = "(its message could not be made)"
-    message = f"Task run encountered an exception {kind}"
-    return f"{message}: {text}" if text else message
+    return f"Task run encountered an exception {in_words(error)}"
 
 
 def state_of(outcome: Outcome) -> State[Any]:
@@ -273,7 +284,7 @@ def state_of(outcome: Outcome) -> State[Any]:
     if outcome.phase == COMPLETED:
         return Completed(data=outcome.value)
     if outcome.phase == CRASHED:
-        return Crashed(str(outcome.value), data=outcome.value)
+        return Crashed(text_of(outcome.value), data=outcome.value)
     return Failed(failure_message(outcome.value), data=outcome.value)
 
 
@@ -291,17 +302,27 @@ def _retry_delay(
         try:
             if not task.retry_condition_fn(task, TaskRun(call, state), state):
                 return None
-        except Exception:
-            logger_of(call).exception("retry_condition_fn raised; the run is not retried")
+        except Interrupt:
+            raise
+        except BaseException as failure:
+            log_failure_of(call, failure, "retry_condition_fn raised; the run is not retried")
             return None
-    return task.retry_delay(call.attempt)
+    try:
+        return task.retry_delay(call.attempt)
+    except Interrupt:
+        raise
+    except BaseException as failure:
+        log_failure_of(call, failure, "retry_delay_seconds raised; the run is not retried")
+        return None
 
 
 def resolved(call: Call, value: Any) -> Outcome:
     """How a run ends whose return value waited for runs, now that these have ended; calls no final hook."""
     try:
         return Outcome(COMPLETED, results_in(value), name=call.name)
-    except Exception as error:
+    except Interrupt:
+        raise
+    except BaseException as error:
         return raised(call, error)
 
 
@@ -355,8 +376,10 @@ def _call_hook(hook: Callable[..., Any], call: Call, state: State[Any]) -> None:
             from shoal.engine.loops import SERVICE_LOOP
 
             SERVICE_LOOP.run(result)
-    except (Exception, SystemExit):
-        logger_of(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
+    except (Interrupt, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        _hook_raised(call, hook, error)
 
 
 async def _call_hook_async(hook: Callable[..., Any], call: Call, state: State[Any]) -> None:
@@ -364,8 +387,27 @@ async def _call_hook_async(hook: Callable[..., Any], call: Call, state: State[An
         result = hook(call.task, TaskRun(call, state), state)
         if hasattr(result, "__await__"):
             await result
-    except (Exception, SystemExit):
-        logger_of(call).exception("Hook %r raised", getattr(hook, "__name__", hook))
+    except (KeyboardInterrupt, cancelled_class()):
+        raise
+    except BaseException as error:
+        _hook_raised(call, hook, error)
+
+
+def _hook_raised(call: Call, hook: Callable[..., Any], error: BaseException) -> None:
+    log_failure_of(call, error, f"Hook {name_of_hook(hook)} raised")
+
+
+def name_of_hook(hook: Callable[..., Any]) -> str:
+    """What a hook is called in log lines."""
+    try:
+        return repr_of(getattr(hook, "__name__", hook))
+    except BaseException:
+        return kind_of(hook)
+
+
+def log_failure_of(call: Call, error: BaseException, text: str) -> None:
+    """Logs an error under a run's name."""
+    log_failure(error, text, logger=logger_of(call))
 
 
 def logger_of(call: Call) -> Any:

@@ -13,6 +13,7 @@ from shoal.calls import COMPLETED, DONE, READY, RUNNING, Call
 from shoal.exceptions import CancelledRun, WaitTimeout
 from shoal.futures.blocking import Wanted, block
 from shoal.names import run_uuid, task_run_name
+from shoal.safely import is_raisable, with_traceback
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -224,10 +225,10 @@ class TaskFuture(Generic[R]):
     def _error(self) -> BaseException:
         """The exception of a run that did not complete, with the traceback that it came with."""
         outcome = self._outcome
-        if isinstance(outcome, BaseException):
+        if is_raisable(outcome):
             detail = self._detail
             # Each raise adds to an exception's traceback, and this one may be raised many times.
-            return outcome.with_traceback(detail.traceback if detail is not None else None)
+            return with_traceback(outcome, detail.traceback if detail is not None else None)
         from shoal.states import get_state_exception
 
         error = get_state_exception(self.state, run_name=self.name)

@@ -5,7 +5,6 @@ May import `slots`.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shoal.futures.awaiting import waker
@@ -13,26 +12,35 @@ from shoal.limits.slots import KEEPER
 from shoal.names import run_uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine
 
     from shoal.exceptions import ConcurrencyLimitError
 
 __all__ = ["holding", "holding_async"]
 
 
-@contextmanager
-def holding(tags: frozenset[str], number: int) -> Iterator[None]:
+class holding:  # reads as a verb: `with holding(tags, number):`
     """Holds a slot of every limit of a run's tags, waiting for them first.
 
+    Args:
+        tags: of the run.
+        number: of the run.
+
     Raises:
-        ConcurrencyLimitError: a limit is 0.
+        ConcurrencyLimitError: on entering: a limit is 0.
     """
-    run_id = run_uuid(number)
-    KEEPER.acquire_blocking(tags, run_id)
-    try:
-        yield
-    finally:
-        KEEPER.release(run_id)
+
+    # No generator: `contextlib` sets attributes of the exception that passes, which some refuse.
+
+    def __init__(self, tags: frozenset[str], number: int) -> None:
+        self._tags = tags
+        self._run_id = run_uuid(number)
+
+    def __enter__(self) -> None:
+        KEEPER.acquire_blocking(self._tags, self._run_id)
+
+    def __exit__(self, *_: object) -> None:
+        KEEPER.release(self._run_id)
 
 
 async def holding_async(

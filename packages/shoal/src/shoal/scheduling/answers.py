@@ -14,6 +14,7 @@ from shoal.engine.services import CALLBACKS
 from shoal.exceptions import MissingResult
 from shoal.futures.maps import RELEASED
 from shoal.names import task_run_name
+from shoal.safely import text_of
 from shoal.states import State, StateType
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class Answers:
         if phase == CANCELLED:
             return State(StateType.CANCELLED, timestamp=now)
         if phase == CRASHED:
-            return State(StateType.CRASHED, None, str(outcome), data=outcome, timestamp=now)
-        return State(StateType.PENDING, "NotReady", str(outcome), data=outcome, timestamp=now)
+            return State(StateType.CRASHED, None, text_of(outcome), data=outcome, timestamp=now)
+        return State(StateType.PENDING, "NotReady", text_of(outcome), data=outcome, timestamp=now)
 
     def value_of(self, future: TaskFuture[Any]) -> Any:
         """The value of a completed run.

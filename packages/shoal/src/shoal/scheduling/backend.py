@@ -171,6 +171,12 @@ class BackendEvents(Protocol):
     def broken(self, error: Callable[[str], BaseException]) -> None:
         """No worker can be started: all that is open, and all that comes, ends with this."""
 
+    def failed(self, error: BaseException) -> None:
+        """Something of the runner's own went wrong, and runs depend on it: they are CRASHED with that. Never raises.
+
+        The last resort of whatever runs in a service thread, as a callback or on a loop.
+        """
+
     def waiting(
         self,
         batch: int,

@@ -35,13 +35,14 @@ from shoal.context import HERE, LOCK, SCOPE, TAGS, Scope
 from shoal.engine import inputs
 from shoal.engine.inputs import ATOMS
 from shoal.engine.interrupt import shielded
-from shoal.engine.services import CALLBACKS, TIMERS
+from shoal.engine.services import CALLBACKS, TIMERS, guarded
 from shoal.engine.values import value_of
-from shoal.exceptions import RunnerStateError, WaitCycle
+from shoal.exceptions import CrashedRun, RunnerStateError, WaitCycle
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.maps import MapRecord
-from shoal.logs import library_logger
+from shoal.logs import library_logger, log_failure
 from shoal.names import next_number, reserve
+from shoal.safely import in_words
 from shoal.scheduling import effects as effects_of
 from shoal.scheduling.answers import Answers
 from shoal.scheduling.pulling import PullingScheduler
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.calls import Report
+    from shoal.engine.services import Timer
     from shoal.scheduling.backend import AnyBackend
     from shoal.scheduling.waits import Helper
     from shoal.tasks import Task
@@ -387,7 +389,10 @@ class Dispatcher(Answers):
                 pending.discard(upstream)
                 finished = not pending
             if finished:
-                self._returned(future, call, value)
+                try:
+                    self._returned(future, call, value)
+                except BaseException as error:
+                    self.crash(future, error)
 
         pending -= {upstream for upstream in list(pending) if not upstream.watch(one_ended)}
         if not pending:
@@ -418,6 +423,10 @@ class Dispatcher(Answers):
             outcome = Outcome(FAILED, future._outcome, future.state)
             CALLBACKS.put(f"A hook of task run {future.name!r}", run_final_hooks, call, outcome)
         self.drain()
+
+    def after(self, seconds: float, action: Callable[[], object]) -> Timer:
+        """Has the timer thread do something on which runs depend."""
+        return TIMERS.after(seconds, guarded(action, self.failed))
 
     # ------------------------------------------------------------------ BackendEvents
 
@@ -460,7 +469,7 @@ class Dispatcher(Answers):
     def _limit(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
         """Starts an attempt's time limit; with `LOCK` held."""
         self.scheduler.cancel_timer(future)
-        future._details().timer = TIMERS.after(limit, lambda: self._expired(future, attempt, limit))
+        future._details().timer = self.after(limit, lambda: self._expired(future, attempt, limit))
 
     def reported(self, report: Report) -> None:
         """See `BackendEvents`."""
@@ -521,6 +530,31 @@ class Dispatcher(Answers):
             self.scheduler.broke(error, time.time())
         self.drain()
 
+    def failed(self, error: BaseException) -> None:
+        """See `BackendEvents`."""
+        log_failure(error, "%s failed", self.runner_name)
+        if self.capabilities.pulls:  # of a run that is submitted without the lock nobody would know
+            self.close_for(f"it has failed: {in_words(error)}")
+        try:
+            self.broken(self._crash_of(error))
+        except BaseException as another:
+            log_failure(another, "%s could not end its runs", self.runner_name)
+
+    def guarded(self, action: Callable[..., object]) -> Callable[..., None]:
+        """An action on which runs depend, for a service thread, a loop or a callback: they end if it fails."""
+        return guarded(action, self.failed)
+
+    def crash(self, future: TaskFuture[Any], error: BaseException) -> None:
+        """What was done for one run has failed, and it would never end: it is CRASHED. It must not hold `LOCK`."""
+        log_failure(error, "The runner failed at task run %r", future.name)
+        with LOCK:
+            self.scheduler.crash(future, self._crash_of(error), time.time())
+        self.drain()
+
+    def _crash_of(self, error: BaseException) -> Callable[[str], BaseException]:
+        text = f"{self.runner_name} failed: {in_words(error)}"
+        return lambda name: CrashedRun(run_name=name, message=text, cause=error)
+
     def waiting(
         self,
         batch: int,
@@ -561,12 +595,26 @@ class Dispatcher(Answers):
                         break
                     try:
                         self._perform(effect)
-                    except Exception:  # one effect must not take the others along
-                        library_logger().exception(
-                            "The scheduler could not carry out what it decided"
-                        )
+                    except BaseException as error:  # one effect must not take the others along
+                        if _ends_program(error) and effect[0] != effects_of.LAUNCH:
+                            effects.appendleft(effect)  # it came from outside: there is another try
+                            raise
+                        self._not_performed(effect, error)
+                        if _ends_program(error):
+                            raise
             finally:
                 self._draining.release()
+
+    def _not_performed(self, effect: tuple[Any, ...], error: BaseException) -> None:
+        """Something could not be done about a decision: whatever depends on that ends."""
+        about = effect[1] if len(effect) > 1 else None
+        if effect[0] == effects_of.LAUNCH:
+            log_failure(error, "A batch could not be sent")
+            self.lost(effect[1].number, self._crash_of(error))
+        elif type(about) is TaskFuture and about._phase < DONE:
+            self.crash(about, error)
+        else:
+            self.failed(error)
 
     def _perform(self, effect: tuple[Any, ...]) -> None:
         kind = effect[0]
@@ -611,7 +659,7 @@ class Dispatcher(Answers):
             self.backend.slot_gone(effect[1])
         elif kind == effects_of.UNKNOWN:
             task = effect[1]
-            TIMERS.after(self.capabilities.policy.patience, lambda: self._look_at(task))
+            self.after(self.capabilities.policy.patience, lambda: self._look_at(task))
         elif kind == effects_of.OVERDUE:
             self._overdue(effect[1], effect[2])
 
@@ -628,7 +676,7 @@ class Dispatcher(Answers):
         """A slot is idle: after a while, what others have not begun is taken back, unless it found something to do."""
         if not self._looking:
             self._looking = True
-            TIMERS.after(self.capabilities.policy.patience, self._recall)
+            self.after(self.capabilities.policy.patience, self._recall)
 
     def _look_at(self, task: Task[Any, Any]) -> None:
         with LOCK:
@@ -647,10 +695,16 @@ class Dispatcher(Answers):
 
         if call is None:
             return
-        CALLBACKS.put(
-            f"The end of task run {future.name!r}",
-            lambda: self._ended_overdue(future, overdue_outcome(call)),
-        )
+
+        def end() -> None:
+            try:
+                outcome = overdue_outcome(call)
+            except BaseException as error:
+                self.crash(future, error)
+            else:
+                self._ended_overdue(future, outcome)
+
+        CALLBACKS.put(f"The end of task run {future.name!r}", end)
 
     def _ended_overdue(self, future: TaskFuture[Any], outcome: Outcome) -> None:
         with LOCK:
@@ -660,13 +714,15 @@ class Dispatcher(Answers):
     def _settled(self, future: TaskFuture[Any]) -> None:
         try:
             self._log.ended(future)
+        except Exception as error:  # no run depends on a log line
+            log_failure(error, "The end of task run %r could not be logged", future.name)
         finally:
             detail = future._detail
             if detail is not None:
                 with LOCK:
                     waiters, detail.waiters = detail.waiters, None
                 for waiter in waiters or ():
-                    waiter(future)
+                    self._tell(waiter, future)
 
     def _record_moved(self, record: MapRecord[Any]) -> None:
         with LOCK:
@@ -674,11 +730,18 @@ class Dispatcher(Answers):
             if record.ended:
                 record.waiters.clear()
         for waiter in waiters:
-            waiter(record)
+            self._tell(waiter, record)
+
+    def _tell(self, waiter: Callable[[Any], object], ended: Any) -> None:
+        """Tells a waiter; one that fails must not keep others from being told."""
+        try:
+            waiter(ended)
+        except BaseException as error:
+            self.failed(error)
 
     def _start_timer(self, future: TaskFuture[Any], seconds: float) -> None:
         self._log.retried(future, seconds)
-        timer = TIMERS.after(seconds, lambda: self._due(future)) if seconds > 0 else None
+        timer = self.after(seconds, lambda: self._due(future)) if seconds > 0 else None
         with LOCK:
             if future._phase == AWAITING_RETRY:
                 future._details().timer = timer
@@ -720,9 +783,9 @@ class Dispatcher(Answers):
             attempt = call.attempt if call is not None else None
             self.backend.interrupt(future)
         if self.capabilities.pulls:
-            TIMERS.after(GRACE / 4, lambda: self._insist(future, attempt, 3))
+            self.after(GRACE / 4, lambda: self._insist(future, attempt, 3))
         elif self.capabilities.stops_hard:
-            TIMERS.after(GRACE / 2, lambda: self._force(future, attempt))
+            self.after(GRACE / 2, lambda: self._force(future, attempt))
 
     def _force(self, future: TaskFuture[Any], attempt: int | None) -> None:
         """An interrupted run has had its grace."""
@@ -743,7 +806,7 @@ class Dispatcher(Answers):
             if running:
                 self.backend.interrupt(future)
         if running:
-            TIMERS.after(GRACE / 4, lambda: self._insist(future, attempt, more - 1))
+            self.after(GRACE / 4, lambda: self._insist(future, attempt, more - 1))
 
     # ------------------------------------------------------------------ the end
 
@@ -794,6 +857,14 @@ _ALL_RUNS: Any = _AllRuns()
 
 class GoneError(Exception):
     """A claimed run was cancelled before it began."""
+
+
+def _ends_program(error: BaseException) -> bool:
+    """Whether it is Ctrl-C or a SIGTERM: who gets it is whatever the main thread is at."""
+    return (
+        isinstance(error, (KeyboardInterrupt, SystemExit))
+        and threading.current_thread() is threading.main_thread()
+    )
 
 
 def _without_annotations(column: tuple[list[Any] | None, Any]) -> tuple[list[Any] | None, Any]:

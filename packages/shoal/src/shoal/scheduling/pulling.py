@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from shoal.calls import CRASHED
 from shoal.context import LOCK
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
@@ -15,6 +16,8 @@ from shoal.scheduling.effects import CROWDED, LOOP, WAKE
 from shoal.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoal.scheduling.backend import Capabilities
 
 __all__ = ["PullingScheduler"]
@@ -66,6 +69,9 @@ class PullingScheduler(Scheduler):
                 self._call_worker()
 
     def _push(self, future: TaskFuture[Any]) -> None:
+        if self.broken is not None:
+            self.settle(future, CRASHED, self.broken(future.name), future._since)
+            return
         future._start = True
         if future._task.is_async:
             self.count_places()
@@ -79,6 +85,9 @@ class PullingScheduler(Scheduler):
         if record.queued:
             return
         record.queued = True
+        if self.broken is not None:
+            self._crash_ready(deque([record]), self.broken, record.submitted)
+            return
         lane = self.ready_async if record.task.is_async else self.ready
         if last:
             lane.append(record)
@@ -190,20 +199,21 @@ class PullingScheduler(Scheduler):
             most = min(most, self.limit - self.busy)
         while ready and len(taken) < most:
             item = ready[0]
-            if type(item) is TaskFuture:
+            if isinstance(item, TaskFuture):
                 ready.popleft()
                 future = item
+            elif not item.unclaimed:  # those that were left were cancelled one by one
+                ready.popleft()
+                item.queued = False
+                continue
             else:
-                start, stop = item.unclaimed[0]  # type: ignore[union-attr]
-                future = item.materialize(start)  # type: ignore[union-attr]
-                item.since[start] = item.submitted  # type: ignore[union-attr]
+                start, stop = item.unclaimed[0]
+                future = item.materialize(start)
+                item.since[start] = item.submitted
                 if start + 1 < stop:
-                    item.unclaimed[0] = (start + 1, stop)  # type: ignore[union-attr]
+                    item.unclaimed[0] = (start + 1, stop)
                 else:
-                    item.unclaimed.popleft()  # type: ignore[union-attr]
-                    if not item.unclaimed:  # type: ignore[union-attr]
-                        ready.popleft()
-                        item.queued = False  # type: ignore[union-attr]
+                    item.unclaimed.popleft()
             if future._claim():
                 taken.append(future)
         self.busy += len(taken)
@@ -266,6 +276,11 @@ class PullingScheduler(Scheduler):
         if future._task.is_async:
             return False  # the loop runs it
         return self._pick(future) and future._claim()
+
+    def broke(self, error: Callable[[str], BaseException], now: float) -> None:
+        """See `Scheduler`: what runs already goes on."""
+        super().broke(error, now)
+        self._crash_ready(self.ready_async, error, now)
 
     def cancel_some(self, most: int, now: float) -> bool:
         """See `Scheduler`."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CRASHED, DONE, READY, RUNNING, SENT, WAITING, Batch, Outcome
-from shoal.futures.maps import MapRecord, Span
+from shoal.futures.maps import Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling.effects import OVERDUE
 from shoal.scheduling.sending import SendingScheduler
@@ -253,7 +253,7 @@ class PushingScheduler(SendingScheduler):
         self.batch_closed(number)
 
     def broke(self, error: Callable[[str], BaseException], now: float) -> None:
-        """No worker can be started: every run that is open, or comes later, is CRASHED with this."""
+        """See `Scheduler`: what was sent is lost too."""
         self.broken = error
         while self.batches:
             batch, positions = next(iter(self.batches.values()))
@@ -261,17 +261,8 @@ class PushingScheduler(SendingScheduler):
                 future = self.run_at(batch, position)
                 self.settle(future, CRASHED, error(future.name), now)
             self.batch_closed(batch.number)
-        while self.ready or self.ready_async:
-            item = (self.ready or self.ready_async).popleft()
-            if isinstance(item, MapRecord):
-                item.queued = False
-                while item.unclaimed:
-                    start, stop = item.unclaimed.popleft()
-                    for index in range(start, stop):
-                        future = item.materialize(index)
-                        self.settle(future, CRASHED, error(future.name), now)
-            else:
-                self.settle(item, CRASHED, error(item.name), now)
+        super().broke(error, now)
+        self._crash_ready(self.ready_async, error, now)
 
     # ------------------------------------------------------------------ runs go again
 

@@ -17,6 +17,7 @@ from shoal.engine.services import TIMERS
 from shoal.logs import _TASK_RUNS as LOGGER
 from shoal.logs import task_run_logger
 from shoal.names import run_uuid, task_run_name
+from shoal.safely import in_words
 
 if TYPE_CHECKING:
     from shoal.futures.maps import MapRecord
@@ -153,11 +154,10 @@ class RunLog:
         _say(
             task_run_logger(future.name, future.task_run_id),
             logging.INFO,
-            "Attempt %d of %d did not complete (%s: %s); the next begins in %g s",
+            "Attempt %d of %d did not complete (%s); the next begins in %g s",
             call.attempt - 1,
             future._task.retries + 1,
-            type(error).__name__,
-            error,
+            in_words(error),
             round(seconds, 3),
         )
 

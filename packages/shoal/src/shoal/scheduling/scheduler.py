@@ -36,6 +36,7 @@ from shoal.calls import (
     AWAITING_RETRY,
     CANCELLED,
     COMPLETED,
+    CRASHED,
     DONE,
     FAILED,
     NOT_READY,
@@ -51,6 +52,7 @@ from shoal.engine.values import upstream_error
 from shoal.exceptions import TaskRunTimeout, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, RELEASED, MapRecord, Span
 from shoal.futures.run import TaskFuture
+from shoal.safely import traceback_of
 from shoal.scheduling.batching import Durations
 from shoal.scheduling.effects import (
     DRAINED,
@@ -67,7 +69,7 @@ from shoal.scheduling.effects import (
 from shoal.states import TimedOut
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from shoal.engine.inputs import Input
     from shoal.futures.blocking import Wanted
@@ -93,6 +95,7 @@ class Scheduler:
         effects: what is to be done, in order.
         tells_ends: whether completions that nobody waits for are effects too (somebody logs them).
         tells_drained: whether somebody waits for `open` to become 0.
+        broken: what every run ends with that could only start now, since nothing can be run any more.
     """
 
     def __init__(self, capabilities: Capabilities) -> None:
@@ -105,6 +108,7 @@ class Scheduler:
         self.tells_drained = False
         self.durations = Durations()
         self.effects: deque[tuple[Any, ...]] = deque()
+        self.broken: Callable[[str], BaseException] | None = None
         self._submitted = itertools.count()
         self._mapped = 0
         self._ended = itertools.count()
@@ -430,7 +434,7 @@ class Scheduler:
         if phase != COMPLETED or state is not None:
             detail = future._details()
             detail.state = state
-            detail.traceback = value.__traceback__ if isinstance(value, BaseException) else None
+            detail.traceback = traceback_of(value)
         future._phase = phase
         future._call = None
         next(self._ended)
@@ -663,6 +667,45 @@ class Scheduler:
         if self.tells_drained and self.open == 0:
             self.effects.append((DRAINED,))
         return most
+
+    def broke(self, error: Callable[[str], BaseException], now: float) -> None:
+        """Nothing can be run any more: every run that is ready, or will be, is CRASHED with this.
+
+        What waits for something else ends when that does.
+        """
+        self.broken = error
+        self._crash_ready(self.ready, error, now)
+
+    def _crash_ready(
+        self,
+        lane: deque[TaskFuture[Any] | MapRecord[Any]],
+        error: Callable[[str], BaseException],
+        now: float,
+    ) -> None:
+        while lane:
+            item = lane.popleft()
+            if isinstance(item, MapRecord):
+                item.queued = False
+                while item.unclaimed:
+                    start, stop = item.unclaimed.popleft()
+                    for index in range(start, stop):
+                        self.crash(item.materialize(index), error, now)
+            else:
+                self.crash(item, error, now)
+
+    def crash(
+        self, future: TaskFuture[Any], error: Callable[[str], BaseException], now: float
+    ) -> None:
+        """Ends a run as CRASHED, if it has not ended.
+
+        Args:
+            future: the run.
+            error: gives what it ends with, for its name.
+            now: the time.
+        """
+        if future._phase < DONE:
+            future._claim()
+            self.settle(future, CRASHED, error(future.name), now)
 
     def cancel_timer(self, future: TaskFuture[Any]) -> None:
         detail = future._detail

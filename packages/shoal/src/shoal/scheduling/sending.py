@@ -18,7 +18,7 @@ from shoal.scheduling.slots import Slots
 from shoal.scheduling.waits import WorkerWaits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from shoal.scheduling.backend import Capabilities
     from shoal.tasks import Task
@@ -43,7 +43,6 @@ class SendingScheduler(Scheduler):
         maker: forms the batches.
         worker_waits: the runs that wait on workers.
         ready_async: as `ready`, for coroutines of workers that have a loop for them.
-        broken: what every run ends with if no worker can be started; set by the other half.
     """
 
     def __init__(self, capabilities: Capabilities) -> None:
@@ -54,7 +53,6 @@ class SendingScheduler(Scheduler):
         self.maker = BatchMaker(capabilities, self.durations, self.waiting)
         self.worker_waits = WorkerWaits(self)
         self.ready_async: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
-        self.broken: Callable[[str], BaseException] | None = None
         self._asked_of: set[Task[Any, Any]] = set()  # tasks of which nothing is known yet
         self._slow: set[Task[Any, Any]] = set()  # those whose first runs take their time
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Outcome
+from shoal.calls import CANCELLED, COMPLETED, DONE, Outcome
 from shoal.context import LOCK
 from shoal.engine.loops import SERVICE_LOOP, under_asyncio
 from shoal.engine.task_run import attempt_async, overdue_outcome_async, raised
 from shoal.futures.awaiting import PLACES
+from shoal.scheduling.dispatcher import GoneError
+from shoal.task_runners.packing import not_begun
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,6 +40,7 @@ class AsyncLane:
         self._tasks: dict[TaskFuture[Any], asyncio.Task[None]] = {}
         self._given_up: set[TaskFuture[Any]] = set()
         self._scheduled = False
+        self._take_guarded = dispatcher.guarded(self._take)
         self._idle = threading.Event()
         self._idle.set()
 
@@ -47,7 +50,7 @@ class AsyncLane:
             if self._scheduled:
                 return
             self._scheduled = True
-        SERVICE_LOOP.get().call_soon_threadsafe(self._take)
+        SERVICE_LOOP.get().call_soon_threadsafe(self._take_guarded)
 
     def _take(self) -> None:
         loop = SERVICE_LOOP.get()
@@ -59,8 +62,11 @@ class AsyncLane:
         for future in runs:
             try:
                 call = self.dispatcher.begin(future)
-            except Exception as error:
-                self._end(future, Outcome(FAILED, error))
+            except GoneError:
+                self._end(future, Outcome(CANCELLED, None))
+                continue
+            except BaseException as error:
+                self._end(future, not_begun(future, error))
                 continue
             context = call.context if call.attempt == 1 else call.context.copy()
             self._tasks[future] = loop.create_task(
@@ -69,29 +75,35 @@ class AsyncLane:
         if len(runs) == BULK:
             with LOCK:
                 self._scheduled = True
-            loop.call_soon(self._take)
+            loop.call_soon(self._take_guarded)
 
     async def _run(self, future: TaskFuture[Any], call: Call) -> None:
+        PLACES[call.number] = _Place(self, future)
+        try:
+            outcome = await self._outcome(future, call)
+        except BaseException as error:
+            outcome = raised(call, error)
+        PLACES.pop(call.number, None)
+        try:
+            self._end(future, outcome)
+        except BaseException as error:
+            self.dispatcher.crash(future, error)
+        if future._phase == COMPLETED:
+            del call.context  # see `Worker.run`
+
+    async def _outcome(self, future: TaskFuture[Any], call: Call) -> Outcome:
         import asyncio
 
-        PLACES[call.number] = _Place(self, future)
         try:
             if call.task.timeout_seconds is not None:
                 # Not sooner: others of the bulk may have come before.
                 self.dispatcher.start_limit(future, call)
-            outcome = await attempt_async(call)
+            return await attempt_async(call)
         except asyncio.CancelledError:
             detail = future._detail
             if detail is not None and detail.overdue:
-                outcome = await overdue_outcome_async(call)
-            else:
-                outcome = Outcome(CANCELLED, None)
-        except BaseException as error:
-            outcome = raised(call, error)
-        PLACES.pop(call.number, None)
-        self._end(future, outcome)
-        if future._phase == COMPLETED:
-            del call.context  # see `Worker.run`
+                return await overdue_outcome_async(call)
+            return Outcome(CANCELLED, None)
 
     def _end(self, future: TaskFuture[Any], outcome: Outcome) -> None:
         dispatcher = self.dispatcher

@@ -33,9 +33,11 @@ from shoal.engine.batch_run import (
     surroundings_of,
     unpack_report,
 )
-from shoal.exceptions import InvalidOption, SerializationError, WorkerDied
+from shoal.engine.services import guarded
+from shoal.exceptions import CrashedRun, InvalidOption, SerializationError, WorkerDied
 from shoal.futures.run import TaskFuture
 from shoal.logs import library_logger
+from shoal.safely import in_words, is_error, kind_of, repr_of, text_of
 from shoal.scheduling.backend import BackendEvents, Capabilities
 from shoal.scheduling.batching import BatchPolicy
 from shoal.serialization import dumps
@@ -117,16 +119,20 @@ class ExecutorBackend:
         try:
             item, executor = self._submit(packed, [calls[position] for position in positions])
         except (
-            Exception
-        ) as error:  # what an executor raises when it is broken or was shut down is its own affair
+            BaseException
+        ) as error:  # what one raises that is broken or was shut down is its own affair
             self._events.lost(batch.number, _death(error))
+            if not isinstance(error, Exception):
+                raise
             return
         with self._lock:
             self._in_flight[item] = batch
         self._events.started(
             batch.number, positions[0]
         )  # a slot has one item, so it begins at once
-        item.add_done_callback(lambda done: self._ended(done, batch, positions, executor))
+        item.add_done_callback(
+            guarded(lambda done: self._ended(done, batch, positions, executor), self._events.failed)
+        )
 
     def _give_nested_runner(self, call: Call) -> None:
         """Runs submitted inside go to a runner of the worker's own: on this one they might wait for their own place."""
@@ -194,11 +200,11 @@ class ExecutorBackend:
             )
         try:
             data = dumps(list(rows.values()))
-        except Exception:
+        except BaseException:
             for position in list(rows):
                 try:
                     dumps(rows[position])
-                except Exception:
+                except BaseException:
                     failed[position] = Outcome(FAILED, culprit_of(calls[position]))
                     del rows[position]
             data = dumps(list(rows.values()))
@@ -251,7 +257,9 @@ class ExecutorBackend:
             self._losses.append((number, error, executor))
             if self._teller is None:
                 self._teller = threading.Thread(
-                    target=self._tell_losses, name="shoal-executor-losses", daemon=True
+                    target=guarded(self._tell_losses, self._events.failed),
+                    name="shoal-executor-losses",
+                    daemon=True,
                 )
                 self._teller.start()
 
@@ -269,8 +277,8 @@ class ExecutorBackend:
                     self._replace(executor)
             try:
                 self._events.lost(number, _death(error))
-            except Exception:  # the next one is to be told all the same
-                library_logger().exception("The loss of a batch could not be told")
+            except BaseException as failure:  # the next one is to be told all the same
+                self._events.failed(failure)
 
     def _unpacking_failed(self, batch: Batch, positions: list[int], error: BaseException) -> None:
         """The worker could not unpack the batch: the run that is to blame is found by sending each alone."""
@@ -279,8 +287,8 @@ class ExecutorBackend:
             return
         told = SerializationError(
             path="arguments",
-            type_name=type(error).__qualname__,
-            problem=f"unpickling on the worker raised {error!r}",
+            type_name=kind_of(error),
+            problem=f"unpickling on the worker raised {repr_of(error)}",
         )
         told.__cause__ = error
         self._report(batch, positions, [Outcome(FAILED, told)], last=True)
@@ -379,12 +387,16 @@ def _death(error: BaseException) -> Callable[[str], BaseException]:
     """What the runs of a lost batch end with, given their names."""
 
     def of(run_name: str) -> BaseException:
-        if isinstance(error, BrokenExecutor):
-            message = str(error) or "a worker of the executor died"
-        elif isinstance(error, CancelledError):
+        kind = type(error)
+        if issubclass(kind, BrokenExecutor):
+            message = text_of(error) or "a worker of the executor died"
+        elif issubclass(kind, CancelledError):
             message = "the executor was shut down"
-        else:
+        elif is_error(error):
             return error
+        else:
+            message = f"the executor raised {in_words(error)}"
+            return CrashedRun(run_name=run_name, message=message, cause=error)
         return WorkerDied(
             run_name=run_name, host=socket.gethostname(), message=message, cause=error
         )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.calls import DONE, FAILED, Batch, Call, Outcome
+from shoal.calls import CRASHED, DONE, FAILED, Batch, Call, Outcome
 from shoal.engine import inputs
 from shoal.engine.values import value_of
+from shoal.exceptions import CrashedRun
 from shoal.futures.maps import Span
 from shoal.futures.run import TaskFuture
 from shoal.logs import name_of
+from shoal.safely import in_words, is_error
 from shoal.serialization import dumps, find_culprit
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from shoal.exceptions import SerializationError
     from shoal.states import State
 
-__all__ = ["calls_of", "culprit_of", "follow"]
+__all__ = ["calls_of", "culprit_of", "follow", "not_begun"]
 
 
 def calls_of(
@@ -52,11 +54,19 @@ def calls_of(
                 call.args, kwargs = inputs.substitute(call.args, call.kwargs, resolve)
                 call.kwargs = kwargs or None
                 detail.upstreams = ()  # filled in once, for all attempts
-            except Exception as error:
-                failed[position] = Outcome(FAILED, error)
+            except BaseException as error:
+                failed[position] = not_begun(future, error)
                 continue
         calls[position] = call
     return calls, failed
+
+
+def not_begun(future: TaskFuture[Any], error: BaseException) -> Outcome:
+    """The end of a run whose arguments could not be put together: that calls code of the user's, which may raise anything."""
+    if is_error(error):
+        return Outcome(FAILED, error)
+    text = f"putting its arguments together raised {in_words(error)}"
+    return Outcome(CRASHED, CrashedRun(run_name=future.name, message=text, cause=error))
 
 
 def _waits(future: TaskFuture[Any]) -> bool:
@@ -125,6 +135,6 @@ def culprit_of(call: Call) -> SerializationError:
     for name, value in parameters.items():
         try:
             dumps(value)
-        except Exception:
+        except BaseException:
             return find_culprit(value, f"parameters[{name!r}]", name_of(call))
     return find_culprit(parameters, "parameters", name_of(call))

@@ -22,7 +22,6 @@ from shoal import settings
 from shoal.calls import DONE
 from shoal.context import LOCK
 from shoal.engine.interrupt import Frames
-from shoal.engine.services import TIMERS
 from shoal.futures.maps import MapRecord
 from shoal.logs import library_logger
 from shoal.task_runners.base import BaseTaskRunner
@@ -88,7 +87,7 @@ class ThreadBackend(WorkerBackend):
             self._timing = True
             self._finished = self.dispatcher.scheduler.finished
             self._looked = (time.monotonic(), time.process_time())
-            TIMERS.after(PATIENCE, self._grow)
+            self.dispatcher.after(PATIENCE, self._grow)
 
     def _grow(self) -> None:
         """`PATIENCE` after the pool was found crowded."""
@@ -226,7 +225,7 @@ class ThreadBackend(WorkerBackend):
         library_logger().warning(
             "Async task run %r did not stop when it was cancelled; it is left behind", run.name
         )
-        TIMERS.after(0, self.dispatcher.drain)
+        self.dispatcher.after(0, self.dispatcher.drain)
 
     def stop(self, grace: float) -> None:
         """See `Backend`."""

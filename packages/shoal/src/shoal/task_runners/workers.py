@@ -36,6 +36,7 @@ from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.dispatcher import GoneError
 from shoal.task_runners.async_lane import AsyncLane
+from shoal.task_runners.packing import not_begun
 
 if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
@@ -133,10 +134,12 @@ class Worker:
                 if work is None:
                     self.park()
                 elif type(work) is TaskFuture:
-                    self.run(work)
+                    self.run_guarded(work)
                 else:
                     self.run_span(work)  # type: ignore[arg-type]
                 work = None
+        except BaseException as error:
+            backend.dispatcher.failed(error)
         finally:
             HERE.frames = None
             HERE.block = None
@@ -145,6 +148,13 @@ class Worker:
 
     def _is_over(self) -> bool:
         return self.stopping or self.abandoned
+
+    def run_guarded(self, future: TaskFuture[Any], in_span: bool = False) -> None:
+        """As `run`, and ends the run even if that fails, as this thread has others to run."""
+        try:
+            self.run(future, in_span)
+        except BaseException as error:
+            future._dispatcher.crash(future, error)
 
     def run(self, future: TaskFuture[Any], in_span: bool = False) -> None:
         """Runs a claimed run to the end of this attempt. Hot.
@@ -182,7 +192,7 @@ class Worker:
                 outcome = None
             except BaseException as error:
                 if call is None:
-                    outcome = Outcome(FAILED, error)
+                    outcome = not_begun(future, error)
                 else:
                     outcome = call.context.copy().run(raised, call, error)
             # From here the run cannot be interrupted, unless it has been; then the exception may still come, up to
@@ -238,14 +248,18 @@ class Worker:
         for index in span.indices:
             count += 1
             since[index] = self.since = now  # a short element begins when the one before it ended
-            if plain and index not in futures:
-                now = self._run_element(record, index)
-            else:
-                with LOCK:
-                    future = record.materialize(index)
-                    future._claim()
-                if future._phase < DONE:
-                    self.run(future, in_span=True)
+            try:
+                if plain and index not in futures:
+                    now = self._run_element(record, index)
+                else:
+                    with LOCK:
+                        future = record.materialize(index)
+                        future._claim()
+                    if future._phase < DONE:
+                        self.run(future, in_span=True)
+                    now = time.time()
+            except BaseException as error:  # the elements behind it are to be run all the same
+                dispatcher.crash(record.future(index), error)
                 now = time.time()
             if self.abandoned:
                 break
@@ -361,7 +375,7 @@ class Worker:
                 elif len(self.frames.stack) >= DEEPEST:
                     self._too_deep(work)
                 elif isinstance(work, TaskFuture):
-                    self.run(work)
+                    self.run_guarded(work)
                 else:
                     self.run_span(work)
                 work = None

@@ -25,7 +25,6 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from shoal.engine.services import TIMERS
 from shoal.logs import library_logger
 from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
@@ -163,8 +162,10 @@ class ProcessBackend:
             return  # the runner has just been left
         try:
             self.sender.send(member, batch)
-        except Exception as error:
+        except BaseException as error:
             self.sender.not_sent(member, batch, error)
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C, or its like
 
     def _not_started(self, batch: Batch, error: Exception) -> None:
         """No worker could be started for a batch: its slot is given up while there are others."""
@@ -245,7 +246,7 @@ class ProcessBackend:
                 with self.lock:
                     self._force(member, sent, position, run)
 
-            TIMERS.after(GRACE / 2, force)
+            self.events.after(GRACE / 2, force)
 
     # ------------------------------------------------------------------ the rest of a backend
 

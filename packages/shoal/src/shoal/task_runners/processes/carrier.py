@@ -12,7 +12,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from shoal.calls import Handle
+from shoal.calls import FAILED, Handle
 from shoal.serialization import dumps
 from shoal.task_runners.processes import wire
 from shoal.task_runners.processes.segments import Segment
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from shoal.task_runners.remote.nested import End
 
 __all__ = ["SegmentCarrier"]
+
+
+def _fetched(end: End) -> End:
+    """The end of a run with its large value, which another runner keeps."""
+    try:
+        return end._replace(value=end.value.value())
+    except BaseException as error:  # it is lost, or cannot be unpickled
+        return end._replace(phase=FAILED, value=error)
 
 
 class SegmentCarrier:
@@ -70,7 +78,7 @@ class SegmentCarrier:
                 data: Any
                 phase, value = end.phase, end.value
                 if isinstance(value, Handle) and not isinstance(value, Stored):
-                    end = end._replace(value=value.value())  # another runner's
+                    end = _fetched(end)  # another runner's
                     value = end.value
                 if isinstance(value, Stored):
                     is_new = value.number not in member.segments

@@ -80,10 +80,16 @@ class Deaths:
                 backend.listener.nested.tell_elements(sent.batch.runs, ended)
             begun = [p for p, word in enumerate(words) if word == BEGUN]
             if number == unpacking:
-                if not sent.was_alone():
+                task = member.record.task
+                if task is not None and backend.contents.died_of(
+                    task, member.process.pid, socket.gethostname()
+                ):
+                    begun = backend.contents.positions_of(sent.batch, task)
+                elif not sent.was_alone():
                     backend.events.split(number)  # perhaps the arguments of one of them killed it
                     continue
-                begun = [0]
+                else:
+                    begun = [0]
             backend.events.lost(number, error_of, begun)
         for helper in list(member.waits.values()):
             backend.events.resumed(helper)

@@ -17,8 +17,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from shoal.logs import library_logger
-from shoal.task_runners.processes.members import died
+from shoal.logs import log_failure
 from shoal.task_runners.remote.members import futures_of
 
 if TYPE_CHECKING:
@@ -126,9 +125,7 @@ class Link:
                     if mask & selectors.EVENT_READ:
                         self.read(member)
         except BaseException as error:
-            library_logger().exception("The process pool failed")
-            text = f"the process pool failed: {error!r}"
-            self._backend.events.broken(lambda run_name: died(run_name, text))
+            self._backend.events.failed(error)
 
     def _do_all(self) -> bool:
         try:
@@ -157,9 +154,11 @@ class Link:
             for message in member.channel.inbox.messages():
                 try:
                     take(member, message)
-                except Exception:
+                except BaseException as error:
                     pid = member.process.pid
-                    library_logger().exception("Worker process %s is killed: it said nonsense", pid)
+                    log_failure(
+                        error, "Worker process %s is killed: it failed, or said nonsense", pid
+                    )
                     member.process.kill()
         if not more:
             self.unregister(member)

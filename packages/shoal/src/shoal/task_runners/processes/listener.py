@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import FAILED, Outcome, Report
 from shoal.exceptions import ResultLost
 from shoal.futures.maps import Span
-from shoal.logs import library_logger
+from shoal.logs import log_failure
 from shoal.serialization import loads
 from shoal.task_runners.processes.record import TOLD
 from shoal.task_runners.processes.segments import Segment
@@ -92,14 +92,16 @@ class Listener:
             member.ready = True
         elif kind == messages.UNREADY:
             member.unready = loads(message.body)
+        elif kind == messages.FAILED:
+            raise loads(message.body)  # it is of no use any more
         elif kind == messages.RETIRING:
             self._backend.pool.retire(member)
 
     def _take_logged(self, body: bytes) -> None:
         try:
             self._backend.events.logged(loads(body))
-        except Exception:  # what the user put into the record, or does with it
-            library_logger().exception("A log record of a worker could not be handled")
+        except BaseException as error:  # what the user put into the record, or does with it
+            log_failure(error, "A log record of a worker could not be handled")
 
     # ------------------------------------------------------------------ runs end
 
@@ -146,14 +148,14 @@ class Listener:
             ends = [ends[place] for place in told]
         try:
             values = lane.values(words, positions)
-        except Exception:
+        except BaseException:
             values = [self._value(lane, word, p) for word, p in zip(words, positions, strict=True)]
         return Report(number, positions, values, ends, 0.0)
 
     def _value(self, lane: Lane, word: int, position: int) -> Any:
         try:
             return lane.values([word], [position])[0]
-        except Exception as error:
+        except BaseException as error:
             return Outcome(FAILED, not_unpickled(error))
 
     def _take_value(self, member: ProcessMember, message: Message) -> None:
@@ -171,7 +173,7 @@ class Listener:
         else:
             try:
                 value = loads(data)
-            except Exception as error:
+            except BaseException as error:
                 value = Outcome(FAILED, not_unpickled(error))
         backend.events.reported(
             Report(number, [position], [value], [end], 0.0, last=False, count=0)

@@ -194,6 +194,15 @@ class Record:
     def unpacking(self, number: int) -> None:
         self._header[0] = number
 
+    @property
+    def task(self) -> int | None:
+        """The key of the task that it unpickles of that, `None` if it is at something else."""
+        return self._header[1] - 1 if self._header[1] else None
+
+    @task.setter
+    def task(self, key: int | None) -> None:
+        self._header[1] = key + 1 if key is not None else 0
+
     def close(self) -> None:
         """Unmaps it."""
         for lane in self._lanes.values():

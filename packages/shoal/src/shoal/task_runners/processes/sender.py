@@ -19,6 +19,7 @@ from shoal.calls import FAILED, Batch, Outcome, Report
 from shoal.exceptions import NestingTooDeep
 from shoal.futures.maps import Span
 from shoal.logs import library_logger
+from shoal.safely import repr_of
 from shoal.serialization import dumps
 from shoal.task_runners.processes import wire
 from shoal.task_runners.processes.members import ProcessMember, Sent, died
@@ -131,12 +132,12 @@ class Sender:
         if whole is not None:
             whole.segment.close()
 
-    def not_sent(self, member: ProcessMember, batch: Batch, error: Exception) -> None:
+    def not_sent(self, member: ProcessMember, batch: Batch, error: BaseException) -> None:
         """A batch could not be given to its worker."""
         backend = self._backend
         with backend.lock:
             self.untell(member, member.batches.get(batch.number))
-        text = f"it could not be sent to a worker: {error!r}"
+        text = f"it could not be sent to a worker: {repr_of(error)}"
         backend.events.lost(batch.number, lambda run_name: died(run_name, text, error))
 
     def untell(self, member: ProcessMember, sent: Sent | None) -> None:

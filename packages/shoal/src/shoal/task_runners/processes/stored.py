@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.exceptions import ResultLost, SerializationError
+from shoal.safely import repr_of
 from shoal.task_runners.processes.segments import Layout, Segment, load, needed, store
 from shoal.task_runners.remote.parcels import HERE, Parcel
 
@@ -76,12 +77,12 @@ class Stored(Parcel):
                     self._value = self.load()
                 except OSError as error:
                     raise ResultLost(run_name=run_name, holder="its shared memory") from error
-                except Exception as error:
+                except BaseException as error:
                     raise SerializationError(
                         run_name=run_name,
                         path="result",
                         type_name="unknown",
-                        problem=f"unpickling raised {error!r}",
+                        problem=f"unpickling raised {repr_of(error)}",
                     ) from error
                 self._has_value = True
             return self._value

@@ -34,9 +34,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import names
 from shoal.context import LOCK
+from shoal.engine.batch_run import pack_error
 from shoal.engine.interrupt import Interrupt
 from shoal.logs import library_logger, name_of
-from shoal.serialization import dumps, loads, portable_error
+from shoal.serialization import dumps, loads
 from shoal.task_runners.processes.record import REPORT_EVERY, TOLD, Record, size_of_record
 from shoal.task_runners.processes.segments import NoSegment, Segment, SegmentPool
 from shoal.task_runners.processes.stored import Store, Stored
@@ -172,7 +173,7 @@ class Worker(RemoteWorker):
             function, arguments = loads(self.settings.initializer)
             function(*arguments)
         except BaseException as error:
-            self.channel.send(messages.UNREADY, portable_error(error, "(the initializer)"))
+            self.channel.send(messages.UNREADY, pack_error(error, "(the initializer)"))
             return False
         return True
 
@@ -313,7 +314,9 @@ class Worker(RemoteWorker):
             if surroundings is not None:
                 self.surround(surroundings)
             for key, data in tasks:
+                self.record.task = key
                 self.learn(key, data)
+            self.record.task = None
             if whole is not None:
                 content = Stored(0, whole, own[1]).load(attached=self.load)
             else:
@@ -326,8 +329,9 @@ class Worker(RemoteWorker):
             return
         except BaseException as error:
             self.record.unpacking = 0
+            self.record.task = None
             self.channel.send(
-                messages.UNPACKABLE, dumps((number, portable_error(error, "(unpacking)")))
+                messages.UNPACKABLE, dumps((number, pack_error(error, "(unpacking)")))
             )
             return
         self.record.unpacking = 0

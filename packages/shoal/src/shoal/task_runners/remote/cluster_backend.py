@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.calls import DONE, FAILED, SENT, WAITING, Batch, Outcome, Report
 from shoal.context import LOCK
-from shoal.exceptions import ResultLost
+from shoal.exceptions import ResultLost, WorkerDied
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.logs import library_logger
+from shoal.safely import repr_of
 from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_members import ClusterMember, Sent, died
 from shoal.task_runners.remote.parcels import Packed, pack
-from shoal.task_runners.remote.record import CAPACITY
+from shoal.task_runners.remote.record import ARGUMENTS, CAPACITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,6 +57,8 @@ WINDOW = 10.0
 LAST_WORDS = 0.6
 #: Seconds that a cancel waits until it is certain that what was queued will not begin.
 SETTLES_WITHIN = 1.0
+#: Bytes up to which the pickle of a task goes with every batch of it: a worker that has it takes no notice.
+ALONG = 16 * 1024
 #: Times that a batch may come back without having begun, for no known reason.
 FRUITLESS = 5
 
@@ -113,7 +116,6 @@ class ClusterBackend:
         self.members: dict[Any, Any] = {}
         self.sent: dict[int, Any] = {}
         self.stopping = False
-        self._told: set[int] = set()
         self._surrounded = False
         self._fruitless: dict[int, int] = {}
 
@@ -193,8 +195,10 @@ class ClusterBackend:
             self._launch(batch)
         except ResultLost as error:
             self._argument_lost(batch, error)
-        except Exception as error:
+        except BaseException as error:
             self.not_sent(batch.number, error)
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C, or its like
 
     def _argument_lost(self, batch: Batch, error: ResultLost) -> None:
         """A value among a batch's arguments has gone with the cluster that held it."""
@@ -206,13 +210,13 @@ class ClusterBackend:
             lambda name: ResultLost(run_name=name, holder=error.holder, cause=error),
         )
 
-    def not_sent(self, number: int, cause: Exception) -> None:
+    def not_sent(self, number: int, cause: BaseException) -> None:
         """A batch could not be given to the cluster."""
         with self.lock:
             sent = self.sent.get(number)
             if sent is not None:
                 self.forget(sent)
-        text = f"it could not be sent to {self.cluster}: {cause!r}"
+        text = f"it could not be sent to {self.cluster}: {repr_of(cause)}"
         self.events.lost(number, lambda name: self.died(name, text, cause))
 
     def _launch(self, batch: Batch) -> None:
@@ -230,16 +234,17 @@ class ClusterBackend:
             self.contents.report_failed(batch, failed, last=packed is None)
         if packed is None:
             return
-        self._tell_new(tasks)
-        blob = dumps((tasks, tags, packed.data))
+        self._tell_surroundings()
+        sent.tasks = tasks
         with self.lock:
             self.sent[batch.number] = sent
         if helper is not None:
             member, wait = helper.tag
             if not is_task:
-                self._send_to(member, wait, sent, blob)
+                self._send_to(member, wait, sent, dumps((tasks, tags, packed.data, {})))
                 return
             self.down(member, messages.STEP_ASIDE, dumps(wait))
+        blob = dumps((tasks, tags, packed.data, self._pickles(tasks, ALONG)))
         sent.is_task = True
         self.send_task(sent, task, blob, packed.buffers, options)
 
@@ -270,20 +275,75 @@ class ClusterBackend:
             if not member.buried:
                 sent.member = member
                 member.begun.add(number)
-                self.down(member, messages.BATCH, dumps((number, wait, blob)))
+                new = self._pickles([key for key in sent.tasks if key not in member.tasks])
+                member.tasks.update(new)
+                self.down(member, messages.BATCH, dumps((number, wait, blob, new)))
                 return
             self.forget(sent)
         self.events.lost(number, lambda name: self.died(name, None), [])
 
-    def _tell_new(self, tasks: list[int]) -> None:
-        """Tells all workers, now and later, of tasks and of what surrounds the runs, once."""
+    def _tell_surroundings(self) -> None:
+        """Tells all workers, now and later, of what surrounds the runs, once. It holds nothing of the user's unpickled."""
         if not self._surrounded and self.contents.surroundings is not None:
             self._surrounded = True
             self.tell_all(messages.SURROUNDINGS, self.contents.surroundings)
+
+    def _pickles(self, tasks: list[int], largest: int | None = None) -> dict[int, bytes]:
+        """What tasks pickle to, by key: only workers that have runs of a task get it, as it may be their end.
+
+        Args:
+            tasks: their keys.
+            largest: bytes above which a worker that does not know a task had better ask for it.
+        """
+        pickles: dict[int, bytes] = {}
         for key in tasks:
-            if key not in self._told:
-                self._told.add(key)
-                self.tell_all(messages.TASK, dumps((key, self.contents.packed_tasks[key])))
+            data = self.contents.packed_tasks[key]
+            if isinstance(data, bytes) and (largest is None or len(data) <= largest):
+                pickles[key] = data
+        return pickles
+
+    def tell_task(self, member: ClusterMember, key: int) -> None:
+        """A worker has asked for a task."""
+        self.down(member, messages.TASK, dumps((key, self.contents.packed_tasks[key])))
+
+    def died_unpickling(self, sent: Any, what: int, member: ClusterMember) -> None:
+        """A worker has died while it unpickled a batch: that may be chance once, and is the batch's doing then.
+
+        Args:
+            sent: the batch.
+            what: see `record`.
+            member: the worker.
+        """
+        with self.lock:
+            if not self.is_open(sent):
+                return
+            self.forget(sent)
+        batch = sent.batch
+        pid, host = member.hello.get("pid"), member.hello.get("host", "(a worker)")
+        part = "arguments" if what == ARGUMENTS else "function"
+
+        def error(name: str) -> BaseException:
+            text = f"its worker on {host} (pid {pid}) died while it unpickled its {part}"
+            return WorkerDied(run_name=name, host=host, pid=pid, message=text)
+
+        if what != ARGUMENTS and self.contents.died_of(what - 1, pid, host):
+            self._lose_all(what - 1, error)
+            self.events.lost(batch.number, error, self.contents.positions_of(batch, what - 1))
+        elif not sent.was_alone():
+            self.events.split(batch.number)
+        else:
+            self.events.lost(batch.number, error, [0])
+
+    def _lose_all(self, key: int, error: Callable[[str], BaseException]) -> None:
+        """A task is deadly: what was sent of it and has not begun is asked back, and ends."""
+        with self.lock:
+            others = [s for s in self.sent.values() if key in s.tasks and s.member is None]
+            for sent in others:
+                self.withdraw(sent)
+                self.forget(sent)
+        for sent in others:
+            number = sent.batch.number
+            self.events.lost(number, error, self.contents.positions_of(sent.batch, key))
 
     def is_open(self, sent: Any) -> bool:
         """Whether a batch has not said all; with the lock held."""

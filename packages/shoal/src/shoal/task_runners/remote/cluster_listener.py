@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import COMPLETED, FAILED, Outcome, Report
 from shoal.context import LOCK
 from shoal.futures.maps import Span
-from shoal.logs import library_logger
+from shoal.logs import library_logger, log_failure
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_worker import KEPT, PICKLED
@@ -106,6 +106,10 @@ class ClusterListener:
             self.nested.take_dropped(member, loads(body))
         elif kind == messages.UNPACKABLE:
             self._take_unpackable(*loads(body))
+        elif kind == messages.ASKED:
+            backend.tell_task(member, loads(body))
+        elif kind == messages.FAILED:
+            backend.events.failed(loads(body))
         elif kind == messages.HELLO:
             self._take_hello(member, loads(body))
         else:
@@ -125,8 +129,8 @@ class ClusterListener:
     def _take_logged(self, body: bytes) -> None:
         try:
             self.backend.events.logged(loads(body))
-        except Exception:  # what the user put into the record, or does with it
-            library_logger().exception("A log record of a worker could not be handled")
+        except BaseException as error:  # what the user put into the record, or does with it
+            log_failure(error, "A log record of a worker could not be handled")
 
     def _take_started(self, member: Any, number: int) -> None:
         """A worker has a batch, and begins."""
@@ -209,7 +213,7 @@ class ClusterListener:
         """A value that travelled, or an `Outcome`."""
         try:
             return loads(data)
-        except Exception as error:
+        except BaseException as error:
             return Outcome(FAILED, not_unpickled(error))
 
     def _take_unpackable(self, number: int, data: bytes) -> None:

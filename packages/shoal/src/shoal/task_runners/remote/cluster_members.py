@@ -38,6 +38,7 @@ class ClusterMember(Member):
         hello: what it says of itself; empty until it has.
         begun: numbers of batches that it has, and has not reported whole.
         stopped_for: name of the run for whose sake it was killed.
+        tasks: keys of those that went to it with what it was given for its waits.
     """
 
     def __init__(self, number: int, channel: Channel) -> None:
@@ -45,6 +46,7 @@ class ClusterMember(Member):
         self.hello: dict[str, Any] = {}
         self.begun: set[int] = set()
         self.stopped_for: str | None = None
+        self.tasks: set[int] = set()
 
 
 class Sent:
@@ -55,6 +57,7 @@ class Sent:
         is_task: whether it is a task of the cluster's; else it was given to a waiting run.
         member: the worker that has begun it, if any has.
         stored: handles among its arguments.
+        tasks: keys of the tasks of its runs.
         demands: what it asks of its worker, in the cluster's words.
         skipped: runs that were cancelled before a worker had it.
         recalled: whether what has not begun of it is wanted back.
@@ -71,6 +74,7 @@ class Sent:
         "recalled",
         "skipped",
         "stored",
+        "tasks",
         "wanting",
         "withdrawn",
     )
@@ -79,6 +83,7 @@ class Sent:
         self.batch = batch
         self.member: Any = None
         self.stored = stored
+        self.tasks: list[int] = []
         self.demands: dict[str, float] = {}
         self.skipped: list[TaskFuture[Any]] = []
         self.recalled = False
@@ -86,6 +91,13 @@ class Sent:
         self.withdrawn = False
         self.wanting: list[Helper] = []
         self._places: dict[TaskFuture[Any], int] | None = None
+
+    def was_alone(self) -> bool:
+        """Whether it holds one run that must not share a batch."""
+        if type(self.batch.runs) is Span or len(self.batch) > 1:
+            return False
+        detail = self.batch.runs[0]._detail
+        return detail is not None and detail.alone
 
     def is_limited(self) -> bool:
         """Whether its first run has a time limit."""

@@ -1,7 +1,7 @@
 """What runs batches inside a cluster's own worker process: the same for every cluster.
 
     the cluster's task ─▶ `opened` ─▶ a seat, or the service loop ─▶ each run through the engine ─▶ columns ──report──▶ driver
-    messages ─▶ receiver thread: tasks, interrupts, recalls, what waiting runs are given, ends of nested runs
+    messages ─▶ receiver thread: tasks asked for, interrupts, recalls, what waiting runs are given, ends of nested runs
 
 A runner's package adds how messages travel, how the cluster's tasks begin and end, and where large values stay.
 
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import names
 from shoal.context import LOCK, SCOPE
+from shoal.engine.batch_run import pack_error
 from shoal.engine.inputs import ATOMS
-from shoal.logs import library_logger
-from shoal.serialization import dumps, loads, portable_error
+from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.batches import Batch, Untold
+from shoal.task_runners.remote.batches import Batch
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
 from shoal.task_runners.remote.parcels import unpack
-from shoal.task_runners.remote.record import Record
+from shoal.task_runners.remote.record import ARGUMENTS, Record
 from shoal.task_runners.remote.seat import Seat
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
 
@@ -80,6 +80,21 @@ class Columns:
         """The value stays in the cluster, where the driver finds it by this key."""
         self.kinds[position] = KEPT
         self.values[position] = key
+
+
+class _Opening:
+    """A batch that is being unpacked.
+
+    Attributes:
+        skipped: run numbers that were cancelled meanwhile.
+        is_recalled: whether what is not begun of it is wanted back.
+    """
+
+    __slots__ = ("is_recalled", "skipped")
+
+    def __init__(self) -> None:
+        self.skipped: set[int] = set()
+        self.is_recalled = False
 
 
 class _Numbers:
@@ -139,6 +154,7 @@ class ClusterWorker(RemoteWorker):
     Attributes:
         record: what has begun, in memory that outlives this process; `None` in the driver's own process.
         loading: gives the values of handles while a thread unpacks a batch that came with them.
+        news: told of what batches may wait for: what surrounds the runs, tasks, the end.
     """
 
     def __init__(self, channel: Any, report_every: float) -> None:
@@ -148,16 +164,16 @@ class ClusterWorker(RemoteWorker):
         self.record: Record | None = None
         self.loading = threading.local()
         self._level: int | None = None
+        self.news = threading.Condition(LOCK)
+        self._opening: dict[int, _Opening] = {}
+        self._pickles: dict[int, bytes] = {}
+        self._learning = threading.Lock()
         self._withdrawn: set[int] = set()
 
     # ------------------------------------------------------------------ for subclasses
 
-    def catch_up(self, tasks: list[int]) -> None:
-        """Waits until what the driver said before a batch was sent is known here.
-
-        Args:
-            tasks: keys of the batch's tasks.
-        """
+    def catch_up(self) -> None:
+        """Waits until what surrounds the runs is known here."""
         raise NotImplementedError
 
     def fetch(self, number: Any) -> Any:
@@ -181,10 +197,9 @@ class ClusterWorker(RemoteWorker):
             self._take_batch(*loads(body))
         elif kind == messages.TASK:
             key, data = loads(body)
-            try:
-                self.learn(key, data)
-            except BaseException:
-                library_logger().debug("A task could not be unpickled", exc_info=True)
+            with self.news:  # it is unpickled by who needs it
+                self._pickles[key] = data
+                self.news.notify_all()
         elif kind == messages.SURROUNDINGS:
             self._level = self.surround(body).level
             self._set_level()
@@ -236,39 +251,99 @@ class ClusterWorker(RemoteWorker):
             buffers: large ones that came beside it.
 
         Raises:
-            Untold: a task of it is not known here.
+            ConnectionError: the driver has gone.
         """
         with LOCK:
             if self._is_barred(number):
                 return None
+            opening = self._opening[number] = _Opening()
+        record = self.record
+        lane = record.open(number) if record is not None else -1
+        # First: should this process die of what comes, the driver knows whose record to read.
+        self.channel.send(messages.STARTED, dumps(number))
         try:
-            keys, tags, data = loads(blob)
-            if 0 not in self.scopes or any(task not in self.tasks for task in keys):
-                self.catch_up(keys)
+            keys, tags, data, along = loads(blob)
+            if 0 not in self.scopes:
+                self.catch_up()
+            for key in keys:
+                self._see_task(key, along.get(key), lane)
+            if record is not None:
+                record.unpickles(lane, ARGUMENTS)
             content = unpack(data, self.load, buffers)
             rows, scope = self.rows(content, tags)
-        except Untold:
-            # The task's own message could not be unpickled, and says so whenever the task is asked for.
-            raise
         except BaseException as error:
-            self._tell_unpackable(number, error)
+            del self._opening[number]
+            self._close_lane(lane)
+            failure = pack_error(error, "(unpacking)")
+            self.channel.send(messages.UNPACKABLE, dumps((number, failure)))
             return None
         size = max(rows.positions, default=-1) + 1
-        lane, words = (
-            self.record.open(number, size) if self.record is not None else (-1, bytearray(size))
-        )
+        words = record.begin(lane, size) if record is not None else bytearray(size)
         batch = Batch(number, Columns(lane, words, size), rows, scope, wait)
         with LOCK:
+            del self._opening[number]
             if self._is_barred(number):
-                self._close_lane(batch)
+                self._close_lane(lane)
                 return None
+            batch.skipped |= opening.skipped
             self.batches[number] = batch
-        self.channel.send(messages.STARTED, dumps(number))
+        if opening.is_recalled:
+            self.hand_back(batch)
         return batch
 
-    def _tell_unpackable(self, number: int, error: BaseException) -> None:
-        failure = portable_error(error, "(unpacking)")
-        self.channel.send(messages.UNPACKABLE, dumps((number, failure)))
+    def _see_task(self, key: int, data: bytes | None, lane: int) -> None:
+        """Sees to it that a task is known here.
+
+        Args:
+            key: of the task.
+            data: its pickle, if that came with the batch.
+            lane: of the batch that needs it.
+
+        Raises:
+            BaseException: whatever unpickling it raises.
+        """
+        if self.tasks.is_told(key):
+            return
+        if data is None:
+            data = self._asked_for(key)
+        with self._learning:
+            if not self.tasks.is_told(key):
+                if self.record is not None:
+                    self.record.unpickles(lane, key + 1)
+                self.learn(key, data)
+        self._pickles.pop(key, None)
+
+    def _asked_for(self, key: int) -> bytes:
+        """The pickle of a task, from the driver. The thread that receives has it already.
+
+        Raises:
+            ConnectionError: the driver has gone.
+        """
+        with self.news:
+            if key not in self._pickles:
+                self.channel.send(messages.ASKED, dumps(key))
+            while key not in self._pickles:
+                if self.gone:
+                    raise ConnectionError("the driver has gone")
+                self.news.wait()
+            return self._pickles[key]
+
+    def interrupt(self, number: int, overdue: bool) -> None:
+        """See `RemoteWorker`: also a run of a batch that is just being unpacked."""
+        with LOCK:
+            for opening in self._opening.values():
+                opening.skipped.add(number)
+        super().interrupt(number, overdue)
+
+    def take(self, message: Message) -> None:
+        """See `RemoteWorker`."""
+        if message.kind == messages.RECALL:
+            with LOCK:
+                opening = self._opening.get(loads(message.body))
+                if opening is not None:
+                    opening.is_recalled = True
+                    return
+        super().take(message)
 
     def withdraw(self, number: int) -> bool:
         """Sees to it that a batch does not begin, unless it has; whether it had not."""
@@ -284,13 +359,10 @@ class ClusterWorker(RemoteWorker):
         self._withdrawn.discard(number)
         return barred
 
-    def _take_batch(self, number: int, wait: int, blob: bytes) -> None:
-        """What a waiting run waits for, to be run on its seat."""
-        try:
-            batch = self.opened(number, blob, wait)
-        except Untold as error:
-            self._tell_unpackable(number, error)
-            return
+    def _take_batch(self, number: int, wait: int, blob: bytes, tasks: dict[int, bytes]) -> None:
+        """What a waiting run waits for, to be run on its seat; and what it needs of tasks that are not known here."""
+        self._pickles.update(tasks)
+        batch = self.opened(number, blob, wait)
         if batch is None:
             return
         with LOCK:
@@ -306,12 +378,12 @@ class ClusterWorker(RemoteWorker):
         """See `RemoteWorker`."""
         _flush()
         super().close(batch)
-        self._close_lane(batch)
-
-    def _close_lane(self, batch: Batch) -> None:
         lane: Any = batch.lane
+        self._close_lane(lane.number)
+
+    def _close_lane(self, lane: int) -> None:
         if self.record is not None:
-            self.record.close_lane(lane.number)
+            self.record.close_lane(lane)
 
     # ------------------------------------------------------------------ ends
 

@@ -15,16 +15,16 @@ import weakref
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from shoal.calls import COMPLETED, FAILED, Batch, Call, Outcome, Report
+from shoal.calls import COMPLETED, CRASHED, FAILED, Batch, Call, Outcome, Report
 from shoal.context import TAGS, Scope
 from shoal.engine.batch_run import pack_task, surroundings_of
 from shoal.engine.inputs import ATOMS
 from shoal.engine.values import value_of
-from shoal.exceptions import SerializationError
+from shoal.exceptions import SerializationError, WorkerDied
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.serialization import loads
-from shoal.task_runners.packing import calls_of, culprit_of, follow
+from shoal.task_runners.packing import calls_of, culprit_of, follow, not_begun
 from shoal.task_runners.remote.parcels import (
     HERE,
     LARGE,
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Contents"]
 
+#: Workers that may die while they unpickle the function of one task, before that counts as deadly.
+DEADLY = 3
+
 
 class Contents:
     """Turns batches into what is sent, and knows tasks by their keys.
@@ -53,7 +56,7 @@ class Contents:
         keep: puts a large value to where workers can have it, given it and what it pickles to.
 
     Attributes:
-        packed_tasks: by key, each task's pickle, or why it has none.
+        packed_tasks: by key, each task's pickle, or what its runs end with instead of being sent.
         scope: of the runs, once one was seen: a runner works for one flow run.
         surroundings: what workers are told of it.
     """
@@ -65,7 +68,8 @@ class Contents:
         self._tasks_by_key: list[Task[Any, Any]] = []
         self._tasks_by_digest: dict[bytes, Task[Any, Any]] = {}
         self._prepared: weakref.WeakSet[MapRecord[Any]] = weakref.WeakSet()
-        self.packed_tasks: list[bytes | SerializationError] = []
+        self.packed_tasks: list[bytes | SerializationError | WorkerDied] = []
+        self._deaths: dict[int, int] = {}
         self.scope: Scope | None = None
         self.surroundings: bytes | None = None
 
@@ -82,8 +86,8 @@ class Contents:
             if record.single is not None and not runs.has_futures():
                 try:
                     key = self._key_of(record.task)
-                except SerializationError as error:
-                    return None, [], [], dict.fromkeys(range(len(runs)), Outcome(FAILED, error))
+                except (SerializationError, WorkerDied) as error:
+                    return None, [], [], dict.fromkeys(range(len(runs)), _end_with(error))
                 values = record.single[runs.start : runs.stop]
                 return ("map", key, record.base + runs.start, values), [key], tags, failed
         else:
@@ -105,8 +109,8 @@ class Contents:
                 try:
                     places = places or {future: place for place, future in enumerate(runs)}
                     linked = self._linked(batch, position, places)
-                except Exception as error:
-                    failed[position] = Outcome(FAILED, error)
+                except BaseException as error:
+                    failed[position] = not_begun(runs[position], error)
                     continue
                 if linked is None:
                     continue
@@ -116,8 +120,8 @@ class Contents:
             self._see_scope(call.scope)
             try:
                 key = self._key_of(call.task)
-            except SerializationError as error:
-                failed[position] = Outcome(FAILED, error)
+            except (SerializationError, WorkerDied) as error:
+                failed[position] = _end_with(error)
                 continue
             keys[key] = None
             tags_index = all_tags.setdefault(call.context.get(TAGS, frozenset()), len(all_tags))
@@ -153,7 +157,7 @@ class Contents:
             arguments.append(call.args)
         try:
             key = self._key_of(task)
-        except SerializationError:
+        except (SerializationError, WorkerDied):
             return None
         self._see_scope(first.scope)
         return ("calls", key, numbers, arguments), [key], [tags or frozenset()], {}
@@ -172,7 +176,7 @@ class Contents:
             return None  # it ended only now, or was sent elsewhere: the run waits again
         try:
             packed = pack((call.args, call.kwargs), whole=True)
-        except Exception:
+        except BaseException:
             raise culprit_in(call) from None
         return call, Late(packed), [places[upstream] for upstream in needed]
 
@@ -208,6 +212,10 @@ class Contents:
             return value if packed.size <= LARGE else self._keep(value, packed)
         except Exception:
             return value  # found again, and told, where the runs are packed
+        except BaseException:
+            if _packs(value):
+                raise
+            return value
 
     def _see_scope(self, scope: Scope | None) -> None:
         if self.surroundings is None:
@@ -219,6 +227,7 @@ class Contents:
 
         Raises:
             SerializationError: its function cannot be pickled.
+            WorkerDied: workers die of it.
         """
         key = self._tasks.get(task)
         if key is None:
@@ -232,18 +241,43 @@ class Contents:
                 self.packed_tasks.append(data)
                 self._tasks_by_digest.setdefault(digest, task)
         packed = self.packed_tasks[key]
-        if isinstance(packed, SerializationError):
+        if not isinstance(packed, bytes):
             raise packed
         return key
+
+    def died_of(self, key: int, pid: int | None, host: str) -> bool:
+        """A worker has died while it unpickled a task: that may be chance, but not again and again.
+
+        Args:
+            key: of the task.
+            pid: of the worker.
+            host: where it was.
+
+        Returns:
+            Whether the task is not to be sent any more: its runs end with that.
+        """
+        deaths = self._deaths[key] = self._deaths.get(key, 0) + 1
+        if deaths >= DEADLY:
+            text = f"{deaths} workers died while they unpickled the function of task {self._tasks_by_key[key].name!r}"
+            self.packed_tasks[key] = WorkerDied(host=host, pid=pid, message=text)
+        return deaths >= DEADLY
+
+    def positions_of(self, batch: Batch, key: int) -> list[int]:
+        """Where the runs of a task are in a batch."""
+        task = self._tasks_by_key[key]
+        if type(batch.runs) is Span:
+            return list(range(len(batch))) if batch.runs.record.task is task else []
+        return [position for position, run in enumerate(batch.runs) if run._task is task]
 
     def pack(self, content: Any, failed: dict[int, Outcome]) -> tuple[Any, Packed | None]:
         """A batch's content, without runs that cannot be pickled, which go to `failed`; and what it pickles to."""
         if content is None:
             return None, None
+        problem: BaseException
         try:
             return content, pack(content)
-        except Exception:
-            pass
+        except BaseException as error:
+            problem = error
         rows: list[Any]
         if content[0] == "map":
             rows = [
@@ -259,16 +293,16 @@ class Contents:
             rows = content[1]
         kept = []
         for row in rows:
-            try:
-                pack(row)
-            except Exception:
+            if _packs(row):
+                kept.append(row)
+            else:
                 task = self._tasks_by_key[row[1]]
                 call = Call(task, row[4], row[5], row[2], Context(), None)
                 failed[row[0]] = Outcome(FAILED, culprit_in(call))
-            else:
-                kept.append(row)
         if not kept:
             return None, None
+        if len(kept) == len(rows) and not isinstance(problem, Exception):
+            raise problem  # no object's, but Ctrl-C or its like
         content = ("runs", kept)
         return content, pack(content)
 
@@ -299,6 +333,29 @@ class Contents:
             assert data is not None  # a worker sends a pickle with the first run
             task = self._tasks_by_digest[key] = loads(data)
         return task
+
+
+def _end_with(error: SerializationError | WorkerDied) -> Outcome:
+    return Outcome(CRASHED if isinstance(error, WorkerDied) else FAILED, error)
+
+
+def _packs(value: Any) -> bool:
+    """Whether something can be pickled.
+
+    Raises:
+        BaseException: what has nothing to do with it: the user has pressed Ctrl-C, say.
+    """
+    try:
+        pack(value)
+    except Exception:
+        return False
+    except BaseException:
+        try:
+            pack(value)
+        except BaseException:
+            return False
+        raise
+    return True
 
 
 def culprit_in(call: Call) -> SerializationError:

@@ -47,7 +47,8 @@ class Coroutines:
         """Runs a batch of them, side by side."""
         from shoal.engine.loops import SERVICE_LOOP
 
-        SERVICE_LOOP.get().call_soon_threadsafe(self._start, batch)
+        start = self._worker.guarded(self._start)
+        SERVICE_LOOP.get().call_soon_threadsafe(start, batch)
 
     def _start(self, batch: Batch) -> None:
         from shoal.engine.loops import SERVICE_LOOP, under_asyncio
@@ -100,6 +101,14 @@ class Coroutines:
             os._exit(1)
         PLACES.pop(call.number, None)
         self.tasks.pop(call.number, None)
+        try:
+            self._ended(batch, position, call, outcome, began)
+        except BaseException as error:
+            self._worker.failed(error)
+
+    def _ended(
+        self, batch: Batch, position: int, call: Call, outcome: Outcome, began: float
+    ) -> None:
         plain = outcome.phase == COMPLETED and outcome.state is None and outcome.name is None
         batch.lane.ends[position] = now = time.time()
         self._worker.put(batch, position, call, None if plain else outcome, outcome.value)
@@ -134,7 +143,7 @@ class Coroutines:
         elif not batch.timing and batch.unreported:
             batch.timing = True
             SERVICE_LOOP.get().call_later(
-                self._worker.report_every, self._worker.report_late, batch
+                self._worker.report_every, self._worker.guarded(self._worker.report_late), batch
             )
 
 

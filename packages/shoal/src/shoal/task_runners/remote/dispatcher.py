@@ -33,6 +33,7 @@ from shoal.exceptions import ResultLost, SerializationError
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TRAVEL
+from shoal.safely import repr_of, traceback_of
 from shoal.scheduling.answers import Answers
 from shoal.serialization import dumps, loads
 from shoal.states import State, StateType
@@ -122,7 +123,7 @@ class RemoteDispatcher(Answers):
     ) -> None:
         try:
             self._tell(messages.SUBMITTED, task, call.number, 1, content)
-        except Exception as error:
+        except BaseException as error:
             self._settle(future, FAILED, _told(error, call), time.time(), None, None)
 
     def submit_map(
@@ -191,7 +192,7 @@ class RemoteDispatcher(Answers):
                     size,
                     (positional, keywords, wait_for, tags, options),
                 )
-            except Exception:
+            except BaseException:
                 # One element may be to blame: each goes by itself, and fails by itself.
                 del self._one_by_one[base]
                 one_by_one()
@@ -467,12 +468,12 @@ class RemoteDispatcher(Answers):
         else:
             try:
                 value, state = loads(data)
-            except Exception as error:
+            except BaseException as error:
                 value = SerializationError(
                     run_name=future.name,
                     path="result",
                     type_name="unknown",
-                    problem=f"unpickling raised {error!r}",
+                    problem=f"unpickling raised {repr_of(error)}",
                 )
                 phase = FAILED
         if isinstance(future, TaskFuture):
@@ -511,7 +512,7 @@ class RemoteDispatcher(Answers):
             detail.state = state
             detail.name = name
             detail.waits_on = None
-            detail.traceback = value.__traceback__ if isinstance(value, BaseException) else None
+            detail.traceback = traceback_of(value)
             future._outcome = value
             future._since = since
             future._phase = phase
@@ -533,7 +534,7 @@ class RemoteDispatcher(Answers):
                 if not (record.ended or first_failure):
                     record = None
         for waiter in waiters:
-            waiter(future)
+            self._tell_waiter(waiter, future)
         for dispatcher in others:
             dispatcher.drain()
         if record is not None:
@@ -542,8 +543,15 @@ class RemoteDispatcher(Answers):
                 if record.ended:
                     record.waiters.clear()
             for waiter in waiters:
-                waiter(record)
+                self._tell_waiter(waiter, record)
         return True
+
+    def _tell_waiter(self, waiter: Callable[[Any], object], ended: Any) -> None:
+        """One that fails must not keep others from being told."""
+        try:
+            waiter(ended)
+        except BaseException as error:
+            self._worker.failed(error)
 
 
 class _Reference(weakref.ref):  # type: ignore[type-arg]  # it cannot be subscripted at run time
@@ -575,5 +583,5 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _told(error: Exception, call: Call) -> Exception:
+def _told(error: BaseException, call: Call) -> Exception:
     return error if isinstance(error, SerializationError) else culprit_of(call)

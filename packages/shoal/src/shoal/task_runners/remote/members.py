@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import SerializationError
+from shoal.safely import kind_of, repr_of
 from shoal.task_runners.remote import parcels
 
 if TYPE_CHECKING:
@@ -80,18 +81,20 @@ def futures_of(member: Member) -> Iterator[None]:
         parcels.HERE.run = outer
 
 
-def not_unpacked(error: Exception) -> SerializationError:
+def not_unpacked(error: BaseException) -> SerializationError:
     """How a run ends whose arguments a worker could not unpickle."""
     told = SerializationError(
         path="arguments",
-        type_name=type(error).__qualname__,
-        problem=f"unpickling on the worker raised {error!r}",
+        type_name=kind_of(error),
+        problem=f"unpickling on the worker raised {repr_of(error)}",
     )
     told.__cause__ = error
     return told
 
 
-def not_unpickled(error: Exception, path: str = "result") -> SerializationError:
+def not_unpickled(error: BaseException, path: str = "result") -> SerializationError:
     return SerializationError(
-        path=path, type_name="unknown", problem=f"unpickling in the driver raised {error!r}"
+        path=path,
+        type_name="unknown",
+        problem=f"unpickling in the driver raised {repr_of(error)}",
     )

@@ -19,7 +19,7 @@ REPLY = 5  # (question number, whether it is an error, answer)
 REFUSED = 6  # (wait number, error): a run would wait for itself
 STOP = 7  # nothing: end when idle
 FREED = 8  # list of (segment number, whether it may be filled anew) that hold no value any more
-TASK = 10  # (task key, pickle): told once, before it is used
+TASK = 10  # (task key, pickle): a worker has asked for it
 SURROUNDINGS = 11  # a pickled `Surroundings`
 NUMBERS = 13  # (first, how many): the worker's own run numbers
 GIVE_UP = 14  # (batch number, run number): it does not stop, so its thread is given up
@@ -52,6 +52,8 @@ ENDS = 36  # (batch number, positions, kinds, values, ends, seconds, last): runs
 WANTED = 40  # run number: a value that a task of the engine's own relays
 HELLO = 39  # mapping: who the worker is
 FAREWELL = 38  # nothing: the worker has said all it has to say
+ASKED = 42  # task key: a batch needs a task that is not known here
+FAILED = 41  # exception: something of the worker's own went wrong, and runs depend on it
 RETIRING = 34  # nothing: it has had its `max_tasks_per_worker`
 
 

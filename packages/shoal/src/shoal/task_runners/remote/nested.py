@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from shoal.calls import COMPLETED, DONE, FAILED
 from shoal.context import LOCK, TAGS, Scope
+from shoal.engine.batch_run import pack_error
 from shoal.exceptions import InvalidOption, RunnerStateError, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from shoal.futures.run import TaskFuture
@@ -70,7 +71,7 @@ class End(NamedTuple):
         """Its phase and its pickled value and state: a failure where these cannot be pickled."""
         try:
             return self.phase, dumps((self.value, self.state))
-        except Exception:
+        except BaseException:
             phase = FAILED if self.phase == COMPLETED else self.phase
             return phase, dumps((find_culprit(self.value, "result"), None))
 
@@ -133,7 +134,7 @@ class NestedRuns:
             scope = self._scope()
             given = task, args, kwargs, wait_for, scope, number
             run = context.run(self._within, options, self._dispatcher.submit, *given)
-        except Exception as error:
+        except BaseException as error:
             # The runner is being left, or the run asks for what there is not; else its arguments are to blame.
             if not isinstance(error, (RunnerStateError, InvalidOption)):
                 error = not_unpickled(error, "arguments")
@@ -149,7 +150,7 @@ class NestedRuns:
         base, size, packed = loads(message.body)
         try:
             task, content = self._take_content(message, packed)
-        except Exception:
+        except BaseException:
             member.channel.send(messages.SPLIT, dumps(base))
             return
         positional, keywords, wait_for, tags, options = content
@@ -283,7 +284,7 @@ class NestedRuns:
             else:
                 state = run.state
                 answer = State(state.type, state.name, state.message, timestamp=state.epoch)
-            reply = (question, False, answer)
-        except Exception as error:
-            reply = (question, True, error)
-        member.channel.send(messages.REPLY, dumps(reply))
+            reply = dumps((question, False, answer))
+        except BaseException as error:
+            reply = dumps((question, True, loads(pack_error(error, "(asked for)"))))
+        member.channel.send(messages.REPLY, reply)

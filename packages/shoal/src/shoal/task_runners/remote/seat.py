@@ -121,7 +121,7 @@ class Seat:
                 reported = now
             elif not batch.timing:
                 batch.timing = True
-                TIMERS.after(home.report_every, lambda: home.report_late(batch))
+                TIMERS.after(home.report_every, home.guarded(lambda: home.report_late(batch)))
             if most is not None:
                 home.done += 1
                 if home.done >= most:

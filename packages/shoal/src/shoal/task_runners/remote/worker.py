@@ -16,6 +16,7 @@ May import `dispatcher`, `coroutines`, `batches`, `parcels` and what lies above 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -25,10 +26,12 @@ from typing import TYPE_CHECKING, Any
 from shoal import names
 from shoal.calls import FAILED, Call, Outcome
 from shoal.context import LOCK, SCOPE, TAGS, Scope
-from shoal.engine.batch_run import Surroundings, flow_run_of, pack_outcome
+from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_outcome
 from shoal.engine.inputs import ATOMS
-from shoal.exceptions import NestingTooDeep
-from shoal.logs import log_prints_of, name_of
+from shoal.engine.services import guarded
+from shoal.exceptions import NestingTooDeep, SerializationError
+from shoal.logs import log_failure, log_prints_of, name_of
+from shoal.safely import in_words, kind_of
 from shoal.serialization import dumps, find_culprit, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN, Batch, Rows, Tasks, Told
@@ -147,6 +150,20 @@ class RemoteWorker:
     def retire(self) -> None:
         """It has had its `most` runs."""
 
+    # ------------------------------------------------------------------ what must not happen
+
+    def failed(self, error: BaseException) -> None:
+        """Something went wrong here that is no run's fault, and runs depend on it: the driver is told, and ends them."""
+        if issubclass(type(error), ConnectionError):
+            return  # the driver has gone, as the receiver sees too
+        log_failure(error, "A worker failed")
+        with contextlib.suppress(OSError):
+            self.channel.send(messages.FAILED, pack_error(error, "(a worker)"))
+
+    def guarded(self, action: Callable[..., object]) -> Callable[..., None]:
+        """An action on which runs depend, for a service thread, a loop or a callback."""
+        return guarded(action, self.failed)
+
     # ------------------------------------------------------------------ what the driver says
 
     def take(self, message: Message) -> None:
@@ -224,18 +241,19 @@ class RemoteWorker:
             return
         try:
             packed = pack(value)
-        except Exception:
-            error = find_culprit(value, "result", name_of(call))
+            if packed.size > LARGE:
+                load = self.keep(batch, position, call, value, packed)
+                if load is not None:
+                    if batch.rows.linked:
+                        batch.results[position] = load
+                    return
+            data = pack(value, whole=True).data if packed.buffers else packed.data
+        except ConnectionError:
+            raise  # the driver has gone
+        except BaseException as problem:
             batch.results.pop(position, None)
-            self._put_outcome(batch, position, call, Outcome(FAILED, error, name=call.name))
+            self._put_outcome(batch, position, call, _unpicklable(call, value, problem))
             return
-        if packed.size > LARGE:
-            load = self.keep(batch, position, call, value, packed)
-            if load is not None:
-                if batch.rows.linked:
-                    batch.results[position] = load
-                return
-        data = pack(value, whole=True).data if packed.buffers else packed.data
         if batch.rows.linked:
             batch.results.setdefault(position, lambda: loads(data))
         if not batch.lane.put_pickled(position, data):
@@ -341,6 +359,20 @@ class RemoteWorker:
             from shoal.engine.loops import SERVICE_LOOP
 
             SERVICE_LOOP.get().call_soon_threadsafe(task.cancel)
+
+
+def _unpicklable(call: Call, value: Any, problem: BaseException) -> Outcome:
+    """The end of a run whose result cannot be pickled."""
+    try:
+        error = find_culprit(value, "result", name_of(call))
+    except BaseException:  # it cannot be looked at
+        error = SerializationError(
+            path="result",
+            type_name=kind_of(value),
+            problem=in_words(problem),
+            run_name=name_of(call),
+        )
+    return Outcome(FAILED, error, name=call.name)
 
 
 class LogSender(logging.Handler):
