@@ -32,7 +32,15 @@ from shoal.scheduling import effects
 from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.dispatcher import Dispatcher
-from shoal.scheduling.ledger import InFlight, JobEnd, Ledger, Left, Outcomes, WorkerState
+from shoal.scheduling.in_flight import (
+    Departure,
+    EngineRules,
+    InFlight,
+    JobEnd,
+    Outcomes,
+    WorkerState,
+)
+from shoal.scheduling.ledger import Ledger
 from shoal.scheduling.waits import Helper
 
 
@@ -115,7 +123,7 @@ class LedgerMachine(RuleBasedStateMachine):
         backend: Any = FakeBackend()
         self.dispatcher = Dispatcher(backend, None, "fake")
         self.scheduler: Any = self.dispatcher.scheduler
-        self.ledger = Ledger(self.scheduler, engine="Fake", words_within=self.words_within)
+        self.ledger = Ledger(self.scheduler, EngineRules("Fake", words_within=self.words_within))
         if known:
             for one in (work, again):
                 self.scheduler.durations.observe(one, 0.1, 100)
@@ -538,7 +546,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def hear(self, worker: FakeWorker, said: tuple[Any, ...]) -> None:
         kind, *rest = said
         if kind == "arrived":
-            self.ledger.arrived(worker.state, rest[0], self.now)
+            self.ledger.arrived(worker.state, rest[0])
         elif kind == "report":
             self.ledger.reported(rest[0])
         elif kind == "back":
@@ -576,7 +584,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if kind == "withdrawn":
             self.ledger.withdrawn(about)
         elif kind == "left":
-            self.ledger.worker_left(about.state, Left(signal=9))
+            self.ledger.worker_left(about.state, Departure(signal=9))
         elif kind == "retires":
             self.ledger.worker_left(about.state, orderly=True)
         else:
@@ -603,7 +611,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 )
                 for number, held in worker.file.items()
             }
-        self.ledger.outcomes_read(worker.state, outcomes, self.now, worker.unpacking)
+            if worker.unpacking:
+                outcomes[worker.unpacking] = Outcomes(unpacking=-1)
+        self.ledger.outcomes_read(worker.state, outcomes, self.now)
         self.follow()
 
     @rule()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
+    from shoal.scheduling.in_flight import EngineRules, InFlight, WorkerState
     from shoal.scheduling.waits import Helper
     from shoal.tasks import Task
 
@@ -46,13 +47,15 @@ class Capabilities:
         nests: runs submitted inside a run go to the same workers.
         fuses: a run may travel in one batch with what it waits for.
         loops: each worker has a loop that runs coroutines beside its other work.
-        queues: the engine has a queue of its own, in front of all workers: a slot is any worker's.
+        queues: the engine has a queue of its own, in front of all workers: a slot is any worker's (`QueueingBackend`).
+        engine: with `queues`, what is special about it.
         sorts: runs may not share a batch with any other: see `BatchMaker.company_of`.
         policy: how batches are made.
     """
 
     __slots__ = (
         "concurrent",
+        "engine",
         "fuses",
         "isolated",
         "keeps_values",
@@ -91,6 +94,7 @@ class Capabilities:
         fuses: bool = False,
         loops: bool = False,
         queues: bool = False,
+        engine: EngineRules | None = None,
         sorts: bool = False,
         policy: BatchPolicy | None = None,
     ) -> None:
@@ -110,6 +114,7 @@ class Capabilities:
         self.fuses = fuses
         self.loops = loops
         self.queues = queues
+        self.engine = engine
         self.sorts = sorts
         self.policy = policy if policy is not None else BatchPolicy()
 
@@ -245,14 +250,42 @@ class Backend(AnyBackend, Protocol):
     def refuse(self, helper: Helper, error: Exception) -> None:
         """A waiting run would wait for itself: its wait ends with this error."""
 
-    def stuck(self, helper: Helper) -> None:
-        """A blocked run can be given nothing of what it waits for (`Capabilities.queues`): that was sent already."""
-
-    def settle(self) -> None:
-        """Returns once what was interrupted before it began cannot begin any more (`Capabilities.queues`)."""
-
     def force(self, run: TaskFuture[Any]) -> None:
         """Stops an interrupted run that still executes by force (`Capabilities.stops_hard`)."""
+
+
+class QueueingBackend(AnyBackend, Protocol):
+    """An execution system with a queue of its own in front of all workers: batches are jobs of it.
+
+    What it has to say goes to `Dispatcher.engine`, whose ledger decides what becomes of batches. It carries out.
+    """
+
+    def launch(self, batch: Batch) -> None:
+        """Makes a batch a job, or gives it to the worker where `batch.helper` waits for it. Never blocks."""
+
+    def refuse(self, helper: Helper, error: Exception) -> None:
+        """A blocked run would wait for itself: its wait ends with this error."""
+
+    def tell(self, worker: WorkerState, what: str, about: Any) -> None:
+        """Sends a worker word: "interrupt" `(run number, overdue)`, "recall" a batch's number, "secede" a wait's."""
+
+    def withdraw(self, entry: InFlight) -> None:
+        """Asks the engine for a job that nobody has begun: `withdrawn` follows, or its worker says that it has begun."""
+
+    def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
+        """Stops by force what executes a run: the worker goes, or `kill_refused` follows."""
+
+    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
+        """A run does not stop, and its worker is not killed for it: what executes it is given up."""
+
+    def read_outcomes(self, worker: WorkerState) -> None:
+        """Has what a worker that has gone had written down read: `outcomes_read` follows, perhaps after a while."""
+
+    def deadly(self, key: int, error: BaseException) -> None:
+        """Workers die of the function of a task: it is not to be sent any more, its runs end with this error."""
+
+    def is_listening(self) -> bool:
+        """Whether this thread is the one that hears the engine: it must not wait for what that says."""
 
 
 class PullingBackend(AnyBackend, Protocol):

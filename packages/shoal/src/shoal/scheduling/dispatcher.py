@@ -45,6 +45,7 @@ from shoal.names import next_number, reserve
 from shoal.safely import in_words
 from shoal.scheduling import effects as effects_of
 from shoal.scheduling.answers import Answers
+from shoal.scheduling.engine_events import EngineEvents
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.scheduling.pushing import PushingScheduler
 from shoal.scheduling.runlog import RunLog
@@ -53,7 +54,7 @@ from shoal.states import State, StateType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shoal.calls import Report
+    from shoal.calls import Batch, Report
     from shoal.engine.services import Timer
     from shoal.scheduling.backend import AnyBackend
     from shoal.scheduling.waits import Helper
@@ -97,6 +98,12 @@ class Dispatcher(Answers):
             else PushingScheduler(backend.capabilities)
         )
         self.runner_name = runner_name
+        #: What an engine with a queue of its own tells; `None` for other backends.
+        self.engine: EngineEvents | None = (
+            EngineEvents(self.scheduler, self.backend, self.drain, self.after)
+            if backend.capabilities.queues
+            else None
+        )
         self.closed = False
         self._problem = "it has been left, so it takes no more runs"
         #: Gives slots of concurrency limits; `None` where there are no limits.
@@ -282,7 +289,7 @@ class Dispatcher(Answers):
         call = future._call
         # A future of a map that is made late does not know that its run was sent.
         is_sent = phase == SENT or (phase == READY and self.backend.capabilities.isolated)
-        if future._is_running() or (is_sent and self.backend.has_begun(future)):
+        if future._is_running() or (is_sent and self._has_begun(future)):
             retrying = call is not None and call.attempt > 1
             return State(StateType.RUNNING, "Retrying" if retrying else None, timestamp=now)
         if phase == QUEUED:
@@ -291,6 +298,12 @@ class Dispatcher(Answers):
             due = detail.due if detail is not None else None
             return State(StateType.SCHEDULED, "AwaitingRetry", timestamp=now, scheduled_time=due)
         return State(StateType.PENDING, timestamp=now)
+
+    def _has_begun(self, future: TaskFuture[Any]) -> bool:
+        if self.engine is None:
+            return bool(self.backend.has_begun(future))
+        with LOCK:
+            return self.engine.ledger.has_begun(future)
 
     def argument_of(self, future: TaskFuture[Any]) -> Any:
         """What a completed run gives to a run of the same runner: its value, or where that is."""
@@ -310,8 +323,8 @@ class Dispatcher(Answers):
             with LOCK:
                 cancelled: bool = self.scheduler.cancel(future, time.time())
             self.drain()
-            if self.capabilities.queues:
-                self.backend.settle()
+            if self.engine is not None:
+                self.engine.settle()
             return cancelled
         finally:
             if frames is not None:
@@ -329,8 +342,8 @@ class Dispatcher(Answers):
                         for future in self.backend.running():
                             self.scheduler.cancel(future, now)
                 self.drain()
-            if self.capabilities.queues:
-                self.backend.settle()
+            if self.engine is not None:
+                self.engine.settle()
 
     # ------------------------------------------------------------------ what workers in this process ask
 
@@ -652,7 +665,7 @@ class Dispatcher(Answers):
         elif kind == effects_of.HELP:
             self._help(effect[1])
         elif kind == effects_of.RECALL:
-            self.backend.recall(effect[1])
+            self._recall_batch(effect[1])
         elif kind == effects_of.IDLE:
             self._look_for_idle()
         elif kind == effects_of.GONE:
@@ -662,15 +675,24 @@ class Dispatcher(Answers):
             self.after(self.capabilities.policy.patience, lambda: self._look_at(task))
         elif kind == effects_of.OVERDUE:
             self._overdue(effect[1], effect[2])
+        elif self.engine is not None:
+            self.engine.perform(effect)
 
     def _help(self, helper: Helper) -> None:
         try:
             with LOCK:
                 found = self.scheduler.help(helper)
-            if not found and self.capabilities.queues:
-                self.backend.stuck(helper)
+            if not found and self.engine is not None:
+                self.engine.stuck(helper)
         except WaitCycle as error:
             self.backend.refuse(helper, error)
+
+    def _recall_batch(self, batch: Batch) -> None:
+        if self.engine is None:
+            self.backend.recall(batch)
+            return
+        with LOCK:
+            self.engine.ledger.recall(batch)
 
     def _look_for_idle(self) -> None:
         """A slot is idle: after a while, what others have not begun is taken back, unless it found something to do."""
@@ -781,7 +803,10 @@ class Dispatcher(Answers):
             if future._phase < DONE and not (detail is not None and detail.overdue):
                 return  # the attempt has ended by itself meanwhile, and another may be under way
             attempt = call.attempt if call is not None else None
-            self.backend.interrupt(future)
+            if self.engine is not None:
+                self.engine.interrupt(future)
+            else:
+                self.backend.interrupt(future)
         if self.capabilities.pulls:
             self.after(GRACE / 4, lambda: self._insist(future, attempt, 3))
         elif self.capabilities.stops_hard:
@@ -790,7 +815,11 @@ class Dispatcher(Answers):
     def _force(self, future: TaskFuture[Any], attempt: int | None) -> None:
         """An interrupted run has had its grace."""
         call = future._call
-        if call is None or call.attempt == attempt:
+        if call is not None and call.attempt != attempt:
+            return
+        if self.engine is not None:
+            self.engine.force(future)
+        else:
             self.backend.force(future)
 
     def _insist(self, future: TaskFuture[Any], attempt: int | None, more: int) -> None:

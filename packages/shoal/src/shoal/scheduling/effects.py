@@ -36,3 +36,6 @@ READ = 26  # worker: it has gone; read what it had written down
 LATER = 27  # seconds, function of the time: to be called then, with the lock held
 CLOSED = 28  # in-flight batch: it has said all
 CERTAIN = 29  # of a batch with stopped runs it is known now whether it begins
+DEADLY = (
+    30  # task key, error: workers die of its function; its runs end with that instead of being sent
+)

@@ -28,174 +28,37 @@ May import `scheduler` and what lies above it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from shoal.calls import DONE, FAILED, SENT, WAITING, Batch, Outcome, Report
 from shoal.exceptions import WorkerDied
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import effects
+from shoal.scheduling.in_flight import (
+    Departure,
+    EngineRules,
+    InFlight,
+    JobEnd,
+    Outcomes,
+    WorkerState,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
     from shoal.futures.blocking import Wanted
+    from shoal.scheduling.in_flight import ErrorOf
     from shoal.scheduling.pushing import PushingScheduler
     from shoal.scheduling.waits import Helper
 
-__all__ = ["InFlight", "JobEnd", "Ledger", "Left", "Outcomes", "WorkerState"]
+__all__ = ["Ledger"]
 
 #: Times that a batch may come back without having begun, for no known reason.
 FRUITLESS = 5
 
-#: Gives, for a run's name, what it ends with.
-ErrorOf = Callable[[str], BaseException]
-
-
-class JobEnd(Enum):
-    """How an engine says that a job has ended."""
-
-    RAN = "a worker has run it"
-    NOT_BEGUN = "it was not begun, and will not be"
-    DIED = "its worker has gone"
-    REFUSED = "a second worker was given it, and refused"
-    UNFIT = "it could not begin: what it needs is lost, has failed, or cannot be unpacked"
-    BROKE = "it failed, and not by a run in it"
-
-
-class Left(NamedTuple):
-    """How a worker went.
-
-    Attributes:
-        exit_code: of its process, where that is known.
-        signal: that ended it, likewise.
-        message: how else the engine tells it.
-        cause: the engine's own error.
-    """
-
-    exit_code: int | None = None
-    signal: int | None = None
-    message: str | None = None
-    cause: BaseException | None = None
-
-
-class Outcomes(NamedTuple):
-    """What a worker had written down of one batch.
-
-    Attributes:
-        positions: of the runs that had ended.
-        values: for each its value, or an `Outcome` where there is more to say.
-        ends: when each ended, seconds since the epoch.
-        begun: positions of those that had begun and not ended.
-    """
-
-    positions: Sequence[int] = ()
-    values: Sequence[Any] = ()
-    ends: Sequence[float] = ()
-    begun: Sequence[int] = ()
-
-
-class WorkerState:
-    """A worker, as far as it matters to runs.
-
-    Attributes:
-        key: what the backend knows it by.
-        host: its machine, as it says itself; `None` until it has.
-        pid: of its process, likewise.
-        writes: whether what it runs is written down where that outlives it.
-        batches: numbers of those that it has, and has not said all of.
-        waits: by the worker's number of the wait, the blocked runs there.
-        stopped_for: name of the run for whose sake it was killed.
-        unpacking: the batch that it was unpacking when it went, 0 for none.
-        left: how it went, `None` while it is there.
-        read: whether its file was asked for.
-        settled: whether all that it had was seen to: nothing that it says counts any more.
-        blamed: batches of which the engine says that they died with it.
-    """
-
-    def __init__(self, key: Hashable) -> None:
-        self.key = key
-        self.host: str | None = None
-        self.pid: int | None = None
-        self.writes = False
-        self.batches: set[int] = set()
-        self.waits: dict[int, Helper] = {}
-        self.stopped_for: str | None = None
-        self.left: Left | None = None
-        self.read = False
-        self.settled = False
-        self.blamed: list[int] = []
-
-
-class InFlight:
-    """A batch that was sent.
-
-    Attributes:
-        batch: the batch.
-        is_job: whether it is a job of the engine's; else it was given to a blocked run.
-        worker: that has it, if any has.
-        skipped: runs that were stopped before a worker had it.
-        recalled: whether what has not begun of it is wanted back.
-        wanting: blocked runs that it was asked back for; they look again when it is known what became of it.
-        withdrawn: whether it was asked back before a worker had it.
-        killed: whether it was stopped by force.
-        ended: how the engine says that it ended, `None` while it has not.
-        why: what else the engine says of that.
-        may_have_begun: whether it says that it was under way somewhere, though no worker has said so.
-        held: reports that wait for its end, as values in them do.
-    """
-
-    __slots__ = (
-        "_places",
-        "batch",
-        "ended",
-        "held",
-        "is_job",
-        "killed",
-        "may_have_begun",
-        "recalled",
-        "skipped",
-        "wanting",
-        "why",
-        "withdrawn",
-        "worker",
-    )
-
-    def __init__(self, batch: Batch, *, is_job: bool) -> None:
-        self.batch = batch
-        self.is_job = is_job
-        self.worker: WorkerState | None = None
-        self.skipped: list[TaskFuture[Any]] = []
-        self.recalled = False
-        self.wanting: list[Helper] = []
-        self.withdrawn = False
-        self.killed = False
-        self.ended: JobEnd | None = None
-        self.why = Left()
-        self.may_have_begun = False
-        self.held: list[Report] = []
-        self._places: dict[TaskFuture[Any], int] | None = None
-
-    @property
-    def number(self) -> int:
-        """Of the batch."""
-        return self.batch.number
-
-    def position_of(self, run: TaskFuture[Any]) -> int | None:
-        """Where a run is in it, if it is."""
-        runs = self.batch.runs
-        if type(runs) is Span:
-            index = run._number - runs.record.base
-            return index - runs.start if runs.start <= index < runs.stop else None
-        if self._places is None:
-            self._places = {future: position for position, future in enumerate(runs)}
-        return self._places.get(run)
-
-    def is_limited(self) -> bool:
-        """Whether its first run has a time limit."""
-        runs = self.batch.runs
-        task = runs.record.task if type(runs) is Span else runs[0]._task
-        return task.timeout_seconds is not None
+#: Workers that may die while they unpickle the function of one task, before that counts as deadly.
+DEADLY = 3
 
 
 class Ledger:
@@ -203,10 +66,7 @@ class Ledger:
 
     Args:
         scheduler: whose runs these are.
-        engine: what it is called in messages, say "Dask".
-        words_within: seconds that what a worker and what the engine say of the same end may be apart.
-        leaves_within: seconds that a worker that leaves in order may go on with what it runs.
-        shares: whether a worker executes jobs of several batches at once, so that killing it for one run may harm others.
+        rules: what is special about the engine.
 
     Attributes:
         batches: by number, those that have not said all.
@@ -214,23 +74,16 @@ class Ledger:
         uncertain: numbers of batches with stopped runs of which it is not known yet whether they begin.
     """
 
-    def __init__(
-        self,
-        scheduler: PushingScheduler,
-        *,
-        engine: str,
-        words_within: float = 0.0,
-        leaves_within: float = 0.0,
-        shares: bool = False,
-    ) -> None:
+    def __init__(self, scheduler: PushingScheduler, rules: EngineRules) -> None:
         self._scheduler = scheduler
         self._effects = scheduler.effects
-        self._engine = engine
-        self._words_within = words_within
-        self._leaves_within = leaves_within
-        self._shares = shares
+        self._engine = rules.name
+        self._words_within = rules.words_within
+        self._leaves_within = rules.leaves_within
+        self._shares = rules.shares
         self._fruitless: dict[TaskFuture[Any], int] = {}
         self._refused: list[InFlight] = []
+        self._deaths: dict[int, int] = {}
         self.batches: dict[int, InFlight] = {}
         self.workers: dict[Hashable, WorkerState] = {}
         self.uncertain: set[int] = set()
@@ -256,7 +109,7 @@ class Ledger:
         entry = self.batches.get(number)
         if entry is not None:
             self._close(entry)
-        why = Left(message=f"it could not be sent to {self._engine}: {cause!r}", cause=cause)
+        why = Departure(message=f"it could not be sent to {self._engine}: {cause!r}", cause=cause)
         self._scheduler.batch_lost(number, lambda name: self._error(name, why), None, now)
 
     # ------------------------------------------------------------------ what workers say
@@ -265,7 +118,7 @@ class Ledger:
         """A worker is there."""
         self.workers[worker.key] = worker
 
-    def arrived(self, worker: WorkerState, number: int, now: float) -> None:
+    def arrived(self, worker: WorkerState, number: int) -> None:
         """A worker has a batch, and begins."""
         entry = self.batches.get(number)
         if entry is None or worker.settled:
@@ -334,7 +187,7 @@ class Ledger:
         now: float,
         *,
         worker: Hashable = None,
-        why: Left | None = None,
+        why: Departure | None = None,
         may_have_begun: bool = False,
         fails_with: ErrorOf | None = None,
         phase: int = FAILED,
@@ -355,7 +208,7 @@ class Ledger:
         if entry is None or not entry.is_job:
             return
         entry.ended = end
-        entry.why = why if why is not None else Left()
+        entry.why = why if why is not None else Departure()
         entry.may_have_begun = may_have_begun
         known = entry.worker is not None
         if end is JobEnd.RAN:
@@ -391,7 +244,7 @@ class Ledger:
             return
         if entry.worker is None:
             worker.blamed.append(entry.number)
-        if worker.left is not None:
+        if worker.departure is not None:
             self._look_into(worker)
         else:
             self._later(self._silent, worker, entry.why)
@@ -407,9 +260,9 @@ class Ledger:
             entry.why = entry.why._replace(message=entry.why.message or text)
             self._lose(entry, None, now)
 
-    def _silent(self, worker: WorkerState, now: float, why: Left) -> None:
+    def _silent(self, worker: WorkerState, now: float, why: Departure) -> None:
         """The engine has said that a worker died, and that has not been seen otherwise."""
-        if worker.left is None:
+        if worker.departure is None:
             self.worker_left(worker, why)
         if not worker.settled:
             self._look_into(worker)
@@ -425,7 +278,7 @@ class Ledger:
 
     def _look_at_refused(self, now: float) -> None:
         """What was refused may have begun at a worker whose file was not read yet."""
-        if any(worker.left is not None for worker in self.workers.values()):
+        if any(worker.departure is not None for worker in self.workers.values()):
             return
         refused, self._refused = self._refused, []
         for entry in refused:
@@ -435,18 +288,18 @@ class Ledger:
     # ------------------------------------------------------------------ workers go
 
     def worker_left(
-        self, worker: WorkerState, left: Left | None = None, *, orderly: bool = False
+        self, worker: WorkerState, departure: Departure | None = None, *, orderly: bool = False
     ) -> None:
         """A worker has gone.
 
         Args:
             worker: the worker.
-            left: how.
+            departure: how.
             orderly: whether it may go on for a while with what it runs.
         """
-        if worker.left is not None or worker.settled:
+        if worker.departure is not None or worker.settled:
             return
-        worker.left = left if left is not None else Left()
+        worker.departure = departure if departure is not None else Departure()
         jobs = [self.batches[number] for number in worker.batches if number in self.batches]
         if orderly:
             self._effects.append(
@@ -460,8 +313,8 @@ class Ledger:
 
     def farewell(self, worker: WorkerState, now: float) -> None:
         """A worker has said all that it has to say; it goes, or has gone."""
-        if worker.left is None:
-            worker.left = Left()
+        if worker.departure is None:
+            worker.departure = Departure()
         self.outcomes_read(worker, {}, now)
 
     def _look_into(self, worker: WorkerState) -> None:
@@ -475,7 +328,6 @@ class Ledger:
         worker: WorkerState,
         outcomes: Mapping[int, Outcomes] | None,
         now: float,
-        unpacking: int = 0,
     ) -> None:
         """What a worker that has gone had written down is known: its runs are seen to.
 
@@ -483,13 +335,12 @@ class Ledger:
             worker: the worker.
             outcomes: by the number of the batch; `None` if that cannot be known.
             now: seconds since the epoch.
-            unpacking: the batch that it was unpacking, 0 for none.
         """
         if worker.settled:
             return
-        worker.settled = True
-        if worker.left is None:
-            worker.left = Left()
+        worker.settled = True  # first: nothing is given to it any more
+        if worker.departure is None:
+            worker.departure = Departure()
         self.workers.pop(worker.key, None)
         numbers = [*worker.batches, *(outcomes or ())]
         there = {n: entry for n in numbers if (entry := self.batches.get(n)) is not None}
@@ -503,37 +354,66 @@ class Ledger:
             known = None if outcomes is None else outcomes.get(number, _NOTHING)
             if known is not None and known.positions:
                 self._scheduler.batch_reported(number, known.positions, known.values, known.ends)
-            if number == unpacking:
-                self._died_unpacking(entry, error, now)
+            if known is not None and known.unpacking:
+                self._died_unpacking(entry, known.unpacking, worker, now)
             else:
                 self._lose(entry, None if known is None else list(known.begun), now, error)
         for number in worker.blamed:
             blamed = self.batches.get(number)
             if blamed is None or blamed.worker is not None:
                 continue
-            if number == unpacking:
-                self._died_unpacking(blamed, error, now)
-            elif outcomes is None:
+            if outcomes is None:
                 self._lose(blamed, None, now, error)
             else:
                 self._again(blamed, now)
         for helper in list(worker.waits.values()):
             self._scheduler.run_resumed(helper)
-        worker.waits.clear()
-        worker.batches.clear()
+        worker.settle()
         self._look_at_refused(now)
 
-    def _died_unpacking(self, entry: InFlight, error: ErrorOf, now: float) -> None:
-        """A worker died of a batch before it knew what was in it: perhaps one of the runs kills whoever unpacks it.
+    def _died_unpacking(self, entry: InFlight, what: int, worker: WorkerState, now: float) -> None:
+        """A worker died while it unpickled a batch: that may be chance once, and is the batch's doing then.
 
-        Each is sent alone; one that was alone, and had its worker die twice, is to blame.
+        Its runs are sent alone; one that was alone is to blame. A function that is deadly again and again ends all runs
+        of its task.
+
+        Args:
+            entry: the batch.
+            what: see `Outcomes.unpacking`.
+            worker: the worker.
+            now: seconds since the epoch.
         """
+        part = "function" if what > 0 else "arguments"
+        host, pid = worker.host or "(a worker)", worker.pid
+        text = f"its worker on {host} (pid {pid}) died while it unpickled its {part}"
+
+        def error(run_name: str) -> BaseException:
+            return WorkerDied(run_name=run_name, host=host, pid=pid, message=text)
+
         detail = self._scheduler.run_at(entry.batch, 0)._details()
-        if len(entry.batch) == 1 and detail.alone:
+        if what > 0 and self._is_deadly(what - 1):
+            task = entry.tasks[what - 1]
+            told = f"{DEADLY} workers died while they unpickled the function of task {task.name!r}"
+            end = WorkerDied(host=host, pid=pid, message=told)
+            self._effects.append((effects.DEADLY, what - 1, end))
+            self._lose_task(what - 1, error, now)
+            self._lose(entry, entry.positions_of_task(what - 1), now, error)
+        elif len(entry.batch) == 1 and detail.alone:
             self._lose(entry, [0], now, error)
         elif self._is_open(entry):
             self._close(entry)
             self._scheduler.batch_split(entry.number)
+
+    def _is_deadly(self, key: int) -> bool:
+        deaths = self._deaths[key] = self._deaths.get(key, 0) + 1
+        return deaths >= DEADLY
+
+    def _lose_task(self, key: int, error: ErrorOf, now: float) -> None:
+        """What was sent of a deadly task and has not begun is asked back, and ends."""
+        for entry in list(self.batches.values()):
+            if key in entry.tasks and entry.worker is None:
+                self._withdraw(entry)
+                self._lose(entry, entry.positions_of_task(key), now, error)
 
     # ------------------------------------------------------------------ ends of batches
 
@@ -566,7 +446,7 @@ class Ledger:
         why = entry.why
         if tries > FRUITLESS:
             begun = None
-            why = Left(
+            why = Departure(
                 message=f"{self._engine} gave its batch back {tries} times without beginning it"
             )
         self._scheduler.batch_lost(entry.number, lambda name: self._error(name, why), begun, now)
@@ -605,9 +485,9 @@ class Ledger:
         self._scheduler.batch_reported(entry.number, [0], [outcome], [now])
         self._scheduler.batch_closed(entry.number)
 
-    def _error(self, run_name: str, why: Left | None = None) -> BaseException:
+    def _error(self, run_name: str, why: Departure | None = None) -> BaseException:
         """The end of a run of whose worker no more is known."""
-        why = why if why is not None else Left()
+        why = why if why is not None else Departure()
         return WorkerDied(
             run_name=run_name,
             host=f"(a {self._engine} worker)",
@@ -620,11 +500,11 @@ class Ledger:
     ) -> ErrorOf:
         """How runs end that were at a worker that has gone."""
         waited = {h.run.name for h in worker.waits.values() if h.run is not None}
-        left = worker.left if worker.left is not None else Left()
-        said = next((e.why for e in there.values() if e.why.cause is not None), left)
+        departure = worker.departure if worker.departure is not None else Departure()
+        said = next((e.why for e in there.values() if e.why.cause is not None), departure)
 
         def error(run_name: str) -> BaseException:
-            message = left.message or said.message
+            message = departure.message or said.message
             if worker.stopped_for is not None and run_name != worker.stopped_for:
                 does = "waited" if run_name in waited else "ran"
                 message = (
@@ -641,8 +521,8 @@ class Ledger:
                 run_name=run_name,
                 host=worker.host or f"(a {self._engine} worker)",
                 pid=worker.pid,
-                exit_code=left.exit_code,
-                signal=left.signal,
+                exit_code=departure.exit_code,
+                signal=departure.signal,
                 message=message,
                 cause=said.cause,
             )

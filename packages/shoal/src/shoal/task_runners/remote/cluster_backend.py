@@ -1,46 +1,43 @@
-"""The driver's side of a cluster, as far as it is the same for every cluster: what was sent, what may be had back.
+"""The driver's side of a cluster, as far as it is the same for every cluster: batches become jobs, words become messages.
 
     scheduler ──launch──▶ pack ─▶ `send_task`: a task of the cluster's ─▶ some worker
                             └──▶ a message to a worker that waits for it
-    scheduler ◀──reported, handed back, waiting, lost── `ClusterListener` ◀── messages of workers
+    dispatcher ◀── `ClusterListener` ◀── messages of workers
+               ◀── `job_ended`, `worker_left` ◀── the cluster
 
-A slot is any worker's: the cluster decides of which. A runner's package adds the cluster's own tasks, and what becomes
-of those whose worker has gone.
-
-    members, sent, settling   under `lock`, which may be taken under the core's `LOCK`, never the other way about
+A slot is any worker's: the cluster decides of which. What becomes of batches is for the ledger to say (`Dispatcher.engine`);
+a runner's package adds the cluster's own tasks, and says how these and its workers end.
 
 May import `contents`, `cluster_members` and what lies above task runners.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from shoal.calls import DONE, FAILED, SENT, WAITING, Batch, Outcome, Report
-from shoal.context import LOCK
-from shoal.exceptions import ResultLost, WorkerDied
-from shoal.futures.maps import MapRecord, Span
-from shoal.futures.run import TaskFuture
+from shoal.calls import FAILED, Batch, Outcome
+from shoal.exceptions import ResultLost
+from shoal.futures.maps import Span
 from shoal.logs import library_logger
-from shoal.safely import repr_of
 from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.in_flight import EngineRules, WorkerState
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_members import ClusterMember, Sent, died
 from shoal.task_runners.remote.parcels import Packed, pack
-from shoal.task_runners.remote.record import ARGUMENTS, CAPACITY
+from shoal.task_runners.remote.record import CAPACITY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
     from pickle import PickleBuffer
 
-    from shoal.futures.blocking import Wanted
+    from shoal.futures.run import TaskFuture
     from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.engine_events import EngineEvents
+    from shoal.scheduling.in_flight import InFlight
     from shoal.scheduling.waits import Helper
     from shoal.task_runners.remote.contents import Contents
     from shoal.tasks import Task
@@ -55,45 +52,48 @@ ALONE = 0.05
 WINDOW = 10.0
 #: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
 LAST_WORDS = 0.6
-#: Seconds that a cancel waits until it is certain that what was queued will not begin.
-SETTLES_WITHIN = 1.0
 #: Bytes up to which the pickle of a task goes with every batch of it: a worker that has it takes no notice.
 ALONG = 16 * 1024
-#: Times that a batch may come back without having begun, for no known reason.
-FRUITLESS = 5
+
+#: What a worker is told, by the ledger's word for it.
+_KINDS = {
+    "interrupt": messages.INTERRUPT,
+    "recall": messages.RECALL,
+    "secede": messages.STEP_ASIDE,
+}
 
 
 class ClusterBackend:
     """See the module.
 
     Args:
-        cluster: what the cluster is called in messages.
+        rules: what is special about the cluster.
         place: what a run is sent to, in messages.
         least: seconds of work below which a message is not made smaller to spread it over more workers.
         patience: seconds after which a batch whose first runs have not ended counts as slow, and an idle worker gets
             what others hold.
 
     Attributes:
-        members: the workers that there are, by whatever identifies them.
-        sent: by number, the batches that have not said all.
-        settling: numbers of batches of which it is not certain yet whether they begin.
-        settled: told when one of these, or of `sent`, is not any more.
+        cluster: what it is called in messages.
         stopping: whether the runner is being left.
+        engine: whom to tell of jobs and workers; there once it has started, like `contents`.
     """
 
     captures = True
     #: Whether large buffers of arguments travel beside the rest.
     takes_buffers = False
     events: Dispatcher
+    engine: EngineEvents
     contents: Contents
 
-    def __init__(self, cluster: str, place: str, *, least: float, patience: float) -> None:
+    def __init__(self, rules: EngineRules, place: str, *, least: float, patience: float) -> None:
         self.capabilities = Capabilities(
             isolated=True,
             stops_hard=True,
             fuses=True,
             loops=True,
             queues=True,
+            engine=rules,
             sorts=True,
             resources=True,
             policy=BatchPolicy(
@@ -107,17 +107,11 @@ class ClusterBackend:
                 patience=patience,
             ),
         )
-        self.cluster = cluster
+        self.cluster = rules.name
         self._place = place
         self._missed: set[tuple[tuple[str, float], ...]] = set()
-        self.lock = threading.RLock()
-        self.settling: set[int] = set()
-        self.settled = threading.Condition(self.lock)
-        self.members: dict[Any, Any] = {}
-        self.sent: dict[int, Any] = {}
         self.stopping = False
         self._surrounded = False
-        self._fruitless: dict[int, int] = {}
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -164,28 +158,11 @@ class ClusterBackend:
         """Sends a message to a worker."""
         member.channel.send(kind, body)
 
-    def withdraw(self, sent: Any) -> None:
-        """Asks the cluster for a batch that nobody has begun: `withdrawn` follows, or its worker says that it has."""
-        raise NotImplementedError
-
-    def kill(self, sent: Any, member: Any, run: TaskFuture[Any]) -> None:
-        """Stops a run that its worker executes, by force."""
-        raise NotImplementedError
-
-    def is_listening(self) -> bool:
-        """Whether this thread is the one that takes what workers say."""
-        raise NotImplementedError
-
     # ------------------------------------------------------------------ batches go out
 
     def died(self, run_name: str, text: str | None, cause: BaseException | None = None) -> Any:
         """The end of a run of whose worker no more is known."""
         return died(run_name, text, cause, host=f"(a {self.cluster} worker)")
-
-    def living(self) -> list[Any]:
-        """The workers that there are."""
-        with self.lock:
-            return list(self.members.values())
 
     def launch(self, batch: Batch) -> None:
         """See `Backend`."""
@@ -196,7 +173,7 @@ class ClusterBackend:
         except ResultLost as error:
             self._argument_lost(batch, error)
         except BaseException as error:
-            self.not_sent(batch.number, error)
+            self.engine.not_sent(batch.number, error)
             if not isinstance(error, Exception):
                 raise  # Ctrl-C, or its like
 
@@ -205,19 +182,9 @@ class ClusterBackend:
         if len(batch) > 1:  # whose argument it is shows if each is sent alone
             self.events.split(batch.number)
             return
-        self.fail(
-            Sent(batch, []),
-            lambda name: ResultLost(run_name=name, holder=error.holder, cause=error),
-        )
-
-    def not_sent(self, number: int, cause: BaseException) -> None:
-        """A batch could not be given to the cluster."""
-        with self.lock:
-            sent = self.sent.get(number)
-            if sent is not None:
-                self.forget(sent)
-        text = f"it could not be sent to {self.cluster}: {repr_of(cause)}"
-        self.events.lost(number, lambda name: self.died(name, text, cause))
+        name = self.engine.run_at(batch, 0).name
+        lost = ResultLost(run_name=name, holder=error.holder, cause=error)
+        self.contents.report_failed(batch, {0: Outcome(FAILED, lost)}, last=True)
 
     def _launch(self, batch: Batch) -> None:
         with self.packing():
@@ -225,33 +192,32 @@ class ClusterBackend:
             content, packed = self.contents.pack(content, failed)
             helper, (task, options) = batch.helper, _first_of(batch)
             sent: Any = self.new_sent(batch, task, packed) if packed is not None else None
-            is_task = helper is None or (
+            is_job = helper is None or (
                 sent is not None and self.travels_alone(sent, task, options)
             )
-            if packed is not None and packed.buffers and not (is_task and self.takes_buffers):
+            if packed is not None and packed.buffers and not (is_job and self.takes_buffers):
                 packed = pack(content, whole=True)
         if failed or packed is None:
             self.contents.report_failed(batch, failed, last=packed is None)
         if packed is None:
             return
         self._tell_surroundings()
-        sent.tasks = tasks
-        with self.lock:
-            self.sent[batch.number] = sent
+        sent.tasks = self.contents.tasks(tasks)
         if helper is not None:
             member, wait = helper.tag
-            if not is_task:
+            if not is_job:
                 self._send_to(member, wait, sent, dumps((tasks, tags, packed.data, {})))
                 return
             self.down(member, messages.STEP_ASIDE, dumps(wait))
         blob = dumps((tasks, tags, packed.data, self._pickles(tasks, ALONG)))
-        sent.is_task = True
+        sent.is_job = True
+        self.engine.sent(sent)
         self.send_task(sent, task, blob, packed.buffers, options)
 
     def warn_of_demands(self, sent: Any) -> None:
         """Says once if no place of the cluster has what a batch asks for."""
         key = tuple(sorted(sent.demands.items()))
-        if not key or key in self._missed or sent.member is not None:
+        if not key or key in self._missed or sent.worker is not None:
             return
         offers = self.offers()
         if not offers or any(
@@ -261,7 +227,7 @@ class ClusterBackend:
         self._missed.add(key)
         library_logger().warning(
             "Task run %r waits for a %s with %s; none of the %d %ss has that",
-            self.events.scheduler.run_at(sent.batch, 0).name,
+            self.engine.run_at(sent.batch, 0).name,
             self._place,
             ", ".join(f"{name}={amount:g}" for name, amount in key),
             len(offers),
@@ -270,17 +236,11 @@ class ClusterBackend:
 
     def _send_to(self, member: ClusterMember, wait: int, sent: Any, blob: bytes) -> None:
         """Gives a batch to the worker that waits for it."""
-        number = sent.batch.number
-        with self.lock:
-            if not member.buried:
-                sent.member = member
-                member.begun.add(number)
-                new = self._pickles([key for key in sent.tasks if key not in member.tasks])
-                member.tasks.update(new)
-                self.down(member, messages.BATCH, dumps((number, wait, blob, new)))
-                return
-            self.forget(sent)
-        self.events.lost(number, lambda name: self.died(name, None), [])
+        if not self.engine.given(sent, member):
+            return
+        new = self._pickles([key for key in sent.tasks if key not in member.tasks])
+        member.tasks.update(new)
+        self.down(member, messages.BATCH, dumps((sent.number, wait, blob, new)))
 
     def _tell_surroundings(self) -> None:
         """Tells all workers, now and later, of what surrounds the runs, once. It holds nothing of the user's unpickled."""
@@ -306,240 +266,31 @@ class ClusterBackend:
         """A worker has asked for a task."""
         self.down(member, messages.TASK, dumps((key, self.contents.packed_tasks[key])))
 
-    def died_unpickling(self, sent: Any, what: int, member: ClusterMember) -> None:
-        """A worker has died while it unpickled a batch: that may be chance once, and is the batch's doing then.
+    # ------------------------------------------------------------------ what the ledger wants done
 
-        Args:
-            sent: the batch.
-            what: see `record`.
-            member: the worker.
-        """
-        with self.lock:
-            if not self.is_open(sent):
-                return
-            self.forget(sent)
-        batch = sent.batch
-        pid, host = member.hello.get("pid"), member.hello.get("host", "(a worker)")
-        part = "arguments" if what == ARGUMENTS else "function"
-
-        def error(name: str) -> BaseException:
-            text = f"its worker on {host} (pid {pid}) died while it unpickled its {part}"
-            return WorkerDied(run_name=name, host=host, pid=pid, message=text)
-
-        if what != ARGUMENTS and self.contents.died_of(what - 1, pid, host):
-            self._lose_all(what - 1, error)
-            self.events.lost(batch.number, error, self.contents.positions_of(batch, what - 1))
-        elif not sent.was_alone():
-            self.events.split(batch.number)
-        else:
-            self.events.lost(batch.number, error, [0])
-
-    def _lose_all(self, key: int, error: Callable[[str], BaseException]) -> None:
-        """A task is deadly: what was sent of it and has not begun is asked back, and ends."""
-        with self.lock:
-            others = [s for s in self.sent.values() if key in s.tasks and s.member is None]
-            for sent in others:
-                self.withdraw(sent)
-                self.forget(sent)
-        for sent in others:
-            number = sent.batch.number
-            self.events.lost(number, error, self.contents.positions_of(sent.batch, key))
-
-    def is_open(self, sent: Any) -> bool:
-        """Whether a batch has not said all; with the lock held."""
-        return self.sent.get(sent.batch.number) is sent
-
-    def forget(self, sent: Any) -> None:
-        """A batch has said all; with the lock held."""
-        self.sent.pop(sent.batch.number, None)
-        self.settling.discard(sent.batch.number)
-        self.settled.notify_all()
-        if sent.member is not None:
-            sent.member.begun.discard(sent.batch.number)
-        for helper in sent.wanting:  # whatever has become of it: they may need something else now
-            helper.look_again()
-
-    def fail(self, sent: Any, error: Callable[[str], BaseException], phase: int = FAILED) -> None:
-        """Ends every open run of a batch that was not begun."""
-        batch = sent.batch
-        runs = [self.events.scheduler.run_at(batch, position) for position in range(len(batch))]
-        outcomes = [Outcome(phase, error(run.name)) for run in runs]
-        now = time.time()
-        self.events.reported(
-            Report(batch.number, range(len(batch)), outcomes, [now] * len(batch), 0.0, count=0)
-        )
-
-    # ------------------------------------------------------------------ waits on workers
-
-    def stuck(self, helper: Helper) -> None:
-        """See `Backend`: what it waits for was sent already, or executes elsewhere."""
-        member, wait = helper.tag
-        with LOCK, self.lock:
-            sent = self._first_unbegun(helper.wanted)
-            if sent is not None and helper not in sent.wanting:
-                sent.wanting.append(helper)
-        if sent is not None:
-            self._withdraw(sent)
-        else:
-            self.down(member, messages.STEP_ASIDE, dumps(wait))
-
-    def _first_unbegun(self, wanted: Wanted) -> Any:
-        """A batch that nobody has begun, of what a run waits for or what that needs; with the locks held."""
-        seen: set[Any] = set()
-        stack: list[Any] = list(reversed(wanted))
-        while stack:
-            item = stack.pop()
-            if item in seen or item.done():
-                continue
-            seen.add(item)
-            found: list[Any] = []
-            if isinstance(item, MapRecord):
-                found = [
-                    sent
-                    for sent in self.sent.values()
-                    if type(sent.batch.runs) is Span and sent.batch.runs.record is item
-                ]
-                stack.extend(item.futures.values())
-            elif item._phase == SENT:
-                sent = self.find(item)
-                found = [sent] if sent is not None else []
-            elif item._phase == WAITING:
-                detail = item._details()
-                upstreams = [entry.future for entry in detail.upstreams]
-                stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
-            stack.extend(item._details().waits_on or () if isinstance(item, TaskFuture) else ())
-            for sent in found:
-                if sent.member is None and sent.is_task:
-                    return sent
-        return None
+    def tell(self, worker: WorkerState, what: str, about: Any) -> None:
+        """See `QueueingBackend`."""
+        assert isinstance(worker, ClusterMember)  # there are no others
+        self.down(worker, _KINDS[what], dumps(about))
 
     def refuse(self, helper: Helper, error: Exception) -> None:
-        """See `Backend`."""
+        """See `QueueingBackend`."""
         member, wait = helper.tag
         self.down(member, messages.REFUSED, dumps((wait, error)))
 
-    # ------------------------------------------------------------------ taking back, stopping
+    def deadly(self, key: int, error: BaseException) -> None:
+        """See `QueueingBackend`."""
+        self.contents.packed_tasks[key] = error
 
-    def _withdraw(self, sent: Any) -> None:
-        with self.lock:
-            if sent.withdrawn:
-                return
-            sent.withdrawn = True
-        self.withdraw(sent)
-
-    def withdrawn(self, number: int) -> None:
-        """A batch was not begun, and will not be."""
-        with self.lock:
-            sent = self.sent.get(number)
-            if sent is None:
-                return
-            helper = sent.wanting.pop(0) if sent.wanting else None
-            self.forget(sent)
-        self.events.taken_back(number, helper)
-
-    def send_again(self, sent: Any) -> None:
-        """A batch was not begun, as far as can be known: its runs are sent again, at no cost in retries."""
-        number = sent.batch.number
-        with self.lock:
-            if not self.is_open(sent):
-                return
-            self.forget(sent)
-        first = self.events.scheduler.run_at(sent.batch, 0)._number
-        tries = self._fruitless[first] = self._fruitless.get(first, 0) + 1
-        if tries > FRUITLESS:
-            text = f"{self.cluster} gave its batch back {tries} times without beginning it"
-            self.events.lost(number, lambda name: self.died(name, text))
-            return
-        self.events.lost(number, lambda name: self.died(name, None), [])
-
-    def find(self, run: TaskFuture[Any]) -> Any:
-        """The batch in which a run was sent last, if any; with the lock held."""
-        found: Any = None
-        for sent in self.sent.values():
-            if sent.position_of(run) is not None and (
-                found is None or found.batch.number < sent.batch.number
-            ):
-                found = sent
-        return found
-
-    def interrupt(self, run: TaskFuture[Any]) -> None:
-        """See `Backend`."""
-        with self.lock:
-            sent = self.find(run)
-            if sent is None:
-                return
-            member = sent.member
-            if member is None:
-                sent.skipped.append(run)
-                if sent.is_task:
-                    self.settling.add(sent.batch.number)
-        if member is None:
-            self._withdraw(sent)
-            return
-        detail = run._detail
-        overdue = detail is not None and detail.overdue
-        self.down(member, messages.INTERRUPT, dumps((run._number, overdue)))
-
-    def settle(self) -> None:
-        """See `Backend`: until each of the batches concerned was given back, or has begun (and is told)."""
-        if self.is_listening():
-            return
-        deadline = time.monotonic() + SETTLES_WITHIN
-        with self.settled:
-            asked = set(self.settling)
-            while asked & self.settling and not self.stopping:
-                if not self.settled.wait(max(deadline - time.monotonic(), 0.0)):
-                    return
-
-    def force(self, run: TaskFuture[Any]) -> None:
-        """See `Backend`: its worker is killed, if it executes nothing else."""
-        with self.lock:
-            sent = self.find(run)
-            if sent is None or sent.member is None:
-                return
-            entry = self.events.scheduler.batches.get(sent.batch.number)
-            if entry is None or sent.position_of(run) not in entry[1]:
-                return  # it has stopped, and the batch goes on
-            member = sent.member
-            if any(helper.run is run for helper in list(member.waits.values())):
-                return  # what its worker is at is another run, which it waits for
-        self.kill(sent, member, run)
-
-    def has_begun(self, run: TaskFuture[Any]) -> bool:
-        """See `Backend`: the first of a begun batch that has not been reported."""
-        with self.lock:
-            sent = self.find(run)
-            if sent is None or sent.member is None:
-                return False
-            entry = self.events.scheduler.batches.get(sent.batch.number)
-            return entry is not None and sent.position_of(run) == min(entry[1], default=None)
-
-    def recall(self, batch: Batch) -> None:
-        """See `Backend`."""
-        with self.lock:
-            sent = self.sent.get(batch.number)
-            if sent is None:
-                return
-            if sent.member is None:
-                sent.recalled = True
-                return
-        self.down(sent.member, messages.RECALL, dumps(batch.number))
-
-    def slot_gone(self, slot: int) -> None:
-        """A slot is no thing of ours."""
+    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
+        """See `QueueingBackend`: its place at its worker is not taken."""
 
     def running(self) -> list[TaskFuture[Any]]:
         """Nothing that the scheduler does not know of."""
         return []
 
-    def give_up(self, run: TaskFuture[Any]) -> None:
-        """A run does not stop, and its worker is spared: its end is no matter any more."""
-        with LOCK:
-            if run._phase < DONE:
-                # It has attempts left, but the next must not overlap one that does not end.
-                limit = run._task.timeout_seconds or 0.0
-                self.events.scheduler.time_out(run, limit, time.time())
-        self.events.drain()
+    def slot_gone(self, slot: int) -> None:
+        """A slot is no thing of ours."""
 
 
 def _first_of(batch: Batch) -> tuple[Task[Any, Any], Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import COMPLETED, FAILED, Outcome, Report
-from shoal.context import LOCK
 from shoal.futures.maps import Span
 from shoal.logs import library_logger, log_failure
 from shoal.serialization import dumps, loads
@@ -37,7 +36,11 @@ class ClusterListener:
 
     def __init__(self, backend: ClusterBackend) -> None:
         self.backend: Any = backend
-        self.nested = NestedRuns(backend.events, backend.contents, backend.living, self)
+        self.engine = backend.engine
+        self.nested = NestedRuns(backend.events, backend.contents, self.engine.workers, self)
+
+    #: Whether values that stay in the cluster exist when their job has ended, and not before.
+    values_come_last = False
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -81,7 +84,7 @@ class ClusterListener:
         if kind == messages.ENDS:
             self._take_ends(member, *loads(body))
         elif kind == messages.STARTED:
-            self._take_started(member, loads(body))
+            self.engine.begun(member, loads(body))
         elif kind == messages.BACK:
             backend.events.handed_back(*loads(body))
         elif kind == messages.BEGUN:
@@ -120,7 +123,7 @@ class ClusterListener:
         raise ValueError(f"message of unknown kind {message.kind}")
 
     def _take_hello(self, member: Any, hello: dict[str, Any]) -> None:
-        member.hello = hello
+        member.greet(hello)
         self.said_hello(member)
         problem = self.check_worker(hello["environment"])
         if problem is not None:
@@ -131,33 +134,6 @@ class ClusterListener:
             self.backend.events.logged(loads(body))
         except BaseException as error:  # what the user put into the record, or does with it
             log_failure(error, "A log record of a worker could not be handled")
-
-    def _take_started(self, member: Any, number: int) -> None:
-        """A worker has a batch, and begins."""
-        backend = self.backend
-        with backend.lock:
-            sent = backend.sent.get(number)
-            if sent is None:
-                return
-            sent.member = member
-            member.begun.add(number)
-            skipped, sent.skipped = sent.skipped, []
-            recalled = sent.recalled
-            wanting, sent.wanting = sent.wanting, []
-            backend.settling.discard(number)
-            backend.settled.notify_all()
-        backend.events.arrived(number)
-        if sent.is_task and len(sent.batch) == 1 and not sent.is_limited():
-            backend.events.started(number, 0)  # else `BEGUN` says so
-        for run in skipped:
-            backend.interrupt(run)
-        if recalled:
-            backend.down(member, messages.RECALL, dumps(number))
-        if wanting:
-            with LOCK:
-                for helper in wanting:
-                    helper.look_again()
-            backend.events.drain()
 
     # ------------------------------------------------------------------ runs end
 
@@ -174,8 +150,7 @@ class ClusterListener:
     ) -> None:
         """Runs of a batch have ended. Hot."""
         positions: Sequence[int] = range(*where) if type(where) is tuple else where
-        with self.backend.lock:
-            sent = self.backend.sent.get(number)
+        sent = self.engine.in_flight(number)
         if sent is None:
             return  # it was given up
         if PICKLED in kinds or KEPT in kinds:
@@ -188,25 +163,13 @@ class ClusterListener:
                 for kind, value in zip(kinds, values, strict=True)
             ]
         report = Report(number, positions, values, ends, seconds, last=last)
-        if self.holds_back(sent, report, has_kept=KEPT in kinds):
-            return
-        self.reported(sent, report)
+        if self.engine.told(report, held=KEPT in kinds and self.values_come_last):
+            self.tell_others(sent, report)
 
-    def holds_back(self, sent: Any, report: Report, *, has_kept: bool) -> bool:
-        """Whether a report waits for the end of the cluster's task, as values in it or before it do."""
-        return False
-
-    def reported(self, sent: Any, report: Report) -> None:
-        """Passes a report on."""
-        backend = self.backend
-        if report.last:
-            with backend.lock:
-                if not backend.is_open(sent):
-                    return
-                backend.forget(sent)
-        backend.events.reported(report)
+    def tell_others(self, sent: Any, report: Report) -> None:
+        """Workers whose runs have submitted these are told of their ends."""
         runs = sent.batch.runs
-        if type(runs) is Span and any(other.maps for other in backend.living()):
+        if type(runs) is Span and any(other.maps for other in self.engine.workers()):
             self.nested.tell_elements(runs, report.positions)
 
     def unpickled(self, data: bytes) -> Any:
@@ -217,17 +180,8 @@ class ClusterListener:
             return Outcome(FAILED, not_unpickled(error))
 
     def _take_unpackable(self, number: int, data: bytes) -> None:
-        backend = self.backend
-        with backend.lock:
-            sent = backend.sent.get(number)
-            if sent is None:
-                return
-            backend.forget(sent)
-        if len(sent.batch) > 1:
-            backend.events.split(number)
-            return
         told = not_unpacked(loads(data))
-        backend.fail(sent, lambda name: told)
+        self.engine.unpackable(number, lambda name: told)
 
     # ------------------------------------------------------------------ runs that workers submit
 

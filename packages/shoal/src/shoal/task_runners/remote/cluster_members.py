@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import WorkerDied
-from shoal.futures.maps import Span
+from shoal.scheduling.in_flight import InFlight, WorkerState
 from shoal.task_runners.remote.members import Member
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from shoal.calls import Batch
-    from shoal.futures.run import TaskFuture
-    from shoal.scheduling.waits import Helper
     from shoal.task_runners.remote.messages import Channel
 
 __all__ = ["ClusterMember", "Sent", "died"]
@@ -27,90 +27,49 @@ def died(
     return WorkerDied(run_name=run_name, host=host, message=text, cause=cause)
 
 
-class ClusterMember(Member):
+class ClusterMember(Member, WorkerState):
     """A worker of a cluster.
 
     Args:
         number: identifies it among those of its runner.
         channel: to it.
+        key: what the cluster knows it by.
 
     Attributes:
         hello: what it says of itself; empty until it has.
-        begun: numbers of batches that it has, and has not reported whole.
-        stopped_for: name of the run for whose sake it was killed.
         tasks: keys of those that went to it with what it was given for its waits.
     """
 
-    def __init__(self, number: int, channel: Channel) -> None:
-        super().__init__(number, channel)
+    def __init__(self, number: int, channel: Channel, key: Hashable) -> None:
+        WorkerState.__init__(self, key)
+        Member.__init__(self, number, channel)
         self.hello: dict[str, Any] = {}
-        self.begun: set[int] = set()
-        self.stopped_for: str | None = None
         self.tasks: set[int] = set()
 
+    def greet(self, hello: dict[str, Any]) -> None:
+        """It has said who it is."""
+        self.hello = hello
+        self.host, self.pid = hello["host"], hello["pid"]
+        self.writes = hello["record"] is not None
 
-class Sent:
+    def settle(self) -> None:
+        """See `WorkerState`: nor is what its runs have submitted of interest there."""
+        super().settle()
+        self.runs.clear()
+        self.maps.clear()
+
+
+class Sent(InFlight):
     """A batch that was sent.
 
     Attributes:
-        batch: the batch.
-        is_task: whether it is a task of the cluster's; else it was given to a waiting run.
-        member: the worker that has begun it, if any has.
         stored: handles among its arguments.
-        tasks: keys of the tasks of its runs.
         demands: what it asks of its worker, in the cluster's words.
-        skipped: runs that were cancelled before a worker had it.
-        recalled: whether what has not begun of it is wanted back.
-        wanting: waiting runs that it was asked back for; they are told what has become of it.
-        withdrawn: whether it was asked for before a worker had it.
     """
 
-    __slots__ = (
-        "_places",
-        "batch",
-        "demands",
-        "is_task",
-        "member",
-        "recalled",
-        "skipped",
-        "stored",
-        "tasks",
-        "wanting",
-        "withdrawn",
-    )
+    __slots__ = ("demands", "stored")
 
     def __init__(self, batch: Batch, stored: list[Any]) -> None:
-        self.batch = batch
-        self.member: Any = None
+        super().__init__(batch, is_job=False)
         self.stored = stored
-        self.tasks: list[int] = []
         self.demands: dict[str, float] = {}
-        self.skipped: list[TaskFuture[Any]] = []
-        self.recalled = False
-        self.is_task = False
-        self.withdrawn = False
-        self.wanting: list[Helper] = []
-        self._places: dict[TaskFuture[Any], int] | None = None
-
-    def was_alone(self) -> bool:
-        """Whether it holds one run that must not share a batch."""
-        if type(self.batch.runs) is Span or len(self.batch) > 1:
-            return False
-        detail = self.batch.runs[0]._detail
-        return detail is not None and detail.alone
-
-    def is_limited(self) -> bool:
-        """Whether its first run has a time limit."""
-        runs = self.batch.runs
-        task = runs.record.task if type(runs) is Span else runs[0]._task
-        return task.timeout_seconds is not None
-
-    def position_of(self, run: TaskFuture[Any]) -> int | None:
-        """Where a run is in it, if it is."""
-        runs = self.batch.runs
-        if type(runs) is Span:
-            index = run._number - runs.record.base
-            return index - runs.start if runs.start <= index < runs.stop else None
-        if self._places is None:
-            self._places = {future: position for position, future in enumerate(runs)}
-        return self._places.get(run)

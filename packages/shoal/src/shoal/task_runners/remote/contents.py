@@ -68,7 +68,7 @@ class Contents:
         self._tasks_by_key: list[Task[Any, Any]] = []
         self._tasks_by_digest: dict[bytes, Task[Any, Any]] = {}
         self._prepared: weakref.WeakSet[MapRecord[Any]] = weakref.WeakSet()
-        self.packed_tasks: list[bytes | SerializationError | WorkerDied] = []
+        self.packed_tasks: list[bytes | BaseException] = []
         self._deaths: dict[int, int] = {}
         self.scope: Scope | None = None
         self.surroundings: bytes | None = None
@@ -244,6 +244,10 @@ class Contents:
         if not isinstance(packed, bytes):
             raise packed
         return key
+
+    def tasks(self, keys: list[int]) -> dict[int, Task[Any, Any]]:
+        """Tasks by their keys."""
+        return {key: self._tasks_by_key[key] for key in keys}
 
     def died_of(self, key: int, pid: int | None, host: str) -> bool:
         """A worker has died while it unpickled a task: that may be chance, but not again and again.

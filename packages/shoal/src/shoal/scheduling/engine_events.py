@@ -1,0 +1,264 @@
+"""What a backend whose engine has a queue of its own tells, and what is asked of it: the ledger's half of the dispatcher.
+
+Each event takes the lock, tells the ledger, and carries out what that decided. May import `ledger` and what lies above it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import FAILED
+from shoal.context import LOCK
+from shoal.scheduling import effects as effects_of
+from shoal.scheduling.in_flight import EngineRules
+from shoal.scheduling.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from shoal.calls import Batch, Report
+    from shoal.futures import TaskFuture
+    from shoal.scheduling.backend import QueueingBackend
+    from shoal.scheduling.in_flight import (
+        Departure,
+        ErrorOf,
+        InFlight,
+        JobEnd,
+        Outcomes,
+        WorkerState,
+    )
+    from shoal.scheduling.pushing import PushingScheduler
+    from shoal.scheduling.waits import Helper
+
+__all__ = ["EngineEvents"]
+
+#: Seconds that a cancel waits until it is certain that what was queued will not begin.
+CERTAIN_WITHIN = 1.0
+
+
+class EngineEvents:
+    """Books, events and effects of an engine with a queue of its own.
+
+    Args:
+        scheduler: of the runner.
+        backend: of the runner.
+        drain: carries out the effects.
+        after: calls a function after so many seconds.
+    """
+
+    def __init__(
+        self,
+        scheduler: PushingScheduler,
+        backend: QueueingBackend,
+        drain: Callable[[], None],
+        after: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self.ledger = Ledger(scheduler, backend.capabilities.engine or EngineRules())
+        self._scheduler = scheduler
+        self._backend = backend
+        self._drain = drain
+        self._after = after
+        self._certain = threading.Condition(LOCK)
+
+    # ------------------------------------------------------------------ batches go out
+
+    def sent(self, entry: InFlight) -> None:
+        """A batch is about to be given to the engine."""
+        with LOCK:
+            self.ledger.sent(entry)
+
+    def given(self, entry: InFlight, worker: WorkerState) -> bool:
+        """A batch is about to be given to a blocked run's worker; False if nothing is heard of that any more."""
+        with LOCK:
+            return self.ledger.given(entry, worker)
+
+    def not_sent(self, number: int, cause: BaseException) -> None:
+        """A batch could not be given to the engine."""
+        with LOCK:
+            self.ledger.not_sent(number, cause, time.time())
+        self._drain()
+
+    # ------------------------------------------------------------------ what workers say
+
+    def joined(self, worker: WorkerState) -> None:
+        """A worker is there."""
+        with LOCK:
+            self.ledger.joined(worker)
+
+    def workers(self) -> list[Any]:
+        """The workers that are there."""
+        with LOCK:
+            return [w for w in self.ledger.workers.values() if w.departure is None]
+
+    def worker_at(self, key: Hashable) -> Any:
+        """The worker that the backend knows by a key: one that is there, or has gone and is not settled yet."""
+        with LOCK:
+            return self.ledger.workers.get(key)
+
+    def in_flight(self, number: int) -> Any:
+        """A batch that has not said all, by its number; `None` if it has."""
+        return self.ledger.batches.get(number)
+
+    def all_in_flight(self) -> list[Any]:
+        """All of them."""
+        with LOCK:
+            return list(self.ledger.batches.values())
+
+    def run_at(self, batch: Batch, position: int) -> TaskFuture[Any]:
+        """The run at a position of a batch."""
+        with LOCK:
+            return self._scheduler.run_at(batch, position)
+
+    def begun(self, worker: WorkerState, number: int) -> None:
+        """A worker has a batch, and begins."""
+        with LOCK:
+            self.ledger.arrived(worker, number)
+        self._drain()
+
+    def told(self, report: Report, *, held: bool = False) -> bool:
+        """Runs of a batch have ended; whether that is known now, or waits for the job's end as its values do."""
+        with LOCK:
+            known = self.ledger.reported(report, held=held)
+        self._drain()
+        return known
+
+    def unpackable(self, number: int, error: ErrorOf) -> None:
+        """A worker could not unpack a batch; the run that is to blame ends with this error."""
+        with LOCK:
+            self.ledger.unpackable(number, error, time.time())
+        self._drain()
+
+    # ------------------------------------------------------------------ what the engine says
+
+    def job_ended(
+        self,
+        number: int,
+        end: JobEnd,
+        *,
+        worker: Hashable = None,
+        why: Departure | None = None,
+        may_have_begun: bool = False,
+        fails_with: ErrorOf | None = None,
+        phase: int = FAILED,
+    ) -> None:
+        """A job has ended; see `Ledger.job_ended`."""
+        with LOCK:
+            self.ledger.job_ended(
+                number,
+                end,
+                time.time(),
+                worker=worker,
+                why=why,
+                may_have_begun=may_have_begun,
+                fails_with=fails_with,
+                phase=phase,
+            )
+        self._drain()
+
+    def withdrawn(self, number: int) -> None:
+        """A batch was not begun, and will not be."""
+        with LOCK:
+            self.ledger.withdrawn(number)
+        self._drain()
+
+    def worker_left(
+        self, worker: WorkerState, departure: Departure | None = None, *, orderly: bool = False
+    ) -> None:
+        """A worker has gone, or is about to; see `Ledger.worker_left`."""
+        with LOCK:
+            self.ledger.worker_left(worker, departure, orderly=orderly)
+        self._drain()
+
+    def farewell(self, worker: WorkerState) -> None:
+        """A worker has said all that it has to say."""
+        with LOCK:
+            self.ledger.farewell(worker, time.time())
+        self._drain()
+
+    def outcomes_read(self, worker: WorkerState, outcomes: Mapping[int, Outcomes] | None) -> None:
+        """What a worker that has gone had written down is known; `None` if it cannot be."""
+        with LOCK:
+            self.ledger.outcomes_read(worker, outcomes, time.time())
+        self._drain()
+
+    def kill_refused(self, worker: WorkerState, number: int, run_number: int) -> None:
+        """A worker was not killed for the sake of a run, as others have something there."""
+        with LOCK:
+            self.ledger.kill_refused(worker, number, run_number, time.time())
+        self._drain()
+
+    # ------------------------------------------------------------------ what the dispatcher asks
+
+    def interrupt(self, run: TaskFuture[Any]) -> None:
+        """Stops a run that may be executing; with the lock held."""
+        self.ledger.interrupt(run)
+
+    def force(self, run: TaskFuture[Any]) -> None:
+        """An interrupted run has had its grace."""
+        with LOCK:
+            self.ledger.force(run, time.time())
+        self._drain()
+
+    def stuck(self, helper: Helper) -> None:
+        """A blocked run can be given nothing."""
+        with LOCK:
+            self.ledger.stuck(helper)
+
+    def settle(self) -> None:
+        """Returns once what was stopped before it began cannot begin any more, or has begun; not on a listening thread."""
+        if self._backend.is_listening():
+            return
+        deadline = time.monotonic() + CERTAIN_WITHIN
+        with self._certain:
+            asked = set(self.ledger.uncertain)
+            while asked & self.ledger.uncertain:
+                if not self._certain.wait(max(deadline - time.monotonic(), 0.0)):
+                    return
+
+    def wait_until_idle(self, seconds: float) -> list[Any]:
+        """Waits until no worker has anything; returns what is left in flight after so many seconds."""
+        with self._certain:
+            self._certain.wait_for(lambda: not self._at_workers(), seconds)
+            return list(self.ledger.batches.values())
+
+    def _at_workers(self) -> bool:
+        return any(entry.worker is not None for entry in self.ledger.batches.values())
+
+    def perform(self, effect: tuple[Any, ...]) -> bool:
+        """Carries out one of the ledger's effects; whether it is one."""
+        kind = effect[0]
+        backend = self._backend
+        if kind == effects_of.TELL:
+            backend.tell(effect[1], effect[2], effect[3])
+        elif kind == effects_of.WITHDRAW:
+            backend.withdraw(effect[1])
+        elif kind == effects_of.KILL:
+            backend.kill(effect[1], effect[2], effect[3])
+        elif kind == effects_of.GIVE_UP:
+            backend.give_up(effect[1], effect[2])
+        elif kind == effects_of.READ:
+            backend.read_outcomes(effect[1])
+        elif kind == effects_of.LATER:
+            self._look_later(effect[1], effect[2])
+        elif kind == effects_of.CLOSED or kind == effects_of.CERTAIN:
+            with self._certain:
+                self._certain.notify_all()
+        elif kind == effects_of.DEADLY:
+            backend.deadly(effect[1], effect[2])
+        else:
+            return False
+        return True
+
+    def _look_later(self, seconds: float, look: Callable[[float], None]) -> None:
+        def fire() -> None:
+            with LOCK:
+                look(time.time())
+            self._drain()
+
+        if seconds:
+            self._after(seconds, fire)
+        else:
+            with LOCK:  # the effects follow: this is one
+                look(time.time())
