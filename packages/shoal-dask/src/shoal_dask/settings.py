@@ -13,7 +13,7 @@ from typing import Any
 from shoal.exceptions import InvalidOption
 from shoal.task_runners.remote.keywords import is_kwargs
 
-__all__ = ["ClusterSettings", "comparable", "invalid", "is_client"]
+__all__ = ["ClusterSettings", "comparable", "invalid", "is_asynchronous", "is_client"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,7 @@ class ClusterSettings:
         if self.cluster is not None and not hasattr(self.cluster, "scheduler_address"):
             raise invalid("cluster", self.cluster, "it is no Dask cluster")
         for option in ("cluster", "address"):
-            if getattr(getattr(self, option), "_asynchronous", False) or getattr(
-                getattr(self, option), "_Cluster__asynchronous", False
-            ):
+            if is_asynchronous(getattr(self, option)):
                 raise invalid(
                     option, getattr(self, option), "a synchronous one is needed: it is asynchronous"
                 )
@@ -133,6 +131,12 @@ class ClusterSettings:
 def invalid(option: str, value: object, problem: str) -> InvalidOption:
     """The error of a bad option of the runner."""
     return InvalidOption(where="DaskTaskRunner", option=option, value=value, problem=problem)
+
+
+def is_asynchronous(value: object) -> bool:
+    """Whether something is a client or cluster to be used with `await`."""
+    names = ("_asynchronous", "_Cluster__asynchronous")
+    return any(getattr(value, name, False) for name in names)
 
 
 def is_client(value: object) -> bool:
