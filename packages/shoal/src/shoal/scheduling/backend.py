@@ -281,6 +281,9 @@ class QueueingBackend(AnyBackend, Protocol):
     def read_outcomes(self, worker: WorkerState) -> None:
         """Has what a worker that has gone had written down read: `outcomes_read` follows, perhaps after a while."""
 
+    def passed_on(self, entry: InFlight, report: Report) -> None:
+        """A report that waited for the end of its job is known now; workers may be interested."""
+
     def deadly(self, key: int, error: BaseException) -> None:
         """Workers die of the function of a task: it is not to be sent any more, its runs end with this error."""
 

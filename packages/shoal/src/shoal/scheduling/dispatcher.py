@@ -379,7 +379,8 @@ class Dispatcher(Answers):
 
     def ended(self, future: TaskFuture[Any], outcome: Outcome) -> None:
         """An attempt on a worker of this process has ended; with `LOCK` held."""
-        if outcome.phase == WAITING:
+        if outcome.phase == WAITING and future._phase < DONE:
+            future._details().returned = True
             self._wait_for_returned(future, outcome.value)
         else:
             self.scheduler.ended(future, outcome, time.time())
@@ -865,6 +866,14 @@ class Dispatcher(Answers):
             self._ended = None
             future._phase = COMPLETED
         self._settled(future)
+
+    def left(self) -> None:
+        """The backend has stopped all that can be stopped: what it left behind is given up."""
+        if not self.capabilities.stops:
+            return  # it still tells of what executes
+        with LOCK:
+            self.scheduler.all_stopped()
+        self.drain()
 
     def close(self) -> None:
         """Takes no more runs; sums up what was not logged one by one."""

@@ -39,3 +39,4 @@ CERTAIN = 29  # of a batch with stopped runs it is known now whether it begins
 DEADLY = (
     30  # task key, error: workers die of its function; its runs end with that instead of being sent
 )
+PASSED_ON = 31  # in-flight batch, report: one that had been held is known now

@@ -217,6 +217,17 @@ class EngineEvents:
                 if not self._certain.wait(max(deadline - time.monotonic(), 0.0)):
                     return
 
+    def is_waited_for(self) -> bool:
+        """Whether anything is in flight, or ready to be sent."""
+        with LOCK:
+            return bool(self._scheduler.batches) or bool(self._scheduler.ready)
+
+    def close(self) -> None:
+        """The runner has been left: the books hold nothing any more."""
+        with LOCK:
+            self.ledger.batches.clear()
+            self.ledger.workers.clear()
+
     def wait_until_idle(self, seconds: float) -> list[Any]:
         """Waits until no worker has anything; returns what is left in flight after so many seconds."""
         with self._certain:
@@ -245,6 +256,8 @@ class EngineEvents:
         elif kind == effects_of.CLOSED or kind == effects_of.CERTAIN:
             with self._certain:
                 self._certain.notify_all()
+        elif kind == effects_of.PASSED_ON:
+            backend.passed_on(effect[1], effect[2])
         elif kind == effects_of.DEADLY:
             backend.deadly(effect[1], effect[2])
         else:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.calls import DONE, FAILED, SENT, WAITING, Batch, Outcome, Report
+from shoal.calls import FAILED, SENT, WAITING, Batch, Outcome, Report
 from shoal.exceptions import WorkerDied
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
@@ -171,6 +171,7 @@ class Ledger:
         held, entry.held = entry.held, []
         for report in held:
             self._report(entry, report)
+            self._effects.append((effects.PASSED_ON, entry, report))
 
     def unpackable(self, number: int, error: ErrorOf, now: float) -> None:
         """A worker could not unpack a batch: the run to blame fails with this error."""
@@ -646,9 +647,7 @@ class Ledger:
     def give_up(self, entry: InFlight, run: TaskFuture[Any], now: float) -> None:
         """A run does not stop, and its worker is not killed for it: its end is no matter any more."""
         self._effects.append((effects.GIVE_UP, entry, run))
-        if run._phase < DONE:
-            # It has attempts left, but the next must not overlap one that does not end.
-            self._scheduler.time_out(run, run._task.timeout_seconds or 0.0, now)
+        self._scheduler.given_up(run, now)
 
     def recall(self, batch: Batch) -> None:
         """What has not begun of a batch is wanted back."""

@@ -234,6 +234,7 @@ class BaseTaskRunner:
                 dispatcher.close()
             finally:
                 dispatcher.backend.stop(LEAVING)
+                dispatcher.left()
                 with self._entering:
                     self._dispatcher = None
 
