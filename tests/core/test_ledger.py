@@ -134,7 +134,6 @@ class LedgerMachine(RuleBasedStateMachine):
         self.lost: dict[int, int] = {}
         self.ended: set[int] = set()
         self.forgotten: set[int] = set()
-        self.unpacked_by_the_dead: set[int] = set()
         self.queue: deque[InFlight] = deque()
         self.words: deque[tuple[Any, ...]] = deque()
         self.reads: list[FakeWorker] = []
@@ -506,9 +505,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.lost[frame.run._number] = self.lost.get(frame.run._number, 0) + 1
         if worker.unpacking and worker.job is not None and len(worker.job.batch) == 1:
             number = self.scheduler.run_at(worker.job.batch, 0)._number
-            if number in self.unpacked_by_the_dead:  # twice: it is to blame
-                self.lost[number] = 1
-            self.unpacked_by_the_dead.add(number)
+            self.lost[number] = 1  # it is to blame
         if not readable:
             self.forgotten.update(
                 self.scheduler.run_at(held.batch, position)._number
@@ -589,6 +586,9 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.worker_left(about.state, orderly=True)
         else:
             end, key, *gone = rest
+            entry = self.ledger.batches.get(about)
+            if end is JobEnd.NOT_BEGUN and entry is not None and entry.worker is not None:
+                end = JobEnd.RAN  # as far as the engine knows
             self.ledger.job_ended(about, end, self.now, worker=key, may_have_begun=any(gone))
 
     @rule()

@@ -8,7 +8,7 @@
     handles, natives            values that stay; Dask's own objects
     bus, side                   messages beside Dask's own; what runs batches on a worker
     members, link, listening    the driver's books; its end of the bus; what it hears
-    relays, deaths, watch       futures for Dask; workers that have gone; a scheduler that has
+    relays, jobs, watch         futures for Dask; what it says of tasks and workers; a scheduler that has gone
     backend                     batches become Dask tasks
     task_runners                what users configure
 

@@ -5,15 +5,13 @@
     scheduler ◀──reported, handed back, waiting, lost── I/O thread ◀──bus───────────────┘
 
 A slot is a thread of some worker: Dask decides of which. What Dask tells of its tasks matters only where a batch ends
-without having been reported: then the worker's record says what had begun (see `deaths`).
+without having been reported: then the worker's record says what had become of it (see `jobs`, and the core's ledger).
 
 Who does what:
 
     any thread    launches (one at a time, the dispatcher sees to that), interrupts
     Dask's loop   sends, and puts what the bus brings into the inbox (see `link`)
     I/O thread    takes it from there, in order (see `listening`). Ends with the runner.
-
-    members, sent, settling   under `lock`, which may be taken under the core's `LOCK`, never the other way about
 
 May import all of this package but `task_runners`.
 """
@@ -33,6 +31,7 @@ from distributed.worker import Worker  # noqa: F401  # so that its cost is here,
 from shoal.exceptions import InvalidOption
 from shoal.logs import library_logger
 from shoal.names import process_entropy
+from shoal.scheduling.in_flight import EngineRules
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
@@ -41,9 +40,9 @@ from shoal.task_runners.remote.modules import shipped_by_value
 
 from shoal_dask.bus import SESSION, key_of
 from shoal_dask.clients import CURRENT
-from shoal_dask.deaths import Deaths
 from shoal_dask.environment import check_environment
-from shoal_dask.handles import NOTHING, Kept
+from shoal_dask.handles import NOTHING, Kept, future_of, lost_future_of
+from shoal_dask.jobs import Jobs
 from shoal_dask.link import Link
 from shoal_dask.listening import Listener
 from shoal_dask.members import DaskMember, DaskSent
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from shoal.calls import Batch
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.task_runners.remote.parcels import Packed
     from shoal.tasks import Task
 
@@ -77,6 +77,8 @@ PATIENCE = 0.05
 SCATTERED = 1 << 20
 #: Seconds that the first worker may take to be heard of.
 ARRIVED_WITHIN = 1.0
+#: Seconds that a retired worker may go on with what it runs before its record is read.
+FAREWELL_WITHIN = 25.0
 #: Seconds that a large argument may take to be given to a worker.
 SCATTERED_WITHIN = 5
 
@@ -101,7 +103,8 @@ class DaskBackend(ClusterBackend):
         ship_modules: str | Sequence[str] = "auto",
         worker_timeout: float | str | None = "auto",
     ) -> None:
-        super().__init__("Dask", "Dask worker", least=LEAST, patience=PATIENCE)
+        rules = EngineRules("Dask", leaves_within=FAREWELL_WITHIN, shares=True)
+        super().__init__(rules, "Dask worker", least=LEAST, patience=PATIENCE)
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
         self.arrived = threading.Event()
         self.client: Client
@@ -109,7 +112,7 @@ class DaskBackend(ClusterBackend):
         self._check = check_environment
         self._shipping = shipped_by_value(ship_modules, "DaskTaskRunner")
         self._link: Link
-        self.deaths = Deaths(self)
+        self.jobs = Jobs(self)
         self.relays = Relays(self)
         self.watch = Watch(self, worker_timeout)
         self._tokens: list[tuple[Any, Any]] = []
@@ -118,7 +121,8 @@ class DaskBackend(ClusterBackend):
 
     def start(self, events: Dispatcher) -> None:
         """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
-        self.events = events
+        assert events.engine is not None  # this backend queues
+        self.events, self.engine = events, events.engine
         self.contents = Contents(events, self._keep)
         listener = Listener(self, check=self._check)
         self.connection.acquire()
@@ -152,9 +156,8 @@ class DaskBackend(ClusterBackend):
                 variable.reset(token)
         if hasattr(self, "_link"):
             self._link.close(max(grace, 1.0))
-        self.deaths.join()
-        with self.lock:
-            self.sent.clear()
+        self.jobs.join()
+        self.engine.close()
         self.relays.clear()
         self._shipping.__exit__(None, None, None)
         self.connection.release(grace)
@@ -238,13 +241,13 @@ class DaskBackend(ClusterBackend):
                 sent.future = Context().run(submit)
             except Exception as error:
                 cause = error
-                self.do(lambda: self.not_sent(sent.batch.number, cause))
+                self.do(lambda: self.engine.not_sent(sent.number, cause))
 
         self._link.post(post)
 
     def offers(self) -> list[Mapping[str, float]]:
         """See `ClusterBackend`: the resources of each worker."""
-        return [member.resources for member in self.living()]
+        return [member.resources for member in self.engine.workers()]
 
     def _keep(self, value: Any, packed: Packed) -> Kept:
         """Puts a large argument of a map to a worker, once."""
@@ -260,7 +263,7 @@ class DaskBackend(ClusterBackend):
         """
         if threading.current_thread() is not self._link.thread:
             self.arrived.wait(ARRIVED_WITHIN)
-        if not self.members:
+        if not self.engine.workers():
             raise TimeoutError
         return self.client.scatter([value], hash=False, timeout=SCATTERED_WITHIN)[0]
 
@@ -280,51 +283,46 @@ class DaskBackend(ClusterBackend):
         """See `ClusterBackend`."""
         self.send("withdraw", key=sent.key, number=sent.batch.number)
 
-    def kill(self, sent: Any, member: Any, run: TaskFuture[Any]) -> None:
-        """See `ClusterBackend`: if nothing executes at its worker but that and what waits beneath it."""
-        with self.lock:
-            stack = [sent.batch]
-            while stack[-1].helper is not None:
-                stack.append(stack[-1].helper.batch)
-            numbers = {batch.number for batch in stack}
-            keys = [self.sent[n].key for n in numbers if n in self.sent and self.sent[n].is_task]
-            others = [n for n in member.begun - numbers if n in self.sent and self.sent[n].is_task]
-        pid = member.hello.get("pid")
-        here = pid is None or member.hello.get("record") is None  # it is this process
-        if here or others or not keys:
-            self.deaths.spared(member.address, sent.key, run._number)
-            return
-        member.stopped_for = run.name
-        self.send("kill", worker=member.address, pid=pid, keys=keys, run=run._number)
+    def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
+        """See `QueueingBackend`: through its nanny, if nothing of others is there."""
+        assert isinstance(worker, DaskMember)  # there are no others
+        assert isinstance(job, DaskSent)
+        self.send("kill", worker=worker.address, pid=worker.pid, keys=[job.key], run=run._number)
 
-    def spare(self, sent: DaskSent, member: DaskMember, number: int) -> None:
-        """A run does not stop, and its worker cannot be killed."""
-        batch = sent.batch
-        runs = [self.events.scheduler.run_at(batch, position) for position in range(len(batch))]
-        run = next((run for run in runs if run._number == number), None)
-        if run is None:
-            return
+    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
+        """See `QueueingBackend`: another thread takes the place of the run's."""
+        worker = entry.worker
+        assert isinstance(worker, DaskMember)  # it has begun
         library_logger().warning(
             "Task run %r did not stop when it was interrupted, and Dask worker %s cannot be killed for it; "
             "its thread is given up and replaced",
             run.name,
-            member.address,
+            worker.address,
         )
-        self.down(member, messages.GIVE_UP, dumps((batch.number, number)))
-        self.give_up(run)
+        self.down(worker, messages.GIVE_UP, dumps((entry.number, run._number)))
+
+    def read_outcomes(self, worker: WorkerState) -> None:
+        """See `QueueingBackend`."""
+        assert isinstance(worker, DaskMember)  # there are no others
+        self.jobs.read(worker)
+
+    def kept(self, key: str, member: DaskMember) -> Kept:
+        """The handle of a value that a worker keeps: a Dask key that the scheduler keeps for the driver's client."""
+        return Kept(future_of(key, self.client), member.address)
+
+    def kept_by_the_dead(self, key: str, member: DaskMember) -> Kept:
+        """The handle of a value that a worker has taken along: whoever asks for it is told so."""
+        return Kept(lost_future_of(key, self.client), member.address)
+
+    def in_flight_under(self, key: str) -> DaskSent | None:
+        """The batch whose Dask task has this key."""
+        return next((sent for sent in self.engine.all_in_flight() if sent.key == key), None)
 
     def _stop_what_runs(self) -> None:
         """What was cancelled and does not stop by itself is stopped by force: the cluster may go on without this runner."""
-        with self.settled:
-            self.settled.wait_for(
-                lambda: all(sent.member is None for sent in self.sent.values()), LAST_WORDS
-            )
-            left = [sent for sent in self.sent.values() if sent.member is not None]
-        for sent in left:
-            member = sent.member
-            run = self.events.scheduler.run_at(sent.batch, 0)
-            if member is not None and member.hello.get("record") is not None:
-                self.kill(sent, member, run)
+        for sent in self.engine.wait_until_idle(LAST_WORDS):
+            if sent.worker is not None:
+                self.engine.force(self.engine.run_at(sent.batch, 0))
 
     def capture(self, task: Task[Any, Any]) -> Options | None:
         """See `AnyBackend`: Dask's annotations."""

@@ -13,9 +13,9 @@ from shoal.task_runners.remote.parcels import Parcel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from distributed import Future
+    from distributed import Client, Future
 
-__all__ = ["NOTHING", "Kept", "Lent"]
+__all__ = ["NOTHING", "Kept", "Lent", "future_of", "lost_future_of"]
 
 
 #: No original.
@@ -53,6 +53,8 @@ class Kept(Parcel):
         """See `Handle`: fetched anew each time."""
         from distributed import CancelledError
 
+        if self.is_lost():
+            raise ResultLost(run_name=run_name, holder=f"Dask worker {self.place}")
         try:
             return self.future.result()
         except (CancelledError, KeyError, OSError) as error:
@@ -79,3 +81,21 @@ class Lent(Parcel):
             return self._fetch(self.number)
         except (KeyError, OSError) as error:
             raise ResultLost(run_name=run_name, holder="a Dask worker") from error
+
+
+def future_of(key: str, client: Client) -> Any:
+    """A future of a value that is there, and that the scheduler keeps for this client already."""
+    from distributed import Future
+
+    future: Any = Future(key, client)
+    future._state.finish()  # the message that says so came before there was a future to tell
+    return future
+
+
+def lost_future_of(key: str, client: Client) -> Any:
+    """A future of a value that has gone with its worker."""
+    from distributed import Future
+
+    future: Any = Future(key, client)
+    future._state.lose()
+    return future

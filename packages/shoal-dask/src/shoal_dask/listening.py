@@ -6,6 +6,7 @@ May import `handles`, `members`, `relays` and the core's `remote` room.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from dask.base import annotate
@@ -21,8 +22,6 @@ from shoal_dask.members import DaskMember
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-
-    from distributed import Client
 
     from shoal_dask.backend import DaskBackend
 
@@ -42,49 +41,47 @@ class Listener(ClusterListener):
     def __init__(self, backend: DaskBackend, *, check: bool) -> None:
         super().__init__(backend)
         self._check = check
+        self._numbers = count(1)
 
     def hear(self, message: dict[str, Any]) -> None:
         """Takes a message from the bus; on the I/O thread."""
         if self.backend.stopping:
             return
         if "kind" in message:
-            with self.backend.lock:
-                member = self.backend.deaths.member_at(message["worker"])
+            member = self.engine.worker_at(message["worker"])
             if member is not None:
                 self.take(member, Message(message["kind"], message["body"], []))
         elif "ended" in message:
-            self.backend.deaths.dask_ended(message["ended"])
+            self.backend.jobs.ended(message["ended"])
         elif "joined" in message:
             self._joined(message["joined"])
         elif "gone" in message:
-            self.backend.deaths.worker_gone(*message["gone"])
+            self.backend.jobs.worker_gone(*message["gone"])
             self._count_slots()
         elif "withdrawn" in message:
-            self.backend.withdrawn(message["withdrawn"])
+            self.engine.withdrawn(message["withdrawn"])
         elif "again" in message:
-            self.backend.deaths.refused(message["again"])
+            self.backend.jobs.refused(message["again"])
         elif "spared" in message:
-            self.backend.deaths.spared(*message["spared"])
+            self.backend.jobs.spared(*message["spared"])
         elif "failed" in message:
             self.backend.events.failed(RuntimeError(message["failed"]))
         elif "pong" in message:
             self.backend.watch.answered(message["pong"])
 
     def _joined(self, joined: dict[str, Any]) -> None:
-        with self.backend.lock:
-            if joined["address"] in self.backend.members:
-                return
-            channel = _Down(self.backend)
-            member = DaskMember(len(self.backend.members), channel, joined)
-            channel.member = member
-            self.backend.members[member.address] = member
+        if self.engine.worker_at(joined["address"]) is not None:
+            return
+        channel = _Down(self.backend)
+        member = DaskMember(next(self._numbers), channel, joined)
+        channel.member = member
+        self.engine.joined(member)
         self.backend.arrived.set()
         self.backend.down(member, messages.NUMBERS, dumps((*reserve_block(), process_entropy())))
         self._count_slots()
 
     def _count_slots(self) -> None:
-        with self.backend.lock:
-            threads = sum(member.nthreads for member in self.backend.members.values())
+        threads = sum(member.nthreads for member in self.engine.workers())
         self.backend.events.slots(list(range(max(threads, 1))), awaited=not threads)
 
     # ------------------------------------------------------------------ see `ClusterListener`
@@ -94,7 +91,7 @@ class Listener(ClusterListener):
         if message.kind == messages.WANTED:
             self.backend.relays.wanted(member, loads(message.body))
         elif message.kind == messages.FAREWELL:
-            self.backend.deaths.farewell(member)
+            self.engine.farewell(member)
         else:
             super().take_more(member, message)
 
@@ -104,7 +101,7 @@ class Listener(ClusterListener):
 
     def kept(self, member: Any, sent: Any, told: Any) -> Kept:
         """See `ClusterListener`: a Dask key that the scheduler keeps for the driver's client."""
-        return Kept(_future_of(told, self.backend.client), member.address)
+        return self.backend.kept(told, member)
 
     def is_kept(self, value: Any) -> bool:
         """See `ClusterListener`."""
@@ -126,12 +123,3 @@ class _Down:
     def send(self, kind: int, body: bytes = b"") -> None:
         """See `Channel`."""
         self.backend.down(self.member, kind, body)
-
-
-def _future_of(key: str, client: Client) -> Any:
-    """A future of a value that is there, and that the scheduler keeps for this client already."""
-    from distributed import Future
-
-    future: Any = Future(key, client)
-    future._state.finish()  # the message that says so came before there was a future to tell
-    return future

@@ -29,21 +29,15 @@ class DaskMember(ClusterMember):
         nthreads: how many tasks it runs at once.
         resources: what it has of each of Dask's resources.
         nanny: the address of its nanny, `None` if it has none.
-        has_left: whether it has said all it has to say.
-        reading: whether its record is being read.
-        killed: batches that Dask has given up since it is gone.
     """
 
     def __init__(self, number: int, channel: Any, joined: dict[str, Any]) -> None:
-        super().__init__(number, channel)
+        super().__init__(number, channel, joined["address"])
         self.address: str = joined["address"]
         self.name: str = joined["name"]
         self.nthreads: int = joined["nthreads"]
         self.resources: dict[str, float] = joined["resources"]
         self.nanny: str | None = joined["nanny"]
-        self.has_left = False
-        self.reading = False
-        self.killed: list[DaskSent] = []
 
 
 class DaskSent(Sent):

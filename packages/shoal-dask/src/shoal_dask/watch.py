@@ -9,7 +9,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from shoal.context import LOCK
 from shoal.exceptions import InvalidOption
 from shoal.logs import library_logger
 
@@ -96,8 +95,7 @@ class Watch:
 
     def _look_at_connection(self, now: float) -> None:
         backend = self._backend
-        with LOCK:
-            is_open = bool(backend.events.scheduler.batches) or bool(backend.events.scheduler.ready)
+        is_open = backend.engine.is_waited_for()
         status = backend.client.status
         if status != "running":
             self._lost_since = self._lost_since or now
@@ -119,13 +117,12 @@ class Watch:
             self._lonely_since = self._stuck_since = None
             return
         self._look_for_workers(now)
-        with backend.lock:
-            waiting = [sent for sent in backend.sent.values() if sent.demands]
+        waiting = [sent for sent in backend.engine.all_in_flight() if sent.demands]
         for sent in waiting:
             backend.warn_of_demands(sent)
 
     def _look_for_workers(self, now: float) -> None:
-        if self._backend.members:
+        if self._backend.engine.workers():
             self._lonely_since = self._stuck_since = None
             self._warned_of_workers = False
             return
@@ -149,7 +146,7 @@ class Watch:
             library_logger().warning(
                 "The Dask cluster has had no worker for %.0f s; %d batches wait for one",
                 lonely,
-                len(self._backend.sent),
+                len(self._backend.engine.all_in_flight()),
             )
 
     def _no_workers(self, problem: str) -> None:

@@ -8,7 +8,7 @@
     handles                     values that stay
     natives, members, side      Ray's own objects; the driver's books; what runs batches on a worker
     link, relays                the driver's end of the messages; who waits for what
-    listening, deaths, watch    what the driver hears; workers that have gone; a cluster that has
+    listening, jobs, watch      what the driver hears; how Ray's tasks and workers end; a cluster that has gone
     backend                     batches become Ray tasks
     task_runners                what users configure
 

@@ -3,7 +3,7 @@
     scheduler ──launch──▶ pack ─▶ `execute.remote(…)` ─▶ Ray's queue ─▶ a worker's side
                                                                            │
     scheduler ◀──reported, handed back, waiting, lost── I/O thread ◀──TCP──┘
-              ◀──batches whose Ray task has failed──── `deaths` ◀── Ray
+              ◀──how Ray tasks have ended─────────── `jobs` ◀── Ray
 
 Plain tasks, not actors: an actor holds its CPU while it has nothing to do, keeps it while it waits, and cannot be
 stopped by force.
@@ -28,17 +28,18 @@ from weakref import WeakValueDictionary
 import ray
 from shoal.exceptions import ClusterFailed
 from shoal.names import process_entropy
+from shoal.scheduling.in_flight import EngineRules
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
 from shoal.task_runners.remote.contents import Contents
 from shoal.task_runners.remote.modules import shipped_by_value
 
-from shoal_ray.deaths import Deaths
 from shoal_ray.handles import Kept
+from shoal_ray.jobs import Jobs
 from shoal_ray.link import Calls, Link
 from shoal_ray.listening import Listener
-from shoal_ray.members import RaySent
+from shoal_ray.members import RayMember, RaySent
 from shoal_ray.natives import Borrowed, borrowing
 from shoal_ray.options import Options, captured, check_resources, for_task, max_calls
 from shoal_ray.relays import Relays
@@ -52,9 +53,10 @@ if TYPE_CHECKING:
     from pickle import PickleBuffer
 
     from ray import ObjectRef
-    from shoal.calls import Batch
+    from shoal.calls import Batch, Report
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.task_runners.remote.parcels import Packed
     from shoal.tasks import Task
 
@@ -66,6 +68,8 @@ __all__ = ["RayBackend"]
 LEAST = 0.002
 #: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
 PATIENCE = 0.2
+#: Seconds that Ray has to say how a worker died that has hung up, and a worker to hang up of whose death Ray speaks.
+WORDS_WITHIN = 3.0
 #: Large values that a chain may return: as many as its runs, up to this.
 SLOTS = 64
 
@@ -88,14 +92,15 @@ class RayBackend(ClusterBackend):
         check_environment: bool = True,
         ship_modules: str | Sequence[str] = "auto",
     ) -> None:
-        super().__init__("Ray", "Ray node", least=LEAST, patience=PATIENCE)
+        rules = EngineRules("Ray", words_within=WORDS_WITHIN)
+        super().__init__(rules, "Ray node", least=LEAST, patience=PATIENCE)
         self.takes_buffers = True
         self.lent: WeakValueDictionary[str, Kept] = WeakValueDictionary()
         self.session = f"{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
         self.connection = connection
         self.checks = check_environment
         self.link: Link
-        self.deaths = Deaths(self)
+        self.jobs = Jobs(self)
         self.relays = Relays(self)
         self.watch = Watch(self)
         self._shipping = shipped_by_value(ship_modules)
@@ -113,7 +118,8 @@ class RayBackend(ClusterBackend):
 
     def start(self, events: Dispatcher) -> None:
         """See `Backend`: connects, and starts a temporary instance if there is none."""
-        self.events = events
+        assert events.engine is not None  # this backend queues
+        self.events, self.engine = events, events.engine
         self.contents = Contents(events, self._keep)
         self.listener = Listener(self)
         self.connection.acquire()
@@ -163,7 +169,7 @@ class RayBackend(ClusterBackend):
             if self._relay is not None and not is_lost:
                 last.callback(self._relay.leave.remote, self.session)
             last.callback(self.calls.close, grace)
-            last.callback(self.deaths.close)
+            last.callback(self.jobs.close)
             if has_link:
                 last.callback(self.link.close, max(grace, 1.0))
                 if not is_lost:
@@ -171,8 +177,7 @@ class RayBackend(ClusterBackend):
             self.stopping = True
 
     def _let_go(self) -> None:
-        with self.lock:
-            self.sent.clear()
+        self.engine.close()
         self.relays.clear()
         self._relay = None
         self._bases.clear()
@@ -180,14 +185,9 @@ class RayBackend(ClusterBackend):
 
     def _stop_what_runs(self) -> None:
         """What was cancelled and does not stop by itself is stopped by force: the cluster may go on without this runner."""
-        with self.settled:
-            self.settled.wait_for(
-                lambda: all(sent.member is None for sent in self.sent.values()), LAST_WORDS
-            )
-            left = list(self.sent.values())
-        for sent in left:
-            if sent.is_task and sent.status is not None:
-                ray.cancel(sent.status, force=sent.member is not None, recursive=False)
+        for sent in self.engine.wait_until_idle(LAST_WORDS):
+            if sent.is_job and sent.status is not None:
+                ray.cancel(sent.status, force=sent.worker is not None, recursive=False)
 
     def failed(self, error: BaseException) -> None:
         """A service thread could not do its work: no run can be told of any more."""
@@ -276,7 +276,7 @@ class RayBackend(ClusterBackend):
                 sent.status, *sent.values = references
             else:
                 sent.status = references
-        self.deaths.await_end(sent)
+        self.jobs.await_end(sent)
 
     def _function(self, sent: Any, task: Task[Any, Any], options: Options | None) -> Any:
         """`execute` with the options of a batch: made once for all that are alike."""
@@ -328,26 +328,19 @@ class RayBackend(ClusterBackend):
 
         self.calls.do(cancel)
 
-    def kill(self, sent: Any, member: Any, run: TaskFuture[Any]) -> None:
-        """See `ClusterBackend`."""
-        with self.lock:
-            batch = sent.batch
-            while batch.helper is not None:  # what is beneath it on its worker
-                batch = batch.helper.batch
-            task = self.sent.get(batch.number)
-            if task is None or not task.is_task or not self.is_open(sent):
-                return
-            entry = self.events.scheduler.batches.get(batch.number)
-            shares = run._task.is_async and entry is not None and len(entry[1]) > 1
-            if task.is_killed:
-                return
-            if not shares:
-                task.is_killed = True
-                member.stopped_for = run.name
-        if shares:  # its neighbours on the loop are not to die for it
-            self.give_up(run)
-        else:
-            self.calls.do(lambda: ray.cancel(task.status, force=True, recursive=False))
+    def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
+        """See `QueueingBackend`."""
+        assert isinstance(job, RaySent)  # there are no others
+        self.calls.do(lambda: ray.cancel(job.status, force=True, recursive=False))
+
+    def read_outcomes(self, worker: WorkerState) -> None:
+        """See `QueueingBackend`."""
+        assert isinstance(worker, RayMember)  # there are no others
+        self.link.do(lambda: self.jobs.read(worker))
+
+    def passed_on(self, entry: InFlight, report: Report) -> None:
+        """See `QueueingBackend`."""
+        self.listener.tell_others(entry, report)
 
     def capture(self, task: Task[Any, Any]) -> Options | None:
         """See `AnyBackend`: what `remote_options` says."""

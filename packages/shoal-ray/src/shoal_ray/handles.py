@@ -35,7 +35,7 @@ class Kept(Parcel):
     """In the driver: a value in the object store, which belongs to the driver.
 
     Args:
-        reference: to it.
+        reference: to it, `None` if it is lost already.
         place: where it was made, for errors.
 
     Attributes:
@@ -45,9 +45,9 @@ class Kept(Parcel):
 
     __slots__ = ("number", "place", "reference")
 
-    def __init__(self, reference: ObjectRef[Any], place: str | None = None) -> None:
-        self.reference: ObjectRef[Any] | None = reference
-        self.number = reference.hex()
+    def __init__(self, reference: ObjectRef[Any] | None, place: str | None = None) -> None:
+        self.reference = reference
+        self.number = reference.hex() if reference is not None else ""
         self.place = place
         _living.add(self)
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from shoal.calls import Report
     from shoal.exceptions import EnvironmentMismatch
     from shoal.task_runners.remote.nested import End
 
@@ -44,6 +43,7 @@ class Listener(ClusterListener):
     """
 
     backend: RayBackend
+    values_come_last = True  # they are what the Ray task returns
 
     def __init__(self, backend: RayBackend) -> None:
         super().__init__(backend)
@@ -56,8 +56,7 @@ class Listener(ClusterListener):
         """See `Hearer`: it learns what was told to all before."""
         self._joined += 1
         member = peer.member = RayMember(self._joined, peer)
-        with self.backend.lock:
-            self.backend.members[member.number] = member
+        self.engine.joined(member)
         peer.write(messages.NUMBERS, dumps(reserve_block()))
         for kind, body in self._told:
             peer.write(kind, body)
@@ -70,7 +69,7 @@ class Listener(ClusterListener):
     def gone(self, peer: Peer) -> None:
         """See `Hearer`."""
         if not self.backend.stopping:
-            self.backend.deaths.worker_gone(peer.member)
+            self.engine.worker_left(peer.member)
 
     def failed(self, error: BaseException) -> None:
         """See `Hearer`."""
@@ -79,7 +78,7 @@ class Listener(ClusterListener):
     def tell_all(self, kind: int, body: bytes) -> None:
         """Tells all workers, now and later; on the I/O thread."""
         self._told.append((kind, body))
-        for member in self.backend.living():
+        for member in self.engine.workers():
             member.channel.write(kind, body)
 
     # ------------------------------------------------------------------ see `ClusterListener`
@@ -133,13 +132,6 @@ class Listener(ClusterListener):
     def is_kept(self, value: Any) -> bool:
         """See `ClusterListener`."""
         return isinstance(value, Kept)
-
-    def holds_back(self, sent: Any, report: Report, *, has_kept: bool) -> bool:
-        """See `ClusterListener`."""
-        if sent.has_ended or not (has_kept or sent.held):
-            return False
-        sent.held.append(report)
-        return True
 
     def options(self, options: Any) -> AbstractContextManager[Any]:
         """See `Carrier`: Ray's options."""

@@ -215,9 +215,6 @@ class AnyBackend(Protocol):
     def stop(self, grace: float) -> None:
         """Joins, or stops within about `grace` seconds, all that was started."""
 
-    def interrupt(self, run: TaskFuture[Any]) -> None:
-        """Stops a run that may be executing; does nothing if it is not. With the lock held."""
-
     def running(self) -> list[TaskFuture[Any]]:
         """Runs that execute and that the scheduler sees in no batch. With the lock held."""
 
@@ -237,6 +234,9 @@ class Backend(AnyBackend, Protocol):
 
     def launch(self, batch: Batch) -> None:
         """Sends a batch to its slot. Never blocks."""
+
+    def interrupt(self, run: TaskFuture[Any]) -> None:
+        """Stops a run that may be executing; does nothing if it is not. With the lock held."""
 
     def recall(self, batch: Batch) -> None:
         """Asks for what the worker has not begun of a batch (`Capabilities.recalls`)."""
@@ -296,6 +296,9 @@ class PullingBackend(AnyBackend, Protocol):
 
     def wake(self, worker: Any) -> None:
         """There is something to take for this idle worker."""
+
+    def interrupt(self, run: TaskFuture[Any]) -> None:
+        """Stops a run that may be executing; does nothing if it is not. With the lock held."""
 
     def crowded(self) -> None:
         """A run is ready and no worker is idle."""

@@ -15,7 +15,7 @@ import threading
 import time
 from contextvars import Context, copy_context
 from logging import LogRecord, getLogger
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from shoal.calls import (
     AWAITING_RETRY,
@@ -100,7 +100,7 @@ class Dispatcher(Answers):
         self.runner_name = runner_name
         #: What an engine with a queue of its own tells; `None` for other backends.
         self.engine: EngineEvents | None = (
-            EngineEvents(self.scheduler, self.backend, self.drain, self.after)
+            EngineEvents(cast("Any", self.scheduler), cast("Any", backend), self.drain, self.after)
             if backend.capabilities.queues
             else None
         )

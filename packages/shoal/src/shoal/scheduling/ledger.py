@@ -11,7 +11,7 @@ What the ledger makes of it, the same for every engine:
 
     job ended     worker known             worker unknown
     RAN           its reports tell         lost, once what is on its way must have come
-    NOT_BEGUN     -                        sent again, or taken back if that was asked for
+    NOT_BEGUN     sent again, or taken back if that was asked for
     DIED          the worker's file tells  sent again, unless the engine says that it may have begun
     REFUSED       -                        sent again, once the files of all that have gone were read
     UNFIT         lost                     taken apart to find the run to blame, which fails
@@ -217,8 +217,8 @@ class Ledger:
             if self._is_open(entry) and not known:
                 self._later(self._unheard, entry)
         elif end is JobEnd.NOT_BEGUN:
-            if known or entry in self._refused:
-                pass  # its worker tells, or the file of the one that had it first
+            if entry in self._refused:
+                pass  # the file of the worker that had it first tells
             elif entry.withdrawn:
                 self.withdrawn(number)
             else:
@@ -271,7 +271,7 @@ class Ledger:
     def withdrawn(self, number: int) -> None:
         """A batch was not begun, and will not be: what blocked runs want of it can be given to them."""
         entry = self.batches.get(number)
-        if entry is None or entry.worker is not None:
+        if entry is None:
             return
         helper = entry.wanting.pop(0) if entry.wanting else None
         self._close(entry)
@@ -391,7 +391,6 @@ class Ledger:
         def error(run_name: str) -> BaseException:
             return WorkerDied(run_name=run_name, host=host, pid=pid, message=text)
 
-        detail = self._scheduler.run_at(entry.batch, 0)._details()
         if what > 0 and self._is_deadly(what - 1):
             task = entry.tasks[what - 1]
             told = f"{DEADLY} workers died while they unpickled the function of task {task.name!r}"
@@ -399,7 +398,7 @@ class Ledger:
             self._effects.append((effects.DEADLY, what - 1, end))
             self._lose_task(what - 1, error, now)
             self._lose(entry, entry.positions_of_task(what - 1), now, error)
-        elif len(entry.batch) == 1 and detail.alone:
+        elif len(entry.batch) == 1:
             self._lose(entry, [0], now, error)
         elif self._is_open(entry):
             self._close(entry)
@@ -609,11 +608,12 @@ class Ledger:
             return  # it has stopped, and the batch goes on
         if any(helper.run is run for helper in worker.waits.values()):
             return  # what its worker is at is another run, which it waits for
-        beneath = [entry.batch]
-        while beneath[-1].helper is not None:
-            beneath.append(beneath[-1].helper.batch)
-        numbers = {batch.number for batch in beneath}
-        job = self.batches.get(beneath[-1].number)
+        job: InFlight | None = entry  # that runs it, perhaps beneath what it waits for
+        numbers = {entry.number}
+        while job is not None and not job.is_job and job.batch.helper is not None:
+            job = self.batches.get(job.batch.helper.batch.number)
+            if job is not None:
+                numbers.add(job.number)
         others = [
             n for n in worker.batches - numbers if n in self.batches and self.batches[n].is_job
         ]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from shoal.futures import TaskFuture, TaskFutureList
-    from shoal.scheduling.backend import Backend, PullingBackend
+    from shoal.scheduling.backend import AnyBackend
     from shoal.tasks import Task
 
 __all__ = ["BaseTaskRunner", "TaskRunner"]
@@ -116,7 +116,7 @@ class BaseTaskRunner:
         """The constructor's arguments by name."""
         return {}
 
-    def make_backend(self) -> tuple[Backend | PullingBackend, int | None]:
+    def make_backend(self) -> tuple[AnyBackend, int | None]:
         """The backend for these settings, and the most runs at once for one that pulls."""
         raise NotImplementedError
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pickle import PickleBuffer
 
+    from shoal.calls import Report
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.dispatcher import Dispatcher
     from shoal.scheduling.engine_events import EngineEvents
@@ -206,10 +207,10 @@ class ClusterBackend:
         if helper is not None:
             member, wait = helper.tag
             if not is_job:
-                self._send_to(member, wait, sent, dumps((tasks, tags, packed.data, {})))
+                self._send_to(member, wait, sent, dumps((len(batch), tasks, tags, packed.data, {})))
                 return
             self.down(member, messages.STEP_ASIDE, dumps(wait))
-        blob = dumps((tasks, tags, packed.data, self._pickles(tasks, ALONG)))
+        blob = dumps((len(batch), tasks, tags, packed.data, self._pickles(tasks, ALONG)))
         sent.is_job = True
         self.engine.sent(sent)
         self.send_task(sent, task, blob, packed.buffers, options)
@@ -284,6 +285,9 @@ class ClusterBackend:
 
     def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
         """See `QueueingBackend`: its place at its worker is not taken."""
+
+    def passed_on(self, entry: InFlight, report: Report) -> None:
+        """See `QueueingBackend`."""
 
     def running(self) -> list[TaskFuture[Any]]:
         """Nothing that the scheduler does not know of."""

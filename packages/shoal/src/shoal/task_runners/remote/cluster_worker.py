@@ -27,13 +27,14 @@ from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
 from shoal.task_runners.remote.parcels import unpack
-from shoal.task_runners.remote.record import ARGUMENTS, Record
+from shoal.task_runners.remote.record import ARGUMENTS, SMALL_PICKLE, Record
 from shoal.task_runners.remote.seat import Seat
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from shoal.task_runners.remote.lanes import Lane
     from shoal.task_runners.remote.messages import Message
 
 __all__ = ["KEPT", "PICKLED", "PLAIN", "ClusterSeat", "ClusterWorker", "Columns"]
@@ -45,20 +46,24 @@ KEPT = 3  # what the driver finds a value by that stays in the cluster
 
 
 class Columns:
-    """The lane of a batch: outcomes by position, until they are reported.
+    """The lane of a batch: outcomes by position, until they are reported; and beside that in the record.
 
     Args:
         number: of the lane in the record, -1 for none.
-        words: see `Lane`.
+        lane: in the record, `None` for none.
         size: positions.
+
+    Attributes:
+        words: see `Lane`.
     """
 
-    __slots__ = ("ends", "kinds", "number", "values", "words")
+    __slots__ = ("ends", "kinds", "lane", "number", "values", "words")
 
-    def __init__(self, number: int, words: Any, size: int) -> None:
+    def __init__(self, number: int, lane: Lane | None, size: int) -> None:
         self.number = number
-        self.words = words
-        self.ends = [0.0] * size
+        self.lane = lane
+        self.words: Any = lane.words if lane is not None else bytearray(size)
+        self.ends: Any = lane.ends if lane is not None else [0.0] * size
         self.kinds = bytearray(size)
         self.values: list[Any] = [None] * size
 
@@ -67,6 +72,8 @@ class Columns:
         if type(value) in ATOMS and not (type(value) in (str, bytes) and len(value) > 1024):
             self.kinds[position] = PLAIN
             self.values[position] = value
+            if self.lane is not None and not self.lane.put(position, value):
+                self.lane.put_pickled(position, dumps(value))
             return True
         return False
 
@@ -74,12 +81,16 @@ class Columns:
         """See `Lane`."""
         self.kinds[position] = PICKLED
         self.values[position] = data
+        if self.lane is not None and len(data) <= SMALL_PICKLE:
+            self.lane.put_pickled(position, data)
         return True
 
     def put_kept(self, position: int, key: Any) -> None:
         """The value stays in the cluster, where the driver finds it by this key."""
         self.kinds[position] = KEPT
         self.values[position] = key
+        if self.lane is not None:
+            self.lane.put_kept(position, dumps(key))
 
 
 class _Opening:
@@ -257,12 +268,12 @@ class ClusterWorker(RemoteWorker):
             if self._is_barred(number):
                 return None
             opening = self._opening[number] = _Opening()
+        size, keys, tags, data, along = loads(blob)  # nothing of the user's
         record = self.record
-        lane = record.open(number) if record is not None else -1
+        lane = record.open(number, size) if record is not None else -1
         # First: should this process die of what comes, the driver knows whose record to read.
         self.channel.send(messages.STARTED, dumps(number))
         try:
-            keys, tags, data, along = loads(blob)
             if 0 not in self.scopes:
                 self.catch_up()
             for key in keys:
@@ -277,16 +288,18 @@ class ClusterWorker(RemoteWorker):
             failure = pack_error(error, "(unpacking)")
             self.channel.send(messages.UNPACKABLE, dumps((number, failure)))
             return None
-        size = max(rows.positions, default=-1) + 1
-        words = record.begin(lane, size) if record is not None else bytearray(size)
-        batch = Batch(number, Columns(lane, words, size), rows, scope, wait)
+        columns = record.begin(lane, size) if record is not None else None
+        batch = Batch(number, Columns(lane, columns, size), rows, scope, wait)
         with LOCK:
             del self._opening[number]
-            if self._is_barred(number):
-                self._close_lane(lane)
-                return None
+            barred = self._is_barred(number)
+            if not barred:
+                self.batches[number] = batch
             batch.skipped |= opening.skipped
-            self.batches[number] = batch
+        if barred:
+            self.send_report(batch, [], 0.0, last=True)  # as it was said to begin
+            self._close_lane(lane)
+            return None
         if opening.is_recalled:
             self.hand_back(batch)
         return batch
@@ -397,7 +410,8 @@ class ClusterWorker(RemoteWorker):
         if after - first == len(positions):
             where: Any = (first, after)
             here = slice(first, after)
-            kinds, values, ends = bytes(lane.kinds[here]), lane.values[here], lane.ends[here]
+            kinds, values = bytes(lane.kinds[here]), lane.values[here]
+            ends = list(lane.ends[here])
             lane.values[here] = [None] * len(positions)
         else:
             where = list(positions)

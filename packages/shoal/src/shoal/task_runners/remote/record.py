@@ -1,14 +1,16 @@
-"""What a worker writes down as it goes, in a file that outlives it: which runs of which batches have begun.
+"""What a cluster's worker writes down as it goes, in a file that outlives it: what of its batches began, and how that ended.
 
-    lane     batch number | what of it is being unpickled | a byte for each of its runs: 0 not begun, 1 begun
+    file     a mark | lanes for small batches | lanes for large ones
+    lane     batch number | what of it is being unpickled | the columns of `lanes.Lane`
 
 What is being unpickled: the function of a task (its key + 1), the runs' arguments (-1), nothing yet (-2), or nothing
 any more (0). If the worker dies of it, that is to blame.
 
-One file for each driver, mapped into memory: a note costs about 0.1 µs. When the worker has died, somebody else on its
-machine reads it to the driver. Batches for which there is no free lane go unrecorded.
+One file for each driver, mapped into memory and reserved in full: a note costs about 0.1 µs, and cannot fail for want of
+room. When the worker has died, somebody else on its machine reads it to the driver. If there was no free lane for a
+batch, the file says so: of what it does not mention nothing is known then.
 
-May import the standard library only: who reads it has not loaded anything else.
+The worker's half and `read_record` import the standard library only: who reads has not loaded anything else.
 """
 
 from __future__ import annotations
@@ -17,31 +19,70 @@ import contextlib
 import mmap
 import os
 import signal
+import stat
 import struct
 import threading
 from collections import deque
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = [
-    "ARGUMENTS",
-    "CAPACITY",
-    "NOTHING_LEFT",
-    "Left",
-    "Record",
-    "kill",
-    "left_in",
-    "read_record",
-]
+from shoal.task_runners.remote.lanes import Lane, size_of_lane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from shoal.scheduling.in_flight import Outcomes
+
+__all__ = ["ARGUMENTS", "CAPACITY", "SMALL_PICKLE", "Record", "kill", "outcomes_in", "read_record"]
 
 #: Runs in a lane, and so in a batch.
 CAPACITY = 5000
-LANES = 1024
-_HEADER = struct.Struct("<qq")
+#: Bytes of a pickled outcome that is written down; what is larger is told by message only.
+SMALL_PICKLE = 4096
 #: What is being unpickled, instead of the function of a task.
 ARGUMENTS = -1
+
 _NOTHING_YET = -2
-_LANE = _HEADER.size + CAPACITY
+#: What a file of this version begins with.
+_MARK = b"shoal outcomes 1"
+#: Of the file: the mark, and whether a batch went unrecorded.
+_TOP = struct.Struct(f"<{len(_MARK)}sq")
+_OVERFLOW = struct.Struct("<q")
+#: Of a lane: the batch, and what of it is being unpickled.
+_HEADER = struct.Struct("<qq")
 _WHAT = struct.Struct("<q")
+
+
+class _Kind(NamedTuple):
+    """Lanes of one size.
+
+    Attributes:
+        lanes: how many.
+        capacity: the most runs.
+        heap: bytes of pickles.
+    """
+
+    lanes: int
+    capacity: int
+    heap: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of one, with its header."""
+        return _HEADER.size + size_of_lane(self.capacity, self.heap)
+
+
+_SMALL = _Kind(512, 16, 8 * 1024)
+_LARGE = _Kind(32, CAPACITY, 128 * 1024)
+_FILE = _TOP.size + _SMALL.lanes * _SMALL.size + _LARGE.lanes * _LARGE.size
+
+
+def _places() -> Iterator[tuple[int, _Kind]]:
+    """Where each lane begins, and of which kind it is."""
+    start = _TOP.size
+    for kind in (_SMALL, _LARGE):
+        for _ in range(kind.lanes):
+            yield start, kind
+            start += kind.size
 
 
 class Record:
@@ -52,25 +93,48 @@ class Record:
 
     Attributes:
         path: of the file.
+
+    Raises:
+        OSError: there is no room for it, or no such folder can be.
     """
 
     def __init__(self, folder: str) -> None:
         os.makedirs(folder, exist_ok=True)
         self.path = os.path.join(folder, f"shoal-{os.getpid()}-{os.urandom(6).hex()}.record")
-        with open(self.path, "x+b") as file:
-            file.truncate(LANES * _LANE)
-            self._memory = mmap.mmap(file.fileno(), LANES * _LANE)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(self.path, flags, 0o600)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, _FILE)  # else a full disk would be a SIGBUS
+            else:
+                os.truncate(descriptor, _FILE)
+            self._memory = mmap.mmap(descriptor, _FILE)
+        except OSError:
+            self.remove()
+            raise
+        finally:
+            os.close(descriptor)
         self._view = memoryview(self._memory)
-        self._free = deque(range(LANES))
+        _TOP.pack_into(self._view, 0, _MARK, 0)
+        places = list(_places())
+        self._starts = [start for start, _ in places]
+        self._kinds = [kind for _, kind in places]
+        self._free = {
+            kind: deque(i for i, other in enumerate(self._kinds) if other is kind)
+            for kind in (_SMALL, _LARGE)
+        }
         self._lock = threading.Lock()
 
-    def open(self, batch: int) -> int:
-        """A lane for a batch that is about to be unpickled: its number, -1 if none is free."""
+    def open(self, batch: int, size: int) -> int:
+        """A lane for a batch of so many runs that is about to be unpickled: its number, -1 if none is free."""
         with self._lock:
-            if not self._free:
+            fitting = [kind for kind in (_SMALL, _LARGE) if size <= kind.capacity]
+            free = next((self._free[kind] for kind in fitting if self._free[kind]), None)
+            if free is None:
+                _OVERFLOW.pack_into(self._view, len(_MARK), 1)
                 return -1
-            lane = self._free.popleft()
-        _HEADER.pack_into(self._view, lane * _LANE, batch, _NOTHING_YET)
+            lane = free.popleft()
+        _HEADER.pack_into(self._view, self._starts[lane], batch, _NOTHING_YET)
         return lane
 
     def unpickles(self, lane: int, what: int) -> None:
@@ -81,25 +145,26 @@ class Record:
             what: `ARGUMENTS`, or the key of a task + 1.
         """
         if lane >= 0:
-            _WHAT.pack_into(self._view, lane * _LANE + _WHAT.size, what)
+            _WHAT.pack_into(self._view, self._starts[lane] + _WHAT.size, what)
 
-    def begin(self, lane: int, size: int) -> memoryview | bytearray:
-        """The batch is unpickled: a byte for each of its runs."""
-        if lane < 0 or size > CAPACITY:
-            return bytearray(size)
-        start = lane * _LANE
-        notes = start + _HEADER.size
-        self._view[notes : notes + size] = bytes(size)
+    def begin(self, lane: int, size: int) -> Lane | None:
+        """The batch is unpickled: the columns of its runs; `None` without a lane."""
+        if lane < 0:
+            return None
+        start, kind = self._starts[lane], self._kinds[lane]
+        columns = Lane(self._view[start + _HEADER.size : start + kind.size], kind.capacity)
+        columns.clear(min(size, kind.capacity))
         _WHAT.pack_into(self._view, start + _WHAT.size, 0)
-        return self._view[notes : notes + size]
+        return columns
 
     def close_lane(self, lane: int) -> None:
         """The batch has said all, or is not begun. Its lane is used again last, as what was said may not have left this process yet."""
         if lane >= 0:
-            if _HEADER.unpack_from(self._view, lane * _LANE)[1]:
-                _HEADER.pack_into(self._view, lane * _LANE, 0, 0)
+            start = self._starts[lane]
+            if _HEADER.unpack_from(self._view, start)[1]:
+                _HEADER.pack_into(self._view, start, 0, 0)
             with self._lock:
-                self._free.append(lane)
+                self._free[self._kinds[lane]].append(lane)
 
     def remove(self) -> None:
         """Nobody will ask for it any more."""
@@ -108,45 +173,76 @@ class Record:
 
 
 def read_record(path: str) -> bytes | None:
-    """The content of a dead worker's record, which is removed; `None` if there is none."""
+    """The content of a dead worker's record, which is removed; `None` if there is none, or it cannot be trusted.
+
+    It must be a regular file of this user's, of the size that it should have, and no link to one.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        with open(path, "rb") as file:
-            content = file.read()
-        os.unlink(path)
+        descriptor = os.open(path, flags)
     except OSError:
         return None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        mine = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+        if not (stat.S_ISREG(status.st_mode) and mine and status.st_size == _FILE):
+            return None
+        content = file.read(_FILE)
+    with contextlib.suppress(OSError):
+        os.unlink(path)
     return content
 
 
-class Left(NamedTuple):
-    """What a record says of batches, by number.
+def outcomes_in(
+    content: bytes, kept: Callable[[Any], Any], expected: set[int]
+) -> dict[int, Outcomes] | None:
+    """What a record says of batches, by number; `None` if it makes no sense.
 
-    Attributes:
-        begun: the positions of runs that have begun.
-        unpickling: of those that were being unpickled, what: see the module.
+    Args:
+        content: of the file.
+        kept: gives the value that stays in the cluster, by what it is found by there.
+        expected: batches that the worker had; what is known of none of them may have begun.
     """
+    from shoal.scheduling.in_flight import Outcomes
 
-    begun: dict[int, list[int]]
-    unpickling: dict[int, int]
-
-
-#: The record of a worker that had nothing.
-NOTHING_LEFT = Left({}, {})
-
-
-def left_in(content: bytes) -> Left:
-    """What a record says."""
-    left = Left({}, {})
-    for start in range(0, len(content), _LANE):
+    if len(content) != _FILE or not content.startswith(_MARK):
+        return None
+    _, overflowed = _TOP.unpack_from(content)
+    view = memoryview(content)
+    found: dict[int, Outcomes] = {}
+    for start, kind in _places():
         batch, what = _HEADER.unpack_from(content, start)
-        if batch and what:
-            left.begun[batch] = []
-            if what != _NOTHING_YET:
-                left.unpickling[batch] = what
-        elif batch:
-            notes = content[start + _HEADER.size : start + _LANE]
-            left.begun[batch] = [position for position, note in enumerate(notes) if note == 1]
-    return left
+        if not batch:
+            continue
+        if what:
+            found[batch] = Outcomes(unpacking=what if what != _NOTHING_YET else 0)
+            continue
+        lane = Lane(view[start + _HEADER.size : start + kind.size], kind.capacity)
+        found[batch] = _outcomes_of(lane, kept)
+    for batch in expected - found.keys() if overflowed else ():
+        found[batch] = Outcomes(begun=range(CAPACITY))
+    return found
+
+
+def _outcomes_of(lane: Lane, kept: Callable[[Any], Any]) -> Outcomes:
+    from shoal.scheduling.in_flight import Outcomes
+
+    positions: list[int] = []
+    values: list[Any] = []
+    begun: list[int] = []
+    for position, word in enumerate(lane.words.tolist()):
+        if not word:
+            continue
+        if lane.has_ended(word):
+            try:
+                values.append(lane.outcome(word, position, kept))
+            except BaseException:  # noise, or what cannot be unpickled here: it had begun
+                begun.append(position)
+            else:
+                positions.append(position)
+        else:
+            begun.append(position)
+    return Outcomes(positions, values, [lane.ends[position] for position in positions], begun)
 
 
 def kill(pid: int) -> None:
