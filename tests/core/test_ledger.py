@@ -369,7 +369,8 @@ class LedgerMachine(RuleBasedStateMachine):
             assert inside or upstream._phase == COMPLETED, "it began before what it waits for"
         for other in self.workers.values():
             assert all(frame.run is not run for frame in other.stack), "it runs twice at once"
-        assert number not in self.ended, "it had ended, and that was written down"
+        known = number in self.ended and number not in self.forgotten
+        assert not known, "it had ended, and that was written down"
         self.begun[number] = self.begun.get(number, 0) + 1
         repeats = 2 if run._task is again else 0
         assert self.begun[number] <= 1 + repeats, "it was begun again"
