@@ -307,7 +307,7 @@ class ClusterBackend:
         self.down(member, messages.TASK, dumps((key, self.contents.packed_tasks[key])))
 
     def died_unpickling(self, sent: Any, what: int, member: ClusterMember) -> None:
-        """A worker has died while it unpickled a batch: that may be chance once, and is the batch's doing then.
+        """A worker has died while it unpickled a batch, which runs code of the user's: it counts as executing.
 
         Args:
             sent: the batch.
@@ -329,8 +329,8 @@ class ClusterBackend:
         if what != ARGUMENTS and self.contents.died_of(what - 1, pid, host):
             self._lose_all(what - 1, error)
             self.events.lost(batch.number, error, self.contents.positions_of(batch, what - 1))
-        elif not sent.was_alone():
-            self.events.split(batch.number)
+        elif len(batch) > 1:
+            self.events.split(batch.number)  # which of them it was shows if each is sent alone
         else:
             self.events.lost(batch.number, error, [0])
 

@@ -92,13 +92,6 @@ class Sent:
         self.wanting: list[Helper] = []
         self._places: dict[TaskFuture[Any], int] | None = None
 
-    def was_alone(self) -> bool:
-        """Whether it holds one run that must not share a batch."""
-        if type(self.batch.runs) is Span or len(self.batch) > 1:
-            return False
-        detail = self.batch.runs[0]._detail
-        return detail is not None and detail.alone
-
     def is_limited(self) -> bool:
         """Whether its first run has a time limit."""
         runs = self.batch.runs
