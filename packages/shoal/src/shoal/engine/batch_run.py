@@ -49,6 +49,7 @@ __all__ = [
     "run_packed",
     "surroundings_of",
     "unpack_report",
+    "unpicklable",
 ]
 
 #: A flow run's parameters travel with it up to this size; `runtime.flow_run.parameters` is empty beyond.
@@ -93,8 +94,8 @@ def pack_task(task: Task[Any, Any]) -> tuple[bytes, bytes]:
     """
     try:
         data = dumps_function(task)
-    except BaseException:
-        raise find_culprit(task.fn, f"the function of task {task.name!r}") from None
+    except BaseException as error:
+        raise unpicklable(task.fn, f"the function of task {task.name!r}", error) from None
     import hashlib  # here, as workers seldom need it
 
     return hashlib.blake2b(data, digest_size=16).digest(), data
@@ -338,9 +339,9 @@ def _columns(
             continue
         try:
             parts.append(dumps(value))
-        except BaseException:
+        except BaseException as problem:
             places.append(place)
-            error = find_culprit(value, "result", name_of(call))
+            error = unpicklable(value, "result", problem, name_of(call))
             parts.append(pack_outcome(call, Outcome(FAILED, error, name=call.name)))
     return None, parts, places
 
@@ -349,14 +350,9 @@ def pack_outcome(call: Call, outcome: Outcome) -> bytes:
     """Pickles an outcome so that it certainly travels: what cannot be pickled makes it a failure."""
     try:
         return _packed_outcome(call, outcome)
-    except BaseException as problem:  # it needs nothing of what the user has given
-        told = SerializationError(
-            path="outcome",
-            type_name=kind_of(outcome.value),
-            problem=in_words(problem),
-            run_name=name_of(call),
-        )
-        return dumps(Outcome(FAILED, told, name=call.name))
+    except BaseException as problem:
+        error = unpicklable(outcome.value, "result", problem, name_of(call))
+        return dumps(Outcome(FAILED, error, name=call.name))
 
 
 def _packed_outcome(call: Call, outcome: Outcome) -> bytes:
@@ -368,11 +364,26 @@ def _packed_outcome(call: Call, outcome: Outcome) -> bytes:
             outcome.state = type(outcome.state)(
                 outcome.state.type, outcome.state.name, outcome.state.message, data=outcome.value
             )
+    return dumps(outcome)
+
+
+def unpicklable(
+    value: Any, path: str, problem: BaseException, run_name: str | None = None
+) -> SerializationError:
+    """The error of a value that cannot be pickled: `find_culprit`'s, or one that needs nothing of the value.
+
+    Args:
+        value: the value.
+        path: what it is called.
+        problem: what pickling has raised.
+        run_name: the run.
+    """
     try:
-        return dumps(outcome)
-    except BaseException:
-        error = find_culprit(outcome.value, "result", name_of(call))
-        return dumps(Outcome(FAILED, error, name=call.name))
+        return find_culprit(value, path, run_name)
+    except BaseException:  # it cannot be looked at
+        return SerializationError(
+            path=path, type_name=kind_of(value), problem=in_words(problem), run_name=run_name
+        )
 
 
 def pack_error(error: BaseException, run_name: str) -> bytes:

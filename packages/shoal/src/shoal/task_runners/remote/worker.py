@@ -26,13 +26,12 @@ from typing import TYPE_CHECKING, Any
 from shoal import names
 from shoal.calls import FAILED, Call, Outcome
 from shoal.context import LOCK, SCOPE, TAGS, Scope
-from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_outcome
+from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_outcome, unpicklable
 from shoal.engine.inputs import ATOMS
 from shoal.engine.services import guarded
-from shoal.exceptions import NestingTooDeep, SerializationError
+from shoal.exceptions import NestingTooDeep
 from shoal.logs import log_failure, log_prints_of, name_of
-from shoal.safely import in_words, kind_of
-from shoal.serialization import dumps, find_culprit, loads
+from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN, Batch, Rows, Tasks, Told
 from shoal.task_runners.remote.coroutines import Coroutines
@@ -252,7 +251,8 @@ class RemoteWorker:
             raise  # the driver has gone
         except BaseException as problem:
             batch.results.pop(position, None)
-            self._put_outcome(batch, position, call, _unpicklable(call, value, problem))
+            error = unpicklable(value, "result", problem, name_of(call))
+            self._put_outcome(batch, position, call, Outcome(FAILED, error, name=call.name))
             return
         if batch.rows.linked:
             batch.results.setdefault(position, lambda: loads(data))
@@ -359,20 +359,6 @@ class RemoteWorker:
             from shoal.engine.loops import SERVICE_LOOP
 
             SERVICE_LOOP.get().call_soon_threadsafe(task.cancel)
-
-
-def _unpicklable(call: Call, value: Any, problem: BaseException) -> Outcome:
-    """The end of a run whose result cannot be pickled."""
-    try:
-        error = find_culprit(value, "result", name_of(call))
-    except BaseException:  # it cannot be looked at
-        error = SerializationError(
-            path="result",
-            type_name=kind_of(value),
-            problem=in_words(problem),
-            run_name=name_of(call),
-        )
-    return Outcome(FAILED, error, name=call.name)
 
 
 class LogSender(logging.Handler):
