@@ -114,7 +114,7 @@ ENDS = [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]
 
 
 class Raises:
-    """A value whose pickling, or unpickling away from where it was made, raises.
+    """A value whose pickling, or unpickling, raises.
 
     Args:
         kind: what.
@@ -128,14 +128,12 @@ class Raises:
     def __reduce__(self) -> Any:
         if not self.there:
             raise self.kind
-        return raise_elsewhere, (self.kind, os.getpid())
+        return raise_now, (self.kind,)
 
 
-def raise_elsewhere(kind: type[BaseException], home: int) -> Any:
-    """Raises in every other process."""
-    if os.getpid() != home:
-        raise kind
-    return "home"
+def raise_now(kind: type[BaseException]) -> Any:
+    """Raises."""
+    raise kind
 
 
 class Deadly:
