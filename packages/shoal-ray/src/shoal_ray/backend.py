@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import ray
+from ray.exceptions import RayError
 from shoal.exceptions import ClusterFailed
+from shoal.logs import library_logger
 from shoal.names import process_entropy
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
@@ -34,7 +36,7 @@ from shoal.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
 from shoal.task_runners.remote.contents import Contents
 from shoal.task_runners.remote.modules import shipped_by_value
 
-from shoal_ray.deaths import Deaths
+from shoal_ray.deaths import DEADLY, Deaths, deadly
 from shoal_ray.handles import Kept
 from shoal_ray.link import Calls, Link
 from shoal_ray.listening import Listener
@@ -107,7 +109,7 @@ class RayBackend(ClusterBackend):
         self._functions: dict[Any, Any] = {}
         self._checked: set[Task[Any, Any]] = set()
         self._acquired = False
-        self.calls = Calls(self.failed)
+        self.calls = Calls(self._call_failed)
 
     # ------------------------------------------------------------------ starting and stopping
 
@@ -194,6 +196,12 @@ class RayBackend(ClusterBackend):
         if not (self.stopping or self.watch.has_lost):
             self.events.failed(error)
 
+    def _call_failed(self, error: BaseException) -> None:
+        if isinstance(error, (RayError, ConnectionError)):  # it has gone, as the watch sees too
+            library_logger().debug("A call of Ray failed: %r", error)
+        else:
+            self.failed(error)
+
     def is_listening(self) -> bool:
         """See `ClusterBackend`."""
         return self.link.is_here()
@@ -233,6 +241,8 @@ class RayBackend(ClusterBackend):
         for stored in packed.stored:
             if isinstance(stored, Kept) and stored.reference is None:
                 raise stored.lost()
+            if isinstance(stored, Kept) and stored.deaths >= DEADLY:
+                raise deadly(stored)
         slots = min(len(batch), SLOTS) if batch.linked or len(batch) == 1 else 1
         if task.is_async and len(batch) > 1:
             slots = 0  # the value of one would wait for the end of all

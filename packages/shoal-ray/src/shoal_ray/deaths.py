@@ -28,6 +28,7 @@ from shoal.calls import NOT_READY
 from shoal.engine.services import TIMERS, guarded
 from shoal.exceptions import ResultLost, SerializationError, UpstreamTaskError, WorkerDied
 from shoal.safely import kind_of, repr_of, text_of
+from shoal.task_runners.remote.contents import DEADLY
 from shoal.task_runners.remote.record import NOTHING_LEFT, Left, left_in, read_record
 
 from shoal_ray.environment import explain_import
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
     from shoal.engine.services import Timer
 
     from shoal_ray.backend import RayBackend
+    from shoal_ray.handles import Kept
     from shoal_ray.members import RayMember, RaySent
 
-__all__ = ["Deaths"]
+__all__ = ["DEADLY", "Deaths", "deadly"]
 
 #: Seconds that Ray has to say how a worker died that has hung up, and a worker to hang up of whose death Ray speaks.
 WORDS_WITHIN = 3.0
@@ -183,8 +185,29 @@ class Deaths:
             self._lost(sent, lambda name: backend.died(name, text, error), None)
         elif any(_is_borrowed(item) for item in sent.stored):
             backend.calls.do(lambda: self._look_at_arguments(sent))
+        elif sent.stored:
+            self._silent_with(sent, sent.stored)
         else:
             backend.send_again(sent)
+
+    def _silent_with(self, sent: RaySent, kept: list[Kept]) -> None:
+        """A batch was lost in silence that needs large values: perhaps one of these was the end of its worker."""
+        backend = self._backend
+        for value in kept:
+            value.deaths += 1
+        worst = max(kept, key=lambda value: value.deaths)
+        if worst.deaths >= DEADLY:
+            error = deadly(worst)
+            backend.lose_unbegun(
+                lambda other: list(range(len(other.batch))) if worst in other.stored else [],
+                lambda name: backend.died(name, error.message, error),
+            )
+        elif len(sent.batch) > 1:
+            with backend.lock:
+                backend.forget(sent)
+            backend.events.split(sent.batch.number)
+        else:
+            backend.send_again(sent, most=1)
 
     def _look_at_arguments(self, sent: RaySent) -> None:
         """Finds out whether it was a task of Ray's among a batch's arguments that failed; it may take a while."""
@@ -364,6 +387,12 @@ class Deaths:
             )
 
         return error
+
+
+def deadly(value: Kept) -> WorkerDied:
+    """What runs end with that need a value of which workers die."""
+    text = f"{value.deaths} workers died when a large argument was about to be unpickled there"
+    return WorkerDied(host="(a Ray worker)", message=text)
 
 
 def _has_failed(reference: Any) -> bool:

@@ -195,6 +195,9 @@ class ClusterBackend:
             self._launch(batch)
         except ResultLost as error:
             self._argument_lost(batch, error)
+        except WorkerDied as error:  # so have others of what it needs
+            text, cause = error.message, error
+            self.events.lost(batch.number, lambda name: self.died(name, text, cause))
         except BaseException as error:
             self.not_sent(batch.number, error)
             if not isinstance(error, Exception):
@@ -327,23 +330,35 @@ class ClusterBackend:
             return WorkerDied(run_name=name, host=host, pid=pid, message=text)
 
         if what != ARGUMENTS and self.contents.died_of(what - 1, pid, host):
-            self._lose_all(what - 1, error)
+            self.lose_unbegun(
+                lambda other: self.contents.positions_of(other.batch, what - 1), error
+            )
             self.events.lost(batch.number, error, self.contents.positions_of(batch, what - 1))
         elif len(batch) > 1:
             self.events.split(batch.number)  # which of them it was shows if each is sent alone
         else:
             self.events.lost(batch.number, error, [0])
 
-    def _lose_all(self, key: int, error: Callable[[str], BaseException]) -> None:
-        """A task is deadly: what was sent of it and has not begun is asked back, and ends."""
+    def lose_unbegun(
+        self, positions_of: Callable[[Any], list[int]], error: Callable[[str], BaseException]
+    ) -> None:
+        """Something is deadly for workers: what needs it, was sent and has not begun is asked back, and ends.
+
+        Args:
+            positions_of: gives the runs of a batch that need it.
+            error: gives what they end with, for their names.
+        """
         with self.lock:
-            others = [s for s in self.sent.values() if key in s.tasks and s.member is None]
-            for sent in others:
+            lost = [
+                (sent, positions)
+                for sent in self.sent.values()
+                if sent.member is None and (positions := positions_of(sent))
+            ]
+            for sent, _ in lost:
                 self.withdraw(sent)
                 self.forget(sent)
-        for sent in others:
-            number = sent.batch.number
-            self.events.lost(number, error, self.contents.positions_of(sent.batch, key))
+        for sent, positions in lost:
+            self.events.lost(sent.batch.number, error, positions)
 
     def is_open(self, sent: Any) -> bool:
         """Whether a batch has not said all; with the lock held."""
@@ -437,8 +452,13 @@ class ClusterBackend:
             self.forget(sent)
         self.events.taken_back(number, helper)
 
-    def send_again(self, sent: Any) -> None:
-        """A batch was not begun, as far as can be known: its runs are sent again, at no cost in retries."""
+    def send_again(self, sent: Any, most: int = FRUITLESS) -> None:
+        """A batch was not begun, as far as can be known: its runs are sent again, at no cost in retries.
+
+        Args:
+            sent: the batch.
+            most: times that this is done.
+        """
         number = sent.batch.number
         with self.lock:
             if not self.is_open(sent):
@@ -446,7 +466,7 @@ class ClusterBackend:
             self.forget(sent)
         first = self.events.scheduler.run_at(sent.batch, 0)._number
         tries = self._fruitless[first] = self._fruitless.get(first, 0) + 1
-        if tries > FRUITLESS:
+        if tries > most:
             text = f"{self.cluster} gave its batch back {tries} times without beginning it"
             self.events.lost(number, lambda name: self.died(name, text))
             return
