@@ -13,7 +13,6 @@ what lies above them; the runner and the flow come in as objects.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -21,7 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import CALL, HERE, LOCK, SCOPE, TAGS, FlowRun
-from shoal.engine import inputs
+from shoal.engine import handlers, inputs
 from shoal.engine.direct_call import sleep
 from shoal.engine.interrupt import (
     Interrupt,
@@ -342,28 +341,15 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
-    signal.signal(signal.SIGTERM, _terminate)
+    handlers.install(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        handlers.remove(signal.SIGTERM)
 
 
 def _terminate(number: int, frame: Any) -> None:
     raise SystemExit(128 + number)
-
-
-def _default_in_child() -> None:
-    """Gives SIGTERM its usual effect back in a process that a flow forks.
-
-    The worker of a pool would take the exit for an error of its task, and live on.
-    """
-    if signal.getsignal(signal.SIGTERM) is _terminate:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_default_in_child)
 
 
 # ---------------------------------------------------------------------- async

@@ -25,6 +25,7 @@ from shoal.calls import (
 )
 from shoal.context import CALL, HERE, LOCK
 from shoal.engine import inputs
+from shoal.engine.forks import CALLS, ends_with
 from shoal.engine.interrupt import (
     Interrupt,
     frames_of_this_thread,
@@ -124,6 +125,8 @@ def attempt(call: Call) -> Outcome:
         value = call.task.fn(*call.args, **(call.kwargs or {}))
         if call.task.is_generator:
             value = list(value)
+        if CALLS:
+            ends_with(call)
         outcome = returned(call, value)
     except Interrupt:
         raise
@@ -146,6 +149,8 @@ async def attempt_async(call: Call) -> Outcome:
             value: Any = [item async for item in call.task.fn(*call.args, **(call.kwargs or {}))]
         else:
             value = await call.task.fn(*call.args, **(call.kwargs or {}))
+        if CALLS:
+            ends_with(call)
         outcome = returned(call, value)
     except cancelled:
         raise
@@ -236,6 +241,8 @@ def _from_state(call: Call, state: State[Any]) -> Outcome:
 
 def raised(call: Call, error: BaseException) -> Outcome:
     """What an exception means for the run: FAILED, another attempt, or CRASHED."""
+    if CALLS:
+        ends_with(call, error)
     if not isinstance(error, Exception):
         crash = CrashedRun(
             run_name=name_of(call),
