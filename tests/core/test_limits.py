@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +14,13 @@ from shoal import flow, tags, task
 from shoal.exceptions import ConcurrencyLimitError
 from shoal.futures import wait
 from shoal.limits import ConcurrencyLimits
-from shoal.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
+from shoal.scheduling import dispatcher
+from shoal.task_runners import (
+    ExecutorTaskRunner,
+    ProcessPoolTaskRunner,
+    SequentialTaskRunner,
+    ThreadPoolTaskRunner,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,6 +196,126 @@ def test_cancelling_a_queued_run_gives_up_its_turn(limits: ConcurrencyLimits) ->
 
     main()
     assert released(limits, "one")
+
+
+@pytest.mark.may_leave("threads", reason="a thread that was given up ends when the test lets it")
+def test_a_thread_that_is_given_up_holds_no_slot(
+    limits: ConcurrencyLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC 10.2."""
+    monkeypatch.setattr(dispatcher, "GRACE", 0.2)
+    begun, go = threading.Event(), threading.Event()
+
+    @task(tags=["one"])
+    def stubborn() -> None:
+        begun.set()
+        while not go.is_set():
+            with contextlib.suppress(BaseException):
+                go.wait(0.01)
+
+    @task(tags=["one"])
+    def following() -> bool:
+        return go.is_set()
+
+    @flow(task_runner=ThreadPoolTaskRunner(2))
+    def main() -> None:
+        first = stubborn.submit()
+        assert begun.wait(PATIENCE)
+        first.cancel()
+        assert following.submit().result(timeout=PATIENCE) is False
+        go.set()
+
+    main()
+    assert released(limits, "one")
+
+
+@pytest.mark.parametrize("loops", [False, True])
+def test_a_worker_that_is_killed_holds_no_slot(limits: ConcurrencyLimits, loops: bool) -> None:
+    """SPEC 10.2."""
+
+    @task(tags=["one"], timeout_seconds=0.2)
+    def stubborn() -> None:
+        while True:
+            with contextlib.suppress(BaseException):
+                time.sleep(60)
+
+    @task(tags=["one"], timeout_seconds=0.2)
+    async def stubborn_async() -> None:
+        time.sleep(60)  # noqa: ASYNC251 - the worst of tasks
+
+    @task(tags=["one"])
+    def following() -> int:
+        return 1
+
+    @flow(task_runner=ProcessPoolTaskRunner(2))
+    def main() -> int:
+        first = (stubborn_async if loops else stubborn).submit()
+        second = following.submit()
+        assert first.exception(timeout=PATIENCE) is not None
+        assert second.state.name == "Queued"
+        return second.result(timeout=PATIENCE)
+
+    assert main() == 1
+    assert released(limits, "one")
+
+
+def test_a_flow_that_fails_holds_the_slots_of_what_it_stops(limits: ConcurrencyLimits) -> None:
+    """SPEC 3.5, 10.2."""
+    gauge = Gauge()
+    begun = threading.Event()
+
+    @task(tags=["one"])
+    def slow() -> None:
+        with gauge:
+            begun.set()
+            try:
+                while True:
+                    time.sleep(0.01)
+            finally:
+                time.sleep(0.1)
+
+    @task(tags=["one"])
+    def following() -> None:
+        with gauge:
+            pass
+
+    @flow(task_runner=ThreadPoolTaskRunner(2))
+    def fails() -> None:
+        slow.submit()
+        assert begun.wait(PATIENCE)
+        raise ValueError("no more")
+
+    other = threading.Thread(target=lambda: (begun.wait(PATIENCE), following()))
+    other.start()
+    with pytest.raises(ValueError, match="no more"):
+        fails()
+    other.join(PATIENCE)
+    assert gauge.most == 1
+    assert released(limits, "one")
+
+
+def test_what_an_executor_goes_on_with_keeps_its_slot(limits: ConcurrencyLimits) -> None:
+    """SPEC 10.2, 11.2. It cannot be stopped, and the executor is the user's, so it outlives the runner."""
+    begun, go = threading.Event(), threading.Event()
+
+    @task(tags=["one"])
+    def slow() -> None:
+        begun.set()
+        assert go.wait(PATIENCE)
+
+    with ThreadPoolExecutor(2) as executor:
+
+        @flow(task_runner=ExecutorTaskRunner(executor))
+        def fails() -> None:
+            slow.submit()
+            assert begun.wait(PATIENCE)
+            raise ValueError("no more")
+
+        with pytest.raises(ValueError, match="no more"):
+            fails()
+        assert limits.read_concurrency_limit_by_tag(tag="one").active_slots
+        go.set()
+        assert released(limits, "one")
 
 
 def test_direct_calls_take_slots(limits: ConcurrencyLimits) -> None:

@@ -41,6 +41,28 @@ from shoal.scheduling.dispatcher import Dispatcher
 WINDOW = 2
 
 
+class Slots:
+    """Plays the gate of one limit: who holds a slot of it, and who asked for one in vain so far."""
+
+    def __init__(self, scheduler: Any, most: int) -> None:
+        self.scheduler = scheduler
+        self.most = most
+        self.held: set[TaskFuture[Any]] = set()
+        self.queued: list[TaskFuture[Any]] = []
+
+    def perform(self, kind: int, run: TaskFuture[Any]) -> None:
+        if kind == effects.LIMIT:
+            self.queued.append(run)
+        elif run in self.queued:
+            self.queued.remove(run)
+        else:
+            self.held.discard(run)  # a run that never asked may be told of as well
+        while self.queued and len(self.held) < self.most:
+            run = self.queued.pop(0)
+            self.held.add(run)
+            self.scheduler.admitted(run)
+
+
 @task(crash_retries=1)
 def work(x: int) -> int:
     return x
@@ -84,6 +106,7 @@ class Machine(RuleBasedStateMachine):
         self.timers: list[TaskFuture[Any]] = []
         self.batches: dict[int, tuple[Batch, list[int]]] = {}
         self.workers = [Worker() for _ in range(slots)] if self.pulls else []
+        self.slots = Slots(self.scheduler, 2)
         self.must_be_cancelled: set[TaskFuture[Any]] = set()
         if self.pulls:
             self.scheduler.workers = self.workers
@@ -102,6 +125,8 @@ class Machine(RuleBasedStateMachine):
                 batch = effect[1]
                 assert batch.number not in self.batches
                 self.batches[batch.number] = (batch, list(range(len(batch))))
+            elif effect[0] in (effects.LIMIT, effects.RELEASE):
+                self.slots.perform(effect[0], effect[1])
 
     def start(self, future: TaskFuture[Any]) -> None:
         """A worker begins a run: what must hold then."""
@@ -111,11 +136,13 @@ class Machine(RuleBasedStateMachine):
             assert isinstance(upstream, TaskFuture)
             assert upstream._phase >= DONE
             assert upstream._phase == COMPLETED or entry.allow_failure
+        assert not future._details().limited or future in self.slots.held
         self.started[future] = self.started.get(future, 0) + 1
 
     def end(self, future: TaskFuture[Any], how: str) -> None:
         call = future._call
-        if call is None:
+        if call is None:  # it was cancelled meanwhile
+            self.scheduler.complete(future, "late", next(self.time))
             return
         if how == "completes":
             self.scheduler.ended(future, Outcome(COMPLETED, call.number), next(self.time))
@@ -126,8 +153,11 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ runs come in
 
-    @rule(choices=st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=3))
-    def submit(self, choices: list[tuple[int, bool]]) -> None:
+    @rule(
+        choices=st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=3),
+        limited=st.booleans(),
+    )
+    def submit(self, choices: list[tuple[int, bool]], limited: bool) -> None:
         number = next_number()
         call = Call(work, (number,), None, number, copy_context(), None)
         future: TaskFuture[Any] = TaskFuture(self.dispatcher, work, number, call, next(self.time))
@@ -135,7 +165,9 @@ class Machine(RuleBasedStateMachine):
         inputs = [Input(upstream, allowed) for upstream, allowed in chosen.items()]
         self.runs.append(future)
         self.upstreams[future] = inputs
-        if inputs:
+        if limited:
+            future._details().limited = frozenset({"two"})
+        if inputs or limited:
             self.scheduler.submit_after(future, inputs)
         else:
             self.scheduler.submit(future)
@@ -285,6 +317,13 @@ class Machine(RuleBasedStateMachine):
             self.scheduler.due(self.timers.pop(which % len(self.timers)))
             self.follow()
 
+    @rule(which=st.integers(0, 200))
+    def a_limit_is_over(self, which: int) -> None:
+        future = self.runs[which % len(self.runs)] if self.runs else None
+        if future is not None and future._call is not None:
+            self.scheduler.expired(future, future._call.attempt, 1.0, next(self.time))
+            self.follow()
+
     @rule(most=st.integers(1, 5))
     def cancel_all(self, most: int) -> None:
         waiting = [future for future in self.runs if future._phase in (WAITING, AWAITING_RETRY)]
@@ -296,6 +335,19 @@ class Machine(RuleBasedStateMachine):
         self.follow()
 
     # ------------------------------------------------------------------ what holds at every moment
+
+    @invariant()
+    def who_executes_holds_its_slot(self) -> None:
+        """Also where the run has ended, by a cancel or its time limit, and its code has not."""
+        if not hasattr(self, "slots"):
+            return
+        for worker in self.workers:
+            if isinstance(worker.work, TaskFuture) and worker.work._details().limited:
+                assert worker.work in self.slots.held
+        for batch, positions in self.batches.values():
+            for position in positions if not isinstance(batch.runs, Span) else ():
+                if batch.runs[position]._details().limited:
+                    assert batch.runs[position] in self.slots.held
 
     @invariant()
     def ends_are_for_ever(self) -> None:
@@ -348,7 +400,8 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "scheduler"):
             return
         for _ in range(3000):
-            if self.scheduler.open == 0 and not self.batches:
+            at_work = any(worker.work is not None for worker in self.workers)
+            if self.scheduler.open == 0 and not self.batches and not at_work:
                 break
             for number in range(len(self.workers)):
                 self.worker_goes_on(number, "completes")
@@ -363,6 +416,9 @@ class Machine(RuleBasedStateMachine):
         assert self.scheduler.open == 0
         assert not self.scheduler.waiting
         assert not self.scheduler.delayed
+        assert not self.scheduler.lingering
+        assert not self.slots.held
+        assert not self.slots.queued
         for future in self.runs:
             assert future._phase >= DONE
         for futures in self.lists:

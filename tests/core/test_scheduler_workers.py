@@ -16,7 +16,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from shoal import task
-from shoal.calls import COMPLETED, DONE, FAILED, SENT, WAITING, Batch, Call, Outcome
+from shoal.calls import (
+    AWAITING_RETRY,
+    COMPLETED,
+    DONE,
+    FAILED,
+    SENT,
+    WAITING,
+    Batch,
+    Call,
+    Outcome,
+)
 from shoal.engine.inputs import Input
 from shoal.exceptions import WaitCycle, WorkerDied
 from shoal.futures import TaskFuture, TaskFutureList
@@ -27,6 +37,8 @@ from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.dispatcher import Dispatcher
 from shoal.scheduling.waits import Helper
+
+from tests.core.test_scheduler import Slots
 
 WINDOW = 2
 
@@ -95,6 +107,8 @@ class WorkersMachine(RuleBasedStateMachine):
         self.begun: dict[int, int] = {}
         self.lost: dict[int, int] = {}
         self.workers = {slot: FakeWorker(slot) for slot in range(slots)}
+        # Plenty, as those who hold one may wait for those who need one.
+        self.slots = Slots(self.scheduler, 1000)
         self.scheduler.slots_changed(range(slots))
         self.follow()
 
@@ -119,6 +133,8 @@ class WorkersMachine(RuleBasedStateMachine):
             elif kind == effects.GONE:
                 gone = self.workers.pop(rest[0], None)  # it may not have been used
                 assert gone is None or not (gone.stack or gone.batches)
+            elif kind in (effects.LIMIT, effects.RELEASE):
+                self.slots.perform(kind, rest[0])
 
     def refuse(self, helper: Helper) -> None:
         for worker in self.workers.values():
@@ -138,9 +154,9 @@ class WorkersMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ runs come in
 
-    @rule(upstreams=st.lists(st.integers(0, 50), max_size=2))
-    def submit(self, upstreams: list[int]) -> None:
-        self.new_run([self.runs[i % len(self.runs)] for i in upstreams if self.runs])
+    @rule(upstreams=st.lists(st.integers(0, 50), max_size=2), limited=st.booleans())
+    def submit(self, upstreams: list[int], limited: bool) -> None:
+        self.new_run([self.runs[i % len(self.runs)] for i in upstreams if self.runs], limited)
 
     @rule(length=st.integers(2, 6))
     def submit_a_chain(self, length: int) -> None:
@@ -148,14 +164,16 @@ class WorkersMachine(RuleBasedStateMachine):
         for _ in range(length):
             last = [self.new_run(last)]
 
-    def new_run(self, upstreams: list[TaskFuture[Any]]) -> TaskFuture[Any]:
+    def new_run(self, upstreams: list[TaskFuture[Any]], limited: bool = False) -> TaskFuture[Any]:
         number = next_number()
         call = Call(work, (number,), None, number, copy_context(), None)
         run: TaskFuture[Any] = TaskFuture(self.dispatcher, work, number, call, next(self.time))
         self.runs.append(run)
         self.upstreams[run] = upstreams
         inputs = [Input(upstream, False) for upstream in dict.fromkeys(upstreams)]
-        if inputs:
+        if limited:
+            run._details().limited = frozenset({"two"})
+        if inputs or limited:
             self.scheduler.submit_after(run, inputs)
         else:
             self.scheduler.submit(run)
@@ -356,6 +374,14 @@ class WorkersMachine(RuleBasedStateMachine):
     # ------------------------------------------------------------------ what holds at every moment
 
     @invariant()
+    def who_executes_holds_its_slot(self) -> None:
+        """Also where the run has ended, by a cancel, and its code has not."""
+        for worker in getattr(self, "workers", {}).values():
+            for frame in worker.stack:
+                if frame.run._details().limited:
+                    assert frame.run in self.slots.held
+
+    @invariant()
     def windows_hold(self) -> None:
         scheduler = getattr(self, "scheduler", None)
         if scheduler is None:
@@ -403,6 +429,8 @@ class WorkersMachine(RuleBasedStateMachine):
         assert not self.scheduler.worker_waits.helping
         assert all(run._phase >= DONE for run in self.runs)
         assert not any(self.scheduler.slots.in_flight.values())
+        assert not self.scheduler.lingering
+        assert not self.slots.held
 
 
 WorkersMachine.TestCase.settings = settings(
@@ -480,3 +508,122 @@ def test_coroutines_that_come_while_a_worker_is_awaited_travel_together() -> Non
     assert len(rest) == 3
     scheduler.batch_arrived(rest.number)
     assert effects_of_kind(scheduler, effects.LAUNCH) == []
+
+
+class Limited:
+    """Runs of one limit that were sent to the one slot of a pool, and what the scheduler says of their slots."""
+
+    def __init__(self) -> None:
+        self.backend: Any = FakeBackend()
+        self.dispatcher = Dispatcher(self.backend, None, "fake")
+        self.scheduler: Any = self.dispatcher.scheduler
+        self.scheduler.slots_changed([0])
+
+    def sent(self, count: int, retrying: Any = work) -> tuple[list[TaskFuture[Any]], Batch]:
+        runs: list[TaskFuture[Any]] = []
+        self.scheduler.slots.has_room = False  # so that they are sent together
+        for number in range(count):
+            call = Call(retrying, (number,), None, next_number(), copy_context(), None)
+            run: TaskFuture[Any] = TaskFuture(self.dispatcher, retrying, call.number, call, 0.0)
+            run._details().limited = frozenset({"two"})
+            self.scheduler.submit_after(run, [])
+            self.scheduler.admitted(run)
+            runs.append(run)
+        self.scheduler.durations.observe(retrying, 0.1, 100)
+        self.scheduler.fill()
+        (batch,) = effects_of_kind(self.scheduler, effects.LAUNCH)
+        assert batch.runs == runs
+        return runs, batch
+
+    def released(self) -> list[Any]:
+        return effects_of_kind(self.scheduler, effects.RELEASE)
+
+
+def test_a_cancelled_run_that_has_not_begun_is_asked_back_for_its_slot() -> None:
+    """SPEC 10.2. Its worker may be at another run for long, and only the worker knows whether it has begun."""
+    limited = Limited()
+    runs, batch = limited.sent(3)
+    assert limited.scheduler.cancel(runs[2], 1.0)
+    recalled = [effect[1] for effect in limited.scheduler.effects if effect[0] == effects.RECALL]
+    assert recalled == [batch]
+    assert limited.released() == []
+    limited.scheduler.batch_handed_back(batch.number, [1, 2])
+    told = [effect[:2] for effect in limited.scheduler.effects]
+    assert (effects.RELEASE, runs[2]) in told
+    (again,) = effects_of_kind(limited.scheduler, effects.LAUNCH)
+    assert again.runs == [runs[1]], "what came back with it goes again"
+
+
+def test_a_slot_is_given_back_once_whatever_ends_its_batch() -> None:
+    """SPEC 10.2."""
+    for end in ("reported", "lost", "split", "closed"):
+        limited = Limited()
+        runs, batch = limited.sent(1)
+        assert limited.scheduler.cancel(runs[0], 1.0)
+        assert limited.released() == [], end
+        if end == "reported":
+            limited.scheduler.batch_reported(batch.number, [0], ["late"], [2.0])
+        elif end == "lost":
+            limited.scheduler.batch_lost(batch.number, WorkersMachine.death, None, 2.0)
+        elif end == "split":
+            limited.scheduler.batch_split(batch.number)
+        assert limited.released() == ([] if end == "closed" else [runs[0]]), end
+        limited.scheduler.batch_closed(batch.number)
+        assert limited.released() == ([runs[0]] if end == "closed" else []), end
+        assert not limited.scheduler.lingering
+
+
+def test_a_run_past_its_limit_keeps_its_slot_until_it_has_stopped() -> None:
+    """SPEC 7.3, 10.2. Through its retry as well, which begins when the first attempt has stopped."""
+    again = work.with_options(retries=1)
+    limited = Limited()
+    (run,), batch = limited.sent(1, again)
+    limited.scheduler.batch_started(batch.number, 0)
+    assert limited.scheduler.expired(run, 1, 0.5, 1.0)
+    assert limited.released() == []
+    limited.scheduler.batch_reported(
+        batch.number, [0], [Outcome(AWAITING_RETRY, ValueError())], [2.0]
+    )
+    limited.scheduler.batch_closed(batch.number)
+    limited.scheduler.due(run)
+    (second,) = effects_of_kind(limited.scheduler, effects.LAUNCH)
+    limited.scheduler.batch_started(second.number, 0)
+    assert limited.scheduler.expired(run, 2, 0.5, 3.0)
+    assert run._phase == FAILED
+    assert limited.released() == []
+    limited.scheduler.batch_lost(second.number, WorkersMachine.death, [0], 4.0)
+    assert limited.released() == [run]
+
+
+def test_a_slot_does_not_wait_for_code_that_is_given_up_or_has_ended() -> None:
+    """SPEC 10.2. A run whose code returned futures, or was stopped by force, has nothing left that executes."""
+    limited = Limited()
+    (run,), _ = limited.sent(1)
+    assert limited.scheduler.cancel(run, 1.0)
+    limited.scheduler.given_up(run, 2.0)
+    assert limited.released() == [run]
+
+    limited = Limited()
+    (run,), batch = limited.sent(1)
+    limited.scheduler.batch_reported(batch.number, [0], [Outcome(WAITING, [])], [1.0])
+    assert limited.scheduler.cancel(run, 2.0)
+    assert limited.released() == [run]
+
+    limited = Limited()
+    (run,), batch = limited.sent(1, work.with_options(retries=1))
+    limited.scheduler.batch_started(batch.number, 0)
+    assert limited.scheduler.expired(run, 1, 0.5, 1.0)
+    limited.scheduler.batch_lost(batch.number, WorkersMachine.death, [0], 2.0)
+    assert limited.scheduler.cancel(run, 3.0)
+    assert limited.released() == [run]
+
+
+def test_what_is_left_behind_with_the_runner_holds_no_slot() -> None:
+    """SPEC 10.2."""
+    limited = Limited()
+    runs, _ = limited.sent(2)
+    for run in runs:
+        limited.scheduler.cancel(run, 1.0)
+    assert limited.released() == []
+    limited.scheduler.all_stopped()
+    assert set(limited.released()) == set(runs)

@@ -18,7 +18,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.calls import CANCELLED, COMPLETED, FAILED, WAITING, Call, Outcome, Report
-from shoal.context import SCOPE, TAGS, FlowRun, Scope
+from shoal.context import HERE, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine.inputs import ATOMS
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from shoal.exceptions import SerializationError
@@ -276,6 +276,7 @@ def run_calls(calls: Sequence[Call], seconds: float) -> tuple[list[Any], list[fl
             ends.append(time.time())
         return values, ends, time.perf_counter() - started
     for call in calls:
+        HERE.batch_call = call
         try:
             outcome = timed_attempt(call)
             if outcome.phase == WAITING:
@@ -286,6 +287,7 @@ def run_calls(calls: Sequence[Call], seconds: float) -> tuple[list[Any], list[fl
         ends.append(time.time())
         if time.perf_counter() - started > seconds:
             break
+    HERE.batch_call = None
     return values, ends, time.perf_counter() - started
 
 

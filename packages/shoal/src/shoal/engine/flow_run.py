@@ -13,14 +13,12 @@ what lies above them; the runner and the flow come in as objects.
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import CALL, HERE, LOCK, SCOPE, TAGS, FlowRun, Scope
-from shoal.engine import inputs
+from shoal.engine import handlers, inputs
 from shoal.engine.direct_call import sleep
 from shoal.engine.interrupt import (
     Interrupt,
@@ -350,28 +348,15 @@ class _terminable:  # reads as an adjective: `with _terminable():`
             and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         )
         if self._handles:
-            signal.signal(signal.SIGTERM, _terminate)
+            handlers.install(signal.SIGTERM, _terminate)
 
     def __exit__(self, *_: object) -> None:
         if self._handles:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            handlers.remove(signal.SIGTERM)
 
 
 def _terminate(number: int, frame: Any) -> None:
     raise SystemExit(128 + number)
-
-
-def _default_in_child() -> None:
-    """Gives SIGTERM its usual effect back in a process that a flow forks.
-
-    The worker of a pool would take the exit for an error of its task, and live on.
-    """
-    if signal.getsignal(signal.SIGTERM) is _terminate:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_default_in_child)
 
 
 # ---------------------------------------------------------------------- async

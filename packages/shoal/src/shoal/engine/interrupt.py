@@ -22,6 +22,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.context import HERE, LOCK
+from shoal.engine.forks import FRAMES, leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +105,12 @@ class Frames:
             return frame.fired
 
     def finish(self, frame: Frame) -> None:
-        """Ends a frame that was interrupted; whatever was fired at it is over afterwards. On this thread."""
+        """Ends a frame that was interrupted; whatever was fired at it is over afterwards. On this thread.
+
+        In a child that its run has forked, ends the process: a frame was disarmed there, too.
+        """
+        if FRAMES and frame in FRAMES:
+            leave()
         while True:
             try:
                 with LOCK:

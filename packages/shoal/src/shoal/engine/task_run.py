@@ -25,6 +25,7 @@ from shoal.calls import (
 )
 from shoal.context import CALL, HERE, LOCK
 from shoal.engine import inputs
+from shoal.engine.forks import CALLS, ends_with
 from shoal.engine.interrupt import (
     Interrupt,
     frames_of_this_thread,
@@ -125,6 +126,8 @@ def attempt(call: Call) -> Outcome:
         value = call.task.fn(*call.args, **(call.kwargs or {}))
         if call.task.is_generator:
             value = list(value)
+        if CALLS:
+            ends_with(call)
         outcome = returned(call, value)
     except Interrupt:
         raise
@@ -147,6 +150,8 @@ async def attempt_async(call: Call) -> Outcome:
             value: Any = [item async for item in call.task.fn(*call.args, **(call.kwargs or {}))]
         else:
             value = await call.task.fn(*call.args, **(call.kwargs or {}))
+        if CALLS:
+            ends_with(call)
         outcome = returned(call, value)
     except cancelled:
         raise
@@ -241,6 +246,8 @@ def raised(call: Call, error: BaseException) -> Outcome:
     Raises:
         Interrupt: the run was stopped from outside meanwhile.
     """
+    if CALLS:
+        ends_with(call, error)
     try:
         return _raised(call, error)
     except Interrupt:

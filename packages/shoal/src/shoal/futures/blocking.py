@@ -11,9 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from shoal.context import HERE, LOCK
+from shoal.context import HERE, INHERITED, LOCK
+from shoal.exceptions import RunnerStateError
 
-__all__ = ["Arrivals", "Blocker", "Countdown", "Waitable", "Wanted", "block", "block_plainly"]
+__all__ = [
+    "Arrivals",
+    "Blocker",
+    "Countdown",
+    "Waitable",
+    "Wanted",
+    "block",
+    "block_plainly",
+    "refuse_inherited",
+]
 
 
 class Waitable(Protocol):
@@ -150,10 +160,27 @@ def block(
         deadline = None if timeout is None else time.monotonic() + timeout
     except TypeError:
         raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+    if INHERITED:
+        refuse_inherited(wanted)
     special = HERE.block
     if special is not None:
         return special(wanted, deadline, fail_fast, first)
     return block_plainly(Countdown(fail_fast, first), wanted, deadline)
+
+
+def refuse_inherited(wanted: Iterable[Any]) -> None:
+    """Refuses a wait in a forked child for what only its parent can end.
+
+    Raises:
+        RunnerStateError: something of it belongs to a runner that the parent has entered.
+    """
+    for item in wanted:
+        dispatcher = getattr(item, "_dispatcher", None) or getattr(item, "dispatcher", None)
+        if dispatcher in INHERITED and not item.done():
+            raise RunnerStateError(
+                runner=dispatcher.runner_name,
+                problem="nothing ends its runs in this process, which was forked while they were open",
+            )
 
 
 def block_plainly(countdown: Countdown, wanted: Wanted, deadline: float | None) -> bool:
@@ -179,6 +206,8 @@ class Arrivals:
         self.queue: SimpleQueue[Any] = SimpleQueue()
         self.wake = wake
         self._futures = list(futures)
+        if INHERITED:
+            refuse_inherited(self._futures)
         with LOCK:
             for future in self._futures:
                 if not future.watch(self):

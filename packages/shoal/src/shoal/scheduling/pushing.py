@@ -197,6 +197,8 @@ class PushingScheduler(SendingScheduler):
             future._details().alone = True
             if future._phase < DONE:
                 self._first_again(future)
+            else:
+                self.stopped(future)
         open_positions.clear()
         self.batch_closed(number)
 
@@ -240,9 +242,11 @@ class PushingScheduler(SendingScheduler):
             open_positions.discard(position)
             future = self.run_at(batch, position)
             if future._phase >= DONE:
+                self.stopped(future)
                 continue
             detail = future._details()
             if detail.overdue:  # it was stopped at its limit, and has attempts left
+                detail.returned = True
                 self.effects.append((OVERDUE, future, future._call))
             elif detail.crashes < future._task.crash_retries:
                 detail.crashes += 1
@@ -297,6 +301,8 @@ class PushingScheduler(SendingScheduler):
             future = batch.runs[position]
             if future._phase < DONE:
                 self._first_again(future)
+            else:
+                self.stopped(future)
 
     def _first_again(self, future: TaskFuture[Any]) -> None:
         detail = future._details()

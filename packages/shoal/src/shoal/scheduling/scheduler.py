@@ -92,6 +92,8 @@ class Scheduler:
         waiting: runs whose upstreams have not all ended, or that have no slot of their limits yet.
         delayed: runs that wait for their retry.
         durations: how long runs of each task take.
+        lingering: runs that were ended while they executed, and keep the slots of their limits until their code has
+            stopped, or was given up.
         effects: what is to be done, in order.
         tells_ends: whether completions that nobody waits for are effects too (somebody logs them).
         tells_drained: whether somebody waits for `open` to become 0.
@@ -104,6 +106,7 @@ class Scheduler:
         self.ready: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
         self.waiting: set[TaskFuture[Any]] = set()
         self.delayed: set[TaskFuture[Any]] = set()
+        self.lingering: set[TaskFuture[Any]] = set()
         self.tells_ends = False
         self.tells_drained = False
         self.durations = Durations()
@@ -368,6 +371,9 @@ class Scheduler:
         try:
             del future._open
         except AttributeError:
+            if self.lingering:
+                with LOCK:
+                    self.stopped(future)
             return
         future._outcome = value
         future._since = now
@@ -381,11 +387,13 @@ class Scheduler:
     def ended(self, future: TaskFuture[Any], outcome: Outcome, now: float) -> None:
         """An attempt has ended, as its engine says; a late one is dropped."""
         if future._phase >= DONE:
+            self.stopped(future)
             return
         if outcome.name is not None:
             future._details().name = outcome.name
         if outcome.phase == WAITING:
             future._phase = RUNNING
+            future._details().returned = True
             self.effects.append((RETURNS, future, outcome.value))
             return
         if outcome.phase != AWAITING_RETRY:
@@ -393,7 +401,7 @@ class Scheduler:
             return
         self.cancel_timer(future)
         detail = future._details()
-        detail.overdue = False
+        detail.overdue = detail.returned = False
         call = future._call
         assert call is not None  # a run that has not ended has its call
         call.attempt += 1
@@ -418,9 +426,24 @@ class Scheduler:
                 self._tell_wanting(detail.origin[0].wanted)
 
     def settle(
-        self, future: TaskFuture[Any], phase: int, value: Any, now: float, state: Any = None
+        self,
+        future: TaskFuture[Any],
+        phase: int,
+        value: Any,
+        now: float,
+        state: Any = None,
+        *,
+        executes: bool = False,
     ) -> bool:
         """Ends a run, and tells whatever its end makes ready or impossible.
+
+        Args:
+            future: the run.
+            phase: how it ends.
+            value: its result, or its exception.
+            now: when.
+            state: where there is more to say.
+            executes: whether its code may go on for a while; `stopped` then says when it does not.
 
         Returns:
             False if it had already ended; nothing is changed then.
@@ -429,6 +452,8 @@ class Scheduler:
             del future._open
         except AttributeError:
             return False
+        if executes:
+            self._linger(future)
         future._outcome = value
         future._since = now
         if phase != COMPLETED or state is not None:
@@ -450,7 +475,7 @@ class Scheduler:
                 self.cancel_timer(future)
             self.waiting.discard(future)
             self.delayed.discard(future)
-            if detail.limited and detail.blockers == 0:
+            if detail.limited and detail.blockers == 0 and future not in self.lingering:
                 self.effects.append((RELEASE, future))
             detail.upstreams = ()
             detail.waits_on = None
@@ -467,6 +492,23 @@ class Scheduler:
                     self.effects.append((OTHER, dependant._dispatcher))
         if self.tells_drained and self.open == 0:
             self.effects.append((DRAINED,))
+
+    def _linger(self, future: TaskFuture[Any]) -> None:
+        """A run ends whose code may go on: its slots are not for others before that has stopped."""
+        detail = future._detail
+        if detail is not None and detail.limited and not detail.returned:
+            self.lingering.add(future)
+
+    def stopped(self, future: TaskFuture[Any]) -> None:
+        """The code of a run that was ended before does not execute any more, or was given up."""
+        if future in self.lingering:
+            self.lingering.discard(future)
+            self.effects.append((RELEASE, future))
+
+    def all_stopped(self) -> None:
+        """Nothing executes any more: the runner has been left."""
+        for future in list(self.lingering):
+            self.stopped(future)
 
     def _element_ended(self, record: MapRecord[Any], index: int, future: TaskFuture[Any]) -> None:
         completed = future._phase == COMPLETED
@@ -585,7 +627,7 @@ class Scheduler:
             running = not (self._pick(future) and future._claim())
         else:
             running = future._phase in (RUNNING, SENT)
-        if not self.settle(future, CANCELLED, None, now):
+        if not self.settle(future, CANCELLED, None, now, executes=running):
             return False
         if running:
             self.effects.append((INTERRUPT, future))
@@ -601,16 +643,26 @@ class Scheduler:
         if not future._is_running() or call is None or call.attempt != attempt:
             return False
         if attempt > future._task.retries:
-            self.time_out(future, limit, now)
+            self.time_out(future, limit, now, executes=True)
         else:
             future._details().overdue = True
         self.effects.append((INTERRUPT, future))
         return True
 
-    def time_out(self, future: TaskFuture[Any], limit: float, now: float) -> None:
-        """Ends a run as TimedOut."""
+    def time_out(
+        self, future: TaskFuture[Any], limit: float, now: float, *, executes: bool = False
+    ) -> None:
+        """Ends a run as TimedOut; see `settle`."""
         error = TaskRunTimeout(run_name=future.name, timeout=limit)
-        self.settle(future, FAILED, error, now, TimedOut(str(error), data=error, timestamp=now))
+        state = TimedOut(str(error), data=error, timestamp=now)
+        self.settle(future, FAILED, error, now, state, executes=executes)
+
+    def given_up(self, future: TaskFuture[Any], now: float) -> None:
+        """What executes of an interrupted run does not stop, and is left to itself: the run and its slots wait no longer."""
+        if future._phase < DONE:
+            # It has attempts left, but the next must not overlap one that does not end.
+            self.time_out(future, future._task.timeout_seconds or 0.0, now)
+        self.stopped(future)
 
     def cancel_some(self, most: int, now: float) -> bool:
         """Ends up to `most` runs as CANCELLED that are not executing on a worker of this process.

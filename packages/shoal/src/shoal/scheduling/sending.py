@@ -206,14 +206,27 @@ class SendingScheduler(Scheduler):
 
     # ------------------------------------------------------------------ recalls
 
+    def _linger(self, future: TaskFuture[Any]) -> None:
+        """See `Scheduler`; a run that its worker has not begun comes back before what runs ahead of it has ended."""
+        super()._linger(future)
+        if future not in self.lingering or not self.capabilities.recalls:
+            return
+        for batch, _ in self.batches.values():
+            if type(batch.runs) is not Span and future in batch.runs:
+                self._recall(batch)
+
+    def _recall(self, batch: Batch) -> None:
+        if batch.number not in self.recalled:
+            self.recalled.add(batch.number)
+            self.effects.append((RECALL, batch))
+
     def recall(self) -> None:
         """If a slot is still idle: what others have not begun becomes ready again."""
         if self.ready or not self._idle_slot():
             return
         for batch, positions in self.batches.values():
             if self._can_be_shared(batch, positions):
-                self.recalled.add(batch.number)
-                self.effects.append((RECALL, batch))
+                self._recall(batch)
 
     def _look_for_idle(self) -> None:
         """Has the dispatcher look again in a while if a slot is idle and another has more than it is at."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from shoal.calls import CANCELLED, COMPLETED, DONE, Outcome
+from shoal.calls import CANCELLED, COMPLETED, Outcome
 from shoal.context import LOCK
 from shoal.engine.loops import SERVICE_LOOP, under_asyncio
 from shoal.engine.task_run import attempt_async, overdue_outcome_async, raised
@@ -111,8 +111,7 @@ class AsyncLane:
             self._tasks.pop(future, None)
             given_up = future in self._given_up
             self._given_up.discard(future)
-            if future._phase < DONE:
-                dispatcher.ended(future, outcome)
+            dispatcher.ended(future, outcome)
             if not given_up:
                 dispatcher.scheduler.vacate()
             if not self._tasks:

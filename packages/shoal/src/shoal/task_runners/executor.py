@@ -252,16 +252,18 @@ class ExecutorBackend:
     def _lost(self, number: int, error: BaseException, executor: Executor) -> None:
         """Sees to it that the loss of a batch is told, by another thread (see the module)."""
         with self._lock:
-            if self._stopping:
-                return  # every run has ended
-            self._losses.append((number, error, executor))
-            if self._teller is None:
+            stopping = self._stopping
+            if not stopping:
+                self._losses.append((number, error, executor))
+            if self._teller is None and not stopping:
                 self._teller = threading.Thread(
                     target=guarded(self._tell_losses, self._events.failed),
                     name="shoal-executor-losses",
                     daemon=True,
                 )
                 self._teller.start()
+        if stopping:  # every run has ended, and nothing is sent again
+            self._events.lost(number, _death(error))
 
     def _tell_losses(self) -> None:
         while True:

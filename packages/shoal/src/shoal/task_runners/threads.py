@@ -19,7 +19,6 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from shoal import settings
-from shoal.calls import DONE
 from shoal.context import LOCK
 from shoal.engine.interrupt import Frames
 from shoal.futures.maps import MapRecord
@@ -203,9 +202,7 @@ class ThreadBackend(WorkerBackend):
             scheduler = self.dispatcher.scheduler
             if stuck.span is not None:
                 scheduler.take_back(stuck.span)
-            if run._phase < DONE:
-                # It has attempts left, but the next must not overlap one that does not end.
-                scheduler.time_out(run, run._task.timeout_seconds or 0.0, time.time())
+            scheduler.given_up(run, time.time())
             scheduler.vacated(stuck)
             replace = bool(scheduler.ready)
             self._watch()
@@ -220,8 +217,7 @@ class ThreadBackend(WorkerBackend):
     def _give_up_coroutine(self, run: TaskFuture[Any]) -> None:
         if not self.lane.give_up(run):
             return
-        if run._phase < DONE:
-            self.dispatcher.scheduler.time_out(run, run._task.timeout_seconds or 0.0, time.time())
+        self.dispatcher.scheduler.given_up(run, time.time())
         library_logger().warning(
             "Async task run %r did not stop when it was cancelled; it is left behind", run.name
         )

@@ -16,6 +16,7 @@ from shoal.testing.section_7_retries import RetryTests
 from shoal.testing.section_7_stopping import CancellationTests, TimeoutTests
 from shoal.testing.section_8_surroundings import HookTests, LogTests, RuntimeTests
 from shoal.testing.section_9_nesting import NestingTests
+from shoal.testing.section_10_limits import LimitTests
 from shoal.testing.section_11_runners import RunnerTests
 
 __all__ = ["TaskRunnerSuite"]
@@ -40,6 +41,7 @@ class TaskRunnerSuite(
     LogTests,
     RuntimeTests,
     NestingTests,
+    LimitTests,
 ):
     """Tests that a task runner does what users rely on, whichever runner runs their work.
 

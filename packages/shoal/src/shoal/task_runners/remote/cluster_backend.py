@@ -19,7 +19,7 @@ import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from shoal.calls import DONE, FAILED, SENT, WAITING, Batch, Outcome, Report
+from shoal.calls import FAILED, SENT, WAITING, Batch, Outcome, Report
 from shoal.context import LOCK
 from shoal.exceptions import ResultLost, WorkerDied
 from shoal.futures.maps import MapRecord, Span
@@ -555,10 +555,7 @@ class ClusterBackend:
     def give_up(self, run: TaskFuture[Any]) -> None:
         """A run does not stop, and its worker is spared: its end is no matter any more."""
         with LOCK:
-            if run._phase < DONE:
-                # It has attempts left, but the next must not overlap one that does not end.
-                limit = run._task.timeout_seconds or 0.0
-                self.events.scheduler.time_out(run, limit, time.time())
+            self.events.scheduler.given_up(run, time.time())
         self.events.drain()
 
 

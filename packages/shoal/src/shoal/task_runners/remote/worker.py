@@ -67,7 +67,6 @@ class RemoteWorker:
         report_every: seconds after which outcomes are reported while their batch goes on.
         stopping: whether it is to end.
         gone: whether the driver has gone.
-        is_child: whether this process was forked from the worker by a run.
     """
 
     remote: RemoteDispatcher
@@ -87,7 +86,6 @@ class RemoteWorker:
         self.done = 0
         self.stopping = False
         self.gone = False
-        self.is_child = False
         self._reporting = threading.Lock()
 
     # ------------------------------------------------------------------ for subclasses

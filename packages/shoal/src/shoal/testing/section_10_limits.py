@@ -1,0 +1,132 @@
+"""Section 10 on any runner: limits of tags, as far as runs meet them on workers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from shoal import flow, task
+from shoal.futures import wait
+from shoal.limits import ConcurrencyLimits
+from shoal.testing.base import SuiteBase, covers
+from shoal.testing.tools import PATIENCE, eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shoal.task_runners import TaskRunner
+    from shoal.testing.tools import Signals
+
+__all__ = ["LimitTests"]
+
+#: Seconds that a run takes to stop: less than after which it is stopped by force.
+LAST_WORDS = 0.15
+
+
+class LimitTests(SuiteBase):
+    """Section 10.2."""
+
+    @pytest.fixture
+    def limits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConcurrencyLimits:
+        """Limits in a store of the test's own."""
+        eventually(
+            lambda: all(thread.name != "shoal-limits" for thread in threading.enumerate()),
+            "the store of the test before is closed",
+        )
+        monkeypatch.setenv("SHOAL_LIMITS_URL", str(tmp_path / "limits.db"))
+        return ConcurrencyLimits()
+
+    @pytest.mark.parametrize(
+        ("kind", "how"),
+        [("sync", "cancelled"), ("sync", "timed out and retried"), ("async", "timed out")],
+    )
+    @covers("10.2", "7.3", "7.4", needs=("concurrent", "stops"))
+    def test_a_slot_is_free_when_its_holders_code_has_stopped(
+        self,
+        runner: TaskRunner,
+        signals: Signals,
+        limits: ConcurrencyLimits,
+        kind: str,
+        how: str,
+    ) -> None:
+        limits.create_concurrency_limit(tag="suite-one", concurrency_limit=1)
+
+        @task(tags=["suite-one"], batch=False)
+        def hold() -> None:
+            with signals.inside("the room") as crowd:
+                signals.append("crowd", crowd)
+                signals.set("began")
+                try:
+                    if not signals.is_set("go"):
+                        signals.wait("never", timeout=2 * PATIENCE)
+                finally:
+                    time.sleep(LAST_WORDS)
+
+        @task(tags=["suite-one"], batch=False)
+        async def hold_async() -> None:
+            with signals.inside("the room") as crowd:
+                signals.append("crowd", crowd)
+                signals.set("began")
+                try:
+                    if not signals.is_set("go"):
+                        await anyio.sleep(2 * PATIENCE)
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(LAST_WORDS)
+
+        limit = None if how == "cancelled" else 0.2
+        retries = 1 if how == "timed out and retried" else 0
+        holder = (hold if kind == "sync" else hold_async).with_options(
+            timeout_seconds=limit, retries=retries
+        )
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            first = holder.submit()
+            signals.wait("began")
+            second = holder.with_options(timeout_seconds=None).submit()
+            eventually(lambda: second.state.name == "Queued", "it waits for the slot")
+            signals.set("go")
+            if how == "cancelled":
+                assert first.cancel()
+            assert wait([first, second], timeout=PATIENCE).not_done == set()
+            assert second.state.is_completed()
+            ends = {"cancelled": "Cancelled", "timed out": "TimedOut"}
+            assert first.state.name == ends.get(how, "Completed")
+
+        main()
+        runs = 3 if retries else 2
+        assert signals.lines("crowd") == ["1"] * runs, "never two at once"
+
+    @covers("10.2", "7.4", needs=("concurrent", "stops"))
+    def test_a_run_that_was_cancelled_before_it_began_holds_no_slot(
+        self, single_runner: TaskRunner, signals: Signals, limits: ConcurrencyLimits
+    ) -> None:
+        limits.create_concurrency_limit(tag="suite-one", concurrency_limit=1)
+
+        @task
+        def busy() -> None:
+            signals.set("began")
+            signals.wait("go")
+
+        @task(tags=["suite-one"])
+        def limited() -> int:
+            return 1
+
+        @flow(task_runner=single_runner)
+        def main() -> int:
+            busy.submit()
+            signals.wait("began")
+            handed_over = limited.submit()
+            eventually(lambda: handed_over.state.name != "Queued", "it has its slot")
+            following = limited.submit()
+            assert handed_over.cancel()
+            eventually(lambda: following.state.name != "Queued", "the slot is free")
+            signals.set("go")
+            return following.result(timeout=PATIENCE)
+
+        assert main() == 1
