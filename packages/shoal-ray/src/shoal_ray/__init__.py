@@ -3,6 +3,7 @@
     settings                    what was asked for
     wire, relay                 messages over TCP; the driver's actor: futures for Ray, gates, a bus for Ray Client
     quiet, connection           Ray in this process, and what it changes here
+    processes                   processes of this machine, and their end
     environment, options        what the workers need to have; Ray's own words around a submit
     handles                     values that stay
     natives, members, side      Ray's own objects; the driver's books; what runs batches on a worker

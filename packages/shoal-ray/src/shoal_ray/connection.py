@@ -10,26 +10,35 @@ A process has one Ray at a time, whatever the settings of its runners: those of 
 and whoever leaves last shuts it down. So users are counted for the process, in `Instance`. One lock is held while Ray
 is initialised and shut down, so that nobody sees it half open.
 
-May import `settings`, `joining`, `quiet`, `relay` and `handles`; Ray on use.
+Ray counts what a thread submits and puts, and names it by that count and by who the thread is: the driver, if the
+thread has ever initialised Ray, or somebody at random. Two threads that each have, one after the other, give the same
+names, at which Ray ends the process ("Tried to create an owned object that already exists"), or mixes up their values.
+And the
+processes of an instance end with the thread that has started them. So Ray is initialised in a thread that does nothing
+else, and is there for as long as Ray is: `_Session`.
+
+May import `settings`, `joining`, `processes`, `quiet`, `relay` and `handles`; Ray on use.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import sysconfig
 import threading
 import time
 import weakref
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any
 
+from shoal.engine.interrupt import set_async_exception
 from shoal.logs import library_logger
 
 from shoal_ray.handles import let_go
 from shoal_ray.joining import check_arguments, explain, knock, which
+from shoal_ray.processes import Process, descendants, see_off
 from shoal_ray.quiet import Surroundings, quiet
 from shoal_ray.relay import Relay
 
@@ -198,6 +207,7 @@ class Instance:
         self._relay: Any = None
         self._making_relay = threading.Lock()
         self._surroundings: Surroundings | None = None  # where it was initialised here
+        self._session: _Session | None = None  # likewise
         self._identity = weakref.ref(_here())
         self._auto_connect: Any = None
         self.is_client = _is_client()
@@ -223,9 +233,10 @@ class Instance:
         if address != "local":
             knock(address)
         surroundings = Surroundings()
-        context = _init(address, settings, surroundings)
+        session = _Session(_arguments(address, settings))
+        context = _init(session, address, settings, surroundings)
         instance = cls()
-        instance._surroundings = surroundings
+        instance._session, instance._surroundings = session, surroundings
         instance.is_local = address == "local"
         given = settings.init_kwargs or {}
         instance.shares_path = instance.is_local and _shares_path(given)
@@ -281,8 +292,8 @@ class Instance:
             processes = _processes() if self.is_local else []
             if self.prints:
                 time.sleep(max(PRINTED_WITHIN - (_quiet_since() if self.is_local else 0.0), 0.0))
-            _shut_down()
-            _see_off(processes, max(grace, GONE_WITHIN))
+            _shut_down(self._session)
+            see_off(processes, max(grace, GONE_WITHIN))
         self._restore()
 
     def give_up(self) -> None:
@@ -298,8 +309,8 @@ class Instance:
         self._auto_connect = _let_auto_connect(False)
         if current:
             if self.is_local:
-                _see_off(_processes(), 0.0)  # there is nothing left to wait for then
-            _shut_down()
+                see_off(_processes(), 0.0)  # there is nothing left to wait for then
+            _shut_down(self._session)
         self._restore()
 
     def _restore(self) -> None:
@@ -372,21 +383,70 @@ def _here() -> Any:
 # ------------------------------------------------------------------ opening
 
 
-def _init(address: str, settings: ClusterSettings, surroundings: Surroundings) -> Any:
-    import ray
+class _Session(threading.Thread):
+    """Ray from its beginning to its end, in a thread that does nothing else (see the module).
+
+    Args:
+        arguments: for `ray.init`.
+
+    Attributes:
+        left: set for it to be shut down.
+    """
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        super().__init__(name="shoal-ray-session", daemon=True)
+        self._arguments = arguments
+        self._begun: Future[Any] = Future()
+        self.left = threading.Event()
+
+    def begin(self) -> Any:
+        """What `ray.init` returns. An interrupt of the thread that waits here ends it."""
+        self.start()
+        try:
+            wait((self._begun,))
+        except BaseException:
+            self.left.set()
+            if self.ident is not None:
+                set_async_exception(self.ident, KeyboardInterrupt)
+            self.join(SHUT_DOWN_WITHIN)
+            raise
+        return self._begun.result()
+
+    def run(self) -> None:
+        """See `threading.Thread`."""
+        import ray
+
+        try:
+            self._begun.set_result(ray.init(**self._arguments))
+        except BaseException as error:
+            self._begun.set_exception(error)
+            return
+        with contextlib.suppress(KeyboardInterrupt):  # of `begin`, which comes late
+            self.left.wait()
+            _end()
+
+
+def _arguments(address: str, settings: ClusterSettings) -> dict[str, Any]:
+    """What `ray.init` is given."""
     from ray.job_config import JobConfig
 
     given = settings.init_kwargs or {}
-    arguments: dict[str, Any] = {"logging_level": "WARNING"}
+    arguments: dict[str, Any] = {"address": address, "logging_level": "WARNING"}
     if address == "local":
         arguments["include_dashboard"] = False
         if _shares_path(given):
             arguments["job_config"] = JobConfig(_py_driver_sys_path=_path())
-    before = set(_descendants(os.getpid()))
+    return {**arguments, **given}
+
+
+def _init(
+    session: _Session, address: str, settings: ClusterSettings, surroundings: Surroundings
+) -> Any:
+    before = set(descendants(os.getpid()))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         with quiet(), _without_uv(is_local=address == "local"):
-            return ray.init(address=address, **{**arguments, **given})
+            return session.begin()
     except BaseException as error:
         _clean_up(before)
         surroundings.restore()
@@ -456,31 +516,41 @@ def _clean_up(before: set[Process]) -> None:
             ray.util.disconnect()
     # Of processes that it was about to start Ray knows nothing.
     home = os.path.join(os.path.dirname(ray.__file__), "")
-    new = [process for process in _descendants(os.getpid()) if process not in before]
+    new = [process for process in descendants(os.getpid()) if process not in before]
     left = [process for process in new if home in process.command()]
-    _see_off([*left, *(child for process in left for child in _descendants(process.pid))], 0.0)
+    see_off([*left, *(child for process in left for child in descendants(process.pid))], 0.0)
 
 
 # ------------------------------------------------------------------ closing
 
 
-def _shut_down() -> None:
-    """`ray.shutdown`, which waits for a cluster that may be unable to answer."""
-    import ray
+def _shut_down(session: _Session | None) -> None:
+    """Ends Ray, which waits for a cluster that may be unable to answer.
 
+    Args:
+        session: where it was initialised here.
+    """
     let_go()
-
-    def shut_down() -> None:
-        try:
-            ray.shutdown()
-        except Exception as error:
-            library_logger().debug("while Ray was shut down", exc_info=error)
-
-    thread = threading.Thread(target=shut_down, name="shoal-ray-shutdown", daemon=True)
-    thread.start()
+    thread: threading.Thread
+    if session is None:
+        thread = threading.Thread(target=_end, name="shoal-ray-shutdown", daemon=True)
+        thread.start()
+    else:
+        thread = session
+        session.left.set()
     thread.join(SHUT_DOWN_WITHIN)
     if thread.is_alive():
         library_logger().warning("Ray was not shut down within %g s", SHUT_DOWN_WITHIN)
+
+
+def _end() -> None:
+    """`ray.shutdown`."""
+    import ray
+
+    try:
+        ray.shutdown()
+    except Exception as error:
+        library_logger().debug("while Ray was shut down", exc_info=error)
 
 
 def _quiet_since() -> float:
@@ -494,40 +564,6 @@ def _quiet_since() -> float:
     return time.time() - max(times)
 
 
-class Process(NamedTuple):
-    """A process of this machine.
-
-    Attributes:
-        pid: its number, which another may have one day.
-        started: when it was started, in the system's own unit.
-    """
-
-    pid: int
-    started: str
-
-    @classmethod
-    def numbered(cls, pid: int) -> Process | None:
-        """The one that runs under a number, `None` if there is none, or the system does not tell."""
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return None if fields[0] in "ZX" else cls(pid, fields[19])
-
-    def runs(self) -> bool:
-        """Whether it has not ended."""
-        return Process.numbered(self.pid) == self
-
-    def command(self) -> str:
-        """The words that it was started with."""
-        try:
-            with open(f"/proc/{self.pid}/cmdline") as file:
-                return file.read().replace("\0", " ")
-        except OSError:
-            return ""
-
-
 def _processes() -> list[Process]:
     """The processes of an instance of ours, and theirs."""
     from ray._private import worker
@@ -537,36 +573,4 @@ def _processes() -> list[Process]:
         return []
     pids = [info.process.pid for infos in node.all_processes.values() for info in infos]
     started = [process for process in map(Process.numbered, pids) if process is not None]
-    return [*started, *(child for one in started for child in _descendants(one.pid))]
-
-
-def _descendants(pid: int) -> Iterator[Process]:
-    """The processes that a process has started, and theirs, where the system tells."""
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return
-    for thread in threads:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{thread}/children") as file:
-            for child in map(int, file.read().split()):
-                process = Process.numbered(child)
-                if process is not None:
-                    yield process
-                    yield from _descendants(child)
-
-
-def _see_off(processes: list[Process], grace: float) -> None:
-    """Waits until processes have ended, and kills those that do not within `grace` seconds."""
-    deadline = time.monotonic() + grace
-    while processes := [process for process in processes if process.runs()]:
-        if time.monotonic() >= deadline:
-            break
-        time.sleep(0.02)
-    for process in processes:
-        with contextlib.suppress(OSError):
-            os.kill(process.pid, signal.SIGKILL)
-    for process in processes:
-        with contextlib.suppress(
-            OSError
-        ):  # it is no child of this one, or somebody else has waited for it
-            os.waitpid(process.pid, 0)
+    return [*started, *(child for one in started for child in descendants(one.pid))]

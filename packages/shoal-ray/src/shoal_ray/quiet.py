@@ -2,7 +2,6 @@
 
     environment variables   its mode of authentication stays for as long as Ray does, for processes that are started
                             from here; the rest is put back as soon as it is connected
-    SIGTERM                 at once: flows have a handler of their own
     the logger "ray"        formatters at once, its level when it is left
     faulthandler            when it is left
     what it says            nothing that one has to know, while it connects
@@ -15,10 +14,8 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import signal
-import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +24,8 @@ __all__ = ["Surroundings", "quiet"]
 
 #: Says that there is a token, and where. Whoever wants to know finds it in Ray's documentation.
 _TOKENS = "ray._private.authentication.authentication_token_setup"
-#: Say in other threads than the main one that SIGTERM is not handled, where we would not have it handled either; the
-#: second of them says so for a server of Ray Client.
+#: Say in other threads than the main one, as is ours, that SIGTERM is not handled, where we would not have it handled
+#: either: flows have a handler of their own. The second of them says so for a server of Ray Client.
 _THREADS = ("ray._private.worker", "ray.util.client.logsclient")
 #: Says what is missing for the dashboard, before the error that says so too.
 _DASHBOARD = "ray._private.services"
@@ -46,9 +43,6 @@ class Surroundings:
         self._level = logger.level
         self._formatters = [(handler, handler.formatter) for handler in logger.handlers]
         self._faults = faulthandler.is_enabled()
-        self._sigterm: Any = _UNKNOWN
-        if threading.current_thread() is threading.main_thread():
-            self._sigterm = signal.getsignal(signal.SIGTERM)
         for name in _THREADS:
             logging.getLogger(name).addFilter(self._is_of_use)
 
@@ -57,15 +51,13 @@ class Surroundings:
         return "SIGTERM handler is not set" not in str(record.msg)
 
     def restore_most(self) -> None:
-        """Puts back what Ray does not need while it is connected; in the thread that made this."""
+        """Puts back what Ray does not need while it is connected."""
         self._restore_environment(but=_KEPT)
         for handler, formatter in self._formatters:
             handler.setFormatter(formatter)
-        if self._sigterm not in (_UNKNOWN, None):
-            signal.signal(signal.SIGTERM, self._sigterm)
 
     def restore(self) -> None:
-        """Puts back the rest; in any thread."""
+        """Puts back the rest."""
         self._restore_environment()
         logging.getLogger("ray").setLevel(self._level)
         for name in _THREADS:
@@ -82,8 +74,6 @@ class Surroundings:
             else:
                 os.environ.pop(name, None)
 
-
-_UNKNOWN = object()
 
 #: Variables that `ray.init` sets; others may have been set by somebody else meanwhile.
 _CHANGED = ("PYTHONBREAKPOINT", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED")

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
     from shoal.futures.blocking import Countdown
 
-__all__ = ["Frame", "Frames", "Interrupt", "frames_of_this_thread", "raise_if_due", "shielded"]
+__all__ = [
+    "Frame",
+    "Frames",
+    "Interrupt",
+    "frames_of_this_thread",
+    "raise_if_due",
+    "set_async_exception",
+    "shielded",
+]
 
 R = TypeVar("R")
 
@@ -38,7 +46,8 @@ class Interrupt(BaseException):
     """Raised inside a run that was cancelled or ran out of time; a `BaseException`, so that it is seldom caught."""
 
 
-def _set_async_exception(thread: int, exception: type[BaseException] | None) -> None:
+def set_async_exception(thread: int, exception: type[BaseException] | None) -> None:
+    """Raises an exception in a thread at one of its next bytecodes; `None` withdraws one that has not come yet."""
     import ctypes  # loaded when the first run is interrupted
 
     target = ctypes.py_object(exception) if exception is not None else ctypes.py_object()
@@ -125,7 +134,7 @@ class Frames:
 
     def withdraw(self) -> None:
         """Takes back an exception that was fired and has not been raised; with `LOCK` held."""
-        _set_async_exception(self.thread, None)
+        set_async_exception(self.thread, None)
 
     def fire(self, run: object) -> bool:
         """Interrupts a run of this thread; with `LOCK` held.
@@ -149,7 +158,7 @@ class Frames:
             if self.countdown is not None:
                 self.countdown.interrupt()
         else:
-            _set_async_exception(self.thread, Interrupt)
+            set_async_exception(self.thread, Interrupt)
         return True
 
     def due(self, shielded: bool = False) -> bool:
