@@ -88,12 +88,17 @@ class _Session:
 
 
 class SchedulerBus(SchedulerPlugin):
-    """The scheduler's part."""
+    """The scheduler's part.
+
+    Attributes:
+        is_in_use: whether a session was opened, as is done when all workers have their part.
+    """
 
     name = NAME
     idempotent = True
 
     def __init__(self) -> None:
+        self.is_in_use = False
         self._sessions: dict[str, _Session] = {}
         self._scheduler: Any = None
         self._tells_why = True
@@ -112,6 +117,7 @@ class SchedulerBus(SchedulerPlugin):
     # ------------------------------------------------------------------ from drivers
 
     def _open(self, client: str, session: str) -> None:
+        self.is_in_use = True
         self._sessions[session] = _Session(client)
         for address in list(self._scheduler.workers):
             self._tell_joined(session, address)
