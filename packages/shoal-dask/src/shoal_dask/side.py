@@ -40,6 +40,7 @@ from shoal.task_runners.remote.messages import Message
 from shoal_dask.bus import NAME, key_of
 from shoal_dask.environment import this_environment
 from shoal_dask.handles import Lent
+from shoal_dask.natives import Inside, register
 from shoal_dask.options import captured
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class Side(ClusterWorker):
 
     def __init__(self, worker: Any, session: str) -> None:
         super().__init__(_Channel(worker, session), REPORT_EVERY)
+        register()
         self._worker = worker
         self._origin: Context | None = None
         self._session = session
@@ -391,6 +393,10 @@ class Side(ClusterWorker):
         self._worker.loop.add_callback(self._worker.update_data, {key: value})
         batch.lane.put_kept(position, key)  # type: ignore[attr-defined]
         return lambda: value
+
+    def has_to_stay(self, packed: Packed) -> bool:
+        """See `RemoteWorker`: a collection with futures that this worker holds."""
+        return any(isinstance(stored, Inside) for stored in packed.stored)
 
     def capture(self) -> Any:
         """See `RemoteWorker`: Dask's annotations."""
