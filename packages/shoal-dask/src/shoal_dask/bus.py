@@ -20,6 +20,7 @@ Imported by schedulers and workers too. May import `distributed`, and of ours no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import sys
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
     from distributed.worker import Worker
 
-__all__ = ["NAME", "SESSION", "SchedulerBus", "WorkerBus", "can_profile", "key_of", "session_of"]
+__all__ = ["NAME", "SESSION", "SchedulerBus", "WorkerBus", "can_profile", "key_of", "kill", "session_of"]
 
 #: Of the plugins, and of the messages.
 NAME = "shoal"
@@ -66,6 +67,21 @@ def session_of(key: Any) -> str | None:
         return None
     parts = key.rsplit("-", 2)
     return parts[1] if len(parts) == 3 and parts[1].startswith(SESSION) else None
+
+
+def kill(pid: int) -> None:
+    """Ends a process and the programs that it has started, at once; one that has ended already is no matter."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(pid)
+        try:
+            worker.suspend()  # so that it starts no others meanwhile
+            for child in worker.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+        finally:
+            worker.kill()
 
 
 class _Session:
@@ -174,7 +190,6 @@ class SchedulerBus(SchedulerPlugin):
 
     async def _kill_through(self, nanny: str, pid: int) -> None:
         from distributed.protocol.pickle import dumps
-        from shoal.task_runners.remote.record import kill
 
         try:
             async with self._scheduler.rpc(nanny) as remote:

@@ -13,12 +13,11 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import signal
 import struct
 import threading
 from collections import deque
 
-__all__ = ["CAPACITY", "Record", "begun_in", "kill", "read_record"]
+__all__ = ["CAPACITY", "Record", "begun_in", "read_record"]
 
 #: Runs in a lane, and so in a batch.
 CAPACITY = 5000
@@ -95,9 +94,3 @@ def begun_in(content: bytes) -> dict[int, list[int]]:
             notes = content[start + _HEADER.size : start + _LANE]
             found[batch] = [position for position, note in enumerate(notes) if note == 1]
     return found
-
-
-def kill(pid: int) -> None:
-    """Ends a process at once; one that has ended already is no matter."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
