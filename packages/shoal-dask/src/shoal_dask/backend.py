@@ -47,7 +47,7 @@ from shoal_dask.handles import NOTHING, Kept
 from shoal_dask.link import Link
 from shoal_dask.listening import Listener
 from shoal_dask.members import DaskMember, DaskSent
-from shoal_dask.natives import Borrowed, borrowing
+from shoal_dask.natives import Borrowed, Inside, borrowing
 from shoal_dask.options import Options, captured
 from shoal_dask.relays import Relays
 from shoal_dask.side import execute, execute_async
@@ -90,6 +90,7 @@ class DaskBackend(ClusterBackend):
         connection: to it.
         check_environment: whether versions are compared.
         ship_modules: see `DaskTaskRunner`.
+        worker_timeout: see `DaskTaskRunner`.
     """
 
     def __init__(
@@ -98,18 +99,19 @@ class DaskBackend(ClusterBackend):
         *,
         check_environment: bool = True,
         ship_modules: str | Sequence[str] = "auto",
+        worker_timeout: float | str | None = "auto",
     ) -> None:
         super().__init__("Dask", "Dask worker", least=LEAST, patience=PATIENCE)
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
         self.arrived = threading.Event()
         self.client: Client
-        self._connection = connection
+        self.connection = connection
         self._check = check_environment
         self._shipping = shipped_by_value(ship_modules, "DaskTaskRunner")
         self._link: Link
         self.deaths = Deaths(self)
         self.relays = Relays(self)
-        self.watch = Watch(self)
+        self.watch = Watch(self, worker_timeout)
         self._tokens: list[tuple[Any, Any]] = []
 
     # ------------------------------------------------------------------ starting and stopping
@@ -119,10 +121,10 @@ class DaskBackend(ClusterBackend):
         self.events = events
         self.contents = Contents(events, self._keep)
         listener = Listener(self, check=self._check)
-        self._connection.acquire()
+        self.connection.acquire()
         try:
-            self.client = self._connection.client
-            if self._connection.is_local:  # its workers have the driver's path
+            self.client = self.connection.client
+            if self.connection.is_local:  # its workers have the driver's path
                 self._shipping = shipped_by_value(())
             self._shipping.__enter__()
             if self._check:
@@ -155,7 +157,7 @@ class DaskBackend(ClusterBackend):
             self.sent.clear()
         self.relays.clear()
         self._shipping.__exit__(None, None, None)
-        self._connection.release(grace)
+        self.connection.release(grace)
 
     def send(self, op: str, **message: Any) -> None:
         """Sends a message to the scheduler's part of the bus."""
@@ -211,8 +213,9 @@ class DaskBackend(ClusterBackend):
         if len(blob) > SCATTERED:
             with contextlib.suppress(TimeoutError):  # no worker takes it: it travels with the task
                 blob = self._scatter(blob)
-        handles = [stored.number for stored in sent.stored]
-        values = [stored.future for stored in sent.stored]
+        needed = [stored for stored in sent.stored if not isinstance(stored, Inside)]
+        handles = [stored.number for stored in needed]
+        values = [stored.future for stored in needed]
         function = execute_async if task.is_async else execute
 
         def submit() -> Any:

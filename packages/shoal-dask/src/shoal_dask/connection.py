@@ -6,11 +6,12 @@
               └─ others: nothing
 
 One lock is held while it opens and closes, so that nobody sees it half open; who acquires meanwhile waits. What was
-given is neither closed nor changed. May import `settings`, `local` and `quiet`; distributed on use.
+given is neither closed nor changed. May import `settings`, `local` and `quiet`; `clusters` and distributed on use.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import threading
@@ -23,13 +24,14 @@ from shoal.logs import library_logger
 
 from shoal_dask import local
 from shoal_dask.quiet import quiet
-from shoal_dask.settings import invalid
+from shoal_dask.settings import invalid, is_asynchronous
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from distributed import Client
 
+    from shoal_dask.clusters import Starts
     from shoal_dask.settings import ClusterSettings
 
 __all__ = ["Connection"]
@@ -58,6 +60,7 @@ class Connection:
         self.is_local = False
         self.dashboard_link: str | None = None
         self._client: Client | None = None
+        self._starts: Starts | None = None
         self._users = 0
         self._lock = threading.Lock()
         self._undo: list[Callable[[float], object]] = []
@@ -72,6 +75,39 @@ class Connection:
     def is_open(self) -> bool:
         """Whether somebody holds it."""
         return self._client is not None
+
+    def worker_gone(self) -> None:
+        """A worker has gone: what starts workers here has to notice."""
+        if self.is_local:
+            local.wake()
+
+    def starts_no_workers(self) -> bool:
+        """Whether it is a cluster of ours that was to start workers, has none and is not about to start any."""
+        return self._starts is not None and self._starts.are_over()
+
+    def failure(self, problem: str) -> ClusterFailed:
+        """The error of a cluster that has no workers.
+
+        Args:
+            problem: how that showed.
+        """
+        cause = self._starts.error if self._starts is not None else None
+        if cause is not None:
+            problem = f"{problem}; to start some failed with {_in_words(cause)}"
+        if self.settings.is_new:
+            error = ClusterFailed(
+                cluster="Dask",
+                problem=problem,
+                cluster_class=_cluster_class(self.settings.cluster_class)[1],
+                was_started=True,
+            )
+        else:
+            address = str(self.client.scheduler.address) if self.client.scheduler else None
+            error = ClusterFailed(
+                cluster="Dask", problem=problem, address=address, was_started=True
+            )
+        error.__cause__ = cause
+        return error
 
     def prepare(self) -> None:
         """Starts what can start while the caller goes on to import Dask; quick, and never needed."""
@@ -143,13 +179,20 @@ class Connection:
             )  # also by who forgets to release
             self._undo.append(lambda grace: remove())
             given = {"loop": loop, **local.arguments(given, directory)}
+            local.allow_children()
+        from shoal_dask.clusters import start
+
         try:
-            cluster = make(**given)
+            cluster, starts = start(make, given)
         except Exception as error:
             raise _failed(name, _in_words(error)) from error
+        if inspect.iscoroutine(cluster):
+            cluster.close()
         if not hasattr(cluster, "scheduler_address"):
             raise _failed(name, f"it made {cluster!r}, which is none")
-        self.cluster = cluster
+        if is_asynchronous(cluster):
+            raise _failed(name, "it made an asynchronous one, and a synchronous one is needed")
+        self.cluster, self._starts = cluster, starts
         self.is_local = settings.cluster_class is None
         self._undo.append(self._close_cluster)
         if settings.adapt_kwargs:
@@ -229,7 +272,7 @@ class Connection:
                     self._undo.pop()(grace)
                 except Exception as error:  # the rest must be closed in spite of it
                     library_logger().debug("while a Dask cluster was closed", exc_info=error)
-        self._client = self.cluster = self.dashboard_link = None
+        self._client = self.cluster = self.dashboard_link = self._starts = None
         self.is_local = False
 
     def _close_cluster(self, grace: float) -> None:
@@ -243,7 +286,7 @@ class Connection:
 def _cluster_class(given: Any) -> tuple[Any, str]:
     """What makes the cluster, and its name."""
     if given is None:
-        from distributed import LocalCluster
+        from shoal_dask.clusters import LocalCluster
 
         return LocalCluster, "distributed.LocalCluster"
     if not isinstance(given, str):

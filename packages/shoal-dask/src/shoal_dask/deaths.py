@@ -18,6 +18,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+from distributed import CancelledError, KilledWorker
 from shoal.calls import NOT_READY
 from shoal.exceptions import ResultLost, SerializationError, UpstreamTaskError, WorkerDied
 from shoal.logs import library_logger
@@ -214,8 +215,6 @@ class Deaths:
         if status in ("cancelled", "lost"):
             self._cancelled(sent)
             return
-        from distributed.scheduler import KilledWorker
-
         error = future.exception()
         if isinstance(error, KilledWorker):
             self._killed(sent, error.last_worker.address)
@@ -277,11 +276,11 @@ class Deaths:
             backend.forget(sent)
         if len(sent.batch) > 1:
             backend.events.split(sent.batch.number)
+        elif any(isinstance(stored, Borrowed) for stored in lost):
+            backend.fail(sent, lambda name: _upstream(sent, None), NOT_READY)
         else:
-            holder = getattr(lost[0], "place", None)
-            backend.fail(
-                sent, lambda name: ResultLost(run_name=name, holder=f"Dask worker {holder}")
-            )
+            holder = lost[0].holder
+            backend.fail(sent, lambda name: ResultLost(run_name=name, holder=holder))
 
     def refused(self, key: str) -> None:
         """A retired worker's task was given to another, which refuses it."""
@@ -310,11 +309,12 @@ class Deaths:
             self._backend.spare(sent, member, run)
 
 
-def _upstream(sent: DaskSent, error: BaseException) -> UpstreamTaskError:
+def _upstream(sent: DaskSent, error: BaseException | None) -> UpstreamTaskError:
+    """The end of a run that needs a future of Dask's own which has none."""
     lost = next(s for s in sent.stored if isinstance(s, Borrowed) and s.is_lost())
     return UpstreamTaskError(
         run_name=None,
         task_name=f"(Dask's {lost.number})",
         state=str(lost.future.status),
-        cause=error,
+        cause=error or CancelledError(lost.number),
     )

@@ -7,15 +7,20 @@ the two imports, where there are two processors. May import the standard library
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import signal
 import sys
 import threading
 from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
 from multiprocessing.context import set_spawning_popen
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["SERVER", "Popen", "Server"]
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+__all__ = ["SERVER", "Popen", "Server", "overruling"]
 
 #: What `distributed.nanny.pre-spawn-environ` holds by default, and the seed that Dask gives all workers.
 _ENVIRONMENT = {
@@ -39,6 +44,8 @@ class Server:
         """Makes sure that it runs; does not wait until it is ready."""
         with self._starting:
             wanted = _environment()
+            for name in overruling(os.environ):
+                wanted.pop(name, None)
             before = {name: os.environ.get(name) for name in wanted}
             os.environ.update({k: v for k, v in wanted.items() if before[k] is None})
             try:
@@ -48,6 +55,13 @@ class Server:
                     if value is None:
                         del os.environ[name]
 
+    def wake(self) -> None:
+        """Has it go on if somebody has stopped it: it alone can tell that a worker has ended, and start another."""
+        pid = self._server._forkserver_pid  # type: ignore[attr-defined]
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
     def fork(self, fds: list[int]) -> tuple[int, int]:
         """Starts a process with these descriptors.
 
@@ -55,6 +69,7 @@ class Server:
             Where its pid and exit code can be read, and where what it runs has to be written.
         """
         self.start()
+        self.wake()
         sentinel, data = self._server.connect_to_new_process(fds)
         return sentinel, data
 
@@ -65,12 +80,25 @@ SERVER = Server()
 def _environment() -> dict[str, str]:
     """What the server's environment needs beside the driver's: some is read when a process starts, not later."""
     config = sys.modules.get("dask.config")
-    # Where Dask is not imported yet, to ask it would take longer than to start the server.
-    given = config.get("distributed.nanny.pre-spawn-environ", None) if config is not None else None
+    # Where Dask is not imported yet, to ask it would take longer than to start the server. Another thread may be just
+    # importing it, and then it is there, but has nothing yet.
+    get = getattr(config, "get", None)
+    given = get("distributed.nanny.pre-spawn-environ", None) if get is not None else None
     if given is None:
-        return _ENVIRONMENT
+        return dict(_ENVIRONMENT)
     seed = _ENVIRONMENT["PYTHONHASHSEED"]
     return {"PYTHONHASHSEED": seed, **{k: str(v) for k, v in given.items() if v is not None}}
+
+
+def overruling(said: Container[str]) -> list[str]:
+    """Numbers of threads that Dask sets for single libraries, and that would overrule what the user has said for all.
+
+    Args:
+        said: the variables that the user has set.
+    """
+    if "OMP_NUM_THREADS" not in said:
+        return []
+    return [name for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if name not in said]
 
 
 def _after_fork() -> None:

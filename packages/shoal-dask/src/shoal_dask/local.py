@@ -1,6 +1,6 @@
 """The temporary local cluster: what it is made with where the user did not say.
 
-May import `settings`; `forking` and `nanny` (and with it distributed) on use.
+May import `forking` and `nanny` (and with it distributed) on use.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from typing import Any
 
-__all__ = ["arguments", "prepare", "remove", "scratch"]
+__all__ = ["allow_children", "arguments", "prepare", "remove", "scratch", "wake"]
 
 
 def prepare(given: dict[str, Any]) -> None:
@@ -24,6 +24,14 @@ def prepare(given: dict[str, Any]) -> None:
         from shoal_dask.forking import SERVER
 
         SERVER.start()
+
+
+def wake() -> None:
+    """Has that server go on if somebody has stopped it."""
+    if can_fork():
+        from shoal_dask.forking import SERVER
+
+        SERVER.wake()
 
 
 def arguments(given: dict[str, Any], directory: str) -> dict[str, Any]:
@@ -66,6 +74,18 @@ def arguments(given: dict[str, Any], directory: str) -> dict[str, Any]:
 
         made["worker_class"] = LocalNanny
     return made
+
+
+def allow_children() -> None:
+    """Has this process start others though it may be a worker itself, which multiprocessing takes for a daemon.
+
+    A daemon may have no children, because it is ended without a chance to end them. Dask's workers end by themselves when
+    the process that started them has gone.
+    """
+    import multiprocessing
+
+    current: Any = multiprocessing.current_process()
+    current._config.pop("daemon", None)
 
 
 def scratch() -> str:

@@ -10,19 +10,22 @@ leaves the script out, whenever and however often a nanny starts it. Neither mul
 anybody else: the nannies are of a class of ours, the server is not multiprocessing's.
 
 Guaranteed: workers find the driver's `sys.path`, working directory and environment as they were when the nanny was
-made; they ignore the terminal's Ctrl-C, and end with the driver. May import `forking` and distributed.
+made; they ignore the terminal's Ctrl-C, and end with the driver. Each has a process group of its own: if it does not end
+in order, what it had started ends with it. May import `forking` and distributed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 from typing import Any
 
-from distributed.nanny import Nanny, WorkerProcess
+from dask import config
+from distributed.nanny import Nanny, Status, WorkerProcess
 
-from shoal_dask.forking import Popen
+from shoal_dask.forking import Popen, overruling
 
 __all__ = ["LocalNanny"]
 
@@ -45,9 +48,18 @@ class _WorkerProcess(WorkerProcess):
             process._process._Popen = Popen
         self.__dict__["process"] = process
 
+    def mark_stopped(self) -> None:
+        """See `WorkerProcess`: the process has ended. What is left of its group ends too, if it did not end in order."""
+        process: Any = self.process
+        if self.status != Status.stopped and process.exitcode != 0:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        super().mark_stopped()
+
     @classmethod
     def _run(cls, **options: Any) -> None:  # type: ignore[override]
         """The worker's main function."""
+        os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # A worker that is shut down while it runs something says so, which nobody asked for.
         logging.getLogger("distributed.worker.state_machine").addFilter(_is_news)
@@ -68,6 +80,12 @@ class LocalNanny(Nanny):
     """
 
     grace: float = 5.0
+
+    def __init__(self, *args: Any, env: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(*args, env=env, **options)
+        said = {*os.environ, *config.get("distributed.nanny.environ"), *(env or ())}
+        for name in overruling(said):
+            self.env.pop(name, None)
 
     @property
     def process(self) -> Any:

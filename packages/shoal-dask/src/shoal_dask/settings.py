@@ -13,7 +13,7 @@ from typing import Any
 from shoal.exceptions import InvalidOption
 from shoal.task_runners.remote.keywords import is_kwargs
 
-__all__ = ["ClusterSettings", "comparable", "invalid", "is_client"]
+__all__ = ["ClusterSettings", "comparable", "invalid", "is_asynchronous", "is_client"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,7 @@ class ClusterSettings:
         if self.cluster is not None and not hasattr(self.cluster, "scheduler_address"):
             raise invalid("cluster", self.cluster, "it is no Dask cluster")
         for option in ("cluster", "address"):
-            if getattr(getattr(self, option), "_asynchronous", False) or getattr(
-                getattr(self, option), "_Cluster__asynchronous", False
-            ):
+            if is_asynchronous(getattr(self, option)):
                 raise invalid(
                     option, getattr(self, option), "a synchronous one is needed: it is asynchronous"
                 )
@@ -135,10 +133,17 @@ def invalid(option: str, value: object, problem: str) -> InvalidOption:
     return InvalidOption(where="DaskTaskRunner", option=option, value=value, problem=problem)
 
 
+def is_asynchronous(value: object) -> bool:
+    """Whether something is a client or cluster to be used with `await`."""
+    names = ("_asynchronous", "_Cluster__asynchronous")
+    return any(getattr(value, name, False) for name in names)
+
+
 def is_client(value: object) -> bool:
     """Whether something is a `distributed.Client`. Where nobody imported `distributed`, there is none."""
-    distributed = sys.modules.get("distributed.client")
-    return distributed is not None and isinstance(value, distributed.Client)
+    # Another thread may be just importing it, and has not come to the class yet.
+    client = getattr(sys.modules.get("distributed.client"), "Client", None)
+    return client is not None and isinstance(value, client)
 
 
 def _is_address(value: object) -> bool:

@@ -6,7 +6,7 @@ May import `settings`, `connection` and `report`; `backend`, and with it distrib
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shoal.exceptions import SerializationError
 from shoal.task_runners.base import LEAVING
@@ -52,6 +52,10 @@ class DaskTaskRunner(ClusterTaskRunner):
             refuse what cannot work.
         ship_modules: which modules travel by value, because workers elsewhere cannot import them: `"auto"` for those
             that live beside the script and are not installed, or their names; an empty list for none.
+        worker_timeout: seconds without any worker after which open runs end with `ClusterFailed`; `None` to wait for ever.
+            `"auto"` is 60 on a temporary cluster of this machine, and `None` on others, whose workers may have to queue
+            for hours. A temporary cluster that is known to have no worker left and to start none is given up within
+            seconds, whatever this says.
 
     Raises:
         InvalidOption: an option has a wrong value, or contradicts another.
@@ -67,6 +71,7 @@ class DaskTaskRunner(ClusterTaskRunner):
     """
 
     name = "dask"
+    _plain: ClassVar[Mapping[str, Any]] = {**ClusterTaskRunner._plain, "worker_timeout": "auto"}
 
     def __init__(
         self,
@@ -80,6 +85,7 @@ class DaskTaskRunner(ClusterTaskRunner):
         *,
         check_environment: bool = True,
         ship_modules: str | Sequence[str] = "auto",
+        worker_timeout: float | str | None = "auto",
     ) -> None:
         given: Any = cluster
         if address is None and (isinstance(given, (str, os.PathLike)) or is_client(given)):
@@ -105,6 +111,7 @@ class DaskTaskRunner(ClusterTaskRunner):
             ship_modules=ship_modules,
         )
         self.performance_report_path = performance_report_path
+        self.worker_timeout = _checked_timeout(worker_timeout)
         self._cluster_settings = cluster_settings
         self._report: Report | None = None
 
@@ -127,6 +134,7 @@ class DaskTaskRunner(ClusterTaskRunner):
             "adapt_kwargs": which.adapt_kwargs,
             "client_kwargs": which.client_kwargs,
             "performance_report_path": self.performance_report_path,
+            "worker_timeout": self.worker_timeout,
             **super().settings(),
         }
 
@@ -172,6 +180,7 @@ class DaskTaskRunner(ClusterTaskRunner):
             self._connection,
             check_environment=self.check_environment,
             ship_modules=self.ship_modules,
+            worker_timeout=self.worker_timeout,
         )
         return backend, None
 
@@ -200,3 +209,14 @@ class DaskTaskRunner(ClusterTaskRunner):
                     report.write()
                 finally:
                     self._connection.release(LEAVING)
+
+
+def _checked_timeout(given: Any) -> float | str | None:
+    if given is None or given == "auto":
+        return given  # type: ignore[no-any-return]
+    is_number = isinstance(given, (int, float)) and not isinstance(given, bool)
+    if not is_number or not given >= 0:
+        raise invalid(
+            "worker_timeout", given, "a number of seconds from 0 up, None or 'auto' is needed"
+        )
+    return given  # type: ignore[no-any-return]

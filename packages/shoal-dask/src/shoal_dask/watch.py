@@ -14,6 +14,8 @@ from shoal.exceptions import InvalidOption
 from shoal.logs import library_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoal_dask.backend import DaskBackend
 
 __all__ = ["Watch"]
@@ -24,6 +26,10 @@ EVERY = 1.0
 WARN_AFTER = 10.0
 #: Seconds that a lost connection is given to come back.
 LOST_AFTER = 3.0
+#: Seconds without workers after which a cluster that is known to start no more is given up.
+STUCK_AFTER = 5.0
+#: Seconds without workers after which a temporary cluster of this machine is given up, where nobody said how many.
+LOCAL_TIMEOUT = 60.0
 
 
 def _frozen_after() -> float:
@@ -45,10 +51,13 @@ class Watch:
 
     Args:
         backend: of the runner.
+        worker_timeout: seconds without any worker after which open runs end; `None` for never, `"auto"` to decide by
+            the cluster.
     """
 
-    def __init__(self, backend: DaskBackend) -> None:
+    def __init__(self, backend: DaskBackend, worker_timeout: float | str | None) -> None:
         self._backend = backend
+        self._worker_timeout = worker_timeout
         self._frozen_after = _frozen_after()
         self._stopped = False
         self._asked: float | None = None
@@ -56,6 +65,7 @@ class Watch:
         self._warned_of_workers = False
         self._lost_since: float | None = None
         self._lonely_since: float | None = None
+        self._stuck_since: float | None = None
 
     def start(self) -> None:
         """Begins to look."""
@@ -106,7 +116,7 @@ class Watch:
             self._warned = True
             library_logger().warning("Dask's scheduler has not answered for %.0f s", silent)
         if not is_open:
-            self._lonely_since = None
+            self._lonely_since = self._stuck_since = None
             return
         self._look_for_workers(now)
         with backend.lock:
@@ -116,20 +126,38 @@ class Watch:
 
     def _look_for_workers(self, now: float) -> None:
         if self._backend.members:
-            self._lonely_since = None
+            self._lonely_since = self._stuck_since = None
             self._warned_of_workers = False
             return
         self._lonely_since = self._lonely_since or now
-        if now - self._lonely_since >= WARN_AFTER and not self._warned_of_workers:
+        lonely = now - self._lonely_since
+        connection = self._backend.connection
+        if not connection.starts_no_workers():
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        elif now - self._stuck_since >= STUCK_AFTER:
+            self._no_workers("it has no worker, and starts none any more")
+            return
+        limit = self._worker_timeout
+        if limit == "auto":
+            limit = LOCAL_TIMEOUT if connection.is_local else None
+        if isinstance(limit, (int, float)) and lonely >= limit:
+            self._no_workers(f"it has had no worker for {lonely:.0f} s (worker_timeout)")
+        elif lonely >= WARN_AFTER and not self._warned_of_workers:
             self._warned_of_workers = True
             library_logger().warning(
                 "The Dask cluster has had no worker for %.0f s; %d batches wait for one",
-                now - self._lonely_since,
+                lonely,
                 len(self._backend.sent),
             )
 
-    def _give_up(self, text: str) -> None:
+    def _no_workers(self, problem: str) -> None:
+        connection = self._backend.connection
+        self._give_up(problem, lambda name: connection.failure(problem))
+
+    def _give_up(self, text: str, error: Callable[[str], BaseException] | None = None) -> None:
         self._stopped = True
         backend = self._backend
         backend.events.close_for(text)
-        backend.events.broken(lambda name: backend.died(name, text))
+        backend.events.broken(error or (lambda name: backend.died(name, text)))

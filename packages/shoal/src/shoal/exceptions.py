@@ -688,22 +688,27 @@ class ClusterUnreachable(ClusterError, ConnectionError):
 
 
 class ClusterFailed(ClusterError):
-    """A cluster could not be started, or one that answers could not be joined.
+    """A cluster could not be started, one that answers could not be joined, or it has no workers.
 
     Attributes:
         cluster: of which kind, say "Dask".
         problem: what happened; its exception is chained.
         cluster_class: the name of what was to make it, where that is chosen.
-        address: of the one that could not be joined; `None` if it was to be started.
+        address: of the one that could not be joined, or has failed; `None` if it was started here.
+        was_started: whether it was there, and has failed later.
     """
 
     cluster: str
     problem: str
     cluster_class: str | None = None
     address: str | None = None
+    was_started: bool = False
 
     def _text(self) -> str:
         whose = "" if self.cluster_class is None else f" of {self.cluster_class}"
+        if self.was_started:
+            where = "" if self.address is None else f" at {self.address}"
+            return f"The {self.cluster} cluster{whose}{where} has failed: {self.problem}"
         what = "started" if self.address is None else f"joined at {self.address}"
         return f"A {self.cluster} cluster{whose} could not be {what}: {self.problem}"
 

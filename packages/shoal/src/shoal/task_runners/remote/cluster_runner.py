@@ -5,14 +5,14 @@ May import `modules` and the base of all runners.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shoal.exceptions import InvalidOption
 from shoal.task_runners.base import BaseTaskRunner
 from shoal.task_runners.remote.modules import checked_modules
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["ClusterTaskRunner"]
 
@@ -28,6 +28,8 @@ class ClusterTaskRunner(BaseTaskRunner):
     Raises:
         InvalidOption: an option has a wrong value.
     """
+
+    _plain: ClassVar[Mapping[str, Any]] = {"check_environment": True, "ship_modules": "auto"}
 
     def __init__(
         self, connection: Any, *, check_environment: bool, ship_modules: str | Sequence[str]
@@ -50,11 +52,10 @@ class ClusterTaskRunner(BaseTaskRunner):
         return {"check_environment": self.check_environment, "ship_modules": self.ship_modules}
 
     def __repr__(self) -> str:
-        plain = {"check_environment": True, "ship_modules": "auto"}
         given = ", ".join(
             f"{name}={value!r}"
             for name, value in self.settings().items()
-            if value is not None and plain.get(name) != value
+            if value is not None and self._plain.get(name) != value
         )
         return f"{type(self).__name__}({given})"
 

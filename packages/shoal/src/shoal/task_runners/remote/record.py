@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import signal
 import struct
 import threading
 from collections import deque
@@ -28,7 +27,6 @@ __all__ = [
     "NOTHING_LEFT",
     "Left",
     "Record",
-    "kill",
     "left_in",
     "read_record",
 ]
@@ -147,9 +145,3 @@ def left_in(content: bytes) -> Left:
             notes = content[start + _HEADER.size : start + _LANE]
             left.begun[batch] = [position for position, note in enumerate(notes) if note == 1]
     return left
-
-
-def kill(pid: int) -> None:
-    """Ends a process at once; one that has ended already is no matter."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)

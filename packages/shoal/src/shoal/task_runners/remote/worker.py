@@ -104,6 +104,10 @@ class RemoteWorker:
         """
         raise NotImplementedError
 
+    def has_to_stay(self, packed: Packed) -> bool:
+        """Whether a result is to be kept here though it is small, because of handles in it."""
+        return False
+
     def send_report(
         self, batch: Batch, positions: Sequence[int], seconds: float, last: bool
     ) -> None:
@@ -238,7 +242,7 @@ class RemoteWorker:
             return
         try:
             packed = pack(value)
-            if packed.size > LARGE:
+            if packed.size > LARGE or (packed.stored and self.has_to_stay(packed)):
                 load = self.keep(batch, position, call, value, packed)
                 if load is not None:
                     if batch.rows.linked:
