@@ -118,7 +118,7 @@ def surroundings_of(scope: Scope | None) -> bytes:
         while above is not None:
             lineage.append((above.number, above.name, above.flow.name))
             above = above.parent
-        flow = (lineage, sorted(run.tags), run.run_count, bool(run.flow.log_prints), parameters)
+        flow = (lineage, sorted(run.tags), run.run_count, run.log_prints, parameters)
     level = logging.getLogger("shoal.task_runs").getEffectiveLevel()
     return dumps(Surroundings(process_entropy(), level, flow))
 

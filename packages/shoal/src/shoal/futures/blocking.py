@@ -1,6 +1,6 @@
 """How a thread waits for runs: one countdown a wait, woken by whoever ends the last of them.
 
-Nothing here knows futures or maps: both are `Waitable`. May import `context`.
+Nothing here knows futures or maps: both are `Waitable`. May import `context` and `exceptions`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,18 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from shoal.context import HERE, LOCK
+from shoal.exceptions import InvalidOption
 
-__all__ = ["Arrivals", "Blocker", "Countdown", "Waitable", "Wanted", "block", "block_plainly"]
+__all__ = [
+    "Arrivals",
+    "Blocker",
+    "Countdown",
+    "Waitable",
+    "Wanted",
+    "block",
+    "block_plainly",
+    "check_timeout",
+]
 
 
 class Waitable(Protocol):
@@ -132,6 +142,21 @@ def _nothing() -> None:
     pass
 
 
+def check_timeout(timeout: float) -> None:
+    """Refuses what is no time to wait.
+
+    Raises:
+        InvalidOption: it is negative, or no number.
+    """
+    try:
+        usable = bool(timeout >= 0)
+    except TypeError:
+        usable = False
+    if not usable:
+        problem = "a number of seconds from 0 up, or None, is needed"
+        raise InvalidOption(option="timeout", value=timeout, problem=problem)
+
+
 def block(
     wanted: Wanted, timeout: float | None = None, fail_fast: bool = False, first: bool = False
 ) -> bool:
@@ -139,17 +164,14 @@ def block(
 
     Args:
         wanted: futures, or a map.
-        timeout: seconds, or `None`.
+        timeout: seconds, checked, or `None`.
         fail_fast: whether the first failure ends the wait too.
         first: whether the first end ends the wait.
 
     Returns:
         False if `timeout` was over first.
     """
-    try:
-        deadline = None if timeout is None else time.monotonic() + timeout
-    except TypeError:
-        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+    deadline = None if timeout is None else time.monotonic() + timeout
     special = HERE.block
     if special is not None:
         return special(wanted, deadline, fail_fast, first)
