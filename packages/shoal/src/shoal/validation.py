@@ -31,12 +31,13 @@ def parameter_model(
         (parameter, value, problem), and gives them coerced. What pydantic has no schema for is passed as it is.
     """
     import pydantic
+    from pydantic.fields import FieldInfo
 
     hints = _hints(fn)
     validators: dict[str, Callable[[Any], Any]] = {}
     for parameter in inspect.signature(fn).parameters.values():
         annotation = hints.get(parameter.name, parameter.annotation)
-        if isinstance(parameter.default, pydantic.fields.FieldInfo):
+        if isinstance(parameter.default, FieldInfo):
             known = annotation is not parameter.empty and not isinstance(annotation, str)
             annotation = typing.Annotated[annotation if known else Any, parameter.default]
         if annotation is parameter.empty or isinstance(annotation, str):
@@ -60,9 +61,7 @@ def parameter_model(
             validator = validators.get(parameter)
             if validator is None:
                 continue
-            if isinstance(
-                value, pydantic.fields.FieldInfo
-            ):  # a default that says more than a value
+            if isinstance(value, FieldInfo):  # a default that says more than a value
                 if value.is_required():
                     raise refusal(parameter, None, "a value is required")
                 value = value.get_default(call_default_factory=True)

@@ -31,6 +31,7 @@ from shoal.serialization import (
     loads_each,
     portable_error,
 )
+from shoal.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -317,20 +318,45 @@ def _columns(
 
 def pack_outcome(call: Call, outcome: Outcome) -> bytes:
     """Pickles an outcome so that it certainly travels: what cannot be pickled makes it a failure."""
-    if isinstance(outcome.value, BaseException):
-        if outcome.state is not None and outcome.state.data is outcome.value:
-            outcome.state = None if outcome.state.name == "Failed" else outcome.state
-        outcome.value = loads(portable_error(outcome.value, name_of(call)))
-        if outcome.state is not None:
-            outcome.state = type(outcome.state)(
-                outcome.state.type, outcome.state.name, outcome.state.message, data=outcome.value
-            )
+    error, state = outcome.value, outcome.state
+    if isinstance(error, BaseException):
+        outcome.value = loads(portable_error(error, name_of(call)))
+        if state is not None and state.data is error and state.name == "Failed":
+            outcome.state = None  # it says no more than the exception
+        elif state is not None:
+            outcome.state = _portable_state(state, call, error, outcome.value)
     try:
         return dumps(outcome)
     except Exception:
-        return dumps(
-            Outcome(FAILED, find_culprit(outcome.value, "result", name_of(call)), name=call.name)
-        )
+        told = outcome.value if outcome.state is None else outcome.state.data
+        return dumps(Outcome(FAILED, find_culprit(told, "result", name_of(call)), name=call.name))
+
+
+def _portable_state(
+    state: State[Any], call: Call, error: BaseException, portable: BaseException
+) -> State[Any]:
+    """A state that a task returned, with exceptions in it that travel.
+
+    Args:
+        state: the state.
+        call: of the task.
+        error: an exception that may be in it.
+        portable: the same, made to travel.
+    """
+    data = state.data
+    if data is error:
+        data = portable
+    elif isinstance(data, BaseException):
+        data = loads(portable_error(data, name_of(call)))
+    elif isinstance(data, (list, tuple, set, frozenset)) and all(
+        isinstance(item, State) for item in data
+    ):
+        parts = [
+            item if item.is_completed() else _portable_state(item, call, error, portable)
+            for item in data
+        ]
+        data = parts if isinstance(data, list) else tuple(parts)
+    return State(state.type, state.name, state.message, data=data)
 
 
 # ---------------------------------------------------------------------- back in the driver

@@ -27,6 +27,7 @@ from shoal.context import CALL, HERE, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine import inputs
 from shoal.engine.direct_call import sleep
 from shoal.engine.interrupt import Kicks, shielded
+from shoal.engine.services import CALLBACKS
 from shoal.engine.streams import Allowance, AsyncSteps, stepwise
 from shoal.engine.task_run import results_in
 from shoal.engine.time_limit import TimeLimit
@@ -92,9 +93,10 @@ class _Run:
         self.kwargs = kwargs or {}
         self.args, self.kwargs, self.record.parameters = flow.validated(self.args, self.kwargs)
         if flow.flow_run_name is not None:
-            self.record.name = render_run_name(
-                flow.flow_run_name, self.record.parameters, task_name=flow.name
-            )
+            with self.around():  # a callable may ask `shoal.runtime`
+                self.record.name = render_run_name(
+                    flow.flow_run_name, self.record.parameters, task_name=flow.name
+                )
             self.logger = flow_run_logger(self.record)
         log_prints_of(self.record.log_prints)
         self.record.start_time = time.time()
@@ -340,10 +342,20 @@ def _attempt(run: _Run) -> State[Any]:
             return _in_runner(run)
     state: State[Any] | None = None
     with TimeLimit() as time_limit:
-        state = _in_runner(run, lambda: time_limit.start(limit))
+        state = _in_runner(run, lambda: time_limit.start(limit, _stopping_what_is_in_place()))
     if time_limit.expired or state is None:
         raise run.overdue()
     return state
+
+
+def _stopping_what_is_in_place() -> Callable[[], None] | None:
+    """How to stop a run that the flow's own thread executes, so that the flow can end at its limit."""
+    scope = SCOPE.get()
+    assert scope is not None  # the flow's
+    dispatcher = scope.dispatcher
+    if not dispatcher.in_place:
+        return None  # runs are elsewhere, and stopped when the flow leaves its runner
+    return lambda: CALLBACKS.put("The end of a flow's time", dispatcher.cancel_all)
 
 
 def _in_runner(run: _Run, start_limit: Callable[[], None] | None = None) -> State[Any]:
@@ -364,7 +376,7 @@ def _in_runner(run: _Run, start_limit: Callable[[], None] | None = None) -> Stat
 def _streamed(run: _Run) -> Generator[Any, Any, State[Any]]:
     """One attempt of a generator flow, in a context of its own."""
     limit = run.flow.timeout_seconds
-    allowance = Allowance(limit, run.overdue) if limit is not None else None
+    allowance: Allowance | None = None
 
     def made(step: Callable[[], Any]) -> Any:
         with Kicks(), _terminable():
@@ -377,6 +389,8 @@ def _streamed(run: _Run) -> Generator[Any, Any, State[Any]]:
         with shielded():
             stack.enter_context(runner)
         stack.enter_context(run.inside(runner))
+        if limit is not None:
+            allowance = Allowance(limit, run.overdue, _stopping_what_is_in_place())
         value = yield from stepwise(run.flow.fn(*run.args, **run.kwargs), made)
         block(_futures_in(value))
         return _final_state(value)

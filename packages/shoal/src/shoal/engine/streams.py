@@ -52,15 +52,23 @@ class Allowance:
     Args:
         seconds: how long.
         overdue: makes the error of one that takes longer.
+        at_end: called too when the time is over, on a service thread.
     """
 
-    def __init__(self, seconds: float, overdue: Callable[[], Exception]) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        overdue: Callable[[], Exception],
+        at_end: Callable[[], object] | None = None,
+    ) -> None:
         self._left = seconds
         self._overdue = overdue
+        self._at_end = at_end
 
     def __call__(self, step: Step) -> Any:
         item = None
-        with TimeLimit(self._left) as limit:
+        with TimeLimit() as limit:
+            limit.start(self._left, self._at_end)
             began = time.monotonic()
             try:
                 item = limit.expose(step)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import (
@@ -140,6 +141,8 @@ async def attempt_async(call: Call) -> Outcome:
             value: Any = [item async for item in call.task.fn(*call.args, **(call.kwargs or {}))]
         else:
             value = await call.task.fn(*call.args, **(call.kwargs or {}))
+            while isinstance(value, CoroutineType):  # `return other()`, where `other` is async too
+                value = await value
         outcome = returned(call, value)
     except cancelled:
         raise

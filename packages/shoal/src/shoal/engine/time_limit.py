@@ -59,13 +59,20 @@ class TimeLimit:
             self.start(self._seconds)
         return self
 
-    def start(self, seconds: float) -> None:
-        """Starts the clock."""
+    def start(self, seconds: float, at_end: Callable[[], object] | None = None) -> None:
+        """Starts the clock.
+
+        Args:
+            seconds: the limit.
+            at_end: called too when the time is over, on a service thread.
+        """
         frames, token = self._frames, self._token
 
         def fire() -> None:
             with LOCK:
                 frames.fire(token)
+            if at_end is not None:
+                at_end()
 
         self._timer = TIMERS.after(seconds, fire)
 

@@ -219,7 +219,7 @@ class TaskFuture(Generic[R]):
             raise self._error()
         detail = self._detail
         state = detail.state if detail is not None else None
-        if state is None or isinstance(state.data, BaseException):
+        if state is None or state.data is None or isinstance(state.data, BaseException):
             return self._error()  # type: ignore[return-value]
         return state.result(raise_on_failure=False)  # type: ignore[return-value]  # the task returned that state
 

@@ -26,6 +26,8 @@ __all__ = ["SequentialTaskRunner"]
 
 
 class _InlineDispatcher(Dispatcher):
+    in_place = True
+
     def submit(
         self,
         task: Task[Any, Any],
