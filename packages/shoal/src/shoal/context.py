@@ -90,11 +90,13 @@ class FlowRun:
         tags: the tags in force when it began.
         run_count: attempts so far, 1 in the first.
         parent: the flow run around it, if any.
+        log_prints: whether prints beneath it are logged, where nothing else is said: as the flow says, or the one above.
         state: the latest state.
     """
 
     __slots__ = (
         "flow",
+        "log_prints",
         "name",
         "number",
         "parameters",
@@ -120,6 +122,8 @@ class FlowRun:
         self.parameters = parameters
         self.tags = tags
         self.parent = parent
+        above = parent is not None and parent.log_prints
+        self.log_prints: bool = above if flow.log_prints is None else flow.log_prints
         self.run_count = 0
         self.state: Any = None
         self.start_time: float | None = None

@@ -279,7 +279,8 @@ class _Print:
         if logger is None:
             self._below(*values, sep=sep, end=end, file=file, flush=flush)
         else:
-            logger.info("%s", (" " if sep is None else sep).join(map(str, values)))
+            text = (" " if sep is None else sep).join(map(str, values))
+            logger.info("%s", text, stacklevel=2)  # where the print stands
 
     def __reduce__(self) -> Any:
         return _print_there, ()
@@ -292,12 +293,9 @@ def _print_there() -> Callable[..., None]:
 
 def _prints_go_to() -> RunLogger | None:
     call = CALL.get()
-    scope = SCOPE.get()
-    flow_run = scope.flow_run if scope is not None else None
-    if call is not None:
-        wanted = call.task.log_prints
-        if wanted is None and flow_run is not None:
-            wanted = flow_run.flow.log_prints
-    else:
-        wanted = flow_run.flow.log_prints if flow_run is not None else False
+    wanted = call.task.log_prints if call is not None else None
+    if wanted is None:
+        scope = SCOPE.get()
+        flow_run = scope.flow_run if scope is not None else None
+        wanted = flow_run is not None and flow_run.log_prints
     return get_run_logger() if wanted else None

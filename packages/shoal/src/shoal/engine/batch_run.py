@@ -32,6 +32,7 @@ from shoal.serialization import (
     loads_each,
     portable_error,
 )
+from shoal.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,7 +120,7 @@ def surroundings_of(scope: Scope | None) -> bytes:
         while above is not None:
             lineage.append((above.number, above.name, above.flow.name))
             above = above.parent
-        flow = (lineage, sorted(run.tags), run.run_count, bool(run.flow.log_prints), parameters)
+        flow = (lineage, sorted(run.tags), run.run_count, run.log_prints, parameters)
     level = logging.getLogger("shoal.task_runs").getEffectiveLevel()
     return dumps(Surroundings(process_entropy(), level, flow))
 
@@ -353,20 +354,47 @@ def pack_outcome(call: Call, outcome: Outcome) -> bytes:
     try:
         return _packed_outcome(call, outcome)
     except BaseException as problem:
-        error = unpicklable(outcome.value, "result", problem, name_of(call))
+        told = outcome.value if outcome.state is None else outcome.state.data
+        error = unpicklable(told, "result", problem, name_of(call))
         return dumps(Outcome(FAILED, error, name=call.name))
 
 
 def _packed_outcome(call: Call, outcome: Outcome) -> bytes:
-    if is_raisable(outcome.value):
-        if outcome.state is not None and outcome.state.data is outcome.value:
-            outcome.state = None if outcome.state.name == "Failed" else outcome.state
-        outcome.value = loads(pack_error(outcome.value, name_of(call)))
-        if outcome.state is not None:
-            outcome.state = type(outcome.state)(
-                outcome.state.type, outcome.state.name, outcome.state.message, data=outcome.value
-            )
+    error, state = outcome.value, outcome.state
+    if is_raisable(error):
+        outcome.value = loads(pack_error(error, name_of(call)))
+        if state is not None and state.data is error and state.name == "Failed":
+            outcome.state = None  # it says no more than the exception
+        elif state is not None:
+            outcome.state = _portable_state(state, call, error, outcome.value)
     return dumps(outcome)
+
+
+def _portable_state(
+    state: State[Any], call: Call, error: BaseException, portable: BaseException
+) -> State[Any]:
+    """A state that a task returned, with exceptions in it that travel.
+
+    Args:
+        state: the state.
+        call: of the task.
+        error: an exception that may be in it.
+        portable: the same, made to travel.
+    """
+    data = state.data
+    if data is error:
+        data = portable
+    elif is_raisable(data):
+        data = loads(pack_error(data, name_of(call)))
+    elif isinstance(data, (list, tuple, set, frozenset)) and all(
+        isinstance(item, State) for item in data
+    ):
+        parts = [
+            item if item.is_completed() else _portable_state(item, call, error, portable)
+            for item in data
+        ]
+        data = parts if isinstance(data, list) else tuple(parts)
+    return State(state.type, state.name, state.message, data=data)
 
 
 def unpicklable(

@@ -1,6 +1,6 @@
 """How a thread waits for runs: one countdown a wait, woken by whoever ends the last of them.
 
-Nothing here knows futures or maps: both are `Waitable`. May import `context`.
+Nothing here knows futures or maps: both are `Waitable`. May import `context` and `exceptions`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from shoal.context import HERE, INHERITED, LOCK
-from shoal.exceptions import RunnerStateError
+from shoal.exceptions import InvalidOption, RunnerStateError
 
 __all__ = [
     "Arrivals",
@@ -22,6 +22,7 @@ __all__ = [
     "Wanted",
     "block",
     "block_plainly",
+    "check_timeout",
     "refuse_inherited",
 ]
 
@@ -142,6 +143,21 @@ def _nothing() -> None:
     pass
 
 
+def check_timeout(timeout: float) -> None:
+    """Refuses what is no time to wait.
+
+    Raises:
+        InvalidOption: it is negative, or no number.
+    """
+    try:
+        usable = bool(timeout >= 0)
+    except TypeError:
+        usable = False
+    if not usable:
+        problem = "a number of seconds from 0 up, or None, is needed"
+        raise InvalidOption(option="timeout", value=timeout, problem=problem)
+
+
 def block(
     wanted: Wanted, timeout: float | None = None, fail_fast: bool = False, first: bool = False
 ) -> bool:
@@ -149,17 +165,14 @@ def block(
 
     Args:
         wanted: futures, or a map.
-        timeout: seconds, or `None`.
+        timeout: seconds, checked, or `None`.
         fail_fast: whether the first failure ends the wait too.
         first: whether the first end ends the wait.
 
     Returns:
         False if `timeout` was over first.
     """
-    try:
-        deadline = None if timeout is None else time.monotonic() + timeout
-    except TypeError:
-        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+    deadline = None if timeout is None else time.monotonic() + timeout
     if INHERITED:
         refuse_inherited(wanted)
     special = HERE.block

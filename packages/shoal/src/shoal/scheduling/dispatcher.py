@@ -88,6 +88,9 @@ class Dispatcher(Answers):
         runner_name: for messages.
     """
 
+    #: Whether the thread that submits a run executes it.
+    in_place = False
+
     def __init__(self, backend: AnyBackend, limit: int | None, runner_name: str) -> None:
         super().__init__()
         self.backend: Any = backend

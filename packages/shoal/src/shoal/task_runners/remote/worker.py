@@ -191,7 +191,7 @@ class RemoteWorker:
         told: Surroundings = loads(surroundings)
         flow_run = flow_run_of(told.flow) if told.flow is not None else None
         self.scopes[0] = Scope(self.remote, flow_run)
-        log_prints_of(flow_run is not None and flow_run.flow.log_prints)
+        log_prints_of(flow_run is not None and flow_run.log_prints)
         return told
 
     def learn(self, key: Any, data: bytes) -> None:
