@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from shoal.states import State
     from shoal.tasks import Task, task
 
+    __version__: str
+
 __all__ = [
     "Flow",
     "State",
@@ -37,8 +39,6 @@ __all__ = [
     "task",
     "unmapped",
 ]
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Flow": "flows",
@@ -56,6 +56,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("shoal")
     from importlib import import_module
 
     home = _HOMES.get(name)
