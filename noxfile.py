@@ -95,7 +95,7 @@ def typing(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The documentation, into site/; a broken link or reference fails."""
     install(session, "docs")
-    session.run("mkdocs", "build", "--strict", *session.posargs)
+    session.run("zensical", "build", "--strict", "--clean", *session.posargs)
 
 
 @nox.session(python=OLDEST)
