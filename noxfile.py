@@ -98,6 +98,12 @@ def docs(session: nox.Session) -> None:
     session.run("zensical", "build", "--strict", "--clean", *session.posargs)
 
 
+@nox.session(python=False)
+def pictures(session: nox.Session) -> None:
+    """The drawn pictures of the documentation, anew."""
+    session.run("python", "docs/pictures/draw.py")
+
+
 @nox.session(python=OLDEST)
 def bench(session: nox.Session) -> None:
     """The benchmarks; arguments after `--` go to `shoal bench`."""

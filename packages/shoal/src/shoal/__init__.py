@@ -9,7 +9,8 @@
     tasks, flows                                the decorators
     testing, cli                                for authors of runners; the command
 
-Each imports only from those above it. The public names below load on first access.
+Each imports only from those above it. The public names below load on first access. What the words mean is told by
+`docs/glossary.md`.
 """
 
 from __future__ import annotations
