@@ -147,10 +147,10 @@ async def attempt_async(call: Call) -> Outcome:
             value: Any = [item async for item in call.task.fn(*call.args, **(call.kwargs or {}))]
         else:
             value = await call.task.fn(*call.args, **(call.kwargs or {}))
-        if CALLS:
-            ends_with(call)
             while isinstance(value, CoroutineType):  # `return other()`, where `other` is async too
                 value = await value
+        if CALLS:
+            ends_with(call)
         outcome = returned(call, value)
     except cancelled:
         raise
