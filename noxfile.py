@@ -7,14 +7,18 @@ nox runs in.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 OLDEST = PYTHONS[0]
 PACKAGES = ["shoal", "shoal-dask", "shoal-ray"]  # all that are published
+# In a pyproject.toml: a package's own version, and the version of ours that it wants.
+VERSION = re.compile(r"""(^version = "|"shoal[a-z-]*==)([^"]*)(?=")""", re.MULTILINE)
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv"
@@ -91,7 +95,13 @@ def typing(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The documentation, into site/; a broken link or reference fails."""
     install(session, "docs")
-    session.run("mkdocs", "build", "--strict", *session.posargs)
+    session.run("zensical", "build", "--strict", "--clean", *session.posargs)
+
+
+@nox.session(python=False)
+def pictures(session: nox.Session) -> None:
+    """The drawn pictures of the documentation, anew."""
+    session.run("python", "docs/pictures/draw.py")
 
 
 @nox.session(python=OLDEST)
@@ -99,6 +109,24 @@ def bench(session: nox.Session) -> None:
     """The benchmarks; arguments after `--` go to `shoal bench`."""
     install(session)
     session.run("shoal", "bench", *session.posargs)
+
+
+@nox.session(python=False)
+def version(session: nox.Session) -> None:
+    """Gives the packages a new version, as in `nox -s version -- 0.2.0`; without one, that of the core.
+
+    They have one version, and each wants the others in exactly that one. Python's metadata cannot say "that of my
+    neighbour": a hook of the build backend could, but each package would need its own copy of it, a rule to be found
+    again in its source distribution, and a build before anybody can read a version. So it is written down, and a test
+    compares all places. `__version__` is what is installed.
+    """
+    core = Path("packages/shoal/pyproject.toml").read_text()
+    new = session.posargs[0] if session.posargs else VERSION.findall(core)[0][1]
+    if not re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", new):
+        session.error(f"{new!r} is no version such as 0.2.0 or 0.2.0rc1")
+    for name in PACKAGES:
+        path = Path("packages", name, "pyproject.toml")
+        path.write_text(VERSION.sub(rf"\g<1>{new}", path.read_text()))
 
 
 def _python_of(session: nox.Session) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -70,7 +71,7 @@ def insides(fds: list[int], settings: bytes) -> None:
         fds=fds,
         opened=opened,
         inheritable=[fd for fd in fds if os.get_inheritable(fd)],
-        sigint=signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
+        sigint=signal.getsignal(signal.SIGINT) not in (signal.SIG_DFL, signal.default_int_handler),
         sigterm=signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
         sigchld=signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,
         blocked=[int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])],
@@ -97,3 +98,34 @@ def leave_things_to_do(fds: list[int], settings: bytes) -> None:
     threading.Thread(target=work).start()
     sys.stdout.write("without an end of line")
     tell(fds, step="entry")
+
+
+def _start(seconds: int = 60) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", str(seconds)])
+
+
+def has_a_program(fds: list[int], settings: bytes) -> None:
+    """Runs until it is killed, and has started another program."""
+    tell(fds, program=_start().pid)
+    while True:
+        time.sleep(60)
+
+
+def leaves_a_program(fds: list[int], settings: bytes) -> None:
+    """Ends in peace, and leaves a program behind."""
+    tell(fds, program=_start().pid)
+
+
+def interrupts_others(fds: list[int], settings: bytes) -> None:
+    """Sends SIGINT to a program and to a child that it forks."""
+    program = _start()
+    program.send_signal(signal.SIGINT)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            os._exit(3)
+    _, status = os.waitpid(child, 0)
+    tell(fds, program=program.wait(), child=os.waitstatus_to_exitcode(status))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack
 
 import anyio
 import anyio.lowlevel
+import pydantic
 import pytest
-from shoal import Flow, State, flow, runtime, tags, task
+from shoal import Flow, State, flow, get_run_logger, runtime, tags, task
 from shoal.exceptions import (
     CancelledRun,
     FailedRun,
@@ -27,11 +30,24 @@ from shoal.exceptions import (
     RunNameError,
     UnknownRunner,
 )
-from shoal.states import Cancelled, Completed, Crashed, Failed
+from shoal.states import (
+    Cancelled,
+    Cancelling,
+    Completed,
+    Crashed,
+    Failed,
+    NotReady,
+    Paused,
+    Running,
+)
 from shoal.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
 from shoal.testing.base import LOOPS
 from shoal.testing.samples import BoomError, Box, Model, add, boom, identity, inc
 from shoal.testing.tools import PATIENCE
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+if TYPE_CHECKING:
+    from nowhere import Ghost  # type: ignore[import-not-found]
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -141,6 +157,78 @@ def test_generators_as_flows() -> None:
             yield inc.submit(number)
 
     assert list(count(3)) == [1, 2, 3]
+    assert count(3, return_state=True).result() == [1, 2, 3]
+
+
+def test_a_generator_flow_is_a_generator() -> None:
+    calls: list[str] = []
+
+    def told(a_flow: Any, run: Any, state: Any) -> None:
+        calls.append(state.name)
+
+    hooks: Any = {"on_running": [told], "on_completion": [told], "on_cancellation": [told]}
+
+    @flow(retries=1, **hooks)
+    def echo(number: int) -> Any:
+        try:
+            given = yield number
+            while True:
+                try:
+                    given = yield given, runtime.flow_run.run_count
+                except BoomError as error:
+                    given = error.text
+                if given == "fail":
+                    raise BoomError("once more")
+        finally:
+            calls.append("left")
+
+    stream = echo("1")
+    assert calls == [], "nothing happens before the first item is asked for"
+    assert next(stream) == 1
+    assert stream.send("a") == ("a", 1)
+    assert stream.throw(BoomError("b")) == ("b", 1)
+    assert runtime.flow_run.id is None, "its context is its own"
+    assert stream.send("fail") == 1, "the next attempt emits again"
+    assert stream.send("c") == ("c", 2)
+    stream.close()
+    assert calls == ["Running", "left", "Running", "left", "Cancelled"]
+    with pytest.raises(ParameterTypeError):
+        next(echo("one"))
+
+
+def test_a_yielded_run_that_failed_fails_the_flow() -> None:
+    @flow
+    def main() -> Any:
+        yield inc.submit(1)
+        yield boom.submit("on the way")
+        yield inc.submit(3)
+
+    stream = main()
+    assert next(stream) == 2
+    with pytest.raises(BoomError, match="on the way"):
+        next(stream)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_async_generator_flow_that_is_left_early(loop: str) -> None:
+    ends: list[str] = []
+
+    @flow(on_cancellation=[lambda a_flow, run, state: ends.append(str(state))])
+    async def count() -> Any:
+        try:
+            yield 1
+            yield 2
+        finally:
+            await anyio.lowlevel.checkpoint()
+            ends.append("left")
+
+    async def main() -> None:
+        async with aclosing(count()) as stream:
+            assert await anext(stream) == 1
+        assert [item async for item in count()] == [1, 2]
+
+    anyio.run(main, backend=loop)
+    assert ends == ["left", "Cancelled('the generator was closed')", "left"]
 
 
 # ---------------------------------------------------------------------- SPEC 3.1, 3.3, 11.3: runners
@@ -356,6 +444,143 @@ def test_defaults_are_parameters_too() -> None:
     assert main("4") == {"count": 4, "name": "x"}  # type: ignore[arg-type, call-overload, unused-ignore]
 
 
+def test_defaults_are_validated() -> None:
+    @flow
+    def main(box: Model = {"content": 1}, count: int = "2", many: list[int] = []) -> Any:  # type: ignore[assignment]  # noqa: B006
+        many.append(count)
+        return box, count, many
+
+    for _ in range(2):
+        assert main() == (Model(content=1), 2, [2])
+
+    @flow
+    def wrong(count: int = "two") -> None:  # type: ignore[assignment]
+        raise AssertionError
+
+    with pytest.raises(ParameterTypeError) as caught:
+        wrong()
+    assert caught.value.parameter == "count"
+    assert wrong(1, return_state=True).is_failed()
+    assert wrong.with_options(validate_parameters=False)(return_state=True).is_failed()
+
+    @flow
+    def field(count: int = pydantic.Field(default=3, gt=2)) -> int:
+        return count
+
+    assert (field(), field("4")) == (3, 4)  # type: ignore[arg-type]
+    with pytest.raises(ParameterTypeError, match="greater than 2"):
+        field(1)
+
+
+class Odd:
+    """A type that pydantic knows nothing of."""
+
+
+class Going(Protocol):
+    """A type that it can make nothing of."""
+
+    def go(self) -> None: ...
+
+
+@dataclass
+class Job:
+    """A dataclass without a word about its fields."""
+
+    name: str
+    odd: Odd
+    times: int = 1
+
+
+@dataclass
+class Haunted:
+    """A dataclass of a type that only type checkers see."""
+
+    ghost: Ghost
+    times: int = 1
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments."""
+
+    count: int
+    odd: Odd
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (Odd, Odd()),
+        (Odd | None, Odd()),
+        (Job, Job("a", Odd())),
+        (Job | None, Job("a", Odd())),
+        (Haunted, Haunted(1)),
+        (Haunted | None, Haunted(1)),
+        (Going, Odd()),
+        ("Ghost", Odd()),
+        (threading.Lock, threading.Lock()),
+        (Self, Odd()),
+    ],
+    ids=str,
+)
+def test_a_parameter_of_an_odd_type(annotation: Any, value: Any) -> None:
+    def function(value, times=1, *odds, **named):  # type: ignore[no-untyped-def]
+        return value, times, odds, named
+
+    function.__annotations__ = {
+        "value": annotation, "times": int, "odds": Odd, "named": Odd, "return": "Nowhere"
+    }  # fmt: skip
+    odd = Odd()
+    got, times, odds, named = flow(function)(value, "2", odd, more=odd)
+    assert got is value
+    assert (times, odds, named) == (2, (odd,), {"more": odd})
+
+
+def test_what_is_around_an_odd_type_is_converted() -> None:
+    odd = Odd()
+
+    @flow
+    def main(job: Job, jobs: list[Job], **options: Unpack[Options]) -> Any:
+        return job, jobs, options
+
+    given: Any = {"name": "a", "odd": odd, "times": "2"}
+    job, jobs, options = main(given, [given], count="3", odd=odd)  # type: ignore[typeddict-item]
+    assert job == jobs[0] == Job("a", odd, 2)
+    assert options == {"count": 3, "odd": odd}
+    with pytest.raises(ParameterTypeError) as caught:
+        main(job, [{"name": "a", "odd": odd, "times": "x"}])  # type: ignore[list-item]
+    assert caught.value.parameter == "jobs[0].times"
+
+
+def test_functions_of_all_kinds_are_validated() -> None:
+    def add_up(a: int, b: int) -> int:
+        return a + b
+
+    class Adder:
+        def __call__(self, a: int) -> int:
+            return a + 1
+
+    class Shop:
+        @flow
+        @classmethod
+        def named(cls, number: int) -> tuple[str, int]:
+            return cls.__name__, number
+
+        @flow
+        @staticmethod
+        def plain(number: int) -> int:
+            return number
+
+    class Kiosk(Shop):
+        pass
+
+    assert flow(functools.partial(add_up, 1), name="partial")(b="2") == 3
+    assert flow(Adder(), name="object")("1") == 2
+    given: Any = "1"
+    assert Kiosk.named(given) == Kiosk().named.with_options(retries=1)(given) == ("Kiosk", 1)
+    assert Shop.plain(given) == Shop().plain(given) == 1
+
+
 def test_futures_are_resolved_before_they_are_validated() -> None:
     @flow
     def inner(count: int) -> int:
@@ -521,7 +746,109 @@ def test_retries_of_async_flows(loop: str) -> None:
     assert anyio.run(main, backend=loop) == "done"
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_async_flow_that_returns_an_awaitable(loop: str) -> None:
+    @flow
+    async def inner() -> int:
+        return 7
+
+    @task
+    async def work() -> Any:
+        return inner()
+
+    @flow
+    async def outer() -> Any:
+        return inner()
+
+    @flow
+    async def of_tasks() -> Any:
+        return work(), work.submit()
+
+    @flow
+    async def of_a_task() -> Any:
+        return work()
+
+    async def main() -> None:
+        assert await outer() == 7
+        assert await of_a_task() == 7
+        assert (await work.with_options(name="direct")()) == 7
+        coroutine, value = await of_tasks()
+        assert value == 7
+        assert await coroutine == 7, "only what is returned itself is awaited"
+
+    anyio.run(main, backend=loop)
+
+
+def test_a_returned_state_that_is_not_final() -> None:
+    for state, end in (
+        (Cancelling("c"), "Cancelled('c')"),
+        (Running(), "Failed('Running() was returned, which is not final')"),
+        (Paused(), "Failed('Paused() was returned, which is not final')"),
+        (NotReady("n"), "Failed('n')"),
+    ):
+        assert str(flow(name="sync")(lambda: state)(return_state=True)) == end  # noqa: B023
+
+
 # ---------------------------------------------------------------------- SPEC 8.1, 8.2, 1.5: hooks, names, context
+
+
+def test_hooks_know_their_flow_run(caplog: pytest.LogCaptureFixture) -> None:
+    problems: list[Any] = []
+
+    def hook(a_flow: Any, run: Any, state: Any) -> None:
+        get_run_logger().info("a hook at %s", state.name)
+        assert (runtime.flow_run.id, runtime.task_run.id) == (run.id, None)
+        assert inc(1) == 2
+        with pytest.raises(MissingContextError) as caught:
+            inc.submit(1)
+        problems.append(caught.value)
+
+    async def async_hook(a_flow: Any, run: Any, state: Any) -> None:
+        await anyio.lowlevel.checkpoint()
+        get_run_logger().info("an async hook at %s", state.name)
+
+    both: Any = [hook, async_hook]
+
+    @flow(on_running=both, on_completion=both, on_failure=both)
+    def work(fails: bool) -> None:
+        if fails:
+            raise BoomError("no")
+
+    @flow(on_running=both, on_completion=both)
+    async def work_async() -> None: ...
+
+    work(False)
+    work(True, return_state=True)
+    work("perhaps", return_state=True)  # type: ignore[call-overload]  # its body is not entered
+    anyio.run(work_async)
+    said = [record.getMessage() for record in caplog.records if "hook at" in record.getMessage()]
+    names = ["Running", "Completed", "Running", "Failed", "Failed", "Running", "Completed"]
+    assert said == [f"{who} at {name}" for name in names for who in ("a hook", "an async hook")]
+    assert len(problems) == len(names)
+
+
+def test_a_name_function_knows_the_run() -> None:
+    def named() -> str:
+        return f"{runtime.flow_run.flow_name} of {runtime.flow_run.parameters['day']}"
+
+    @flow(flow_run_name=named)
+    def etl(day: int) -> str | None:
+        return runtime.flow_run.name
+
+    assert etl(3) == "etl of 3"
+
+
+@pytest.mark.parametrize("name", [5, b"name", ["name"]], ids=str)
+def test_a_name_is_a_string(name: Any) -> None:
+    for decorator, options in (
+        (flow, ("name", "flow_run_name", "description", "version")),
+        (task, ("name", "task_run_name", "description", "version")),
+    ):
+        for option in options:
+            with pytest.raises(TypeError, match=option):
+                decorator(**{option: name})(plain_function)  # type: ignore[operator]
+    with pytest.raises(TypeError, match="not a string"):
+        flow(flow_run_name=lambda: name)(plain_function)()
 
 
 def test_hooks() -> None:

@@ -28,7 +28,6 @@ from shoal.engine.inputs import (
     replace_futures,
     substitute,
 )
-from shoal.exceptions import InvalidOption
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.states import Completed, State
 
@@ -607,6 +606,9 @@ def test_replace_futures() -> None:
     assert replace_futures(5, lambda f: None) == 5
     kept = [state, 1]
     assert replace_futures(kept, lambda f: None) is kept
+    quoted = quote(source)
+    assert replace_futures([quoted, source], lambda f: 0) == [quoted, 0]
+    assert replace_futures(opaque(1), lambda f: 0) == opaque(1), "no future, nothing to do"
 
 
 # ---------------------------------------------------------------------- SPEC 5.5: wait_for
@@ -640,14 +642,21 @@ def test_wait_for_a_cycle() -> None:
 
 
 @pytest.mark.parametrize(
-    "junk",
-    [5, "abc", [None], [[future(), 3]], {"a": future()}, object()],
-    ids=["number", "text", "none", "nested", "dict", "object"],
+    "value",
+    [5, "abc", [None], object(), [iter([1])]],
+    ids=["number", "text", "none", "object", "iterator"],
 )
-def test_junk_in_wait_for(junk: Any) -> None:
-    with pytest.raises(InvalidOption, match=r"wait_for=.* in load") as caught:
-        collect_wait_for(junk, where="load")
-    assert caught.value.option == "wait_for"
+def test_values_in_wait_for(value: Any) -> None:
+    """They are there already, such as what a direct call gave."""
+    assert collect_wait_for(value) == []
+    one = future(1)
+    assert collect_wait_for([value, {"a": (one, value)}]) == [Input(one, False)]
+
+
+def test_an_iterator_among_values_is_not_used_up() -> None:
+    one, items = future(1), iter([1, 2])
+    assert collect_wait_for([one, items]) == [Input(one, False)]
+    assert list(items) == [1, 2]
 
 
 # ---------------------------------------------------------------------- quick looks

@@ -281,7 +281,7 @@ def test_the_run_logger(caplog: pytest.LogCaptureFixture) -> None:
     records = {record.getMessage(): record for record in caplog.records}
     of_task: Any = records["from the task"]
     assert (of_task.run_name, of_task.run_id, of_task.colour) == (name, run_id, "red")
-    assert (of_task.name, of_task.threadName[:10]) == ("shoal.task_runs", "shoal-")
+    assert (of_task.name, of_task.threadName[:6]) == ("shoal.task_runs", "shoal-")
     assert of_task.funcName == "talk", "a record names the line that made it"
     for text in ("from the flow", "from the flow again"):
         of_flow: Any = records[text]

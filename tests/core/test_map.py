@@ -13,7 +13,6 @@ import pytest
 from shoal import allow_failure, flow, opaque, quote, tags, task, unmapped
 from shoal.exceptions import (
     CancelledRun,
-    InvalidOption,
     MappingLengthMismatch,
     MappingMissingIterable,
     MissingContextError,
@@ -107,8 +106,6 @@ def test_errors_name_what_there_is() -> None:
             combine.map()
         with pytest.raises(ParameterBindError, match="colour"):
             combine.map([1], colour=[1])
-        with pytest.raises(InvalidOption, match="wait_for"):
-            combine.map([1], wait_for=["no future"])
 
     main()
 

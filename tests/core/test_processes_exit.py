@@ -66,6 +66,7 @@ class Program:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            env={**os.environ, "SHOAL_TEST_PROGRAM": str(here)},
         )
         self._stdin = stdin
 
@@ -86,18 +87,18 @@ class Program:
         return self.process.communicate(self._stdin, timeout=PATIENCE)
 
     def leaves(self) -> None:
-        """Fails if the process group has members left."""
+        """Fails if there is a process left that it, or one of its processes, has started."""
 
         def left() -> list[str]:
             found = []
             for process in psutil.process_iter():
                 try:
                     if (
-                        os.getpgid(process.pid) == self.process.pid
+                        process.environ().get("SHOAL_TEST_PROGRAM") == str(self.here)
                         and process.status() != psutil.STATUS_ZOMBIE
                     ):
                         found.append(f"{process.pid}: {process.cmdline()}")
-                except (ProcessLookupError, psutil.NoSuchProcess):
+                except psutil.Error:
                     continue
             return found
 

@@ -418,7 +418,50 @@ def test_it_does_not_end_with_what_the_terminal_sends(begin: Callable[..., Start
     assert begin("forkserver", "end").ended() == (0, None)
     assert server_process() == server
     assert worker.process.alive
-    assert os.getpgid(server.pid) == os.getpgid(worker.process.pid or 0) == os.getpgid(0)
+    assert os.getpgid(server.pid) == os.getpgid(0)
+    assert os.getpgid(worker.process.pid or 0) == worker.process.pid
+
+
+def test_a_server_that_was_stopped_is_continued(
+    begin: Callable[..., Started], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SPEC 7.3, 7.5. Nothing waits for ever for what it was asked to start, or to kill."""
+    monkeypatch.setattr(spawning, "ANSWERS_WITHIN", 0.1)
+    first = begin("forkserver", "wait")
+    first.told()
+    server = server_process()
+    server.suspend()
+    second = begin("forkserver", "end")
+    assert second.ended() == (0, None)
+    server.suspend()
+    first.process.kill()
+    assert first.ended() == (None, signal.SIGKILL)
+    assert server_process() == server
+    assert len([r for r in caplog.records if "was stopped" in r.getMessage()]) == 2
+
+
+def test_what_a_killed_worker_has_started_ends_with_it(start: Callable[..., Started]) -> None:
+    """SPEC 7.5."""
+    worker = start("has_a_program")
+    program = psutil.Process(worker.told()["program"])
+    worker.process.kill()
+    assert worker.ended() == (None, signal.SIGKILL)
+    assert gone([program.pid]) or program.wait(PATIENCE) is None
+
+
+def test_what_a_worker_has_started_outlives_its_end_in_peace(start: Callable[..., Started]) -> None:
+    worker = start("leaves_a_program")
+    program = psutil.Process(worker.told()["program"])
+    try:
+        assert worker.ended() == (0, None)
+        assert not gone([program.pid])
+    finally:
+        program.kill()
+
+
+def test_programs_of_workers_take_notice_of_ctrl_c(start: Callable[..., Started]) -> None:
+    """Workers take none of SIGINT, and nobody else is to learn that from them."""
+    assert start("interrupts_others").told() == {"program": -signal.SIGINT, "child": 3}
 
 
 # ---------------------------------------------------------------- the driver's end
@@ -454,10 +497,11 @@ class Program:
     def __init__(self, path: Path, script: str, *, through: tuple[str, ...] = ()) -> None:
         program = path / "program.py"
         program.write_text(PRELUDE + script)
+        self._path = path
         self._said = path / "said"
         self.process = subprocess.Popen(
             [*through, sys.executable, "-W", "error", str(program), str(self._said)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "SHOAL_TEST_PROGRAM": str(path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -472,6 +516,10 @@ class Program:
             return None
 
         return [json.loads(line) for line in eventually(lines, "the program speaks") or []]
+
+    def is_part(self, process: psutil.Process) -> bool:
+        """Whether a process is the driver, or was started by it or by one that it had started."""
+        return process.environ().get("SHOAL_TEST_PROGRAM") == str(self._path)
 
     def output(self) -> str:
         return self.process.communicate(timeout=PATIENCE)[0]
@@ -530,7 +578,6 @@ while True:
 """
     )
     driver.said()
-    session = os.getsid(driver.process.pid)
     time.sleep(0.15)
     driver.process.kill()
 
@@ -538,14 +585,14 @@ while True:
         found = []
         for process in psutil.process_iter():
             try:
-                if os.getsid(process.pid) == session:
+                if driver.is_part(process):
                     found.append(process.pid)
-            except ProcessLookupError:
+            except psutil.Error:
                 pass
         return found
 
     assert driver.process.wait(PATIENCE) == -signal.SIGKILL
-    eventually(lambda: gone(members()), "the whole session ends", SOON)
+    eventually(lambda: gone(members()), "all that it started ends", SOON)
 
 
 def test_ctrl_c_of_the_terminal_reaches_the_driver_only(program: Callable[..., Program]) -> None:

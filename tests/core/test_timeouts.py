@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import pickle
+import queue
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any, Self
 
 import anyio
@@ -14,7 +21,7 @@ import pytest
 from shoal import flow, task
 from shoal.exceptions import FlowRunTimeout, InvalidOption, TaskRunTimeout, WaitTimeout
 from shoal.futures import as_completed, wait
-from shoal.task_runners import ThreadPoolTaskRunner
+from shoal.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
 from shoal.testing.base import LOOPS
 from shoal.testing.samples import inc
 from shoal.testing.tools import PATIENCE
@@ -328,10 +335,211 @@ def test_the_outer_flows_limit_ends_the_inner_flow() -> None:
         outer()
 
 
+# ---------------------------------------------------------------------- calls that block, in the main thread
+
+
+def _blocked_in(call: Callable[[], Any]) -> float:
+    """How long a call held up a flow, and a task called directly, each with a limit."""
+    began = time.monotonic()
+    assert flow(name="blocked", timeout_seconds=LIMIT)(call)(return_state=True).name == "TimedOut"
+    assert task(name="blocked", timeout_seconds=LIMIT)(call)(return_state=True).name == "TimedOut"
+    return time.monotonic() - began
+
+
+def _read_what_never_comes() -> None:
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.recv(1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGURG"), reason="there is no signal to use")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: time.sleep(PATIENCE),
+        lambda: threading.Event().wait(),
+        lambda: queue.Queue[int]().get(),
+        lambda: _read_what_never_comes(),
+        lambda: subprocess.check_call(["sleep", str(PATIENCE)]),
+        lambda: asyncio.run(asyncio.sleep(PATIENCE)),
+    ],
+    ids=["sleep", "event", "queue", "socket", "subprocess", "loop"],
+)
+def test_a_call_that_blocks_the_main_thread(call: Callable[[], Any]) -> None:
+    assert _blocked_in(call) < PATIENCE / 4
+    assert signal.getsignal(signal.SIGURG) is signal.SIG_DFL
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGURG"), reason="there is no signal to use")
+def test_nested_limits_of_calls_that_block() -> None:
+    @task(timeout_seconds=LIMIT)
+    def short() -> None:
+        time.sleep(PATIENCE)
+
+    ends: list[str] = []
+
+    @flow(timeout_seconds=4 * LIMIT)
+    def outer() -> None:
+        ends.append(short(return_state=True).name)
+        try:
+            short.with_options(timeout_seconds=PATIENCE)()
+        finally:
+            time.sleep(LIMIT)
+            ends.append("cleaned up")
+
+    began = time.monotonic()
+    with pytest.raises(FlowRunTimeout):
+        outer()
+    assert ends == ["TimedOut", "cleaned up"], "the interrupt came once"
+    assert time.monotonic() - began < PATIENCE / 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGURG"), reason="there is no signal to use")
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_handler_of_the_users_is_left_alone(when: str) -> None:
+    calls: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        calls.append(number)
+
+    @flow(timeout_seconds=LIMIT)
+    def main() -> None:
+        if when == "during":
+            signal.signal(signal.SIGURG, handler)
+        dawdle()
+
+    if when == "before":
+        signal.signal(signal.SIGURG, handler)
+    try:
+        with pytest.raises(FlowRunTimeout):
+            main()
+        assert signal.getsignal(signal.SIGURG) is handler
+        assert calls == []
+    finally:
+        signal.signal(signal.SIGURG, signal.SIG_DFL)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no such timers")
+def test_a_timer_of_the_users_is_left_alone() -> None:
+    calls: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: calls.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, LIMIT / 2)
+        _blocked_in(lambda: time.sleep(PATIENCE))
+        assert calls == [signal.SIGALRM]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_is_not_interrupted() -> None:
+    @flow(timeout_seconds=PATIENCE)
+    def main() -> int:
+        child = os.fork()
+        if child == 0:
+            defaults = all(
+                signal.getsignal(number) is signal.SIG_DFL
+                for number in (signal.SIGURG, signal.SIGTERM)
+            )
+            os._exit(0 if defaults else 1)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    assert main() == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGURG"), reason="there is no signal to use")
+def test_what_the_sequential_runner_blocks_on() -> None:
+    @task
+    def nap() -> None:
+        time.sleep(PATIENCE)
+
+    @flow(task_runner=SequentialTaskRunner())
+    def limited_task() -> Any:
+        return nap.with_options(timeout_seconds=LIMIT).submit().state.name
+
+    @flow(task_runner=SequentialTaskRunner(), timeout_seconds=LIMIT)
+    def limited_flow() -> Any:
+        nap.submit()
+
+    began = time.monotonic()
+    assert limited_task() == "TimedOut"
+    with pytest.raises(FlowRunTimeout):
+        limited_flow()
+    assert time.monotonic() - began < PATIENCE / 4
+
+
+# ---------------------------------------------------------------------- generators
+
+
+def test_the_limit_of_a_generator_is_for_what_it_does() -> None:
+    """The time that its caller takes with an item is the caller's."""
+
+    @task(timeout_seconds=2 * LIMIT)
+    def items() -> Iterator[int]:
+        yield from range(3)
+
+    @flow(timeout_seconds=2 * LIMIT)
+    def flow_of_items() -> Iterator[int]:
+        yield from range(3)
+
+    for make in (items, flow_of_items):
+        got = []
+        for item in make():
+            got.append(item)
+            time.sleep(LIMIT)
+        assert got == [0, 1, 2]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_limit_of_an_async_generator(loop: str) -> None:
+    @task(timeout_seconds=LIMIT, retries=1)
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        await anyio.sleep(PATIENCE)
+
+    @flow(timeout_seconds=LIMIT, retries=1)
+    async def flow_of_items() -> AsyncIterator[int]:
+        yield 1
+        await anyio.sleep(PATIENCE)
+
+    async def main() -> None:
+        for make, error in ((items, TaskRunTimeout), (flow_of_items, FlowRunTimeout)):
+            stream = make()
+            assert [await anext(stream), await anext(stream)] == [1, 1]
+            with pytest.raises(error):
+                await anext(stream)
+
+    anyio.run(main, backend=loop)
+
+
 # ---------------------------------------------------------------------- waits
 
 
-@pytest.mark.parametrize("timeout", [0, -1, 0.01])
+@pytest.mark.parametrize("timeout", [-1, -0.01, float("nan"), "1"], ids=str)
+def test_waits_that_cannot_be(timeout: Any) -> None:
+    """Also of what has ended, so that it does not depend on who is faster."""
+
+    @flow
+    def main() -> None:
+        futures = inc.map([1, 2])
+        for _ in range(2):
+            one = futures[0]
+            waits = [one.result, one.wait, one.exception, futures.result, futures.wait]
+            for call in (
+                *waits,
+                lambda timeout: wait(futures, timeout),
+                partial(as_completed, futures),
+            ):
+                with pytest.raises(ValueError, match="timeout") as caught:
+                    call(timeout=timeout)
+                assert isinstance(caught.value, InvalidOption)
+            futures.wait()
+
+    main()
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01])
 def test_limits_of_waits(timeout: float) -> None:
     go = threading.Event()
 

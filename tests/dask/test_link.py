@@ -23,7 +23,13 @@ def never(error: Exception) -> None:
 def test_what_comes_after_its_end_is_dropped() -> None:
     heard: list[Any] = []
     client: Any = SimpleNamespace(
-        futures={}, loop=SimpleNamespace(add_callback=lambda action: None), shoal_links={}
+        futures={},
+        loop=SimpleNamespace(add_callback=lambda action: None),
+        register_plugin=lambda plugin: None,
+        run_on_scheduler=lambda function: True,
+        _stream_handlers=dict.fromkeys(
+            ("key-in-memory", "task-erred", "cancelled-keys", "lost-data")
+        ),
     )
     link = Link(client, "mh1", heard.append, never)
     link.open()

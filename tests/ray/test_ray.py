@@ -19,6 +19,7 @@ from shoal.exceptions import (
     CancelledRun,
     EnvironmentMismatch,
     InvalidOption,
+    RunnerStateError,
     SerializationError,
     TaskRunTimeout,
     UpstreamTaskError,
@@ -177,6 +178,35 @@ class TestNatives:
                 ray.get(reference, timeout=PATIENCE)
 
         main()
+
+    def test_after_the_flow(
+        self, runner: RayTaskRunner, signals: Signals, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The engine's own, or an error that says why not: never a Ray that starts by itself."""
+        runs: list[Any] = []
+
+        @task
+        def waits() -> None:
+            signals.wait("never")
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            read, cancelled = inc.submit(1), waits.submit()
+            assert isinstance(read.native, ray.ObjectRef)
+            runs.extend([read, inc.submit(1), ones.submit(100_000), boom.submit(), cancelled])
+            runs[-1].cancel()
+
+        main()
+        assert [ray.get(run.native, timeout=PATIENCE) for run in runs[:2]] == [2, 2]
+        assert ray.get(runs[2].native, timeout=PATIENCE).sum() == 100_000
+        for run, error in zip(runs[3:], (BoomError, CancelledRun), strict=True):
+            with pytest.raises(error):
+                ray.get(run.native, timeout=PATIENCE)
+        with monkeypatch.context() as gone:
+            gone.setattr(ray, "is_initialized", lambda: False)
+            for run in runs:
+                with pytest.raises(RunnerStateError, match="shut down"):
+                    _ = run.native
 
     def test_of_the_runs_of_a_map(self, runner: RayTaskRunner) -> None:
         @flow(task_runner=runner)
@@ -874,6 +904,40 @@ def test_a_run_that_uses_ray_itself_after_a_recall(runner: RayTaskRunner, signal
 
 
 # ---------------------------------------------------------------------- batches, nesting, sharing
+
+
+def test_forks_inside_runs(runner: RayTaskRunner, signals: Signals) -> None:
+    """A child that a run has forked is no worker: it ends with the run, and says nothing."""
+
+    def fork(x: int) -> str:
+        child = os.fork()
+        if child == 0:
+            signals.append("children", x)
+            if x % 3 == 1:
+                raise SystemExit(3)
+            if x % 3 == 2:
+                raise BoomError("in the child")
+            return "the child"
+        os.waitpid(child, 0)
+        return "the parent"
+
+    @task
+    def forks(x: int) -> str:
+        return fork(x)
+
+    @task
+    async def forks_on_a_loop(x: int) -> str:
+        return fork(x)
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        runs = [each.submit(x) for each in (forks, forks_on_a_loop) for x in range(3)]
+        later = inc.map(range(50))
+        assert [run.result(timeout=PATIENCE) for run in runs] == ["the parent"] * 6
+        assert later.result(timeout=PATIENCE) == list(range(1, 51))
+
+    main()
+    assert sorted(signals.lines("children")) == sorted("012" * 2), "each once"
 
 
 def test_short_runs_share_ray_tasks(runner: RayTaskRunner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from shoal_dask.clients import get_dask_client
     from shoal_dask.task_runners import DaskTaskRunner
 
-__all__ = ["DaskTaskRunner", "get_dask_client"]
+    __version__: str
 
-__version__ = "0.1.0"
+__all__ = ["DaskTaskRunner", "get_dask_client"]
 
 _HOMES = {"DaskTaskRunner": "task_runners", "get_dask_client": "clients"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("shoal-dask")
     from importlib import import_module
 
     home = _HOMES.get(name)

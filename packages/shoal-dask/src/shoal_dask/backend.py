@@ -46,7 +46,7 @@ from shoal_dask.jobs import Jobs
 from shoal_dask.link import Link
 from shoal_dask.listening import Listener
 from shoal_dask.members import DaskMember, DaskSent
-from shoal_dask.natives import Borrowed, borrowing
+from shoal_dask.natives import Borrowed, Inside, borrowing
 from shoal_dask.options import Options, captured
 from shoal_dask.relays import Relays
 from shoal_dask.side import execute, execute_async
@@ -216,8 +216,9 @@ class DaskBackend(ClusterBackend):
         if len(blob) > SCATTERED:
             with contextlib.suppress(TimeoutError):  # no worker takes it: it travels with the task
                 blob = self._scatter(blob)
-        handles = [stored.number for stored in sent.stored]
-        values = [stored.future for stored in sent.stored]
+        needed = [stored for stored in sent.stored if not isinstance(stored, Inside)]
+        handles = [stored.number for stored in needed]
+        values = [stored.future for stored in needed]
         function = execute_async if task.is_async else execute
 
         def submit() -> Any:

@@ -20,6 +20,7 @@ Imported by schedulers and workers too. May import `distributed`, and of ours no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import sys
@@ -34,7 +35,16 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
     from distributed.worker import Worker
 
-__all__ = ["NAME", "SESSION", "SchedulerBus", "WorkerBus", "can_profile", "key_of", "session_of"]
+__all__ = [
+    "NAME",
+    "SESSION",
+    "SchedulerBus",
+    "WorkerBus",
+    "can_profile",
+    "key_of",
+    "kill",
+    "session_of",
+]
 
 #: Of the plugins, and of the messages.
 NAME = "shoal"
@@ -68,6 +78,21 @@ def session_of(key: Any) -> str | None:
     return parts[1] if len(parts) == 3 and parts[1].startswith(SESSION) else None
 
 
+def kill(pid: int) -> None:
+    """Ends a process and the programs that it has started, at once; one that has ended already is no matter."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        worker = psutil.Process(pid)
+        try:
+            worker.suspend()  # so that it starts no others meanwhile
+            for child in worker.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+        finally:
+            worker.kill()
+
+
 class _Session:
     """A driver's runner, as the scheduler knows it.
 
@@ -88,12 +113,17 @@ class _Session:
 
 
 class SchedulerBus(SchedulerPlugin):
-    """The scheduler's part."""
+    """The scheduler's part.
+
+    Attributes:
+        is_in_use: whether a session was opened, as is done when all workers have their part.
+    """
 
     name = NAME
     idempotent = True
 
     def __init__(self) -> None:
+        self.is_in_use = False
         self._sessions: dict[str, _Session] = {}
         self._scheduler: Any = None
         self._tells_why = True
@@ -124,6 +154,7 @@ class SchedulerBus(SchedulerPlugin):
     # ------------------------------------------------------------------ from drivers
 
     def _open(self, client: str, session: str) -> None:
+        self.is_in_use = True
         self._sessions[session] = _Session(client)
         for address in list(self._scheduler.workers):
             self._tell_joined(session, address)
@@ -180,7 +211,6 @@ class SchedulerBus(SchedulerPlugin):
 
     async def _kill_through(self, nanny: str, pid: int) -> None:
         from distributed.protocol.pickle import dumps
-        from shoal.task_runners.remote.record import kill
 
         try:
             async with self._scheduler.rpc(nanny) as remote:

@@ -55,16 +55,14 @@ class get_dask_client:
     # ------------------------------------------------------------------ sync
 
     def __enter__(self) -> Client:
-        worker = _worker()
-        client: Client
-        if worker is not None:
+        client = CURRENT.get()  # of a flow, which may be called by a task: the flow is nearer
+        if client is None:
+            _worker_around()
             from distributed import worker_client
 
             client = self._stack.enter_context(
                 worker_client(timeout=self._timeout, separate_thread=True)
             )
-        else:
-            client = _client_of_flow()
         self._stack.enter_context(client.as_current())  # dask collections compute there
         return client
 
@@ -81,12 +79,9 @@ class get_dask_client:
     async def __aenter__(self) -> Client:
         from distributed import Client
 
-        worker = _worker()
-        if worker is not None:
-            address, security = worker.scheduler.address, worker.security
-        else:
-            client: Any = _client_of_flow()
-            address, security = client.scheduler.address, client.security
+        client: Any = CURRENT.get()
+        around: Any = client if client is not None else _worker_around()
+        address, security = around.scheduler.address, around.security
         timeout: dict[str, Any] = {} if self._timeout is None else {"timeout": self._timeout}
         self._own = await Client(
             address, security=security, asynchronous=True, set_as_default=False, **timeout
@@ -105,20 +100,17 @@ class get_dask_client:
         await self._own.close()
 
 
-def _worker() -> Worker | None:
-    """The worker that the caller runs on, if any."""
+def _worker_around() -> Worker:
+    """The worker that the caller runs on.
+
+    Raises:
+        MissingDaskClient: it runs on none.
+    """
     if "distributed.worker" not in sys.modules:
-        return None
+        raise MissingDaskClient
     from distributed import get_worker
 
     try:
         return get_worker()
     except ValueError:
-        return None
-
-
-def _client_of_flow() -> Client:
-    client = CURRENT.get()
-    if client is None:
-        raise MissingDaskClient
-    return client
+        raise MissingDaskClient from None

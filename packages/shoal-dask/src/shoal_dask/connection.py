@@ -76,6 +76,11 @@ class Connection:
         """Whether somebody holds it."""
         return self._client is not None
 
+    def worker_gone(self) -> None:
+        """A worker has gone: what starts workers here has to notice."""
+        if self.is_local:
+            local.wake()
+
     def starts_no_workers(self) -> bool:
         """Whether it is a cluster of ours that was to start workers, has none and is not about to start any."""
         return self._starts is not None and self._starts.are_over()

@@ -7,8 +7,10 @@ the two imports, where there are two processors. May import the standard library
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import signal
 import sys
 import threading
 from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
@@ -53,6 +55,13 @@ class Server:
                     if value is None:
                         del os.environ[name]
 
+    def wake(self) -> None:
+        """Has it go on if somebody has stopped it: it alone can tell that a worker has ended, and start another."""
+        pid = self._server._forkserver_pid  # type: ignore[attr-defined]
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
     def fork(self, fds: list[int]) -> tuple[int, int]:
         """Starts a process with these descriptors.
 
@@ -60,6 +69,7 @@ class Server:
             Where its pid and exit code can be read, and where what it runs has to be written.
         """
         self.start()
+        self.wake()
         sentinel, data = self._server.connect_to_new_process(fds)
         return sentinel, data
 

@@ -49,6 +49,11 @@ class Kept(Parcel):
         """Whether what held it is known to have gone."""
         return self.future.status in ("lost", "cancelled")
 
+    @property
+    def holder(self) -> str:
+        """What holds it, in words."""
+        return "a Dask worker" if self.place is None else f"Dask worker {self.place}"
+
     def value(self, run_name: str | None = None) -> Any:
         """See `Handle`: fetched anew each time."""
         from distributed import CancelledError
@@ -58,7 +63,7 @@ class Kept(Parcel):
         try:
             return self.future.result()
         except (CancelledError, KeyError, OSError) as error:
-            raise ResultLost(run_name=run_name, holder=f"Dask worker {self.place}") from error
+            raise ResultLost(run_name=run_name, holder=self.holder) from error
 
 
 class Lent(Parcel):

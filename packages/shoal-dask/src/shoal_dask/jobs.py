@@ -14,6 +14,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+from distributed import CancelledError, KilledWorker
 from shoal.calls import NOT_READY
 from shoal.exceptions import ResultLost, SerializationError, UpstreamTaskError
 from shoal.logs import library_logger
@@ -119,8 +120,6 @@ class Jobs:
         if status in ("cancelled", "lost"):
             self._cancelled(sent)
             return
-        from distributed.scheduler import KilledWorker
-
         error = sent.future.exception()
         if isinstance(error, KilledWorker):
             address = error.last_worker.address
@@ -159,7 +158,13 @@ class Jobs:
             if sent.worker is None:
                 backend.engine.job_ended(sent.number, JobEnd.NOT_BEGUN)
             return
-        holder = f"Dask worker {getattr(lost[0], 'place', None)}"
+        if any(isinstance(stored, Borrowed) for stored in lost):
+            upstream = _upstream(sent, None)
+            backend.engine.job_ended(
+                sent.number, JobEnd.UNFIT, fails_with=lambda name: upstream, phase=NOT_READY
+            )
+            return
+        holder = lost[0].holder
         backend.engine.job_ended(
             sent.number,
             JobEnd.UNFIT,
@@ -181,11 +186,12 @@ class Jobs:
             self._backend.engine.kill_refused(member, sent.number, run)
 
 
-def _upstream(sent: DaskSent, error: BaseException) -> UpstreamTaskError:
+def _upstream(sent: DaskSent, error: BaseException | None) -> UpstreamTaskError:
+    """The end of a run that needs a future of Dask's own which has none."""
     lost = next(s for s in sent.stored if isinstance(s, Borrowed) and s.is_lost())
     return UpstreamTaskError(
         run_name=None,
         task_name=f"(Dask's {lost.number})",
         state=str(lost.future.status),
-        cause=error,
+        cause=error or CancelledError(lost.number),
     )

@@ -52,23 +52,15 @@ class Link:
         self._outbox: deque[Callable[[], object]] = deque()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._is_closed = False
+        self._links: _Links | None = None
         self.thread = threading.Thread(target=self._serve, name="shoal-dask", daemon=True)
 
     def open(self) -> None:
         """Joins the bus, setting it up if nobody has."""
         self.thread.start()
-        client = self._client
-        links: dict[str, Link] | None = getattr(client, "shoal_links", None)
-        if links is None:
-            links = client.shoal_links = {}
-            handlers = client._stream_handlers
-            handlers[NAME] = lambda session, **message: _hear(client, session, message)
-            for op in ("key-in-memory", "task-erred", "cancelled-keys", "lost-data"):
-                handlers[op] = _overhearing(client, handlers[op])
-            client.register_plugin(SchedulerBus())
-            if not client.run_on_scheduler(_has_worker_bus):
-                client.register_plugin(WorkerBus())
-        links[self._session] = self
+        self._links = links = _Links.of(self._client)
+        links.set_up(self._client)
+        links.by_session[self._session] = self
         self.send("open")
 
     def close(self, grace: float) -> None:
@@ -77,7 +69,8 @@ class Link:
             return
         held = [key for key in list(self._client.futures) if session_of(key) == self._session]
         self.send("close", held=held)
-        getattr(self._client, "shoal_links", {}).pop(self._session, None)
+        if self._links is not None:
+            self._links.by_session.pop(self._session, None)
         with self._lock:
             self._is_closed = True
             self._inbox.put(None)
@@ -133,26 +126,63 @@ class Link:
             guarded(action, self._failed)()
 
 
-def _has_worker_bus(dask_scheduler: Any) -> bool:
-    return NAME in dask_scheduler.worker_plugins
+def _is_in_use(dask_scheduler: Any) -> bool:
+    return bool(dask_scheduler.plugins[NAME].is_in_use)
 
 
-def _hear(client: Any, session: str, message: dict[str, Any]) -> None:
-    """On Dask's loop."""
-    link = client.shoal_links.get(session)
-    if link is not None:
-        link.brought(message)
+class _Links:
+    """What the links of one client share. Flows of several threads may open theirs at once.
 
+    Attributes:
+        by_session: the links.
+    """
 
-def _overhearing(client: Any, handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler of the client's that also tells sessions of ends of their Dask tasks."""
+    def __init__(self) -> None:
+        self.by_session: dict[str, Link] = {}
+        self._lock = threading.Lock()
+        self._is_set_up = False
 
-    def handle(**message: Any) -> Any:
-        answer = handler(**message)
-        for key in message.get("keys") or (message.get("key"),):
-            session = session_of(key)
-            if session is not None:
-                _hear(client, session, {"ended": key})
-        return answer
+    @staticmethod
+    def of(client: Any) -> _Links:
+        """Those of a client."""
+        links: _Links = vars(client).setdefault(
+            "shoal_links", _Links()
+        )  # one step: all get the same
+        return links
 
-    return handle
+    def set_up(self, client: Any) -> None:
+        """Sets the bus up on the scheduler and on every worker, and has the client listen to it.
+
+        Nobody goes on before that is complete: a worker that is sent a message which it does not know gives up.
+        """
+        with self._lock:
+            if self._is_set_up:
+                return
+            client.register_plugin(SchedulerBus())
+            if not client.run_on_scheduler(_is_in_use):
+                # Another driver may be about to, and may not have reached all workers yet.
+                client.register_plugin(WorkerBus())
+            handlers = client._stream_handlers
+            handlers[NAME] = self._hear
+            for op in ("key-in-memory", "task-erred", "cancelled-keys", "lost-data"):
+                handlers[op] = self._overhearing(handlers[op])
+            self._is_set_up = True
+
+    def _hear(self, session: str, **message: Any) -> None:
+        """On Dask's loop."""
+        link = self.by_session.get(session)
+        if link is not None:
+            link.brought(message)
+
+    def _overhearing(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """A handler of the client's that also tells sessions of ends of their Dask tasks."""
+
+        def handle(**message: Any) -> Any:
+            answer = handler(**message)
+            for key in message.get("keys") or (message.get("key"),):
+                session = session_of(key)
+                if session is not None:
+                    self._hear(session, ended=key)
+            return answer
+
+        return handle

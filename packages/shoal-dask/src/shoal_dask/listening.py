@@ -56,6 +56,7 @@ class Listener(ClusterListener):
         elif "joined" in message:
             self._joined(message["joined"])
         elif "gone" in message:
+            self.backend.connection.worker_gone()
             self.backend.jobs.worker_gone(*message["gone"])
             self._count_slots()
         elif "withdrawn" in message:

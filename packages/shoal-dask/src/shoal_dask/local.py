@@ -11,7 +11,7 @@ import sys
 import tempfile
 from typing import Any
 
-__all__ = ["allow_children", "arguments", "prepare", "remove", "scratch"]
+__all__ = ["allow_children", "arguments", "prepare", "remove", "scratch", "wake"]
 
 
 def prepare(given: dict[str, Any]) -> None:
@@ -24,6 +24,14 @@ def prepare(given: dict[str, Any]) -> None:
         from shoal_dask.forking import SERVER
 
         SERVER.start()
+
+
+def wake() -> None:
+    """Has that server go on if somebody has stopped it."""
+    if can_fork():
+        from shoal_dask.forking import SERVER
+
+        SERVER.wake()
 
 
 def arguments(given: dict[str, Any], directory: str) -> dict[str, Any]:

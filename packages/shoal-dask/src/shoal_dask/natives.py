@@ -1,9 +1,12 @@
-"""Dask's own objects among the arguments of runs.
+"""Dask's own objects among the arguments of runs, and in what they return.
 
-A `distributed.Future` or a Dask collection is pickled as a name; the Dask task of its batch depends on it, so its value
-is there when the run begins.
+    a `distributed.Future`       pickled as a name; the Dask task of its batch depends on it, so its value is there when
+                                 the run begins
+    a collection, lazy           travels as it is, as with Dask's own `submit`: what it would compute stays to be computed
+    the futures inside it        stay futures: it was persisted, or is built on one that was. The driver holds them until
+                                 the run has ended; a result with such futures stays on its worker, which holds them
 
-May import `handles`, `distributed` and the core's `remote` room.
+May import `distributed` and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from distributed import Future
+from shoal.serialization import dumps_with_buffers, loads
 from shoal.task_runners.remote.parcels import HERE, Parcel, attach
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distributed import Client
 
-__all__ = ["Borrowed", "borrowing"]
+__all__ = ["Borrowed", "Inside", "borrowing", "register"]
 
 
 class Borrowed(Parcel):
@@ -40,61 +46,79 @@ class Borrowed(Parcel):
         return self.future.status in ("lost", "cancelled", "error")
 
 
+class Inside(Borrowed):
+    """A future inside a collection: there as long as the run is, but nothing that it has to wait for."""
+
+    __slots__ = ()
+
+    def __init__(self, future: Future[Any]) -> None:
+        super().__init__(future)
+        self.number = (future.key, "inside")  # it may be an argument of its own too
+
+    def is_lost(self) -> bool:
+        """That is for who computes with it to find out."""
+        return False
+
+
 class _Packing(threading.local):
     """What this thread packs for.
 
     Attributes:
-        client: computes collections.
-        known: by the id of a collection, it and the future of its value.
+        client: of the driver's runner; `None` on workers.
+        is_inside: whether what is pickled is part of a collection.
     """
 
     client: Client | None = None
-    known: dict[int, tuple[Any, Future[Any]]]
+    is_inside = False
 
 
 _PACKING = _Packing()
 
 
 class borrowing:  # reads as a verb: `with borrowing(client):`
-    """Inside, Dask's objects are pickled as names, and collections are computed.
+    """Inside, Dask's futures are pickled as names.
 
     Args:
-        client: computes them.
+        client: they belong to it, or are told to.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def __enter__(self) -> None:
-        _register()
+        register()
         _PACKING.client = self._client
-        _PACKING.known = {}
 
     def __exit__(self, *_: object) -> None:
         _PACKING.client = None
-        _PACKING.known = {}
 
 
-def _reduce_future(future: Future[Any]) -> Any:
-    if HERE.packing is None or _PACKING.client is None:
+def _reduce_future(future: Any) -> Any:
+    if HERE.packing is None:
         return future.__reduce_ex__(4)
-    return _borrow(future)
+    client = _PACKING.client
+    if client is not None and future.client is None:  # it came in the result of a run
+        future.bind_client(client)
+    if client is None or _PACKING.is_inside:
+        HERE.packing.append(Inside(future))
+        return future.__reduce_ex__(4)
+    HERE.packing.append(Borrowed(future))
+    return attach, (future.key,)
 
 
 def _reduce_collection(collection: Any) -> Any:
-    if HERE.packing is None or _PACKING.client is None:
+    if HERE.packing is None or _PACKING.is_inside:
         return collection.__reduce_ex__(4)
-    known = _PACKING.known.get(id(collection))
-    if known is None:
-        future = _PACKING.client.compute(collection)
-        known = _PACKING.known[id(collection)] = (collection, future)
-    return _borrow(known[1])
+    _PACKING.is_inside = True
+    try:
+        return _collection, dumps_with_buffers(collection)
+    finally:
+        _PACKING.is_inside = False
 
 
-def _borrow(future: Future[Any]) -> Any:
-    assert HERE.packing is not None  # the callers look
-    HERE.packing.append(Borrowed(future))
-    return attach, (future.key,)
+def _collection(data: bytes, buffers: Sequence[Any]) -> Any:
+    """What a pickled collection becomes."""
+    return loads(data, buffers=buffers)
 
 
 #: Where the classes of collections are, by module: they are known once somebody has imported that.
@@ -107,18 +131,19 @@ _COLLECTIONS = {
 _registered: set[str] = set()
 
 
-def _register() -> None:
+def register() -> None:
     """Has pickling ask about Dask's classes: its own table is asked before their own methods."""
     if "distributed" not in _registered:
         _registered.add("distributed")
         copyreg.pickle(Future, _reduce_future)
     for name, classes in _COLLECTIONS.items():
+        if name in _registered:
+            continue
         module = sys.modules.get(name)
-        if module is not None and name not in _registered:
-            found = [getattr(module, item, None) for item in classes]
-            if not any(isinstance(item, type) for item in found):
-                continue  # it is just being imported
-            _registered.add(name)
-            for item in found:
-                if isinstance(item, type):
-                    copyreg.pickle(item, _reduce_collection)
+        if module is None or getattr(module.__spec__, "_initializing", False):
+            continue  # another thread may be just importing it
+        for item in classes:
+            found = getattr(module, item, None)
+            if isinstance(found, type):
+                copyreg.pickle(found, _reduce_collection)
+        _registered.add(name)

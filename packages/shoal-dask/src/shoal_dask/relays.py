@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.calls import COMPLETED, DONE
 from shoal.context import LOCK
+from shoal.exceptions import RunnerStateError
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.nested import End
@@ -47,7 +48,17 @@ class Relays:
             self._known.clear()
 
     def native(self, run: TaskFuture[Any]) -> Future[Any]:
-        """See `AnyBackend`: a Dask future that ends as the run does, with its plain value."""
+        """See `AnyBackend`: a Dask future that ends as the run does, with its plain value.
+
+        Raises:
+            RunnerStateError: the runner was left, so there is no client that it could belong to.
+        """
+        if self._backend.stopping or self._backend.client.status == "closed":
+            raise RunnerStateError(
+                runner="DaskTaskRunner",
+                problem=f"it has been left, and the Dask futures of its runs with it: read the `native` of {run.name!r} "
+                "before the flow ends",
+            )
         outcome = run._outcome
         if run._phase == COMPLETED and isinstance(outcome, Kept):
             return outcome.future

@@ -141,8 +141,9 @@ def is_asynchronous(value: object) -> bool:
 
 def is_client(value: object) -> bool:
     """Whether something is a `distributed.Client`. Where nobody imported `distributed`, there is none."""
-    distributed = sys.modules.get("distributed.client")
-    return distributed is not None and isinstance(value, distributed.Client)
+    # Another thread may be just importing it, and has not come to the class yet.
+    client = getattr(sys.modules.get("distributed.client"), "Client", None)
+    return client is not None and isinstance(value, client)
 
 
 def _is_address(value: object) -> bool:

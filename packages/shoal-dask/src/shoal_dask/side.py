@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
 from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from shoal.task_runners.remote.messages import Message
 from shoal_dask.bus import NAME, key_of
 from shoal_dask.environment import this_environment
 from shoal_dask.handles import Lent
+from shoal_dask.natives import Inside, register
 from shoal_dask.options import captured
 
 if TYPE_CHECKING:
@@ -131,6 +133,10 @@ class _Channel:
         """See `Channel`."""
         self.post("up", kind=kind, body=body)
 
+    def leave_to_parent(self) -> None:
+        """In a child that a run has forked: says nothing any more, for the loop is the worker's."""
+        self.post = lambda op, **message: None  # type: ignore[method-assign]
+
 
 class _DaskSeat(ClusterSeat):
     """A seat on one of Dask's threads."""
@@ -162,6 +168,20 @@ class _DaskSeat(ClusterSeat):
         return self in self.home.waiting.values()
 
 
+#: Those of this process.
+_SIDES: weakref.WeakSet[Side] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for side in list(_SIDES):
+        side.leave_to_parent()
+    _SIDES.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class Side(ClusterWorker):
     """A driver's side on this worker.
 
@@ -172,6 +192,8 @@ class Side(ClusterWorker):
 
     def __init__(self, worker: Any, session: str) -> None:
         super().__init__(_Channel(worker, session), REPORT_EVERY)
+        register()
+        _SIDES.add(self)
         self._worker = worker
         self._origin: Context | None = None
         self._session = session
@@ -182,6 +204,14 @@ class Side(ClusterWorker):
         self._wanted: dict[int, asyncio.Future[Any]] = {}
         self._thread = threading.Thread(target=self._receive, name="shoal-receiver", daemon=True)
         self._thread.start()
+
+    def leave_to_parent(self) -> None:
+        """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""
+        self.is_child = True
+        for seat in self.seats:
+            for frame in seat.frames.stack:
+                seat.frames.disarm(frame)  # which `_run` notices at no cost to others
+        self.channel.leave_to_parent()
 
     # ------------------------------------------------------------------ what is said; on Dask's loop
 
@@ -388,6 +418,10 @@ class Side(ClusterWorker):
         self._worker.loop.add_callback(self.guarded(self._worker.update_data), {key: value})
         batch.lane.put_kept(position, key)  # type: ignore[attr-defined]
         return lambda: value
+
+    def has_to_stay(self, packed: Packed) -> bool:
+        """See `RemoteWorker`: a collection with futures that this worker holds."""
+        return any(isinstance(stored, Inside) for stored in packed.stored)
 
     def capture(self) -> Any:
         """See `RemoteWorker`: Dask's annotations."""

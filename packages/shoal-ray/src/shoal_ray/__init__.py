@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from shoal_ray.options import remote_options
     from shoal_ray.task_runners import RayTaskRunner
 
-__all__ = ["RayTaskRunner", "remote_options"]
+    __version__: str
 
-__version__ = "0.1.0"
+__all__ = ["RayTaskRunner", "remote_options"]
 
 _HOMES = {"RayTaskRunner": "task_runners", "remote_options": "options"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("shoal-ray")
     from importlib import import_module
 
     home = _HOMES.get(name)

@@ -26,9 +26,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import ray
-from shoal.exceptions import ClusterFailed
+from ray.exceptions import RayError
+from shoal.exceptions import ClusterFailed, WorkerDied
+from shoal.logs import library_logger
 from shoal.names import process_entropy
 from shoal.scheduling.in_flight import EngineRules
+from shoal.scheduling.ledger import DEADLY
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
@@ -112,7 +115,7 @@ class RayBackend(ClusterBackend):
         self._functions: dict[Any, Any] = {}
         self._checked: set[Task[Any, Any]] = set()
         self._acquired = False
-        self.calls = Calls(self.failed)
+        self.calls = Calls(self._call_failed)
 
     # ------------------------------------------------------------------ starting and stopping
 
@@ -194,6 +197,12 @@ class RayBackend(ClusterBackend):
         if not (self.stopping or self.watch.has_lost):
             self.events.failed(error)
 
+    def _call_failed(self, error: BaseException) -> None:
+        if isinstance(error, (RayError, ConnectionError)):  # it has gone, as the watch sees too
+            library_logger().debug("A call of Ray failed: %r", error)
+        else:
+            self.failed(error)
+
     def is_listening(self) -> bool:
         """See `ClusterBackend`."""
         return self.link.is_here()
@@ -233,10 +242,15 @@ class RayBackend(ClusterBackend):
         for stored in packed.stored:
             if isinstance(stored, Kept) and stored.reference is None:
                 raise stored.lost()
+            if isinstance(stored, Kept) and stored.deaths >= DEADLY:
+                text = f"{stored.deaths} workers died when a large argument was about to be unpickled there"
+                raise WorkerDied(host="(a Ray worker)", message=text)
         slots = min(len(batch), SLOTS) if batch.linked or len(batch) == 1 else 1
         if task.is_async and len(batch) > 1:
             slots = 0  # the value of one would wait for the end of all
-        return RaySent(batch, packed.stored, slots)
+        sent = RaySent(batch, packed.stored, slots)
+        sent.suspects = [stored for stored in packed.stored if isinstance(stored, Kept)]
+        return sent
 
     def travels_alone(self, sent: Any, task: Task[Any, Any], options: Any) -> bool:
         """See `ClusterBackend`: Ray has to find a node for it, or to see to a value that may not exist yet."""

@@ -41,14 +41,16 @@ class Kept(Parcel):
     Attributes:
         reference: likewise; `None` once Ray was shut down.
         number: what workers know it by.
+        deaths: workers that died when it was about to be unpickled there, which Ray does before our code begins.
     """
 
-    __slots__ = ("number", "place", "reference")
+    __slots__ = ("deaths", "number", "place", "reference")
 
     def __init__(self, reference: ObjectRef[Any] | None, place: str | None = None) -> None:
         self.reference = reference
         self.number = reference.hex() if reference is not None else ""
         self.place = place
+        self.deaths = 0
         _living.add(self)
 
     def lost(self, run_name: str | None = None) -> ResultLost:

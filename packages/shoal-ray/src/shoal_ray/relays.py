@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from shoal.calls import COMPLETED, DONE
 from shoal.context import LOCK
+from shoal.exceptions import RunnerStateError
 from shoal.serialization import find_culprit
 
 from shoal_ray.handles import Kept
@@ -63,14 +64,27 @@ class Relays:
         return ray.get(self._backend.relay().borrow.remote(key), timeout=PASSED_WITHIN)[0]
 
     def native(self, run: TaskFuture[Any]) -> ObjectRef[Any]:
-        """See `AnyBackend`: the reference of the plain value."""
+        """See `AnyBackend`: the reference of the plain value.
+
+        Raises:
+            RunnerStateError: Ray has been shut down.
+            ResultLost: it has ended, and what held its value has gone.
+        """
+        if not ray.is_initialized():  # it would initialise itself
+            raise RunnerStateError(
+                runner=self._backend.events.runner_name,
+                problem="Ray was shut down when the runner was left, and its references went with it: read `native` "
+                "before that, or have Ray initialised around the flow",
+            )
         outcome = run._outcome
         if run._phase == COMPLETED and isinstance(outcome, Kept) and outcome.reference is not None:
             return outcome.reference
         with self._lock:
             known = self._known.get(run)
             if known is None:
-                known = self._known[run] = self._made(run)
+                known = self._made(run)
+                if not self._backend.stopping:  # nobody would let go of it before Ray is shut down
+                    self._known[run] = known
         return known  # type: ignore[no-any-return]
 
     def _made(self, run: TaskFuture[Any]) -> Any:

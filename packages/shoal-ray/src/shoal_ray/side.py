@@ -206,6 +206,17 @@ def side_of(contact: Contact) -> Side | None:
     return side
 
 
+def _after_fork() -> None:
+    global _joining
+    _joining = threading.Lock()
+    for side in _sides.values():
+        side.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class _RaySeat(ClusterSeat):
     """The main thread of a worker."""
 
@@ -286,6 +297,14 @@ class Side(ClusterWorker):
         hello["node"] = ray.get_runtime_context().get_node_id()
         self.channel.send(messages.HELLO, dumps(hello))
         self._receiver.start()
+
+    def leave_to_parent(self) -> None:
+        """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""
+        self.is_child = True
+        frames = self._seat.frames
+        for frame in frames.stack:
+            frames.disarm(frame)  # which `Seat` notices at no cost to others
+        self._connection.leave_to_parent()
 
     # ------------------------------------------------------------------ what the driver says; on the receiver
 

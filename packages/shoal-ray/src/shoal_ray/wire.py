@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from shoal_ray.settings import uses_tls
 
@@ -283,6 +283,11 @@ class Channel:
                 return
             yield from frames.feed(data)
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: closes its copy of the socket, whatever another thread was at. Nothing can be sent any more."""
+        self._connection.close()
+        self.send = _refuse  # type: ignore[method-assign]
+
     def close(self) -> None:
         """Hangs up."""
         try:
@@ -290,3 +295,7 @@ class Channel:
         except OSError:
             pass  # the other end was first
         self._connection.close()
+
+
+def _refuse(kind: int, body: bytes = b"") -> NoReturn:
+    raise ConnectionError("a process that a run has forked cannot talk with the driver")

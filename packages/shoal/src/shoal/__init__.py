@@ -9,7 +9,8 @@
     tasks, flows                                the decorators
     testing, cli                                for authors of runners; the command
 
-Each imports only from those above it. The public names below load on first access.
+Each imports only from those above it. The public names below load on first access. What the words mean is told by
+`docs/glossary.md`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from shoal.states import State
     from shoal.tasks import Task, task
 
+    __version__: str
+
 __all__ = [
     "Flow",
     "State",
@@ -37,8 +40,6 @@ __all__ = [
     "task",
     "unmapped",
 ]
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Flow": "flows",
@@ -56,6 +57,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("shoal")
     from importlib import import_module
 
     home = _HOMES.get(name)

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from shoal.flows import Flow
     from shoal.futures.blocking import Blocker
 
-__all__ = ["CALL", "HERE", "LOCK", "SCOPE", "TAGS", "FlowRun", "Scope", "current_scope", "tags"]
+__all__ = [
+    "CALL",
+    "HERE",
+    "INHERITED",
+    "LOCK",
+    "SCOPE",
+    "TAGS",
+    "FlowRun",
+    "Scope",
+    "current_scope",
+    "tags",
+]
 
 #: Guards every scheduler, every future and every thread's interrupts of this process. One lock, because runs wait for
 #: runs of other runners (nested flows), and a wait that crosses runners must be seen whole. Held for a microsecond at
@@ -41,15 +52,22 @@ class _Here(threading.local):
         frames: the interruptible runs on this thread's stack, `None` where there never was one.
         worker: the pool's worker that this thread is, if any.
         loop: whether this is the thread of the loop that runs async tasks.
+        batch_call: the call that it is at, of a batch on an executor's worker.
     """
 
     block: Blocker | None = None
     frames: Frames | None = None
     worker: Any = None
     loop: bool = False
+    batch_call: Call | None = None
 
 
 HERE = _Here()
+
+
+#: In a process that was forked from one that had entered runners: the dispatchers of these. Their runs are the parent's,
+#: so they take none here, and nothing ends here what waits for one.
+INHERITED: set[Any] = set()
 
 
 def _after_fork() -> None:
@@ -72,11 +90,13 @@ class FlowRun:
         tags: the tags in force when it began.
         run_count: attempts so far, 1 in the first.
         parent: the flow run around it, if any.
+        log_prints: whether prints beneath it are logged, where nothing else is said: as the flow says, or the one above.
         state: the latest state.
     """
 
     __slots__ = (
         "flow",
+        "log_prints",
         "name",
         "number",
         "parameters",
@@ -102,6 +122,8 @@ class FlowRun:
         self.parameters = parameters
         self.tags = tags
         self.parent = parent
+        above = parent is not None and parent.log_prints
+        self.log_prints: bool = above if flow.log_prints is None else flow.log_prints
         self.run_count = 0
         self.state: Any = None
         self.start_time: float | None = None

@@ -25,7 +25,7 @@ May import `safely`. Everything else may import this module.
     ├── MappingLengthMismatch     map() over iterables of different lengths  (ValueError)
     ├── MappingMissingIterable    map() without anything to map over         (ValueError)
     ├── InvalidOption             an unknown or impossible option            (ValueError, TypeError)
-    ├── RunNameError              a run name template that cannot be used    (ValueError)
+    ├── RunNameError              a run name template that cannot be used    (ValueError, TypeError)
     ├── SerializationError        something cannot cross to a worker or back
     ├── ConcurrencyLimitError     a tag limit that is unknown, zero or misused
     ├── RunnerStateError          a runner used before, after, or twice      (RuntimeError)
@@ -548,7 +548,7 @@ class InvalidOption(ShoalError, ValueError, TypeError):
         return f"The option {self.option}={self.value}{where} is not valid: {self.problem}"
 
 
-class RunNameError(ShoalError, ValueError):
+class RunNameError(ShoalError, ValueError, TypeError):
     """A `task_run_name` or `flow_run_name` could not be turned into a name.
 
     Attributes:

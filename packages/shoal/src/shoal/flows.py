@@ -51,18 +51,21 @@ class Flow(Generic[P, R_co]):
         on_crashed: Sequence[FlowHook] | None = None,
         on_cancellation: Sequence[FlowHook] | None = None,
     ) -> None:
-        if isinstance(fn, type) or not callable(fn):
+        self._binding: Any = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
+        function: Any = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
+        if isinstance(function, type) or not callable(function):
             raise InvalidOption(
-                where="@flow", option="fn", value=fn, problem="a function is needed"
+                where="@flow", option="fn", value=function, problem="a function is needed"
             )
-        function: Any = fn
         self.fn: Callable[..., Any] = function
         self.name = name if name is not None else function_name_to_flow_name(_name_of(function))
         check = _Checks(f"flow {self.name!r}")
+        check.text("name", name)
         if _name_of(function) == "<lambda>" and name is None:
             raise check.refuse("name", None, "a lambda has no name of its own, so one is needed")
+        check.text("description", description)
         self.description = description if description is not None else inspect.getdoc(function)
-        self.version = version
+        self.version = check.text("version", version)
         self.flow_run_name = check.run_name("flow_run_name", flow_run_name)
         self.task_runner = check.runner(task_runner)
         self.retries = check.whole("retries", retries)
@@ -96,13 +99,14 @@ class Flow(Generic[P, R_co]):
         return f"<Flow {self.name!r}>"
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
+        if self._binding is staticmethod or (instance is None and self._binding is not classmethod):
             return self
         bound: Flow[Any, Any] = object.__new__(type(self))
         bound.__dict__.update(self.__dict__)
-        bound.fn = self.fn.__get__(instance, owner)
+        bound.fn = self.fn.__get__(owner if self._binding is classmethod else instance, owner)
         bound.signature = inspect.signature(bound.fn)
         bound._validator = None
+        bound._binding = staticmethod  # once and for all
         return bound
 
     # ------------------------------------------------------------------ options
@@ -142,7 +146,8 @@ class Flow(Generic[P, R_co]):
                     value=value,
                     problem="there is no such option",
                 )
-        return Flow(self.fn, **{**kept, **options})
+        function: Any = self.fn if self._binding is None else self._binding(self.fn)
+        return Flow(function, **{**kept, **options})
 
     def on_running(self, hook: FlowHook) -> FlowHook:
         """Adds a hook that is called when a run begins; also as a decorator."""
@@ -193,14 +198,14 @@ class Flow(Generic[P, R_co]):
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise bind_error(self.name, self.signature, args, kwargs, error) from None
+        bound.apply_defaults()
         if self.validate_parameters and self._annotated():
             for name, value in self._coerced(dict(bound.arguments)).items():
                 bound.arguments[name] = value
-        args, kwargs = bound.args, bound.kwargs
-        bound.apply_defaults()
-        return args, kwargs, dict(bound.arguments)
+        return bound.args, bound.kwargs, dict(bound.arguments)
 
     def _annotated(self) -> bool:
+        """Whether there is anything to validate, so that pydantic is worth loading."""
         return any(p.annotation is not p.empty for p in self.signature.parameters.values())
 
     def _coerced(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +234,9 @@ class Flow(Generic[P, R_co]):
     ) -> Any:
         """Runs the flow and gives its value; an async flow gives a coroutine.
 
+        A generator flow gives an iterator that streams (an async one an async iterator): the run begins with the first
+        item that is asked for, and ends with the generator.
+
         Args:
             args: positional arguments; futures in them are waited for.
             kwargs: keyword arguments likewise.
@@ -240,9 +248,12 @@ class Flow(Generic[P, R_co]):
             FlowRunTimeout: the run took longer than `timeout_seconds`.
             Exception: what the flow raised, or what the first failed run that it returned had raised.
         """
-        from shoal.engine.flow_run import run_flow, run_flow_async
+        from shoal.engine import flow_run
 
-        run = run_flow_async if self.is_async else run_flow
+        if self.is_generator and not return_state:
+            stream = flow_run.stream_flow_async if self.is_async else flow_run.stream_flow
+            return stream(self, args, kwargs, wait_for)
+        run = flow_run.run_flow_async if self.is_async else flow_run.run_flow
         return run(self, args, kwargs, wait_for, return_state)
 
 

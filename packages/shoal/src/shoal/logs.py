@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ __all__ = [
     "library_logger",
     "log_failure",
     "log_prints_of",
+    "log_to_stderr",
     "set_up",
     "task_run_logger",
 ]
@@ -107,6 +109,24 @@ class _StderrHandler(logging.StreamHandler[Any]):
     @stream.setter
     def stream(self, value: Any) -> None:
         raise AttributeError("this handler follows sys.stderr")
+
+
+def log_to_stderr() -> None:
+    """In a child that a run on a worker has forked: nobody takes its lines any more, so they go the usual way."""
+    global _is_set_up
+    _ROOT.handlers = []
+    _ROOT.propagate = True
+    _is_set_up = False
+    set_up()
+
+
+def _after_fork() -> None:
+    global _set_up_lock
+    _set_up_lock = threading.Lock()  # another thread may have held it when the process was forked
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def set_up() -> None:
@@ -259,7 +279,8 @@ class _Print:
         if logger is None:
             self._below(*values, sep=sep, end=end, file=file, flush=flush)
         else:
-            logger.info("%s", (" " if sep is None else sep).join(map(str, values)))
+            text = (" " if sep is None else sep).join(map(str, values))
+            logger.info("%s", text, stacklevel=2)  # where the print stands
 
     def __reduce__(self) -> Any:
         return _print_there, ()
@@ -272,12 +293,9 @@ def _print_there() -> Callable[..., None]:
 
 def _prints_go_to() -> RunLogger | None:
     call = CALL.get()
-    scope = SCOPE.get()
-    flow_run = scope.flow_run if scope is not None else None
-    if call is not None:
-        wanted = call.task.log_prints
-        if wanted is None and flow_run is not None:
-            wanted = flow_run.flow.log_prints
-    else:
-        wanted = flow_run.flow.log_prints if flow_run is not None else False
+    wanted = call.task.log_prints if call is not None else None
+    if wanted is None:
+        scope = SCOPE.get()
+        flow_run = scope.flow_run if scope is not None else None
+        wanted = flow_run is not None and flow_run.log_prints
     return get_run_logger() if wanted else None

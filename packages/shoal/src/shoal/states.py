@@ -181,7 +181,10 @@ class State(Generic[R_co]):
         """The run's value.
 
         Args:
-            raise_on_failure: whether to raise the exception of a run that did not complete, or to return it.
+            raise_on_failure: whether to raise the exception of a run that did not complete, or to return what there
+                is instead: the data of the state (`x` of `Failed("m", data=x)`); for a run that returned several
+                others the collection of their values, an exception in the place of each that did not complete; else
+                the exception.
 
         Raises:
             UnfinishedRun: the run has not ended.
@@ -202,9 +205,12 @@ class State(Generic[R_co]):
                 return lost
         error = _exception_of(self)
         try:
-            if raise_on_failure or isinstance(error, UnfinishedRun):
+            if raise_on_failure or not self.is_done():
                 raise error
-            return error
+            data = self.data
+            if data is None or isinstance(data, BaseException):
+                return error
+            return _values_of(data) if _only_states(data) else data  # type: ignore[no-any-return]
         finally:
             del error  # or the exception's traceback and this frame keep each other alive
 
@@ -217,7 +223,7 @@ class State(Generic[R_co]):
         if self.type is _COMPLETED:
             return None
         error = _exception_of(self)
-        if isinstance(error, UnfinishedRun):
+        if not self.is_done():
             raise error
         return error
 
@@ -364,6 +370,46 @@ def _first_bad(states: Sequence[State[Any]]) -> State[Any] | None:
         if state.type in _BAD_ENDS:
             return state
     return incomplete[0] if incomplete else None
+
+
+def _only_states(data: object) -> bool:
+    """Whether a state's data are the states of several runs."""
+    return (
+        isinstance(data, (list, tuple, set, frozenset))
+        and bool(data)
+        and all(isinstance(item, State) for item in data)
+    )
+
+
+def _values_of(states: Any) -> Any:
+    """Values in the place of states, exceptions where there are none; a list for a list, else a tuple."""
+    values = [
+        state.result(raise_on_failure=False) if state.is_done() else _exception_of(state)
+        for state in states
+    ]
+    return values if isinstance(states, list) else tuple(values)
+
+
+def final_state(state: State[Any]) -> State[Any]:
+    """The final state of a run that returned a state: that one, if a run can end in it.
+
+    A run that returned `Cancelling` has been cancelled by that; whatever else is not final is a failure.
+    """
+    if state.is_final():
+        return state
+    if state.is_cancelling():
+        return State(_CANCELLED, message=state.message, data=state.data)
+    if state.is_done():  # it stands for a run that never started, and says why
+        return State(_FAILED, message=state.message, data=state.data)
+    return State(_FAILED, message=f"{state} was returned, which is not final")
+
+
+def summed_up(states: Iterable[State[Any]]) -> State[Any]:
+    """As `aggregate_states`, with the values as data if all are COMPLETED; a list for a list, else a tuple."""
+    found = states if isinstance(states, list) else tuple(states)
+    aggregate: State[Any] = aggregate_states(found)
+    data = _values_of(found) if aggregate.is_completed() else found
+    return State(aggregate.type, message=aggregate.message, data=data)
 
 
 def aggregate_states(states: Iterable[State[Any]]) -> State[list[State[Any]]]:

@@ -20,7 +20,7 @@ from collections.abc import (
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
-from shoal.annotations import Annotation, unmapped
+from shoal.annotations import Annotation, opaque, quote, unmapped
 from shoal.calls import Call
 from shoal.context import SCOPE, TAGS, current_scope
 from shoal.exceptions import (
@@ -33,10 +33,10 @@ from shoal.exceptions import (
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.limits.settings import limits_in_use
 from shoal.names import next_number
+from shoal.states import State, get_state_exception
 
 if TYPE_CHECKING:
     from shoal.engine.task_run import TaskRun
-    from shoal.states import State
 
 __all__ = ["Task", "task"]
 
@@ -108,13 +108,12 @@ class Task(Generic[P, R_co]):
             )
         self.fn: Callable[..., Any] = function
         self.name: str = name if name is not None else _name_of(function)
-        where = f"task {self.name!r}"
-        check = _Checks(where)
-        if not isinstance(self.name, str):
-            raise check.refuse("name", name, "a string is needed")
+        check = _Checks(f"task {self.name!r}")
+        check.text("name", name)
+        check.text("description", description)
         self.description = description if description is not None else inspect.getdoc(function)
         self.tags = check.tags(tags)
-        self.version = version
+        self.version = check.text("version", version)
         self.task_run_name = check.run_name("task_run_name", task_run_name)
         self.retries = check.whole("retries", retries)
         self.retry_delay_seconds = check.delays(retry_delay_seconds)
@@ -363,23 +362,32 @@ class Task(Generic[P, R_co]):
         self.bind(args, kwargs)
         scope = SCOPE.get()
         call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
+        tags = self.tags | TAGS.get()
+        if tags and limits_in_use():
+            return self._call_limited(call, wait_for, return_state, tags)
         if self.is_generator and not return_state:
             streams = direct_call.stream_async if self.is_async else direct_call.stream
             return streams(call, wait_for)
-        tags = self.tags | TAGS.get()
-        limited = bool(tags) and limits_in_use()
+        if self.is_async:
+            return direct_call.call_directly_async(call, wait_for, return_state)
+        return direct_call.call_directly(call, wait_for, return_state)
+
+    def _call_limited(
+        self, call: Call, wait_for: Any, return_state: bool, tags: frozenset[str]
+    ) -> Any:
+        """A direct call that holds a slot of every limit of its tags."""
+        from shoal.engine import direct_call
+        from shoal.limits import holding
+
+        if self.is_generator and not return_state:
+            if self.is_async:
+                items = direct_call.stream_async(call, wait_for)
+                return holding.streaming_async(tags, call.number, items)
+            return holding.streaming(tags, call.number, direct_call.stream(call, wait_for))
         if self.is_async:
             coroutine = direct_call.call_directly_async(call, wait_for, return_state)
-            if not limited:
-                return coroutine
-            from shoal.limits.holding import holding_async
-
-            return holding_async(tags, call.number, coroutine)
-        if not limited:
-            return direct_call.call_directly(call, wait_for, return_state)
-        from shoal.limits.holding import holding
-
-        with holding(tags, call.number):
+            return holding.holding_async(tags, call.number, coroutine)
+        with holding.holding(tags, call.number):
             return direct_call.call_directly(call, wait_for, return_state)
 
     @overload
@@ -449,7 +457,8 @@ class Task(Generic[P, R_co]):
         """Gives the runner one run for each element of the iterable arguments; returns at once.
 
         Iterables are mapped side by side and must have one length. Not mapped: strings, bytes, open files, anything
-        in `unmapped(...)`, and what is no iterable. A single future of a list is waited for here.
+        in `unmapped(...)`, and what is no iterable. A single future of a list is waited for here, also in
+        `allow_failure(...)`, where the exception of a run that failed goes to every element.
 
         Args:
             args: positional arguments.
@@ -510,15 +519,26 @@ def _column(value: Any) -> tuple[list[Any] | None, Any]:
     """An argument of `map`: `(elements, None)` if it is mapped over, else `(None, value)`."""
     if isinstance(value, unmapped):
         return None, value.value
-    if isinstance(value, TaskFuture):
-        value = value.result()
+    if isinstance(value, opaque):
+        return None, value  # one thing, as is said of it
     if isinstance(value, Annotation):
         inner = value.value
-        inner = inner.result() if isinstance(inner, TaskFuture) and not _single(value) else inner
-        elements, _ = _column(inner) if not _single(value) else (None, None)
+        if isinstance(inner, (TaskFuture, State)):
+            if isinstance(value, quote):
+                return None, value
+            if isinstance(inner, TaskFuture):
+                inner.wait()
+                inner = inner.state
+            error = get_state_exception(inner)
+            if error is not None:
+                return None, value.rewrap(error)
+            inner = inner.result()
+        elements, static = _column(inner)
         if elements is None:
-            return None, value
+            return None, value.rewrap(static)
         return [value.rewrap(element) for element in elements], None
+    if isinstance(value, (TaskFuture, State)):
+        value = value.result()
     if isinstance(value, _STATIC_ITERABLES) or hasattr(value, "read") or hasattr(value, "write"):
         return None, value
     try:
@@ -527,13 +547,6 @@ def _column(value: Any) -> tuple[list[Any] | None, Any]:
         if hasattr(type(value), "__iter__"):
             raise  # an iterable that fails is the caller's to see
         return None, value
-
-
-def _single(annotation: Annotation[Any]) -> bool:
-    """Whether an annotation says that its value is one thing: a quoted or opaque list is not mapped over."""
-    from shoal.annotations import opaque, quote
-
-    return isinstance(annotation, (quote, opaque))
 
 
 def bind_error(
@@ -653,6 +666,11 @@ class _Checks:
             if not isinstance(tag, str):
                 raise self.refuse("tags", tag, "tags are strings")
         return tags
+
+    def text(self, option: str, value: Any) -> str | None:
+        if value is not None and not isinstance(value, str):
+            raise self.refuse(option, value, "a string is needed")
+        return value
 
     def run_name(self, option: str, value: Any) -> Any:
         if value is not None and not isinstance(value, str) and not callable(value):

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from shoal.engine import handlers
 from shoal.exceptions import CancelledRun
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._previous: dict[int, Any] = {}
+        self._handles = False
         self._clock: SimpleQueue[int | None] = SimpleQueue()
         self._watch = threading.Thread(target=self._watch_time, name="shoal-signals", daemon=True)
         self._cancel: Any = None
@@ -45,15 +46,17 @@ class Signals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._watch.start()
-            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            self._handles = True
+            for number in _SIGNALS:
+                handlers.install(number, self._handle)
         return self
 
     def __exit__(self, *raised: object) -> None:
         if self.received is not None:
             return  # until the end of the process a signal ends it, and the clock goes on
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        if self._previous:
+        if self._handles:
+            for number in _SIGNALS:
+                handlers.remove(number)
             self._clock.put(None)
             self._watch.join()
 

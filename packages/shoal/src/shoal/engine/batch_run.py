@@ -18,7 +18,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.calls import CANCELLED, COMPLETED, FAILED, WAITING, Call, Outcome, Report
-from shoal.context import SCOPE, TAGS, FlowRun, Scope
+from shoal.context import HERE, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine.inputs import ATOMS
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from shoal.exceptions import SerializationError
@@ -32,6 +32,7 @@ from shoal.serialization import (
     loads_each,
     portable_error,
 )
+from shoal.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +50,7 @@ __all__ = [
     "run_packed",
     "surroundings_of",
     "unpack_report",
+    "unpicklable",
 ]
 
 #: A flow run's parameters travel with it up to this size; `runtime.flow_run.parameters` is empty beyond.
@@ -93,8 +95,8 @@ def pack_task(task: Task[Any, Any]) -> tuple[bytes, bytes]:
     """
     try:
         data = dumps_function(task)
-    except BaseException:
-        raise find_culprit(task.fn, f"the function of task {task.name!r}") from None
+    except BaseException as error:
+        raise unpicklable(task.fn, f"the function of task {task.name!r}", error) from None
     import hashlib  # here, as workers seldom need it
 
     return hashlib.blake2b(data, digest_size=16).digest(), data
@@ -118,7 +120,7 @@ def surroundings_of(scope: Scope | None) -> bytes:
         while above is not None:
             lineage.append((above.number, above.name, above.flow.name))
             above = above.parent
-        flow = (lineage, sorted(run.tags), run.run_count, bool(run.flow.log_prints), parameters)
+        flow = (lineage, sorted(run.tags), run.run_count, run.log_prints, parameters)
     level = logging.getLogger("shoal.task_runs").getEffectiveLevel()
     return dumps(Surroundings(process_entropy(), level, flow))
 
@@ -275,6 +277,7 @@ def run_calls(calls: Sequence[Call], seconds: float) -> tuple[list[Any], list[fl
             ends.append(time.time())
         return values, ends, time.perf_counter() - started
     for call in calls:
+        HERE.batch_call = call
         try:
             outcome = timed_attempt(call)
             if outcome.phase == WAITING:
@@ -285,6 +288,7 @@ def run_calls(calls: Sequence[Call], seconds: float) -> tuple[list[Any], list[fl
         ends.append(time.time())
         if time.perf_counter() - started > seconds:
             break
+    HERE.batch_call = None
     return values, ends, time.perf_counter() - started
 
 
@@ -338,9 +342,9 @@ def _columns(
             continue
         try:
             parts.append(dumps(value))
-        except BaseException:
+        except BaseException as problem:
             places.append(place)
-            error = find_culprit(value, "result", name_of(call))
+            error = unpicklable(value, "result", problem, name_of(call))
             parts.append(pack_outcome(call, Outcome(FAILED, error, name=call.name)))
     return None, parts, places
 
@@ -349,30 +353,67 @@ def pack_outcome(call: Call, outcome: Outcome) -> bytes:
     """Pickles an outcome so that it certainly travels: what cannot be pickled makes it a failure."""
     try:
         return _packed_outcome(call, outcome)
-    except BaseException as problem:  # it needs nothing of what the user has given
-        told = SerializationError(
-            path="outcome",
-            type_name=kind_of(outcome.value),
-            problem=in_words(problem),
-            run_name=name_of(call),
-        )
-        return dumps(Outcome(FAILED, told, name=call.name))
+    except BaseException as problem:
+        told = outcome.value if outcome.state is None else outcome.state.data
+        error = unpicklable(told, "result", problem, name_of(call))
+        return dumps(Outcome(FAILED, error, name=call.name))
 
 
 def _packed_outcome(call: Call, outcome: Outcome) -> bytes:
-    if is_raisable(outcome.value):
-        if outcome.state is not None and outcome.state.data is outcome.value:
-            outcome.state = None if outcome.state.name == "Failed" else outcome.state
-        outcome.value = loads(pack_error(outcome.value, name_of(call)))
-        if outcome.state is not None:
-            outcome.state = type(outcome.state)(
-                outcome.state.type, outcome.state.name, outcome.state.message, data=outcome.value
-            )
+    error, state = outcome.value, outcome.state
+    if is_raisable(error):
+        outcome.value = loads(pack_error(error, name_of(call)))
+        if state is not None and state.data is error and state.name == "Failed":
+            outcome.state = None  # it says no more than the exception
+        elif state is not None:
+            outcome.state = _portable_state(state, call, error, outcome.value)
+    return dumps(outcome)
+
+
+def _portable_state(
+    state: State[Any], call: Call, error: BaseException, portable: BaseException
+) -> State[Any]:
+    """A state that a task returned, with exceptions in it that travel.
+
+    Args:
+        state: the state.
+        call: of the task.
+        error: an exception that may be in it.
+        portable: the same, made to travel.
+    """
+    data = state.data
+    if data is error:
+        data = portable
+    elif is_raisable(data):
+        data = loads(pack_error(data, name_of(call)))
+    elif isinstance(data, (list, tuple, set, frozenset)) and all(
+        isinstance(item, State) for item in data
+    ):
+        parts = [
+            item if item.is_completed() else _portable_state(item, call, error, portable)
+            for item in data
+        ]
+        data = parts if isinstance(data, list) else tuple(parts)
+    return State(state.type, state.name, state.message, data=data)
+
+
+def unpicklable(
+    value: Any, path: str, problem: BaseException, run_name: str | None = None
+) -> SerializationError:
+    """The error of a value that cannot be pickled: `find_culprit`'s, or one that needs nothing of the value.
+
+    Args:
+        value: the value.
+        path: what it is called.
+        problem: what pickling has raised.
+        run_name: the run.
+    """
     try:
-        return dumps(outcome)
-    except BaseException:
-        error = find_culprit(outcome.value, "result", name_of(call))
-        return dumps(Outcome(FAILED, error, name=call.name))
+        return find_culprit(value, path, run_name)
+    except BaseException:  # it cannot be looked at
+        return SerializationError(
+            path=path, type_name=kind_of(value), problem=in_words(problem), run_name=run_name
+        )
 
 
 def pack_error(error: BaseException, run_name: str) -> bytes:

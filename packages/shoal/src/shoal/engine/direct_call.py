@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from shoal.calls import AWAITING_RETRY, COMPLETED, CRASHED, FAILED, WAITING, Call, Outcome
+from shoal.calls import AWAITING_RETRY, COMPLETED, CRASHED, WAITING, Call, Outcome
 from shoal.context import CALL, HERE, LOCK
 from shoal.engine import inputs
+from shoal.engine.interrupt import Interrupt
+from shoal.engine.streams import Allowance, AsyncSteps, stepwise
 from shoal.engine.task_run import (
     begin,
+    call_running_hooks,
+    call_running_hooks_async,
+    cancelled_class,
     concluded,
+    concluded_async,
     logger_of,
+    overdue,
+    raised,
+    returned,
     state_of,
     timed_attempt,
     timed_attempt_async,
@@ -30,9 +40,6 @@ from shoal.futures.blocking import block
 from shoal.logs import name_of, set_up
 from shoal.safely import in_words, is_raisable, text_of
 from shoal.states import Cancelled, State
-
-if TYPE_CHECKING:
-    from contextvars import Context
 
 __all__ = ["call_directly", "call_directly_async", "sleep", "stream", "stream_async"]
 
@@ -113,66 +120,114 @@ async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> 
         CALL.reset(token)
 
 
-def stream(call: Call, wait_for: Any) -> Iterator[Any]:
+def stream(call: Call, wait_for: Any) -> Generator[Any, Any, Any]:
     """A direct call of a generator task: items as they are made; the run ends with the generator.
 
-    What was given out can't be taken back, so such a run is neither retried nor timed; `submit` does both.
+    What was given out can't be taken back: an attempt after one that failed emits from the start again. The time
+    limit is for what the generator does, and not for what is done with its items.
     """
     set_up()
     found = _bound_upstreams(call, wait_for)
     block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
     _fill_in(call, found)
-    context = call.context.copy()
-    context.run(CALL.set, call)
-    return _streamed(call, context)
+    return _attempts(call)
 
 
-def _streamed(call: Call, context: Context) -> Iterator[Any]:
+def _attempts(call: Call) -> Generator[Any, Any, Any]:
+    while True:
+        try:
+            outcome = yield from stepwise(_emitted(call), call.context.copy().run)
+        except GeneratorExit:
+            _log_end(call, Cancelled("the generator was closed"))
+            raise
+        if outcome.phase == WAITING:
+            found = inputs.collect((outcome.value,), None)
+            block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
+            outcome = waited_for(call, outcome.value)
+        if outcome.phase != AWAITING_RETRY:
+            return _finish(call, outcome, return_state=False)
+        _log_retry(call, outcome)
+        sleep(outcome.delay)
+        call.attempt += 1
+
+
+def _emitted(call: Call) -> Generator[Any, Any, Outcome]:
+    """One attempt, in the run's context."""
+    limit = call.task.timeout_seconds
+    CALL.set(call)
     try:
-        context.run(begin, call)
-        iterator = context.run(iter, call.task.fn(*call.args, **(call.kwargs or {})))
-        while True:
-            try:
-                item = context.run(next, iterator)
-            except StopIteration:
-                break
-            yield item
-    except GeneratorExit:
-        _log_end(call, Cancelled("the generator was closed"))
+        begin(call)
+        call_running_hooks(call)
+        items = call.task.fn(*call.args, **(call.kwargs or {}))
+        if limit is not None:
+            items = stepwise(items, Allowance(limit, lambda: overdue(call)))
+        outcome = returned(call, (yield from items))
+    except (GeneratorExit, Interrupt):
         raise
-    except Exception as error:
-        _finish(call, concluded(call, Outcome(FAILED, error)), return_state=True)
-        raise
-    _finish(call, concluded(call, Outcome(COMPLETED, None)), return_state=True)
+    except BaseException as error:
+        outcome = raised(call, error)
+    return concluded(call, outcome)
 
 
-async def stream_async(call: Call, wait_for: Any) -> AsyncIterator[Any]:
+async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
     """As `stream`, for async generator tasks."""
+    import anyio
+
     set_up()
     found = _bound_upstreams(call, wait_for)
     futures = [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
     if futures:
         await settled(futures)
     _fill_in(call, found)
+    cancelled = cancelled_class()
+    while True:
+        steps: AsyncSteps | None = None
+        try:
+            with _current(call):
+                begin(call)
+                await call_running_hooks_async(call)
+                items = call.task.fn(*call.args, **(call.kwargs or {}))
+            steps = AsyncSteps(
+                items, lambda: _current(call), call.task.timeout_seconds, lambda: overdue(call)
+            )
+            while True:
+                item = await steps.next()
+                try:
+                    given = yield item
+                except GeneratorExit:
+                    _log_end(call, Cancelled("the generator was closed"))
+                    raise
+                except Exception as error:
+                    steps.throw(error)
+                else:
+                    steps.send(given)
+        except StopAsyncIteration:
+            outcome = Outcome(COMPLETED, None)
+        except (GeneratorExit, cancelled):
+            raise
+        except BaseException as error:
+            with _current(call):
+                outcome = raised(call, error)
+        finally:
+            if steps is not None:
+                await steps.close()
+        outcome = await concluded_async(call, outcome)
+        if outcome.phase != AWAITING_RETRY:
+            _finish(call, outcome, return_state=False)
+            return
+        _log_retry(call, outcome)
+        await anyio.sleep(outcome.delay)
+        call.attempt += 1
+
+
+@contextmanager
+def _current(call: Call) -> Iterator[None]:
+    """Code that belongs to a run, in the context of who iterates over what it emits."""
+    token = CALL.set(call)
     try:
-        begin(call)
-        iterator = call.task.fn(*call.args, **(call.kwargs or {})).__aiter__()
-        while True:
-            token = CALL.set(call)
-            try:
-                item = await anext(iterator)
-            except StopAsyncIteration:
-                break
-            finally:
-                CALL.reset(token)
-            yield item
-    except GeneratorExit:
-        _log_end(call, Cancelled("the generator was closed"))
-        raise
-    except Exception as error:
-        _finish(call, concluded(call, Outcome(FAILED, error)), return_state=True)
-        raise
-    _finish(call, concluded(call, Outcome(COMPLETED, None)), return_state=True)
+        yield
+    finally:
+        CALL.reset(token)
 
 
 def _log_end(call: Call, state: State[Any]) -> None:

@@ -2,37 +2,40 @@
 
 The steps are the same for functions and coroutine functions:
 
-    begin ─▶ attempt: enter a duplicate of the runner ─▶ call the function ─▶ settle what it returned ─▶ leave the runner
+    start ─▶ attempt: enter a duplicate of the runner ─▶ call the function ─▶ settle what it returned ─▶ leave the runner
                ▲                                                                                            │
                └───────────────────── retry after the delay ◀───────────────────────────────────────────────┘
 
-A flow that raises, is cancelled or times out cancels what has not started and stops what runs. May import futures and
+A generator flow has the same steps; while its caller has an item, it stands still inside the attempt.
+
+A flow that raises, is cancelled, closed or times out cancels what has not started and stops what runs. May import futures and
 what lies above them; the runner and the flow come in as objects.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
+from contextlib import ExitStack, asynccontextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
-from shoal.context import CALL, HERE, LOCK, SCOPE, TAGS, FlowRun, Scope
-from shoal.engine import inputs
+from shoal.context import CALL, HERE, SCOPE, TAGS, FlowRun, Scope
+from shoal.engine import handlers, inputs
 from shoal.engine.direct_call import sleep
 from shoal.engine.interrupt import (
     Interrupt,
-    frames_of_this_thread,
-    interruptible_block,
-    raise_if_due,
+    Kicks,
     shielded,
 )
-from shoal.engine.services import TIMERS
+from shoal.engine.services import CALLBACKS
+from shoal.engine.streams import Allowance, AsyncSteps, stepwise
 from shoal.engine.task_run import cancelled_class, name_of_hook, results_in
+from shoal.engine.time_limit import TimeLimit
 from shoal.engine.values import value_of
-from shoal.exceptions import CancelledRun, FlowRunTimeout
+from shoal.exceptions import CancelledRun, FlowRunTimeout, MissingContextError
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.blocking import block
 from shoal.logs import flow_run_logger, log_failure, log_prints_of, set_up
@@ -46,18 +49,19 @@ from shoal.states import (
     Running,
     State,
     TimedOut,
-    aggregate_states,
+    final_state,
     get_state_exception,
+    summed_up,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 
     from anyio import CancelScope
 
     from shoal.flows import Flow
 
-__all__ = ["run_flow", "run_flow_async"]
+__all__ = ["run_flow", "run_flow_async", "stream_flow", "stream_flow_async"]
 
 
 class _Run:
@@ -93,11 +97,12 @@ class _Run:
         self.kwargs = kwargs or {}
         self.args, self.kwargs, self.record.parameters = flow.validated(self.args, self.kwargs)
         if flow.flow_run_name is not None:
-            self.record.name = render_run_name(
-                flow.flow_run_name, self.record.parameters, task_name=flow.name
-            )
+            with self.around():  # a callable may ask `shoal.runtime`
+                self.record.name = render_run_name(
+                    flow.flow_run_name, self.record.parameters, task_name=flow.name
+                )
             self.logger = flow_run_logger(self.record)
-        log_prints_of(flow.log_prints)
+        log_prints_of(self.record.log_prints)
         self.record.start_time = time.time()
         self.logger.info("Beginning flow run %r for flow %r", self.record.name, flow.name)
 
@@ -114,6 +119,11 @@ class _Run:
     def inside(self, runner: Any) -> _Inside:
         """The context of the flow's body."""
         return _Inside(runner.scope(self.record))
+
+    def around(self) -> _Inside:
+        """The context of the flow's hooks: no runner is entered, but that of a flow around this one."""
+        scope = SCOPE.get()
+        return _Inside(Scope(scope.dispatcher if scope is not None else _NoRunner(), self.record))
 
     def raised(self, error: BaseException) -> State[Any]:
         """The state that an exception leads to; asks it for nothing that could fail."""
@@ -156,11 +166,12 @@ class _Run:
         self.record.state = state
         for hook in hooks:
             try:
-                result = hook(self.flow, self.record, state)
-                if hasattr(result, "__await__"):
-                    from shoal.engine.loops import SERVICE_LOOP
+                with self.around():
+                    result = hook(self.flow, self.record, state)
+                    if hasattr(result, "__await__"):
+                        from shoal.engine.loops import SERVICE_LOOP
 
-                    SERVICE_LOOP.run(result)
+                        SERVICE_LOOP.run(result)
             except (Interrupt, KeyboardInterrupt):
                 raise
             except BaseException as error:
@@ -171,9 +182,10 @@ class _Run:
         self.record.state = state
         for hook in hooks:
             try:
-                result = hook(self.flow, self.record, state)
-                if hasattr(result, "__await__"):
-                    await result
+                with self.around():
+                    result = hook(self.flow, self.record, state)
+                    if hasattr(result, "__await__"):
+                        await result
             except (KeyboardInterrupt, cancelled_class()):
                 raise
             except BaseException as error:
@@ -183,6 +195,10 @@ class _Run:
         """The line about the run's end."""
         level = logging.INFO if state.is_completed() else logging.ERROR
         self.logger.log(level, "Finished in state %s", str(state))
+
+    def overdue(self) -> FlowRunTimeout:
+        """The error of an attempt that took longer than its limit."""
+        return FlowRunTimeout(run_name=self.record.name, timeout=self.flow.timeout_seconds or 0.0)
 
     def give(self, state: State[Any], return_state: bool) -> Any:
         """What the caller gets: the state, the value, or the exception."""
@@ -195,7 +211,7 @@ class _Run:
 
 
 class _Inside:
-    """The context of a flow's body."""
+    """The context of a flow's body, or of its hooks."""
 
     # No generator: `contextlib` sets attributes of the exception that passes, which some refuse.
 
@@ -211,14 +227,26 @@ class _Inside:
         SCOPE.reset(scope)
 
 
+class _NoRunner:
+    """Where runs go that a hook submits: nowhere."""
+
+    def submit(self, task: Any, *_: Any) -> Any:
+        """Refuses.
+
+        Raises:
+            MissingContextError: always.
+        """
+        raise MissingContextError(task_name=task.name)
+
+    submit_map = submit
+
+
 def _final_state(value: Any) -> State[Any]:
     """The state that a flow's return value leads to; every future in it has ended."""
-    if isinstance(value, State):
-        if value.is_done():
-            return value
-        return Failed(f"The flow returned {value}, which is not final")
     if isinstance(value, TaskFuture):
-        return value.state
+        value = value.state
+    if isinstance(value, State):
+        return final_state(value)
     if isinstance(value, TaskFutureList):
         value = list(value)
     if (
@@ -226,15 +254,8 @@ def _final_state(value: Any) -> State[Any]:
         and value
         and all(isinstance(item, (State, TaskFuture)) for item in value)
     ):
-        items = list(value)
-        aggregate = aggregate_states(
-            [item if isinstance(item, State) else item.state for item in items]
-        )
-        if aggregate.is_completed():
-            values = [item.result() for item in items]
-            made = values if isinstance(value, list) else tuple(values)
-            return Completed(aggregate.message, data=made)
-        return aggregate
+        states = [item if isinstance(item, State) else item.state for item in value]
+        return summed_up(states if isinstance(value, list) else tuple(states))
     return Completed(data=results_in(value))
 
 
@@ -258,17 +279,9 @@ def run_flow(
 ) -> Any:
     """Runs a flow in the caller's thread."""
     run = _Run(flow, args, kwargs)
-    try:
-        found = run.upstreams(wait_for)
-        block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
-        run.begin(found)
-    except Exception as error:
-        state = run.raised(error)
-        run.log_end(state)
-        run.call_hooks(run.hooks(state), state)
-        return run.give(state, return_state)
+    state = _start(run, wait_for)
     interruption: BaseException | None = None
-    while True:
+    while state is None:
         run.record.run_count += 1
         run.call_hooks(flow.on_running_hooks, Running())
         try:
@@ -277,9 +290,9 @@ def run_flow(
             state = run.raised(error)
         except BaseException as error:
             state, interruption = run.raised(error), error
-        if interruption is not None or not run.retries(state):
-            break
-        sleep(flow.retry_delay_seconds)
+        if interruption is None and run.retries(state):
+            state = None
+            sleep(flow.retry_delay_seconds)
     run.log_end(state)
     run.call_hooks(run.hooks(state), state)
     if interruption is not None:
@@ -287,43 +300,70 @@ def run_flow(
     return run.give(state, return_state)
 
 
+def stream_flow(
+    flow: Flow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any
+) -> Generator[Any, Any, Any]:
+    """Runs a generator flow as its caller asks for items; it begins with the first."""
+    return _stream(_Run(flow, args, kwargs), wait_for)
+
+
+def _stream(run: _Run, wait_for: Any) -> Generator[Any, Any, Any]:
+    flow = run.flow
+    state = _start(run, wait_for)
+    interruption: BaseException | None = None
+    while state is None:
+        run.record.run_count += 1
+        run.call_hooks(flow.on_running_hooks, Running())
+        try:
+            state = yield from stepwise(_streamed(run), copy_context().run)
+        except GeneratorExit as closed:
+            state, interruption = Cancelled("the generator was closed"), closed
+        except Exception as error:
+            state = run.raised(error)
+        except BaseException as error:
+            state, interruption = run.raised(error), error
+        if interruption is None and run.retries(state):
+            state = None
+            sleep(flow.retry_delay_seconds)
+    run.log_end(state)
+    run.call_hooks(run.hooks(state), state)
+    if interruption is not None:
+        raise interruption
+    return run.give(state, False)
+
+
+def _start(run: _Run, wait_for: Any) -> State[Any] | None:
+    """All that comes before the first attempt; gives the final state if there is to be none."""
+    try:
+        found = run.upstreams(wait_for)
+        block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
+        run.begin(found)
+    except Exception as error:
+        return run.raised(error)
+    return None
+
+
 def _attempt(run: _Run) -> State[Any]:
     limit = run.flow.timeout_seconds
     if limit is None:
         with shielded():
             return _in_runner(run)
-    frames = frames_of_this_thread()
-    blocker = HERE.block
-    token = object()
-    frame = frames.begin(token, shield=1)
-    if blocker is None:
-        HERE.block = interruptible_block
-
-    def fire() -> None:
-        with LOCK:
-            frames.fire(token)
-
-    timers: list[Any] = []
     state: State[Any] | None = None
-    error: BaseException | None = None
-    try:
-        state = _in_runner(run, lambda: timers.append(TIMERS.after(limit, fire)))
-    except (Exception, Interrupt) as raised:
-        error = raised
-    finally:
-        for timer in timers:
-            timer.cancel()
-        HERE.block = blocker
-        expired = frames.end(frame)
-    raise_if_due()  # for a run around this one
-    if expired:
-        raise FlowRunTimeout(
-            run_name=run.record.name, timeout=limit
-        )  # what it raised came of the interrupt
-    if error is not None:
-        raise error
-    assert state is not None  # else it would have raised
+    with TimeLimit() as time_limit:
+        state = _in_runner(run, lambda: time_limit.start(limit, _stopping_what_is_in_place()))
+    if time_limit.expired or state is None:
+        raise run.overdue()
     return state
+
+
+def _stopping_what_is_in_place() -> Callable[[], None] | None:
+    """How to stop a run that the flow's own thread executes, so that the flow can end at its limit."""
+    scope = SCOPE.get()
+    assert scope is not None  # the flow's
+    dispatcher = scope.dispatcher
+    if not dispatcher.in_place:
+        return None  # runs are elsewhere, and stopped when the flow leaves its runner
+    return lambda: CALLBACKS.put("The end of a flow's time", dispatcher.cancel_all)
 
 
 def _in_runner(run: _Run, start_limit: Callable[[], None] | None = None) -> State[Any]:
@@ -333,11 +373,34 @@ def _in_runner(run: _Run, start_limit: Callable[[], None] | None = None) -> Stat
         run: the run.
         start_limit: called once the runner has started, which may take long and is no fault of the flow.
     """
-    with _terminable(), run.flow.make_runner() as runner, run.inside(runner):
+    with Kicks(), _terminable(), run.flow.make_runner() as runner, run.inside(runner):
         if start_limit is not None:
             start_limit()
         frames = HERE.frames
         value = run.body() if frames is None or not frames.stack else frames.expose(run.body)
+        return _final_state(value)
+
+
+def _streamed(run: _Run) -> Generator[Any, Any, State[Any]]:
+    """One attempt of a generator flow, in a context of its own."""
+    limit = run.flow.timeout_seconds
+    allowance: Allowance | None = None
+
+    def made(step: Callable[[], Any]) -> Any:
+        with Kicks(), _terminable():
+            item = step() if allowance is None else allowance(step)
+            block(_futures_in(item))
+            return results_in(item)
+
+    runner = run.flow.make_runner()
+    with ExitStack() as stack:
+        with shielded():
+            stack.enter_context(runner)
+        stack.enter_context(run.inside(runner))
+        if limit is not None:
+            allowance = Allowance(limit, run.overdue, _stopping_what_is_in_place())
+        value = yield from stepwise(run.flow.fn(*run.args, **run.kwargs), made)
+        block(_futures_in(value))
         return _final_state(value)
 
 
@@ -350,28 +413,15 @@ class _terminable:  # reads as an adjective: `with _terminable():`
             and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         )
         if self._handles:
-            signal.signal(signal.SIGTERM, _terminate)
+            handlers.install(signal.SIGTERM, _terminate)
 
     def __exit__(self, *_: object) -> None:
         if self._handles:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            handlers.remove(signal.SIGTERM)
 
 
 def _terminate(number: int, frame: Any) -> None:
     raise SystemExit(128 + number)
-
-
-def _default_in_child() -> None:
-    """Gives SIGTERM its usual effect back in a process that a flow forks.
-
-    The worker of a pool would take the exit for an error of its task, and live on.
-    """
-    if signal.getsignal(signal.SIGTERM) is _terminate:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_default_in_child)
 
 
 # ---------------------------------------------------------------------- async
@@ -387,22 +437,10 @@ async def run_flow_async(
     """Runs a coroutine flow on the caller's loop, under asyncio or trio."""
     import anyio
 
-    from shoal.futures.awaiting import settled
-
     run = _Run(flow, args, kwargs)
-    try:
-        found = run.upstreams(wait_for)
-        futures = [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
-        if futures:
-            await settled(futures)
-        run.begin(found)
-    except Exception as error:
-        state = run.raised(error)
-        run.log_end(state)
-        await run.call_hooks_async(run.hooks(state), state)
-        return run.give(state, return_state)
+    state = await _start_async(run, wait_for)
     interruption: BaseException | None = None
-    while True:
+    while state is None:
         run.record.run_count += 1
         await run.call_hooks_async(flow.on_running_hooks, Running())
         try:
@@ -411,15 +449,92 @@ async def run_flow_async(
             state = run.raised(error)
         except BaseException as error:
             state, interruption = run.raised(error), error
-        if interruption is not None or not run.retries(state):
-            break
-        await anyio.sleep(flow.retry_delay_seconds)
-    run.log_end(state)
-    with anyio.CancelScope(shield=True):
-        await run.call_hooks_async(run.hooks(state), state)
+        if interruption is None and run.retries(state):
+            state = None
+            await anyio.sleep(flow.retry_delay_seconds)
+    await _end_async(run, state)
     if interruption is not None:
         raise interruption
     return run.give(state, return_state)
+
+
+def stream_flow_async(
+    flow: Flow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any
+) -> AsyncGenerator[Any, Any]:
+    """As `stream_flow`, for async generator flows."""
+    return _stream_async(_Run(flow, args, kwargs), wait_for)
+
+
+async def _stream_async(run: _Run, wait_for: Any) -> AsyncGenerator[Any, Any]:
+    import anyio
+
+    flow = run.flow
+    state = await _start_async(run, wait_for)
+    interruption: BaseException | None = None
+    while state is None:
+        run.record.run_count += 1
+        await run.call_hooks_async(flow.on_running_hooks, Running())
+        try:
+            async with _entered(run) as runner:
+                items = flow.fn(*run.args, **run.kwargs)
+                steps = AsyncSteps(
+                    items, lambda: run.inside(runner), flow.timeout_seconds, run.overdue
+                )
+                try:
+                    while True:
+                        item = await steps.next()
+                        await _settled(_futures_in(item))
+                        item = results_in(item)
+                        try:
+                            given = yield item
+                        except GeneratorExit:
+                            raise
+                        except Exception as error:
+                            steps.throw(error)
+                        else:
+                            steps.send(given)
+                except StopAsyncIteration:
+                    state = Completed()
+                finally:
+                    await steps.close()
+        except GeneratorExit as closed:
+            state, interruption = Cancelled("the generator was closed"), closed
+        except Exception as error:
+            state = run.raised(error)
+        except BaseException as error:
+            state, interruption = run.raised(error), error
+        if interruption is None and run.retries(state):
+            state = None
+            await anyio.sleep(flow.retry_delay_seconds)
+    await _end_async(run, state)
+    if interruption is not None:
+        raise interruption
+    run.give(state, False)
+
+
+async def _start_async(run: _Run, wait_for: Any) -> State[Any] | None:
+    try:
+        found = run.upstreams(wait_for)
+        await _settled([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
+        run.begin(found)
+    except Exception as error:
+        return run.raised(error)
+    return None
+
+
+async def _end_async(run: _Run, state: State[Any]) -> None:
+    import anyio
+
+    run.log_end(state)
+    with anyio.CancelScope(shield=True):
+        await run.call_hooks_async(run.hooks(state), state)
+
+
+async def _settled(futures: list[TaskFuture[Any]]) -> None:
+    if futures:
+        from shoal.futures.awaiting import settled
+
+        await settled(futures)
 
 
 async def _attempt_async(run: _Run) -> State[Any]:
@@ -428,20 +543,15 @@ async def _attempt_async(run: _Run) -> State[Any]:
     with anyio.CancelScope() as scope:
         return await _in_runner_async(run, scope)
     if scope.cancelled_caught:
-        raise FlowRunTimeout(run_name=run.record.name, timeout=run.flow.timeout_seconds or 0.0)
+        raise run.overdue()
     raise AssertionError("unreachable: the block above returns, raises or is cancelled")
 
 
 async def _in_runner_async(run: _Run, limited: CancelScope) -> State[Any]:
     import anyio
 
-    from shoal.futures.awaiting import settled
-
-    runner = run.flow.make_runner()
-    runner.__enter__()
-    error: BaseException | None = None
     limit = run.flow.timeout_seconds
-    try:
+    async with _entered(run) as runner:
         with run.inside(runner):
             if limit is not None:
                 limited.deadline = anyio.current_time() + limit
@@ -450,14 +560,27 @@ async def _in_runner_async(run: _Run, limited: CancelScope) -> State[Any]:
                 value = [item async for item in run.flow.fn(*run.args, **run.kwargs)]
             else:
                 value = await run.flow.fn(*run.args, **run.kwargs)
-            pending = _futures_in(value)
-            if pending:
-                await settled(pending)
-            state = _final_state(value)
+                while hasattr(value, "__await__") and not isinstance(
+                    value, (TaskFuture, TaskFutureList)
+                ):
+                    value = await value
+            await _settled(_futures_in(value))
+            return _final_state(value)
+
+
+@asynccontextmanager
+async def _entered(run: _Run) -> AsyncIterator[Any]:
+    """The runner of one attempt, left without holding up the loop."""
+    import anyio
+
+    runner = run.flow.make_runner()
+    runner.__enter__()
+    error: BaseException | None = None
+    try:
+        yield runner
         end = runner.end()
         if end is not None:
-            await settled((end,))
-        return state
+            await _settled([end])
     except BaseException as raised:
         error = raised
         raise

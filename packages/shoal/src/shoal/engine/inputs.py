@@ -27,7 +27,6 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from shoal.annotations import Annotation, allow_failure, opaque, quote
 from shoal.engine.containers import ATOMS, TUPLE, Container, container_of
-from shoal.exceptions import InvalidOption
 from shoal.futures import TaskFuture, TaskFutureList, collections
 from shoal.states import State
 
@@ -38,6 +37,7 @@ __all__ = [
     "collect_wait_for",
     "has_no_inputs",
     "replace_futures",
+    "replace_returned",
     "substitute",
 ]
 
@@ -117,53 +117,47 @@ def substitute(
 
 
 def replace_futures(value: Any, replace: Callable[[TaskFuture[Any]], object]) -> Any:
-    """A value with every future in it replaced; States in it stay.
+    """A value with every future in it replaced; States in it stay, and what is quoted.
 
     Args:
-        value: anything, say what a task or flow returned.
+        value: anything.
         replace: gives what is to stand in place of a future.
+    """
+    return replace_returned(value, lambda future, _: replace(future))
+
+
+def replace_returned(value: Any, value_of: ValueOf) -> Any:
+    """As `replace_futures`, for what a task or flow returned: the failure of a run may be allowed there.
+
+    Returns:
+        The value; the very same where there is no future in it.
     """
     if type(value) in ATOMS:
         return value
-    return _Scan((value,), states=False).rebuild(lambda future, _: replace(future))[0]
+    scan = _Scan((value,), returned=True)
+    return scan.rebuild(value_of)[0] if scan.has_leaves() else value
 
 
-def collect_wait_for(wait_for: Any, *, where: str | None = None) -> list[Input]:
+def collect_wait_for(wait_for: Any) -> list[Input]:
     """The inputs in a `wait_for` option.
 
     Args:
-        wait_for: a future, a State, a list of futures, or any collection or iterator of these, nested as deep as
-            one likes, each or all in `allow_failure(...)`; or `None`.
-        where: the task or flow, for the message.
+        wait_for: a future, a State, a list of futures, an iterator or any collection of these, nested as deep as one
+            likes, each or all in `allow_failure(...)`; or `None`. Values may be among them, such as a direct call
+            gives: they are there already.
 
     Returns:
         Each input once, in order.
-
-    Raises:
-        InvalidOption: there is something else in it.
     """
     if wait_for is None:
         return []
+    if isinstance(
+        wait_for, Iterator
+    ):  # only here: further in, it is a value, and not ours to use up
+        wait_for = list(wait_for)
     found: dict[object, Input] = {}
-    entered: dict[tuple[int, bool], object] = {}  # holds what it names, so that no id is used again
-    stack: list[tuple[object, bool]] = [(wait_for, False)]
-    while stack:
-        item, allow = stack.pop()
-        if isinstance(item, (TaskFuture, State)):
-            _add(found, item, allow)
-        elif isinstance(item, Annotation):
-            stack.append((item.value, allow or isinstance(item, allow_failure)))
-        elif isinstance(item, _WAIT_FOR_ITERABLES):
-            if (id(item), allow) not in entered:
-                entered[id(item), allow] = item
-                stack.extend((inner, allow) for inner in reversed(list(item)))
-        else:
-            raise InvalidOption(
-                option="wait_for",
-                value=item,
-                problem="only futures, States and lists of them can be waited for",
-                where=where,
-            )
+    for leaf in _Scan((wait_for,)).leaves.values():
+        _add(found, leaf.source, leaf.allow)
     return list(found.values())
 
 
@@ -176,7 +170,6 @@ def _add(found: dict[object, Input], source: TaskFuture[Any] | State[Any], allow
 
 
 _ATOMS_AND_FUTURES: Final = ATOMS | {TaskFuture}
-_WAIT_FOR_ITERABLES: Final = (list, tuple, set, frozenset, deque, TaskFutureList, Iterator)
 
 
 # ---------------------------------------------------------------------- what to do with an object
@@ -294,17 +287,17 @@ class _Scan:
 
     Args:
         roots: the values.
-        states: whether States are inputs too.
+        returned: whether they are what a run returned: States and what is quoted are values then.
 
     Attributes:
         leaves: futures and States in the order in which they were met, by identity and `allow_failure`.
     """
 
-    __slots__ = ("_lists", "_nodes", "_order", "_states", "_top", "leaves")
+    __slots__ = ("_lists", "_nodes", "_order", "_returned", "_top", "leaves")
 
-    def __init__(self, roots: tuple[Any, ...], states: bool = True) -> None:
+    def __init__(self, roots: tuple[Any, ...], returned: bool = False) -> None:
         self.leaves: dict[tuple[int, bool], _Leaf] = {}
-        self._states = states
+        self._returned = returned
         self._lists: list[_Leaves] = []
         self._nodes: dict[tuple[int, bool], _Node] = {}
         self._order: list[_Node] = []  # innermost first, as far as cycles allow
@@ -323,6 +316,8 @@ class _Scan:
                     continue
                 allow = node.allow
                 if kind is _ANNOTATION:
+                    if self._returned and isinstance(part, quote):
+                        continue
                     node.changed = True
                     part, kind, allow = _peel(part, allow)
                     node.links.append(
@@ -339,7 +334,7 @@ class _Scan:
                         node.links.append((index, child))
                         stack.append((child, enumerate(old)))
                         break  # and go on with `parts` when the child is done
-                elif kind is _FUTURE or (kind is _STATE and self._states):
+                elif kind is _FUTURE or (kind is _STATE and not self._returned):
                     node.changed = True
                     node.links.append((index, self._leaf(part, allow)))
                 elif kind is _FUTURES:
@@ -357,6 +352,10 @@ class _Scan:
         if leaf is None:
             leaf = self.leaves[key] = _Leaf(source, allow)
         return leaf
+
+    def has_leaves(self) -> bool:
+        """Whether there is anything to replace, though it be an empty list of futures."""
+        return bool(self.leaves or self._lists)
 
     def rebuild(self, value_of: ValueOf) -> tuple[Any, ...]:
         """The roots with values in place of leaves; the same tuple if there is nothing to do."""

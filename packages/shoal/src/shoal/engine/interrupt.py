@@ -5,6 +5,7 @@ for may have ended and another begun, or the thread may be inside our own code, 
 
     guarantees   An `Interrupt` is raised only inside the run it was fired at (or what that run called directly), never
                  inside a `shield`, never after `Frames.end`.
+                 In the main thread it ends a call that blocks, such as `time.sleep`, too (see `Kicks`).
     assumes      A frame's `armed` is a token (a slot that one thread succeeds in deleting): deleted by `fire`, the run
                  is interrupted; deleted by the run's own thread, it has ended and cannot be. `fire` and the edges of a
                  shield hold `LOCK`, so who finds the token gone, and takes the lock, finds the exception set, and can
@@ -18,10 +19,13 @@ so that no interrupt comes between its runner and the leaving of it.
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.context import HERE, LOCK
+from shoal.engine.forks import FRAMES, leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +36,7 @@ __all__ = [
     "Frame",
     "Frames",
     "Interrupt",
+    "Kicks",
     "frames_of_this_thread",
     "raise_if_due",
     "set_async_exception",
@@ -75,14 +80,22 @@ class Frame:
 
 
 class Frames:
-    """The interruptible runs on one thread's stack, innermost last."""
+    """The interruptible runs on one thread's stack, innermost last.
 
-    __slots__ = ("countdown", "stack", "thread")
+    Attributes:
+        thread: the thread.
+        stack: its runs.
+        countdown: what it waits on.
+        kicked: whether a signal is on its way that is to raise an interrupt; written with `LOCK` held.
+    """
+
+    __slots__ = ("countdown", "kicked", "stack", "thread")
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
         self.stack: list[Frame] = []
         self.countdown: Countdown | None = None
+        self.kicked = False
 
     def disarm(self, frame: Frame) -> bool:
         """Whether a run can no longer be interrupted and was not. Hot; takes no lock."""
@@ -113,7 +126,12 @@ class Frames:
             return frame.fired
 
     def finish(self, frame: Frame) -> None:
-        """Ends a frame that was interrupted; whatever was fired at it is over afterwards. On this thread."""
+        """Ends a frame that was interrupted; whatever was fired at it is over afterwards. On this thread.
+
+        In a child that its run has forked, ends the process: a frame was disarmed there, too.
+        """
+        if FRAMES and frame in FRAMES:
+            leave()
         while True:
             try:
                 with LOCK:
@@ -128,6 +146,7 @@ class Frames:
 
     def withdraw(self) -> None:
         """Takes back an exception that was fired and has not been raised; with `LOCK` held."""
+        self.kicked = False
         set_async_exception(self.thread, None)
 
     def fire(self, run: object) -> bool:
@@ -151,6 +170,9 @@ class Frames:
         if stack[-1].shield:
             if self.countdown is not None:
                 self.countdown.interrupt()
+        elif _can_be_kicked(self.thread):
+            self.kicked = True
+            signal.pthread_kill(self.thread, _KICK)
         else:
             set_async_exception(self.thread, Interrupt)
         return True
@@ -270,3 +292,62 @@ def interruptible_block(wanted: Any, deadline: float | None, fail_fast: bool, fi
             frames.countdown = None
     finally:
         frames.leave_shield()
+
+
+# ---------------------------------------------------------------------- the main thread
+
+# Ignored by default, so one that comes late does no harm; and programs hardly ever handle it.
+_KICK: Any = getattr(signal, "SIGURG", None)
+
+
+class Kicks:
+    """Within it, an interrupt gets the main thread out of a call that blocks.
+
+    An exception that is set from outside waits for the next bytecode; a signal's handler runs in the midst of
+    `time.sleep`, and may raise. So here interrupts come with a signal. A handler that somebody else has for it is left
+    alone, and so is a thread that blocks it: then, and in other threads, nothing changes.
+    """
+
+    __slots__ = ("_installed",)
+
+    def __enter__(self) -> None:
+        self._installed = (
+            _KICK is not None
+            and threading.current_thread() is threading.main_thread()
+            and signal.getsignal(_KICK) is signal.SIG_DFL
+            and _KICK not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        )
+        if self._installed:
+            signal.signal(_KICK, _kicked)
+
+    def __exit__(self, *raised: object) -> None:
+        if self._installed and signal.getsignal(_KICK) is _kicked:
+            signal.signal(_KICK, signal.SIG_DFL)
+
+
+def _can_be_kicked(thread: int) -> bool:
+    return (
+        _KICK is not None
+        and signal.getsignal(_KICK) is _kicked
+        and thread == threading.main_thread().ident
+    )
+
+
+def _kicked(number: int, frame: object) -> None:
+    frames = HERE.frames
+    if frames is None:
+        return
+    with LOCK:
+        wanted, frames.kicked = frames.kicked, False
+    if wanted:
+        raise Interrupt
+
+
+def _unkicked_child() -> None:
+    """A forked child has nobody who would interrupt it, so it has the signal as it was."""
+    if signal.getsignal(_KICK) is _kicked:
+        signal.signal(_KICK, signal.SIG_DFL)
+
+
+if _KICK is not None and hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unkicked_child)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import (
@@ -23,15 +24,13 @@ from shoal.calls import (
     Call,
     Outcome,
 )
-from shoal.context import CALL, HERE, LOCK
+from shoal.context import CALL
 from shoal.engine import inputs
+from shoal.engine.forks import CALLS, ends_with
 from shoal.engine.interrupt import (
     Interrupt,
-    frames_of_this_thread,
-    interruptible_block,
-    raise_if_due,
 )
-from shoal.engine.services import TIMERS
+from shoal.engine.time_limit import TimeLimit
 from shoal.exceptions import CrashedRun, TaskRunTimeout
 from shoal.futures import TaskFuture
 from shoal.logs import log_failure, log_prints_of, name_of, task_run_logger
@@ -45,6 +44,7 @@ from shoal.states import (
     StateType,
     TimedOut,
     aggregate_states,
+    final_state,
     get_state_exception,
 )
 
@@ -120,11 +120,12 @@ def attempt(call: Call) -> Outcome:
     started = time.perf_counter()
     try:
         begin(call)
-        for hook in call.task.on_running_hooks:
-            _call_hook(hook, call, _running(call))
+        call_running_hooks(call)
         value = call.task.fn(*call.args, **(call.kwargs or {}))
         if call.task.is_generator:
             value = list(value)
+        if CALLS:
+            ends_with(call)
         outcome = returned(call, value)
     except Interrupt:
         raise
@@ -141,19 +142,22 @@ async def attempt_async(call: Call) -> Outcome:
     cancelled = cancelled_class()
     try:
         begin(call)
-        for hook in call.task.on_running_hooks:
-            await _call_hook_async(hook, call, _running(call))
+        await call_running_hooks_async(call)
         if call.task.is_generator:
             value: Any = [item async for item in call.task.fn(*call.args, **(call.kwargs or {}))]
         else:
             value = await call.task.fn(*call.args, **(call.kwargs or {}))
+            while isinstance(value, CoroutineType):  # `return other()`, where `other` is async too
+                value = await value
+        if CALLS:
+            ends_with(call)
         outcome = returned(call, value)
     except cancelled:
         raise
     except BaseException as error:
         outcome = raised(call, error)
     outcome.seconds = time.perf_counter() - started
-    return await _concluded_async(call, outcome)
+    return await concluded_async(call, outcome)
 
 
 def cancelled_class() -> type[BaseException]:
@@ -178,9 +182,8 @@ def begin(call: Call) -> None:
         call.name = render_run_name(
             task.task_run_name, task.parameters(call.args, call.kwargs), task_name=task.name
         )
-    if call.scope is not None:
-        flow_run = call.scope.flow_run
-        log_prints_of(task.log_prints or (flow_run is not None and flow_run.flow.log_prints))
+    flow_run = call.scope.flow_run if call.scope is not None else None
+    log_prints_of(task.log_prints or (flow_run is not None and flow_run.log_prints))
 
 
 def returned(call: Call, value: Any) -> Outcome:
@@ -212,19 +215,16 @@ def results_in(value: Any) -> Any:
         Exception: that of the first run which did not complete.
     """
 
-    def result_of(source: TaskFuture[Any] | State[Any], allow_failure: bool) -> Any:
-        if isinstance(source, State):
-            return source
-        return source.result(raise_on_failure=not allow_failure)
+    def result_of(run: TaskFuture[Any], allow_failure: bool) -> Any:
+        error = run.exception() if allow_failure else None
+        return run.result() if error is None else error
 
-    return inputs.substitute((value,), None, result_of)[0][0]
+    return inputs.replace_returned(value, result_of)
 
 
 def _from_state(call: Call, state: State[Any]) -> Outcome:
-    phase = _PHASES.get(state.type)
-    if phase is None:
-        error = get_state_exception(state)
-        return raised(call, error if error is not None else ValueError(f"returned {state}"))
+    state = final_state(state)
+    phase = _PHASES[state.type]
     if phase == COMPLETED:
         return Outcome(COMPLETED, state.data, state, name=call.name)
     value = get_state_exception(state)
@@ -241,6 +241,8 @@ def raised(call: Call, error: BaseException) -> Outcome:
     Raises:
         Interrupt: the run was stopped from outside meanwhile.
     """
+    if CALLS:
+        ends_with(call, error)
     try:
         return _raised(call, error)
     except Interrupt:
@@ -340,6 +342,18 @@ def _running(call: Call) -> State[Any]:
     return Running() if call.attempt == 1 else Retrying()
 
 
+def call_running_hooks(call: Call) -> None:
+    """Calls the hooks of an attempt's begin; in the run's context."""
+    for hook in call.task.on_running_hooks:
+        _call_hook(hook, call, _running(call))
+
+
+async def call_running_hooks_async(call: Call) -> None:
+    """As `call_running_hooks`, on a loop."""
+    for hook in call.task.on_running_hooks:
+        await _call_hook_async(hook, call, _running(call))
+
+
 def _final_hooks(task: Task[Any, Any], outcome: Outcome) -> list[Callable[..., Any]]:
     if outcome.phase == COMPLETED:
         return task.on_completion_hooks
@@ -347,20 +361,30 @@ def _final_hooks(task: Task[Any, Any], outcome: Outcome) -> list[Callable[..., A
 
 
 def concluded(call: Call, outcome: Outcome) -> Outcome:
+    """Calls the hooks of an attempt's end, which know of the run that they are about."""
     hooks = _final_hooks(call.task, outcome)
     if hooks:
         state = state_of(outcome)
-        for hook in hooks:
-            _call_hook(hook, call, state)
+        token = CALL.set(call)
+        try:
+            for hook in hooks:
+                _call_hook(hook, call, state)
+        finally:
+            CALL.reset(token)
     return outcome
 
 
-async def _concluded_async(call: Call, outcome: Outcome) -> Outcome:
+async def concluded_async(call: Call, outcome: Outcome) -> Outcome:
+    """As `concluded`, on a loop."""
     hooks = _final_hooks(call.task, outcome)
     if hooks:
         state = state_of(outcome)
-        for hook in hooks:
-            await _call_hook_async(hook, call, state)
+        token = CALL.set(call)
+        try:
+            for hook in hooks:
+                await _call_hook_async(hook, call, state)
+        finally:
+            CALL.reset(token)
     return outcome
 
 
@@ -422,34 +446,10 @@ def timed_attempt(call: Call) -> Outcome:
     limit = call.task.timeout_seconds
     if limit is None:
         return call.context.copy().run(attempt, call)
-    frames = frames_of_this_thread()
-    blocker = HERE.block
-    token = object()
-    # A shield around all but the attempt: in here, an interrupt of a run further out could leave a lock taken.
-    frame = frames.begin(token, shield=1)
-    if blocker is None:
-        HERE.block = interruptible_block
-
-    def fire() -> None:
-        with LOCK:
-            frames.fire(token)
-
-    timer = TIMERS.after(limit, fire)
-    ended: Outcome | Interrupt
-    try:
-        ended = frames.expose(lambda: call.context.copy().run(attempt, call))
-    except Interrupt as interrupt:
-        ended = interrupt
-    finally:
-        timer.cancel()
-        HERE.block = blocker
-        expired = frames.end(frame)
-    raise_if_due()  # for a run around this one
-    if expired:
-        return call.context.copy().run(_timed_out, call, limit)
-    if isinstance(ended, Interrupt):
-        raise ended
-    return ended
+    outcome: Outcome | None = None
+    with TimeLimit(limit) as time_limit:
+        outcome = time_limit.expose(lambda: call.context.copy().run(attempt, call))
+    return overdue_outcome(call) if time_limit.expired or outcome is None else outcome
 
 
 async def timed_attempt_async(call: Call) -> Outcome:
@@ -464,16 +464,21 @@ async def timed_attempt_async(call: Call) -> Outcome:
     return await overdue_outcome_async(call)
 
 
-def _timed_out(call: Call, limit: float) -> Outcome:
-    return concluded(call, raised(call, TaskRunTimeout(run_name=name_of(call), timeout=limit)))
+def overdue(call: Call) -> TaskRunTimeout:
+    """The error of an attempt that took longer than its limit."""
+    return TaskRunTimeout(run_name=name_of(call), timeout=call.task.timeout_seconds or 0.0)
+
+
+def _timed_out(call: Call) -> Outcome:
+    CALL.set(call)
+    return concluded(call, raised(call, overdue(call)))
 
 
 def overdue_outcome(call: Call) -> Outcome:
     """How an attempt ends that was stopped at its limit."""
-    return call.context.copy().run(_timed_out, call, call.task.timeout_seconds or 0.0)
+    return call.context.copy().run(_timed_out, call)
 
 
 async def overdue_outcome_async(call: Call) -> Outcome:
     """As `overdue_outcome`, on a loop."""
-    error = TaskRunTimeout(run_name=name_of(call), timeout=call.task.timeout_seconds or 0.0)
-    return await _concluded_async(call, raised(call, error))
+    return await concluded_async(call, raised(call, overdue(call)))

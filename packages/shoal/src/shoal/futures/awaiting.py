@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.context import CALL, LOCK
-from shoal.futures.blocking import Arrivals, Countdown
+from shoal.context import CALL, INHERITED, LOCK
+from shoal.futures.blocking import Arrivals, Countdown, refuse_inherited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,6 +97,8 @@ async def settled(wanted: Wanted, timeout: float | None = None, fail_fast: bool 
     """
     import anyio
 
+    if INHERITED:
+        refuse_inherited(wanted)
     event, wake = waker()
     countdown = _LoopCountdown(fail_fast, wake)
     with LOCK:

@@ -1,6 +1,6 @@
 """How a thread waits for runs: one countdown a wait, woken by whoever ends the last of them.
 
-Nothing here knows futures or maps: both are `Waitable`. May import `context`.
+Nothing here knows futures or maps: both are `Waitable`. May import `context` and `exceptions`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from shoal.context import HERE, LOCK
+from shoal.context import HERE, INHERITED, LOCK
+from shoal.exceptions import InvalidOption, RunnerStateError
 
-__all__ = ["Arrivals", "Blocker", "Countdown", "Waitable", "Wanted", "block", "block_plainly"]
+__all__ = [
+    "Arrivals",
+    "Blocker",
+    "Countdown",
+    "Waitable",
+    "Wanted",
+    "block",
+    "block_plainly",
+    "check_timeout",
+    "refuse_inherited",
+]
 
 
 class Waitable(Protocol):
@@ -132,6 +143,21 @@ def _nothing() -> None:
     pass
 
 
+def check_timeout(timeout: float) -> None:
+    """Refuses what is no time to wait.
+
+    Raises:
+        InvalidOption: it is negative, or no number.
+    """
+    try:
+        usable = bool(timeout >= 0)
+    except TypeError:
+        usable = False
+    if not usable:
+        problem = "a number of seconds from 0 up, or None, is needed"
+        raise InvalidOption(option="timeout", value=timeout, problem=problem)
+
+
 def block(
     wanted: Wanted, timeout: float | None = None, fail_fast: bool = False, first: bool = False
 ) -> bool:
@@ -139,21 +165,35 @@ def block(
 
     Args:
         wanted: futures, or a map.
-        timeout: seconds, or `None`.
+        timeout: seconds, checked, or `None`.
         fail_fast: whether the first failure ends the wait too.
         first: whether the first end ends the wait.
 
     Returns:
         False if `timeout` was over first.
     """
-    try:
-        deadline = None if timeout is None else time.monotonic() + timeout
-    except TypeError:
-        raise TypeError(f"timeout is a number of seconds or None, not {timeout!r}") from None
+    deadline = None if timeout is None else time.monotonic() + timeout
+    if INHERITED:
+        refuse_inherited(wanted)
     special = HERE.block
     if special is not None:
         return special(wanted, deadline, fail_fast, first)
     return block_plainly(Countdown(fail_fast, first), wanted, deadline)
+
+
+def refuse_inherited(wanted: Iterable[Any]) -> None:
+    """Refuses a wait in a forked child for what only its parent can end.
+
+    Raises:
+        RunnerStateError: something of it belongs to a runner that the parent has entered.
+    """
+    for item in wanted:
+        dispatcher = getattr(item, "_dispatcher", None) or getattr(item, "dispatcher", None)
+        if dispatcher in INHERITED and not item.done():
+            raise RunnerStateError(
+                runner=dispatcher.runner_name,
+                problem="nothing ends its runs in this process, which was forked while they were open",
+            )
 
 
 def block_plainly(countdown: Countdown, wanted: Wanted, deadline: float | None) -> bool:
@@ -179,6 +219,8 @@ class Arrivals:
         self.queue: SimpleQueue[Any] = SimpleQueue()
         self.wake = wake
         self._futures = list(futures)
+        if INHERITED:
+            refuse_inherited(self._futures)
         with LOCK:
             for future in self._futures:
                 if not future.watch(self):

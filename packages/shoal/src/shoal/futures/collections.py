@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 from shoal.calls import COMPLETED, DONE
 from shoal.context import HERE
 from shoal.exceptions import WaitTimeout
-from shoal.futures.blocking import Arrivals, Wanted, block
+from shoal.futures.blocking import Arrivals, Wanted, block, check_timeout
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TaskFuture
 
@@ -113,6 +113,8 @@ class TaskFutureList(Sequence[TaskFuture[R_co]]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Blocks until every run has ended or `timeout` seconds are over; never raises on expiry."""
+        if timeout is not None:
+            check_timeout(timeout)
         block(self._wanted(), timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> list[R_co]:
@@ -127,6 +129,8 @@ class TaskFutureList(Sequence[TaskFuture[R_co]]):
             Exception: the exception of the first failed run.
         """
         items = self._items
+        if timeout is not None:
+            check_timeout(timeout)
         if not block(self._wanted(), timeout, fail_fast=raise_on_failure):
             unfinished = sum(not future.done() for future in items)
             raise WaitTimeout(
@@ -175,6 +179,8 @@ def wait(
     Returns:
         The named tuple `(done, not_done)` of sets.
     """
+    if timeout is not None:
+        check_timeout(timeout)
     if isinstance(futures, TaskFutureList):
         futures.wait(timeout)
     items = _listed(futures)
@@ -199,6 +205,8 @@ class as_completed(Generic[R]):  # the standard library's and Prefect's name for
     """
 
     def __init__(self, futures: Iterable[TaskFuture[R]], timeout: float | None = None) -> None:
+        if timeout is not None:
+            check_timeout(timeout)
         self._futures = list(dict.fromkeys(_listed(futures)))
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal.calls import COMPLETED, DONE, READY, RUNNING, Call
 from shoal.exceptions import CancelledRun, WaitTimeout
-from shoal.futures.blocking import Wanted, block
+from shoal.futures.blocking import Wanted, block, check_timeout
 from shoal.names import run_uuid, task_run_name
 from shoal.safely import is_raisable, with_traceback
 
@@ -195,6 +195,8 @@ class TaskFuture(Generic[R]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Blocks until the run has ended or `timeout` seconds are over; never raises on expiry."""
+        if timeout is not None:
+            check_timeout(timeout)
         if self._phase < DONE:
             block((self,), timeout)
 
@@ -203,24 +205,32 @@ class TaskFuture(Generic[R]):
 
         Args:
             timeout: seconds to wait at the most, `None` for as long as it takes.
-            raise_on_failure: whether to raise the exception of a run that did not complete, or to return it.
+            raise_on_failure: whether to raise the exception of a run that did not complete, or to return it (or what
+                `State.result` says, if the task returned a State).
 
         Raises:
             WaitTimeout: (a `TimeoutError`) the run had not ended in time; it goes on.
             Exception: the task's own exception; `CancelledRun`, `CrashedRun`, `UpstreamTaskError` for runs that
                 ended so.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         if self._phase < DONE and not block((self,), timeout):
             raise WaitTimeout(run_name=self.name, timeout=timeout)
         if self._phase == COMPLETED:
             return self._dispatcher.value_of(self)  # type: ignore[no-any-return]
-        error = self._error()
         if raise_on_failure:
-            raise error
-        return error  # type: ignore[return-value]
+            raise self._error()
+        detail = self._detail
+        state = detail.state if detail is not None else None
+        if state is None or state.data is None or isinstance(state.data, BaseException):
+            return self._error()  # type: ignore[return-value]
+        return state.result(raise_on_failure=False)  # type: ignore[return-value]  # the task returned that state
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception of a run that did not complete, `None` if it did; waits like `result`."""
+        if timeout is not None:
+            check_timeout(timeout)
         if self._phase < DONE and not block((self,), timeout):
             raise WaitTimeout(run_name=self.name, timeout=timeout)
         return None if self._phase == COMPLETED else self._error()

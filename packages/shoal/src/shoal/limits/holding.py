@@ -5,6 +5,7 @@ May import `slots`.
 
 from __future__ import annotations
 
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from shoal.futures.awaiting import waker
@@ -12,11 +13,11 @@ from shoal.limits.slots import KEEPER
 from shoal.names import run_uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator
 
     from shoal.exceptions import ConcurrencyLimitError
 
-__all__ = ["holding", "holding_async"]
+__all__ = ["holding", "holding_async", "streaming", "streaming_async"]
 
 
 class holding:  # reads as a verb: `with holding(tags, number):`
@@ -51,6 +52,15 @@ async def holding_async(
     Raises:
         ConcurrencyLimitError: a limit is 0.
     """
+    try:
+        async with _held(tags, number):
+            return await coroutine
+    finally:
+        coroutine.close()  # it may not have begun
+
+
+@asynccontextmanager
+async def _held(tags: frozenset[str], number: int) -> AsyncIterator[None]:
     run_id = run_uuid(number)
     event, wake = waker()
     refusals: list[ConcurrencyLimitError] = []
@@ -65,7 +75,31 @@ async def holding_async(
         await event.wait()
         if refusals:
             raise refusals[0]
-        return await coroutine
+        yield
     finally:
-        coroutine.close()  # it may not have begun
         KEEPER.release(run_id)
+
+
+def streaming(
+    tags: frozenset[str], number: int, stream: Generator[Any, Any, Any]
+) -> Generator[Any, Any, Any]:
+    """As `holding`, from the first item of a generator to its end.
+
+    Raises:
+        ConcurrencyLimitError: a limit is 0.
+    """
+    with holding(tags, number):
+        return (yield from stream)
+
+
+async def streaming_async(
+    tags: frozenset[str], number: int, stream: AsyncGenerator[Any, Any]
+) -> AsyncGenerator[Any, Any]:
+    """As `streaming`, for an async generator.
+
+    Raises:
+        ConcurrencyLimitError: a limit is 0.
+    """
+    async with _held(tags, number), aclosing(stream):
+        async for item in stream:
+            yield item

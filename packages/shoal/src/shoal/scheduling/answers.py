@@ -5,11 +5,13 @@ May import futures and what lies above them.
 
 from __future__ import annotations
 
+import os
+import weakref
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CANCELLED, COMPLETED, CRASHED, DONE, FAILED, Handle
-from shoal.context import LOCK
+from shoal.context import INHERITED, LOCK
 from shoal.engine.services import CALLBACKS
 from shoal.exceptions import MissingResult
 from shoal.futures.maps import RELEASED
@@ -24,13 +26,30 @@ if TYPE_CHECKING:
     from shoal.futures import TaskFuture
     from shoal.futures.maps import MapRecord
 
-__all__ = ["Answers"]
+__all__ = ["NOT_HERE", "Answers"]
 
 _COMPLETED = StateType.COMPLETED  # a lookup in the enumeration costs more than the rest of a State
 
 
+#: Why a child that user code forks cannot use what it inherited.
+NOT_HERE = (
+    "its runs belong to the process that entered it, and this one was forked from that; "
+    "what is to run here needs a flow or a runner of its own"
+)
+
+#: The dispatchers of this process.
+_ENTERED: weakref.WeakSet[Answers] = weakref.WeakSet()
+
+
 class Answers:
     """The half of a dispatcher that futures know."""
+
+    def __init__(self) -> None:
+        _ENTERED.add(self)
+
+    def leave_to_parent(self) -> None:
+        """In a child that user code has forked: from now on it takes no runs."""
+        raise NotImplementedError
 
     def open_state(self, future: TaskFuture[Any]) -> State[Any]:
         """The state of a run that has not ended."""
@@ -99,3 +118,14 @@ class Answers:
         self, future: TaskFuture[Any], fn: Callable[[TaskFuture[Any]], object], context: Context
     ) -> None:
         CALLBACKS.put(f"A callback of task run {future.name!r}", context.run, fn, future)
+
+
+def _after_fork() -> None:
+    for dispatcher in list(_ENTERED):
+        dispatcher.leave_to_parent()
+        INHERITED.add(dispatcher)
+    _ENTERED.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

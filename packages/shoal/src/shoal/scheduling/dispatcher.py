@@ -31,7 +31,7 @@ from shoal.calls import (
     Handle,
     Outcome,
 )
-from shoal.context import HERE, LOCK, SCOPE, TAGS, Scope
+from shoal.context import HERE, INHERITED, LOCK, SCOPE, TAGS, Scope
 from shoal.engine import inputs
 from shoal.engine.inputs import ATOMS
 from shoal.engine.interrupt import shielded
@@ -39,12 +39,13 @@ from shoal.engine.services import CALLBACKS, TIMERS, guarded
 from shoal.engine.values import value_of
 from shoal.exceptions import CrashedRun, RunnerStateError, WaitCycle
 from shoal.futures import TaskFuture, TaskFutureList
+from shoal.futures.blocking import refuse_inherited
 from shoal.futures.maps import MapRecord
 from shoal.logs import library_logger, log_failure
 from shoal.names import next_number, reserve
 from shoal.safely import in_words
 from shoal.scheduling import effects as effects_of
-from shoal.scheduling.answers import Answers
+from shoal.scheduling.answers import NOT_HERE, Answers
 from shoal.scheduling.engine_events import EngineEvents
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.scheduling.pushing import PushingScheduler
@@ -88,7 +89,11 @@ class Dispatcher(Answers):
         runner_name: for messages.
     """
 
+    #: Whether the thread that submits a run executes it.
+    in_place = False
+
     def __init__(self, backend: AnyBackend, limit: int | None, runner_name: str) -> None:
+        super().__init__()
         self.backend: Any = backend
         self.capabilities = backend.capabilities
         # Not their common type: a backend's kind decides which half of the events it uses.
@@ -210,6 +215,10 @@ class Dispatcher(Answers):
             call.kwargs = kwargs or None
         if wait_for is not None:
             found = [*found, *inputs.collect_wait_for(wait_for)]
+        if INHERITED:
+            refuse_inherited(
+                entry.future for entry in found if isinstance(entry.future, TaskFuture)
+            )
         return found or None
 
     def submit_map(
@@ -448,6 +457,13 @@ class Dispatcher(Answers):
         """Takes no more runs, and says why to whoever submits one."""
         self._problem = problem
         self.closed = True
+
+    def leave_to_parent(self) -> None:
+        """See `Answers`."""
+        self.close_for(NOT_HERE)
+        # Threads that are not here may hold these, and what was to be summed up is the parent's to tell.
+        self._draining = threading.Lock()
+        self._log = RunLog()
 
     def slots(self, numbers: list[int], *, awaited: bool = False) -> None:
         """See `BackendEvents`."""

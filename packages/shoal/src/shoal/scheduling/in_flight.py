@@ -138,6 +138,7 @@ class InFlight:
         why: what else the engine says of that.
         may_have_begun: whether it says that it was under way somewhere, though no worker has said so.
         held: reports that wait for its end, as values in them do.
+        suspects: values that the engine unpickles at the worker before our code begins, each with a count of `deaths`.
     """
 
     __slots__ = (
@@ -150,6 +151,7 @@ class InFlight:
         "may_have_begun",
         "recalled",
         "skipped",
+        "suspects",
         "tasks",
         "wanting",
         "why",
@@ -173,6 +175,7 @@ class InFlight:
         self.why = Departure()
         self.may_have_begun = False
         self.held: list[Report] = []
+        self.suspects: Sequence[Any] = ()
         self._places: dict[TaskFuture[Any], int] | None = None
 
     @property

@@ -255,11 +255,33 @@ class Ledger:
         if not self._is_open(entry) or entry.worker is not None:
             return
         if entry.ended is JobEnd.DIED and not entry.may_have_begun:
-            self._again(entry, now)
+            if entry.suspects:
+                self._died_in_silence(entry, now)
+            else:
+                self._again(entry, now)
         else:
             text = "its worker has run it, and what it said was lost"
             entry.why = entry.why._replace(message=entry.why.message or text)
             self._lose(entry, None, now)
+
+    def _died_in_silence(self, entry: InFlight, now: float) -> None:
+        """A worker died before our code began there: perhaps one of the large values was its end."""
+        for value in entry.suspects:
+            value.deaths += 1
+        worst = max(entry.suspects, key=lambda value: value.deaths)
+        if worst.deaths >= DEADLY:
+            text = (
+                f"{worst.deaths} workers died when a large argument was about to be unpickled there"
+            )
+            why = Departure(message=text)
+            for other in [e for e in self.batches.values() if worst in e.suspects and not e.worker]:
+                self._withdraw(other)
+                self._lose(other, None, now, lambda name: self._error(name, why))
+        elif len(entry.batch) > 1:
+            self._close(entry)
+            self._scheduler.batch_split(entry.number)
+        else:
+            self._again(entry, now, most=1)
 
     def _silent(self, worker: WorkerState, now: float, why: Departure) -> None:
         """The engine has said that a worker died, and that has not been seen otherwise."""
@@ -436,15 +458,15 @@ class Ledger:
             self.uncertain.discard(number)
             self._effects.append((effects.CERTAIN,))
 
-    def _again(self, entry: InFlight, now: float) -> None:
-        """A batch was not begun, as far as can be known: it is sent again, at no cost in retries."""
+    def _again(self, entry: InFlight, now: float, most: int = FRUITLESS) -> None:
+        """A batch was not begun, as far as can be known: it is sent again, at no cost in retries, so often at most."""
         if not self._is_open(entry):
             return
         self._close(entry)
         tries = self._tries(self._scheduler.run_at(entry.batch, 0))
         begun: list[int] | None = []
         why = entry.why
-        if tries > FRUITLESS:
+        if tries > most:
             begun = None
             why = Departure(
                 message=f"{self._engine} gave its batch back {tries} times without beginning it"

@@ -18,7 +18,7 @@ from typing import (
     runtime_checkable,
 )
 
-from shoal.context import SCOPE, Scope
+from shoal.context import INHERITED, SCOPE, Scope
 from shoal.engine.interrupt import raise_if_due, shielded
 from shoal.exceptions import InvalidOption, RunnerStateError
 from shoal.futures.blocking import block
@@ -215,6 +215,11 @@ class BaseTaskRunner:
     ) -> None:
         """Waits for every run at a normal end; cancels and stops everything if an exception passes."""
         dispatcher = self._entered("be left")
+        if dispatcher in INHERITED:
+            self._dispatcher = (
+                None  # what there is to be waited for, or to be stopped, is the parent's
+            )
+            return
         try:
             if error is None:
                 block((dispatcher.end(),))

@@ -23,6 +23,8 @@ __all__ = ["ForeignRunner"]
 class ForeignRunner:
     """Stands between a flow and such a runner; to `Task.submit` and `Task.map` it is a dispatcher."""
 
+    in_place = False
+
     def __init__(self, runner: TaskRunner) -> None:
         self.runner = runner
 

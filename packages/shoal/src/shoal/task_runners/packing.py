@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CRASHED, DONE, FAILED, Batch, Call, Outcome
 from shoal.engine import inputs
+from shoal.engine.batch_run import unpicklable
 from shoal.engine.values import value_of
 from shoal.exceptions import CrashedRun
 from shoal.futures.maps import Span
@@ -135,6 +136,6 @@ def culprit_of(call: Call) -> SerializationError:
     for name, value in parameters.items():
         try:
             dumps(value)
-        except BaseException:
-            return find_culprit(value, f"parameters[{name!r}]", name_of(call))
+        except BaseException as problem:
+            return unpicklable(value, f"parameters[{name!r}]", problem, name_of(call))
     return find_culprit(parameters, "parameters", name_of(call))

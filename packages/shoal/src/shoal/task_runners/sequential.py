@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import HERE, LOCK
-from shoal.engine.interrupt import frames_of_this_thread
+from shoal.engine.interrupt import Kicks, frames_of_this_thread
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TaskFuture
 from shoal.scheduling.dispatcher import Dispatcher
@@ -26,6 +26,8 @@ __all__ = ["SequentialTaskRunner"]
 
 
 class _InlineDispatcher(Dispatcher):
+    in_place = True
+
     def submit(
         self,
         task: Task[Any, Any],
@@ -80,7 +82,8 @@ class _InlineDispatcher(Dispatcher):
             self.backend.workers.append(worker)
         frames.enter_shield()
         try:
-            worker.help(wanted)
+            with Kicks():
+                worker.help(wanted)
         finally:
             HERE.worker, HERE.block = outer, blocked
             with LOCK:

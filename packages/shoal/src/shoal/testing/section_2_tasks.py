@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from shoal import flow, task
-from shoal.exceptions import FailedRun, MissingContextError, ParameterBindError
+from shoal import flow, quote, task
+from shoal.exceptions import FailedRun, MissingContextError, ParameterBindError, TaskRunTimeout
 from shoal.futures import TaskFuture
-from shoal.states import Cancelled, Completed, Failed, State
+from shoal.states import (
+    Cancelled,
+    Cancelling,
+    Completed,
+    Failed,
+    NotReady,
+    Paused,
+    Running,
+    State,
+)
 from shoal.testing.base import LOOPS, SuiteBase, covers, in_flow
-from shoal.testing.samples import Account, Box, Pair, add, boom, hold, identity, inc, note
+from shoal.testing.samples import (
+    Account,
+    BoomError,
+    Box,
+    Pair,
+    add,
+    boom,
+    hold,
+    identity,
+    inc,
+    note,
+)
 
 if TYPE_CHECKING:
     from shoal.task_runners import TaskRunner
@@ -271,6 +292,44 @@ class TaskTests(SuiteBase):
 
         main()
 
+    @covers("2.5", "7.3")
+    def test_generators_that_are_called_in_a_run(self, runner: TaskRunner) -> None:
+        @task(retries=1)
+        def flaky() -> Any:
+            yield 1
+            raise BoomError("emits again")
+
+        @task(timeout_seconds=0.1)
+        def late() -> Any:
+            yield 1
+            while True:
+                time.sleep(0.001)
+
+        @task
+        def returns() -> Any:
+            yield (yield 1)
+            return "its value"
+
+        def drained(stream: Any) -> list[Any]:
+            got = []
+            while True:
+                try:
+                    got.append(next(stream))
+                except Exception as end:
+                    return [*got, type(end), getattr(end, "value", None)]
+
+        @task
+        def work() -> Any:
+            return [drained(each()) for each in (flaky, late, returns)]
+
+        right = [
+            [1, 1, BoomError, None],
+            [1, TaskRunTimeout, None],
+            [1, None, StopIteration, "its value"],
+        ]
+        assert in_flow(runner, work) == right
+        assert in_flow(runner, lambda: work.submit().result()) == right
+
     @covers("2.1", "2.5")
     def test_async_tasks(self, runner: TaskRunner) -> None:
         @task
@@ -380,8 +439,61 @@ class TaskTests(SuiteBase):
             bad.wait()
             assert bad.state.is_failed()
             assert bad.state.message == "2/3 states failed."
+            one, two, three = bad.result(raise_on_failure=False)
+            assert (one, str(two), str(three)) == (1, "one", "two")
 
         main()
+
+    @covers("2.8", "3.4")
+    def test_what_there_is_in_place_of_a_value(self, runner: TaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            told = identity.submit(opaque_state(Failed("m", data={"a": 1})))
+            assert told.result(raise_on_failure=False) == {"a": 1}
+            assert told.state.result(raise_on_failure=False) == {"a": 1}
+            with pytest.raises(FailedRun, match="m"):
+                told.result()
+            failed = boom.submit("text")
+            assert str(failed.result(raise_on_failure=False)) == "text"
+
+        main()
+
+    @covers("2.8")
+    def test_a_returned_state_that_is_not_final(self, runner: TaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            going = identity.submit(opaque_state(Cancelling("on its way")))
+            going.wait()
+            assert str(going.state) == "Cancelled('on its way')"
+            for state in (Running(), Paused(), NotReady()):
+                future = identity.submit(opaque_state(state))
+                with pytest.raises(FailedRun):
+                    future.result()
+                assert future.state.is_failed()
+
+        main()
+
+    @covers("2.8", "5.6")
+    def test_what_is_quoted_is_returned_quoted(self, runner: TaskRunner) -> None:
+        @task
+        def quoted() -> Any:
+            return quote(Failed("only data"))
+
+        @task
+        def among_others() -> Any:
+            return [quote(Failed("only data")), inc.submit(1)]
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            value = quoted.submit().result()
+            assert isinstance(value, quote)
+            assert value.unwrap().message == "only data"
+            first, second = among_others.submit().result()
+            assert (type(first), second) == (quote, 2)
+            return value, [inc.submit(1)]
+
+        value, others = main()
+        assert (type(value), others) == (quote, [2])
 
     @covers("2.8")
     def test_returned_futures_become_values(self, runner: TaskRunner) -> None:
@@ -437,6 +549,4 @@ class TaskTests(SuiteBase):
 
 def opaque_state(state: State[Any]) -> Any:
     """A State as an argument that is handed over as it is (and not taken for an upstream)."""
-    from shoal import quote
-
     return quote(state)

@@ -9,7 +9,9 @@ import anyio.to_thread
 import pytest
 
 from shoal import flow, task
+from shoal.exceptions import UpstreamTaskError
 from shoal.futures import TaskFuture
+from shoal.states import Failed
 from shoal.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
 from shoal.testing.base import LOOPS, SuiteBase, covers, in_flow
 from shoal.testing.samples import BoomError, add, boom, hold, identity, inc, note
@@ -45,6 +47,32 @@ class FlowTests(SuiteBase):
         assert final_state(runner, lambda: boom.map(["a", "b"])).message == "2/2 states failed."
         assert final_state(runner, lambda: inc.submit(1, return_state=True)).result() == 2
         assert final_state(runner, lambda: boom.submit(return_state=True)).is_failed()
+
+    @covers("3.4")
+    def test_what_there_is_in_place_of_values(self, runner: TaskRunner) -> None:
+        several = final_state(
+            runner, lambda: (inc.submit(1), boom.submit(), inc.submit(boom.submit()))
+        )
+        values: Any = several.result(raise_on_failure=False)
+        two, failed, not_begun = values
+        assert (two, type(failed), type(not_begun)) == (2, BoomError, UpstreamTaskError)
+        single = final_state(runner, lambda: boom.submit("one"))
+        assert str(single.result(raise_on_failure=False)) == "one"
+        assert final_state(runner, lambda: Failed("m", data=5)).result(raise_on_failure=False) == 5
+
+    @covers("3.4", "3.6")
+    def test_a_run_that_never_started_stands_for_its_flow(self, runner: TaskRunner) -> None:
+        attempts: list[int] = []
+
+        @flow(task_runner=runner, retries=1)
+        def main() -> Any:
+            attempts.append(1)
+            return inc.submit(boom.submit())
+
+        state = main(return_state=True)
+        assert state.is_failed()
+        assert isinstance(state.result(raise_on_failure=False), UpstreamTaskError)
+        assert len(attempts) == 2
 
     @covers("3.4", needs="concurrent")
     def test_a_cancelled_run_among_those_returned(
@@ -247,6 +275,65 @@ class FlowTests(SuiteBase):
             after = one.submit(inc, {"x": failed})
             after.wait()
             assert after.state.name == "NotReady"
+
+    # ------------------------------------------------------------------ flows that stream
+
+    @covers("3.7")
+    def test_a_generator_flow_streams(self, runner: TaskRunner, signals: Signals) -> None:
+        @flow(task_runner=runner)
+        def numbers() -> Any:
+            for number in (1, 2):
+                signals.append("log", f"makes {number}")
+                yield inc.submit(number)
+            return inc.submit(9)
+
+        stream = numbers()
+        assert signals.lines("log") == []
+        for value in (2, 3):
+            assert next(stream) == value
+            signals.append("log", f"has {value}")
+        with pytest.raises(StopIteration) as end:
+            next(stream)
+        assert end.value.value == 10
+        assert signals.lines("log") == ["makes 1", "has 2", "makes 2", "has 3"]
+
+    @pytest.mark.parametrize("loop", LOOPS)
+    @covers("3.7")
+    def test_an_async_generator_flow_streams(
+        self, runner: TaskRunner, signals: Signals, loop: str
+    ) -> None:
+        pytest.importorskip(loop)
+
+        @flow(task_runner=runner)
+        async def numbers() -> Any:
+            for number in (1, 2):
+                signals.append("log", f"makes {number}")
+                yield await inc.submit(number)
+
+        async def main() -> None:
+            async for value in numbers():
+                signals.append("log", f"has {value}")
+
+        anyio.run(main, backend=loop)
+        assert signals.lines("log") == ["makes 1", "has 2", "makes 2", "has 3"]
+
+    @covers("3.7", "3.5", needs=("concurrent", "stops"))
+    def test_a_generator_flow_that_is_closed_takes_its_runs_along(
+        self, single_runner: TaskRunner, signals: Signals
+    ) -> None:
+        futures: list[TaskFuture[Any]] = []
+
+        @flow(task_runner=single_runner)
+        def main() -> Any:
+            futures.append(hold.submit(signals, "never"))
+            futures.append(note.submit(signals, "log", "queued"))
+            signals.wait("never began")
+            yield 1
+
+        for value in main():
+            assert value == 1
+            break
+        assert [future.state.is_cancelled() for future in futures] == [True, True]
 
     # ------------------------------------------------------------------ async flows
 

@@ -283,6 +283,24 @@ class DependencyTests(SuiteBase):
 
         main()
 
+    @covers("5.5")
+    def test_wait_for_values(self, runner: TaskRunner, signals: Signals) -> None:
+        @flow(task_runner=runner)
+        def nested() -> list[str]:
+            return signals.lines("order")
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            value = inc(1)
+            waits = [value, None, {"a": [note.submit(signals, "order", "first")]}]
+            assert inc.submit(1, wait_for=waits).result() == 2
+            assert signals.lines("order") == ["first"]
+            assert inc.submit(1, wait_for=value).result() == inc(1, wait_for=[value])
+            assert inc.map([1], wait_for=[[value], None]).result() == [2]
+            assert nested(wait_for=[value]) == ["first"]
+
+        main()
+
     @covers("5.5", "5.3")
     def test_wait_for_a_failed_run(self, runner: TaskRunner, signals: Signals) -> None:
         @flow(task_runner=runner)

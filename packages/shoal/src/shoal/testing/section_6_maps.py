@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shoal import allow_failure, flow, runtime, task, unmapped
+from shoal import allow_failure, flow, quote, runtime, task, unmapped
 from shoal.exceptions import MappingLengthMismatch, MappingMissingIterable, ParameterBindError
 from shoal.states import State
 from shoal.testing.base import SuiteBase, covers, in_flow
@@ -34,6 +34,12 @@ ITERABLES: dict[str, tuple[Callable[[], Any], list[Any]]] = {
     "empty": (list, []),
     "empty-iterator": (lambda: iter(()), []),
 }
+
+
+@task
+def pair(x: Any, y: Any) -> Any:
+    """A value, and another as text."""
+    return x, str(y)
 
 
 class MapTests(SuiteBase):
@@ -182,6 +188,25 @@ class MapTests(SuiteBase):
             ]
             allowed = identity.map(allow_failure(futures)).result()
             assert [type(value) for value in allowed] == [int, BoomError, int]
+
+        main()
+
+    @covers("6.1", "6.3", "5.4", "5.6")
+    def test_over_states_and_what_is_annotated(self, runner: TaskRunner) -> None:
+        @flow(task_runner=runner)
+        def main() -> None:
+            numbers = identity.submit([1, 2])
+            numbers.wait()
+            failed = boom.submit("no")
+            assert inc.map(numbers.state).result() == [2, 3]
+            assert inc.map(quote([1, 2])).result() == [2, 3]
+            assert inc.map(allow_failure(numbers)).result() == [2, 3]
+            for given in (failed, failed.state, unmapped(failed)):
+                values = pair.map([1, 2], allow_failure(given)).result()
+                assert values == [(1, "no"), (2, "no")]
+            assert pair.map([1, 2], allow_failure(identity.submit(5))).result()[1] == (2, "5")
+            with pytest.raises(BoomError):
+                inc.map(failed)
 
         main()
 

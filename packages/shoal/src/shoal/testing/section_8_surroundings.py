@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from shoal import flow, get_run_logger, runtime, tags, task
 from shoal.exceptions import RunNameError
 from shoal.testing.base import SuiteBase, covers, in_flow
 from shoal.testing.samples import BoomError, Box, boom, identity, inc
+from shoal.testing.tools import eventually
 
 if TYPE_CHECKING:
     from shoal.task_runners import TaskRunner
@@ -145,6 +147,37 @@ class HookTests(SuiteBase):
 
         in_flow(runner, lambda: inc.with_options(on_completion=[fails]).submit(1).result())
         assert "a broken hook" in caplog.text
+
+    @covers("8.1", "8.4", needs="sends_logs")
+    def test_hooks_know_their_run(
+        self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def hook(a_task: Any, run: Any, state: Any) -> None:
+            get_run_logger().info("%s hook of %s", state.name, runtime.task_run.name == run.name)
+
+        @task
+        def returns_a_run() -> Any:
+            return hold_on.submit()
+
+        @task
+        def hold_on() -> None:
+            time.sleep(0.01)
+
+        hooks: Any = {"on_running": [hook], "on_completion": [hook], "on_failure": [hook]}
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            hooked = inc.with_options(**hooks)
+            hooked.submit(1).wait()
+            hooked(1)
+            returns_a_run.with_options(**hooks).submit().wait()
+            boom.with_options(**hooks).submit().wait()
+
+        main()
+        eventually(lambda: caplog.text.count("Completed hook") == 3, "the hook of the late end")
+        text = [record.getMessage() for record in caplog.records]
+        assert "Failed hook of True" in text
+        assert not any("hook of False" in line or "Hook" in line for line in text)
 
     # ------------------------------------------------------------------ names
 
@@ -311,6 +344,35 @@ class LogTests(SuiteBase):
         printing()
         assert [r.getMessage() for r in caplog.records].count("inherited") == 1
         assert "number" not in capsys.readouterr().out
+
+    @covers("3.7", "8.4", needs="sends_logs")
+    def test_prints_beneath_flows(
+        self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @task
+        def beneath(text: str) -> None:
+            print(text)  # noqa: T201
+
+        @flow(task_runner=runner)
+        def inner() -> None:
+            print("in the inner flow")  # noqa: T201
+            beneath.submit("in its task").wait()
+
+        @flow(task_runner=runner, log_prints=False)
+        def silent() -> None:
+            beneath.submit("in silence").wait()
+
+        @flow(task_runner=runner, log_prints=True)
+        def outer() -> None:
+            inner()
+            silent()
+
+        outer()
+        records = {record.getMessage(): record for record in caplog.records}
+        assert records["in the inner flow"].funcName == "inner"
+        assert records["in its task"].funcName == "beneath"
+        assert records["in its task"].lineno == beneath.fn.__code__.co_firstlineno + 2
+        assert "in silence" not in records
 
     @covers("8.3")
     def test_the_librarys_own_lines(

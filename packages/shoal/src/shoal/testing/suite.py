@@ -11,6 +11,7 @@ from shoal.testing.section_4_waiting import WaitingTests
 from shoal.testing.section_5_dependencies import DependencyTests
 from shoal.testing.section_6_maps import MapTests
 from shoal.testing.section_7_crashes import CrashTests, SerializationTests
+from shoal.testing.section_7_oddities import OddityTests
 from shoal.testing.section_7_retries import RetryTests
 from shoal.testing.section_7_stopping import CancellationTests, TimeoutTests
 from shoal.testing.section_8_surroundings import HookTests, LogTests, RuntimeTests
@@ -35,6 +36,7 @@ class TaskRunnerSuite(
     CancellationTests,
     CrashTests,
     SerializationTests,
+    OddityTests,
     HookTests,
     LogTests,
     RuntimeTests,

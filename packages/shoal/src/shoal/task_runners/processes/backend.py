@@ -103,7 +103,6 @@ class ProcessBackend:
         self._max_workers = max_workers
         self.lock = threading.RLock()
         self.stopping = False
-        self._left = False
         self.link = Link(self)
         self.sender = Sender(self)
         self.deaths = Deaths(self)
@@ -139,7 +138,7 @@ class ProcessBackend:
 
     def leave_to_parent(self) -> None:
         """In a child that the driver has forked: the workers are the parent's, and must not hear of what is done here."""
-        self.stopping = self._left = True
+        self.stopping = True
         self.lock = threading.RLock()
         self.pool.leave_to_parent()
         self.link.leave_to_parent()
@@ -149,9 +148,6 @@ class ProcessBackend:
     def launch(self, batch: Batch) -> None:
         """See `Backend`."""
         if self.stopping:
-            if self._left:
-                text = "it was submitted by a child that the process with the workers has forked"
-                self.events.broken(lambda run_name: died(run_name, text))
             return
         try:
             member = self.pool.at(batch.slot)

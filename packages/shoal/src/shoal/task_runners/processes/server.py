@@ -11,10 +11,14 @@ thread, so forking is safe. It guarantees:
 - A pid means one process: only the server reaps its workers, and it signals them itself.
 - It never waits for the driver to read, so the driver may block in sending.
 
-The server stays in the driver's process group, as do workers: job control (Ctrl-Z, `kill -- -group`) is for all of
-them. It was started with `HELD` signals blocked and so lives as long as the driver, whatever the driver makes of its
+- What a killed worker had started goes with it: each worker leads a session, and its process group is killed with it.
+
+The server stays in the driver's process group, and job control is for all of them: it passes Ctrl-Z on, and workers go
+with it if the group is killed. It was started with `HELD` signals blocked and so lives as long as the driver, whatever the driver makes of its
 Ctrl-C, hang-up or SIGTERM. They are blocked and not ignored, because a worker that is sent SIGTERM right after its fork
 must not lose it.
+
+A worker has no terminal, so nothing that it runs is stopped for want of one. Of Ctrl-C only the driver hears.
 
 This module is imported before anything else in the server, and each import is a part of the first worker's delay: it
 imports the standard library only. POSIX only, but for `spawned`.
@@ -93,6 +97,7 @@ class _Server:
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTSTP, self._suspend)
         self._driver_fd = -1
         if hasattr(os, "pidfd_open"):
             try:
@@ -131,9 +136,20 @@ class _Server:
     def end_workers(self) -> None:
         """Kills and reaps what still runs."""
         for pid in self._pids:
-            os.kill(pid, signal.SIGKILL)
+            _kill(pid, signal.SIGKILL)
         for pid in self._pids:
             os.waitpid(pid, 0)
+            _kill_group(pid, signal.SIGKILL)  # what it may have started while it was being killed
+
+    def _suspend(self, *_: object) -> None:
+        """Ctrl-Z: the terminal does not know the workers. It stops nobody where nobody could let them go on."""
+        for pid in self._pids:
+            _kill_group(pid, signal.SIGSTOP)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTSTP)  # returns when this process goes on
+        signal.signal(signal.SIGTSTP, self._suspend)
+        for pid in self._pids:
+            _kill_group(pid, signal.SIGCONT)
 
     def _receive(self) -> bool:
         """Serves one request; returns whether there was one, and not the end."""
@@ -147,7 +163,7 @@ class _Server:
         if kind == START:
             self._start(process, fds, *details)
         elif process in self._ids:
-            os.kill(self._ids[process], details[0])
+            _kill(self._ids[process], details[0])
         return True
 
     def _start(
@@ -201,8 +217,10 @@ class _Server:
             self._prctl(1, signal.SIGKILL)
             if os.getppid() != server:
                 os._exit(1)
+        os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         _set_signals()
         self._control.close()
         for fd in (self._wake_read, self._wake_write, self._driver_fd):
@@ -217,6 +235,9 @@ class _Server:
                 break
             process = self._pids.pop(pid, None)
             if process is not None:
+                if os.WIFSIGNALED(status):
+                    # Not the group of another by now: its number is not given away while it has members.
+                    _kill_group(pid, signal.SIGKILL)
                 del self._ids[process]
                 self._report(ENDED, process, status)
 
@@ -258,11 +279,24 @@ def spawned() -> NoReturn:
 
 
 def _set_signals() -> None:
-    """The terminal's Ctrl-C is the driver's business; SIGTERM ends a worker; none is blocked."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C is the driver's business; SIGTERM ends a worker; none is blocked."""
+    # A handler, not SIG_IGN, which the programs that runs start would inherit, and could not be stopped by SIGINT.
+    signal.signal(signal.SIGINT, _take_no_notice)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_notice_again)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _take_no_notice(*_: object) -> None:
+    """What a worker does about SIGINT."""
+
+
+def _notice_again() -> None:
+    """In a child that a run has forked, which is a program like any other."""
+    if signal.getsignal(signal.SIGINT) is _take_no_notice:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _redirect(stdout: int | None, stderr: int | None) -> None:
@@ -345,6 +379,20 @@ def _guarded(function: Callable[[], object]) -> int:
 
 
 # --------------------------------------------------------------------- helpers
+
+
+def _kill(pid: int, number: int) -> None:
+    """Sends a worker that has not been reaped a signal; a deadly one to all that it has started."""
+    if number == signal.SIGKILL:
+        _kill_group(pid, number)
+    os.kill(pid, number)  # it may lead no group yet
+
+
+def _kill_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # none of it is left, or (macOS) none but dead ones; another user's program is theirs
 
 
 def _preload(modules: list[str]) -> None:

@@ -5,15 +5,17 @@
     service thread ◀── STARTED, ENDED ──
 
 One fork server and one service thread per driver, both from the first use to the driver's end; if the server is killed,
-so are its workers, and the next start makes a new one. Where there is no forking, each worker is a process of its own
-("spawn"), and a small thread waits for it.
+so are its workers, and the next start makes a new one. One that somebody has stopped (SIGSTOP) and that leaves a request
+unanswered is continued. Where there is no forking, each worker is a process of its own ("spawn"), and a small thread
+waits for it.
 
-`_Server.lock` guards the order of requests, `processes` and `gone`. A process is marked dead once, by the thread that
-took it out of `processes` (or waits for it). May import `logs` and `server`.
+`_Server.lock` guards the order of requests, `processes`, what is unanswered, and `gone`. A process is marked dead once,
+by the thread that took it out of `processes` (or waits for it). May import `logs`, `engine.services` and `server`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import marshal
 import os
@@ -24,6 +26,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from shoal.engine.services import TIMERS
 from shoal.logs import library_logger
 from shoal.task_runners.processes.server import (
     ENDED,
@@ -167,6 +170,10 @@ def start_worker(
 # ----------------------------------------------------------------- fork server
 
 
+#: Seconds within which a server answers as a rule: it has one thing to do, and may still be importing.
+ANSWERS_WITHIN = 1.0
+
+
 class _ServerGone(Exception):
     """The server cannot be reached any more."""
 
@@ -179,6 +186,8 @@ class _Server:
         self.processes: dict[int, WorkerProcess] = {}
         self.gone = False
         self._ids = itertools.count()
+        self._unanswered: set[int] = set()  # processes that are to be started, or to be killed
+        self._watched = False
         self._surroundings: tuple[Any, ...] = ()
         self.socket, theirs = socket.socketpair()
         try:
@@ -234,6 +243,7 @@ class _Server:
                 del self.processes[number]
                 raise
             self._surroundings = surroundings
+            self._expect_answer(number)
 
     def _signal(self, number: int, signal: int) -> None:
         with self.lock:
@@ -241,7 +251,40 @@ class _Server:
                 try:
                     self._send((KILL, number, int(signal)), [])
                 except OSError:
-                    pass  # the server is gone, and the process with it
+                    return  # the server is gone, and the process with it
+                if signal == DEADLY:
+                    self._expect_answer(number)
+
+    def _expect_answer(self, number: int) -> None:
+        """The server is to say something of a process; with the lock held."""
+        self._unanswered.add(number)
+        if not self._watched:
+            self._watched = True
+            TIMERS.after(ANSWERS_WITHIN, self._look)
+
+    def _look(self) -> None:
+        """A server that was stopped would leave runs waiting, and what was to be killed alive."""
+        with self.lock:
+            self._watched = bool(self._unanswered) and not self.gone
+            if not self._watched:
+                return
+            TIMERS.after(ANSWERS_WITHIN, self._look)
+            stopped = self._is_stopped()
+        if stopped:
+            library_logger().warning(
+                "The server of worker processes (pid %d) was stopped, and is continued", self._pid
+            )
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signals.SIGCONT)
+
+    def _is_stopped(self) -> bool:
+        if not hasattr(os, "waitid"):  # macOS
+            return False
+        how = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PID, self._pid, how) is not None
+        except ChildProcessError:
+            return False
 
     def _send(self, request: tuple[Any, ...], fds: Sequence[int]) -> None:
         payload = marshal.dumps(request)
@@ -272,6 +315,7 @@ class _Server:
     def _reported(self, kind: int, number: int, value: int) -> None:
         with self.lock:
             process = self.processes.get(number)
+            self._unanswered.discard(number)
             if kind in (ENDED, FAILED):
                 self.processes.pop(number, None)
         if process is None:
@@ -295,6 +339,10 @@ class _Server:
         except ChildProcessError:
             pass  # user code waited for any child, and got it
         for process in processes:
+            if process.pid is not None:
+                # They ended with the server; what they had started ends with them.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, DEADLY)
             process._ended(None, f"the server of worker processes {how}")
 
 
@@ -387,6 +435,7 @@ def _spawn(
                 stderr=None if _is_handed_on(2) else subprocess.DEVNULL,
                 pass_fds=passed,
                 env={**os.environ, **env},
+                start_new_session=True,
             )
         except BaseException as error:
             begun.put(error)
@@ -395,6 +444,9 @@ def _spawn(
 
         def kill(signal: int) -> None:
             with lock:
+                if signal == DEADLY and child.returncode is None:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.killpg(child.pid, signal)  # and what it has started
                 child.send_signal(signal)
 
         process._kill = kill

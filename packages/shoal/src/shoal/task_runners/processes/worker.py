@@ -36,7 +36,7 @@ from shoal import names
 from shoal.context import LOCK
 from shoal.engine.batch_run import pack_error
 from shoal.engine.interrupt import Interrupt
-from shoal.logs import library_logger, name_of
+from shoal.logs import library_logger, log_to_stderr, name_of
 from shoal.serialization import dumps, loads
 from shoal.task_runners.processes.record import REPORT_EVERY, TOLD, Record, size_of_record
 from shoal.task_runners.processes.segments import NoSegment, Segment, SegmentPool
@@ -159,12 +159,11 @@ class Worker(RemoteWorker):
                 signal.signal(KICK, signal.SIG_IGN)
 
     def _after_fork(self) -> None:
-        """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""
-        self.is_child = True
-        frames = self.seat.frames
-        for frame in frames.stack:
-            frames.disarm(frame)  # which `_run` notices at no cost to others
+        """In a child that a run has forked: it is no worker, so it says nothing to the driver. See `engine.forks`."""
+        if KICK is not None:
+            signal.signal(KICK, signal.SIG_DFL)
         self.channel.leave_to_parent()
+        log_to_stderr()
 
     def _initialize(self) -> bool:
         if self.settings.initializer is None:
@@ -280,7 +279,7 @@ class Worker(RemoteWorker):
     def _driver_gone(self) -> None:
         self.gone = self.stopping = True
         self.seat.queue.put(None)
-        last = threading.Timer(LAST_GRACE, os._exit, (1,))
+        last = threading.Timer(LAST_GRACE, _end_with_all)
         last.daemon = True
         last.start()
         with LOCK:
@@ -405,6 +404,13 @@ class Worker(RemoteWorker):
             main = threading.main_thread().ident
             assert main is not None  # it runs
             signal.pthread_kill(main, KICK)
+
+
+def _end_with_all() -> None:
+    """Ends this process by force, and what it has started, whose group it leads."""
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
 
 
 def _out_of_descriptors() -> OSError:

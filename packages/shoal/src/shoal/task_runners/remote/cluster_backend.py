@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import FAILED, Batch, Outcome
-from shoal.exceptions import ResultLost
+from shoal.exceptions import ResultLost, WorkerDied
 from shoal.futures.maps import Span
 from shoal.logs import library_logger
 from shoal.scheduling.backend import Capabilities
@@ -173,6 +173,9 @@ class ClusterBackend:
             self._launch(batch)
         except ResultLost as error:
             self._argument_lost(batch, error)
+        except WorkerDied as error:  # so have others of what it needs
+            text, cause = error.message, error
+            self.events.lost(batch.number, lambda name: self.died(name, text, cause))
         except BaseException as error:
             self.engine.not_sent(batch.number, error)
             if not isinstance(error, Exception):

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from shoal.states import State
     from shoal.tasks import Task
 
-__all__ = ["Contents"]
+__all__ = ["DEADLY", "Contents"]
 
-#: Workers that may die while they unpickle the function of one task, before that counts as deadly.
+#: Workers that may die while they unpickle the function of one task, or a value, before that counts as deadly.
 DEADLY = 3
 
 

@@ -5,7 +5,6 @@ All but `begin` and `are_there` happen on the loop's thread. May import `batches
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -97,8 +96,6 @@ class Coroutines:
                 outcome = Outcome(CANCELLED, None)
         except BaseException as error:
             outcome = raised(call, error)
-        if self._worker.is_child:
-            os._exit(1)
         PLACES.pop(call.number, None)
         self.tasks.pop(call.number, None)
         try:

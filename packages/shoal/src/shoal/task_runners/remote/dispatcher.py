@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from itertools import count
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from shoal import names
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, SENT, Call
@@ -29,12 +29,12 @@ from shoal.context import LOCK, TAGS
 from shoal.engine import inputs
 from shoal.engine.batch_run import pack_task
 from shoal.engine.interrupt import shielded
-from shoal.exceptions import ResultLost, SerializationError
+from shoal.exceptions import ResultLost, RunnerStateError, SerializationError
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TRAVEL
 from shoal.safely import repr_of, traceback_of
-from shoal.scheduling.answers import Answers
+from shoal.scheduling.answers import NOT_HERE, Answers
 from shoal.serialization import dumps, loads
 from shoal.states import State, StateType
 from shoal.task_runners.packing import culprit_of
@@ -68,11 +68,13 @@ class RemoteDispatcher(Answers):
         watchers: of the waits under way on seats.
     """
 
+    runner_name = "the runner of the enclosing flow"
     closed = False
     gate = None
     scheduler = None  # it is the driver's: no thread of this process can run these runs itself
 
     def __init__(self, worker: RemoteWorker, numbers: Any = names) -> None:
+        super().__init__()
         self._numbers = numbers
         self.refusals: dict[int, Exception] = {}
         self.watchers: list[Any] = []
@@ -88,6 +90,14 @@ class RemoteDispatcher(Answers):
         self._questions = count(1)
         self._answers: dict[int, SimpleQueue[tuple[bool, Any]]] = {}
         self._sending = threading.Lock()
+
+    def leave_to_parent(self) -> None:
+        """See `Answers`."""
+
+        def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+            raise RunnerStateError(runner=self.runner_name, problem=NOT_HERE)
+
+        self.submit = self.submit_map = refuse  # type: ignore[method-assign]
 
     # ------------------------------------------------------------------ runs go out
 

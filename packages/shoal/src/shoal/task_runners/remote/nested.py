@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from shoal.calls import COMPLETED, DONE, FAILED
 from shoal.context import LOCK, TAGS, Scope
-from shoal.engine.batch_run import pack_error
+from shoal.engine.batch_run import pack_error, unpicklable
 from shoal.exceptions import InvalidOption, RunnerStateError, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from shoal.futures.run import TaskFuture
-from shoal.serialization import dumps, find_culprit, loads
+from shoal.serialization import dumps, loads
 from shoal.states import State
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.members import Member, NestedMap, not_unpickled
@@ -71,9 +71,9 @@ class End(NamedTuple):
         """Its phase and its pickled value and state: a failure where these cannot be pickled."""
         try:
             return self.phase, dumps((self.value, self.state))
-        except BaseException:
+        except BaseException as problem:
             phase = FAILED if self.phase == COMPLETED else self.phase
-            return phase, dumps((find_culprit(self.value, "result"), None))
+            return phase, dumps((unpicklable(self.value, "result", problem), None))
 
 
 class Carrier(Protocol):

@@ -6,7 +6,6 @@ A run that waits does not leave its seat: what it waits for is sent there, and r
 
 from __future__ import annotations
 
-import os
 import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -162,10 +161,10 @@ class Seat:
                 del frame.armed
             except AttributeError:
                 interrupted = True
-                self._disarm(frame)
+                self.frames.finish(frame)
         except Interrupt:
             interrupted = True
-            self._disarm(frame)
+            self.frames.finish(frame)
         if stack and stack[-1] is frame:
             stack.pop()
         if interrupted:
@@ -175,12 +174,6 @@ class Seat:
             else:
                 outcome = Outcome(CANCELLED, None)
         return outcome, value
-
-    def _disarm(self, frame: Frame) -> None:
-        """Ends a frame that was interrupted; whatever was fired at it is over afterwards."""
-        if self.home.is_child:
-            os._exit(1)
-        self.frames.finish(frame)
 
     def _unpack_late(self, batch: Batch, call: Any) -> None:
         """Arguments with values of runs of the same batch in them: unpickled now that these are known."""

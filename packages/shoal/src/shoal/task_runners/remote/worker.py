@@ -26,13 +26,12 @@ from typing import TYPE_CHECKING, Any
 from shoal import names
 from shoal.calls import FAILED, Call, Outcome
 from shoal.context import LOCK, SCOPE, TAGS, Scope
-from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_outcome
+from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_outcome, unpicklable
 from shoal.engine.inputs import ATOMS
 from shoal.engine.services import guarded
-from shoal.exceptions import NestingTooDeep, SerializationError
+from shoal.exceptions import NestingTooDeep
 from shoal.logs import log_failure, log_prints_of, name_of
-from shoal.safely import in_words, kind_of
-from shoal.serialization import dumps, find_culprit, loads
+from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN, Batch, Rows, Tasks, Told
 from shoal.task_runners.remote.coroutines import Coroutines
@@ -68,7 +67,6 @@ class RemoteWorker:
         report_every: seconds after which outcomes are reported while their batch goes on.
         stopping: whether it is to end.
         gone: whether the driver has gone.
-        is_child: whether this process was forked from the worker by a run.
     """
 
     remote: RemoteDispatcher
@@ -88,7 +86,6 @@ class RemoteWorker:
         self.done = 0
         self.stopping = False
         self.gone = False
-        self.is_child = False
         self._reporting = threading.Lock()
 
     # ------------------------------------------------------------------ for subclasses
@@ -106,6 +103,10 @@ class RemoteWorker:
             What loads it for a run of the same batch; `None` if it cannot be kept and has to travel.
         """
         raise NotImplementedError
+
+    def has_to_stay(self, packed: Packed) -> bool:
+        """Whether a result is to be kept here though it is small, because of handles in it."""
+        return False
 
     def send_report(
         self, batch: Batch, positions: Sequence[int], seconds: float, last: bool
@@ -190,7 +191,7 @@ class RemoteWorker:
         told: Surroundings = loads(surroundings)
         flow_run = flow_run_of(told.flow) if told.flow is not None else None
         self.scopes[0] = Scope(self.remote, flow_run)
-        log_prints_of(flow_run is not None and flow_run.flow.log_prints)
+        log_prints_of(flow_run is not None and flow_run.log_prints)
         return told
 
     def learn(self, key: Any, data: bytes) -> None:
@@ -241,7 +242,7 @@ class RemoteWorker:
             return
         try:
             packed = pack(value)
-            if packed.size > LARGE:
+            if packed.size > LARGE or (packed.stored and self.has_to_stay(packed)):
                 load = self.keep(batch, position, call, value, packed)
                 if load is not None:
                     if batch.rows.linked:
@@ -252,7 +253,8 @@ class RemoteWorker:
             raise  # the driver has gone
         except BaseException as problem:
             batch.results.pop(position, None)
-            self._put_outcome(batch, position, call, _unpicklable(call, value, problem))
+            error = unpicklable(value, "result", problem, name_of(call))
+            self._put_outcome(batch, position, call, Outcome(FAILED, error, name=call.name))
             return
         if batch.rows.linked:
             batch.results.setdefault(position, lambda: loads(data))
@@ -359,20 +361,6 @@ class RemoteWorker:
             from shoal.engine.loops import SERVICE_LOOP
 
             SERVICE_LOOP.get().call_soon_threadsafe(task.cancel)
-
-
-def _unpicklable(call: Call, value: Any, problem: BaseException) -> Outcome:
-    """The end of a run whose result cannot be pickled."""
-    try:
-        error = find_culprit(value, "result", name_of(call))
-    except BaseException:  # it cannot be looked at
-        error = SerializationError(
-            path="result",
-            type_name=kind_of(value),
-            problem=in_words(problem),
-            run_name=name_of(call),
-        )
-    return Outcome(FAILED, error, name=call.name)
 
 
 class LogSender(logging.Handler):
