@@ -111,12 +111,14 @@ class AsyncLane:
             self._tasks.pop(future, None)
             given_up = future in self._given_up
             self._given_up.discard(future)
-            if future._phase < DONE:
-                dispatcher.ended(future, outcome)
-            if not given_up:
-                dispatcher.scheduler.vacate()
-            if not self._tasks:
-                self._idle.set()
+            try:
+                if future._phase < DONE:
+                    dispatcher.ended(future, outcome)
+            finally:
+                if not given_up:
+                    dispatcher.scheduler.vacate()
+                if not self._tasks:
+                    self._idle.set()
         dispatcher.drain()
 
     # ------------------------------------------------------------------ from other threads, with `LOCK` held
