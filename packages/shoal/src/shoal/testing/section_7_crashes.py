@@ -87,14 +87,17 @@ class CrashTests(SuiteBase):
 
         @flow(task_runner=runner)
         def main() -> None:
-            runs = [work.submit(how) for how in ENDS]
-            runs += [hooked.submit(how) for how in ENDS]
-            runs += list(work.map(list(ENDS)))
-            assert [run.result(timeout=PATIENCE) for run in runs] == [*ENDS.values()] * 3
+            runs = [hooked.submit(how) for how in ENDS] + list(work.map(list(ENDS)))
+            runs.append(work.submit("returns"))
+            assert [run.result(timeout=PATIENCE) for run in runs] == [
+                *ENDS.values(),
+                *ENDS.values(),
+                0,
+            ]
             assert inc.map(range(20)).result(timeout=PATIENCE) == list(range(1, 21))
 
         main()
-        assert sorted(signals.lines("children")) == sorted([*ENDS] * 3)
+        assert sorted(signals.lines("children")) == sorted([*ENDS, *ENDS, "returns"])
         assert sorted(signals.lines("hooks")) == sorted(ENDS), "the children call none"
 
     @pytest.mark.parametrize("how", ["killed", "exited"])
