@@ -326,7 +326,7 @@ def pack_outcome(call: Call, outcome: Outcome) -> bytes:
                 outcome.state.type, outcome.state.name, outcome.state.message, data=outcome.value
             )
     try:
-        return dumps(outcome)
+        return dumps_function(outcome)
     except Exception:
         return dumps(
             Outcome(FAILED, find_culprit(outcome.value, "result", name_of(call)), name=call.name)

@@ -13,7 +13,7 @@ from shoal.engine.values import value_of
 from shoal.futures.maps import Span
 from shoal.futures.run import TaskFuture
 from shoal.logs import name_of
-from shoal.serialization import dumps, find_culprit
+from shoal.serialization import find_culprit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,9 +122,4 @@ def _calls_of_span(span: Span) -> dict[int, Call]:
 def culprit_of(call: Call) -> SerializationError:
     """The error of a call whose arguments cannot be pickled, naming the part that cannot be."""
     parameters = call.task.parameters(call.args, call.kwargs)
-    for name, value in parameters.items():
-        try:
-            dumps(value)
-        except Exception:
-            return find_culprit(value, f"parameters[{name!r}]", name_of(call))
     return find_culprit(parameters, "parameters", name_of(call))

@@ -1,0 +1,158 @@
+"""Pickling: plain where it works on the other side, by value where it would not. Hot.
+
+May import `guarded`; `by_value` on use, which loads cloudpickle.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+from typing import Any
+
+from shoal.exceptions import SerializationError
+from shoal.serialization.guarded import from_a_signal, words_of
+
+__all__ = [
+    "BY_VALUE",
+    "ERRORS",
+    "dumps",
+    "dumps_function",
+    "dumps_with_buffers",
+    "loads",
+    "loads_each",
+]
+
+_PROTOCOL = 5
+
+#: Names of modules, as bytes, that are treated like `__main__`: what they define travels by value. Kept by runners whose
+#: workers do not have these modules, who register them with cloudpickle too.
+BY_VALUE: set[bytes] = set()
+
+#: Names of classes, as bytes, of exceptions that have crossed a process border: as arguments and results, too, these
+#: are pickled by `errors`, as plain pickling loses some and cannot rebuild others.
+ERRORS: set[bytes] = set()
+
+#: Types that never have buffers of their own.
+_FLAT = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+#: Buffers below this many bytes stay in the pickle: to copy them there costs less than to handle them apart.
+_SMALL = 4096
+
+#: The opcode by which a pickle names a class or function; in most pickles there is none.
+_NAMES = pickle.STACK_GLOBAL
+
+
+def dumps(value: Any) -> bytes:
+    """Pickles a value for another process.
+
+    Raises:
+        Exception: whatever pickling raises; `find_culprit` puts it into words.
+    """
+    try:
+        data = _dumps_plainly(value)
+        if _NAMES not in data or _is_fine(data):
+            return data
+    except Exception:  # pickling by value knows more types, and its error is the one to see
+        pass
+    return dumps_function(value)
+
+
+def _is_fine(data: bytes) -> bool:
+    """Whether a plain pickle is understood on the other side; a mere text may look as if it were not.
+
+    It is not where it names `__main__`, or a module that travels by value. Bound methods are pickled as an attribute
+    of their object, which may be a module's state.
+    """
+    if b"__main__" in data or b"getattr" in data:
+        return False
+    if BY_VALUE and any(name in data for name in list(BY_VALUE)):
+        return False
+    return not ERRORS or not any(name in data for name in list(ERRORS))
+
+
+# tblib, which Dask imports, has all exceptions pickled with their tracebacks; those with attributes of their own, such as
+# SyntaxError or UnicodeDecodeError, lose these. So it is left out.
+
+
+def _dumps_plainly(value: Any, callback: Any = None) -> bytes:
+    if BaseException not in copyreg.dispatch_table:
+        return pickle.dumps(value, _PROTOCOL, buffer_callback=callback)
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, _PROTOCOL, buffer_callback=callback)
+    pickler.dispatch_table = {
+        kind: reduce
+        for kind, reduce in copyreg.dispatch_table.items()
+        if not issubclass(kind, BaseException)
+    }
+    pickler.dump(value)
+    return file.getvalue()
+
+
+class _Buffers(list[pickle.PickleBuffer]):
+    """Collects what had better stay out of a pickle; a callback that costs less to make than a closure."""
+
+    __slots__ = ()
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        if memoryview(buffer).nbytes < _SMALL:
+            return True  # into the pickle
+        self.append(buffer)
+        return False
+
+
+def dumps_with_buffers(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Pickles a value like `dumps`, but leaves its large buffers (those of NumPy arrays, say) where they are. Hot.
+
+    Returns:
+        The pickle, and views of the buffers it refers to: still the value's own memory, in the order in which
+        `pickle.loads(..., buffers=...)` wants them.
+
+    Raises:
+        Exception: whatever pickling raises; `find_culprit` puts it into words.
+    """
+    buffers: list[pickle.PickleBuffer]
+    try:
+        if type(value) in _FLAT:  # the callback would cost another 100 ns
+            buffers = []
+            data = pickle.dumps(value, _PROTOCOL)
+        else:
+            buffers = callback = _Buffers()
+            data = _dumps_plainly(value, callback)
+        if _NAMES not in data or _is_fine(data):
+            return data, buffers
+    except Exception:  # as in `dumps`
+        pass
+    buffers = callback = _Buffers()
+    from shoal.serialization import by_value
+
+    return by_value.dumps(value, callback), buffers
+
+
+def dumps_function(value: Any) -> bytes:
+    """Pickles something that is, or is likely to hold, functions or exceptions: all with care."""
+    from shoal.serialization import by_value
+
+    return by_value.dumps(value)
+
+
+loads = pickle.loads
+
+
+def loads_each(parts: list[bytes]) -> list[Any]:
+    """Unpickles values one by one; what fails is a `SerializationError` in its place."""
+    values: list[Any] = []
+    for part in parts:
+        try:
+            values.append(loads(part))
+        except BaseException as error:
+            if from_a_signal(error):
+                raise
+            values.append(
+                SerializationError(
+                    path="result",
+                    type_name="unknown",
+                    problem=f"unpickling raised {words_of(error)}",
+                )
+            )
+    return values
