@@ -1,7 +1,8 @@
 """The pickler for what plain pickling does not do right: cloudpickle's, with what that leaves open.
 
     defined in `__main__`, or registered   by value, with the file name that tracebacks show
-    of an importable module                by reference: its functions, under decorators too, and bound methods
+    of an importable module                by reference: its functions, and bound methods that have a name there
+    under a decorator there, say @task     by reference if it uses the module's state; else it need not be imported
     lru_cache, cache, singledispatch       anew around the function, with empty caches
     cached_property                        without the lock that old Pythons give it
     exceptions                             see `errors`
@@ -27,6 +28,7 @@ from shoal.serialization.references import (
     depth_under,
     module_attribute,
     travels_by_value,
+    uses_state,
     wrapped_in,
 )
 
@@ -233,10 +235,12 @@ class Pickler(cloudpickle.Pickler):
         place = module_attribute(function)
         if place is not None:
             return attribute_of, place
-        depth = None if self.copying else depth_under(function)
-        if depth is not None:
-            return _function_of, (module, function.__qualname__, depth, _copy(function))
-        return reduced
+        if self.copying or not uses_state(function, reduced[2][1]["__globals__"]):
+            return reduced
+        depth = depth_under(function)
+        if depth is None:
+            return reduced
+        return _function_of, (module, function.__qualname__, depth, _copy(function))
 
     def _reduce_cached(self, cached: Any) -> Any:
         if _is_found(cached):

@@ -7,17 +7,38 @@ under a decorator. May import the standard library; cloudpickle is loaded by who
 
 from __future__ import annotations
 
+import dis
 import importlib
+import logging
+import re
 import sys
 import threading
-from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
-from typing import Any
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
 
 from cloudpickle import list_registry_pickle_by_value
 
-__all__ = ["attribute_of", "depth_under", "module_attribute", "travels_by_value", "wrapped_in"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "attribute_of",
+    "depth_under",
+    "module_attribute",
+    "travels_by_value",
+    "uses_state",
+    "wrapped_in",
+]
 
 _MAINS = ("__main__", "__mp_main__")
+
+#: Types of objects that do not change, or travel by their names.
+_CONSTANT = frozenset(
+    {
+        *(type(None), bool, int, float, complex, str, bytes, type(...), range, slice, re.Pattern),
+        *(FunctionType, BuiltinMethodType, MethodType, logging.Logger),
+    }
+)
 
 #: Decorators around a function that are looked through.
 _DEEPEST = 20
@@ -144,6 +165,34 @@ def depth_under(function: FunctionType) -> int | None:
         if found is None:
             return None
     return None
+
+
+def uses_state(function: FunctionType, names: Mapping[str, Any]) -> bool:
+    """Whether a function refers to objects of its module that change, or may, and are that module's own on a worker.
+
+    Args:
+        function: the function.
+        names: the globals that it uses.
+    """
+    return not all(map(_is_constant, names.values())) or _writes_globals(function.__code__)
+
+
+def _is_constant(value: Any) -> bool:
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return all(map(_is_constant, value))
+    return (
+        kind in _CONSTANT
+        or issubclass(kind, (type, ModuleType))
+        or _plainly(value, "__wrapped__") is not None  # a task, or another function under a decorator
+        or kind.__module__ == "typing"
+    )
+
+
+def _writes_globals(code: CodeType) -> bool:
+    return any(each.opname == "STORE_GLOBAL" for each in dis.get_instructions(code)) or any(
+        _writes_globals(part) for part in code.co_consts if type(part) is CodeType
+    )
 
 
 def _plainly(owner: Any, name: str) -> Any:
