@@ -13,6 +13,7 @@ from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgument
 from shoal.names import function_name_to_flow_name
 from shoal.task_runners.base import TaskRunner
 from shoal.tasks import _RESERVED, _Checks, _name_of, bind_error
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from shoal.context import FlowRun
@@ -243,7 +244,11 @@ class Flow(Generic[P, R_co]):
         from shoal.engine.flow_run import run_flow, run_flow_async
 
         run = run_flow_async if self.is_async else run_flow
-        return run(self, args, kwargs, wait_for, return_state)
+        try:
+            return run(self, args, kwargs, wait_for, return_state)
+        except BaseException as error:
+            fold(error)
+            raise
 
 
 @overload

@@ -14,6 +14,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from shoal.exceptions import CancelledRun, CrashedRun, FailedRun, ResultLost, UnfinishedRun
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -204,6 +205,9 @@ class State(Generic[R_co]):
             if raise_on_failure or isinstance(error, UnfinishedRun):
                 raise error
             return error
+        except BaseException:
+            fold(error)
+            raise
         finally:
             del error  # or the exception's traceback and this frame keep each other alive
 
@@ -334,6 +338,9 @@ def raise_state_exception(state: State[Any]) -> None:
     try:
         if error is not None:
             raise error
+    except BaseException as raised:
+        fold(raised)
+        raise
     finally:
         del error  # as in `State.result`
 

@@ -33,6 +33,7 @@ from shoal.exceptions import (
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.limits.settings import limits_in_use
 from shoal.names import next_number
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from shoal.engine.task_run import TaskRun
@@ -360,27 +361,31 @@ class Task(Generic[P, R_co]):
         """
         from shoal.engine import direct_call
 
-        self.bind(args, kwargs)
-        scope = SCOPE.get()
-        call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
-        if self.is_generator and not return_state:
-            streams = direct_call.stream_async if self.is_async else direct_call.stream
-            return streams(call, wait_for)
-        tags = self.tags | TAGS.get()
-        limited = bool(tags) and limits_in_use()
-        if self.is_async:
-            coroutine = direct_call.call_directly_async(call, wait_for, return_state)
+        try:
+            self.bind(args, kwargs)
+            scope = SCOPE.get()
+            call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
+            if self.is_generator and not return_state:
+                streams = direct_call.stream_async if self.is_async else direct_call.stream
+                return streams(call, wait_for)
+            tags = self.tags | TAGS.get()
+            limited = bool(tags) and limits_in_use()
+            if self.is_async:
+                coroutine = direct_call.call_directly_async(call, wait_for, return_state)
+                if not limited:
+                    return coroutine
+                from shoal.limits.holding import holding_async
+
+                return holding_async(tags, call.number, coroutine)
             if not limited:
-                return coroutine
-            from shoal.limits.holding import holding_async
+                return direct_call.call_directly(call, wait_for, return_state)
+            from shoal.limits.holding import holding
 
-            return holding_async(tags, call.number, coroutine)
-        if not limited:
-            return direct_call.call_directly(call, wait_for, return_state)
-        from shoal.limits.holding import holding
-
-        with holding(tags, call.number):
-            return direct_call.call_directly(call, wait_for, return_state)
+            with holding(tags, call.number):
+                return direct_call.call_directly(call, wait_for, return_state)
+        except BaseException as error:
+            fold(error)
+            raise
 
     @overload
     def submit(  # type: ignore[overload-overlap]

@@ -164,13 +164,17 @@ class _Reached(Exception):
 
 
 def _frame(line: Line) -> tuple[FrameType, int, int]:
-    known: dict[str, Any] = {"__name__": line.module, "__file__": line.filename, "reached": _Reached}
+    known: dict[str, Any] = {
+        "__name__": line.module,
+        "__file__": line.filename,
+        "reached": _Reached,
+    }
+    reached: TracebackType | None = None
     try:
         exec(_code(line), known)
     except _Reached as error:
-        entry = error.__traceback__
-        assert entry is not None and entry.tb_next is not None  # this frame and the new one
-        entry = entry.tb_next
+        reached = error.__traceback__
+    *_, entry = _entries(reached)  # of this function, and of that code
     return entry.tb_frame, entry.tb_lasti, line.line
 
 
@@ -184,7 +188,7 @@ def _code(line: Line) -> CodeType:
     column, end_column = line.column, line.end_column
     if column is None or end_column is None:
         column, end_column = 0, _FAR
-    place = {
+    place: dict[str, Any] = {
         "lineno": first,
         "end_lineno": last,
         "col_offset": column,

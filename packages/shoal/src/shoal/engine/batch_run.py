@@ -24,6 +24,7 @@ from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, wa
 from shoal.exceptions import SerializationError
 from shoal.logs import name_of
 from shoal.serialization import (
+    Portable,
     dumps,
     dumps_function,
     find_culprit,
@@ -320,13 +321,13 @@ def pack_outcome(call: Call, outcome: Outcome) -> bytes:
     if isinstance(outcome.value, BaseException):
         if outcome.state is not None and outcome.state.data is outcome.value:
             outcome.state = None if outcome.state.name == "Failed" else outcome.state
-        outcome.value = loads(portable_error(outcome.value, name_of(call)))
+        outcome.value = Portable(outcome.value, name_of(call))
         if outcome.state is not None:
             outcome.state = type(outcome.state)(
                 outcome.state.type, outcome.state.name, outcome.state.message, data=outcome.value
             )
     try:
-        return dumps_function(outcome)
+        return dumps(outcome)
     except Exception:
         return dumps(
             Outcome(FAILED, find_culprit(outcome.value, "result", name_of(call)), name=call.name)

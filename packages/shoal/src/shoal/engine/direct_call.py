@@ -29,6 +29,7 @@ from shoal.futures.awaiting import settled
 from shoal.futures.blocking import block
 from shoal.logs import name_of, set_up
 from shoal.states import Cancelled, State
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -82,6 +83,14 @@ def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
 
 async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> Any:
     """As `call_directly`, for coroutine functions, on the caller's loop."""
+    try:
+        return await _call_async(call, wait_for, return_state)
+    except BaseException as error:
+        fold(error)
+        raise
+
+
+async def _call_async(call: Call, wait_for: Any, return_state: bool) -> Any:
     import anyio
 
     set_up()
@@ -141,6 +150,7 @@ def _streamed(call: Call, context: Context) -> Iterator[Any]:
         raise
     except Exception as error:
         _finish(call, concluded(call, Outcome(FAILED, error)), return_state=True)
+        fold(error)
         raise
     _finish(call, concluded(call, Outcome(COMPLETED, None)), return_state=True)
 
@@ -170,6 +180,7 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncIterator[Any]:
         raise
     except Exception as error:
         _finish(call, concluded(call, Outcome(FAILED, error)), return_state=True)
+        fold(error)
         raise
     _finish(call, concluded(call, Outcome(COMPLETED, None)), return_state=True)
 

@@ -49,6 +49,7 @@ from shoal.states import (
     aggregate_states,
     get_state_exception,
 )
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -377,6 +378,20 @@ async def run_flow_async(
     return_state: bool,
 ) -> Any:
     """Runs a coroutine flow on the caller's loop, under asyncio or trio."""
+    try:
+        return await _run_async(flow, args, kwargs, wait_for, return_state)
+    except BaseException as error:
+        fold(error)
+        raise
+
+
+async def _run_async(
+    flow: Flow[Any, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    wait_for: Any,
+    return_state: bool,
+) -> Any:
     import anyio
 
     from shoal.futures.awaiting import settled

@@ -13,6 +13,7 @@ from shoal.calls import COMPLETED, DONE, READY, RUNNING, Call
 from shoal.exceptions import CancelledRun, WaitTimeout
 from shoal.futures.blocking import Wanted, block
 from shoal.names import run_uuid, task_run_name
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -206,14 +207,17 @@ class TaskFuture(Generic[R]):
             Exception: the task's own exception; `CancelledRun`, `CrashedRun`, `UpstreamTaskError` for runs that
                 ended so.
         """
-        if self._phase < DONE and not block((self,), timeout):
-            raise WaitTimeout(run_name=self.name, timeout=timeout)
-        if self._phase == COMPLETED:
-            return self._dispatcher.value_of(self)  # type: ignore[no-any-return]
-        error = self._error()
-        if raise_on_failure:
-            raise error
-        return error  # type: ignore[return-value]
+        try:
+            if self._phase < DONE and not block((self,), timeout):
+                raise WaitTimeout(run_name=self.name, timeout=timeout)
+            if self._phase == COMPLETED:
+                return self._dispatcher.value_of(self)  # type: ignore[no-any-return]
+            if raise_on_failure:
+                raise self._error()
+            return self._error()  # type: ignore[return-value]
+        except BaseException as error:
+            fold(error)
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception of a run that did not complete, `None` if it did; waits like `result`."""
@@ -227,7 +231,8 @@ class TaskFuture(Generic[R]):
         if isinstance(outcome, BaseException):
             detail = self._detail
             # Each raise adds to an exception's traceback, and this one may be raised many times.
-            return outcome.with_traceback(detail.traceback if detail is not None else None)
+            trace = detail.traceback if detail is not None else None
+            return BaseException.with_traceback(outcome, trace)
         from shoal.states import get_state_exception
 
         error = get_state_exception(self.state, run_name=self.name)
@@ -254,7 +259,11 @@ class TaskFuture(Generic[R]):
             from shoal.futures.awaiting import settled
 
             yield from settled((self,)).__await__()
-        return self.result()
+        try:
+            return self.result()
+        except BaseException as error:
+            fold(error)
+            raise
 
     # ------------------------------------------------------------------ for the library
 

@@ -65,6 +65,7 @@ from shoal.scheduling.effects import (
     TIMER,
 )
 from shoal.states import TimedOut
+from shoal.tracebacks import folded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -430,7 +431,7 @@ class Scheduler:
         if phase != COMPLETED or state is not None:
             detail = future._details()
             detail.state = state
-            detail.traceback = value.__traceback__ if isinstance(value, BaseException) else None
+            detail.traceback = folded(value) if isinstance(value, BaseException) else None
         future._phase = phase
         future._call = None
         next(self._ended)

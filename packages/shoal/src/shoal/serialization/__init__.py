@@ -4,7 +4,8 @@
     by_value     the pickler for that; loads cloudpickle, so it is imported on use
     references   by which name of a module something is found on the other side
     errors       exceptions, whole
-    culprits     what of a value cannot be pickled
+    portable     exceptions that certainly arrive
+    culprits     what of a value cannot be pickled; by a pickler of `tracing`
     guarded      what can be said of objects that misbehave
 
 Plain pickle takes classes and functions of `__main__` by reference, which a worker cannot resolve; cloudpickle takes
@@ -12,7 +13,6 @@ them by value. May import `exceptions` and `tracebacks`.
 """
 
 from shoal.serialization.culprits import find_culprit
-from shoal.serialization.errors import portable_error
 from shoal.serialization.guarded import from_a_signal, shown, words_of
 from shoal.serialization.pickling import (
     BY_VALUE,
@@ -22,9 +22,11 @@ from shoal.serialization.pickling import (
     loads,
     loads_each,
 )
+from shoal.serialization.portable import Portable, portable_error
 
 __all__ = [
     "BY_VALUE",
+    "Portable",
     "dumps",
     "dumps_function",
     "dumps_with_buffers",

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from shoal.serialization import errors
+from shoal.serialization.guarded import from_a_signal
 from shoal.serialization.references import (
     attribute_of,
     depth_under,
@@ -75,9 +76,13 @@ def _reduce_code(code: CodeType) -> Any:
 
 def _reduce_method(method: MethodType) -> Any:
     place = module_attribute(method)
-    return (attribute_of, place) if place is not None else (
-        MethodType,
-        (method.__func__, method.__self__),
+    return (
+        (attribute_of, place)
+        if place is not None
+        else (
+            MethodType,
+            (method.__func__, method.__self__),
+        )
     )
 
 
@@ -196,7 +201,7 @@ _REDUCERS: dict[type, Callable[[Any], Any]] = {
 }
 
 
-class Pickler(cloudpickle.Pickler):
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
     """See the module.
 
     Attributes:
@@ -218,7 +223,7 @@ class Pickler(cloudpickle.Pickler):
         if kind is _Cached:
             return self._reduce_cached(obj)
         if issubclass(kind, BaseException):
-            return errors.reduce_error(obj, self.care)
+            return errors.reduce_error(obj, self.care, self._travels)
         if issubclass(kind, functools.cached_property):
             return _reduce_property(obj)
         return super().reducer_override(obj)
@@ -241,6 +246,17 @@ class Pickler(cloudpickle.Pickler):
         if depth is None:
             return reduced
         return _function_of, (module, function.__qualname__, depth, _copy(function))
+
+    def _travels(self, value: Any) -> bool:
+        if issubclass(type(value), BaseException):
+            return True  # in its turn it leaves behind what cannot
+        try:
+            pickle.loads(dumps(value, care=self.care))
+        except BaseException as failure:
+            if from_a_signal(failure):
+                raise
+            return False
+        return True
 
     def _reduce_cached(self, cached: Any) -> Any:
         if _is_found(cached):
@@ -274,6 +290,8 @@ def _copy(function: FunctionType) -> bytes | None:
     pickler.copying = True
     try:
         pickler.dump(function)
-    except Exception:  # with its module's state it cannot travel; without, where that is found, it can
+    except (
+        Exception
+    ):  # with its module's state it cannot travel; without, where that is found, it can
         return None
     return file.getvalue()

@@ -66,9 +66,7 @@ def _safe_way(tracer: Tracer, value: Any, path: str) -> str | None:
         return None
 
 
-def way_to(
-    culprit: Any, value: Any, path: str, reduced: dict[int, tuple[Any, Any]]
-) -> str | None:
+def way_to(culprit: Any, value: Any, path: str, reduced: dict[int, tuple[Any, Any]]) -> str | None:
     """The path from a value to an object in it, in the order in which pickling goes.
 
     Args:
@@ -113,7 +111,7 @@ def _parts(value: Any, path: str, reduced: dict[int, tuple[Any, Any]]) -> Iterat
     if found is not None:
         ways.append(found)
     else:
-        quiet = len(args) == 1 or issubclass(kind, type) or make in (copyreg.__newobj__, copyreg.__newobj_ex__)
+        quiet = len(args) == 1 or issubclass(kind, type) or any(make is each for each in _MAKERS)
         ways += [iter([(make, path)]), _arguments(args, path, quiet), _state(state, path)]
     if items is not None:
         ways.append((item, f"{path}[{index}]") for index, item in enumerate(items))
@@ -225,6 +223,9 @@ def _of_error(
         [(args, path), (state, path)],
     )
 
+
+#: What makes instances of most classes, from the class.
+_MAKERS: tuple[Any, ...] = (copyreg.__newobj__, copyreg.__newobj_ex__)  # type: ignore[attr-defined]
 
 _Special = Callable[[Any, str, Any, Any], "Iterator[tuple[Any, str]] | None"]
 

@@ -1,12 +1,9 @@
 """Exceptions as they cross: class, attributes, notes, causes, group members and tracebacks.
 
-    reduce_error    an exception ─▶ what a pickler wants; `__init__` is not called on the other side
-    portable_error  an exception ─▶ bytes that certainly unpickle, to it or to what tells of it
+Its class is not called on the other side, but an instance is made and filled. Plain pickling calls the class with `args`, which fails where `__init__` takes others, and drops causes and tracebacks. A class that
+says itself how it is reduced is trusted, unless that turns out not to work.
 
-Plain pickling calls the class with `args`, which fails where `__init__` takes others, and drops causes and tracebacks. A
-class that says itself how it is reduced is trusted, unless that turns out not to work.
-
-May import `guarded` and `tracebacks`; `by_value` on use.
+May import `guarded` and `tracebacks`.
 """
 
 from __future__ import annotations
@@ -16,14 +13,16 @@ from types import BuiltinMethodType, GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 from shoal import tracebacks
-from shoal.exceptions import SerializationError
-from shoal.serialization.guarded import from_a_signal, shown, words_of
-from shoal.serialization.pickling import ERRORS, loads
+from shoal.serialization.guarded import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["BARE", "CAREFUL", "TRUSTING", "portable_error", "reduce_error"]
+__all__ = ["BARE", "CAREFUL", "ERRORS", "TRUSTING", "reduce_error"]
+
+#: Names of classes, as bytes, of exceptions that have crossed a process border: as arguments and results, too, these
+#: are pickled as here, as plain pickling loses some and cannot rebuild others.
+ERRORS: set[bytes] = set()
 
 #: How much is taken along, each time less: all, as the class wants it; what can be pickled; that without what led to
 #: the exception.
@@ -40,12 +39,13 @@ _APART = frozenset({"__dict__", "__weakref__", "args", "exceptions", "message", 
 _FIELDS = (MemberDescriptorType, GetSetDescriptorType)
 
 
-def reduce_error(error: BaseException, care: int) -> Any:
+def reduce_error(error: BaseException, care: int, travels: Callable[[Any], bool]) -> Any:
     """What a pickler wants to know of an exception.
 
     Args:
         error: the exception.
         care: `TRUSTING`, `CAREFUL` or `BARE`.
+        travels: whether a value can be pickled, and unpickled again.
     """
     kind = type(error)
     ERRORS.add(kind.__name__.encode(errors="replace"))
@@ -56,14 +56,23 @@ def reduce_error(error: BaseException, care: int) -> Any:
             reduced = reduce(error)
             if not isinstance(reduced, tuple) or len(reduced) > 3:
                 return reduced
-            make, args, *state = reduced
-            state_and_chain = (state[0] if state else None, chain)
-            return _made, (kind, make, args, _args.__get__(error)), state_and_chain, None, None, _told
-    args, fields, attributes, lost = _args.__get__(error), _fields_of(error), _attributes_of(error), []
+            make, made_from, *own = reduced
+            state_and_chain = (own[0] if own else None, chain)
+            return (
+                _made,
+                (kind, make, made_from, _args.__get__(error)),
+                state_and_chain,
+                None,
+                None,
+                _told,
+            )
+    args = _args.__get__(error)
+    fields, attributes = _fields_of(error), _attributes_of(error)
+    lost: list[str] = []
     if care > TRUSTING:
-        args = tuple(_or_text(value, f"args[{i}]", care, lost) for i, value in enumerate(args))
-        fields = _portable(fields, care, lost)
-        attributes = _portable(attributes, care, lost)
+        args = tuple(_or_text(value, f"args[{i}]", travels, lost) for i, value in enumerate(args))
+        fields = _portable(fields, travels, lost)
+        attributes = _portable(attributes, travels, lost)
     if lost:
         note = f"Left behind, as it cannot be pickled: {', '.join(lost)}"
         attributes["__notes__"] = [*_notes_in(attributes), note]
@@ -147,29 +156,17 @@ def _attributes_of(error: BaseException) -> dict[str, Any]:
 # ---------------------------------------------------------------------- what can travel
 
 
-def _travels(value: Any, care: int) -> bool:
-    from shoal.serialization import by_value
-
-    if issubclass(type(value), BaseException):
-        return True  # in its turn it leaves behind what cannot
-    try:
-        loads(by_value.dumps(value, care=care))
-    except BaseException as failure:
-        if from_a_signal(failure):
-            raise
-        return False
-    return True
-
-
-def _or_text(value: Any, name: str, care: int, lost: list[str]) -> Any:
-    if _travels(value, care):
+def _or_text(value: Any, name: str, travels: Callable[[Any], bool], lost: list[str]) -> Any:
+    if travels(value):
         return value
     lost.append(f"{name} ({type(value).__name__})")
     return shown(value)
 
 
-def _portable(values: dict[str, Any], care: int, lost: list[str]) -> dict[str, Any]:
-    kept = {name: value for name, value in values.items() if _travels(value, care)}
+def _portable(
+    values: dict[str, Any], travels: Callable[[Any], bool], lost: list[str]
+) -> dict[str, Any]:
+    kept = {name: value for name, value in values.items() if travels(value)}
     lost += [f".{name} ({type(values[name]).__name__})" for name in values if name not in kept]
     return kept
 
@@ -233,29 +230,3 @@ def _chain(error: BaseException, chain: tuple[Any, ...]) -> None:
     if lines:
         _trace.__set__(error, tracebacks.rebuilt([tracebacks.Line(*line) for line in lines]))
     ERRORS.add(type(error).__name__.encode(errors="replace"))
-
-
-# ---------------------------------------------------------------------- the way home
-
-
-def portable_error(error: BaseException, run_name: str) -> bytes:
-    """Pickles an exception so that it certainly unpickles: itself, or else a `SerializationError` that tells of it."""
-    from shoal.serialization import by_value
-
-    problem = ""
-    for care in (TRUSTING, CAREFUL, BARE):
-        try:
-            data = by_value.dumps(error, care=care)
-            if type(loads(data)) is type(error):
-                return data
-            problem = problem or "it unpickles as something else"
-        except BaseException as failure:
-            if from_a_signal(failure):
-                raise
-            problem = problem or words_of(failure)
-    told = SerializationError(
-        path="exception", type_name=type(error).__qualname__, problem=problem, run_name=run_name
-    )
-    told.add_note(f"The task raised {words_of(error)}")
-    lines = tracebacks.told(error)
-    return by_value.dumps(told.with_traceback(tracebacks.rebuilt(lines)))

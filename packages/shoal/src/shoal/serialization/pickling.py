@@ -1,6 +1,6 @@
 """Pickling: plain where it works on the other side, by value where it would not. Hot.
 
-May import `guarded`; `by_value` on use, which loads cloudpickle.
+May import `errors`; `by_value` on use, which loads cloudpickle.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import pickle
 from typing import Any
 
 from shoal.exceptions import SerializationError
+from shoal.serialization.errors import ERRORS
 from shoal.serialization.guarded import from_a_signal, words_of
 
 __all__ = [
     "BY_VALUE",
-    "ERRORS",
     "dumps",
     "dumps_function",
     "dumps_with_buffers",
@@ -28,10 +28,6 @@ _PROTOCOL = 5
 #: Names of modules, as bytes, that are treated like `__main__`: what they define travels by value. Kept by runners whose
 #: workers do not have these modules, who register them with cloudpickle too.
 BY_VALUE: set[bytes] = set()
-
-#: Names of classes, as bytes, of exceptions that have crossed a process border: as arguments and results, too, these
-#: are pickled by `errors`, as plain pickling loses some and cannot rebuild others.
-ERRORS: set[bytes] = set()
 
 #: Types that never have buffers of their own.
 _FLAT = frozenset({type(None), bool, int, float, complex, str, bytes})

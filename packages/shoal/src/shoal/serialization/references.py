@@ -136,9 +136,10 @@ class _Index:
                 continue  # it will hold more when it is looked at again
             self._read.add(name)
             for attribute, value in _namespace(module).copy().items():
-                if type(value) is FunctionType and value.__name__ == attribute:
-                    if value.__module__ == name and value.__qualname__ == attribute:
-                        continue  # found by its own name
+                if type(value) is FunctionType and (
+                    (value.__module__, value.__qualname__) == (name, attribute)
+                ):
+                    continue  # found by its own name
                 key = _key(value)
                 if key is not None:
                     self._places.setdefault(key, []).append((name, attribute))
@@ -184,7 +185,8 @@ def _is_constant(value: Any) -> bool:
     return (
         kind in _CONSTANT
         or issubclass(kind, (type, ModuleType))
-        or _plainly(value, "__wrapped__") is not None  # a task, or another function under a decorator
+        or _plainly(value, "__wrapped__")
+        is not None  # a task, or another function under a decorator
         or kind.__module__ == "typing"
     )
 

@@ -39,6 +39,7 @@ from shoal.states import State, StateType
 from shoal.task_runners.packing import culprit_of
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.parcels import LARGE, pack, run_numbered
+from shoal.tracebacks import folded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -511,7 +512,7 @@ class RemoteDispatcher(Answers):
             detail.state = state
             detail.name = name
             detail.waits_on = None
-            detail.traceback = value.__traceback__ if isinstance(value, BaseException) else None
+            detail.traceback = folded(value) if isinstance(value, BaseException) else None
             future._outcome = value
             future._since = since
             future._phase = phase

@@ -17,7 +17,7 @@ from shoal.context import LOCK, TAGS, Scope
 from shoal.exceptions import InvalidOption, RunnerStateError, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from shoal.futures.run import TaskFuture
-from shoal.serialization import dumps, find_culprit, loads
+from shoal.serialization import Portable, dumps, find_culprit, loads
 from shoal.states import State
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.members import Member, NestedMap, not_unpickled
@@ -68,8 +68,11 @@ class End(NamedTuple):
 
     def packed(self) -> tuple[int, bytes]:
         """Its phase and its pickled value and state: a failure where these cannot be pickled."""
+        value = self.value
+        if isinstance(value, BaseException):
+            value = Portable(value, self.name or "")
         try:
-            return self.phase, dumps((self.value, self.state))
+            return self.phase, dumps((value, self.state))
         except Exception:
             phase = FAILED if self.phase == COMPLETED else self.phase
             return phase, dumps((find_culprit(self.value, "result"), None))
