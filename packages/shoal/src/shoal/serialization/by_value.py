@@ -40,7 +40,11 @@ __all__ = ["Pickler", "dumps"]
 
 _PROTOCOL = 5
 
-_CLOUDPICKLES: Any = cloudpickle.Pickler.dispatch_table
+_cloudpickles_code: Any = cloudpickle.Pickler.dispatch_table[CodeType]
+#: What cloudpickle makes functions and classes with: in every pickle of one, and always found by name.
+_MAKERS = frozenset(
+    value for value in vars(cloudpickle.cloudpickle).values() if type(value) is FunctionType
+)
 _Cached = type(functools.lru_cache(len))
 #: What all functions have in common that `functools.singledispatch` makes.
 _DISPATCHING = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
@@ -65,7 +69,7 @@ def dumps(value: Any, callback: Any = None, care: int = errors.TRUSTING) -> byte
 
 
 def _reduce_code(code: CodeType) -> Any:
-    make, args = _CLOUDPICKLES[CodeType](code)
+    make, args = _cloudpickles_code(code)
     # cloudpickle writes "<dynamic-code>" there. A copy, as it does it: pickles must not depend on what is shared.
     filename = "".join((code.co_filename, ""))
     return make, (*args[:10], filename, *args[11:])
@@ -216,7 +220,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
         """Called for all but the plainest objects, before anything else is asked how to reduce them. Hot."""
         kind = type(obj)
         if kind is FunctionType:
-            return self._reduce_function(obj)
+            return NotImplemented if obj in _MAKERS else self._reduce_function(obj)
+        if kind is type:
+            return super().reducer_override(obj)
         reduce = _REDUCERS.get(kind)
         if reduce is not None:
             return reduce(obj)
@@ -229,7 +235,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
         return super().reducer_override(obj)
 
     def _reduce_function(self, function: FunctionType) -> Any:
-        reduced = super().reducer_override(function)
+        reduced = self._function_reduce(function)
         if reduced is NotImplemented:
             return reduced
         if function.__code__ is _DISPATCHING:

@@ -137,7 +137,7 @@ def _state(state: Any, path: str) -> Iterator[tuple[Any, str]]:
     """Attributes; of objects with slots, in a pair."""
     parts = state if type(state) is tuple and len(state) == 2 else (state,)
     if not all(part is None or type(part) is dict for part in parts):
-        yield state, path
+        yield state, f"{path}.<state>"
         return
     for part in parts:
         for name, item in (part or {}).items():

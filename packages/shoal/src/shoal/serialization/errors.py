@@ -190,10 +190,11 @@ def _made(
 ) -> BaseException:
     """An exception as its class wants it made; if that fails, as others are."""
     try:
-        error = make(*args)
+        error: BaseException = make(*args)
+        _args.__set__(error, own)
     except Exception:
         return _new(kind, own)
-    return error if isinstance(error, BaseException) else _new(kind, own)
+    return error
 
 
 def _filled(error: BaseException, state: tuple[Any, ...]) -> None:

@@ -47,24 +47,26 @@ def dumps(value: Any) -> bytes:
     """
     try:
         data = _dumps_plainly(value)
-        if _NAMES not in data or _is_fine(data):
+        find = data.find
+        if find(_NAMES) < 0 or (
+            find(b"__main__") < 0
+            and find(b"getattr") < 0
+            and (not (BY_VALUE or ERRORS) or _names_none(data))
+        ):
             return data
     except Exception:  # pickling by value knows more types, and its error is the one to see
         pass
     return dumps_function(value)
 
 
-def _is_fine(data: bytes) -> bool:
-    """Whether a plain pickle is understood on the other side; a mere text may look as if it were not.
+# A plain pickle is not understood on the other side where it names `__main__`, or a module that travels by value. Bound
+# methods are in it as attributes of their objects, which may be the state of a module. And a mere text may look so.
+# (`find` takes half the time of `in`, which tries first whether it is asked for a number.)
 
-    It is not where it names `__main__`, or a module that travels by value. Bound methods are pickled as an attribute
-    of their object, which may be a module's state.
-    """
-    if b"__main__" in data or b"getattr" in data:
-        return False
-    if BY_VALUE and any(name in data for name in list(BY_VALUE)):
-        return False
-    return not ERRORS or not any(name in data for name in list(ERRORS))
+
+def _names_none(data: bytes) -> bool:
+    """Whether a plain pickle names no module that travels by value, and no class of exceptions that have crossed."""
+    return not any(name in data for names in (BY_VALUE, ERRORS) for name in list(names))
 
 
 # tblib, which Dask imports, has all exceptions pickled with their tracebacks; those with attributes of their own, such as
@@ -115,7 +117,12 @@ def dumps_with_buffers(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
         else:
             buffers = callback = _Buffers()
             data = _dumps_plainly(value, callback)
-        if _NAMES not in data or _is_fine(data):
+        find = data.find
+        if find(_NAMES) < 0 or (
+            find(b"__main__") < 0
+            and find(b"getattr") < 0
+            and (not (BY_VALUE or ERRORS) or _names_none(data))
+        ):
             return data, buffers
     except Exception:  # as in `dumps`
         pass
