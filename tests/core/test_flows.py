@@ -454,6 +454,12 @@ def test_defaults_are_validated() -> None:
         assert main() == (Model(content=1), 2, [2])
 
     @flow
+    def implicit(count: int = None) -> int | None:  # type: ignore[assignment]  # noqa: RUF013
+        return count
+
+    assert (implicit(), implicit(None), implicit("2")) == (None, None, 2)  # type: ignore[arg-type]
+
+    @flow
     def wrong(count: int = "two") -> None:  # type: ignore[assignment]
         raise AssertionError
 

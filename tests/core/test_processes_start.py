@@ -494,7 +494,9 @@ def say(facts):
 class Program:
     """A driver in a process of its own."""
 
-    def __init__(self, path: Path, script: str, *, through: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, path: Path, script: str, *, through: tuple[str, ...] = (), job: bool = False
+    ) -> None:
         program = path / "program.py"
         program.write_text(PRELUDE + script)
         self._path = path
@@ -505,7 +507,9 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
+            # A job of this session can be stopped; a session whose leader is gone cannot, as nothing would continue it.
+            start_new_session=not job,
+            process_group=0 if job else None,
         )
 
     def said(self, count: int = 1) -> list[Any]:
@@ -617,6 +621,47 @@ say([[process.alive for process, _ in workers], another.exit_code, server is spa
     os.killpg(driver.process.pid, signal.SIGINT)
     assert driver.said(2)[1] == [[True, True], 6, True]
     assert driver.output() == ""
+
+
+PROGRAMS = """
+process, read = start("forkserver", "has_a_program")
+say([process.wait_pid(), told(read)["program"], spawning._SERVERS._server._pid])
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("killed", ["driver", "server"])
+def test_programs_of_workers_end_with_who_started_these(
+    program: Callable[..., Program], killed: str
+) -> None:
+    driver = program(PROGRAMS)
+    ((worker, theirs, server),) = driver.said()
+    os.kill(driver.process.pid if killed == "driver" else server, signal.SIGKILL)
+    eventually(lambda: gone([worker, theirs, server]), "all of them end", SOON)
+
+
+def test_job_control_is_for_workers_too(program: Callable[..., Program]) -> None:
+    driver = program(PROGRAMS, job=True)
+    ((worker, theirs, server),) = driver.said()
+    for number, expected in (signal.SIGTSTP, True), (signal.SIGCONT, False):
+        os.killpg(driver.process.pid, number)
+        for pid in worker, theirs, server, driver.process.pid:
+            eventually(
+                lambda pid=pid, expected=expected: (
+                    (psutil.Process(pid).status() == psutil.STATUS_STOPPED) is expected
+                ),
+                f"{number.name} reaches process {pid}",
+            )
+
+
+def test_nobody_is_stopped_who_could_not_be_continued(program: Callable[..., Program]) -> None:
+    driver = program(
+        PROGRAMS.replace(
+            "time.sleep(60)",
+            "os.killpg(0, signal.SIGTSTP); another, _ = start('forkserver', 'end', b''); another.join(); say(another.exit_code)",
+        )
+    )
+    assert driver.said(2)[1] == 0
 
 
 def test_a_fork_of_the_driver_has_a_server_of_its_own(program: Callable[..., Program]) -> None:

@@ -15,7 +15,7 @@ class Large:
     """What an action holds."""
 
 
-def never(error: Exception) -> None:
+def never(error: BaseException) -> None:
     """The link has not failed."""
     raise error
 
@@ -44,3 +44,35 @@ def test_what_comes_after_its_end_is_dropped() -> None:
     values.clear()
     assert [value() for value in known] == [None, None]
     assert len(heard) == 1
+
+
+def test_what_cannot_be_sent_or_heard_is_told_and_holds_up_nothing() -> None:
+    """SPEC 7.5: else whatever depends on it would wait for ever."""
+    sent: list[str] = []
+    failures: list[str] = []
+    due: list[Any] = []
+    client: Any = SimpleNamespace(
+        futures={},
+        loop=SimpleNamespace(add_callback=due.append),
+        shoal_links={},
+        _send_to_scheduler=lambda message: None,
+    )
+
+    def leave(message: dict[str, Any]) -> None:
+        raise SystemExit(message["body"])
+
+    link = Link(client, "mh1", leave, lambda error: failures.append(str(error)))
+    link.open()
+    link.brought({"body": "heard"})
+    eventually(lambda: failures == ["heard"], "it is told")
+
+    def fail() -> None:
+        raise ValueError("sent")
+
+    link.post(fail)
+    link.post(lambda: sent.append("behind it"))
+    while due:
+        due.pop(0)()
+    assert failures == ["heard", "sent"]
+    assert sent == ["behind it"]
+    link.close(PATIENCE)

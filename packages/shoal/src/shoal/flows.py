@@ -13,6 +13,7 @@ from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgument
 from shoal.names import function_name_to_flow_name
 from shoal.task_runners.base import TaskRunner
 from shoal.tasks import _RESERVED, _Checks, _name_of, bind_error
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from shoal.context import FlowRun
@@ -254,7 +255,11 @@ class Flow(Generic[P, R_co]):
             stream = flow_run.stream_flow_async if self.is_async else flow_run.stream_flow
             return stream(self, args, kwargs, wait_for)
         run = flow_run.run_flow_async if self.is_async else flow_run.run_flow
-        return run(self, args, kwargs, wait_for, return_state)
+        try:
+            return run(self, args, kwargs, wait_for, return_state)
+        except BaseException as error:
+            fold(error)
+            raise
 
 
 @overload

@@ -120,13 +120,42 @@ def log_to_stderr() -> None:
     set_up()
 
 
-def _after_fork() -> None:
+class _Held(threading.local):
+    """The handlers that a thread which is about to fork keeps others out of."""
+
+    def __init__(self) -> None:
+        self.handlers: list[logging.Handler] = []
+
+
+_held = _Held()
+
+
+def _before_fork() -> None:
+    # Threads of ours log when runs end. Forked in the middle of a line, a child would find its handler's file locked by a
+    # thread that it does not have, and wait for ever with its first line.
+    loggers = (_TASK_RUNS, _FLOW_RUNS, _ROOT, logging.getLogger())
+    for handler in {handler: None for logger in loggers for handler in logger.handlers}:
+        handler.acquire()
+        _held.handlers.append(handler)
+
+
+def _after_fork_in_parent() -> None:
+    while _held.handlers:
+        _held.handlers.pop().release()
+
+
+def _after_fork_in_child() -> None:
     global _set_up_lock
-    _set_up_lock = threading.Lock()  # another thread may have held it when the process was forked
+    _set_up_lock = threading.Lock()
+    _held.handlers.clear()  # `logging` has made their locks anew
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 def set_up() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from shoal.exceptions import CancelledRun, CrashedRun, FailedRun, ResultLost, UnfinishedRun
 from shoal.safely import is_error, is_raisable, repr_of
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -211,6 +212,9 @@ class State(Generic[R_co]):
             if data is None or isinstance(data, BaseException):
                 return error
             return _values_of(data) if _only_states(data) else data  # type: ignore[no-any-return]
+        except BaseException:
+            fold(error)
+            raise
         finally:
             del error  # or the exception's traceback and this frame keep each other alive
 
@@ -341,6 +345,9 @@ def raise_state_exception(state: State[Any]) -> None:
     try:
         if error is not None:
             raise error
+    except BaseException as raised:
+        fold(raised)
+        raise
     finally:
         del error  # as in `State.result`
 

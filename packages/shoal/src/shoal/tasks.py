@@ -34,6 +34,7 @@ from shoal.futures import TaskFuture, TaskFutureList
 from shoal.limits.settings import limits_in_use
 from shoal.names import next_number
 from shoal.states import State, get_state_exception
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from shoal.engine.task_run import TaskRun
@@ -359,18 +360,22 @@ class Task(Generic[P, R_co]):
         """
         from shoal.engine import direct_call
 
-        self.bind(args, kwargs)
-        scope = SCOPE.get()
-        call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
-        tags = self.tags | TAGS.get()
-        if tags and limits_in_use():
-            return self._call_limited(call, wait_for, return_state, tags)
-        if self.is_generator and not return_state:
-            streams = direct_call.stream_async if self.is_async else direct_call.stream
-            return streams(call, wait_for)
-        if self.is_async:
-            return direct_call.call_directly_async(call, wait_for, return_state)
-        return direct_call.call_directly(call, wait_for, return_state)
+        try:
+            self.bind(args, kwargs)
+            scope = SCOPE.get()
+            call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
+            tags = self.tags | TAGS.get()
+            if tags and limits_in_use():
+                return self._call_limited(call, wait_for, return_state, tags)
+            if self.is_generator and not return_state:
+                streams = direct_call.stream_async if self.is_async else direct_call.stream
+                return streams(call, wait_for)
+            if self.is_async:
+                return direct_call.call_directly_async(call, wait_for, return_state)
+            return direct_call.call_directly(call, wait_for, return_state)
+        except BaseException as error:
+            fold(error)
+            raise
 
     def _call_limited(
         self, call: Call, wait_for: Any, return_state: bool, tags: frozenset[str]

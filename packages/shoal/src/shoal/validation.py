@@ -35,8 +35,13 @@ def parameter_model(
 
     hints = _hints(fn)
     validators: dict[str, Callable[[Any], Any]] = {}
+    optional: set[str] = (
+        set()
+    )  # what may be `None` because it is so by default, as in `day: date = None`
     for parameter in inspect.signature(fn).parameters.values():
         annotation = hints.get(parameter.name, parameter.annotation)
+        if parameter.default is None:
+            optional.add(parameter.name)
         if isinstance(parameter.default, FieldInfo):
             known = annotation is not parameter.empty and not isinstance(annotation, str)
             annotation = typing.Annotated[annotation if known else Any, parameter.default]
@@ -68,6 +73,8 @@ def parameter_model(
             try:
                 coerced[parameter] = validator((value,))[0]
             except pydantic.ValidationError as error:
+                if value is None and parameter in optional:
+                    continue
                 first = error.errors(include_url=False)[0]
                 path = "".join(
                     f"[{part!r}]" if isinstance(part, int) else f".{part}"

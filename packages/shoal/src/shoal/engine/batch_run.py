@@ -25,6 +25,7 @@ from shoal.exceptions import SerializationError
 from shoal.logs import name_of
 from shoal.safely import in_words, is_raisable, kind_of
 from shoal.serialization import (
+    Portable,
     dumps,
     dumps_function,
     find_culprit,
@@ -362,7 +363,7 @@ def pack_outcome(call: Call, outcome: Outcome) -> bytes:
 def _packed_outcome(call: Call, outcome: Outcome) -> bytes:
     error, state = outcome.value, outcome.state
     if is_raisable(error):
-        outcome.value = loads(pack_error(error, name_of(call)))
+        outcome.value = Portable(error, name_of(call))
         if state is not None and state.data is error and state.name == "Failed":
             outcome.state = None  # it says no more than the exception
         elif state is not None:
@@ -371,7 +372,7 @@ def _packed_outcome(call: Call, outcome: Outcome) -> bytes:
 
 
 def _portable_state(
-    state: State[Any], call: Call, error: BaseException, portable: BaseException
+    state: State[Any], call: Call, error: BaseException, portable: Portable
 ) -> State[Any]:
     """A state that a task returned, with exceptions in it that travel.
 
@@ -379,13 +380,13 @@ def _portable_state(
         state: the state.
         call: of the task.
         error: an exception that may be in it.
-        portable: the same, made to travel.
+        portable: what stands for it on the way.
     """
     data = state.data
     if data is error:
         data = portable
     elif is_raisable(data):
-        data = loads(pack_error(data, name_of(call)))
+        data = Portable(data, name_of(call))
     elif isinstance(data, (list, tuple, set, frozenset)) and all(
         isinstance(item, State) for item in data
     ):

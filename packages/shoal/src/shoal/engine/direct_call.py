@@ -40,6 +40,7 @@ from shoal.futures.blocking import block
 from shoal.logs import name_of, set_up
 from shoal.safely import in_words, is_raisable, text_of
 from shoal.states import Cancelled, State
+from shoal.tracebacks import fold
 
 __all__ = ["call_directly", "call_directly_async", "sleep", "stream", "stream_async"]
 
@@ -90,6 +91,14 @@ def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
 
 async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> Any:
     """As `call_directly`, for coroutine functions, on the caller's loop."""
+    try:
+        return await _call_async(call, wait_for, return_state)
+    except BaseException as error:
+        fold(error)
+        raise
+
+
+async def _call_async(call: Call, wait_for: Any, return_state: bool) -> Any:
     import anyio
 
     set_up()
@@ -145,7 +154,11 @@ def _attempts(call: Call) -> Generator[Any, Any, Any]:
             block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
             outcome = waited_for(call, outcome.value)
         if outcome.phase != AWAITING_RETRY:
-            return _finish(call, outcome, return_state=False)
+            try:
+                return _finish(call, outcome, return_state=False)
+            except BaseException as error:
+                fold(error)
+                raise
         _log_retry(call, outcome)
         sleep(outcome.delay)
         call.attempt += 1
@@ -213,7 +226,11 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
                 await steps.close()
         outcome = await concluded_async(call, outcome)
         if outcome.phase != AWAITING_RETRY:
-            _finish(call, outcome, return_state=False)
+            try:
+                _finish(call, outcome, return_state=False)
+            except BaseException as error:
+                fold(error)
+                raise
             return
         _log_retry(call, outcome)
         await anyio.sleep(outcome.delay)

@@ -53,6 +53,7 @@ from shoal.states import (
     get_state_exception,
     summed_up,
 )
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
@@ -435,6 +436,20 @@ async def run_flow_async(
     return_state: bool,
 ) -> Any:
     """Runs a coroutine flow on the caller's loop, under asyncio or trio."""
+    try:
+        return await _run_async(flow, args, kwargs, wait_for, return_state)
+    except BaseException as error:
+        fold(error)
+        raise
+
+
+async def _run_async(
+    flow: Flow[Any, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    wait_for: Any,
+    return_state: bool,
+) -> Any:
     import anyio
 
     run = _Run(flow, args, kwargs)

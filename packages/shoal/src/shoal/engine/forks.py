@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from shoal.context import CALL, HERE
@@ -59,7 +60,8 @@ def leave(error: BaseException | None = None) -> NoReturn:
 def _after_fork() -> None:
     frames = HERE.frames
     for frame in frames.stack if frames is not None else ():
-        frames.disarm(frame)  # so its end is noticed, at no cost to others
+        with suppress(AttributeError):
+            del frame.armed  # so its end is noticed, at no cost to others
         FRAMES.append(frame)
         CALLS.append(
             getattr(frame.run, "_call", frame.run)

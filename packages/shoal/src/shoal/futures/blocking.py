@@ -188,7 +188,7 @@ def refuse_inherited(wanted: Iterable[Any]) -> None:
         RunnerStateError: something of it belongs to a runner that the parent has entered.
     """
     for item in wanted:
-        dispatcher = getattr(item, "_dispatcher", None) or getattr(item, "dispatcher", None)
+        dispatcher: Any = getattr(item, "_dispatcher", None) or getattr(item, "dispatcher", None)
         if dispatcher in INHERITED and not item.done():
             raise RunnerStateError(
                 runner=dispatcher.runner_name,

@@ -16,6 +16,7 @@ from shoal.exceptions import WaitTimeout
 from shoal.futures.blocking import Arrivals, Wanted, block, check_timeout
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TaskFuture
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from shoal.states import State
@@ -105,7 +106,11 @@ class TaskFutureList(Sequence[TaskFuture[R_co]]):
         from shoal.futures.awaiting import settled
 
         yield from settled(self._wanted(), fail_fast=True).__await__()
-        return self.result()
+        try:
+            return self.result()
+        except BaseException as error:
+            fold(error)
+            raise
 
     def _wanted(self) -> Wanted:
         """What to wait for: the map as one, or each future."""
@@ -128,6 +133,13 @@ class TaskFutureList(Sequence[TaskFuture[R_co]]):
             WaitTimeout: not every run had ended in time.
             Exception: the exception of the first failed run.
         """
+        try:
+            return self._results(timeout, raise_on_failure)
+        except BaseException as error:
+            fold(error)
+            raise
+
+    def _results(self, timeout: float | None, raise_on_failure: bool) -> list[R_co]:
         items = self._items
         if timeout is not None:
             check_timeout(timeout)

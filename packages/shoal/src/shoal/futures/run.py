@@ -14,6 +14,7 @@ from shoal.exceptions import CancelledRun, WaitTimeout
 from shoal.futures.blocking import Wanted, block, check_timeout
 from shoal.names import run_uuid, task_run_name
 from shoal.safely import is_raisable, with_traceback
+from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -213,19 +214,23 @@ class TaskFuture(Generic[R]):
             Exception: the task's own exception; `CancelledRun`, `CrashedRun`, `UpstreamTaskError` for runs that
                 ended so.
         """
-        if timeout is not None:
-            check_timeout(timeout)
-        if self._phase < DONE and not block((self,), timeout):
-            raise WaitTimeout(run_name=self.name, timeout=timeout)
-        if self._phase == COMPLETED:
-            return self._dispatcher.value_of(self)  # type: ignore[no-any-return]
-        if raise_on_failure:
-            raise self._error()
-        detail = self._detail
-        state = detail.state if detail is not None else None
-        if state is None or state.data is None or isinstance(state.data, BaseException):
-            return self._error()  # type: ignore[return-value]
-        return state.result(raise_on_failure=False)  # type: ignore[return-value]  # the task returned that state
+        try:
+            if timeout is not None:
+                check_timeout(timeout)
+            if self._phase < DONE and not block((self,), timeout):
+                raise WaitTimeout(run_name=self.name, timeout=timeout)
+            if self._phase == COMPLETED:
+                return self._dispatcher.value_of(self)  # type: ignore[no-any-return]
+            if raise_on_failure:
+                raise self._error()
+            detail = self._detail
+            state = detail.state if detail is not None else None
+            if state is None or state.data is None or isinstance(state.data, BaseException):
+                return self._error()  # type: ignore[return-value]
+            return state.result(raise_on_failure=False)  # type: ignore[return-value]  # the task returned that state
+        except BaseException as error:
+            fold(error)
+            raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception of a run that did not complete, `None` if it did; waits like `result`."""
@@ -268,7 +273,11 @@ class TaskFuture(Generic[R]):
             from shoal.futures.awaiting import settled
 
             yield from settled((self,)).__await__()
-        return self.result()
+        try:
+            return self.result()
+        except BaseException as error:
+            fold(error)
+            raise
 
     # ------------------------------------------------------------------ for the library
 

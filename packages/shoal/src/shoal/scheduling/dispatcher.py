@@ -447,9 +447,22 @@ class Dispatcher(Answers):
             CALLBACKS.put(f"A hook of task run {future.name!r}", run_final_hooks, call, outcome)
         self.drain()
 
-    def after(self, seconds: float, action: Callable[[], object]) -> Timer:
-        """Has the timer thread do something on which runs depend."""
-        return TIMERS.after(seconds, guarded(action, self.failed))
+    def after(
+        self,
+        seconds: float,
+        action: Callable[[], object],
+        about: TaskFuture[Any] | None = None,
+    ) -> Timer:
+        """Has the timer thread do something on which runs depend.
+
+        Args:
+            seconds: from now.
+            action: what is to be done.
+            about: the run that ends if it fails, where it is only one.
+        """
+        if about is None:
+            return TIMERS.after(seconds, guarded(action, self.failed))
+        return TIMERS.after(seconds, guarded(action, lambda error: self.crash(about, error)))
 
     # ------------------------------------------------------------------ BackendEvents
 
@@ -499,7 +512,9 @@ class Dispatcher(Answers):
     def _limit(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
         """Starts an attempt's time limit; with `LOCK` held."""
         self.scheduler.cancel_timer(future)
-        future._details().timer = self.after(limit, lambda: self._expired(future, attempt, limit))
+        future._details().timer = self.after(
+            limit, lambda: self._expired(future, attempt, limit), future
+        )
 
     def reported(self, report: Report) -> None:
         """See `BackendEvents`."""
@@ -780,7 +795,7 @@ class Dispatcher(Answers):
 
     def _start_timer(self, future: TaskFuture[Any], seconds: float) -> None:
         self._log.retried(future, seconds)
-        timer = self.after(seconds, lambda: self._due(future)) if seconds > 0 else None
+        timer = self.after(seconds, lambda: self._due(future), future) if seconds > 0 else None
         with LOCK:
             if future._phase == AWAITING_RETRY:
                 future._details().timer = timer
@@ -825,9 +840,9 @@ class Dispatcher(Answers):
             else:
                 self.backend.interrupt(future)
         if self.capabilities.pulls:
-            self.after(GRACE / 4, lambda: self._insist(future, attempt, 3))
+            self.after(GRACE / 4, lambda: self._insist(future, attempt, 3), future)
         elif self.capabilities.stops_hard:
-            self.after(GRACE / 2, lambda: self._force(future, attempt))
+            self.after(GRACE / 2, lambda: self._force(future, attempt), future)
 
     def _force(self, future: TaskFuture[Any], attempt: int | None) -> None:
         """An interrupted run has had its grace."""
@@ -852,7 +867,7 @@ class Dispatcher(Answers):
             if running:
                 self.backend.interrupt(future)
         if running:
-            self.after(GRACE / 4, lambda: self._insist(future, attempt, more - 1))
+            self.after(GRACE / 4, lambda: self._insist(future, attempt, more - 1), future)
 
     # ------------------------------------------------------------------ the end
 

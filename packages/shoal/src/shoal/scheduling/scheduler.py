@@ -52,7 +52,7 @@ from shoal.engine.values import upstream_error
 from shoal.exceptions import TaskRunTimeout, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, RELEASED, MapRecord, Span
 from shoal.futures.run import TaskFuture
-from shoal.safely import traceback_of
+from shoal.safely import is_raisable
 from shoal.scheduling.batching import Durations
 from shoal.scheduling.effects import (
     DRAINED,
@@ -67,6 +67,7 @@ from shoal.scheduling.effects import (
     TIMER,
 )
 from shoal.states import TimedOut
+from shoal.tracebacks import folded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -459,7 +460,7 @@ class Scheduler:
         if phase != COMPLETED or state is not None:
             detail = future._details()
             detail.state = state
-            detail.traceback = traceback_of(value)
+            detail.traceback = folded(value) if is_raisable(value) else None
         future._phase = phase
         future._call = None
         next(self._ended)

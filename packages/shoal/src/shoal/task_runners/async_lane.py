@@ -111,11 +111,13 @@ class AsyncLane:
             self._tasks.pop(future, None)
             given_up = future in self._given_up
             self._given_up.discard(future)
-            dispatcher.ended(future, outcome)
-            if not given_up:
-                dispatcher.scheduler.vacate()
-            if not self._tasks:
-                self._idle.set()
+            try:
+                dispatcher.ended(future, outcome)
+            finally:
+                if not given_up:
+                    dispatcher.scheduler.vacate()
+                if not self._tasks:
+                    self._idle.set()
         dispatcher.drain()
 
     # ------------------------------------------------------------------ from other threads, with `LOCK` held

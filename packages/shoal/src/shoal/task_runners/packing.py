@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CRASHED, DONE, FAILED, Batch, Call, Outcome
 from shoal.engine import inputs
-from shoal.engine.batch_run import unpicklable
 from shoal.engine.values import value_of
 from shoal.exceptions import CrashedRun
 from shoal.futures.maps import Span
 from shoal.futures.run import TaskFuture
 from shoal.logs import name_of
 from shoal.safely import in_words, is_error
-from shoal.serialization import dumps, find_culprit
+from shoal.serialization import find_culprit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,9 +132,4 @@ def _calls_of_span(span: Span) -> dict[int, Call]:
 def culprit_of(call: Call) -> SerializationError:
     """The error of a call whose arguments cannot be pickled, naming the part that cannot be."""
     parameters = call.task.parameters(call.args, call.kwargs)
-    for name, value in parameters.items():
-        try:
-            dumps(value)
-        except BaseException as problem:
-            return unpicklable(value, f"parameters[{name!r}]", problem, name_of(call))
     return find_culprit(parameters, "parameters", name_of(call))

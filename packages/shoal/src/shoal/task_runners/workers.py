@@ -134,7 +134,10 @@ class Worker:
                 if work is None:
                     self.park()
                 elif type(work) is TaskFuture:
-                    self.run_guarded(work)
+                    try:
+                        self.run(work)
+                    except BaseException as error:  # there are others to run
+                        work._dispatcher.crash(work, error)
                 else:
                     self.run_span(work)  # type: ignore[arg-type]
                 work = None
@@ -148,13 +151,6 @@ class Worker:
 
     def _is_over(self) -> bool:
         return self.stopping or self.abandoned
-
-    def run_guarded(self, future: TaskFuture[Any], in_span: bool = False) -> None:
-        """As `run`, and ends the run even if that fails, as this thread has others to run."""
-        try:
-            self.run(future, in_span)
-        except BaseException as error:
-            future._dispatcher.crash(future, error)
 
     def run(self, future: TaskFuture[Any], in_span: bool = False) -> None:
         """Runs a claimed run to the end of this attempt. Hot.
@@ -375,7 +371,10 @@ class Worker:
                 elif len(self.frames.stack) >= DEEPEST:
                     self._too_deep(work)
                 elif isinstance(work, TaskFuture):
-                    self.run_guarded(work)
+                    try:
+                        self.run(work)
+                    except BaseException as error:  # who waits for it goes on
+                        work._dispatcher.crash(work, error)
                 else:
                     self.run_span(work)
                 work = None

@@ -331,7 +331,7 @@ class DependencyTests(SuiteBase):
             state = Completed(data=1)
             assert identity.submit([quote(state)]).result() == [state]
             assert add.map([1, 2], quote(5)).result() == [6, 7]
-            assert add.map([[1], [2]], quote([5])).result() == [[1, 5], [2, 5]]
+            assert add.map([[1], [2]], unmapped(quote([5]))).result() == [[1, 5], [2, 5]]
 
         main()
 

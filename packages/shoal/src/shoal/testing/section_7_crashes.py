@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,62 @@ class Unpicklable:
         self.lock = threading.Lock()
 
 
+#: How the child of a forking run ends, and the exit code that says so.
+ENDS = {"returns": 0, "returns more": 0, "raises": 1, "exits": 3}
+
+
+def fork(signals: Signals, how: str) -> int | list[str]:
+    """Forks; the child ends in this function, the parent gives its exit code."""
+    child = os.fork()
+    if child == 0:
+        signals.append("children", how)
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it is about to end
+        if how == "raises":
+            raise BoomError("in the child")
+        if how == "exits":
+            raise SystemExit(3)
+        return -1 if how == "returns" else [how]
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 class CrashTests(SuiteBase):
     """Sections 7.5 and 7.6."""
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+    @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+    @pytest.mark.parametrize("kind", ["sync", "async"])
+    @covers("7.5")
+    def test_a_child_that_a_run_forks_is_no_worker(
+        self, runner: TaskRunner, signals: Signals, kind: str
+    ) -> None:
+        def hook(task: Any, run: Any, state: Any) -> None:
+            signals.append("hooks", run.parameters["how"])
+
+        @task
+        def forks(how: str) -> Any:
+            return fork(signals, how)
+
+        @task
+        async def forks_async(how: str) -> Any:
+            return fork(signals, how)
+
+        work = forks if kind == "sync" else forks_async
+        hooked = work.with_options(retries=1, on_completion=[hook], on_failure=[hook])
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            runs = [hooked.submit(how) for how in ENDS] + list(work.map(list(ENDS)))
+            runs.append(work.submit("returns"))
+            assert [run.result(timeout=PATIENCE) for run in runs] == [
+                *ENDS.values(),
+                *ENDS.values(),
+                0,
+            ]
+            assert inc.map(range(20)).result(timeout=PATIENCE) == list(range(1, 21))
+
+        main()
+        assert sorted(signals.lines("children")) == sorted([*ENDS, *ENDS, "returns"])
+        assert sorted(signals.lines("hooks")) == sorted(ENDS), "the children call none"
 
     @pytest.mark.parametrize("how", ["killed", "exited"])
     @covers("7.5", needs=("isolated", "survives_crashes"))

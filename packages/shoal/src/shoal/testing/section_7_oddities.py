@@ -293,7 +293,7 @@ class OddityTests(SuiteBase):
 
         main()
 
-    @covers("7.4")
+    @covers("7.4", needs="concurrent")
     def test_cancelled_elements_of_a_queued_async_map(
         self, single_runner: TaskRunner, signals: Signals
     ) -> None:

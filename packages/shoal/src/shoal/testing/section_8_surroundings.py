@@ -345,7 +345,7 @@ class LogTests(SuiteBase):
         assert [r.getMessage() for r in caplog.records].count("inherited") == 1
         assert "number" not in capsys.readouterr().out
 
-    @covers("3.7", "8.4", needs="sends_logs")
+    @covers("8.4", needs="sends_logs")
     def test_prints_beneath_flows(
         self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
     ) -> None:

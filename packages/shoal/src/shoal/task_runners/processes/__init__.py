@@ -8,6 +8,7 @@ driver     runner.py        `ProcessPoolTaskRunner`: what users configure
            listener.py      what becomes of that
            deaths.py        what becomes of their batches when they die
            members.py       the books about workers
+           cores.py         how many threads libraries may use in each
            driver_store.py  large arguments and results
            carrier.py       arguments and results of runs that workers submit
            spawning.py      how workers start and end

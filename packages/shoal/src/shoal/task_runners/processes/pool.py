@@ -5,13 +5,14 @@
 Workers are started on the thread that launches, and discarded on the I/O thread, or on the one that leaves the runner
 when that has ended. Both books are written with `ProcessBackend.lock` held.
 
-May import `members`, `record`, `wire`, `spawning` and what lies above them.
+May import `cores`, `members`, `record`, `wire`, `spawning` and what lies above them.
 """
 
 from __future__ import annotations
 
 import logging
 import mmap
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from shoal.logs import library_logger
 from shoal.names import process_entropy, reserve_block
 from shoal.serialization import dumps
+from shoal.task_runners.processes.cores import shares
 from shoal.task_runners.processes.members import ProcessMember
 from shoal.task_runners.processes.record import Record, size_of_record
 from shoal.task_runners.processes.segments import Segment
@@ -114,7 +116,10 @@ class Pool:
                 ENTRY,
                 [theirs.fileno(), memory.fileno()],
                 dumps(settings),
-                env=self._env,
+                env={
+                    **shares(self._max_workers, {*os.environ, *self._env}),
+                    **self._env,
+                },
                 on_exit=lambda process: link.do(lambda: deaths.bury(member)),
             )
         except BaseException:

@@ -33,13 +33,14 @@ from shoal.exceptions import ResultLost, RunnerStateError, SerializationError
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TRAVEL
-from shoal.safely import repr_of, traceback_of
+from shoal.safely import is_raisable, repr_of
 from shoal.scheduling.answers import NOT_HERE, Answers
 from shoal.serialization import dumps, loads
 from shoal.states import State, StateType
 from shoal.task_runners.packing import culprit_of
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.parcels import LARGE, pack, run_numbered
+from shoal.tracebacks import folded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -522,7 +523,7 @@ class RemoteDispatcher(Answers):
             detail.state = state
             detail.name = name
             detail.waits_on = None
-            detail.traceback = traceback_of(value)
+            detail.traceback = folded(value) if is_raisable(value) else None
             future._outcome = value
             future._since = since
             future._phase = phase

@@ -18,7 +18,7 @@ from shoal.engine.batch_run import pack_error, unpicklable
 from shoal.exceptions import InvalidOption, RunnerStateError, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from shoal.futures.run import TaskFuture
-from shoal.serialization import dumps, loads
+from shoal.serialization import Portable, dumps, loads
 from shoal.states import State
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.members import Member, NestedMap, not_unpickled
@@ -69,8 +69,11 @@ class End(NamedTuple):
 
     def packed(self) -> tuple[int, bytes]:
         """Its phase and its pickled value and state: a failure where these cannot be pickled."""
+        value = self.value
+        if isinstance(value, BaseException):
+            value = Portable(value, self.name or "")
         try:
-            return self.phase, dumps((self.value, self.state))
+            return self.phase, dumps((value, self.state))
         except BaseException as problem:
             phase = FAILED if self.phase == COMPLETED else self.phase
             return phase, dumps((unpicklable(self.value, "result", problem), None))

@@ -1,0 +1,52 @@
+"""What can be said of objects that may misbehave: raise anything when looked at, or claim to be of another class.
+
+Who reports a failure asks here, and nothing here raises. May import the standard library only.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import signal
+import threading
+from typing import Any
+
+__all__ = ["from_a_signal", "shown", "words_of"]
+
+_reprs = reprlib.Repr()
+_reprs.maxstring = _reprs.maxother = 80
+
+
+def shown(value: Any) -> str:
+    """A short repr."""
+    try:
+        return _reprs.repr(value)
+    except BaseException as error:
+        if from_a_signal(error):
+            raise
+        return f"<{type(value).__name__} object>"
+
+
+def words_of(error: BaseException) -> str:
+    """An exception's class and message."""
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException as failure:
+        if from_a_signal(failure):
+            raise
+        return f"{kind}, whose text cannot be had"
+    return f"{kind}: {text}" if text else kind
+
+
+def from_a_signal(error: BaseException) -> bool:
+    """Whether an exception comes of Ctrl-C or SIGTERM, not of an object: as far as that can be told."""
+    if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
+        return False
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    if isinstance(error, KeyboardInterrupt) and handlers[0] is signal.default_int_handler:
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code if trace is not None else None
+    return any(code is not None and getattr(each, "__code__", None) is code for each in handlers)

@@ -1,0 +1,222 @@
+"""Finds by which name of an importable module a function or bound method can be had, to pickle it by reference.
+
+Plain pickling and cloudpickle find functions and classes under their own name only. What a module offers under another
+one they copy, with the state it refers to: `random.random`, a method of the module's own generator, or the function
+under a decorator. May import the standard library; cloudpickle is loaded by who calls.
+"""
+
+from __future__ import annotations
+
+import dis
+import importlib
+import logging
+import re
+import sys
+import threading
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from cloudpickle import list_registry_pickle_by_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "attribute_of",
+    "depth_under",
+    "module_attribute",
+    "travels_by_value",
+    "uses_state",
+    "wrapped_in",
+]
+
+_MAINS = ("__main__", "__mp_main__")
+
+#: Types of objects that do not change, or travel by their names.
+_CONSTANT = frozenset(
+    {
+        *(type(None), bool, int, float, complex, str, bytes, type(...), range, slice, re.Pattern),
+        *(FunctionType, BuiltinMethodType, MethodType, logging.Logger),
+    }
+)
+
+#: Decorators around a function that are looked through.
+_DEEPEST = 20
+
+
+def travels_by_value(module: str | None) -> bool:
+    """Whether what a module defines is unknown on workers, and so taken along."""
+    if module is None or module in _MAINS or module not in sys.modules:
+        return True
+    registered = list_registry_pickle_by_value()
+    while registered:
+        if module in registered:
+            return True
+        module, dot, _ = module.rpartition(".")
+        if not dot:
+            break
+    return False
+
+
+def module_attribute(value: Any) -> tuple[str, str] | None:
+    """The module and name by which a function or bound method can be imported, `None` if there are none.
+
+    Args:
+        value: a function that cannot be found by its own name, or a bound method.
+    """
+    key = _key(value)
+    if key is None:
+        return None
+    name = getattr(value, "__name__", None)
+    own = {getattr(value, "__module__", None), type(getattr(value, "__self__", None)).__module__}
+    places = [(module, name) for module in own if isinstance(module, str) and isinstance(name, str)]
+    found = next((place for place in places if _leads_to(place, key)), None)
+    return found or _INDEX.find(key)
+
+
+def attribute_of(module: str, name: str) -> Any:
+    """What `module_attribute` found, elsewhere."""
+    return getattr(importlib.import_module(module), name)
+
+
+def _key(value: Any) -> tuple[int, Any] | None:
+    """Identifies a function, or what a bound method is bound to and by which function."""
+    kind = type(value)
+    if kind is FunctionType:
+        return id(value), None
+    if kind is MethodType or kind is BuiltinMethodType:
+        owner = value.__self__
+        if owner is None or issubclass(type(owner), (type, ModuleType)):
+            return None  # a plain function, or found by its class
+        return id(owner), id(value.__func__) if kind is MethodType else value.__name__
+    return None
+
+
+def _leads_to(place: tuple[str, str], key: tuple[int, Any]) -> bool:
+    module, name = place
+    if travels_by_value(module):
+        return False
+    return _key(_namespace(sys.modules[module]).get(name)) == key
+
+
+def _namespace(module: Any) -> dict[str, Any]:
+    """A module's names; a lazy one is not loaded for it."""
+    if not issubclass(type(module), ModuleType) or _plainly(module, "__spec__") is None:
+        return {}
+    names: dict[str, Any] = object.__getattribute__(module, "__dict__")
+    return names
+
+
+class _Index:
+    """Functions and bound methods of all modules that have other names there than they call themselves.
+
+    Reading a module takes some microseconds, a large program's some milliseconds; each is read once, when something
+    is looked for after it was imported.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read: set[str] = set()
+        self._places: dict[tuple[int, Any], list[tuple[str, str]]] = {}
+
+    def find(self, key: tuple[int, Any]) -> tuple[str, str] | None:
+        """A place that still holds it."""
+        with self._lock:
+            self._update()
+            places = list(self._places.get(key, ()))
+        return next((place for place in places if _leads_to(place, key)), None)
+
+    def _update(self) -> None:
+        if len(sys.modules) == len(self._read):
+            return
+        for name, module in sys.modules.copy().items():
+            if name in self._read or name in _MAINS:
+                continue
+            if getattr(_plainly(module, "__spec__"), "_initializing", False):
+                continue  # it will hold more when it is looked at again
+            self._read.add(name)
+            for attribute, value in _namespace(module).copy().items():
+                if type(value) is FunctionType and (
+                    (value.__module__, value.__qualname__) == (name, attribute)
+                ):
+                    continue  # found by its own name
+                key = _key(value)
+                if key is not None:
+                    self._places.setdefault(key, []).append((name, attribute))
+
+
+_INDEX = _Index()
+
+
+# ---------------------------------------------------------------------- under decorators
+
+
+def depth_under(function: FunctionType) -> int | None:
+    """Under how many decorators its module offers a function by its name; `None` if it does not."""
+    if travels_by_value(function.__module__):
+        return None
+    first, *rest = function.__qualname__.split(".")
+    found: Any = _namespace(sys.modules[function.__module__]).get(first)
+    for name in rest:
+        found = _plainly(found, name)
+    for depth in range(_DEEPEST):
+        if found is function:
+            return depth
+        found = _plainly(found, "__wrapped__")
+        if found is None:
+            return None
+    return None
+
+
+def uses_state(function: FunctionType, names: Mapping[str, Any]) -> bool:
+    """Whether a function refers to objects of its module that change, or may, and are that module's own on a worker.
+
+    Args:
+        function: the function.
+        names: the globals that it uses.
+    """
+    return not all(map(_is_constant, names.values())) or _writes_globals(function.__code__)
+
+
+def _is_constant(value: Any) -> bool:
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return all(map(_is_constant, value))
+    return (
+        kind in _CONSTANT
+        or issubclass(kind, (type, ModuleType))
+        or _plainly(value, "__wrapped__")
+        is not None  # a task, or another function under a decorator
+        or kind.__module__ == "typing"
+    )
+
+
+def _writes_globals(code: CodeType) -> bool:
+    return any(each.opname == "STORE_GLOBAL" for each in dis.get_instructions(code)) or any(
+        _writes_globals(part) for part in code.co_consts if type(part) is CodeType
+    )
+
+
+def _plainly(owner: Any, name: str) -> Any:
+    """An attribute as it stands in an object's own namespace: no user code is called."""
+    try:
+        return object.__getattribute__(owner, "__dict__").get(name)
+    except AttributeError:
+        return None
+
+
+def wrapped_in(module: str, qualname: str, depth: int) -> Any:
+    """The function that `depth_under` was asked about, elsewhere.
+
+    Raises:
+        LookupError: there is no such module, or it does not offer it.
+    """
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise LookupError(module) from error
+    for name in [*qualname.split("."), *["__wrapped__"] * depth]:
+        found = _plainly(found, name)
+    if type(found) is not FunctionType:
+        raise LookupError(f"{module}.{qualname}")
+    return found

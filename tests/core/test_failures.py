@@ -1,0 +1,302 @@
+"""Errors of the library's own, in service threads, loops and callbacks: the runs that depend on these end (SPEC 7.5, 7.7)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from shoal import flow, safely, task
+from shoal.engine.batch_run import pack_error
+from shoal.engine.services import TIMERS, guarded
+from shoal.exceptions import CrashedRun, RunnerStateError, SerializationError
+from shoal.logs import log_failure
+from shoal.scheduling.dispatcher import Dispatcher
+from shoal.scheduling.pulling import PullingScheduler
+from shoal.serialization import loads
+from shoal.task_runners import ExecutorTaskRunner, ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.record import ARGUMENTS, Left, Record, left_in
+from shoal.task_runners.remote.worker import RemoteWorker
+from shoal.task_runners.workers import Worker
+from shoal.testing.samples import identity, inc
+from shoal.testing.section_7_oddities import ODD, Hidden
+from shoal.testing.tools import PATIENCE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class BugError(Exception):
+    """What must not happen."""
+
+
+def fails(*_: Any, **__: Any) -> Any:
+    raise BugError("a bug")
+
+
+@task
+async def later(x: int) -> int:
+    return x
+
+
+def is_crashed_by_the_bug(run: Any) -> bool:
+    error = run.exception(timeout=PATIENCE)
+    return (
+        run.state.is_crashed()
+        and isinstance(error, CrashedRun)
+        and isinstance(error.cause, BugError)
+    )
+
+
+# ---------------------------------------------------------------------- threads and loops of the driver
+
+
+def test_a_loop_that_cannot_take_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolTaskRunner(2) as runner:
+        monkeypatch.setattr(PullingScheduler, "take_async", fails)
+        assert is_crashed_by_the_bug(runner.submit(later, {"x": 1}))
+        with pytest.raises(RunnerStateError, match="a bug"):
+            runner.submit(inc, {"x": 1})
+
+
+def test_a_worker_that_cannot_take_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolTaskRunner(1) as runner:
+        monkeypatch.setattr(PullingScheduler, "pop", fails)
+        monkeypatch.setattr(PullingScheduler, "take", fails)
+        assert is_crashed_by_the_bug(runner.submit(inc, {"x": 1}))
+
+
+def test_a_run_whose_end_cannot_be_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolTaskRunner(1) as runner:
+        with monkeypatch.context() as patched:
+            patched.setattr(PullingScheduler, "complete", fails)
+            assert is_crashed_by_the_bug(runner.submit(inc, {"x": 1}))
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+
+
+def test_an_element_whose_end_cannot_be_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_element = Worker._run_element
+
+    def fails_once(self: Worker, record: Any, index: int) -> float:
+        if index == 3:
+            raise BugError("a bug")
+        return run_element(self, record, index)
+
+    monkeypatch.setattr(Worker, "_run_element", fails_once)
+    with ThreadPoolTaskRunner(1) as runner:
+        runs = runner.map(inc, {"x": range(6)})
+        runs.wait(PATIENCE)
+        assert is_crashed_by_the_bug(runs[3])
+        assert [run.result() for run in runs if run.state.is_completed()] == [1, 2, 3, 5, 6]
+
+
+def test_a_coroutine_whose_end_cannot_be_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolTaskRunner(1) as runner:
+        with monkeypatch.context() as patched:
+            patched.setattr(Dispatcher, "ended", fails)
+            assert is_crashed_by_the_bug(runner.submit(later, {"x": 1}))
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+
+
+def test_a_retry_that_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolTaskRunner(1) as runner:
+        monkeypatch.setattr(PullingScheduler, "due", fails)
+        run = runner.submit(
+            task(fails).with_options(retries=1, retry_delay_seconds=0.001, name="fails"), {}
+        )
+        assert is_crashed_by_the_bug(run)
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+
+
+def test_what_a_worker_says_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker is ended, and with it what it runs; the pool goes on."""
+    reported, failed = Dispatcher.reported, threading.Event()
+
+    def fails_once(self: Dispatcher, report: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            fails()
+        reported(self, report)
+
+    with ProcessPoolTaskRunner(1) as runner:
+        assert runner.submit(inc, {"x": 0}).result(timeout=PATIENCE) == 1
+        monkeypatch.setattr(Dispatcher, "reported", fails_once)
+        run = runner.submit(inc, {"x": 1})
+        run.wait(PATIENCE)
+        assert failed.is_set()
+        assert run.done()
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+
+
+def test_a_wait_that_cannot_be_told_of_an_end() -> None:
+    """The others that wait for the same run are told all the same."""
+    with ThreadPoolTaskRunner(1) as runner:
+        go = threading.Event()
+        run = runner.submit(task(go.wait).with_options(name="waits"), {"timeout": PATIENCE})
+        told = threading.Event()
+        assert run.watch(fails)
+        assert run.watch(lambda ended: told.set())
+        go.set()
+        assert told.wait(PATIENCE)
+
+
+def test_the_timer_thread_goes_on() -> None:
+    done = threading.Event()
+
+    def leave() -> None:
+        raise SystemExit
+
+    TIMERS.after(0, leave)
+    TIMERS.after(0.001, done.set)
+    assert done.wait(PATIENCE)
+
+
+def test_ctrl_c_while_something_is_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reaches the main thread, and what was to be done is done later (SPEC 7.6)."""
+    with ThreadPoolTaskRunner(1) as runner:
+        assert runner.submit(inc, {"x": 0}).result(timeout=PATIENCE) == 1
+        dispatcher = runner.scope().dispatcher
+        perform, interrupted = dispatcher._perform, []
+
+        def once(effect: Any) -> None:
+            if not interrupted:
+                interrupted.append(effect)
+                raise KeyboardInterrupt
+            perform(effect)
+
+        monkeypatch.setattr(dispatcher, "_perform", once)
+        dispatcher.scheduler.effects.append(("a test",))
+        with pytest.raises(KeyboardInterrupt):
+            dispatcher.drain()
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+        assert interrupted == [("a test",)]
+        assert not dispatcher.scheduler.effects
+
+
+# ---------------------------------------------------------------------- workers
+
+
+class Heard:
+    """A channel that remembers what was said."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.said: list[tuple[int, bytes]] = []
+        self.error = error
+
+    def send(self, kind: int, body: bytes = b"") -> None:
+        if self.error is not None:
+            raise self.error
+        self.said.append((kind, body))
+
+
+def test_a_worker_tells_what_went_wrong_with_it() -> None:
+    channel = Heard()
+    RemoteWorker(channel, 1.0).guarded(fails)()
+    ((kind, body),) = channel.said
+    assert kind == messages.FAILED
+    assert isinstance(loads(body), BugError)
+
+
+def test_a_worker_whose_driver_has_gone_tells_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    channel = Heard(BrokenPipeError())
+    worker = RemoteWorker(channel, 1.0)
+    worker.guarded(lambda: channel.send(1))()
+    assert caplog.records == []
+    worker.guarded(fails)()
+
+
+def test_what_a_record_says_of_batches(tmp_path: Path) -> None:
+    record = Record(str(tmp_path))
+    begun, arguments, function, nothing, failed = (record.open(n) for n in range(1, 6))
+    record.unpickles(begun, ARGUMENTS)
+    record.begin(begun, 3)[1] = 1
+    record.unpickles(arguments, ARGUMENTS)
+    record.unpickles(function, 7 + 1)
+    record.unpickles(failed, ARGUMENTS)
+    record.close_lane(failed)
+    assert nothing >= 0
+    with open(record.path, "rb") as file:
+        assert left_in(file.read()) == Left(
+            begun={1: [1], 2: [], 3: [], 4: []}, unpickling={2: ARGUMENTS, 3: 7 + 1}
+        )
+    record.remove()
+
+
+def test_a_lane_is_of_its_last_batch(tmp_path: Path) -> None:
+    record = Record(str(tmp_path))
+    lane = record.open(1)
+    record.begin(lane, 3)[2] = 1
+    record.close_lane(lane)
+    lanes = [record.open(number) for number in range(2, 2000)]
+    assert lane in lanes
+    assert -1 in lanes, "there are not so many"
+    with open(record.path, "rb") as file:
+        assert 1 not in left_in(file.read()).begun
+    record.remove()
+
+
+def test_a_coroutine_that_cancels_itself_leaves_its_neighbours_alone() -> None:  # SPEC 7.4
+    @task
+    async def cancels(x: int) -> int:
+        if x == 2:
+            raise asyncio.CancelledError
+        return x
+
+    @flow(task_runner=ExecutorTaskRunner(ProcessPoolExecutor, max_workers=1))
+    def main() -> list[str]:
+        runs = cancels.map([1, 2, 3])
+        runs.wait(PATIENCE)
+        return [run.state.name for run in runs]
+
+    assert main() == ["Completed", "Cancelled", "Completed"]
+
+
+# ---------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_words_for_any_exception(kind: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
+    error = kind()
+    for words in (safely.text_of(error), safely.repr_of(error), safely.in_words(error)):
+        assert type(words) is str
+    assert safely.kind_of(error) == kind.__name__
+    assert safely.is_error(error)
+    assert safely.with_traceback(error, None) is error
+    with caplog.at_level(logging.ERROR, "shoal"):
+        log_failure(error, "It failed for %s", "a test")
+    assert "It failed for a test" in caplog.text
+    assert isinstance(loads(pack_error(error, "run-1")), (kind, SerializationError))
+
+
+def test_a_guarded_action_tells_of_anything() -> None:
+    told: list[BaseException] = []
+    error = Hidden()
+
+    def action(*given: Any) -> None:
+        assert given == (1,)
+        raise error
+
+    guarded(action, told.append)(1)
+    assert [each is error for each in told] == [True]
+
+
+def test_arguments_that_cannot_be_put_together() -> None:
+    class Leaves(list[Any]):
+        """A list that cannot be copied."""
+
+        def __copy__(self) -> Any:
+            raise SystemExit
+
+    @flow(task_runner=ThreadPoolTaskRunner(1))
+    def main() -> None:
+        for each in (identity, later):
+            run = each.submit(Leaves([inc.submit(1)]))
+            run.wait(PATIENCE)
+            assert run.state.is_crashed()
+        assert inc.submit(1).result(timeout=PATIENCE) == 2
+
+    main()
