@@ -192,11 +192,18 @@ class LedgerMachine(RuleBasedStateMachine):
         state, wait = batch.helper.tag
         if self.ledger.given(InFlight(batch, is_job=False), state):
             worker = self.workers[state.key]
+            if not worker.alive and not worker.has_file:  # for all that can be known, it came
+                self.forget(batch)
             if worker.alive:
                 held = Held(batch, wait)
                 worker.given.append(held)
                 worker.file[batch.number] = held
                 worker.said.append(("arrived", batch.number))
+
+    def forget(self, batch: Batch) -> None:
+        """What a worker had written down of a batch is lost."""
+        positions = range(len(batch))
+        self.forgotten.update(self.scheduler.run_at(batch, p)._number for p in positions)
 
     def help(self, helper: Helper) -> None:
         try:
@@ -508,11 +515,8 @@ class LedgerMachine(RuleBasedStateMachine):
             number = self.scheduler.run_at(worker.job.batch, 0)._number
             self.lost[number] = 1  # it is to blame
         if not readable:
-            self.forgotten.update(
-                self.scheduler.run_at(held.batch, position)._number
-                for held in [*self.held_by(worker), *worker.file.values()]
-                for position in range(len(held.batch))
-            )
+            for held in [*self.held_by(worker), *worker.file.values()]:
+                self.forget(held.batch)
         worker.stack = []
         if worker.retires:
             return  # nobody looks whether it is still there

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal import task
+from shoal.scheduling.in_flight import EngineRules
 from shoal.task_runners.remote.batches import Batch, Rows
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
 from shoal.task_runners.remote.cluster_members import Sent
@@ -50,10 +51,10 @@ class Offering(ClusterBackend):
     """A cluster of which only is known what its places have."""
 
     def __init__(self, *offers: dict[str, float]) -> None:
-        super().__init__("Test", "test worker", least=0.0, patience=1.0)
+        super().__init__(EngineRules("Test"), "test worker", least=0.0, patience=1.0)
         self._offers = list(offers)
-        self.events = SimpleNamespace(  # type: ignore[assignment]
-            scheduler=SimpleNamespace(run_at=lambda batch, position: SimpleNamespace(name="run-1"))
+        self.engine = SimpleNamespace(  # type: ignore[assignment]
+            run_at=lambda batch, position: SimpleNamespace(name="run-1")
         )
 
     def offers(self) -> list[Mapping[str, float]]:
