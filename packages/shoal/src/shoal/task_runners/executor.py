@@ -196,10 +196,9 @@ class ExecutorBackend:
             data = dumps(list(rows.values()))
         except Exception:
             for position in list(rows):
-                try:
-                    dumps(rows[position])
-                except Exception:
-                    failed[position] = Outcome(FAILED, culprit_of(calls[position]))
+                culprit = culprit_of(calls[position])
+                if culprit is not None:
+                    failed[position] = Outcome(FAILED, culprit)
                     del rows[position]
             data = dumps(list(rows.values()))
         if not rows:

@@ -13,6 +13,7 @@ from shoal.testing.section_6_maps import MapTests
 from shoal.testing.section_7_crashes import CrashTests, SerializationTests
 from shoal.testing.section_7_retries import RetryTests
 from shoal.testing.section_7_stopping import CancellationTests, TimeoutTests
+from shoal.testing.section_7_travelling import ExceptionTests, OddObjectTests, TravellingTests
 from shoal.testing.section_8_surroundings import HookTests, LogTests, RuntimeTests
 from shoal.testing.section_9_nesting import NestingTests
 from shoal.testing.section_11_runners import RunnerTests
@@ -34,6 +35,9 @@ class TaskRunnerSuite(
     CancellationTests,
     CrashTests,
     SerializationTests,
+    ExceptionTests,
+    TravellingTests,
+    OddObjectTests,
     HookTests,
     LogTests,
     RuntimeTests,

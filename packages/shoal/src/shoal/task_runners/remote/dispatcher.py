@@ -577,4 +577,6 @@ def _itself(value: Any) -> Any:
 
 
 def _told(error: Exception, call: Call) -> Exception:
-    return error if isinstance(error, SerializationError) else culprit_of(call)
+    if isinstance(error, SerializationError):
+        return error
+    return culprit_of(call) or error
