@@ -35,7 +35,16 @@ if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
     from distributed.worker import Worker
 
-__all__ = ["NAME", "SESSION", "SchedulerBus", "WorkerBus", "can_profile", "key_of", "kill", "session_of"]
+__all__ = [
+    "NAME",
+    "SESSION",
+    "SchedulerBus",
+    "WorkerBus",
+    "can_profile",
+    "key_of",
+    "kill",
+    "session_of",
+]
 
 #: Of the plugins, and of the messages.
 NAME = "shoal"

@@ -103,7 +103,9 @@ class Connection:
             )
         else:
             address = str(self.client.scheduler.address) if self.client.scheduler else None
-            error = ClusterFailed(cluster="Dask", problem=problem, address=address, was_started=True)
+            error = ClusterFailed(
+                cluster="Dask", problem=problem, address=address, was_started=True
+            )
         error.__cause__ = cause
         return error
 

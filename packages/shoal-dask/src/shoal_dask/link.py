@@ -147,7 +147,9 @@ class _Links:
     @staticmethod
     def of(client: Any) -> _Links:
         """Those of a client."""
-        links: _Links = vars(client).setdefault("shoal_links", _Links())  # one step: all get the same
+        links: _Links = vars(client).setdefault(
+            "shoal_links", _Links()
+        )  # one step: all get the same
         return links
 
     def set_up(self, client: Any) -> None:

@@ -134,7 +134,6 @@ class _Channel:
         """See `Channel`."""
         self.post("up", kind=kind, body=body)
 
-
     def leave_to_parent(self) -> None:
         """In a child that a run has forked: says nothing any more, for the loop is the worker's."""
         self.post = lambda op, **message: None  # type: ignore[method-assign]
