@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 import time
+import traceback
 from concurrent.futures import (
     BrokenExecutor,
     Executor,
@@ -412,5 +413,9 @@ def test_failures_come_with_the_workers_traceback() -> None:  # SPEC 4.2
 
     with pytest.raises(Exception, match="far away") as caught:
         main()
-    notes = "".join(getattr(caught.value, "__notes__", []))
-    assert "samples.py" in notes
+    shown = traceback.extract_tb(caught.value.__traceback__)
+    assert [os.path.basename(frame.filename) for frame in shown] == [
+        *[os.path.basename(__file__)] * 2,
+        "samples.py",
+    ]
+    assert shown[-1].line == "raise BoomError(text, code)"

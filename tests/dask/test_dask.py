@@ -12,7 +12,7 @@ import distributed
 import numpy as np
 import pytest
 from shoal import allow_failure, flow, task, unmapped
-from shoal.exceptions import InvalidOption, ResultLost, UpstreamTaskError
+from shoal.exceptions import InvalidOption, ResultLost, RunnerStateError, UpstreamTaskError
 from shoal.testing.samples import BoomError, boom, identity, inc
 from shoal.testing.tools import PATIENCE, eventually
 from shoal_dask import DaskTaskRunner, get_dask_client
@@ -54,6 +54,16 @@ def ones(count: int) -> Any:
 @task
 def total(array: Any) -> float:
     return float(array.sum())
+
+
+@task
+def type_of(value: Any) -> str:
+    return type(value).__name__
+
+
+@task
+def types_of(values: list[Any]) -> list[str]:
+    return [type(value).__name__ for value in values]
 
 
 @task
@@ -126,15 +136,80 @@ class TestNatives:
 
         main()
 
-    def test_dasks_collections_are_arguments(self, runner: DaskTaskRunner) -> None:
+    def test_collections_arrive_lazy(self, runner: DaskTaskRunner) -> None:
+        """As with Dask's own `submit`: passed, in containers, or as the result of another task."""
+        array, bag = pytest.importorskip("dask.array"), pytest.importorskip("dask.bag")
+        lazy = [dask.delayed(pow)(2, 5), array.ones((10, 10)), bag.from_sequence([1, 2])]
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            for each in lazy:
+                kind = type(each).__name__
+                handed_on = identity.submit(each)
+                assert [type_of.submit(x).result() for x in (each, handed_on)] == [kind, kind]
+                assert types_of.submit([each, handed_on]).result() == [kind, kind]
+            assert type_of.map(lazy).result() == ["Delayed", "Array", "Bag"]
+            assert total.submit(array.ones((100, 100))).result() == 10_000.0
+
+        main()
+
+    def test_persisted_collections(self, runner: DaskTaskRunner) -> None:
+        """What refers to futures of the cluster can be passed, returned, and built upon."""
+        array = pytest.importorskip("dask.array")
+
+        @task
+        def persists() -> Any:
+            return array.arange(10, chunks=5).persist()
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            kept = array.arange(12, chunks=5).persist()
+            totals = [total.submit(each) for each in (kept, kept + 1)]
+            part = distributed.futures_of(kept)[0]
+            both = types_of.submit([kept, part])
+            del kept
+            assert [run.result() for run in totals] == [66.0, 78.0]
+            assert both.result() == ["Array", "ndarray"]
+            made = persists.submit()
+            assert total.submit(made).result() == 45.0
+            assert total.submit(made.result() + 1).result() == 55.0
+
+        main()
+
+    def test_cancelled_futures(self, runner: DaskTaskRunner) -> None:
         array = pytest.importorskip("dask.array")
 
         @flow(task_runner=runner)
-        def main() -> Any:
-            lazy = dask.delayed(pow)(2, 5)
-            return inc.submit(lazy).result(), total.submit(array.ones((100, 100))).result()
+        def main() -> None:
+            with get_dask_client() as client:
+                future = client.submit(time.sleep, 1, pure=False)
+                before, neighbour = identity.map([future, 1])
+                eventually(lambda: future.key in keys_of(client), "it is known")
+                client.cancel(future, force=True)
+                for run in (before, identity.submit(future)):
+                    with pytest.raises(UpstreamTaskError, match=r"sleep.* is cancelled") as raised:
+                        run.result(timeout=PATIENCE)
+                    assert isinstance(raised.value.__cause__, distributed.CancelledError)
+                assert neighbour.result() == 1
+                kept = array.random.random(10, chunks=5).persist()
+                client.cancel(distributed.futures_of(kept), force=True)
+                error = total.submit(kept).exception(timeout=PATIENCE)
+                assert isinstance(error, distributed.CancelledError)
 
-        assert main() == (33, 10_000.0)
+        main()
+
+    def test_a_native_future_after_the_flow(self, runner: DaskTaskRunner) -> None:
+        kept: list[Any] = []
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            kept.extend([inc.submit(1), inc.submit(1), ones.submit(100_000)])
+            kept[0].native.result()
+
+        main()
+        for run in kept:
+            with pytest.raises(RunnerStateError, match="before the flow ends"):
+                _ = run.native
 
     def test_compute_uses_the_runners_cluster(self, runner: DaskTaskRunner) -> None:
         @flow(task_runner=runner)
@@ -160,8 +235,9 @@ class TestValues:
                 assert total.submit(array).result() == 100_000
 
         with distributed.Client(cluster, set_as_default=False) as client:
+            before = keys_of(client).keys()
             main()
-            eventually(lambda: not keys_of(client), "every key is released")
+            eventually(lambda: keys_of(client).keys() <= before, "every key is released")
 
     def test_a_consumer_runs_where_its_data_is(self, runner: DaskTaskRunner) -> None:
         @task

@@ -135,6 +135,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a module as a string": ({"ship_modules": "helpers"}, "ship_modules"),
     "modules that are none": ({"ship_modules": [sys]}, "ship_modules"),
     "a check that is no bool": ({"check_environment": "no"}, "check_environment"),
+    "a negative time": ({"worker_timeout": -1}, "worker_timeout"),
+    "a time that is none": ({"worker_timeout": "soon"}, "worker_timeout"),
+    "a time that is no number": ({"worker_timeout": float("nan")}, "worker_timeout"),
+    "a time that is a bool": ({"worker_timeout": True}, "worker_timeout"),
     "a report that is no path": ({"performance_report_path": 3}, "performance_report_path"),
 }
 

@@ -2,7 +2,8 @@
 
     exceptions, settings        what was asked for, and what may go wrong
     forking, nanny, preloaded   worker processes of a local cluster
-    local, quiet, connection    the cluster and the client
+    local, clusters             what a cluster is made with, and what became of its workers
+    quiet, connection           the cluster and the client
     environment                 what the workers need to have
     report, clients, options    Dask's own tools, in flows and tasks
     handles, natives            values that stay; Dask's own objects

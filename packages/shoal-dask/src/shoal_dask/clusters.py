@@ -34,9 +34,9 @@ class LocalCluster(distributed.LocalCluster):
             if isinstance(worker, Nanny) and worker.status == Status.running:
                 # It starts its worker again by itself. Dask would close it 15 s after this death if its worker happened
                 # to be dead at that moment too (distributed.deploy.lost-worker-timeout), and never make another.
-                super(SpecCluster, self)._update_worker_status(op, msg)
+                super(SpecCluster, self)._update_worker_status(op, msg)  # type: ignore[no-untyped-call]
                 return
-        super()._update_worker_status(op, msg)
+        super()._update_worker_status(op, msg)  # type: ignore[no-untyped-call]
 
 
 class Starts:

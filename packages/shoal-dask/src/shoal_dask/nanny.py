@@ -23,7 +23,8 @@ import signal
 from typing import Any
 
 from dask import config
-from distributed.nanny import Nanny, Status, WorkerProcess
+from distributed.core import Status
+from distributed.nanny import Nanny, WorkerProcess
 
 from shoal_dask.forking import Popen, overruling
 
@@ -54,7 +55,7 @@ class _WorkerProcess(WorkerProcess):
         if self.status != Status.stopped and process.exitcode != 0:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-        super().mark_stopped()
+        super().mark_stopped()  # type: ignore[no-untyped-call]
 
     @classmethod
     def _run(cls, **options: Any) -> None:  # type: ignore[override]
@@ -81,9 +82,10 @@ class LocalNanny(Nanny):
 
     grace: float = 5.0
 
-    def __init__(self, *args: Any, env: dict[str, Any] | None = None, **options: Any) -> None:
-        super().__init__(*args, env=env, **options)
-        said = {*os.environ, *config.get("distributed.nanny.environ"), *(env or ())}
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        environ = config.get("distributed.nanny.environ")
+        said = {*os.environ, *environ, *(options.get("env") or ())}
         for name in overruling(said):
             self.env.pop(name, None)
 

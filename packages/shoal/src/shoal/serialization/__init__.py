@@ -12,7 +12,7 @@ Plain pickle takes classes and functions of `__main__` by reference, which a wor
 them by value. May import `exceptions` and `tracebacks`.
 """
 
-from shoal.serialization.culprits import find_culprit
+from shoal.serialization.culprits import culprit_in, find_culprit
 from shoal.serialization.guarded import from_a_signal, shown, words_of
 from shoal.serialization.pickling import (
     BY_VALUE,
@@ -27,6 +27,7 @@ from shoal.serialization.portable import Portable, portable_error
 __all__ = [
     "BY_VALUE",
     "Portable",
+    "culprit_in",
     "dumps",
     "dumps_function",
     "dumps_with_buffers",

@@ -23,7 +23,7 @@ from shoal.serialization.guarded import from_a_signal, shown, words_of
 if TYPE_CHECKING:
     from shoal.serialization.tracing import Tracer
 
-__all__ = ["find_culprit", "way_to"]
+__all__ = ["culprit_in", "find_culprit", "way_to"]
 
 #: Characters of a path; of a longer one, the beginning and the end are shown.
 _LONGEST = 400
@@ -37,16 +37,29 @@ def find_culprit(value: Any, path: str, run_name: str | None = None) -> Serializ
         path: what it is called, say `parameters['cfg']`.
         run_name: the run.
     """
+    found = culprit_in(value, path, run_name)
+    if found is not None:
+        return found
+    return SerializationError(
+        path=path,
+        type_name=type(value).__qualname__,
+        problem="it cannot be pickled",  # or could not a moment ago
+        run_name=run_name,
+    )
+
+
+def culprit_in(value: Any, path: str, run_name: str | None = None) -> SerializationError | None:
+    """As `find_culprit`, for a value of which it is not known; `None` if it can be pickled."""
     from shoal.serialization.tracing import Tracer
 
     tracer = Tracer()
-    culprit, found, problem = value, path, "it cannot be pickled"
     try:
         tracer.dump(value)
+        return None
     except BaseException as error:
         if from_a_signal(error):
             raise
-        problem = words_of(error)
+        culprit, found, problem = value, path, words_of(error)
         way = _safe_way(tracer, value, path)
         if way is not None:
             culprit, found = tracer.last, way

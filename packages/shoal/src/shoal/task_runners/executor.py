@@ -202,10 +202,9 @@ class ExecutorBackend:
             data = dumps(list(rows.values()))
         except BaseException:
             for position in list(rows):
-                try:
-                    dumps(rows[position])
-                except BaseException:
-                    failed[position] = Outcome(FAILED, culprit_of(calls[position]))
+                culprit = culprit_of(calls[position])
+                if culprit is not None:
+                    failed[position] = Outcome(FAILED, culprit)
                     del rows[position]
             data = dumps(list(rows.values()))
         if not rows:

@@ -15,7 +15,7 @@ from shoal.futures.maps import Span
 from shoal.futures.run import TaskFuture
 from shoal.logs import name_of
 from shoal.safely import in_words, is_error
-from shoal.serialization import find_culprit
+from shoal.serialization import culprit_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,7 +129,10 @@ def _calls_of_span(span: Span) -> dict[int, Call]:
     return calls
 
 
-def culprit_of(call: Call) -> SerializationError:
-    """The error of a call whose arguments cannot be pickled, naming the part that cannot be."""
-    parameters = call.task.parameters(call.args, call.kwargs)
-    return find_culprit(parameters, "parameters", name_of(call))
+def culprit_of(call: Call) -> SerializationError | None:
+    """The error of a call whose arguments cannot be pickled, naming the part that cannot be; `None` if all can be."""
+    if call.task.signature is None:
+        parameters = {"args": call.args, **(call.kwargs or {})}
+    else:
+        parameters = call.task.given(call.args, call.kwargs)
+    return culprit_in(parameters, "parameters", name_of(call))

@@ -14,6 +14,7 @@ from shoal.testing.section_7_crashes import CrashTests, SerializationTests
 from shoal.testing.section_7_oddities import OddityTests
 from shoal.testing.section_7_retries import RetryTests
 from shoal.testing.section_7_stopping import CancellationTests, TimeoutTests
+from shoal.testing.section_7_travelling import ExceptionTests, OddObjectTests, TravellingTests
 from shoal.testing.section_8_surroundings import HookTests, LogTests, RuntimeTests
 from shoal.testing.section_9_nesting import NestingTests
 from shoal.testing.section_10_limits import LimitTests
@@ -37,6 +38,9 @@ class TaskRunnerSuite(
     CrashTests,
     SerializationTests,
     OddityTests,
+    ExceptionTests,
+    TravellingTests,
+    OddObjectTests,
     HookTests,
     LogTests,
     RuntimeTests,

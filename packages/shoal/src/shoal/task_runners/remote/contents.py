@@ -176,8 +176,8 @@ class Contents:
             return None  # it ended only now, or was sent elsewhere: the run waits again
         try:
             packed = pack((call.args, call.kwargs), whole=True)
-        except BaseException:
-            raise culprit_in(call) from None
+        except BaseException as error:
+            raise culprit_in(call) or error from None
         return call, Late(packed), [places[upstream] for upstream in needed]
 
     def _resolve(self, source: TaskFuture[Any] | State[Any], allow_failure: bool) -> Any:
@@ -297,12 +297,15 @@ class Contents:
             rows = content[1]
         kept = []
         for row in rows:
-            if _packs(row):
+            if isinstance(row[4], Late):
+                kept.append(row)  # it is pickled already
+                continue
+            task = self._tasks_by_key[row[1]]
+            culprit = culprit_in(Call(task, row[4], row[5], row[2], Context(), None))
+            if culprit is None:
                 kept.append(row)
             else:
-                task = self._tasks_by_key[row[1]]
-                call = Call(task, row[4], row[5], row[2], Context(), None)
-                failed[row[0]] = Outcome(FAILED, culprit_in(call))
+                failed[row[0]] = Outcome(FAILED, culprit)
         if not kept:
             return None, None
         if len(kept) == len(rows) and not isinstance(problem, Exception):
@@ -362,8 +365,8 @@ def _packs(value: Any) -> bool:
     return True
 
 
-def culprit_in(call: Call) -> SerializationError:
-    """The part of a call's arguments that cannot be pickled; handles can."""
+def culprit_in(call: Call) -> SerializationError | None:
+    """See `culprit_of`; handles can be pickled."""
     outer, HERE.packing = HERE.packing, []
     try:
         return culprit_of(call)

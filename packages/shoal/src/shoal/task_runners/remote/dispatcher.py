@@ -594,5 +594,7 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _told(error: BaseException, call: Call) -> Exception:
-    return error if isinstance(error, SerializationError) else culprit_of(call)
+def _told(error: BaseException, call: Call) -> BaseException:
+    if isinstance(error, SerializationError):
+        return error
+    return culprit_of(call) or error
