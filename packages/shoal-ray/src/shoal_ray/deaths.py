@@ -15,7 +15,6 @@ import `members`, `handles`, `natives` and the core's `remote` room.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -27,6 +26,7 @@ from ray import exceptions as of_ray
 from shoal.calls import NOT_READY
 from shoal.engine.services import TIMERS
 from shoal.exceptions import ResultLost, SerializationError, UpstreamTaskError, WorkerDied
+from shoal.task_runners.remote.files import is_own
 from shoal.task_runners.remote.record import begun_in, read_record
 
 from shoal_ray.environment import explain_import
@@ -283,9 +283,8 @@ class Deaths:
         path = member.hello.get("record")
         if path is None:
             self._bury(member, None)
-        elif member.hello["host"] == socket.gethostname() and os.path.exists(path):
-            content = read_record(path)
-            self._bury(member, begun_in(content) if content is not None else None)
+        elif member.hello["host"] == socket.gethostname() and is_own(path):
+            self._bury(member, begun_in(read_record(path)))
         else:
             self._read_elsewhere(member, path)
 
@@ -302,8 +301,7 @@ class Deaths:
                 where = NodeAffinitySchedulingStrategy(node, soft=False)
                 reader = ray.remote(num_cpus=0, max_retries=0)(read_record)
                 reference = reader.options(scheduling_strategy=where).remote(path)
-                content = ray.get(reference, timeout=READ_WITHIN)
-                found = begun_in(content) if content is not None else None
+                found = begun_in(ray.get(reference, timeout=READ_WITHIN))
             except of_ray.RayError:
                 found = None  # the node has gone too
             backend.link.do(lambda: self._bury(member, found))

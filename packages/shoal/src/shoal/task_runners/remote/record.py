@@ -1,30 +1,37 @@
 """What a worker writes down as it goes, in a file that outlives it: which runs of which batches have begun.
 
+    file     a mark | lanes
     lane     batch number | a byte for each of its runs: 0 not begun, 1 begun
 
-One file for each driver, mapped into memory: a note costs about 0.1 µs. When the worker has died, somebody else on its
-machine reads it to the driver. Batches for which there is no free lane go unrecorded.
+One file for each driver, mapped into memory: a note costs about 0.1 µs, and cannot fail, as its room is reserved. When
+the worker has died, somebody else on its machine reads it to the driver, who trusts nothing that makes no sense. Batches
+for which there is no free lane go unrecorded.
 
-May import the standard library only: who reads it has not loaded anything else.
+May import `files`, and the standard library: who reads it has not loaded anything else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import signal
 import struct
 import threading
 from collections import deque
 
+from shoal.task_runners.remote.files import make_file, read_file, remove_file
+
 __all__ = ["CAPACITY", "Record", "begun_in", "kill", "read_record"]
 
 #: Runs in a lane, and so in a batch.
 CAPACITY = 5000
 LANES = 1024
+#: What a file of this version begins with.
+_MARK = b"shoal begun 1\n\0\0"
 _HEADER = struct.Struct("<q")
 _LANE = _HEADER.size + CAPACITY
+_SIZE = len(_MARK) + LANES * _LANE
+_NOTES = frozenset((0, 1))
 
 
 class Record:
@@ -35,15 +42,15 @@ class Record:
 
     Attributes:
         path: of the file.
+
+    Raises:
+        OSError: there is no room for it, or no such place.
     """
 
     def __init__(self, folder: str) -> None:
-        os.makedirs(folder, exist_ok=True)
-        self.path = os.path.join(folder, f"shoal-{os.getpid()}-{os.urandom(6).hex()}.record")
-        with open(self.path, "x+b") as file:
-            file.truncate(LANES * _LANE)
-            self._memory = mmap.mmap(file.fileno(), LANES * _LANE)
-        self._view = memoryview(self._memory)
+        self.path, memory = make_file(folder, _SIZE)
+        self._view = memoryview(memory)
+        self._view[: len(_MARK)] = _MARK
         self._free = deque(range(LANES))
         self._lock = threading.Lock()
 
@@ -57,7 +64,7 @@ class Record:
             if not self._free or size > CAPACITY:
                 return -1, bytearray(size)
             lane = self._free.popleft()
-        start = lane * _LANE
+        start = len(_MARK) + lane * _LANE
         end = start + _HEADER.size
         self._view[end : end + size] = bytes(size)
         _HEADER.pack_into(self._view, start, batch)
@@ -71,29 +78,29 @@ class Record:
 
     def remove(self) -> None:
         """Nobody will ask for it any more."""
-        with contextlib.suppress(OSError):
-            os.unlink(self.path)
+        remove_file(self.path)
 
 
 def read_record(path: str) -> bytes | None:
-    """The content of a dead worker's record, which is removed; `None` if there is none."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-        os.unlink(path)
-    except OSError:
-        return None
+    """The content of a dead worker's record, which is removed; `None` if there is none, or something else."""
+    content = read_file(path, _SIZE)
+    if content is not None:
+        remove_file(path)
     return content
 
 
-def begun_in(content: bytes) -> dict[int, list[int]]:
-    """For each batch in a record, the positions of runs that have begun."""
+def begun_in(content: bytes | None) -> dict[int, list[int]] | None:
+    """For each batch in a record, the positions of runs that have begun; `None` if it tells nothing, or no sense."""
+    if content is None or len(content) != _SIZE or not content.startswith(_MARK):
+        return None
     found: dict[int, list[int]] = {}
-    for start in range(0, len(content), _LANE):
+    for start in range(len(_MARK), _SIZE, _LANE):
         (batch,) = _HEADER.unpack_from(content, start)
+        notes = content[start + _HEADER.size : start + _LANE]
+        if batch < 0 or not _NOTES.issuperset(notes):
+            return None
         if batch:
-            notes = content[start + _HEADER.size : start + _LANE]
-            found[batch] = [position for position, note in enumerate(notes) if note == 1]
+            found[batch] = [position for position, note in enumerate(notes) if note]
     return found
 
 
