@@ -86,7 +86,7 @@ class FakeWorker:
 
     def __init__(self, key: int) -> None:
         self.state = WorkerState(key)
-        self.state.writes = True
+        self.state.killable = True
         self.alive = True
         self.has_file = True
         self.job: Held | None = None  # of the engine's

@@ -6,7 +6,9 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 import weakref
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import psutil
 import pytest
 import trustme
 from shoal.testing.tools import PATIENCE, eventually
+from shoal_ray import door, wire
 from shoal_ray.link import Link
 from shoal_ray.wire import Channel, Contact, connect
 
@@ -89,13 +92,22 @@ def stack() -> Iterator[contextlib.ExitStack]:
 
 
 @pytest.fixture
-def contact(way: str, echo: Echo) -> Iterator[Contact]:
+def link(way: str, echo: Echo) -> Iterator[Link]:
     link = Link(echo)
     link.start()
-    host, port = link.listen("127.0.0.1", SECRET)
-    yield Contact("mh1", host, port, SECRET, 0, "relay", "namespace")
+    yield link
     link.close(PATIENCE)
     assert not link.thread.is_alive()
+
+
+@pytest.fixture
+def contact(link: Link) -> Contact:
+    host, port = link.listen("127.0.0.1", SECRET)
+    return Contact("mh1", host, port, SECRET, 0, "relay", "namespace")
+
+
+def has_strangers(link: Link) -> bool:
+    return link.door is not None and link.door.has_strangers
 
 
 def test_messages_arrive_whole_and_in_order(contact: Contact, echo: Echo) -> None:
@@ -147,10 +159,8 @@ def test_a_driver_that_leaves_hangs_up(
     link.start()
     host, port = link.listen("127.0.0.1", SECRET)
     channel = Channel(connect(Contact("mh1", host, port, SECRET, 0, "relay", "namespace")))
-    if way == "plain":  # under TLS, who does not shake hands is asyncio's affair
-        stranger = stack.enter_context(socket.create_connection((host, port)))
-        eventually(lambda: bool(link.unproven), "it is there")
-        assert stranger.recv(32)
+    stack.enter_context(socket.create_connection((host, port)))
+    eventually(lambda: has_strangers(link), "somebody is there")
     reader = threading.Thread(target=lambda: list(channel.messages()))
     if takes:
         reader.start()
@@ -182,9 +192,178 @@ def test_a_driver_that_leaves_hangs_up(
 
 
 def test_a_worker_with_another_secret_is_refused(contact: Contact, echo: Echo) -> None:
-    with pytest.raises(OSError, match="hung up"):
+    began = time.monotonic()
+    with pytest.raises(OSError, match="does not know this worker's secret"):
         connect(contact._replace(secret=b"t" * 32))
     assert echo.here == []
+    assert time.monotonic() - began < wire.KNOCKS_FOR, "it is told, and does not try again"
+
+
+# ------------------------------------------------------------------------ strangers
+
+
+class Crowd:
+    """Strangers, who come and say nothing, or not enough.
+
+    Args:
+        contact: where they go.
+    """
+
+    def __init__(self, contact: Contact) -> None:
+        self._address = contact.host, contact.port
+        self._stack = contextlib.ExitStack()
+
+    def one(self, says: bytes = b"") -> socket.socket:
+        """Another one."""
+        stranger = self._stack.enter_context(socket.create_connection(self._address, PATIENCE))
+        stranger.sendall(says)
+        return stranger
+
+    def leave(self) -> None:
+        """They all hang up."""
+        self._stack.close()
+
+
+@pytest.fixture
+def crowd(contact: Contact) -> Iterator[Crowd]:
+    crowd = Crowd(contact)
+    yield crowd
+    crowd.leave()
+
+
+def is_cut(stranger: socket.socket, within: float = PATIENCE) -> bool:
+    """Whether a connection ends, whatever it is told before."""
+    stranger.settimeout(within)
+    try:
+        while stranger.recv(1 << 16):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def hello() -> bytes:
+    """What a client of TLS says first."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    outgoing = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
+    return outgoing.read()
+
+
+HALF_WAYS = {
+    "silent": b"",
+    "half a proof": b"p" * 63,
+    "half a hello": hello()[:100],
+    "a hello": hello()[:-1],
+    # Taken for a length it would be 2**63.
+    "a long message": b"\x7f" * 63,
+}
+
+
+def test_strangers_are_cut_in_time(
+    contact: Contact, echo: Echo, crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever they stop, and also who sends a byte from time to time; workers stay."""
+    channel = Channel(connect(contact))
+    monkeypatch.setattr(door, "PROVEN_WITHIN", 0.4)
+    strangers = [crowd.one(says) for says in HALF_WAYS.values()]
+    strangers.append(crowd.one(hello()))
+    slow = crowd.one()
+    began = time.monotonic()
+    with contextlib.suppress(OSError):
+        while time.monotonic() - began < PATIENCE:
+            slow.sendall(b"\x16")
+            time.sleep(0.02)
+    assert time.monotonic() - began < PATIENCE, "it was cut"
+    assert [is_cut(stranger) for stranger in strangers] == [True] * len(strangers)
+    channel.send(1, b"still here")
+    eventually(lambda: echo.said == [(1, b"still here")], "the worker is")
+    channel.close()
+
+
+def test_strangers_are_few(contact: Contact, echo: Echo, crowd: Crowd) -> None:
+    """Some go; a worker that comes after them gets in."""
+    before = psutil.Process().num_fds()
+    strangers = [crowd.one() for _ in range(300)]
+    channel = Channel(connect(contact))
+    eventually(lambda: bool(echo.here), "the worker is in")
+    eventually(
+        lambda: psutil.Process().num_fds() - before <= 300 + door.STRANGERS + 3,
+        "their own ends, and few of ours",
+    )
+    assert sum(not is_cut(stranger, 0.001) for stranger in strangers) <= door.STRANGERS
+    channel.send(1, b"still here")
+    eventually(lambda: echo.said == [(1, b"still here")], "the worker is")
+    channel.close()
+
+
+@pytest.mark.slow
+def test_workers_get_in_while_strangers_come(contact: Contact, echo: Echo) -> None:
+    """There are always more than may be: those that are cut among them knock again."""
+    over, crowded = threading.Event(), threading.Event()
+
+    def keep_coming() -> None:
+        with contextlib.ExitStack() as stack:
+            there: deque[socket.socket] = deque()
+            while not over.is_set():
+                address = contact.host, contact.port
+                there.append(stack.enter_context(socket.create_connection(address, PATIENCE)))
+                if len(there) > 2 * door.STRANGERS:
+                    there.popleft().close()
+                    crowded.set()
+
+    stranger = threading.Thread(target=keep_coming)
+    stranger.start()
+    channels = []
+    try:
+        assert crowded.wait(PATIENCE)
+        channels = [Channel(connect(contact)) for _ in range(5)]
+        eventually(lambda: len(echo.here) == 5, "all workers are in")
+    finally:
+        over.set()
+        stranger.join(PATIENCE)
+    for channel in channels:
+        channel.close()
+
+
+def test_a_worker_that_was_cut_knocks_again(contact: Contact, echo: Echo) -> None:
+    cut = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            """Cuts one, and leads the next to the driver."""
+            server.accept()[0].close()
+            cut.set()
+            first, _ = server.accept()
+            with first, socket.create_connection((contact.host, contact.port)) as second:
+                ends = [
+                    threading.Thread(target=_pass_on, args=pair)
+                    for pair in ((first, second), (second, first))
+                ]
+                for end in ends:
+                    end.start()
+                for end in ends:
+                    end.join(PATIENCE)
+
+        between = threading.Thread(target=serve)
+        between.start()
+        channel = Channel(connect(contact._replace(port=server.getsockname()[1])))
+        assert cut.is_set()
+        eventually(lambda: bool(echo.here), "it is in")
+        channel.close()
+        between.join(PATIENCE)
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
 
 
 def test_a_worker_notices_that_its_driver_is_another(contact: Contact) -> None:
@@ -227,6 +406,7 @@ class TestTLS:
     def test_a_worker_of_another_authority_is_refused(
         self, contact: Contact, echo: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(wire, "KNOCKS_FOR", 0.2)  # it might have been cut among strangers
         for name, value in certificates(tmp_path / "theirs").items():
             if name != "RAY_TLS_CA_CERT":  # it trusts the driver, not the other way about
                 monkeypatch.setenv(name, value)

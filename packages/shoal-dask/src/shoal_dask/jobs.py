@@ -9,7 +9,6 @@ Everything here happens on the backend's I/O thread, but for the reading of reco
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from shoal.exceptions import ResultLost, SerializationError, UpstreamTaskError
 from shoal.logs import library_logger
 from shoal.safely import kind_of, repr_of
 from shoal.scheduling.in_flight import Departure, JobEnd
+from shoal.task_runners.remote.files import is_own
 from shoal.task_runners.remote.record import outcomes_in, read_record
 
 from shoal_dask.handles import Kept
@@ -67,11 +67,9 @@ class Jobs:
 
         def read() -> None:
             content = self._record_of(member)
-            outcomes = None
-            if content is not None:
-                outcomes = outcomes_in(
-                    content, lambda key: backend.kept_by_the_dead(key, member), set(member.batches)
-                )
+            outcomes = outcomes_in(
+                content, lambda key: backend.kept_by_the_dead(key, member), set(member.batches)
+            )
             backend.do(lambda: backend.engine.outcomes_read(member, outcomes))
 
         reader = threading.Thread(
@@ -86,7 +84,7 @@ class Jobs:
         path = member.hello.get("record")  # what it said of itself may have been lost with it
         if path is None:
             return None
-        if member.host == socket.gethostname() and os.path.exists(path):
+        if member.host == socket.gethostname() and is_own(path):
             return read_record(path)
         if member.nanny is None or self._backend.client.status != "running":
             return None

@@ -1,7 +1,8 @@
 """Runs Shoal flows on Ray.
 
     settings                    what was asked for
-    wire, relay                 messages over TCP; the driver's actor: futures for Ray, gates, a bus for Ray Client
+    wire, door                  messages over TCP; where workers come in
+    relay                       the driver's actor: futures for Ray, gates, a bus for Ray Client
     quiet, connection           Ray in this process, and what it changes here
     processes                   processes of this machine, and their end
     environment, options        what the workers need to have; Ray's own words around a submit

@@ -9,7 +9,6 @@ may take a while. May import `members`, `handles`, `natives` and the core's `rem
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -22,6 +21,7 @@ from shoal.engine.services import guarded
 from shoal.exceptions import ResultLost, SerializationError, UpstreamTaskError
 from shoal.safely import kind_of, repr_of, text_of
 from shoal.scheduling.in_flight import Departure, JobEnd
+from shoal.task_runners.remote.files import is_own
 from shoal.task_runners.remote.record import outcomes_in, read_record
 
 from shoal_ray.environment import explain_import
@@ -180,7 +180,7 @@ class Jobs:
         path = member.hello.get("record")
         if path is None:
             self._read(member, None)
-        elif member.host == socket.gethostname() and os.path.exists(path):
+        elif member.host == socket.gethostname() and is_own(path):
             self._read(member, read_record(path))
         elif not member.batches and not member.blamed:
             self._backend.engine.outcomes_read(member, {})  # it was idle, and has ended for that
@@ -188,9 +188,7 @@ class Jobs:
             self._read_elsewhere(member, path)
 
     def _read(self, member: RayMember, content: bytes | None) -> None:
-        outcomes = None
-        if content is not None:
-            outcomes = outcomes_in(content, lambda key: _lost(member), set(member.batches))
+        outcomes = outcomes_in(content, lambda key: _lost(member), set(member.batches))
         self._backend.engine.outcomes_read(member, outcomes)
 
     def _read_elsewhere(self, member: RayMember, path: str) -> None:

@@ -4,7 +4,7 @@
 
 Workers connect to the driver where they can reach it; with Ray Client they connect to the relay, which the driver asks.
 
-May import `wire` and `relay`.
+May import `door` and `relay`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.engine.services import guarded
 
+from shoal_ray.door import Door, Guest
 from shoal_ray.relay import GONE, JOINED
-from shoal_ray.wire import Frames, Handshake, frame, tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -77,60 +77,24 @@ class Peer:
         raise NotImplementedError
 
 
-class _Connected(Peer, asyncio.Protocol):
+class _Connected(Guest, Peer):
     """A worker that has connected to this process."""
 
-    def __init__(self, link: Link, handshake: Handshake) -> None:
-        super().__init__(link)
-        self._transport: Any = None
-        self._handshake: Handshake | None = handshake
-        self._reply = b""
-        self._frames = Frames()
+    def __init__(self, door: Door, link: Link) -> None:
+        Guest.__init__(self, door)
+        Peer.__init__(self, link)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
-        self._transport = transport
-        self._link.unproven.add(self)
-        assert self._handshake is not None  # it has just been made
-        self._transport.write(self._handshake.challenge)
+    def joined(self) -> None:
+        """See `Guest`."""
+        self._link.joined(self)
 
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`. Hot."""
-        link = self._link
-        if self._handshake is not None:
-            self._reply += data
-            if len(self._reply) < self._handshake.size:
-                return
-            data = self._reply[self._handshake.size :]
-            answer = self._handshake.answer(self._reply[: self._handshake.size])
-            if answer is None:
-                self._transport.close()
-                return
-            self._handshake = None
-            link.unproven.discard(self)
-            self._transport.write(answer)
-            link.joined(self)
-        for kind, body in self._frames.feed(data):
-            link.heard(self, kind, body)
+    def heard(self, kind: int, body: bytes) -> None:
+        """See `Guest`. Hot."""
+        self._link.heard(self, kind, body)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See `asyncio.Protocol`."""
-        self._link.unproven.discard(self)
-        if self._handshake is None:
-            self._link.gone(self)
-
-    def write(self, kind: int, body: bytes) -> None:
-        """See `Peer`."""
-        if not self._transport.is_closing():
-            self._transport.write(frame(kind, body))
-
-    def hang_up(self) -> None:
-        """See `Peer`."""
-        self._transport.close()
-
-    def cut(self) -> None:
-        """See `Peer`."""
-        self._transport.abort()
+    def gone(self) -> None:
+        """See `Guest`."""
+        self._link.gone(self)
 
 
 class _Relayed(Peer):
@@ -196,7 +160,7 @@ class Link:
 
     Attributes:
         peers: the workers that are connected.
-        unproven: connections of whoever has not shown that it knows the secret.
+        door: where they come in, unless they connect to the relay.
     """
 
     def __init__(self, hearer: Hearer) -> None:
@@ -205,7 +169,6 @@ class Link:
         self._is_told = False
         self._telling = threading.Lock()
         self._loop: asyncio.AbstractEventLoop
-        self._server: asyncio.Server | None = None
         self._relay: Any = None
         self._session = ""
         self._relayed: dict[int, _Relayed] = {}
@@ -213,7 +176,7 @@ class Link:
         self._closed = False
         self._has_ended = False
         self.peers: set[Peer] = set()
-        self.unproven: set[Peer] = set()
+        self.door: Door | None = None
         self.thread = threading.Thread(target=self._serve, name="shoal-ray", daemon=True)
 
     def _serve(self) -> None:
@@ -229,7 +192,7 @@ class Link:
 
     def start(self) -> None:
         """Starts the I/O thread."""
-        self._loop = asyncio.new_event_loop()
+        self._loop = asyncio.SelectorEventLoop()
         self.thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -248,11 +211,8 @@ class Link:
         """
 
         async def begin() -> tuple[str, int]:
-            def connected() -> _Connected:
-                return _Connected(self, Handshake(secret))
-
-            self._server = await self._loop.create_server(connected, host, 0, ssl=tls(serves=True))
-            return host, self._server.sockets[0].getsockname()[1]
+            self.door = Door(secret, lambda door: _Connected(door, self), self._stop_if_alone)
+            return self.door.open(host)
 
         address: tuple[str, int] = self.run(begin())
         return address
@@ -296,10 +256,8 @@ class Link:
 
     def _hang_up(self) -> None:
         self._closed = True
-        if self._server is not None:
-            self._server.close()
-        for stranger in list(self.unproven):
-            stranger.cut()
+        if self.door is not None:
+            self.door.close()
         for peer in list(self.peers):
             peer.hang_up()
         self._loop.call_later(HANGS_UP_WITHIN, self._cut)
@@ -311,7 +269,8 @@ class Link:
             peer.cut()
 
     def _stop_if_alone(self) -> None:
-        if self._closed and not self.peers:
+        strangers = self.door is not None and self.door.has_strangers
+        if self._closed and not self.peers and not strangers:
             self._loop.call_soon(self._loop.stop)
 
     def is_here(self) -> bool:

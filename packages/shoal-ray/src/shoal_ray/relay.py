@@ -7,24 +7,21 @@ It serves all runners of its driver for as long as Ray is there: a process of it
     values    `future.native` of a run that has not ended
     bus       Ray Client: workers cannot reach the driver, so they connect to here, and the driver asks for what they say
 
-Runs on Ray's side: may import `wire`, and of the core nothing but `serialization`.
+Runs on Ray's side: may import `door`, and of the core nothing but `serialization`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
-from shoal_ray.wire import Frames, Handshake, frame, tls
+from shoal_ray.door import Door, Guest
 
 __all__ = ["GONE", "JOINED", "Relay"]
 
 #: Instead of a kind of message: a worker has come, or gone.
 JOINED = -1
 GONE = -2
-#: Seconds that a connection may take to show that it knows the secret.
-PROVEN_WITHIN = 20.0
 
 
 class Relay:
@@ -132,9 +129,8 @@ class _Bus:
     """
 
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret
-        self._server: asyncio.Server
-        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._door = Door(secret, lambda door: _Rider(door, self))
+        self._riders: dict[int, _Rider] = {}
         self._said: list[tuple[int, int, bytes]] = []
         self._news = asyncio.Event()
         self._connections = 0
@@ -143,9 +139,7 @@ class _Bus:
         """See `Relay`."""
         import ray
 
-        host = ray.util.get_node_ip_address()
-        self._server = await asyncio.start_server(self._serve, host, 0, ssl=tls(serves=True))
-        return host, self._server.sockets[0].getsockname()[1]
+        return self._door.open(ray.util.get_node_ip_address())
 
     async def up(self) -> list[tuple[int, int, bytes]]:
         """See `Relay`."""
@@ -157,46 +151,56 @@ class _Bus:
     def down(self, sayings: list[tuple[int, int, bytes]]) -> None:
         """See `Relay`."""
         for connection, kind, body in sayings:
-            writer = self._writers.get(connection)
-            if writer is None:
+            rider = self._riders.get(connection)
+            if rider is None:
                 continue
             if kind == GONE:
-                writer.close()
+                rider.hang_up()
             else:
-                writer.write(frame(kind, body))
+                rider.write(kind, body)
 
     def close(self) -> None:
         """Hangs up on all."""
-        self._server.close()
-        for writer in self._writers.values():
-            writer.close()
+        self._door.close()
+        for rider in self._riders.values():
+            rider.hang_up()
         self._news.set()
 
-    def _say(self, connection: int, kind: int, body: bytes = b"") -> None:
+    def joined(self, rider: _Rider) -> int:
+        """A worker has connected; its number."""
+        self._connections += 1
+        self._riders[self._connections] = rider
+        self.say(self._connections, JOINED)
+        return self._connections
+
+    def gone(self, connection: int) -> None:
+        """It has hung up."""
+        del self._riders[connection]
+        self.say(connection, GONE)
+
+    def say(self, connection: int, kind: int, body: bytes = b"") -> None:
+        """A worker says something."""
         self._said.append((connection, kind, body))
         self._news.set()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handshake = Handshake(self._secret)
-        writer.write(handshake.challenge)
-        try:
-            reply = await asyncio.wait_for(reader.readexactly(handshake.size), PROVEN_WITHIN)
-            answer = handshake.answer(reply)
-        except (OSError, EOFError, TimeoutError):
-            answer = None
-        if answer is None:
-            writer.close()
-            return
-        writer.write(answer)
-        self._connections += 1
-        connection = self._connections
-        self._writers[connection] = writer
-        self._say(connection, JOINED)
-        frames = Frames()
-        with contextlib.suppress(OSError):
-            while data := await reader.read(1 << 18):
-                for kind, body in frames.feed(data):
-                    self._say(connection, kind, body)
-        del self._writers[connection]
-        writer.close()
-        self._say(connection, GONE)
+
+class _Rider(Guest):
+    """A connection to a bus."""
+
+    _number: int
+
+    def __init__(self, door: Door, bus: _Bus) -> None:
+        super().__init__(door)
+        self._bus = bus
+
+    def joined(self) -> None:
+        """See `Guest`."""
+        self._number = self._bus.joined(self)
+
+    def heard(self, kind: int, body: bytes) -> None:
+        """See `Guest`."""
+        self._bus.say(self._number, kind, body)
+
+    def gone(self) -> None:
+        """See `Guest`."""
+        self._bus.gone(self._number)

@@ -200,9 +200,9 @@ def side_of(contact: Contact) -> Side | None:
     with _joining:
         side = _sides.get(contact.session)
         if side is None:
-            channel = Channel(connect(contact))
-            side = _sides[contact.session] = Side(contact, channel)
+            side = Side(contact, Channel(connect(contact)))
             side.begin()
+            _sides[contact.session] = side
     return side
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hmac
 import os
+import random
 import socket
 import struct
+import sys
 import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from shoal_ray.settings import uses_tls
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
-__all__ = ["Channel", "Contact", "Frames", "Handshake", "connect", "frame", "tls"]
+__all__ = ["REFUSAL", "Channel", "Contact", "Frames", "Handshake", "connect", "frame", "tls"]
 
 _HEADER = struct.Struct("<QB")
 #: Bytes of a nonce, and of what is made of one.
@@ -32,8 +35,14 @@ _JOINED = 1 << 16
 _CHUNK = 1 << 18
 #: Ray's variables of a certificate, its key, and the authority that has signed all of them.
 _FILES = ("SERVER_CERT", "SERVER_KEY", "CA_CERT")
+#: What a driver answers to whoever does not know the secret.
+REFUSAL = bytes(_NONCE)
 #: Seconds that a worker tries to reach its driver.
 CONNECTS_WITHIN = 20.0
+#: Seconds that a worker knocks anew if it was cut before it was known, as strangers are where there are many.
+KNOCKS_FOR = 5.0
+#: Seconds between two such knocks, at most.
+KNOCKS_AFTER = 0.1
 
 
 class Contact(NamedTuple):
@@ -219,6 +228,17 @@ def connect(contact: Contact) -> socket.socket | _Encrypted:
     Raises:
         OSError: there is nobody, or somebody else.
     """
+    until = time.monotonic() + KNOCKS_FOR
+    while True:
+        try:
+            return _connected(contact)
+        except OSError as error:
+            if not _is_cut(error) or time.monotonic() > until:
+                raise
+        time.sleep(random.uniform(0, KNOCKS_AFTER))  # not in step with others that were cut too
+
+
+def _connected(contact: Contact) -> socket.socket | _Encrypted:
     plain = socket.create_connection((contact.host, contact.port), CONNECTS_WITHIN)
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -228,13 +248,23 @@ def connect(contact: Contact) -> socket.socket | _Encrypted:
         own = os.urandom(_NONCE)
         connection.sendall(_proof(contact.secret, b"worker", challenge) + own)
         answer = _exactly(connection, _NONCE)
+        if answer == REFUSAL:
+            raise OSError("the driver that listens there does not know this worker's secret")
         if not hmac.compare_digest(answer, _proof(contact.secret, b"driver", own)):
-            raise ConnectionError("whoever listens there is not the driver")
+            raise OSError("whoever listens there is not the driver")
         connection.settimeout(None)
     except BaseException:
         plain.close()
         raise
     return connection
+
+
+def _is_cut(error: OSError) -> bool:
+    """Whether the other end has hung up, without a word, on a connection that it had accepted."""
+    if isinstance(error, ConnectionRefusedError):
+        return False
+    eof = getattr(sys.modules.get("ssl"), "SSLEOFError", ConnectionError)
+    return isinstance(error, (ConnectionError, eof))
 
 
 def _exactly(connection: socket.socket | _Encrypted, size: int) -> bytes:

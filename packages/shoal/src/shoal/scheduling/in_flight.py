@@ -91,7 +91,7 @@ class WorkerState:
         key: what the backend knows it by.
         host: its machine, as it says itself; `None` until it has.
         pid: of its process, likewise.
-        writes: whether what it runs is written down where that outlives it.
+        killable: whether it is a process of its own, which may be killed for a run that does not stop.
         batches: numbers of those that it has, and has not said all of.
         waits: by the worker's number of the wait, the blocked runs there.
         stopped_for: name of the run for whose sake it was killed.
@@ -105,7 +105,7 @@ class WorkerState:
         self.key = key
         self.host: str | None = None
         self.pid: int | None = None
-        self.writes = False
+        self.killable = False
         self.batches: set[int] = set()
         self.waits: dict[int, Helper] = {}
         self.stopped_for: str | None = None

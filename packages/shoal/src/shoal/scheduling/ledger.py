@@ -640,7 +640,7 @@ class Ledger:
             n for n in worker.batches - numbers if n in self.batches and self.batches[n].is_job
         ]
         alone = not (self._shares and others) and not (run._task.is_async and len(books[1]) > 1)
-        if job is None or not job.is_job or not worker.writes or not alone:
+        if job is None or not job.is_job or not worker.killable or not alone:
             self.give_up(entry, run, now)
         elif not job.killed:
             job.killed = True

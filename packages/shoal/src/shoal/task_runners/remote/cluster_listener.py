@@ -124,6 +124,11 @@ class ClusterListener:
 
     def _take_hello(self, member: Any, hello: dict[str, Any]) -> None:
         member.greet(hello)
+        if hello["unrecorded"] is not None:
+            library_logger().warning(
+                "%s worker %s on %s cannot write down what it begins; should it die, all that it has is CRASHED: %s",
+                *(self.backend.cluster, hello["pid"], hello["host"], hello["unrecorded"]),
+            )
         self.said_hello(member)
         problem = self.check_worker(hello["environment"])
         if problem is not None:

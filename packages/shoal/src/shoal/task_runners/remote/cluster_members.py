@@ -50,7 +50,7 @@ class ClusterMember(Member, WorkerState):
         """It has said who it is."""
         self.hello = hello
         self.host, self.pid = hello["host"], hello["pid"]
-        self.writes = hello["record"] is not None
+        self.killable = hello["record"] is not None or hello["unrecorded"] is not None
 
     def settle(self) -> None:
         """See `WorkerState`: nor is what its runs have submitted of interest there."""

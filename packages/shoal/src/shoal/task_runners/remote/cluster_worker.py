@@ -163,7 +163,8 @@ class ClusterWorker(RemoteWorker):
         report_every: seconds after which outcomes are reported while their batch goes on.
 
     Attributes:
-        record: what has begun, in memory that outlives this process; `None` in the driver's own process.
+        record: what has begun, in memory that outlives this process; `None` in the driver's own process, and where
+            there is no room for it.
         loading: gives the values of handles while a thread unpacks a batch that came with them.
         news: told of what batches may wait for: what surrounds the runs, tasks, the end.
     """
@@ -173,6 +174,7 @@ class ClusterWorker(RemoteWorker):
         self._numbers = _Numbers()
         self.remote = RemoteDispatcher(self, self._numbers)
         self.record: Record | None = None
+        self._unrecorded: str | None = None
         self.loading = threading.local()
         self._level: int | None = None
         self.news = threading.Condition(LOCK)
@@ -226,9 +228,12 @@ class ClusterWorker(RemoteWorker):
         """
         if entropy != names.process_entropy():
             self.entropy = entropy
-            self.record = Record(folder)
             _send_logs()
             self._set_level()
+            try:
+                self.record = Record(folder)
+            except OSError as error:
+                self._unrecorded = str(error)
 
     def number(self, base: int, size: int) -> None:
         """Learns its own run numbers: the first of them, and how many."""
@@ -236,11 +241,16 @@ class ClusterWorker(RemoteWorker):
         self._numbers.there.set()
 
     def hello(self, environment: Any) -> dict[str, Any]:
-        """What this worker says of itself."""
+        """What this worker says of itself.
+
+        Without a record its runs are run all the same. Should it die, none of what it has begun and not reported can be
+        told from what it has not begun: all of it is CRASHED then, which costs less than to run nothing here.
+        """
         return {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "record": self.record.path if self.record is not None else None,
+            "unrecorded": self._unrecorded,
             "environment": environment,
         }
 

@@ -7,24 +7,20 @@ What is being unpickled: the function of a task (its key + 1), the runs' argumen
 any more (0). If the worker dies of it, that is to blame.
 
 One file for each driver, mapped into memory and reserved in full: a note costs about 0.1 µs, and cannot fail for want of
-room. When the worker has died, somebody else on its machine reads it to the driver. If there was no free lane for a
+room. When the worker has died, somebody else on its machine reads it to the driver, who trusts nothing that makes no sense. If there was no free lane for a
 batch, the file says so: of what it does not mention nothing is known then.
 
-The worker's half and `read_record` import the standard library only: who reads has not loaded anything else.
+May import `files`, `lanes` and, in the driver, what lies above them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-import os
-import signal
-import stat
 import struct
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shoal.task_runners.remote.files import make_file, read_file, remove_file
 from shoal.task_runners.remote.lanes import Lane, size_of_lane
 
 if TYPE_CHECKING:
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
 
     from shoal.scheduling.in_flight import Outcomes
 
-__all__ = ["ARGUMENTS", "CAPACITY", "SMALL_PICKLE", "Record", "kill", "outcomes_in", "read_record"]
+__all__ = ["ARGUMENTS", "CAPACITY", "SMALL_PICKLE", "Record", "outcomes_in", "read_record"]
 
 #: Runs in a lane, and so in a batch.
 CAPACITY = 5000
@@ -99,21 +95,7 @@ class Record:
     """
 
     def __init__(self, folder: str) -> None:
-        os.makedirs(folder, exist_ok=True)
-        self.path = os.path.join(folder, f"shoal-{os.getpid()}-{os.urandom(6).hex()}.record")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-        descriptor = os.open(self.path, flags, 0o600)
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(descriptor, 0, _FILE)  # else a full disk would be a SIGBUS
-            else:
-                os.truncate(descriptor, _FILE)
-            self._memory = mmap.mmap(descriptor, _FILE)
-        except OSError:
-            self.remove()
-            raise
-        finally:
-            os.close(descriptor)
+        self.path, self._memory = make_file(folder, _FILE)
         self._view = memoryview(self._memory)
         _TOP.pack_into(self._view, 0, _MARK, 0)
         places = list(_places())
@@ -168,33 +150,19 @@ class Record:
 
     def remove(self) -> None:
         """Nobody will ask for it any more."""
-        with contextlib.suppress(OSError):
-            os.unlink(self.path)
+        remove_file(self.path)
 
 
 def read_record(path: str) -> bytes | None:
-    """The content of a dead worker's record, which is removed; `None` if there is none, or it cannot be trusted.
-
-    It must be a regular file of this user's, of the size that it should have, and no link to one.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except OSError:
-        return None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        mine = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-        if not (stat.S_ISREG(status.st_mode) and mine and status.st_size == _FILE):
-            return None
-        content = file.read(_FILE)
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+    """The content of a dead worker's record, which is removed; `None` if there is none, or something else."""
+    content = read_file(path, _FILE)
+    if content is not None:
+        remove_file(path)
     return content
 
 
 def outcomes_in(
-    content: bytes, kept: Callable[[Any], Any], expected: set[int]
+    content: bytes | None, kept: Callable[[Any], Any], expected: set[int]
 ) -> dict[int, Outcomes] | None:
     """What a record says of batches, by number; `None` if it makes no sense.
 
@@ -205,7 +173,7 @@ def outcomes_in(
     """
     from shoal.scheduling.in_flight import Outcomes
 
-    if len(content) != _FILE or not content.startswith(_MARK):
+    if content is None or len(content) != _FILE or not content.startswith(_MARK):
         return None
     _, overflowed = _TOP.unpack_from(content)
     view = memoryview(content)
@@ -243,9 +211,3 @@ def _outcomes_of(lane: Lane, kept: Callable[[Any], Any]) -> Outcomes:
         else:
             begun.append(position)
     return Outcomes(positions, values, [lane.ends[position] for position in positions], begun)
-
-
-def kill(pid: int) -> None:
-    """Ends a process at once; one that has ended already is no matter."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
