@@ -54,8 +54,12 @@ def test_what_cannot_be_sent_or_heard_is_told_and_holds_up_nothing() -> None:
     client: Any = SimpleNamespace(
         futures={},
         loop=SimpleNamespace(add_callback=due.append),
-        shoal_links={},
+        register_plugin=lambda plugin: None,
+        run_on_scheduler=lambda function: True,
         _send_to_scheduler=lambda message: None,
+        _stream_handlers=dict.fromkeys(
+            ("key-in-memory", "task-erred", "cancelled-keys", "lost-data")
+        ),
     )
 
     def leave(message: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Who reports a failure asks here, and nothing here raises. May import the standar
 
 from __future__ import annotations
 
+import opcode
 import reprlib
 import signal
 import threading
@@ -42,11 +43,21 @@ def from_a_signal(error: BaseException) -> bool:
     """Whether an exception comes of Ctrl-C or SIGTERM, not of an object: as far as that can be told."""
     if isinstance(error, Exception) or threading.current_thread() is not threading.main_thread():
         return False
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    if isinstance(error, KeyboardInterrupt) and handlers[0] is signal.default_int_handler:
-        return True
+    codes = [
+        getattr(signal.getsignal(number), "__code__", None)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    ]
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
+    raises = False
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code in codes:
+            return True
+        raises = code.co_code[trace.tb_lasti] == _RAISE
         trace = trace.tb_next
-    code = trace.tb_frame.f_code if trace is not None else None
-    return any(code is not None and getattr(each, "__code__", None) is code for each in handlers)
+    by_python = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # Python's own handler has no frame. What it raises comes at any instruction but one that raises.
+    return isinstance(error, KeyboardInterrupt) and by_python and not raises
+
+
+_RAISE = opcode.opmap["RAISE_VARARGS"]
