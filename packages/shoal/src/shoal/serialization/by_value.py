@@ -2,7 +2,9 @@
 
     defined in `__main__`, or registered   by value, with the file name that tracebacks show
     of an importable module                by reference: its functions, and bound methods that have a name there
-    under a decorator there, say @task     by reference if it uses the module's state; else it need not be imported
+    under a decorator there, say @task     by value; by reference if it uses what cannot be copied, or had better not be:
+                                           a lock, a generator of random numbers
+    generators of random numbers there     by reference, where functions use them
     lru_cache, cache, singledispatch       anew around the function, with empty caches
     cached_property                        without the lock that old Pythons give it
     exceptions                             see `errors`
@@ -27,6 +29,7 @@ from shoal.serialization.guarded import from_a_signal
 from shoal.serialization.references import (
     attribute_of,
     depth_under,
+    is_generator,
     module_attribute,
     travels_by_value,
     uses_state,
@@ -99,7 +102,12 @@ def _reduce_builtin(function: BuiltinMethodType) -> Any:
     return function.__reduce__()
 
 
-def _reduce_generator(generator: random.SystemRandom) -> Any:
+def _reduce_generator(generator: Any) -> Any:
+    place = module_attribute(generator)
+    return (attribute_of, place) if place is not None else generator.__reduce_ex__(_PROTOCOL)
+
+
+def _reduce_system_generator(generator: random.SystemRandom) -> Any:
     return type(generator), ()  # it has no state, and refuses to give one
 
 
@@ -199,7 +207,7 @@ _REDUCERS: dict[type, Callable[[Any], Any]] = {
     CodeType: _reduce_code,
     MethodType: _reduce_method,
     BuiltinMethodType: _reduce_builtin,
-    random.SystemRandom: _reduce_generator,
+    random.SystemRandom: _reduce_system_generator,
     weakref.WeakKeyDictionary: _reduce_weak_mapping,
     weakref.WeakValueDictionary: _reduce_weak_mapping,
 }
@@ -226,6 +234,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
         reduce = _REDUCERS.get(kind)
         if reduce is not None:
             return reduce(obj)
+        if is_generator(kind):
+            return _reduce_generator(obj)
         if kind is _Cached:
             return self._reduce_cached(obj)
         if issubclass(kind, BaseException):
@@ -246,12 +256,16 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
         place = module_attribute(function)
         if place is not None:
             return attribute_of, place
-        if self.copying or not uses_state(function, reduced[2][1]["__globals__"]):
+        names = reduced[2][1]["__globals__"]
+        if self.copying or not uses_state(names):
             return reduced
         depth = depth_under(function)
         if depth is None:
             return reduced
-        return _function_of, (module, function.__qualname__, depth, _copy(function))
+        copy = _copy(function)
+        if copy is not None and not any(is_generator(type(value)) for value in names.values()):
+            return reduced
+        return _function_of, (module, function.__qualname__, depth, copy)
 
     def _travels(self, value: Any) -> bool:
         if issubclass(type(value), BaseException):
@@ -296,8 +310,6 @@ def _copy(function: FunctionType) -> bytes | None:
     pickler.copying = True
     try:
         pickler.dump(function)
-    except (
-        Exception
-    ):  # with its module's state it cannot travel; without, where that is found, it can
+    except Exception:  # with its module's state it cannot travel; where that is found, it need not
         return None
     return file.getvalue()

@@ -142,7 +142,7 @@ class TravellingTests(SuiteBase):
         drawing: Any = task(random.random)
 
         def default(x: Callable[[], float] = random.random) -> bool:
-            return getattr(x, "__self__", None) is random._inst  # type: ignore[attr-defined]
+            return getattr(x, "__self__", None) is random._inst
 
         @task
         def is_its_own(given: Any) -> bool:
