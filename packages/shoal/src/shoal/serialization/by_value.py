@@ -19,7 +19,7 @@ import io
 import pickle
 import random
 import weakref
-from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -76,35 +76,6 @@ def _reduce_code(code: CodeType) -> Any:
     # cloudpickle writes "<dynamic-code>" there. A copy, as it does it: pickles must not depend on what is shared.
     filename = "".join((code.co_filename, ""))
     return make, (*args[:10], filename, *args[11:])
-
-
-# ---------------------------------------------------------------------- bound methods
-
-
-def _reduce_method(method: MethodType) -> Any:
-    place = module_attribute(method)
-    return (
-        (attribute_of, place)
-        if place is not None
-        else (
-            MethodType,
-            (method.__func__, method.__self__),
-        )
-    )
-
-
-def _reduce_builtin(function: BuiltinMethodType) -> Any:
-    owner = function.__self__
-    if owner is not None and not issubclass(type(owner), (type, ModuleType)):
-        place = module_attribute(function)
-        if place is not None:
-            return attribute_of, place
-    return function.__reduce__()
-
-
-def _reduce_generator(generator: Any) -> Any:
-    place = module_attribute(generator)
-    return (attribute_of, place) if place is not None else generator.__reduce_ex__(_PROTOCOL)
 
 
 def _reduce_system_generator(generator: random.SystemRandom) -> Any:
@@ -205,8 +176,6 @@ def _function_of(module: str, qualname: str, depth: int, copy: bytes | None) -> 
 
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
     CodeType: _reduce_code,
-    MethodType: _reduce_method,
-    BuiltinMethodType: _reduce_builtin,
     random.SystemRandom: _reduce_system_generator,
     weakref.WeakKeyDictionary: _reduce_weak_mapping,
     weakref.WeakValueDictionary: _reduce_weak_mapping,
@@ -218,11 +187,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
 
     Attributes:
         care: how exceptions are pickled, see `errors`.
-        copying: whether functions under decorators are copied, though their module may be found.
+        copying: the module whose functions are copied, as it may not be found; `None` for none.
     """
 
     care: int = errors.TRUSTING
-    copying: bool = False
+    copying: str | None = None
 
     def reducer_override(self, obj: Any) -> Any:
         """Called for all but the plainest objects, before anything else is asked how to reduce them. Hot."""
@@ -234,8 +203,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
         reduce = _REDUCERS.get(kind)
         if reduce is not None:
             return reduce(obj)
-        if is_generator(kind):
-            return _reduce_generator(obj)
+        if kind is MethodType or kind is BuiltinMethodType or is_generator(kind):
+            return self._reduce_offered(obj)
         if kind is _Cached:
             return self._reduce_cached(obj)
         if issubclass(kind, BaseException):
@@ -253,19 +222,32 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
         module: Any = function.__module__
         if module == "__main__":
             return reduced
-        place = module_attribute(function)
+        place = self._place(function)
         if place is not None:
             return attribute_of, place
         names = reduced[2][1]["__globals__"]
-        if self.copying or not uses_state(names):
+        if self.copying is not None or not uses_state(names):
             return reduced
         depth = depth_under(function)
         if depth is None:
             return reduced
-        copy = _copy(function)
+        copy = _copy(function, module)
         if copy is not None and not any(is_generator(type(value)) for value in names.values()):
             return reduced
         return _function_of, (module, function.__qualname__, depth, copy)
+
+    def _place(self, value: Any) -> tuple[str, str] | None:
+        place = module_attribute(value)
+        return None if place is not None and place[0] == self.copying else place
+
+    def _reduce_offered(self, value: Any) -> Any:
+        """Bound methods and generators: by the name that a module has for them, if one has."""
+        place = self._place(value)
+        if place is not None:
+            return attribute_of, place
+        if type(value) is MethodType:
+            return MethodType, (value.__func__, value.__self__)
+        return value.__reduce_ex__(_PROTOCOL)
 
     def _travels(self, value: Any) -> bool:
         if issubclass(type(value), BaseException):
@@ -304,10 +286,10 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _copy(function: FunctionType) -> bytes | None:
+def _copy(function: FunctionType, module: str) -> bytes | None:
     file = io.BytesIO()
     pickler = Pickler(file, _PROTOCOL)
-    pickler.copying = True
+    pickler.copying = module
     try:
         pickler.dump(function)
     except Exception:  # with its module's state it cannot travel; where that is found, it need not

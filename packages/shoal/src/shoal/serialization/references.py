@@ -31,6 +31,8 @@ __all__ = [
     "wrapped_in",
 ]
 
+_NUMPYS = ("RandomState", "Generator")
+_METHODS = (MethodType, BuiltinMethodType)
 _MAINS = ("__main__", "__mp_main__")
 
 #: Types of objects that do not change, or travel by their names.
@@ -85,7 +87,7 @@ def _key(value: Any) -> tuple[int, Any] | None:
     kind = type(value)
     if kind is FunctionType or is_generator(kind):
         return id(value), None
-    if kind is MethodType or kind is BuiltinMethodType:
+    if kind in _METHODS:
         owner = value.__self__
         if owner is None or issubclass(type(owner), (type, ModuleType)):
             return None  # a plain function, or found by its class
@@ -95,9 +97,9 @@ def _key(value: Any) -> tuple[int, Any] | None:
 
 def is_generator(kind: type) -> bool:
     """Whether it is a class of generators of random numbers, copies of which give the same ones."""
-    return kind is random.Random or (
-        kind.__name__ in ("RandomState", "Generator") and kind.__module__.startswith("numpy.random")
-    )
+    if kind is random.Random:
+        return True
+    return kind.__name__ in _NUMPYS and kind.__module__.startswith("numpy.random")
 
 
 def _leads_to(place: tuple[str, str], key: tuple[int, Any]) -> bool:
@@ -116,7 +118,7 @@ def _namespace(module: Any) -> dict[str, Any]:
 
 
 class _Index:
-    """Functions, bound methods and generators of all modules that have other names there than they call themselves.
+    """Closures, bound methods and generators that modules have names for.
 
     Reading a module takes some microseconds, a large program's some milliseconds; each is read once, when something
     is looked for after it was imported.
@@ -148,10 +150,12 @@ class _Index:
                 continue
             self._read[name] = id(module)
             for attribute, value in _namespace(module).copy().items():
-                if type(value) is FunctionType and (
-                    (value.__module__, value.__qualname__) == (name, attribute)
-                ):
-                    continue  # found by its own name
+                kind = type(value)
+                if kind is FunctionType:
+                    if "<locals>" not in value.__qualname__:
+                        continue  # found by its own name
+                elif kind not in _METHODS and not is_generator(kind):
+                    continue
                 key = _key(value)
                 if key is not None:
                     self._places.setdefault(key, []).append((name, attribute))
