@@ -2,7 +2,9 @@
 
     defined in `__main__`, or registered   by value, with the file name that tracebacks show
     of an importable module                by reference: its functions, and bound methods that have a name there
-    under a decorator there, say @task     by reference if it uses the module's state; else it need not be imported
+    under a decorator there, say @task     by value; by reference if it uses what cannot be copied, or had better not be:
+                                           a lock, a generator of random numbers
+    generators of random numbers there     by reference, where functions use them
     lru_cache, cache, singledispatch       anew around the function, with empty caches
     cached_property                        without the lock that old Pythons give it
     exceptions                             see `errors`
@@ -17,7 +19,7 @@ import io
 import pickle
 import random
 import weakref
-from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -27,6 +29,7 @@ from shoal.serialization.guarded import from_a_signal
 from shoal.serialization.references import (
     attribute_of,
     depth_under,
+    is_generator,
     module_attribute,
     travels_by_value,
     uses_state,
@@ -75,31 +78,7 @@ def _reduce_code(code: CodeType) -> Any:
     return make, (*args[:10], filename, *args[11:])
 
 
-# ---------------------------------------------------------------------- bound methods
-
-
-def _reduce_method(method: MethodType) -> Any:
-    place = module_attribute(method)
-    return (
-        (attribute_of, place)
-        if place is not None
-        else (
-            MethodType,
-            (method.__func__, method.__self__),
-        )
-    )
-
-
-def _reduce_builtin(function: BuiltinMethodType) -> Any:
-    owner = function.__self__
-    if owner is not None and not issubclass(type(owner), (type, ModuleType)):
-        place = module_attribute(function)
-        if place is not None:
-            return attribute_of, place
-    return function.__reduce__()
-
-
-def _reduce_generator(generator: random.SystemRandom) -> Any:
+def _reduce_system_generator(generator: random.SystemRandom) -> Any:
     return type(generator), ()  # it has no state, and refuses to give one
 
 
@@ -197,9 +176,7 @@ def _function_of(module: str, qualname: str, depth: int, copy: bytes | None) -> 
 
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
     CodeType: _reduce_code,
-    MethodType: _reduce_method,
-    BuiltinMethodType: _reduce_builtin,
-    random.SystemRandom: _reduce_generator,
+    random.SystemRandom: _reduce_system_generator,
     weakref.WeakKeyDictionary: _reduce_weak_mapping,
     weakref.WeakValueDictionary: _reduce_weak_mapping,
 }
@@ -210,11 +187,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
 
     Attributes:
         care: how exceptions are pickled, see `errors`.
-        copying: whether functions under decorators are copied, though their module may be found.
+        copying: the module whose functions are copied, as it may not be found; `None` for none.
     """
 
     care: int = errors.TRUSTING
-    copying: bool = False
+    copying: str | None = None
 
     def reducer_override(self, obj: Any) -> Any:
         """Called for all but the plainest objects, before anything else is asked how to reduce them. Hot."""
@@ -226,6 +203,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
         reduce = _REDUCERS.get(kind)
         if reduce is not None:
             return reduce(obj)
+        if kind is MethodType or kind is BuiltinMethodType or is_generator(kind):
+            return self._reduce_offered(obj)
         if kind is _Cached:
             return self._reduce_cached(obj)
         if issubclass(kind, BaseException):
@@ -243,15 +222,32 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
         module: Any = function.__module__
         if module == "__main__":
             return reduced
-        place = module_attribute(function)
+        place = self._place(function)
         if place is not None:
             return attribute_of, place
-        if self.copying or not uses_state(function, reduced[2][1]["__globals__"]):
+        names = reduced[2][1]["__globals__"]
+        if self.copying is not None or not uses_state(names):
             return reduced
         depth = depth_under(function)
         if depth is None:
             return reduced
-        return _function_of, (module, function.__qualname__, depth, _copy(function))
+        copy = _copy(function, module)
+        if copy is not None and not any(is_generator(type(value)) for value in names.values()):
+            return reduced
+        return _function_of, (module, function.__qualname__, depth, copy)
+
+    def _place(self, value: Any) -> tuple[str, str] | None:
+        place = module_attribute(value)
+        return None if place is not None and place[0] == self.copying else place
+
+    def _reduce_offered(self, value: Any) -> Any:
+        """Bound methods and generators: by the name that a module has for them, if one has."""
+        place = self._place(value)
+        if place is not None:
+            return attribute_of, place
+        if type(value) is MethodType:
+            return MethodType, (value.__func__, value.__self__)
+        return value.__reduce_ex__(_PROTOCOL)
 
     def _travels(self, value: Any) -> bool:
         if issubclass(type(value), BaseException):
@@ -290,14 +286,12 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _copy(function: FunctionType) -> bytes | None:
+def _copy(function: FunctionType, module: str) -> bytes | None:
     file = io.BytesIO()
     pickler = Pickler(file, _PROTOCOL)
-    pickler.copying = True
+    pickler.copying = module
     try:
         pickler.dump(function)
-    except (
-        Exception
-    ):  # with its module's state it cannot travel; without, where that is found, it can
+    except Exception:  # with its module's state it cannot travel; where that is found, it need not
         return None
     return file.getvalue()

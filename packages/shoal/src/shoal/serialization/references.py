@@ -1,19 +1,19 @@
-"""Finds by which name of an importable module a function or bound method can be had, to pickle it by reference.
+"""Finds by which name of an importable module something can be had, to pickle it by reference.
 
 Plain pickling and cloudpickle find functions and classes under their own name only. What a module offers under another
-one they copy, with the state it refers to: `random.random`, a method of the module's own generator, or the function
-under a decorator. May import the standard library; cloudpickle is loaded by who calls.
+one they copy, with the state it refers to: `random.random`, a method of the module's own generator; such a generator
+itself; the function under a decorator. Importing this module loads cloudpickle.
 """
 
 from __future__ import annotations
 
-import dis
 import importlib
 import logging
+import random
 import re
 import sys
 import threading
-from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cloudpickle import list_registry_pickle_by_value
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 __all__ = [
     "attribute_of",
     "depth_under",
+    "is_generator",
     "module_attribute",
     "travels_by_value",
     "uses_state",
     "wrapped_in",
 ]
 
+_NUMPYS = ("RandomState", "Generator")
+_METHODS = (MethodType, BuiltinMethodType)
 _MAINS = ("__main__", "__mp_main__")
 
 #: Types of objects that do not change, or travel by their names.
@@ -59,10 +62,10 @@ def travels_by_value(module: str | None) -> bool:
 
 
 def module_attribute(value: Any) -> tuple[str, str] | None:
-    """The module and name by which a function or bound method can be imported, `None` if there are none.
+    """The module and name by which something can be imported, `None` if there are none.
 
     Args:
-        value: a function that cannot be found by its own name, or a bound method.
+        value: a function that cannot be found by its own name, a bound method, or a generator of random numbers.
     """
     key = _key(value)
     if key is None:
@@ -80,16 +83,23 @@ def attribute_of(module: str, name: str) -> Any:
 
 
 def _key(value: Any) -> tuple[int, Any] | None:
-    """Identifies a function, or what a bound method is bound to and by which function."""
+    """Identifies a function or generator, or what a bound method is bound to and by which function."""
     kind = type(value)
-    if kind is FunctionType:
+    if kind is FunctionType or is_generator(kind):
         return id(value), None
-    if kind is MethodType or kind is BuiltinMethodType:
+    if kind in _METHODS:
         owner = value.__self__
         if owner is None or issubclass(type(owner), (type, ModuleType)):
             return None  # a plain function, or found by its class
         return id(owner), id(value.__func__) if kind is MethodType else value.__name__
     return None
+
+
+def is_generator(kind: type) -> bool:
+    """Whether it is a class of generators of random numbers, copies of which give the same ones."""
+    if kind is random.Random:
+        return True
+    return kind.__name__ in _NUMPYS and kind.__module__.startswith("numpy.random")
 
 
 def _leads_to(place: tuple[str, str], key: tuple[int, Any]) -> bool:
@@ -108,7 +118,7 @@ def _namespace(module: Any) -> dict[str, Any]:
 
 
 class _Index:
-    """Functions and bound methods of all modules that have other names there than they call themselves.
+    """Closures, bound methods and generators that modules have names for.
 
     Reading a module takes some microseconds, a large program's some milliseconds; each is read once, when something
     is looked for after it was imported.
@@ -116,7 +126,8 @@ class _Index:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: set[str] = set()
+        self._read: dict[str, int] = {}
+        self._newest = (0, 0)
         self._places: dict[tuple[int, Any], list[tuple[str, str]]] = {}
 
     def find(self, key: tuple[int, Any]) -> tuple[str, str] | None:
@@ -127,19 +138,24 @@ class _Index:
         return next((place for place in places if _leads_to(place, key)), None)
 
     def _update(self) -> None:
-        if len(sys.modules) == len(self._read):
+        newest = len(sys.modules), id(next(reversed(sys.modules.values())))
+        if newest == self._newest:
             return
+        self._newest = newest
         for name, module in sys.modules.copy().items():
-            if name in self._read or name in _MAINS:
+            if self._read.get(name) == id(module) or name in _MAINS:
                 continue
             if getattr(_plainly(module, "__spec__"), "_initializing", False):
-                continue  # it will hold more when it is looked at again
-            self._read.add(name)
+                self._newest = (0, 0)  # it will hold more when it is looked at again
+                continue
+            self._read[name] = id(module)
             for attribute, value in _namespace(module).copy().items():
-                if type(value) is FunctionType and (
-                    (value.__module__, value.__qualname__) == (name, attribute)
-                ):
-                    continue  # found by its own name
+                kind = type(value)
+                if kind is FunctionType:
+                    if "<locals>" not in value.__qualname__:
+                        continue  # found by its own name
+                elif kind not in _METHODS and not is_generator(kind):
+                    continue
                 key = _key(value)
                 if key is not None:
                     self._places.setdefault(key, []).append((name, attribute))
@@ -168,14 +184,9 @@ def depth_under(function: FunctionType) -> int | None:
     return None
 
 
-def uses_state(function: FunctionType, names: Mapping[str, Any]) -> bool:
-    """Whether a function refers to objects of its module that change, or may, and are that module's own on a worker.
-
-    Args:
-        function: the function.
-        names: the globals that it uses.
-    """
-    return not all(map(_is_constant, names.values())) or _writes_globals(function.__code__)
+def uses_state(names: Mapping[str, Any]) -> bool:
+    """Whether there are objects among the globals that a function uses that may hold a state."""
+    return not all(map(_is_constant, names.values()))
 
 
 def _is_constant(value: Any) -> bool:
@@ -188,12 +199,6 @@ def _is_constant(value: Any) -> bool:
         or _plainly(value, "__wrapped__")
         is not None  # a task, or another function under a decorator
         or kind.__module__ == "typing"
-    )
-
-
-def _writes_globals(code: CodeType) -> bool:
-    return any(each.opname == "STORE_GLOBAL" for each in dis.get_instructions(code)) or any(
-        _writes_globals(part) for part in code.co_consts if type(part) is CodeType
     )
 
 
