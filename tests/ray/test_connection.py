@@ -200,6 +200,45 @@ def of_the_user() -> None:
 
 
 @pytest.mark.slow
+def test_ray_comes_and_goes_from_any_thread() -> None:
+    """As in a web server. What threads submit and put has names of its own, and Ray outlives who began it."""
+    alone(from_threads)
+
+
+def from_threads() -> None:
+    import ray
+
+    connection = Connection(settings("local", num_cpus=1))
+
+    @ray.remote
+    def echo(value: Any) -> Any:
+        return value
+
+    def asks(number: int) -> tuple[str, str]:
+        put = ray.put(number)
+        reference = echo.remote(number)
+        assert ray.get([put, reference]) == [number, number]
+        return put.hex(), reference.hex()
+
+    names: list[str] = []
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for first, second in ((one, other), (other, one)):
+            first.submit(connection.acquire).result()
+            second.submit(connection.acquire).result()
+            both = [thread.submit(asks, 1) for thread in (first, second)]
+            names = [*(name for asked in both for name in asked.result()), *asks(1)]
+            assert len(set(names)) == len(names)
+            first.submit(connection.release, 2.0).result()
+            if first is one:
+                second.submit(connection.release, 2.0).result()
+    # Who began it has ended, and another goes on.
+    assert len(set(asks(1))) == 2
+    connection.release(2.0)
+    assert not ray.is_initialized()
+    assert ray_processes() == []
+
+
+@pytest.mark.slow
 def test_interrupts_leave_nothing() -> None:
     """SPEC 7.6."""
     alone(interrupted)
