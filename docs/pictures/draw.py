@@ -222,7 +222,9 @@ PURPOSES = {
     "settings": "variables",
     "annotations": "unmapped(…)",
     "states": "of runs",
+    "tracebacks": "without our frames; as they cross to another process",
     "exceptions": "of all kinds",
+    "safely": "words about objects that misbehave",
 }
 #: The layer that the others are there for.
 HEART = "scheduling"
