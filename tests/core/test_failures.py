@@ -19,7 +19,8 @@ from shoal.scheduling.pulling import PullingScheduler
 from shoal.serialization import loads
 from shoal.task_runners import ExecutorTaskRunner, ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.record import ARGUMENTS, Left, Record, left_in
+from shoal.task_runners.remote.batches import BEGUN
+from shoal.task_runners.remote.record import ARGUMENTS, Record, outcomes_in
 from shoal.task_runners.remote.worker import RemoteWorker
 from shoal.task_runners.workers import Worker
 from shoal.testing.samples import identity, inc
@@ -209,33 +210,40 @@ def test_a_worker_whose_driver_has_gone_tells_nobody(caplog: pytest.LogCaptureFi
     worker.guarded(fails)()
 
 
+def outcomes_of(record: Record) -> Any:
+    with open(record.path, "rb") as file:
+        return outcomes_in(file.read(), lambda key: key, set())
+
+
 def test_what_a_record_says_of_batches(tmp_path: Path) -> None:
     record = Record(str(tmp_path))
-    begun, arguments, function, nothing, failed = (record.open(n) for n in range(1, 6))
+    begun, arguments, function, nothing, failed = (record.open(n, 3) for n in range(1, 6))
     record.unpickles(begun, ARGUMENTS)
-    record.begin(begun, 3)[1] = 1
+    lane = record.begin(begun, 3)
+    assert lane is not None
+    lane.words[1] = BEGUN
     record.unpickles(arguments, ARGUMENTS)
     record.unpickles(function, 7 + 1)
     record.unpickles(failed, ARGUMENTS)
     record.close_lane(failed)
     assert nothing >= 0
-    with open(record.path, "rb") as file:
-        assert left_in(file.read()) == Left(
-            begun={1: [1], 2: [], 3: [], 4: []}, unpickling={2: ARGUMENTS, 3: 7 + 1}
-        )
+    found = outcomes_of(record)
+    assert {number: list(of.begun) for number, of in found.items()} == {1: [1], 2: [], 3: [], 4: []}
+    assert {n: of.unpacking for n, of in found.items()} == {1: 0, 2: ARGUMENTS, 3: 7 + 1, 4: 0}
     record.remove()
 
 
 def test_a_lane_is_of_its_last_batch(tmp_path: Path) -> None:
     record = Record(str(tmp_path))
-    lane = record.open(1)
-    record.begin(lane, 3)[2] = 1
+    lane = record.open(1, 3)
+    columns = record.begin(lane, 3)
+    assert columns is not None
+    columns.words[2] = BEGUN
     record.close_lane(lane)
-    lanes = [record.open(number) for number in range(2, 2000)]
+    lanes = [record.open(number, 3) for number in range(2, 2000)]
     assert lane in lanes
     assert -1 in lanes, "there are not so many"
-    with open(record.path, "rb") as file:
-        assert 1 not in left_in(file.read()).begun
+    assert 1 not in outcomes_of(record)
     record.remove()
 
 
