@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shoal.testing.base import FLAGS, Covered
+from shoal.testing.section_2_returns import ReturnTests
 from shoal.testing.section_2_tasks import TaskTests
 from shoal.testing.section_3_flows import FlowTests
 from shoal.testing.section_4_futures import FutureTests
@@ -15,7 +16,8 @@ from shoal.testing.section_7_oddities import OddityTests
 from shoal.testing.section_7_retries import RetryTests
 from shoal.testing.section_7_stopping import CancellationTests, TimeoutTests
 from shoal.testing.section_7_travelling import ExceptionTests, OddObjectTests, TravellingTests
-from shoal.testing.section_8_surroundings import HookTests, LogTests, RuntimeTests
+from shoal.testing.section_8_logs import LogTests
+from shoal.testing.section_8_surroundings import HookTests, RuntimeTests
 from shoal.testing.section_9_nesting import NestingTests
 from shoal.testing.section_10_limits import LimitTests
 from shoal.testing.section_11_runners import RunnerTests
@@ -26,6 +28,7 @@ __all__ = ["TaskRunnerSuite"]
 class TaskRunnerSuite(
     RunnerTests,
     TaskTests,
+    ReturnTests,
     FlowTests,
     FutureTests,
     MemoryTests,
