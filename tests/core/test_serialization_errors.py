@@ -309,3 +309,19 @@ def test_results_that_do_not_unpickle_are_told_each() -> None:
 class _Trap:
     def __reduce__(self) -> Any:
         return sys.exit, (3,)
+
+
+@pytest.mark.parametrize("depth", [1, 20])
+def test_exceptions_within_what_an_exception_was_given(depth: int) -> None:
+    """SPEC 7.8. One that refers to itself, and many in each other, beside what cannot travel: soon, and all of them."""
+    innermost = error = ValueError(0)
+    for _ in range(depth):
+        error = ValueError([error], threading.Lock())
+    innermost.args = ([error], threading.Lock())
+    again = loads(portable_error(error, "run-1"))
+    found = again
+    for _ in range(depth + 1):
+        assert type(found) is ValueError
+        assert "lock" in found.args[1]
+        found = found.args[0][0]
+    assert found is again

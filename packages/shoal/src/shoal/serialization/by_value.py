@@ -53,17 +53,21 @@ _Cached = type(functools.lru_cache(len))
 _DISPATCHING = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
 
 
-def dumps(value: Any, callback: Any = None, care: int = errors.TRUSTING) -> bytes:
+def dumps(
+    value: Any, callback: Any = None, care: int = errors.TRUSTING, *, asking: bool = False
+) -> bytes:
     """Pickles a value.
 
     Args:
         value: the value.
         callback: as for `pickle.dumps`.
         care: how exceptions in it are pickled.
+        asking: whether it is only asked if that can be done.
     """
     file = io.BytesIO()
     pickler = Pickler(file, _PROTOCOL, buffer_callback=callback)
     pickler.care = care
+    pickler.asking = asking
     pickler.dump(value)
     return file.getvalue()
 
@@ -188,8 +192,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
     Attributes:
         care: how exceptions are pickled, see `errors`.
         copying: the module whose functions are copied, as it may not be found; `None` for none.
+        asking: whether it is only asked if something travels: exceptions in it do, as each leaves behind what cannot.
+            Were they looked into, one that refers to itself would be asked about for ever.
     """
 
+    asking: bool = False
     care: int = errors.TRUSTING
     copying: str | None = None
 
@@ -208,6 +215,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
         if kind is _Cached:
             return self._reduce_cached(obj)
         if issubclass(kind, BaseException):
+            if self.asking:
+                return str, ()
             return errors.reduce_error(obj, self.care, self._travels)
         if issubclass(kind, functools.cached_property):
             return _reduce_property(obj)
@@ -253,7 +262,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # which has no types
         if issubclass(type(value), BaseException):
             return True  # in its turn it leaves behind what cannot
         try:
-            pickle.loads(dumps(value, care=self.care))
+            pickle.loads(dumps(value, care=self.care, asking=True))
         except BaseException as failure:
             if from_a_signal(failure):
                 raise
