@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, ove
 from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError
 from shoal.names import function_name_to_flow_name
 from shoal.task_runners.base import TaskRunner
-from shoal.tasks import _RESERVED, _Checks, _name_of, bind_error
+from shoal.tasks import _RESERVED, _Checks, _name_of, bind_error, kind_of_function
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
@@ -84,12 +84,7 @@ class Flow(Generic[P, R_co]):
         self.__module__ = getattr(function, "__module__", __name__)
         self.__doc__ = getattr(function, "__doc__", None)
         self.__wrapped__ = function
-        self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(
-            function
-        )
-        self.is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(
-            function
-        )
+        self.is_async, self.is_generator = kind_of_function(function)
         self.signature = inspect.signature(function)
         for argument in self.signature.parameters:
             if argument in _RESERVED:

@@ -6,6 +6,7 @@ the scope around them. May import everything but flows, testing and the command 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import random
 from collections.abc import (
@@ -139,10 +140,7 @@ class Task(Generic[P, R_co]):
 
     def _read_signature(self) -> None:
         function = self.fn
-        # A callable object's function is its `__call__`.
-        body = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-        self.is_async = inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)
-        self.is_generator = inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body)
+        self.is_async, self.is_generator = kind_of_function(function)
         try:
             self.signature: inspect.Signature | None = inspect.signature(function)
         except (
@@ -800,3 +798,16 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     if fn is None:
         return lambda function: Task(function, **options)
     return Task(fn, **options)
+
+
+def kind_of_function(function: Any) -> tuple[bool, bool]:
+    """Whether a call gives something to be awaited, and whether it emits values; also of partials and callable objects."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    # A callable object's function is its `__call__`.
+    body = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    emits_async = inspect.isasyncgenfunction(body)
+    return (
+        inspect.iscoroutinefunction(body) or emits_async,
+        inspect.isgeneratorfunction(body) or emits_async,
+    )

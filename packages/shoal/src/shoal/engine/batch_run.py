@@ -321,7 +321,14 @@ def _run_coroutines(calls: Sequence[Call]) -> list[Outcome]:
             loop.create_task(one(call), context=context)
             for call, context in zip(calls, contexts, strict=True)
         ]
-        return list(await asyncio.gather(*tasks))
+        pending = set(tasks)
+        while pending:
+            try:
+                _, pending = await asyncio.wait(pending)
+            except asyncio.CancelledError:
+                continue  # by one of them, which cancels all that it finds
+        cancelled = Outcome(CANCELLED, None)
+        return [cancelled if task.cancelled() else task.result() for task in tasks]
 
     from shoal.engine.loops import SERVICE_LOOP, under_asyncio
 

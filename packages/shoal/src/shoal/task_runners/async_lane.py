@@ -7,6 +7,7 @@ while it awaits other runs. All but `wake`, `interrupt`, `running` and `stop` ha
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CANCELLED, COMPLETED, Outcome
@@ -69,13 +70,18 @@ class AsyncLane:
                 self._end(future, not_begun(future, error))
                 continue
             context = call.context if call.attempt == 1 else call.context.copy()
-            self._tasks[future] = loop.create_task(
-                self._run(future, call), context=under_asyncio(context)
-            )
+            task = loop.create_task(self._run(future, call), context=under_asyncio(context))
+            self._tasks[future] = task
+            task.add_done_callback(partial(self._never_began, future))
         if len(runs) == BULK:
             with LOCK:
                 self._scheduled = True
             loop.call_soon(self._take_guarded)
+
+    def _never_began(self, future: TaskFuture[Any], task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step says nothing: user code may cancel all that it finds."""
+        if self._tasks.get(future) is task:
+            self._end(future, Outcome(CANCELLED, None))
 
     async def _run(self, future: TaskFuture[Any], call: Call) -> None:
         PLACES[call.number] = _Place(self, future)

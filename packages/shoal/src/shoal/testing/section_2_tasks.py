@@ -31,6 +31,8 @@ from shoal.testing.samples import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shoal.task_runners import TaskRunner
     from shoal.testing.tools import Signals
 
@@ -362,6 +364,24 @@ class TaskTests(SuiteBase):
 
         assert anyio.run(main, backend=loop) == (6, 7, 8, 9)
 
+    @covers("2.5")
+    def test_partials(self, runner: TaskRunner) -> None:
+        async def add_async(x: int, y: int) -> int:
+            await anyio.lowlevel.checkpoint()
+            return x + y
+
+        @flow(task_runner=runner)
+        def main() -> list[Any]:
+            partial = functools.partial(functools.partial(add_async, 1), y=2)
+            return [
+                task(name="adds")(partial).submit().result(),
+                task(name="adds")(functools.partial(add_async, 1)).map([2]).result(),
+                task(name="adds")(functools.partial(add, 1)).submit(2).result(),
+                task(name="emits")(functools.partial(emit, 2)).submit().result(),
+            ]
+
+        assert main() == [3, [3], 3, [0, 1]]
+
     # ------------------------------------------------------------------ options
 
     @covers("2.4")
@@ -393,3 +413,8 @@ class TaskTests(SuiteBase):
                 assert together.map(range(40)).result() == list(range(1, 41)), batch
 
         main()
+
+
+def emit(count: int) -> Iterator[int]:
+    """Emits numbers."""
+    yield from range(count)

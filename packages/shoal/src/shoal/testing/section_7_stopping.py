@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING, Any
@@ -273,6 +274,27 @@ class TimeoutTests(SuiteBase):
 
 class CancellationTests(SuiteBase):
     """Section 7.4."""
+
+    @covers("7.4")
+    def test_a_run_that_cancels_all_that_it_finds(self, runner: TaskRunner) -> None:
+        """Its neighbours, and those that have not begun, end: as cancelled, or as if nothing had been."""
+
+        @task
+        async def clears(number: int) -> int:
+            if number == 0:
+                for other in asyncio.all_tasks():
+                    other.cancel()
+            await anyio.sleep(0.01)
+            return number
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            runs = clears.map(range(4))
+            runs.wait(PATIENCE)
+            assert {run.state.name for run in runs} <= {"Cancelled", "Completed"}
+            assert clears.submit(1).result(timeout=PATIENCE) == 1
+
+        main()
 
     @covers("7.4", needs="concurrent")
     def test_what_is_queued_or_waits_never_starts(

@@ -182,7 +182,9 @@ class Listener:
         if sent is not None and type(sent.batch.runs) is Span:
             self.nested.tell_elements(sent.batch.runs, [position])
 
-    def _take_unpackable(self, member: ProcessMember, number: int, data: bytes) -> None:
+    def _take_unpackable(
+        self, member: ProcessMember, number: int, data: bytes, is_function: bool
+    ) -> None:
         sent = member.batches.get(number)
         if sent is None:
             return
@@ -192,7 +194,9 @@ class Listener:
         if len(sent.batch) > 1:
             backend.events.split(number)
             return
-        told = not_unpacked(loads(data))
+        runs = sent.batch.runs
+        run = runs.record.future(runs.start) if type(runs) is Span else runs[0]
+        told = not_unpacked(loads(data), run, is_function=is_function)
         backend.events.reported(
             Report(number, [0], [Outcome(FAILED, told)], [time.time()], 0.0, count=0)
         )

@@ -327,11 +327,11 @@ class Worker(RemoteWorker):
             self.channel.send(messages.REPORT, REPORT.pack(number, 0.0, 0, True))
             return
         except BaseException as error:
+            is_function = self.record.task is not None
             self.record.unpacking = 0
             self.record.task = None
-            self.channel.send(
-                messages.UNPACKABLE, dumps((number, pack_error(error, "(unpacking)")))
-            )
+            failure = pack_error(error, "(unpacking)")
+            self.channel.send(messages.UNPACKABLE, dumps((number, failure, is_function)))
             return
         self.record.unpacking = 0
         outcomes = self.record.lane(lane)

@@ -184,9 +184,12 @@ class ClusterListener:
         except BaseException as error:
             return Outcome(FAILED, not_unpickled(error))
 
-    def _take_unpackable(self, number: int, data: bytes) -> None:
-        told = not_unpacked(loads(data))
-        self.engine.unpackable(number, lambda name: told)
+    def _take_unpackable(self, number: int, data: bytes, is_function: bool) -> None:
+        sent = self.engine.in_flight(number)
+        if sent is not None:
+            run = self.engine.run_at(sent.batch, 0)
+            told = not_unpacked(loads(data), run, is_function=is_function)
+            self.engine.unpackable(number, lambda name: told)
 
     # ------------------------------------------------------------------ runs that workers submit
 

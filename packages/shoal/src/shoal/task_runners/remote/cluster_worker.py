@@ -280,6 +280,7 @@ class ClusterWorker(RemoteWorker):
             opening = self._opening[number] = _Opening()
         size, keys, tags, data, along = loads(blob)  # nothing of the user's
         record = self.record
+        is_function = True  # what is unpickled first
         lane = record.open(number, size) if record is not None else -1
         # First: should this process die of what comes, the driver knows whose record to read.
         self.channel.send(messages.STARTED, dumps(number))
@@ -288,6 +289,7 @@ class ClusterWorker(RemoteWorker):
                 self.catch_up()
             for key in keys:
                 self._see_task(key, along.get(key), lane)
+            is_function = False
             if record is not None:
                 record.unpickles(lane, ARGUMENTS)
             content = unpack(data, self.load, buffers)
@@ -296,7 +298,7 @@ class ClusterWorker(RemoteWorker):
             del self._opening[number]
             self._close_lane(lane)
             failure = pack_error(error, "(unpacking)")
-            self.channel.send(messages.UNPACKABLE, dumps((number, failure)))
+            self.channel.send(messages.UNPACKABLE, dumps((number, failure, is_function)))
             return None
         columns = record.begin(lane, size) if record is not None else None
         batch = Batch(number, Columns(lane, columns, size), rows, scope, wait)

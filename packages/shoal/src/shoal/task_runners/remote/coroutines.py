@@ -6,6 +6,7 @@ All but `begin` and `are_there` happen on the loop's thread. May import `batches
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from shoal.calls import CANCELLED, COMPLETED, Call, Outcome
@@ -64,11 +65,20 @@ class Coroutines:
             call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)
             batch.lane.words[position] = BEGUN
             batch.open += 1
-            self.tasks[number] = loop.create_task(self._run(batch, position, call), context=context)
+            running = loop.create_task(self._run(batch, position, call), context=context)
+            self.tasks[number] = running
+            running.add_done_callback(partial(self._never_began, batch, position, call))
             if number in batch.skipped:
-                # After its first step: a task that was never begun would not say how it ended.
-                loop.call_soon(self.tasks[number].cancel)
+                running.cancel()
         self._over(batch)
+
+    def _never_began(
+        self, batch: Batch, position: int, call: Call, task: asyncio.Task[None]
+    ) -> None:
+        """A task that is cancelled before its first step says nothing: user code may cancel all that it finds."""
+        if self.tasks.get(call.number) is task:
+            del self.tasks[call.number]
+            self._ended(batch, position, call, Outcome(CANCELLED, None), time.time())
 
     async def _run(self, batch: Batch, position: int, call: Call) -> None:
         import asyncio

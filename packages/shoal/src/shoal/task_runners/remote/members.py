@@ -81,12 +81,22 @@ def futures_of(member: Member) -> Iterator[None]:
         parcels.HERE.run = outer
 
 
-def not_unpacked(error: BaseException) -> SerializationError:
-    """How a run ends whose arguments a worker could not unpickle."""
+def not_unpacked(
+    error: BaseException, run: TaskFuture[Any], *, is_function: bool
+) -> SerializationError:
+    """How a run ends that a worker could not unpickle.
+
+    Args:
+        error: what unpickling it raised.
+        run: the run.
+        is_function: whether it was its task's function; else its arguments.
+    """
+    path = f"the function of task {run._task.name!r}" if is_function else "arguments"
     told = SerializationError(
-        path="arguments",
+        path=path,
         type_name=kind_of(error),
         problem=f"unpickling on the worker raised {repr_of(error)}",
+        run_name=run.name,
     )
     told.__cause__ = error
     return told
