@@ -21,6 +21,7 @@ from shoal.task_runners import (
     SequentialTaskRunner,
     ThreadPoolTaskRunner,
 )
+from shoal.testing.tools import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,10 @@ PATIENCE = 20.0
 
 @pytest.fixture
 def limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConcurrencyLimits:
+    eventually(
+        lambda: all(thread.name != "shoal-limits" for thread in threading.enumerate()),
+        "the store of the test before is closed",
+    )
     monkeypatch.setenv("SHOAL_LIMITS_URL", str(tmp_path / "limits.db"))
     limits = ConcurrencyLimits()
     limits.create_concurrency_limit(tag="two", concurrency_limit=2)
