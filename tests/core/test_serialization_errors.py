@@ -325,3 +325,12 @@ def test_exceptions_within_what_an_exception_was_given(depth: int) -> None:
         assert "lock" in found.args[1]
         found = found.args[0][0]
     assert found is again
+
+
+def test_an_exception_among_its_own_arguments() -> None:
+    """SPEC 7.8."""
+    error = ValueError("boom")
+    error.args = ("boom", error)
+    again = loads(portable_error(error, "run-1"))
+    assert type(again) is ValueError
+    assert again.args == ("boom", again)

@@ -124,6 +124,9 @@ def _arguments_of(error: BaseException, args: tuple[Any, ...]) -> tuple[Any, ...
     if issubclass(type(error), BaseExceptionGroup):
         group = BaseExceptionGroup.__dict__
         return group["message"].__get__(error), list(group["exceptions"].__get__(error))
+    native = _native(type(error))
+    if native.__module__ == "builtins" and not any(_fields(native)):
+        return ()  # it keeps nothing but `args`, which are set later: they may hold the exception
     return args
 
 
