@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.machinery
 import operator
 import os
 import pickle
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+import types
 import weakref
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -214,6 +216,21 @@ def test_generators_of_modules(helpers: Any) -> None:
     assert loads(dumps(lambda: mine))() is not mine
     numpys = numpy.random.default_rng(3)
     assert loads(dumps(lambda: numpys))().random() == numpys.random()
+
+
+@pytest.mark.parametrize("again", ["another name", "the same name"])
+def test_generators_of_modules_that_come_and_go(again: str, monkeypatch: Any) -> None:
+    """A new module often has the address of one that went."""
+    for number in range(50):
+        name = f"passing_{number if again == 'another name' else 0}"
+        module = types.ModuleType(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        module.generator = random.Random(number)  # type: ignore[attr-defined]
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, module)
+            generator = module.generator
+            assert loads(dumps(lambda: generator))() is generator  # noqa: B023
+        del module
 
 
 def test_task_functions_use_their_modules_state(helpers: Any, tmp_path: Path) -> None:

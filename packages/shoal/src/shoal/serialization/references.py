@@ -15,6 +15,7 @@ import sys
 import threading
 from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from cloudpickle import list_registry_pickle_by_value
 
@@ -126,8 +127,8 @@ class _Index:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._read: dict[str, int] = {}
-        self._newest = (0, 0)
+        self._read: WeakValueDictionary[str, ModuleType] = WeakValueDictionary()
+        self._seen = 0  # how many modules there were
         self._places: dict[tuple[int, Any], list[tuple[str, str]]] = {}
 
     def find(self, key: tuple[int, Any]) -> tuple[str, str] | None:
@@ -138,17 +139,19 @@ class _Index:
         return next((place for place in places if _leads_to(place, key)), None)
 
     def _update(self) -> None:
-        newest = len(sys.modules), id(next(reversed(sys.modules.values())))
-        if newest == self._newest:
+        modules = sys.modules.copy()
+        newest, last = next(reversed(modules.items()))
+        if len(modules) == self._seen and self._read.get(newest) is last:
             return
-        self._newest = newest
-        for name, module in sys.modules.copy().items():
-            if self._read.get(name) == id(module) or name in _MAINS:
+        self._seen = len(modules)
+        for name, module in modules.items():
+            if self._read.get(name) is module or name in _MAINS:
                 continue
             if getattr(_plainly(module, "__spec__"), "_initializing", False):
-                self._newest = (0, 0)  # it will hold more when it is looked at again
+                self._seen = 0  # it will hold more when it is looked at again
                 continue
-            self._read[name] = id(module)
+            if issubclass(type(module), ModuleType):
+                self._read[name] = module
             for attribute, value in _namespace(module).copy().items():
                 kind = type(value)
                 if kind is FunctionType:

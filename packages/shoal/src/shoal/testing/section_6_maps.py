@@ -198,6 +198,7 @@ class MapTests(SuiteBase):
             numbers = identity.submit([1, 2])
             numbers.wait()
             failed = boom.submit("no")
+            failed.wait()
             assert inc.map(numbers.state).result() == [2, 3]
             assert inc.map(quote([1, 2])).result() == [2, 3]
             assert inc.map(allow_failure(numbers)).result() == [2, 3]
