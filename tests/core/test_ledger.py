@@ -10,7 +10,9 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -40,7 +42,7 @@ from shoal.scheduling.in_flight import (
     Outcomes,
     WorkerState,
 )
-from shoal.scheduling.ledger import Ledger
+from shoal.scheduling.ledger import DEADLY, Ledger
 from shoal.scheduling.waits import Helper
 
 
@@ -692,3 +694,74 @@ TestLedgerWithLateWords = pytest.mark.timeout(60)(LateWords.TestCase)
 @pytest.mark.parametrize("machine", [LedgerMachine, LateWords], ids=["one way", "late words"])
 def test_at_length(machine: type[LedgerMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings_of(1000))  # type: ignore[no-untyped-call]
+
+
+def test_what_a_worker_that_retired_wrote_down_counts() -> None:
+    """It was killed before it said anything; the engine says only that the job has run."""
+    play = LateWords()
+    play.begin(workers=2, known=False)
+    play.submit_a_chain(length=2)
+    play.a_worker_retires(which=0)
+    play.a_worker_goes_on(which=2, steps=4, fails=False)
+    play.a_worker_retires(which=2)
+    play.a_worker_dies(which=2, readable=True, unsaid=2, first=False, blamed=False)
+    play.teardown()
+
+
+# ---------------------------------------------------------------------- functions that are deadly
+
+
+class Ledgers:
+    """A ledger whose batches are of one run of one task each, beside a scheduler that only notes."""
+
+    def __init__(self) -> None:
+        self.scheduler = Mock(effects=[])
+        self.ledger = Ledger(self.scheduler, EngineRules("Fake"))
+        self.numbers = itertools.count(1)
+
+    def begins(self) -> tuple[int, WorkerState]:
+        """A new worker has a new batch."""
+        number = next(self.numbers)
+        future: Any = SimpleNamespace(_task=work, _number=number, name=f"work-{number}")
+        batch = Batch(number, 0, [future], None)
+        entry = InFlight(batch, is_job=True, tasks={0: work})
+        worker = WorkerState(number)
+        self.ledger.sent(entry)
+        self.ledger.joined(worker)
+        self.ledger.arrived(worker, number)
+        return number, worker
+
+    def dies_unpickling(self) -> None:
+        number, worker = self.begins()
+        self.ledger.outcomes_read(worker, {number: Outcomes(unpacking=1)}, 1.0)
+
+    def unpickles(self, dies_then: bool) -> None:
+        number, worker = self.begins()
+        if dies_then:
+            self.ledger.outcomes_read(worker, {number: Outcomes([0], [7], [1.0])}, 1.0)
+        else:
+            report = Report(number, [0], [7], [1.0], 0.1)
+            report.last = True
+            self.ledger.reported(report)
+
+    def is_deadly(self) -> bool:
+        return any(effect[0] == effects.DEADLY for effect in self.scheduler.effects)
+
+
+def test_a_function_is_deadly_when_worker_after_worker_dies_of_it() -> None:
+    ledgers = Ledgers()
+    for number in range(DEADLY):
+        assert not ledgers.is_deadly(), number
+        ledgers.dies_unpickling()
+    assert ledgers.is_deadly()
+
+
+@pytest.mark.parametrize("dies_then", [False, True])
+def test_a_function_that_workers_unpickle_is_not_deadly(dies_then: bool) -> None:
+    """Workers that are killed at random often are unpickling: they are young, and begin with that."""
+    ledgers = Ledgers()
+    for _ in range(5 * DEADLY):
+        for _ in range(DEADLY - 1):
+            ledgers.dies_unpickling()
+        ledgers.unpickles(dies_then)
+    assert not ledgers.is_deadly()

@@ -57,7 +57,8 @@ __all__ = ["Ledger"]
 #: Times that a batch may come back without having begun, for no known reason.
 FRUITLESS = 5
 
-#: Workers that may die while they unpickle the function of one task, before that counts as deadly.
+#: Workers that may die, one after the other, while they unpickle the function of one task, before that counts as deadly;
+#: once a worker has unpickled it, the count begins anew.
 DEADLY = 3
 
 
@@ -125,6 +126,8 @@ class Ledger:
             return
         entry.worker = worker
         worker.batches.add(number)
+        for value in entry.suspects:
+            value.deaths = 0  # it was unpickled there
         skipped, entry.skipped = entry.skipped, []
         wanting, entry.wanting = entry.wanting, []
         self._certain(number)
@@ -163,6 +166,8 @@ class Ledger:
         scheduler = self._scheduler
         scheduler.batch_observed(report.batch, report.seconds, report.count)
         scheduler.batch_reported(report.batch, report.positions, report.values, report.ends)
+        if self._deaths:
+            self._unpickled(entry)
         if report.last:
             self._close(entry)
             scheduler.batch_closed(report.batch)
@@ -254,11 +259,16 @@ class Ledger:
         """A job has ended, and what its worker has said of it must have come by now."""
         if not self._is_open(entry) or entry.worker is not None:
             return
+        leaving = [w for w in self.workers.values() if w.departure is not None]
         if entry.ended is JobEnd.DIED and not entry.may_have_begun:
             if entry.suspects:
                 self._died_in_silence(entry, now)
             else:
                 self._again(entry, now)
+        elif leaving:  # one of them may have written down what it did not say
+            for worker in leaving:
+                self._look_into(worker)
+            self._later(self._unheard, entry)
         else:
             text = "its worker has run it, and what it said was lost"
             entry.why = entry.why._replace(message=entry.why.message or text)
@@ -377,6 +387,7 @@ class Ledger:
             known = None if outcomes is None else outcomes.get(number, _NOTHING)
             if known is not None and known.positions:
                 self._scheduler.batch_reported(number, known.positions, known.values, known.ends)
+                self._unpickled(entry)
             if known is not None and known.unpacking:
                 self._died_unpacking(entry, known.unpacking, worker, now)
             else:
@@ -429,6 +440,11 @@ class Ledger:
     def _is_deadly(self, key: int) -> bool:
         deaths = self._deaths[key] = self._deaths.get(key, 0) + 1
         return deaths >= DEADLY
+
+    def _unpickled(self, entry: InFlight) -> None:
+        """The tasks of a batch were unpickled by a worker: deaths before were chance."""
+        for key in entry.tasks:
+            self._deaths.pop(key, None)
 
     def _lose_task(self, key: int, error: ErrorOf, now: float) -> None:
         """What was sent of a deadly task and has not begun is asked back, and ends."""

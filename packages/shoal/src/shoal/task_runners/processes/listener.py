@@ -115,6 +115,7 @@ class Listener:
         positions = struct.unpack_from(f"<{size}H", body, _REPORT.size)
         backend = self._backend
         backend.deaths.useless = 0
+        backend.contents.came_through(sent.batch, positions)
         report = self.report_of(sent, positions)
         report.seconds = seconds
         report.count = count

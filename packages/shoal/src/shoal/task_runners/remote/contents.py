@@ -23,6 +23,7 @@ from shoal.engine.values import value_of
 from shoal.exceptions import SerializationError, WorkerDied
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
+from shoal.scheduling.ledger import DEADLY
 from shoal.serialization import loads
 from shoal.task_runners.packing import calls_of, culprit_of, follow, not_begun
 from shoal.task_runners.remote.parcels import (
@@ -36,16 +37,13 @@ from shoal.task_runners.remote.parcels import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from shoal.scheduling.dispatcher import Dispatcher
     from shoal.states import State
     from shoal.tasks import Task
 
-__all__ = ["DEADLY", "Contents"]
-
-#: Workers that may die while they unpickle the function of one task, or a value, before that counts as deadly.
-DEADLY = 3
+__all__ = ["Contents"]
 
 
 class Contents:
@@ -265,6 +263,12 @@ class Contents:
             text = f"{deaths} workers died while they unpickled the function of task {self._tasks_by_key[key].name!r}"
             self.packed_tasks[key] = WorkerDied(host=host, pid=pid, message=text)
         return deaths >= DEADLY
+
+    def came_through(self, batch: Batch, positions: Sequence[int]) -> None:
+        """Runs of a batch have ended: their tasks were unpickled by a worker, and deaths before were chance."""
+        for key in list(self._deaths):
+            if not set(positions).isdisjoint(self.positions_of(batch, key)):
+                del self._deaths[key]
 
     def positions_of(self, batch: Batch, key: int) -> list[int]:
         """Where the runs of a task are in a batch."""
