@@ -690,10 +690,9 @@ TestLedgerWithLateWords = pytest.mark.timeout(60)(LateWords.TestCase)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("machine", [LedgerMachine, LateWords], ids=["one way", "late words"])
-def test_at_length(machine: type[LedgerMachine]) -> None:
-    run_state_machine_as_test(machine, settings=settings_of(1000))  # type: ignore[no-untyped-call]
+@pytest.mark.timeout(250)
+def test_at_length() -> None:
+    run_state_machine_as_test(LedgerMachine, settings=settings_of(300))  # type: ignore[no-untyped-call]
 
 
 def test_what_a_worker_that_retired_wrote_down_counts() -> None:

@@ -259,15 +259,13 @@ class Ledger:
         """A job has ended, and what its worker has said of it must have come by now."""
         if not self._is_open(entry) or entry.worker is not None:
             return
-        leaving = [w for w in self.workers.values() if w.departure is not None]
+        leaving = any(w.departure is not None for w in self.workers.values())
         if entry.ended is JobEnd.DIED and not entry.may_have_begun:
             if entry.suspects:
                 self._died_in_silence(entry, now)
             else:
                 self._again(entry, now)
         elif leaving:  # one of them may have written down what it did not say
-            for worker in leaving:
-                self._look_into(worker)
             self._later(self._unheard, entry)
         else:
             text = "its worker has run it, and what it said was lost"
