@@ -707,6 +707,18 @@ def test_what_a_worker_that_retired_wrote_down_counts() -> None:
     play.teardown()
 
 
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the run begins twice")
+def test_what_a_lost_worker_that_retired_may_have_begun_is_not_begun_again() -> None:
+    """Neither what it said nor its file arrives, and the engine says that the batch was refused."""
+    play = LateWords()
+    play.begin(workers=1, known=False)
+    play.submit(repeats=False, upstreams=[])
+    play.a_worker_goes_on(which=0, steps=3, fails=False)
+    play.a_worker_retires(which=0)
+    play.a_worker_dies(which=0, readable=False, unsaid=1, first=False, blamed=False)
+    play.teardown()
+
+
 # ---------------------------------------------------------------------- functions that are deadly
 
 
