@@ -691,8 +691,9 @@ TestLedgerWithLateWords = pytest.mark.timeout(60)(LateWords.TestCase)
 
 @pytest.mark.slow
 @pytest.mark.timeout(250)
-def test_at_length() -> None:
-    run_state_machine_as_test(LedgerMachine, settings=settings_of(300))  # type: ignore[no-untyped-call]
+@pytest.mark.parametrize("machine", [LedgerMachine, LateWords], ids=["one way", "late words"])
+def test_at_length(machine: type[LedgerMachine]) -> None:
+    run_state_machine_as_test(machine, settings=settings_of(1000))  # type: ignore[no-untyped-call]
 
 
 def test_what_a_worker_that_retired_wrote_down_counts() -> None:
@@ -707,7 +708,6 @@ def test_what_a_worker_that_retired_wrote_down_counts() -> None:
     play.teardown()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the run begins twice")
 def test_what_a_lost_worker_that_retired_may_have_begun_is_not_begun_again() -> None:
     """Neither what it said nor its file arrives, and the engine says that the batch was refused."""
     play = LateWords()

@@ -259,6 +259,24 @@ def interrupted() -> None:
         assert ray_processes() == []
 
 
+def test_an_interrupt_leaves_no_process_that_ray_was_about_to_start() -> None:
+    """SPEC 7.6: Ray does not know it yet, and it is called as its parent."""
+    alone(forked)
+
+
+def forked() -> None:
+    import ray
+
+    child = os.fork()
+    if child == 0:
+        time.sleep(0.3)
+        home = os.path.dirname(ray.__file__)
+        os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", f"{home}/"])
+    connections._see_off_new(set())
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
 @pytest.mark.slow
 def test_values_end_with_their_instance(keeper: Keeper) -> None:
     """Nobody waits for them, and Ray does not come back for their sake."""

@@ -146,7 +146,12 @@ class Connection:
             MissingExtraError: the dashboard was asked for and is not installed.
         """
         with _lock:
-            instance = _instance_here(self.settings)
+            try:
+                instance = _instance_here(self.settings)
+            except BaseException:
+                if _current is not None and not _current.users:  # an interrupt came just then
+                    _current.leave(0.0)
+                raise
             instance.users += 1
             self._holds[instance] += 1
             self._latest = instance
@@ -234,13 +239,14 @@ class Instance:
             knock(address)
         surroundings = Surroundings()
         session = _Session(_arguments(address, settings))
-        context = _init(session, address, settings, surroundings)
-        instance = cls()
-        instance._session, instance._surroundings = session, surroundings
-        instance.is_local = address == "local"
         given = settings.init_kwargs or {}
-        instance.shares_path = instance.is_local and _shares_path(given)
-        instance.prints = given.get("log_to_driver") is not False
+        with _whole_or_nothing(session, address, settings, surroundings):
+            context = session.begin()
+            instance = cls()
+            instance._session, instance._surroundings = session, surroundings
+            instance.is_local = address == "local"
+            instance.shares_path = instance.is_local and _shares_path(given)
+            instance.prints = given.get("log_to_driver") is not False
         if given.get("include_dashboard"):
             link = str(getattr(context, "dashboard_url", None) or "")
             instance.dashboard_link = link if not link or "://" in link else f"http://{link}"
@@ -397,33 +403,45 @@ class _Session(threading.Thread):
         super().__init__(name="shoal-ray-session", daemon=True)
         self._arguments = arguments
         self._begun: Future[Any] = Future()
+        self._starting = True
+        self._lock = threading.Lock()  # held while `_starting` changes, and while it is interrupted
         self.left = threading.Event()
 
     def begin(self) -> Any:
-        """What `ray.init` returns. An interrupt of the thread that waits here ends it."""
+        """What `ray.init` returns; who is interrupted meanwhile has to `give_up`."""
         self.start()
-        try:
-            wait((self._begun,))
-        except BaseException:
-            self.left.set()
-            if self.ident is not None:
-                set_async_exception(self.ident, KeyboardInterrupt)
-            self.join(SHUT_DOWN_WITHIN)
-            raise
+        wait((self._begun,))
         return self._begun.result()
+
+    def give_up(self) -> None:
+        """Ends it, at whatever it is, and waits for that so long."""
+        self.left.set()
+        deadline = time.monotonic() + SHUT_DOWN_WITHIN
+        while self.is_alive() and time.monotonic() < deadline:
+            with self._lock:
+                if self._starting and self.ident is not None:
+                    # Where it arrives in a callback or a finalizer it is swallowed: so more than once.
+                    set_async_exception(self.ident, KeyboardInterrupt)
+            self.join(1.0)
 
     def run(self) -> None:
         """See `threading.Thread`."""
         import ray
 
+        before = set(descendants(os.getpid()))
         try:
-            self._begun.set_result(ray.init(**self._arguments))
+            try:
+                context = None if self.left.is_set() else ray.init(**self._arguments)
+            finally:
+                with self._lock:
+                    self._starting = False
+            self._begun.set_result(context)
         except BaseException as error:
+            _clean_up(before)
             self._begun.set_exception(error)
             return
-        with contextlib.suppress(KeyboardInterrupt):  # of `begin`, which comes late
-            self.left.wait()
-            _end()
+        self.left.wait()
+        _end()
 
 
 def _arguments(address: str, settings: ClusterSettings) -> dict[str, Any]:
@@ -439,16 +457,19 @@ def _arguments(address: str, settings: ClusterSettings) -> dict[str, Any]:
     return {**arguments, **given}
 
 
-def _init(
+@contextlib.contextmanager
+def _whole_or_nothing(
     session: _Session, address: str, settings: ClusterSettings, surroundings: Surroundings
-) -> Any:
-    before = set(descendants(os.getpid()))
+) -> Iterator[None]:
+    """What is not initialised to the end leaves nothing, and says why."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    before = set(descendants(os.getpid()))
     try:
         with quiet(), _without_uv(is_local=address == "local"):
-            return session.begin()
+            yield
     except BaseException as error:
-        _clean_up(before)
+        session.give_up()
+        _see_off_new(before)
         surroundings.restore()
         if isinstance(error, Exception):
             raise explain(error, address, settings) from error
@@ -514,11 +535,25 @@ def _clean_up(before: set[Process]) -> None:
     if _is_client():  # whose server did not start: Ray would not connect again
         with contextlib.suppress(Exception):
             ray.util.disconnect()
-    # Of processes that it was about to start Ray knows nothing.
+    _see_off_new(before)
+
+
+def _see_off_new(before: set[Process]) -> None:
+    """Ends processes of which Ray knows nothing, as it was about to start them."""
+    import ray
+
     home = os.path.join(os.path.dirname(ray.__file__), "")
-    new = [process for process in descendants(os.getpid()) if process not in before]
-    left = [process for process in new if home in process.command()]
-    see_off([*left, *(child for process in left for child in descendants(process.pid))], 0.0)
+    ours = Process(os.getpid(), "").command()
+    deadline = time.monotonic() + GONE_WITHIN
+    while True:
+        new = {p: p.command() for p in descendants(os.getpid()) if p not in before}
+        left = [process for process, command in new.items() if home in command]
+        see_off([*left, *(child for process in left for child in descendants(process.pid))], 0.0)
+        # What was forked and not yet made another program is called as this one.
+        unknown = any(command in ("", ours) for command in new.values())
+        if not (left or unknown) or time.monotonic() >= deadline:
+            return
+        time.sleep(0.02)
 
 
 # ------------------------------------------------------------------ closing

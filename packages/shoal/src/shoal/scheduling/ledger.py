@@ -398,6 +398,9 @@ class Ledger:
                 self._lose(blamed, None, now, error)
             else:
                 self._again(blamed, now)
+        if outcomes is None:
+            for entry in [refused for refused in self._refused if refused.worker is None]:
+                self._lose(entry, None, now, error)  # it may have begun there
         for helper in list(worker.waits.values()):
             self._scheduler.run_resumed(helper)
         worker.settle()
