@@ -232,6 +232,8 @@ class LedgerMachine(RuleBasedStateMachine):
             for frame in worker.stack:
                 if frame.run._number == about[0]:
                     frame.interrupted = True
+        elif what == "secede":
+            self.new_worker()  # in whose place the engine may begin another job
 
     @staticmethod
     def held_by(worker: FakeWorker) -> list[Held]:
@@ -716,6 +718,31 @@ def test_what_a_lost_worker_that_retired_may_have_begun_is_not_begun_again() -> 
     play.a_worker_goes_on(which=0, steps=3, fails=False)
     play.a_worker_retires(which=0)
     play.a_worker_dies(which=0, readable=False, unsaid=1, first=False, blamed=False)
+    play.teardown()
+
+
+def test_a_file_is_read_before_a_batch_goes_again_that_may_have_begun() -> None:
+    """The engine says that it died, and not with whom; a worker has gone, and what it wrote down is being read."""
+    play = LedgerMachine()
+    play.begin(workers=1, known=True)
+    play.submit_map(size=4, watched=False)
+    play.a_worker_goes_on(which=0, steps=3, fails=False)
+    play.a_worker_dies(which=0, readable=True, unsaid=1, first=False, blamed=False)
+    play.time_passes()
+    play.teardown()
+
+
+def test_a_run_that_came_back_is_no_more_of_its_batch() -> None:
+    """Whoever looks at the batch afterwards does not take it for sent."""
+    play = LedgerMachine()
+    play.begin(workers=1, known=False)
+    play.submit_map(size=1, watched=True)
+    play.a_worker_goes_on(which=0, steps=2, fails=False)
+    play.a_worker_retires(which=0)
+    batch = play.ledger.batches[1].batch
+    play.submit_map(size=1, watched=True)
+    play.a_worker_is_heard(which=0, count=5, twice=False)
+    play.scheduler.run_at(batch, 0)
     play.teardown()
 
 

@@ -259,14 +259,13 @@ class Ledger:
         """A job has ended, and what its worker has said of it must have come by now."""
         if not self._is_open(entry) or entry.worker is not None:
             return
-        leaving = any(w.departure is not None for w in self.workers.values())
-        if entry.ended is JobEnd.DIED and not entry.may_have_begun:
+        if any(worker.departure is not None for worker in self.workers.values()):
+            self._later(self._unheard, entry)  # it may have written down what it did not say
+        elif entry.ended is JobEnd.DIED and not entry.may_have_begun:
             if entry.suspects:
                 self._died_in_silence(entry, now)
             else:
                 self._again(entry, now)
-        elif leaving:  # one of them may have written down what it did not say
-            self._later(self._unheard, entry)
         else:
             text = "its worker has run it, and what it said was lost"
             entry.why = entry.why._replace(message=entry.why.message or text)

@@ -86,7 +86,7 @@ class PushingScheduler(SendingScheduler):
         entry = self.batches.get(number)
         if entry is None or position not in entry[1]:
             return None
-        future = self.run_at(entry[0], position)
+        future = self._sent_at(entry[0], position)
         if future._phase == SENT:
             future._phase = RUNNING
         return future if future._phase == RUNNING else None
@@ -114,7 +114,7 @@ class PushingScheduler(SendingScheduler):
                 continue
             open_positions.discard(position)
             if type(value) is Outcome:
-                self.ended(self.run_at(batch, position), value, end)
+                self.ended(self._sent_at(batch, position), value, end)
             elif span is not None:
                 self.element_completed(span.record, span.start + position, value, end)
             else:
@@ -193,7 +193,7 @@ class PushingScheduler(SendingScheduler):
             return
         batch, open_positions = entry
         for position in sorted(open_positions, reverse=True):
-            future = self.run_at(batch, position)
+            future = self._sent_at(batch, position)
             future._details().alone = True
             if future._phase < DONE:
                 self._first_again(future)
@@ -240,7 +240,7 @@ class PushingScheduler(SendingScheduler):
         )
         for position in sorted(begun):
             open_positions.discard(position)
-            future = self.run_at(batch, position)
+            future = self._sent_at(batch, position)
             if future._phase >= DONE:
                 self.stopped(future)
                 continue
@@ -262,7 +262,7 @@ class PushingScheduler(SendingScheduler):
         while self.batches:
             batch, positions = next(iter(self.batches.values()))
             for position in list(positions):
-                future = self.run_at(batch, position)
+                future = self._sent_at(batch, position)
                 self.settle(future, CRASHED, error(future.name), now)
             self.batch_closed(batch.number)
         super().broke(error, now)

@@ -190,7 +190,14 @@ class SendingScheduler(Scheduler):
             self.fill()
 
     def run_at(self, batch: Batch, position: int) -> TaskFuture[Any]:
-        """The run at a position of a batch, with its call if it is open."""
+        """The run at a position of a batch, which may have left it since."""
+        entry = self.batches.get(batch.number)
+        if type(batch.runs) is Span and (entry is None or position not in entry[1]):
+            return batch.runs.record.materialize(batch.runs.start + position)
+        return self._sent_at(batch, position)
+
+    def _sent_at(self, batch: Batch, position: int) -> TaskFuture[Any]:
+        """The run at a position of a batch in which it was sent last, with its call if it is open."""
         if type(batch.runs) is not Span:
             return batch.runs[position]  # type: ignore[no-any-return]
         record = batch.runs.record
