@@ -136,6 +136,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.lost: dict[int, int] = {}
         self.ended: set[int] = set()
         self.forgotten: set[int] = set()
+        self.refused: set[int] = set()
         self.queue: deque[InFlight] = deque()
         self.words: deque[tuple[Any, ...]] = deque()
         self.reads: list[FakeWorker] = []
@@ -595,6 +596,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.worker_left(about.state, orderly=True)
         else:
             end, key, *gone = rest
+            if end is JobEnd.REFUSED:
+                self.refused.add(about)
             entry = self.ledger.batches.get(about)
             if end is JobEnd.NOT_BEGUN and entry is not None and entry.worker is not None:
                 end = JobEnd.RAN  # as far as the engine knows
@@ -622,6 +625,11 @@ class LedgerMachine(RuleBasedStateMachine):
             }
             if worker.unpacking:
                 outcomes[worker.unpacking] = Outcomes(unpacking=-1)
+        else:
+            # The engine does not say who had what was refused: that may have been this worker.
+            for number in self.refused & self.ledger.batches.keys():
+                if self.ledger.batches[number].worker is None:
+                    self.forget(self.ledger.batches[number].batch)
         self.ledger.outcomes_read(worker.state, outcomes, self.now)
         self.follow()
 

@@ -10,7 +10,7 @@ import threading
 import traceback
 import types
 import urllib.error
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -22,9 +22,6 @@ from shoal.serialization import (
     loads_each,
     portable_error,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class Refused(Exception):
@@ -263,6 +260,31 @@ def test_exceptions_that_misbehave(kind: type[Exception]) -> None:
     assert os.path.basename(__file__) in "".join(
         frame.filename for frame in traceback.extract_tb(again.__traceback__)
     )
+
+
+class E(Exception):
+    def __init__(self, *, code: int) -> None:
+        super().__init__(code)
+
+
+class Counted:
+    """With many bytes, that counts how often it is pickled."""
+
+    pickled = 0
+
+    def __reduce__(self) -> Any:
+        Counted.pickled += 1
+        return bytes, (os.urandom(1_000_000),)
+
+
+def test_a_short_name_of_an_exception_is_not_found_in_random_bytes() -> None:
+    """Once it has crossed; values that hold one are still pickled with care (SPEC 5.7)."""
+    loads(portable_error(E(code=1), "run"))
+    assert loads(dumps([E(code=2)]))[0].args == (2,)
+    Counted.pickled = 0
+    for _ in range(5):
+        dumps(Counted())
+    assert Counted.pickled == 5
 
 
 def test_an_exception_that_cannot_be_made_again() -> None:

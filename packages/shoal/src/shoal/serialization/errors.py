@@ -9,6 +9,7 @@ May import `guarded` and `tracebacks`.
 from __future__ import annotations
 
 import copyreg
+import pickle
 from types import BuiltinMethodType, GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BARE", "CAREFUL", "ERRORS", "TRUSTING", "reduce_error"]
 
-#: Names of classes, as bytes, of exceptions that have crossed a process border: as arguments and results, too, these
-#: are pickled as here, as plain pickling loses some and cannot rebuild others.
+#: Names of classes, as pickles spell them, of exceptions that have crossed a process border: as arguments and results,
+#: too, these are pickled as here, as plain pickling loses some and cannot rebuild others.
 ERRORS: set[bytes] = set()
 
 #: How much is taken along, each time less: all, as the class wants it; what can be pickled; that without what led to
@@ -39,6 +40,14 @@ _APART = frozenset({"__dict__", "__weakref__", "args", "exceptions", "message", 
 _FIELDS = (MemberDescriptorType, GetSetDescriptorType)
 
 
+def _spelled(kind: type[BaseException]) -> bytes:
+    """The name of a class as a pickle has it: a short one alone would be found in most large values."""
+    name = kind.__qualname__.encode(errors="surrogatepass")
+    if len(name) < 256:
+        return pickle.SHORT_BINUNICODE + bytes([len(name)]) + name + pickle.MEMOIZE
+    return pickle.BINUNICODE + len(name).to_bytes(4, "little") + name + pickle.MEMOIZE
+
+
 def reduce_error(error: BaseException, care: int, travels: Callable[[Any], bool]) -> Any:
     """What a pickler wants to know of an exception.
 
@@ -48,7 +57,7 @@ def reduce_error(error: BaseException, care: int, travels: Callable[[Any], bool]
         travels: whether a value can be pickled, and unpickled again.
     """
     kind = type(error)
-    ERRORS.add(kind.__name__.encode(errors="replace"))
+    ERRORS.add(_spelled(kind))
     chain = _chain_of(error, care)
     if care == TRUSTING:
         reduce = _own_way(kind)
@@ -233,4 +242,4 @@ def _chain(error: BaseException, chain: tuple[Any, ...]) -> None:
     _suppress.__set__(error, suppress)
     if lines:
         _trace.__set__(error, tracebacks.rebuilt([tracebacks.Line(*line) for line in lines]))
-    ERRORS.add(type(error).__name__.encode(errors="replace"))
+    ERRORS.add(_spelled(type(error)))
