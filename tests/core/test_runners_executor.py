@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
 import pickle
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from loky import ProcessPoolExecutor as LokyExecutor
 from shoal import flow, runtime, task
+from shoal.engine.loops import SERVICE_LOOP
 from shoal.exceptions import CancelledRun, InvalidOption, SerializationError, WorkerDied
 from shoal.task_runners import ExecutorTaskRunner
 from shoal.testing import TaskRunnerSuite
@@ -419,3 +421,31 @@ def test_failures_come_with_the_workers_traceback() -> None:  # SPEC 4.2
         "samples.py",
     ]
     assert shown[-1].line == "raise BoomError(text, code)"
+
+
+@task
+async def one_more(x: int) -> int:
+    return x + 1
+
+
+def test_coroutines_that_were_cancelled_before_they_began() -> None:
+    """By a run that cancels all that it finds on its loop (SPEC 7.4)."""
+    loop, held, scheduled = SERVICE_LOOP.get(), threading.Event(), threading.Event()
+    loop.call_soon_threadsafe(held.wait)
+    posted = loop.call_soon_threadsafe
+
+    def post(*args: Any, **options: Any) -> Any:
+        handle = posted(*args, **options)
+        scheduled.set()
+        return handle
+
+    with ThreadPoolExecutor(1) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "call_soon_threadsafe", post)
+        runner = ExecutorTaskRunner(pool).__enter__()
+        run = runner.submit(one_more, {"x": 1})
+        assert scheduled.wait(PATIENCE)
+        posted(lambda: [other.cancel() for other in asyncio.all_tasks()])
+        held.set()
+        run.wait(PATIENCE)
+        assert run.state.name == "Cancelled"
+        runner.__exit__(None, None, None)

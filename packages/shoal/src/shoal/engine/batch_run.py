@@ -330,9 +330,14 @@ def _run_coroutines(calls: Sequence[Call]) -> list[Outcome]:
         cancelled = Outcome(CANCELLED, None)
         return [cancelled if task.cancelled() else task.result() for task in tasks]
 
+    from concurrent.futures import CancelledError
+
     from shoal.engine.loops import SERVICE_LOOP, under_asyncio
 
-    return SERVICE_LOOP.run(all_of_them())  # type: ignore[no-any-return]
+    try:
+        return SERVICE_LOOP.run(all_of_them())  # type: ignore[no-any-return]
+    except CancelledError:  # by a run of another batch, before it began
+        return [Outcome(CANCELLED, None) for _ in calls]
 
 
 def _columns(
