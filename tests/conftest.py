@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -52,6 +53,33 @@ settings.load_profile("any machine")
 
 KINDS = {"threads", "processes", "fds"}
 
+#: Of the shared suite, what runs each time on one cluster of Dask's and one of Ray's; all of it, if asked for slow tests.
+SMOKE = {
+    "test_submit_gives_a_future",
+    "test_values_there_and_back",
+    "test_async_tasks",
+    "test_a_failure_that_is_raised_fails_the_flow",
+    "test_the_tasks_own_exception",
+    "test_wait",
+    "test_graphs",
+    "test_a_large_argument_is_shipped_once",
+    "test_large_values",
+    "test_over_futures",
+    "test_a_large_map",
+    "test_attempts",
+    "test_a_run_past_its_limit",
+    "test_what_runs_is_stopped",
+    "test_a_worker_that_dies",
+    "test_what_cannot_be_pickled_is_named",
+    "test_prints",
+    "test_context_variables",
+    "test_submitting_inside_a_run",
+    "test_two_slots_are_two_runs_at_once",
+}
+
+#: Fixtures that bring a Ray along.
+RAYS = {"ray_cluster", "local_ray", "keeper"}
+
 #: How long what is ending may take to end, in seconds.
 PATIENCE = 15.0
 
@@ -76,11 +104,34 @@ SERVICE_PROCESSES = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Ray before 2.60 leaves what it has opened and started to the collector, within whichever test that runs."""
+    """In the background of a shell without job control, SIGINT is ignored, and by all that is started there.
+
+    Ray before 2.60 leaves what it has opened and started to the collector, within whichever test that runs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     ray = next(metadata.distributions(name="ray"), None)
     if ray is not None and [int(part) for part in ray.version.split(".")[:2]] < [2, 60]:
         for message in ("unclosed file .*/dev/null", "subprocess .* is still running"):
             config.addinivalue_line("filterwarnings", f"ignore:{message}:ResourceWarning")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On clusters the shared suite is slow, but for what is enough to see that they work; a file keeps to one process.
+
+    A machine has one Ray at a time.
+    """
+    from shoal.testing import TaskRunnerSuite
+
+    tests = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(tests).parts[0]
+        is_on_ray = folder == "ray" or not RAYS.isdisjoint(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("ray" if is_on_ray else item.path.name))
+        if folder in ("dask", "ray") and isinstance(item, pytest.Function):
+            suite = item.cls is not None and issubclass(item.cls, TaskRunnerSuite)
+            if suite and (item.originalname not in SMOKE or item.cls.__name__ == "TestThreads"):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

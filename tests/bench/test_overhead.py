@@ -207,6 +207,7 @@ class TestReports:
 
 @pytest.mark.usefixtures("suite")
 class TestCommand:
+    @pytest.mark.slow
     def test_check_fails_for_a_missed_floor(self) -> None:
         assert overhead("--check") == 1
         assert overhead("--check", "--only", "good") == 0

@@ -527,7 +527,7 @@ class Options(TypedDict, total=False):
         (threading.Lock, threading.Lock()),
         (Self, Odd()),
     ],
-    ids=str,
+    ids=lambda value: str(value).partition(" at 0x")[0],
 )
 def test_a_parameter_of_an_odd_type(annotation: Any, value: Any) -> None:
     def function(value, times=1, *odds, **named):  # type: ignore[no-untyped-def]

@@ -1155,6 +1155,7 @@ def test_processes_that_begin_together_make_one_file(file: Path) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_its_slots_with_its_lease(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

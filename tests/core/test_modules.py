@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory like that of a script, with modules in it that are not installed."""
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(tmp_path / "script.py"))
+    script = str(tmp_path / "script.py")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "mh_helpers.py").write_text("def double(x): return 2 * x\n")
     (tmp_path / "mh_package").mkdir()

@@ -956,6 +956,7 @@ def test_a_link_of_a_chain_with_a_large_value_that_its_worker_does_not_have() ->
     main()
 
 
+@pytest.mark.slow
 def test_a_repeat_after_a_crash_has_its_whole_time(signals: Signals) -> None:  # SPEC 7.3, 7.5
     @task(timeout_seconds=3, crash_retries=1)
     def dies_once() -> str:

@@ -22,9 +22,12 @@ from shoal_dask.side import _DaskSeat
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.may_leave(
-    "threads", "processes", reason="the cluster of the module replaces workers that were killed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.may_leave(
+        "threads", "processes", reason="the cluster of the module replaces workers that were killed"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

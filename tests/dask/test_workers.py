@@ -31,9 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.may_leave(
-    "threads", "processes", reason="clusters replace workers that were killed, and are closed late"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.may_leave(
+        "threads",
+        "processes",
+        reason="clusters replace workers that were killed, and are closed late",
+    ),
+]
 
 TWO = {"n_workers": 2}
 
@@ -326,7 +331,6 @@ def asks_in_a_flow() -> tuple[str, str]:
     return outer, inner()
 
 
-@pytest.mark.slow
 def test_a_flow_in_a_task() -> None:
     """SPEC 9.1: it has a runner, and so a temporary cluster, of its own."""
     same = DaskTaskRunner(cluster_kwargs={"n_workers": 1})

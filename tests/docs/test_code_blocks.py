@@ -167,13 +167,21 @@ SCRIPTS = [page for page in pages() if script_of(page)]
 ON_RAY = [page for page in SCRIPTS if "RayTaskRunner" in script_of(page)]
 
 
-@pytest.mark.parametrize("page", [page for page in SCRIPTS if page not in ON_RAY])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.slow) if page in STAND_INS else page
+        for page in SCRIPTS
+        if page not in ON_RAY
+    ],
+)
 def test_python_blocks_run(page: str, tmp_path: Path) -> None:
     prepare = STAND_INS.get(page, lambda directory: nullcontext({}))
     with prepare(tmp_path) as replacements:
         run_script(page, tmp_path, replacements)
 
 
+@pytest.mark.slow
 @pytest.mark.may_leave("processes", reason="a cluster keeps its workers for later")
 @pytest.mark.timeout(TIMEOUT_ON_RAY + 2 * STARTS_WITHIN + 10)
 @pytest.mark.parametrize("page", ON_RAY)

@@ -13,6 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.ray.clusters import Head
 
+pytestmark = pytest.mark.slow
+
 SHOAL = str(Path(sys.executable).with_name("shoal"))
 
 FLOWS = """
@@ -66,7 +68,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
 def test_the_demo_on_an_instance_of_its_own(tmp_path: Path) -> None:
     out, err = shoal("demo", "--limit", "30", "--runner", "ray:2", folder=tmp_path)
     assert err.splitlines()[-1] == "measured 30 of 30 files"

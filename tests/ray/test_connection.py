@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from tests.ray.conftest import Keeper
 
+pytestmark = pytest.mark.slow
+
 #: What a busy machine may take longer, in seconds.
 MARGIN = 8.0
 
@@ -164,7 +166,6 @@ def shared() -> None:
     assert set(threading.enumerate()) == threads
 
 
-@pytest.mark.slow
 def test_ray_of_the_user_is_used_as_it_is() -> None:
     alone(of_the_user)
 
@@ -199,7 +200,6 @@ def of_the_user() -> None:
     assert ray_processes() == []
 
 
-@pytest.mark.slow
 def test_ray_comes_and_goes_from_any_thread() -> None:
     """As in a web server. What threads submit and put has names of its own, and Ray outlives who began it."""
     alone(from_threads)
@@ -238,7 +238,6 @@ def from_threads() -> None:
     assert ray_processes() == []
 
 
-@pytest.mark.slow
 def test_interrupts_leave_nothing() -> None:
     """SPEC 7.6."""
     alone(interrupted)
@@ -277,7 +276,6 @@ def forked() -> None:
         os.kill(child, 0)
 
 
-@pytest.mark.slow
 def test_values_end_with_their_instance(keeper: Keeper) -> None:
     """Nobody waits for them, and Ray does not come back for their sake."""
     keeper.let_go()
@@ -323,7 +321,6 @@ def asked_afterwards() -> None:
     assert uses(return_state=True).data == 1_000_000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["gcs_server", "raylet"])
 def test_a_dead_instance_is_given_up(victim: str) -> None:
     alone(given_up, victim)
@@ -488,7 +485,6 @@ def cluster() -> Iterator[Head]:
         yield found
 
 
-@pytest.mark.slow
 @keeps_workers
 def test_a_cluster_is_joined_and_left(cluster: Head) -> None:
     out, err = alone(joined, cluster.address, cluster.client)
@@ -533,7 +529,6 @@ def joined(address: str, client: str) -> None:
     connection.release(2.0)
 
 
-@pytest.mark.slow
 def test_one_port_for_the_other(cluster: Head) -> None:
     with pytest.raises(ClusterUnreachable, match=r"address='127\.0\.0\.1"):
         knock(f"ray://{cluster.address}")
@@ -541,7 +536,6 @@ def test_one_port_for_the_other(cluster: Head) -> None:
         knock(cluster.client.removeprefix("ray://"))
 
 
-@pytest.mark.slow
 @keeps_workers
 def test_another_version(cluster: Head) -> None:
     alone(mismatched, cluster.address, cluster.client)
@@ -563,7 +557,6 @@ def mismatched(address: str, client: str) -> None:
         assert "3.9.1" in str(raised.value)
 
 
-@pytest.mark.slow
 @keeps_workers
 def test_a_cluster_without_tokens_after_an_instance_with_one(cluster: Head) -> None:
     alone(joined_later, cluster.address)
@@ -576,7 +569,6 @@ def joined_later(address: str) -> None:
     connection.release(2.0)
 
 
-@pytest.mark.slow
 @needs_tokens
 def test_a_cluster_that_asks_for_a_token(keeper: Keeper) -> None:
     keeper.let_go()  # with an instance of its own this process has a token too
@@ -589,7 +581,6 @@ def test_a_cluster_that_asks_for_a_token(keeper: Keeper) -> None:
         alone(joined_with_a_token, cluster.address, cluster.client, **variables)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_cluster_with_tls(
     keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

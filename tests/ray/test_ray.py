@@ -32,10 +32,13 @@ from shoal_ray.backend import RayBackend
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.may_leave(
-    *("threads", "processes", "fds"),
-    reason="Ray starts worker processes, threads and connections as it needs them",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.may_leave(
+        *("threads", "processes", "fds"),
+        reason="Ray starts worker processes, threads and connections as it needs them",
+    ),
+]
 
 
 @pytest.fixture

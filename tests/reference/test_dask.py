@@ -17,6 +17,8 @@ from tests.reference.cluster_scripts import (
     without_logs,
 )
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------------- the page on running work concurrently
 
 

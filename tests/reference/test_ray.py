@@ -20,7 +20,10 @@ from tests.reference.cluster_scripts import (
 if TYPE_CHECKING:
     from tests.ray.clusters import Head
 
-pytestmark = pytest.mark.may_leave("processes", reason="a cluster keeps its workers for later")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.may_leave("processes", reason="a cluster keeps its workers for later"),
+]
 
 #: What Ray puts before a line of a worker, in colour.
 PREFIX = re.compile(r"(\x1b\[\d+m)?\(.*? pid=.*?\)(\x1b\[0m)? ")
