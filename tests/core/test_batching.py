@@ -22,6 +22,7 @@ policies = st.builds(
     alone=st.floats(1e-4, 10),
     cap=st.integers(1, 5000),
     growth=st.integers(1, 64),
+    longest=st.just(0.0) | st.floats(1e-4, 10),
 )
 limits = st.none() | st.integers(1, 5000)
 
@@ -47,7 +48,7 @@ def test_a_batch_keeps_every_bound(
         return  # always possible, whatever the bounds
     assert seconds is not None, "an unknown task travels alone"
     assert seconds < policy.alone, "so does a long one"
-    assert size * seconds <= policy.target * (1 + 1e-9)
+    assert size * seconds <= policy.worth(seconds, ready, slots) * (1 + 1e-9)
     assert size <= policy.cap
     assert limit is None or size <= limit
     assert size <= observed * policy.growth
@@ -61,7 +62,7 @@ def test_a_batch_is_as_large_as_its_bounds_allow(
     more = policy.size(seconds, observed, ready, slots, limit) + 1
     assert (
         seconds >= policy.alone
-        or more * seconds > policy.target * (1 - 1e-9)
+        or more * seconds > policy.worth(seconds, ready, slots) * (1 - 1e-9)
         or more > policy.cap
         or (limit is not None and more > limit)
         or more > observed * policy.growth
@@ -111,6 +112,21 @@ def test_better_knowledge_never_makes_smaller_batches(
 )
 def test_sizes(given: dict[str, Any], expected: int) -> None:
     assert size(**given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param({"ready": 100_000}, 1000, id="much-is-left"),
+        pytest.param({"ready": 100_000, "slots": 100}, 250, id="a-quarter-of-what-each-slot-gets"),
+        pytest.param({"ready": 4000, "slots": 10}, 100, id="less-is-left"),
+        pytest.param({"ready": 400, "slots": 10}, 40, id="little-is-left"),
+        pytest.param({"ready": 100_000, "seconds": 0.02}, 5, id="slow-runs"),
+        pytest.param({"ready": 100_000, "limit": 7}, 7, id="the-tasks-own-cap"),
+    ],
+)
+def test_the_more_is_left_the_more_a_message_carries(given: dict[str, Any], expected: int) -> None:
+    assert size(BatchPolicy(longest=0.1), **given) == expected
 
 
 def test_the_smallest_duration_a_float_can_hold() -> None:

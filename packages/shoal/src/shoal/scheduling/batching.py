@@ -10,6 +10,10 @@ from typing import Any
 __all__ = ["BatchPolicy", "Durations"]
 
 
+#: Messages that what is ready for a slot is sent in at least, while it is more than these carry.
+GUIDED = 4
+
+
 class BatchPolicy:
     """What one message may carry on a certain backend.
 
@@ -24,6 +28,7 @@ class BatchPolicy:
         patience: seconds that a slot is idle before others are asked for what they have not begun; and, with `seconds`,
             after which a task counts as slow whose first runs have not ended.
         least: seconds of work that a message should carry even if others then get nothing: a message costs that much.
+        longest: seconds of work that a message carries at most, while much is ready for each slot; see `worth`.
         growth: how much larger a batch may be than what has been observed of its task, so that one early, lucky
             measurement does not send a thousand slow runs to one worker.
     """
@@ -33,6 +38,7 @@ class BatchPolicy:
         "cap",
         "growth",
         "least",
+        "longest",
         "most",
         "patience",
         "seconds",
@@ -51,6 +57,7 @@ class BatchPolicy:
         most: int = 64,
         least: float = 0.0,
         patience: float = 0.005,
+        longest: float = 0.0,
     ) -> None:
         self.target = target
         self.alone = alone
@@ -61,6 +68,25 @@ class BatchPolicy:
         self.most = most
         self.least = least
         self.patience = patience
+        self.longest = longest
+
+    def worth(self, seconds: float, ready: int, slots: int) -> float:
+        """Seconds of work for one message: a share of what is left, so that few messages carry much work and what each
+        slot does last is little (guided self-scheduling, Polychronopoulos & Kuck 1987).
+
+        Args:
+            seconds: a run's.
+            ready: how many are ready.
+            slots: over how many slots they could be spread.
+        """
+        if not self.longest:
+            return self.target
+        return max(self.target, min(self.longest, ready * seconds / (GUIDED * max(slots, 1))))
+
+    def is_few(self, seconds: float, observed: int, ready: int) -> bool:
+        """Whether what is ready would fill less than a quarter of a message."""
+        full = self.target / max(seconds, 1e-9)
+        return ready < min(self.cap, full, observed * self.growth) // 4
 
     def has_room(self, messages: int, seconds: float, *, known: bool) -> bool:
         """Whether a slot takes another message.
@@ -97,7 +123,8 @@ class BatchPolicy:
         """
         if seconds is None or seconds >= self.alone:
             return 1
-        most = self.cap if seconds * self.cap <= self.target else int(self.target / seconds)
+        worth = self.worth(seconds, ready, slots)
+        most = self.cap if seconds * self.cap <= worth else int(worth / seconds)
         share = -(-ready // max(slots, 1))
         if share * seconds < self.least:
             share = int(self.least / seconds) + 1 if seconds else self.cap

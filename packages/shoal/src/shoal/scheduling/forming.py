@@ -80,12 +80,11 @@ class BatchMaker:
             if item._phase != READY or not hasattr(item, "_start"):
                 ready.popleft()
                 continue
-            size = self._policy.size(
-                seconds, observed, len(ready) + len(runs), spread, task.batch_limit
-            )
+            left = len(ready) + len(runs)
+            size = self._policy.size(seconds, observed, left, spread, task.batch_limit)
             if runs and (
                 size == 1
-                or total + (seconds or 0.0) > self._policy.target
+                or total + (seconds or 0.0) > self._policy.worth(seconds or 0.0, left, spread)
                 or task.is_async != runs[0]._task.is_async
             ):
                 break

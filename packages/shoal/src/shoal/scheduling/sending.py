@@ -179,8 +179,7 @@ class SendingScheduler(Scheduler):
         seconds, observed = self.durations.of(item._task if type(item) is TaskFuture else item.task)  # type: ignore[union-attr]
         if seconds is None or seconds >= self.policy.alone or type(item) is not TaskFuture:
             return False
-        most = self.policy.size(seconds, observed, 1 << 30, 1, None)
-        return len(self.ready) < most // 4
+        return self.policy.is_few(seconds, observed, len(self.ready))
 
     def is_slow(self, task: Task[Any, Any]) -> None:
         """The first runs of a task take their time: the engine is to see how many there are."""

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessBackend"]
 
+#: Seconds of work that a message carries at most: so long a run may wait at one worker while another is idle.
+LONGEST = 0.1
+
 
 class ProcessBackend:
     """Worker processes of this machine.
@@ -98,7 +101,7 @@ class ProcessBackend:
             stops_hard=True,
             fuses=True,
             loops=True,
-            policy=BatchPolicy(target=0.005, alone=0.03, cap=CAPACITY),
+            policy=BatchPolicy(target=0.005, alone=0.03, cap=CAPACITY, longest=LONGEST),
         )
         self._max_workers = max_workers
         self.lock = threading.RLock()

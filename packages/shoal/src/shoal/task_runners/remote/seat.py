@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Seat"]
 
+#: Seconds after which an outcome is reported at the latest, however long its batch: reports of one become rarer.
+REPORTED_WITHIN = 0.05
+
 #: How deep runs may run what they wait for on one stack.
 DEEPEST = 80
 
@@ -79,6 +82,7 @@ class Seat:
         scope, unreported = batch.scope, batch.unreported
         home = self.home
         most = home.most
+        report_every = home.report_every
         base = home.context(batch, 0)
         clock = time.time
         reported = batch.began = batch.observed_until = clock()
@@ -115,12 +119,13 @@ class Seat:
             unreported.append(position)
             if place == last:
                 pass  # the last report follows
-            elif now - reported >= home.report_every:
+            elif now - reported >= report_every:
                 home.report(batch)
                 reported = now
+                report_every = min(2 * report_every, REPORTED_WITHIN)
             elif not batch.timing:
                 batch.timing = True
-                TIMERS.after(home.report_every, home.guarded(lambda: home.report_late(batch)))
+                TIMERS.after(report_every, home.guarded(lambda: home.report_late(batch)))
             if most is not None:
                 home.done += 1
                 if home.done >= most:
