@@ -14,7 +14,7 @@ from shoal.engine.batch_run import pack_error
 from shoal.engine.services import TIMERS, guarded
 from shoal.exceptions import CrashedRun, RunnerStateError, SerializationError
 from shoal.logs import log_failure
-from shoal.scheduling.dispatcher import Dispatcher
+from shoal.scheduling.dispatchers import PullingDispatcher, PushingDispatcher
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.serialization import loads
 from shoal.task_runners import ExecutorTaskRunner, ProcessPoolTaskRunner, ThreadPoolTaskRunner
@@ -98,7 +98,7 @@ def test_an_element_whose_end_cannot_be_noted(monkeypatch: pytest.MonkeyPatch) -
 def test_a_coroutine_whose_end_cannot_be_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolTaskRunner(1) as runner:
         with monkeypatch.context() as patched:
-            patched.setattr(Dispatcher, "ended", fails)
+            patched.setattr(PullingDispatcher, "ended", fails)
             assert is_crashed_by_the_bug(runner.submit(later, {"x": 1}))
         assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
 
@@ -115,9 +115,9 @@ def test_a_retry_that_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_worker_says_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its worker is ended, and with it what it runs; the pool goes on."""
-    reported, failed = Dispatcher.reported, threading.Event()
+    reported, failed = PushingDispatcher.reported, threading.Event()
 
-    def fails_once(self: Dispatcher, report: Any) -> None:
+    def fails_once(self: PushingDispatcher[Any], report: Any) -> None:
         if not failed.is_set():
             failed.set()
             fails()
@@ -125,7 +125,7 @@ def test_what_a_worker_says_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> 
 
     with ProcessPoolTaskRunner(1) as runner:
         assert runner.submit(inc, {"x": 0}).result(timeout=PATIENCE) == 1
-        monkeypatch.setattr(Dispatcher, "reported", fails_once)
+        monkeypatch.setattr(PushingDispatcher, "reported", fails_once)
         run = runner.submit(inc, {"x": 1})
         run.wait(PATIENCE)
         assert failed.is_set()

@@ -33,7 +33,7 @@ from shoal.names import next_number, reserve
 from shoal.scheduling import effects
 from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.dispatcher import Dispatcher
+from shoal.scheduling.dispatchers import dispatcher_for
 from shoal.scheduling.in_flight import (
     Departure,
     EngineRules,
@@ -123,7 +123,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def begin(self, workers: int, known: bool) -> None:
         self.time = itertools.count(1)
         backend: Any = FakeBackend()
-        self.dispatcher = Dispatcher(backend, None, "fake")
+        self.dispatcher = dispatcher_for(backend, None, "fake")
         self.scheduler: Any = self.dispatcher.scheduler
         self.ledger = Ledger(self.scheduler, EngineRules("Fake", words_within=self.words_within))
         if known:

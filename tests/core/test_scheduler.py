@@ -36,7 +36,7 @@ from shoal.names import next_number, reserve
 from shoal.scheduling import effects
 from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.dispatcher import Dispatcher
+from shoal.scheduling.dispatchers import dispatcher_for
 
 WINDOW = 2
 
@@ -94,7 +94,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, slots: int, known: bool) -> None:
         self.time = itertools.count(1)
         backend: Any = Backend(self.pulls)
-        self.dispatcher = Dispatcher(backend, None, "fake")
+        self.dispatcher = dispatcher_for(backend, None, "fake")
         self.scheduler = self.dispatcher.scheduler
         if known:  # runs are known to be short, so they travel together
             self.scheduler.durations.observe(work, 0.1, 100)

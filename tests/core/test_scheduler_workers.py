@@ -35,7 +35,7 @@ from shoal.names import next_number, reserve
 from shoal.scheduling import effects
 from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.dispatcher import Dispatcher
+from shoal.scheduling.dispatchers import dispatcher_for
 from shoal.scheduling.waits import Helper
 
 from tests.core.test_scheduler import Slots
@@ -97,7 +97,7 @@ class WorkersMachine(RuleBasedStateMachine):
     def begin(self, slots: int, known: bool) -> None:
         self.time = itertools.count(1)
         backend: Any = FakeBackend()
-        self.dispatcher = Dispatcher(backend, None, "fake")
+        self.dispatcher = dispatcher_for(backend, None, "fake")
         self.scheduler: Any = self.dispatcher.scheduler
         if known:
             self.scheduler.durations.observe(work, 0.1, 100)
@@ -461,7 +461,7 @@ def effects_of_kind(scheduler: Any, kind: int) -> list[Any]:
 def test_who_asked_a_batch_back_in_vain_is_looked_at_again() -> None:
     """SPEC 9.1. A run waits for two others; one is asked back for it, and cancelled before it is there."""
     backend: Any = QueuedBackend()
-    dispatcher = Dispatcher(backend, None, "fake")
+    dispatcher = dispatcher_for(backend, None, "fake")
     scheduler: Any = dispatcher.scheduler
     scheduler.slots_changed(range(3))
 
@@ -495,7 +495,7 @@ def test_coroutines_that_come_while_a_worker_is_awaited_travel_together() -> Non
     """SPEC 9.1, DESIGN 2. Each message may cost a cluster a process: the first goes at once, the others in one."""
     backend: Any = QueuedBackend()
     backend.capabilities.loops = True
-    dispatcher = Dispatcher(backend, None, "fake")
+    dispatcher = dispatcher_for(backend, None, "fake")
     scheduler: Any = dispatcher.scheduler
     scheduler.slots_changed([0])
     for number in range(4):
@@ -515,7 +515,7 @@ class Limited:
 
     def __init__(self) -> None:
         self.backend: Any = FakeBackend()
-        self.dispatcher = Dispatcher(self.backend, None, "fake")
+        self.dispatcher = dispatcher_for(self.backend, None, "fake")
         self.scheduler: Any = self.dispatcher.scheduler
         self.scheduler.slots_changed([0])
 

@@ -308,7 +308,7 @@ def lock(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     The library loses its patience with such tasks sooner than it does elsewhere.
     """
-    monkeypatch.setattr("shoal.scheduling.dispatcher.GRACE", 0.2)
+    monkeypatch.setattr("shoal.scheduling.dispatchers.GRACE", 0.2)
     monkeypatch.setattr("shoal.task_runners.base.LEAVING", 0.5)
     event = threading.Event()
     yield event

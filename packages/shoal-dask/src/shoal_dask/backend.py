@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
     from shoal.calls import Batch
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.dispatchers import QueueingDispatcher
     from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.task_runners.remote.parcels import Packed
     from shoal.tasks import Task
@@ -119,7 +119,7 @@ class DaskBackend(ClusterBackend):
 
     # ------------------------------------------------------------------ starting and stopping
 
-    def start(self, events: Dispatcher) -> None:
+    def start(self, events: QueueingDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
         assert events.engine is not None  # this backend queues
         self.events, self.engine = events, events.engine

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distributed import Client
     from distributed.deploy.cluster import Cluster
     from shoal.scheduling.backend import AnyBackend
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.dispatcher import AnyDispatcher
 
 __all__ = ["DaskTaskRunner"]
 
@@ -199,7 +199,7 @@ class DaskTaskRunner(ClusterTaskRunner):
         self._report = report
         return self
 
-    def _leave(self, dispatcher: Dispatcher, *, stopped: bool) -> None:
+    def _leave(self, dispatcher: AnyDispatcher, *, stopped: bool) -> None:
         report, self._report = self._report, None
         try:
             super()._leave(dispatcher, stopped=stopped)

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from shoal.calls import Batch, Report
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.dispatchers import QueueingDispatcher
     from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.task_runners.remote.parcels import Packed
     from shoal.tasks import Task
@@ -119,7 +119,7 @@ class RayBackend(ClusterBackend):
 
     # ------------------------------------------------------------------ starting and stopping
 
-    def start(self, events: Dispatcher) -> None:
+    def start(self, events: QueueingDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary instance if there is none."""
         assert events.engine is not None  # this backend queues
         self.events, self.engine = events, events.engine

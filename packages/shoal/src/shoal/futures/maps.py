@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from shoal.context import Scope
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.futures.owner import Owner
     from shoal.tasks import Task
 
 __all__ = ["CANCELLED_UNSEEN", "NO_VALUE", "RELEASED", "MapRecord", "Span"]
@@ -100,7 +100,7 @@ class MapRecord(Generic[R]):
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: Owner,
         task: Task[Any, Any],
         base: int,
         size: int,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from shoal.futures.maps import MapRecord
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.futures.owner import Owner
     from shoal.states import State
     from shoal.tasks import Task
 
@@ -133,7 +133,7 @@ class TaskFuture(Generic[R]):
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: Owner,
         task: Task[Any, Any],
         number: int,
         call: Call | None,

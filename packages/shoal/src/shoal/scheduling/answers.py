@@ -42,7 +42,7 @@ _ENTERED: weakref.WeakSet[Answers] = weakref.WeakSet()
 
 
 class Answers:
-    """The half of a dispatcher that futures know."""
+    """The half of a dispatcher that futures know: with what is left to subclasses, an `Owner`."""
 
     def __init__(self) -> None:
         _ENTERED.add(self)
@@ -53,6 +53,14 @@ class Answers:
 
     def open_state(self, future: TaskFuture[Any]) -> State[Any]:
         """The state of a run that has not ended."""
+        raise NotImplementedError
+
+    def native(self, future: TaskFuture[Any]) -> Any:
+        """The engine's own future of a run, `None` where there is none."""
+        raise NotImplementedError
+
+    def cancel(self, future: TaskFuture[Any]) -> bool:
+        """Ends a run as CANCELLED; False if it had ended."""
         raise NotImplementedError
 
     def state_of(self, future: TaskFuture[Any]) -> State[Any]:

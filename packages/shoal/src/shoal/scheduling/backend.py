@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from shoal.scheduling.waits import Helper
     from shoal.tasks import Task
 
-__all__ = ["AnyBackend", "Backend", "BackendEvents", "Capabilities", "PullingBackend"]
+__all__ = [
+    "AnyBackend",
+    "Backend",
+    "BackendEvents",
+    "Capabilities",
+    "LaunchingBackend",
+    "PullingBackend",
+    "QueueingBackend",
+]
 
 
 class Capabilities:
@@ -229,11 +237,18 @@ class AnyBackend(Protocol):
         """The engine's own future of a run, or `None`."""
 
 
-class Backend(AnyBackend, Protocol):
-    """An execution system to which batches are pushed."""
+class LaunchingBackend(AnyBackend, Protocol):
+    """An execution system that is given batches."""
 
     def launch(self, batch: Batch) -> None:
-        """Sends a batch to its slot. Never blocks."""
+        """Sends a batch. Never blocks."""
+
+    def refuse(self, helper: Helper, error: Exception) -> None:
+        """A blocked run would wait for itself: its wait ends with this error."""
+
+
+class Backend(LaunchingBackend, Protocol):
+    """One with slots of its own: a batch is sent to that of its `slot`."""
 
     def interrupt(self, run: TaskFuture[Any]) -> None:
         """Stops a run that may be executing; does nothing if it is not. With the lock held."""
@@ -247,24 +262,16 @@ class Backend(AnyBackend, Protocol):
     def has_begun(self, run: TaskFuture[Any]) -> bool:
         """Whether a run that was sent has begun, as far as can be known at once."""
 
-    def refuse(self, helper: Helper, error: Exception) -> None:
-        """A waiting run would wait for itself: its wait ends with this error."""
-
     def force(self, run: TaskFuture[Any]) -> None:
         """Stops an interrupted run that still executes by force (`Capabilities.stops_hard`)."""
 
 
-class QueueingBackend(AnyBackend, Protocol):
-    """An execution system with a queue of its own in front of all workers: batches are jobs of it.
+class QueueingBackend(LaunchingBackend, Protocol):
+    """One whose engine has a queue of its own in front of all workers: a batch is made a job of it, or is given to the
+    worker where `batch.helper` waits for it.
 
-    What it has to say goes to `Dispatcher.engine`, whose ledger decides what becomes of batches. It carries out.
+    What it has to say goes to `QueueingDispatcher.engine`, whose ledger decides what becomes of batches. It carries out.
     """
-
-    def launch(self, batch: Batch) -> None:
-        """Makes a batch a job, or gives it to the worker where `batch.helper` waits for it. Never blocks."""
-
-    def refuse(self, helper: Helper, error: Exception) -> None:
-        """A blocked run would wait for itself: its wait ends with this error."""
 
     def tell(self, worker: WorkerState, what: str, about: Any) -> None:
         """Sends a worker word: "interrupt" `(run number, overdue)`, "recall" a batch's number, "secede" a wait's."""
@@ -305,6 +312,12 @@ class PullingBackend(AnyBackend, Protocol):
 
     def wake_loop(self) -> None:
         """There are async runs to take."""
+
+    def lend(self) -> None:
+        """A worker waits with a timeout: another may work in its place."""
+
+    def lend_back(self) -> None:
+        """It has waited."""
 
     def give_up(self, run: TaskFuture[Any]) -> None:
         """An interrupted run has had its grace: what still executes it is given up."""

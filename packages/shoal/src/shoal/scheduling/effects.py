@@ -40,3 +40,5 @@ DEADLY = (
     30  # task key, error: workers die of its function; its runs end with that instead of being sent
 )
 PASSED_ON = 31  # in-flight batch, report: one that had been held is known now
+
+OF_LEDGER = frozenset(range(TELL, PASSED_ON + 1))

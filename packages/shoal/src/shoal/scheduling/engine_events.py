@@ -237,8 +237,8 @@ class EngineEvents:
     def _at_workers(self) -> bool:
         return any(entry.worker is not None for entry in self.ledger.batches.values())
 
-    def perform(self, effect: tuple[Any, ...]) -> bool:
-        """Carries out one of the ledger's effects; whether it is one."""
+    def perform(self, effect: tuple[Any, ...]) -> None:
+        """Carries out one of the ledger's effects."""
         kind = effect[0]
         backend = self._backend
         if kind == effects_of.TELL:
@@ -260,9 +260,6 @@ class EngineEvents:
             backend.passed_on(effect[1], effect[2])
         elif kind == effects_of.DEADLY:
             backend.deadly(effect[1], effect[2])
-        else:
-            return False
-        return True
 
     def _look_later(self, seconds: float, look: Callable[[float], None]) -> None:
         def fire() -> None:

@@ -15,7 +15,7 @@ from shoal.context import LOCK
 from shoal.engine.loops import SERVICE_LOOP, under_asyncio
 from shoal.engine.task_run import attempt_async, overdue_outcome_async, raised
 from shoal.futures.awaiting import PLACES
-from shoal.scheduling.dispatcher import GoneError
+from shoal.scheduling.dispatchers import GoneError
 from shoal.task_runners.packing import not_begun
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shoal.calls import Call
     from shoal.futures import TaskFuture
     from shoal.futures.blocking import Wanted
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.dispatchers import PullingDispatcher
 
 __all__ = ["AsyncLane"]
 
@@ -36,7 +36,7 @@ BULK = 500
 class AsyncLane:
     """The coroutines of one entered runner."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: PullingDispatcher) -> None:
         self.dispatcher = dispatcher
         self._tasks: dict[TaskFuture[Any], asyncio.Task[None]] = {}
         self._given_up: set[TaskFuture[Any]] = set()

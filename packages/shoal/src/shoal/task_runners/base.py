@@ -10,7 +10,6 @@ import threading
 from typing import (
     TYPE_CHECKING,
     Any,
-    ClassVar,
     Protocol,
     Self,
     TypeVar,
@@ -24,7 +23,7 @@ from shoal.exceptions import InvalidOption, RunnerStateError
 from shoal.futures.blocking import block
 from shoal.limits.settings import limits_in_use
 from shoal.logs import set_up
-from shoal.scheduling.dispatcher import Dispatcher
+from shoal.scheduling.dispatchers import dispatcher_for
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from shoal.futures import TaskFuture, TaskFutureList
     from shoal.scheduling.backend import AnyBackend
+    from shoal.scheduling.dispatcher import AnyDispatcher
     from shoal.tasks import Task
 
 __all__ = ["BaseTaskRunner", "TaskRunner"]
@@ -104,10 +104,9 @@ class BaseTaskRunner:
     """
 
     name: str = "runner"
-    dispatcher_class: ClassVar[type[Dispatcher]] = Dispatcher
 
     def __init__(self) -> None:
-        self._dispatcher: Dispatcher | None = None
+        self._dispatcher: AnyDispatcher | None = None
         self._entering = threading.Lock()
 
     # ------------------------------------------------------------------ for subclasses
@@ -119,6 +118,10 @@ class BaseTaskRunner:
     def make_backend(self) -> tuple[AnyBackend, int | None]:
         """The backend for these settings, and the most runs at once for one that pulls."""
         raise NotImplementedError
+
+    def make_dispatcher(self) -> AnyDispatcher:
+        """What the runner is made of once it is entered."""
+        return dispatcher_for(*self.make_backend(), type(self).__name__)
 
     @classmethod
     def from_argument(cls, argument: str) -> Self:
@@ -197,13 +200,12 @@ class BaseTaskRunner:
                     problem="it was entered already; use duplicate() for a second one",
                 )
             set_up()
-            backend, limit = self.make_backend()
-            dispatcher = self.dispatcher_class(backend, limit, type(self).__name__)
+            dispatcher = self.make_dispatcher()
             if limits_in_use():
                 from shoal.limits.slots import KEEPER
 
                 dispatcher.gate = KEEPER
-            backend.start(dispatcher)
+            dispatcher.backend.start(dispatcher)
             self._dispatcher = dispatcher
         return self
 
@@ -230,7 +232,7 @@ class BaseTaskRunner:
         finally:
             self._leave(dispatcher, stopped=error is not None)
 
-    def _leave(self, dispatcher: Dispatcher, *, stopped: bool) -> None:
+    def _leave(self, dispatcher: AnyDispatcher, *, stopped: bool) -> None:
         # A run or flow that was interrupted leaves its runner, and must not be interrupted in doing so.
         with shielded():
             try:
@@ -243,7 +245,7 @@ class BaseTaskRunner:
                 with self._entering:
                     self._dispatcher = None
 
-    def _entered(self, wish: str) -> Dispatcher:
+    def _entered(self, wish: str) -> AnyDispatcher:
         dispatcher = self._dispatcher
         if dispatcher is None:
             raise RunnerStateError(

@@ -12,7 +12,7 @@ from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Kicks, frames_of_this_thread
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TaskFuture
-from shoal.scheduling.dispatcher import Dispatcher
+from shoal.scheduling.dispatchers import PullingDispatcher
 from shoal.task_runners.base import BaseTaskRunner
 from shoal.task_runners.workers import Worker, WorkerBackend
 
@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from shoal.context import Scope
     from shoal.futures import TaskFutureList
     from shoal.futures.blocking import Wanted
+    from shoal.scheduling.dispatcher import AnyDispatcher
     from shoal.tasks import Task
 
 __all__ = ["SequentialTaskRunner"]
 
 
-class _InlineDispatcher(Dispatcher):
+class _InlineDispatcher(PullingDispatcher):
     in_place = True
+
+    def __init__(self, backend: WorkerBackend, limit: int | None, runner_name: str) -> None:
+        super().__init__(backend, limit, runner_name)
+        self._pool = backend
 
     def submit(
         self,
@@ -72,14 +77,14 @@ class _InlineDispatcher(Dispatcher):
         if HERE.loop:
             return  # on the loop of async tasks: the thread that waits for the async task does it
         outer = HERE.worker
-        worker = Worker(self.backend, frames_of_this_thread())
+        worker = Worker(self._pool, frames_of_this_thread())
         if outer is not None:
             worker.helps |= outer.helps
         blocked = HERE.block
         HERE.worker, HERE.block = worker, worker.block
         frames = worker.frames
         with LOCK:
-            self.backend.workers.append(worker)
+            self._pool.workers.append(worker)
         frames.enter_shield()
         try:
             with Kicks():
@@ -87,7 +92,7 @@ class _InlineDispatcher(Dispatcher):
         finally:
             HERE.worker, HERE.block = outer, blocked
             with LOCK:
-                self.backend.workers.remove(worker)
+                self._pool.workers.remove(worker)
                 ready = self.scheduler.ready
                 while ready and _over(ready[0]):  # they were run out of turn
                     ready.popleft()
@@ -105,8 +110,11 @@ class SequentialTaskRunner(BaseTaskRunner):
     """
 
     name = "sequential"
-    dispatcher_class = _InlineDispatcher
 
     def make_backend(self) -> tuple[WorkerBackend, int | None]:
         """See `BaseTaskRunner`."""
         return WorkerBackend(concurrent=False), None
+
+    def make_dispatcher(self) -> AnyDispatcher:
+        """See `BaseTaskRunner`."""
+        return _InlineDispatcher(*self.make_backend(), type(self).__name__)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
 from shoal.context import HERE, LOCK
@@ -34,13 +34,13 @@ from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.dispatcher import GoneError
+from shoal.scheduling.dispatchers import GoneError
 from shoal.task_runners.async_lane import AsyncLane
 from shoal.task_runners.packing import not_begun
 
 if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.dispatchers import PullingDispatcher
     from shoal.tasks import Task
 
 __all__ = ["Worker", "WorkerBackend"]
@@ -98,7 +98,7 @@ class Worker:
         """Whether it waits for something to do, or for a run."""
         return self._asleep
 
-    def serves(self, dispatcher: Dispatcher) -> bool:
+    def serves(self, dispatcher: PullingDispatcher) -> bool:
         """Whether runs of a runner may be run on this thread."""
         return dispatcher in self.helps
 
@@ -137,7 +137,7 @@ class Worker:
                     try:
                         self.run(work)
                     except BaseException as error:  # there are others to run
-                        work._dispatcher.crash(work, error)
+                        _dispatcher_of(work).crash(work, error)
                 else:
                     self.run_span(work)  # type: ignore[arg-type]
                 work = None
@@ -159,7 +159,7 @@ class Worker:
             future: the run.
             in_span: whether it is an element of a span, whose place among the runner's it takes.
         """
-        dispatcher = future._dispatcher
+        dispatcher: PullingDispatcher = future._dispatcher  # type: ignore[assignment]  # see `_dispatcher_of`
         frame = Frame(future)
         stack = self.frames.stack
         outcome: Outcome | None = None
@@ -225,14 +225,14 @@ class Worker:
         elif outcome is None:
             outcome = Outcome(CANCELLED, None)
         with LOCK:
-            future._dispatcher.ended(future, outcome)
+            _dispatcher_of(future).ended(future, outcome)
         if call is not None and future._phase == COMPLETED:
             del call.context  # as above
 
     def run_span(self, span: Span) -> None:
         """Runs a claimed range of a map. Hot."""
         record = span.record
-        dispatcher = record.dispatcher
+        dispatcher = _dispatcher_of(span)
         scheduler = dispatcher.scheduler
         outer, self.span = self.span, span
         if len(span) > 1:
@@ -350,7 +350,7 @@ class Worker:
             running = self.running()
             me = running[-1] if running else None
             if me is not None and not waiter.woken:
-                me._dispatcher.scheduler.waits(me, wanted)
+                _dispatcher_of(me).scheduler.waits(me, wanted)
         try:
             work = None
             while True:
@@ -361,11 +361,11 @@ class Worker:
                     if work is None:
                         self._asleep = True
                     if me is not None:
-                        me._dispatcher.scheduler.vacated(self)
+                        _dispatcher_of(me).scheduler.vacated(self)
                     if work is not None:
                         _dispatcher_of(work).scheduler.occupied(self)
-                if me is not None and me._dispatcher.scheduler.effects:
-                    me._dispatcher.drain()
+                if me is not None and _dispatcher_of(me).scheduler.effects:
+                    _dispatcher_of(me).drain()
                 if work is None:
                     self.park()
                 elif len(self.frames.stack) >= DEEPEST:
@@ -374,16 +374,16 @@ class Worker:
                     try:
                         self.run(work)
                     except BaseException as error:  # who waits for it goes on
-                        work._dispatcher.crash(work, error)
+                        _dispatcher_of(work).crash(work, error)
                 else:
                     self.run_span(work)
                 work = None
                 if me is not None:
-                    self._take_place(me._dispatcher)
+                    self._take_place(_dispatcher_of(me))
         finally:
             with LOCK:
                 if me is not None:
-                    me._dispatcher.scheduler.waits(me, None)
+                    _dispatcher_of(me).scheduler.waits(me, None)
                 if waiter.pending:
                     waiter.forget(wanted)
 
@@ -392,7 +392,7 @@ class Worker:
         stack = self.frames.stack
         return bool(stack) and stack[-1].fired
 
-    def _take_place(self, dispatcher: Dispatcher) -> None:
+    def _take_place(self, dispatcher: PullingDispatcher) -> None:
         """The run that waited goes on: it takes a place of its runner again."""
         scheduler = dispatcher.scheduler
         if not scheduler.counting:
@@ -428,12 +428,12 @@ class Worker:
             running = self.running()
             me = running[-1] if running else None
             if me is not None:
-                me._dispatcher.scheduler.check_cycle(wanted, me)
-                me._dispatcher.scheduler.count_places()
-                me._dispatcher.scheduler.waits(me, wanted)
-                me._dispatcher.scheduler.vacated(self)
+                _dispatcher_of(me).scheduler.check_cycle(wanted, me)
+                _dispatcher_of(me).scheduler.count_places()
+                _dispatcher_of(me).scheduler.waits(me, wanted)
+                _dispatcher_of(me).scheduler.vacated(self)
             self.frames.countdown = countdown
-        backend = me._dispatcher.backend if me is not None else self.backend
+        backend = _dispatcher_of(me).backend if me is not None else self.backend
         backend.lend()
         try:
             return block_plainly(countdown, wanted, deadline)
@@ -441,18 +441,20 @@ class Worker:
             with LOCK:
                 self.frames.countdown = None
                 if me is not None:
-                    me._dispatcher.scheduler.waits(me, None)
+                    _dispatcher_of(me).scheduler.waits(me, None)
             backend.lend_back()
             if me is not None:
-                self._take_place(me._dispatcher)
+                self._take_place(_dispatcher_of(me))
 
 
 def _is_overdue(future: TaskFuture[Any]) -> bool:
     return future._detail is not None and future._detail.overdue
 
 
-def _dispatcher_of(work: TaskFuture[Any] | Span) -> Dispatcher:
-    return work._dispatcher if isinstance(work, TaskFuture) else work.record.dispatcher
+def _dispatcher_of(work: TaskFuture[Any] | Span) -> PullingDispatcher:
+    """Whose work it is: a worker is given runs of runners like its own only."""
+    owner = work._dispatcher if isinstance(work, TaskFuture) else work.record.dispatcher
+    return cast("PullingDispatcher", owner)
 
 
 class _Wakeup(Countdown):
@@ -489,10 +491,10 @@ class WorkerBackend:
         )
         self.workers: list[Worker] = []
         self.surplus = 0
-        self.dispatcher: Dispatcher
+        self.dispatcher: PullingDispatcher
         self.lane: AsyncLane
 
-    def start(self, events: Dispatcher) -> None:
+    def start(self, events: PullingDispatcher) -> None:
         """See `AnyBackend`."""
         self.dispatcher = events
         self.lane = AsyncLane(events)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from shoal.calls import Batch
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.dispatchers import SlotsDispatcher
     from shoal.scheduling.waits import Helper
     from shoal.task_runners.processes.members import ProcessMember, Sent
     from shoal.tasks import Task
@@ -84,7 +84,7 @@ class ProcessBackend:
     """
 
     captures = False
-    events: Dispatcher
+    events: SlotsDispatcher
     contents: Contents
     listener: Listener
 
@@ -115,7 +115,7 @@ class ProcessBackend:
 
     # ------------------------------------------------------------------ starting and stopping
 
-    def start(self, events: Dispatcher) -> None:
+    def start(self, events: SlotsDispatcher) -> None:
         """See `Backend`: the workers start when there is work for them."""
         self.events = events
         self.contents = Contents(events, self.store.keep)

@@ -5,7 +5,7 @@
     dispatcher ◀── `ClusterListener` ◀── messages of workers
                ◀── `job_ended`, `worker_left` ◀── the cluster
 
-A slot is any worker's: the cluster decides of which. What becomes of batches is for the ledger to say (`Dispatcher.engine`);
+A slot is any worker's: the cluster decides of which. What becomes of batches is for the ledger to say (`QueueingDispatcher.engine`);
 a runner's package adds the cluster's own tasks, and says how these and its workers end.
 
 May import `contents`, `cluster_members` and what lies above task runners.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from shoal.calls import Report
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.dispatchers import QueueingDispatcher
     from shoal.scheduling.engine_events import EngineEvents
     from shoal.scheduling.in_flight import InFlight
     from shoal.scheduling.waits import Helper
@@ -83,7 +83,7 @@ class ClusterBackend:
     captures = True
     #: Whether large buffers of arguments travel beside the rest.
     takes_buffers = False
-    events: Dispatcher
+    events: QueueingDispatcher
     engine: EngineEvents
     contents: Contents
 

@@ -39,7 +39,7 @@ from shoal.task_runners.remote.parcels import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.dispatchers import PushingDispatcher
     from shoal.states import State
     from shoal.tasks import Task
 
@@ -59,7 +59,9 @@ class Contents:
         surroundings: what workers are told of it.
     """
 
-    def __init__(self, dispatcher: Dispatcher, keep: Callable[[Any, Packed], Parcel]) -> None:
+    def __init__(
+        self, dispatcher: PushingDispatcher[Any], keep: Callable[[Any, Packed], Parcel]
+    ) -> None:
         self._dispatcher = dispatcher
         self._keep = keep
         self._tasks: dict[Task[Any, Any], int] = {}

@@ -118,7 +118,7 @@ class RemoteDispatcher(Answers):
         with shielded():
             number = self._numbers.next_number()
             call = Call(task, args, kwargs, number, copy_context(), scope)
-            future: TaskFuture[Any] = TaskFuture(self, task, number, None, time.time(), SENT)  # type: ignore[arg-type]
+            future: TaskFuture[Any] = TaskFuture(self, task, number, None, time.time(), SENT)
             self._futures[number] = _Reference(future, number, self._dropped)
             content = (args, kwargs, wait_for, TAGS.get(), self._worker.capture())
 
@@ -163,7 +163,7 @@ class RemoteDispatcher(Answers):
     ) -> TaskFutureList[Any]:
         base = self._numbers.reserve(size)
         record: MapRecord[Any] = MapRecord(
-            self,  # type: ignore[arg-type]
+            self,
             task,
             base,
             size,
@@ -256,7 +256,7 @@ class RemoteDispatcher(Answers):
             TRAVEL.reduce = outer
 
     def _reduce(self, future: TaskFuture[Any]) -> Any:
-        if future._dispatcher is self:  # type: ignore[comparison-overlap]
+        if future._dispatcher is self:
             return run_numbered, (future._number,)
         return _itself, (future.state,)  # of a runner of this process; it has ended
 
@@ -272,7 +272,7 @@ class RemoteDispatcher(Answers):
             entry.future
             for entry in inputs.collect((value,), None)
             if isinstance(entry.future, TaskFuture)
-            and entry.future._dispatcher is not self  # type: ignore[comparison-overlap]
+            and entry.future._dispatcher is not self
             and not entry.future.done()
         }
         if not pending:
@@ -388,7 +388,7 @@ class RemoteDispatcher(Answers):
                 continue
             seen.add(item)
             if isinstance(item, MapRecord):
-                if item.dispatcher is self and item.base not in self._untold:  # type: ignore[comparison-overlap]
+                if item.dispatcher is self and item.base not in self._untold:
                     maps.append((item.base, item.size))
                     continue
                 watching = item.wanted

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
-    from shoal.scheduling.dispatcher import Dispatcher
+    from shoal.scheduling.dispatchers import PushingDispatcher
     from shoal.task_runners.remote.contents import Contents
     from shoal.task_runners.remote.messages import Message
     from shoal.tasks import Task
@@ -108,7 +108,7 @@ class NestedRuns:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: PushingDispatcher[Any],
         contents: Contents,
         members: Callable[[], Iterable[Member]],
         carrier: Carrier,

@@ -1,0 +1,442 @@
+"""Dispatchers by the kind of their backend, each with the events that this tells and the effects that it carries out.
+
+    pulling    workers of this process, which ask the scheduler for runs themselves
+    slots      the scheduler sends batches to slots, each a worker's
+    queueing   batches are jobs of an engine, which has a queue of its own and workers that the ledger knows
+
+May import `dispatcher`, the schedulers, `engine_events` and what lies above them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from shoal.calls import DONE, WAITING, Call, Outcome
+from shoal.context import LOCK
+from shoal.engine import inputs
+from shoal.engine.services import CALLBACKS
+from shoal.engine.values import value_of
+from shoal.exceptions import WaitCycle
+from shoal.logs import log_failure
+from shoal.safely import in_words
+from shoal.scheduling import effects as effects_of
+from shoal.scheduling.backend import Backend, LaunchingBackend, PullingBackend, QueueingBackend
+from shoal.scheduling.dispatcher import GRACE, Dispatcher
+from shoal.scheduling.engine_events import EngineEvents
+from shoal.scheduling.pulling import PullingScheduler
+from shoal.scheduling.pushing import PushingScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.calls import Batch, Report
+    from shoal.futures import TaskFuture
+    from shoal.scheduling.backend import AnyBackend
+    from shoal.scheduling.waits import Helper
+    from shoal.tasks import Task
+
+__all__ = [
+    "GoneError",
+    "PullingDispatcher",
+    "PushingDispatcher",
+    "QueueingDispatcher",
+    "SlotsDispatcher",
+    "dispatcher_for",
+]
+
+LaunchingT = TypeVar("LaunchingT", bound=LaunchingBackend, covariant=True)
+
+
+class GoneError(Exception):
+    """A claimed run was cancelled before it began."""
+
+
+class PullingDispatcher(Dispatcher[PullingScheduler, PullingBackend]):
+    """For workers of this process.
+
+    Args:
+        backend: the workers.
+        limit: the most runs at once, or `None`.
+        runner_name: for messages.
+    """
+
+    def __init__(self, backend: PullingBackend, limit: int | None, runner_name: str) -> None:
+        super().__init__(PullingScheduler(backend.capabilities, limit), backend, runner_name)
+
+    # ------------------------------------------------------------------ what workers ask
+
+    def begin(self, future: TaskFuture[Any]) -> Call:
+        """Fills a claimed run's arguments in; the worker calls it before the attempt.
+
+        Raises:
+            Exception: an argument could not be put together.
+        """
+        detail = future._detail
+        call = future._call
+        if call is None:
+            # Cancelled between claim and start; or an element of a map, whose call is made now.
+            origin = detail.origin if detail is not None else None
+            if origin is None or future._phase >= DONE:
+                raise GoneError
+            record, index = origin
+            call = future._call = record.call(index)
+        future._since = time.time()
+        if detail is not None and detail.upstreams:
+            call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
+            call.kwargs = kwargs or None
+            detail.upstreams = ()  # filled in once, for all attempts
+        return call
+
+    def start_limit(self, future: TaskFuture[Any], call: Call) -> None:
+        """Starts an attempt's time limit; the worker calls it when the function comes next, if the task has one."""
+        limit = call.task.timeout_seconds
+        assert limit is not None  # only then is this called
+        with LOCK:
+            if future._phase < DONE:
+                self._limit(future, call.attempt, limit)
+
+    def ended(self, future: TaskFuture[Any], outcome: Outcome) -> None:
+        """An attempt has ended; with `LOCK` held."""
+        if outcome.phase == WAITING and future._phase < DONE:
+            future._details().returned = True
+            self._wait_for_returned(future, outcome.value)
+        else:
+            self.scheduler.ended(future, outcome, time.time())
+
+    def failed(self, error: BaseException) -> None:
+        """See `BackendEvents`."""
+        # Of a run that is submitted without the lock nobody would know.
+        self.close_for(f"it has failed: {in_words(error)}")
+        super().failed(error)
+
+    # ------------------------------------------------------------------ effects
+
+    def _perform(self, effect: tuple[Any, ...]) -> None:
+        kind = effect[0]
+        if kind == effects_of.WAKE:
+            self.backend.wake(effect[1])
+        elif kind == effects_of.CROWDED:
+            self.backend.crowded()
+        elif kind == effects_of.LOOP:
+            self.backend.wake_loop()
+        else:
+            super()._perform(effect)
+
+    def _has_begun(self, future: TaskFuture[Any]) -> bool:
+        return False  # it says so itself
+
+    def _stop(self, future: TaskFuture[Any]) -> None:
+        self.backend.interrupt(future)
+
+    def _see_it_stop(self, future: TaskFuture[Any], attempt: int | None) -> None:
+        self.after(GRACE / 4, lambda: self._insist(future, attempt, 3), future)
+
+    def _insist(self, future: TaskFuture[Any], attempt: int | None, more: int) -> None:
+        """Interrupts again what may still run of an attempt, and in the end gives it up."""
+        call = future._call
+        if call is not None and call.attempt != attempt:
+            return
+        if more == 0:
+            self.backend.give_up(future)
+            return
+        with LOCK:
+            running = future in self.backend.running()
+            if running:
+                self.backend.interrupt(future)
+        if running:
+            self.after(GRACE / 4, lambda: self._insist(future, attempt, more - 1), future)
+
+
+class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
+    """For backends that are given batches.
+
+    Args:
+        backend: the execution system.
+        runner_name: for messages.
+    """
+
+    def __init__(self, backend: LaunchingT, runner_name: str) -> None:
+        super().__init__(PushingScheduler(backend.capabilities), backend, runner_name)
+        self._looking = False
+
+    # ------------------------------------------------------------------ BackendEvents
+
+    def slots(self, numbers: list[int], *, awaited: bool = False) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            self.scheduler.slots_changed(numbers, awaited=awaited)
+        self.drain()
+
+    def arrived(self, batch: int) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            self.scheduler.batch_arrived(batch)
+        self.drain()
+
+    def started(self, batch: int, position: int) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            future = self.scheduler.batch_started(batch, position)
+            call = future._call if future is not None else None
+            if future is not None and call is not None and self.capabilities.stops_hard:
+                future._since = time.time()
+                limit = call.task.timeout_seconds
+                if limit is not None:
+                    self._limit(future, call.attempt, limit)
+        self.drain()
+
+    def returned(self, batch: int, position: int) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            future = self.scheduler.batch_started(batch, position)
+            if future is not None:
+                self.scheduler.cancel_timer(future)
+
+    def reported(self, report: Report) -> None:
+        """See `BackendEvents`."""
+        for record in report.logs:
+            self.logged(record)
+        with LOCK:
+            entry = self.scheduler.batches.get(report.batch)
+            if entry is not None:
+                self.scheduler.batch_observed(report.batch, report.seconds, report.count)
+                self.scheduler.batch_reported(
+                    report.batch, report.positions, report.values, report.ends
+                )
+                if report.last:
+                    self.scheduler.batch_closed(report.batch)
+        self.drain()
+
+    def handed_back(self, batch: int, positions: list[int], seconds: float = 0.0) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            self.scheduler.batch_observed(batch, seconds, 1 if seconds else 0, at_least=True)
+            self.scheduler.batch_handed_back(batch, positions)
+        self.drain()
+
+    def taken_back(self, batch: int, helper: Helper | None) -> None:
+        """See `BackendEvents`."""
+        try:
+            with LOCK:
+                self.scheduler.batch_closed(batch, helper)
+        except WaitCycle as error:
+            assert helper is not None  # else nothing waits
+            self.backend.refuse(helper, error)
+        self.drain()
+
+    def split(self, batch: int) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            self.scheduler.batch_split(batch)
+        self.drain()
+
+    def lost(
+        self,
+        batch: int,
+        error: Callable[[str], BaseException],
+        maybe_started: list[int] | None = None,
+    ) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            self.scheduler.batch_lost(batch, error, maybe_started, time.time())
+        self.drain()
+
+    def waiting(
+        self,
+        batch: int,
+        position: int | None,
+        wanted: list[Any],
+        *,
+        blocks: bool,
+        timed: bool,
+        tag: Any,
+    ) -> Helper | None:
+        """See `BackendEvents`."""
+        with LOCK:
+            helper: Helper | None = self.scheduler.run_waits(
+                batch, position, wanted, blocks=blocks, timed=timed, tag=tag
+            )
+        self.drain()
+        return helper
+
+    def resumed(self, helper: Helper) -> None:
+        """See `BackendEvents`."""
+        with LOCK:
+            self.scheduler.run_resumed(helper)
+        self.drain()
+
+    # ------------------------------------------------------------------ effects
+
+    def _perform(self, effect: tuple[Any, ...]) -> None:
+        kind = effect[0]
+        if kind == effects_of.SETTLED:
+            self._settled(effect[1])
+        elif kind == effects_of.LAUNCH:
+            self.backend.launch(effect[1])
+        elif kind == effects_of.HELP:
+            self._help(effect[1])
+        elif kind == effects_of.RECALL:
+            self._recall_batch(effect[1])
+        elif kind == effects_of.IDLE:
+            self._look_for_idle()
+        elif kind == effects_of.UNKNOWN:
+            task = effect[1]
+            self.after(self.capabilities.policy.patience, lambda: self._look_at(task))
+        elif kind == effects_of.OVERDUE:
+            self._overdue(effect[1], effect[2])
+        else:
+            super()._perform(effect)
+
+    def _not_performed(self, effect: tuple[Any, ...], error: BaseException) -> None:
+        if effect[0] == effects_of.LAUNCH:
+            log_failure(error, "A batch could not be sent")
+            self.lost(effect[1].number, self._crash_of(error))
+        else:
+            super()._not_performed(effect, error)
+
+    def _help(self, helper: Helper) -> None:
+        try:
+            with LOCK:
+                found = self.scheduler.help(helper)
+            if not found:
+                self._stuck(helper)
+        except WaitCycle as error:
+            self.backend.refuse(helper, error)
+
+    def _look_for_idle(self) -> None:
+        """A slot is idle: after a while, what others have not begun is taken back, unless it found something to do."""
+        if not self._looking:
+            self._looking = True
+            self.after(self.capabilities.policy.patience, self._recall)
+
+    def _look_at(self, task: Task[Any, Any]) -> None:
+        with LOCK:
+            self.scheduler.is_slow(task)
+        self.drain()
+
+    def _recall(self) -> None:
+        self._looking = False
+        with LOCK:
+            self.scheduler.recall()
+        self.drain()
+
+    def _stuck(self, helper: Helper) -> None:
+        """A blocked run can be given nothing."""
+
+    def _recall_batch(self, batch: Batch) -> None:
+        """Asks for what has not begun of a batch."""
+        raise NotImplementedError
+
+    def _see_it_stop(self, future: TaskFuture[Any], attempt: int | None) -> None:
+        if self.capabilities.stops_hard:
+            self.after(GRACE / 2, lambda: self._insist(future, attempt), future)
+
+    def _insist(self, future: TaskFuture[Any], attempt: int | None) -> None:
+        """An interrupted run has had its grace."""
+        call = future._call
+        if call is None or call.attempt == attempt:
+            self._force(future)
+
+    def _force(self, future: TaskFuture[Any]) -> None:
+        """Stops an interrupted run by force."""
+        raise NotImplementedError
+
+    def _overdue(self, future: TaskFuture[Any], call: Call | None) -> None:
+        """An attempt was stopped by force at its time limit, so nobody but us can say what that means."""
+        from shoal.engine.task_run import overdue_outcome
+
+        if call is None:
+            return
+
+        def end() -> None:
+            try:
+                outcome = overdue_outcome(call)
+            except BaseException as error:
+                self.crash(future, error)
+            else:
+                self._ended_overdue(future, outcome)
+
+        CALLBACKS.put(f"The end of task run {future.name!r}", end)
+
+    def _ended_overdue(self, future: TaskFuture[Any], outcome: Outcome) -> None:
+        with LOCK:
+            self.scheduler.ended(future, outcome, time.time())
+        self.drain()
+
+
+class SlotsDispatcher(PushingDispatcher[Backend]):
+    """For a backend with slots of its own."""
+
+    def _perform(self, effect: tuple[Any, ...]) -> None:
+        if effect[0] == effects_of.GONE:
+            self.backend.slot_gone(effect[1])
+        else:
+            super()._perform(effect)
+
+    def _has_begun(self, future: TaskFuture[Any]) -> bool:
+        return self.backend.has_begun(future)
+
+    def _recall_batch(self, batch: Batch) -> None:
+        self.backend.recall(batch)
+
+    def _stop(self, future: TaskFuture[Any]) -> None:
+        self.backend.interrupt(future)
+
+    def _force(self, future: TaskFuture[Any]) -> None:
+        self.backend.force(future)
+
+
+class QueueingDispatcher(PushingDispatcher[QueueingBackend]):
+    """For an engine with a queue of its own.
+
+    Attributes:
+        engine: what it tells of jobs and workers, and the ledger.
+    """
+
+    def __init__(self, backend: QueueingBackend, runner_name: str) -> None:
+        super().__init__(backend, runner_name)
+        self.engine = EngineEvents(self.scheduler, backend, self.drain, self.after)
+
+    def _perform(self, effect: tuple[Any, ...]) -> None:
+        if effect[0] in effects_of.OF_LEDGER:
+            self.engine.perform(effect)
+        else:
+            super()._perform(effect)
+
+    def _has_begun(self, future: TaskFuture[Any]) -> bool:
+        with LOCK:
+            return self.engine.ledger.has_begun(future)
+
+    def _cancelled(self) -> None:
+        self.engine.settle()
+
+    def _stuck(self, helper: Helper) -> None:
+        self.engine.stuck(helper)
+
+    def _recall_batch(self, batch: Batch) -> None:
+        with LOCK:
+            self.engine.ledger.recall(batch)
+
+    def _stop(self, future: TaskFuture[Any]) -> None:
+        self.engine.interrupt(future)
+
+    def _force(self, future: TaskFuture[Any]) -> None:
+        self.engine.force(future)
+
+
+def dispatcher_for(
+    backend: AnyBackend, limit: int | None, runner_name: str
+) -> Dispatcher[Any, AnyBackend]:
+    """The dispatcher for a backend, of the kind that its capabilities tell.
+
+    Args:
+        backend: the execution system.
+        limit: the most runs at once on one that pulls, or `None`.
+        runner_name: for messages.
+    """
+    if backend.capabilities.pulls:
+        return PullingDispatcher(cast("PullingBackend", backend), limit, runner_name)
+    if backend.capabilities.queues:
+        return QueueingDispatcher(cast("QueueingBackend", backend), runner_name)
+    return SlotsDispatcher(cast("Backend", backend), runner_name)
