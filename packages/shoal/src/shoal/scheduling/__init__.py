@@ -8,9 +8,14 @@ pushing.py      pure: the scheduler of backends to which batches are sent; made 
   forming.py      which runs go together in a batch
   slots.py        how much is in flight at each slot
 batching.py     pure: how long tasks take, and how many travel together
-effects.py      what schedulers ask for
+ledger.py       pure: batches in flight at an engine of others, and its workers; what becomes of runs when these go
+in_flight.py    the plain data of that
+effects.py      what schedulers and the ledger ask for
 backend.py      what an execution system has to offer
-dispatcher.py   the impure shell: lock, clock, threads, and the effects carried out; made of
+dispatchers.py  the impure shell, by the kind of backend: its events, and the effects carried out; made of
+  dispatcher.py   what all kinds have: lock, clock, threads, and an order of effects
+  engine_events.py  the ledger's half
+  intake.py       runs come in
   answers.py      what futures ask of whoever runs them
   runlog.py       log lines about task runs
 """
