@@ -115,23 +115,21 @@ def pytest_configure(config: pytest.Config) -> None:
             config.addinivalue_line("filterwarnings", f"ignore:{message}:ResourceWarning")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On clusters the shared suite is slow, but for what is enough to see that they work; a file keeps to one process.
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A file keeps to one process, and so do all on Dask and all on Ray: their dashboards have one port of a machine.
 
-    A machine has one Ray at a time.
+    On clusters the shared suite is slow, but for what is enough to see that they work.
     """
     from shoal.testing import TaskRunnerSuite
 
-    tests = Path(__file__).parent
-    for item in items:
-        folder = item.path.relative_to(tests).parts[0]
-        is_on_ray = folder == "ray" or not RAYS.isdisjoint(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("ray" if is_on_ray else item.path.name))
-        if folder in ("dask", "ray") and isinstance(item, pytest.Function):
-            suite = item.cls is not None and issubclass(item.cls, TaskRunnerSuite)
-            if suite and (item.originalname not in SMOKE or item.cls.__name__ == "TestThreads"):
-                item.add_marker(pytest.mark.slow)
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    is_on_ray = folder == "ray" or not RAYS.isdisjoint(getattr(item, "fixturenames", ()))
+    group = "ray" if is_on_ray else "dask" if folder == "dask" else item.path.name
+    item.add_marker(pytest.mark.xdist_group(group))
+    if folder in ("dask", "ray") and isinstance(item, pytest.Function):
+        suite = item.cls is not None and issubclass(item.cls, TaskRunnerSuite)
+        if suite and (item.originalname not in SMOKE or item.cls.__name__ == "TestThreads"):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
