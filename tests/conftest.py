@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import signal
 import sys
 import threading
@@ -34,6 +35,9 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
+
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
     from tests.ray.clusters import Head
 
@@ -67,8 +71,8 @@ SMOKE = {
     "test_over_futures",
     "test_a_large_map",
     "test_attempts",
-    "test_a_run_past_its_limit",
-    "test_what_runs_is_stopped",
+    "test_a_retry_after_a_timeout_may_succeed",
+    "test_cancel_all",
     "test_a_worker_that_dies",
     "test_what_cannot_be_pickled_is_named",
     "test_prints",
@@ -76,9 +80,6 @@ SMOKE = {
     "test_submitting_inside_a_run",
     "test_two_slots_are_two_runs_at_once",
 }
-
-#: Fixtures that bring a Ray along.
-RAYS = {"ray_cluster", "local_ray", "keeper"}
 
 #: How long what is ending may take to end, in seconds.
 PATIENCE = 15.0
@@ -115,21 +116,30 @@ def pytest_configure(config: pytest.Config) -> None:
             config.addinivalue_line("filterwarnings", f"ignore:{message}:ResourceWarning")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """A file keeps to one process, and so do all on Dask and all on Ray: their dashboards have one port of a machine.
-
-    On clusters the shared suite is slow, but for what is enough to see that they work.
-    """
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On clusters the shared suite is slow, but for what is enough to see that they work."""
     from shoal.testing import TaskRunnerSuite
 
-    folder = item.path.relative_to(Path(__file__).parent).parts[0]
-    is_on_ray = folder == "ray" or not RAYS.isdisjoint(getattr(item, "fixturenames", ()))
-    group = "ray" if is_on_ray else "dask" if folder == "dask" else item.path.name
-    item.add_marker(pytest.mark.xdist_group(group))
-    if folder in ("dask", "ray") and isinstance(item, pytest.Function):
+    for item in items:
+        if not isinstance(item, pytest.Function) or item.path.parent.name not in ("dask", "ray"):
+            continue
         suite = item.cls is not None and issubclass(item.cls, TaskRunnerSuite)
         if suite and (item.originalname not in SMOKE or item.cls.__name__ == "TestThreads"):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """A file keeps to one process, and so do all on Dask and all on Ray: their dashboards have one port of a machine."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByEngine(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            engine = re.search(r"(?<![a-z])(dask|ray)(?![a-z])", nodeid)
+            return engine[1] if engine else nodeid.partition("::")[0]
+
+    return ByEngine(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -757,6 +757,7 @@ def test_more_large_values_than_go_with_one_message() -> None:
 # ------------------------------------------------------------------------ crowds
 
 
+@pytest.mark.slow
 def test_a_fork_bomb_of_tasks_is_none() -> None:
     @task
     def leaf(x: int) -> int:

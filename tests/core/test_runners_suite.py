@@ -66,6 +66,7 @@ class TestForgetful(TaskRunnerSuite):
 """
 
 
+@pytest.mark.slow
 def test_the_reasons_an_author_reads(tmp_path: Path) -> None:
     """A subclass in a project of its own: no configuration of ours, flags of its own, no `single_runner`."""
     import subprocess
