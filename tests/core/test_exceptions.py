@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from shoal import exceptions
 from shoal.exceptions import (
+    BackendError,
     BlockingWaitInLoop,
     CancelledRun,
     ClusterError,
@@ -102,6 +103,10 @@ EXAMPLES: list[tuple[ShoalError, list[str]]] = [
     (ConcurrencyLimitError(tag="db", problem="is 0", run_name="q-1"), ["'db'", "is 0", "q-1"]),
     (RunnerStateError(runner="threads", problem="entered twice"), ["threads", "twice"]),
     (
+        BackendError(runner="Mine", event="lost", batch=7, problem="none of this number was sent"),
+        ["Mine", "'lost'", "7", "none of this number"],
+    ),
+    (
         MissingExtraError(feature="'dask'", requirement="shoal-dask"),
         ["'dask'", "pip install ./packages/shoal ./packages/shoal-dask", "clone"],
     ),
@@ -190,6 +195,7 @@ def test_survives_pickling_and_copying(error: ShoalError, duplicate: Any) -> Non
         (WaitTimeout, TimeoutError),
         (NestingTooDeep, RecursionError),
         (RunnerStateError, RuntimeError),
+        (BackendError, RuntimeError),
         (BlockingWaitInLoop, RuntimeError),
         (MissingContextError, RuntimeError),
         (ParameterTypeError, TypeError),

@@ -5,19 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal import flow, safely, task
+from shoal.calls import Report
 from shoal.engine.batch_run import pack_error
 from shoal.engine.services import TIMERS, guarded
-from shoal.exceptions import CrashedRun, RunnerStateError, SerializationError
+from shoal.exceptions import (
+    BackendError,
+    CrashedRun,
+    RunnerStateError,
+    SerializationError,
+    WorkerDied,
+)
 from shoal.logs import log_failure
+from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.dispatchers import PullingDispatcher, PushingDispatcher
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.serialization import loads
 from shoal.task_runners import ExecutorTaskRunner, ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from shoal.task_runners.base import BaseTaskRunner
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN
 from shoal.task_runners.remote.record import ARGUMENTS, Record, outcomes_in
@@ -29,6 +39,8 @@ from shoal.testing.tools import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from shoal.calls import Batch
 
 
 class BugError(Exception):
@@ -187,6 +199,114 @@ def test_ctrl_c_while_something_is_carried_out(monkeypatch: pytest.MonkeyPatch) 
         assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
         assert interrupted == [("a test",)]
         assert not dispatcher.scheduler.effects
+
+
+# ---------------------------------------------------------------------- backends that are mistaken
+
+
+class InThisThread:
+    """A backend that runs what it is given at once, and says things besides.
+
+    Args:
+        says: what it tells before it reports, given its events and the batch.
+        values: makes the values that it reports of those that there are.
+    """
+
+    captures = False
+
+    def __init__(self, says: Any = None, values: Any = list) -> None:
+        self.capabilities = Capabilities(stops=False, recalls=False)
+        self.says = says
+        self.values = values
+
+    def start(self, events: Any) -> None:
+        self.events = events
+        events.slots([0])
+
+    def launch(self, batch: Batch) -> None:
+        runs = batch.runs
+        values = [run._call.task.fn(*run._call.args) for run in runs]
+        if self.says is not None:
+            self.says(self.events, batch.number)
+        told = self.values(values)
+        ends = [time.time()] * len(values)
+        report = Report(batch.number, range(len(values)), told, ends, 0.001, last=True)
+        self.events.reported(report)
+        self.events.reported(report)  # twice
+
+    def running(self) -> list[Any]:
+        return []
+
+    def stop(self, grace: float) -> None: ...
+
+
+class MistakenRunner(BaseTaskRunner):
+    def __init__(self, says: Any = None, values: Any = list) -> None:
+        super().__init__()
+        self.given = {"says": says, "values": values}
+
+    def settings(self) -> dict[str, Any]:
+        return self.given
+
+    def make_backend(self) -> tuple[Any, None]:
+        return InThisThread(**self.given), None
+
+
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        ("reported", lambda e, n: e.reported(Report(n + 1000, [0], [1], [1.0], 0.0))),
+        ("reported", lambda e, n: e.reported(Report(n, [99], [1], [1.0], 0.0))),
+        ("started", lambda e, n: e.started(n, -1)),
+        ("started", lambda e, n: e.started(0, 0)),
+        ("returned", lambda e, n: e.returned(n, 1 << 40)),
+        ("handed_back", lambda e, n: e.handed_back(n, [0, 5])),
+        ("handed_back", lambda e, n: e.handed_back(n + 1, [0])),
+        ("lost", lambda e, n: e.lost(n, WorkerDied, [17])),
+        ("lost", lambda e, n: e.lost(n + 9, WorkerDied)),
+        ("split", lambda e, n: e.split(-3)),
+        ("taken_back", lambda e, n: e.taken_back(n + 2, None)),
+        ("arrived", lambda e, n: e.arrived(n + 2)),
+    ],
+    ids=[str(number) for number in range(12)],
+)
+def test_what_a_backend_makes_up_is_logged_and_harms_no_run(
+    event: str, says: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Numbers that do not exist; what comes twice is nothing to speak of (SPEC 11.4)."""
+    with MistakenRunner(says) as runner:
+        runs = [runner.submit(inc, {"x": number}) for number in range(3)]
+        assert [run.result(timeout=PATIENCE) for run in runs] == [1, 2, 3]
+    told = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert [type(error) for error in told] == [BackendError] * 3
+    assert {error.event for error in told if isinstance(error, BackendError)} == {event}
+
+
+def test_a_report_with_too_few_values(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody knows which runs it is about: those of the batch are CRASHED, and the runner goes on (SPEC 11.4)."""
+    is_mistaken = [True]
+    with MistakenRunner(values=lambda values: [] if is_mistaken.pop() else values) as runner:
+        run = runner.submit(inc, {"x": 0})
+        run.wait(PATIENCE)
+        assert run.state.name == "Crashed"
+        assert isinstance(run.state.data.cause, BackendError)
+        is_mistaken.append(False)
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+
+
+def test_a_backend_that_cannot_launch_fails_the_runs_of_the_batch() -> None:
+    """And not the runner (SPEC 11.4)."""
+
+    def refuses(events: Any, number: int) -> None:
+        if number == 1:
+            raise OSError("the queue is full")
+
+    with MistakenRunner(refuses) as runner:
+        run = runner.submit(inc, {"x": 0})
+        run.wait(PATIENCE)
+        assert run.state.name == "Crashed"
+        assert "the queue is full" in run.state.message
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
 
 
 # ---------------------------------------------------------------------- workers

@@ -28,6 +28,7 @@ May import `safely`. Everything else may import this module.
     ├── RunNameError              a run name template that cannot be used    (ValueError, TypeError)
     ├── SerializationError        something cannot cross to a worker or back
     ├── ConcurrencyLimitError     a tag limit that is unknown, zero or misused
+    ├── BackendError              a backend told of what cannot be            (RuntimeError)
     ├── RunnerStateError          a runner used before, after, or twice      (RuntimeError)
     ├── MissingExtraError         a package is not installed                 (ImportError)
     ├── UnknownRunner             a runner name that nobody registered       (ValueError)
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "BackendError",
     "BlockingWaitInLoop",
     "CancelledRun",
     "ClusterError",
@@ -622,6 +624,25 @@ class RunnerStateError(ShoalError, RuntimeError):
 
     def _text(self) -> str:
         return f"{self.runner}: {self.problem}"
+
+
+class BackendError(ShoalError, RuntimeError):
+    """A task runner's backend has told of something that cannot be; this is in the log, and harms no run.
+
+    Attributes:
+        runner: the runner's name.
+        event: what it called.
+        batch: the number of the batch that it spoke of.
+        problem: what cannot be.
+    """
+
+    runner: str
+    event: str
+    batch: int
+    problem: str
+
+    def _text(self) -> str:
+        return f"{self.runner}'s backend told {self.event!r} of batch {self.batch}: {self.problem}"
 
 
 class MissingExtraError(ShoalError, ImportError):

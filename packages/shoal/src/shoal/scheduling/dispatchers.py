@@ -17,7 +17,7 @@ from shoal.context import LOCK
 from shoal.engine import inputs
 from shoal.engine.services import CALLBACKS
 from shoal.engine.values import value_of
-from shoal.exceptions import WaitCycle
+from shoal.exceptions import BackendError, WaitCycle
 from shoal.logs import log_failure
 from shoal.safely import in_words
 from shoal.scheduling import effects as effects_of
@@ -28,7 +28,7 @@ from shoal.scheduling.pulling import PullingScheduler
 from shoal.scheduling.pushing import PushingScheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
@@ -162,6 +162,27 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
 
     # ------------------------------------------------------------------ BackendEvents
 
+    def _knows(self, event: str, number: int, positions: Sequence[int] = ()) -> bool:
+        """Whether a backend speaks of what is in flight. What comes late, or twice, is of no matter; what never was is a
+        mistake, of which the log tells.
+        """
+        entry = self.scheduler.batches.get(number)
+        if entry is None:
+            if 0 < number <= self.scheduler.latest:
+                return False
+            problem = "none of this number was sent"
+        elif positions and not 0 <= min(positions) <= max(positions) < len(entry[0]):
+            problem = f"it has {len(entry[0])} runs, and none at one of {list(positions)}"
+        else:
+            return True
+        self._complain(event, number, problem)
+        return False
+
+    def _complain(self, event: str, number: int, problem: str) -> BackendError:
+        error = BackendError(runner=self.runner_name, event=event, batch=number, problem=problem)
+        log_failure(error, "A mistake of a backend was passed over")
+        return error
+
     def slots(self, numbers: list[int], *, awaited: bool = False) -> None:
         """See `BackendEvents`."""
         with LOCK:
@@ -170,12 +191,16 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
 
     def arrived(self, batch: int) -> None:
         """See `BackendEvents`."""
+        if not self._knows("arrived", batch):
+            return
         with LOCK:
             self.scheduler.batch_arrived(batch)
         self.drain()
 
     def started(self, batch: int, position: int) -> None:
         """See `BackendEvents`."""
+        if not self._knows("started", batch, (position,)):
+            return
         with LOCK:
             future = self.scheduler.batch_started(batch, position)
             call = future._call if future is not None else None
@@ -188,6 +213,8 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
 
     def returned(self, batch: int, position: int) -> None:
         """See `BackendEvents`."""
+        if not self._knows("returned", batch, (position,)):
+            return
         with LOCK:
             future = self.scheduler.batch_started(batch, position)
             if future is not None:
@@ -197,19 +224,26 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         """See `BackendEvents`."""
         for record in report.logs:
             self.logged(record)
+        if not self._knows("reported", report.batch, report.positions):
+            return
+        if not len(report.positions) == len(report.values) == len(report.ends):
+            problem = "as many positions as values and ends are needed"
+            error = self._complain("reported", report.batch, problem)
+            self.lost(report.batch, self._crash_of(error))
+            return
         with LOCK:
-            entry = self.scheduler.batches.get(report.batch)
-            if entry is not None:
-                self.scheduler.batch_observed(report.batch, report.seconds, report.count)
-                self.scheduler.batch_reported(
-                    report.batch, report.positions, report.values, report.ends
-                )
-                if report.last:
-                    self.scheduler.batch_closed(report.batch)
+            self.scheduler.batch_observed(report.batch, report.seconds, report.count)
+            self.scheduler.batch_reported(
+                report.batch, report.positions, report.values, report.ends
+            )
+            if report.last:
+                self.scheduler.batch_closed(report.batch)
         self.drain()
 
     def handed_back(self, batch: int, positions: list[int], seconds: float = 0.0) -> None:
         """See `BackendEvents`."""
+        if not self._knows("handed_back", batch, positions):
+            return
         with LOCK:
             self.scheduler.batch_observed(batch, seconds, 1 if seconds else 0, at_least=True)
             self.scheduler.batch_handed_back(batch, positions)
@@ -217,6 +251,8 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
 
     def taken_back(self, batch: int, helper: Helper | None) -> None:
         """See `BackendEvents`."""
+        if not self._knows("taken_back", batch):
+            return
         try:
             with LOCK:
                 self.scheduler.batch_closed(batch, helper)
@@ -227,6 +263,8 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
 
     def split(self, batch: int) -> None:
         """See `BackendEvents`."""
+        if not self._knows("split", batch):
+            return
         with LOCK:
             self.scheduler.batch_split(batch)
         self.drain()
@@ -238,6 +276,8 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         maybe_started: list[int] | None = None,
     ) -> None:
         """See `BackendEvents`."""
+        if not self._knows("lost", batch, maybe_started or ()):
+            return
         with LOCK:
             self.scheduler.batch_lost(batch, error, maybe_started, time.time())
         self.drain()

@@ -42,6 +42,7 @@ class SendingScheduler(Scheduler):
         slots: how much of it is where.
         maker: forms the batches.
         worker_waits: the runs that wait on workers.
+        latest: the highest number that a batch in flight has had.
         ready_async: as `ready`, for coroutines of workers that have a loop for them.
     """
 
@@ -49,6 +50,7 @@ class SendingScheduler(Scheduler):
         super().__init__(capabilities)
         self.batches: dict[int, tuple[Batch, set[int]]] = {}
         self.recalled: set[int] = set()
+        self.latest = 0
         self.slots = Slots(self.policy)
         self.maker = BatchMaker(capabilities, self.durations, self.waiting)
         self.worker_waits = WorkerWaits(self)
@@ -154,6 +156,7 @@ class SendingScheduler(Scheduler):
     def launch(self, batch: Batch) -> None:
         """A batch is in flight from now."""
         self.batches[batch.number] = (batch, set(range(len(batch))))
+        self.latest = max(self.latest, batch.number)
         self.effects.append((LAUNCH, batch))
 
     def _takes_more(self, slot: int) -> bool:
