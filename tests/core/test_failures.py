@@ -22,7 +22,7 @@ from shoal.exceptions import (
     WorkerDied,
 )
 from shoal.logs import log_failure
-from shoal.scheduling.backend import Capabilities
+from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import PullingDispatcher, PushingDispatcher
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.serialization import loads

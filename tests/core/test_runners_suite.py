@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from shoal import testing
-from shoal.scheduling.backend import Capabilities
+from shoal.scheduling.capabilities import Capabilities
 from shoal.testing.base import FLAGS, covers
 from shoal.testing.tools import Signals, eventually
 
@@ -48,7 +48,7 @@ def test_a_flag_that_does_not_exist() -> None:
 
 AUTHORS_FILE = """
 import pytest
-from shoal.scheduling.backend import Capabilities
+from shoal.scheduling.capabilities import Capabilities
 from shoal.task_runners import ThreadPoolTaskRunner
 from shoal.testing import TaskRunnerSuite
 

@@ -33,8 +33,8 @@ from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.maps import MapRecord, Span
 from shoal.names import next_number, reserve
 from shoal.scheduling import effects
-from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import dispatcher_for
 from shoal.scheduling.waits import Helper
 

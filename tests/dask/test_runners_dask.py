@@ -14,7 +14,7 @@ from shoal_dask.settings import ClusterSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shoal.scheduling.backend import Capabilities
+    from shoal.scheduling.capabilities import Capabilities
 
 
 def _without_hard_stop() -> Capabilities:

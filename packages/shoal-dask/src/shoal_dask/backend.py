@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.dispatchers import QueueingDispatcher
     from shoal.scheduling.in_flight import InFlight, WorkerState
+    from shoal.specs import TaskSpec
     from shoal.task_runners.remote.parcels import Packed
-    from shoal.tasks import Task
 
     from shoal_dask.connection import Connection
 
@@ -181,11 +181,11 @@ class DaskBackend(ClusterBackend):
         self._shipping.refresh()
         return borrowing(self.client)
 
-    def new_sent(self, batch: Batch, task: Task[Any, Any], packed: Packed) -> DaskSent:
+    def new_sent(self, batch: Batch, task: TaskSpec, packed: Packed) -> DaskSent:
         """See `ClusterBackend`."""
         return DaskSent(batch, key_of(task.name, self.session, batch.number), packed.stored)
 
-    def travels_alone(self, sent: Any, task: Task[Any, Any], options: Any) -> bool:
+    def travels_alone(self, sent: Any, task: TaskSpec, options: Any) -> bool:
         """See `ClusterBackend`: Dask has to find a worker for it, or to see to a value that may not exist yet."""
         demanding = bool(options or task.resources)
         return demanding or any(isinstance(item, Borrowed) for item in sent.stored)
@@ -201,7 +201,7 @@ class DaskBackend(ClusterBackend):
     def send_task(
         self,
         sent: Any,
-        task: Task[Any, Any],
+        task: TaskSpec,
         blob: Any,
         buffers: list[PickleBuffer],
         options: Options | None,
@@ -325,7 +325,7 @@ class DaskBackend(ClusterBackend):
             if sent.worker is not None:
                 self.engine.force(self.engine.run_at(sent.batch, 0))
 
-    def capture(self, task: Task[Any, Any]) -> Options | None:
+    def capture(self, task: TaskSpec) -> Options | None:
         """See `AnyBackend`: Dask's annotations."""
         return captured()
 

@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.dispatchers import QueueingDispatcher
     from shoal.scheduling.in_flight import InFlight, WorkerState
+    from shoal.specs import TaskSpec
     from shoal.task_runners.remote.parcels import Packed
-    from shoal.tasks import Task
 
     from shoal_ray.connection import Connection
 
@@ -113,7 +113,7 @@ class RayBackend(ClusterBackend):
         self._relay: Any = None
         self._bases: dict[tuple[bool, int], Any] = {}
         self._functions: dict[Any, Any] = {}
-        self._checked: set[Task[Any, Any]] = set()
+        self._checked: set[TaskSpec] = set()
         self._acquired = False
         self.calls = Calls(self._call_failed)
 
@@ -237,7 +237,7 @@ class RayBackend(ClusterBackend):
         self._shipping.refresh()
         return borrowing()
 
-    def new_sent(self, batch: Batch, task: Task[Any, Any], packed: Packed) -> RaySent:
+    def new_sent(self, batch: Batch, task: TaskSpec, packed: Packed) -> RaySent:
         """See `ClusterBackend`."""
         for stored in packed.stored:
             if isinstance(stored, Kept) and stored.reference is None:
@@ -252,7 +252,7 @@ class RayBackend(ClusterBackend):
         sent.suspects = [stored for stored in packed.stored if isinstance(stored, Kept)]
         return sent
 
-    def travels_alone(self, sent: Any, task: Task[Any, Any], options: Any) -> bool:
+    def travels_alone(self, sent: Any, task: TaskSpec, options: Any) -> bool:
         """See `ClusterBackend`: Ray has to find a node for it, or to see to a value that may not exist yet."""
         demanding = bool(options or task.resources)
         return demanding or any(isinstance(item, Borrowed) for item in sent.stored)
@@ -270,7 +270,7 @@ class RayBackend(ClusterBackend):
     def send_task(
         self,
         sent: Any,
-        task: Task[Any, Any],
+        task: TaskSpec,
         blob: bytes,
         buffers: list[PickleBuffer],
         options: Options | None,
@@ -292,7 +292,7 @@ class RayBackend(ClusterBackend):
                 sent.status = references
         self.jobs.await_end(sent)
 
-    def _function(self, sent: Any, task: Task[Any, Any], options: Options | None) -> Any:
+    def _function(self, sent: Any, task: TaskSpec, options: Options | None) -> Any:
         """`execute` with the options of a batch: made once for all that are alike."""
         resources = tuple(sorted(task.resources.items())) if task.resources else None
         key = (task.name, task.is_async, sent.slots, options, resources)
@@ -356,7 +356,7 @@ class RayBackend(ClusterBackend):
         """See `QueueingBackend`."""
         self.listener.tell_others(entry, report)
 
-    def capture(self, task: Task[Any, Any]) -> Options | None:
+    def capture(self, task: TaskSpec) -> Options | None:
         """See `AnyBackend`: what `remote_options` says."""
         if task.resources and task not in self._checked:
             check_resources(task.resources, task.name)

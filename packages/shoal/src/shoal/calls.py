@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.names import task_run_name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextvars import Context
 
     from shoal.context import Scope
+    from shoal.specs import TaskSpec
     from shoal.states import State
-    from shoal.tasks import Task
 
 __all__ = [
     "AWAITING_RETRY",
@@ -81,7 +83,7 @@ class Call:
 
     def __init__(
         self,
-        task: Task[Any, Any],
+        task: TaskSpec,
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         number: int,
@@ -98,6 +100,10 @@ class Call:
         self.attempt = attempt
         self.name: str | None = None
         self.options: Any = None
+
+    def run_name(self) -> str:
+        """The name of its run."""
+        return self.name if self.name is not None else task_run_name(self.task.name, self.number)
 
 
 class Outcome:

@@ -10,15 +10,14 @@ import os
 import threading
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.exceptions import MissingContextError
 
 if TYPE_CHECKING:
     from shoal.calls import Call
     from shoal.engine.interrupt import Frames
-    from shoal.flows import Flow
-    from shoal.futures.blocking import Blocker
+    from shoal.specs import FlowSpec
 
 __all__ = [
     "CALL",
@@ -41,6 +40,17 @@ LOCK = threading.RLock()
 CALL: ContextVar[Call | None] = ContextVar("shoal_call", default=None)
 SCOPE: ContextVar[Scope | None] = ContextVar("shoal_scope", default=None)
 TAGS: ContextVar[frozenset[str]] = ContextVar("shoal_tags", default=frozenset())
+
+
+class Blocker(Protocol):
+    """How a special thread waits (a worker runs what it waits for; a loop refuses).
+
+    Takes what `block` takes, with a deadline of `time.monotonic` for the timeout.
+    """
+
+    def __call__(
+        self, wanted: Any, deadline: float | None, fail_fast: bool, first: bool
+    ) -> bool: ...
 
 
 class _Here(threading.local):
@@ -109,7 +119,7 @@ class FlowRun:
 
     def __init__(
         self,
-        flow: Flow[Any, Any],
+        flow: FlowSpec,
         number: int,
         name: str,
         parameters: dict[str, Any],

@@ -9,10 +9,11 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
+from shoal.checks import Checks, name_of_function
 from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError
 from shoal.names import function_name_to_flow_name
+from shoal.specs import RESERVED, FlowSpec, bind_error, kind_of_function
 from shoal.task_runners.base import TaskRunner
-from shoal.tasks import _RESERVED, _Checks, _name_of, bind_error, kind_of_function
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ FlowHook = Callable[["Flow[Any, Any]", "FlowRun", "State[Any]"], Any]
 RunnerOption = TaskRunner | type[Any] | str | None
 
 
-class Flow(Generic[P, R_co]):
+class Flow(FlowSpec, Generic[P, R_co]):
     """A function that runs as a flow. Made by `@flow`; the options are its arguments."""
 
     def __init__(
@@ -59,10 +60,12 @@ class Flow(Generic[P, R_co]):
                 where="@flow", option="fn", value=function, problem="a function is needed"
             )
         self.fn: Callable[..., Any] = function
-        self.name = name if name is not None else function_name_to_flow_name(_name_of(function))
-        check = _Checks(f"flow {self.name!r}")
+        self.name = (
+            name if name is not None else function_name_to_flow_name(name_of_function(function))
+        )
+        check = Checks(f"flow {self.name!r}")
         check.text("name", name)
-        if _name_of(function) == "<lambda>" and name is None:
+        if name_of_function(function) == "<lambda>" and name is None:
             raise check.refuse("name", None, "a lambda has no name of its own, so one is needed")
         check.text("description", description)
         self.description = description if description is not None else inspect.getdoc(function)
@@ -87,7 +90,7 @@ class Flow(Generic[P, R_co]):
         self.is_async, self.is_generator = kind_of_function(function)
         self.signature = inspect.signature(function)
         for argument in self.signature.parameters:
-            if argument in _RESERVED:
+            if argument in RESERVED:
                 raise ReservedArgumentError(task_name=self.name, argument=argument)
         self._validator: Any = None
 

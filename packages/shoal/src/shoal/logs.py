@@ -21,7 +21,6 @@ from shoal.safely import in_words, traceback_of
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-    from shoal.calls import Call
     from shoal.context import FlowRun
 
 __all__ = [
@@ -253,20 +252,11 @@ def get_run_logger() -> RunLogger:
     if call is not None:
         from shoal.names import run_uuid
 
-        return task_run_logger(name_of(call), run_uuid(call.number))
+        return task_run_logger(call.run_name(), run_uuid(call.number))
     scope = SCOPE.get()
     if scope is None or scope.flow_run is None:
         raise MissingContextError(task_name=None, what="get_run_logger()")
     return flow_run_logger(scope.flow_run)
-
-
-def name_of(call: Call) -> str:
-    """The run name of a call."""
-    if call.name is not None:
-        return call.name
-    from shoal.names import task_run_name
-
-    return task_run_name(call.task.name, call.number)
 
 
 def task_runs_logged() -> bool:

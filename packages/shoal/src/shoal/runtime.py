@@ -33,10 +33,9 @@ class _TaskRunView:
     @property
     def name(self) -> str | None:
         """The run's name, for example `inc-3f2`."""
-        from shoal.logs import name_of
 
         call = CALL.get()
-        return name_of(call) if call is not None else None
+        return call.run_name() if call is not None else None
 
     @property
     def task_name(self) -> str | None:

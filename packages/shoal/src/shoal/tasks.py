@@ -6,9 +6,7 @@ the scope around them. May import everything but flows, testing and the command 
 
 from __future__ import annotations
 
-import functools
 import inspect
-import random
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -23,17 +21,17 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, ove
 
 from shoal.annotations import Annotation, opaque, quote, unmapped
 from shoal.calls import Call
+from shoal.checks import Checks, name_of_function
 from shoal.context import SCOPE, TAGS, current_scope
 from shoal.exceptions import (
     InvalidOption,
     MappingLengthMismatch,
     MappingMissingIterable,
-    ParameterBindError,
-    ReservedArgumentError,
 )
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.limits.settings import limits_in_use
 from shoal.names import next_number
+from shoal.specs import TaskSpec
 from shoal.states import State, get_state_exception
 from shoal.tracebacks import fold
 
@@ -49,7 +47,6 @@ R_co = TypeVar("R_co", covariant=True)
 TaskHook = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], Any]
 RetryCondition = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], bool]
 
-_RESERVED = ("return_state", "wait_for")
 #: Never mapped over, though iterable.
 _STATIC_ITERABLES = (str, bytes, bytearray, memoryview)
 
@@ -64,7 +61,7 @@ class _Unset:
 _UNSET: Any = _Unset()
 
 
-class Task(Generic[P, R_co]):
+class Task(TaskSpec, Generic[P, R_co]):
     """A function that runs as a task. Made by `@task`; the options are its arguments.
 
     Calling it runs it in the caller's thread. `submit` and `map` give it to the runner of the flow around them.
@@ -109,8 +106,8 @@ class Task(Generic[P, R_co]):
                 where="@task", option="fn", value=function, problem="a function is needed"
             )
         self.fn: Callable[..., Any] = function
-        self.name: str = name if name is not None else _name_of(function)
-        check = _Checks(f"task {self.name!r}")
+        self.name: str = name if name is not None else name_of_function(function)
+        check = Checks(f"task {self.name!r}")
         check.text("name", name)
         check.text("description", description)
         self.description = description if description is not None else inspect.getdoc(function)
@@ -128,54 +125,13 @@ class Task(Generic[P, R_co]):
         self.on_completion_hooks = check.functions("on_completion", on_completion)
         self.on_failure_hooks = check.functions("on_failure", on_failure)
         self.resources = check.resources(resources)
-        self.told_resources = False
         self.batch = check.batch(batch)
-        self.hidden: bool = False
         self.__name__ = getattr(function, "__name__", self.name)
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__module__ = getattr(function, "__module__", __name__)
         self.__doc__ = getattr(function, "__doc__", None)
         self.__wrapped__ = function
-        self._read_signature()
-
-    def _read_signature(self) -> None:
-        function = self.fn
-        self.is_async, self.is_generator = kind_of_function(function)
-        try:
-            self.signature: inspect.Signature | None = inspect.signature(function)
-        except (
-            TypeError,
-            ValueError,
-        ):  # some functions written in C tell nothing of their parameters
-            self.signature = None
-        least, most = 0, 0
-        for parameter in (self.signature.parameters if self.signature is not None else {}).values():
-            if parameter.name in _RESERVED:
-                raise ReservedArgumentError(task_name=self.name, argument=parameter.name)
-            required = parameter.default is parameter.empty
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                most += 1
-                least += required
-            elif parameter.kind is parameter.VAR_POSITIONAL:
-                most = 1 << 30
-            elif parameter.kind is parameter.KEYWORD_ONLY and required:
-                least = 1 << 30  # positional arguments alone can't be enough
-        self._least, self._most = (0, 1 << 30) if self.signature is None else (least, most)
-        self._update_plain()
-
-    def _update_plain(self) -> None:
-        """Whether a run asks for nothing but its function to be called: the fast way through the engine."""
-        self.is_plain = not (
-            self.is_async
-            or self.is_generator
-            or self.on_running_hooks
-            or self.on_completion_hooks
-            or self.on_failure_hooks
-            or self.task_run_name is not None
-            or self.timeout_seconds is not None
-            or self.log_prints
-        )
-        self.batch_limit = None if self.batch is True else int(self.batch) or 1
+        self.read_signature()
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r}>"
@@ -250,84 +206,8 @@ class Task(Generic[P, R_co]):
                 problem="a function is needed",
             )
         hooks.append(hook)
-        self._update_plain()
+        self.update_plain()
         return hook
-
-    def retry_delay(self, attempt: int) -> float:
-        """Seconds between attempt number `attempt` and the next."""
-        delays = self.retry_delay_seconds
-        if callable(delays):
-            delays = delays(attempt)
-        if isinstance(delays, (int, float)):
-            delay = float(delays)
-        else:
-            delay = float(delays[min(attempt, len(delays)) - 1]) if delays else 0.0
-        if self.retry_jitter_factor and delay > 0:
-            # Spread evenly over delay * (1 ± factor), so that runs which failed together do not return together.
-            delay *= 1 + self.retry_jitter_factor * random.uniform(-1, 1)  # not for secrets
-        return max(delay, 0.0)
-
-    # ------------------------------------------------------------------ arguments
-
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Checks that arguments fit the signature.
-
-        Raises:
-            ParameterBindError: they do not.
-        """
-        if self.signature is None:
-            return
-        try:
-            self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise bind_error(self.name, self.signature, args, kwargs, error) from None
-
-    def arguments(self, parameters: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments for parameters given by name.
-
-        Raises:
-            ParameterBindError: one does not exist.
-        """
-        if self.signature is None:
-            return (), dict(parameters)
-        left = dict(parameters)
-        args: list[Any] = []
-        kwargs: dict[str, Any] = {}
-        positional = True
-        for name, parameter in self.signature.parameters.items():
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                args.extend(left.pop(name, ()))
-            elif parameter.kind is parameter.VAR_KEYWORD:
-                kwargs.update(left.pop(name, {}))
-            elif name not in left:
-                positional = False
-            elif positional and parameter.kind is not parameter.KEYWORD_ONLY:
-                args.append(left.pop(name))
-            elif parameter.kind is parameter.POSITIONAL_ONLY:
-                raise ParameterBindError(
-                    task_name=self.name,
-                    problem=f"{name!r} can only be given if what precedes it is",
-                    argument=name,
-                )
-            else:
-                kwargs[name] = left.pop(name)
-        kwargs.update(left)
-        self.bind(tuple(args), kwargs)
-        return tuple(args), kwargs
-
-    def parameters(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
-        """A call's parameters by name, defaults filled in."""
-        if self.signature is None:
-            return dict(kwargs or {})
-        bound = self.signature.bind(*args, **(kwargs or {}))
-        bound.apply_defaults()
-        return dict(bound.arguments)
-
-    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
-        """A call's parameters by name, as they were given: `arguments` turned round."""
-        if self.signature is None:
-            return dict(kwargs or {})
-        return dict(self.signature.bind(*args, **(kwargs or {})).arguments)
 
     # ------------------------------------------------------------------ running
 
@@ -552,41 +432,6 @@ def _column(value: Any) -> tuple[list[Any] | None, Any]:
         return None, value
 
 
-def bind_error(
-    name: str,
-    signature: inspect.Signature,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    error: TypeError,
-) -> ParameterBindError:
-    """The error of arguments that do not fit, which names the argument."""
-    parameters = signature.parameters
-    argument = next(
-        (
-            key
-            for key in kwargs
-            if key not in parameters
-            and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        ),
-        None,
-    )
-    if "missing" in str(error):
-        given = set(kwargs) | set(list(parameters)[: len(args)])
-        argument = next(
-            (
-                key
-                for key, p in parameters.items()
-                if key not in given
-                and p.default is p.empty
-                and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-            ),
-            None,
-        )
-    return ParameterBindError(
-        task_name=name, problem=f"{error}; the signature is {name}{signature}", argument=argument
-    )
-
-
 class BoundTask(Task[P, R_co]):
     """A task that is a method, looked up on an instance (or a class): the instance is its first argument."""
 
@@ -616,128 +461,6 @@ class BoundTask(Task[P, R_co]):
     def map(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `Task.map`."""
         return self._unbound.map(unmapped(self._instance), *args, **kwargs)
-
-
-class _Checks:
-    """Checks options of a decorator; every refusal names the task or flow and the option."""
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def refuse(self, option: str, value: Any, problem: str) -> InvalidOption:
-        return InvalidOption(where=self.where, option=option, value=value, problem=problem)
-
-    def whole(self, option: str, value: Any) -> int:
-        if value is None:
-            return 0
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise self.refuse(option, value, "a whole number from 0 up is needed")
-        return value
-
-    def seconds(self, option: str, value: Any) -> float | None:
-        if value is None:
-            return None
-        if (
-            not isinstance(value, (int, float))
-            or isinstance(value, bool)
-            or not 0 <= value < float("inf")
-        ):
-            raise self.refuse(option, value, "a number from 0 up is needed")
-        return float(value)
-
-    def timeout(self, value: Any) -> float | None:
-        seconds = self.seconds("timeout_seconds", value)
-        if seconds == 0:
-            problem = "a number above 0 is needed, or None for no limit"
-            raise self.refuse("timeout_seconds", value, problem)
-        return seconds
-
-    def delays(self, value: Any) -> Any:
-        if value is None:
-            return 0.0
-        if callable(value):
-            return value
-        if isinstance(value, (list, tuple)):
-            return [self.seconds("retry_delay_seconds", item) for item in value]
-        return self.seconds("retry_delay_seconds", value)
-
-    def tags(self, value: Iterable[str] | None) -> frozenset[str]:
-        if isinstance(value, str):
-            raise self.refuse("tags", value, "a list of strings is needed, this is a single one")
-        tags = frozenset(value or ())
-        for tag in tags:
-            if not isinstance(tag, str):
-                raise self.refuse("tags", tag, "tags are strings")
-        return tags
-
-    def text(self, option: str, value: Any) -> str | None:
-        if value is not None and not isinstance(value, str):
-            raise self.refuse(option, value, "a string is needed")
-        return value
-
-    def run_name(self, option: str, value: Any) -> Any:
-        if value is not None and not isinstance(value, str) and not callable(value):
-            raise self.refuse(option, value, "a format string or a function is needed")
-        return value
-
-    def flag(self, option: str, value: Any) -> bool | None:
-        if value is not None and not isinstance(value, bool):
-            raise self.refuse(
-                option, value, "True, False, or None for what the flow says is needed"
-            )
-        return value
-
-    def resources(self, value: Any) -> dict[str, float]:
-        if value is None:
-            return {}
-        if not isinstance(value, Mapping) or not all(
-            isinstance(name, str) and isinstance(amount, (int, float)) and amount >= 0
-            for name, amount in value.items()
-        ):
-            raise self.refuse("resources", value, "a mapping of names to numbers is needed")
-        return dict(value)
-
-    def function(self, option: str, value: Any) -> Any:
-        if value is not None and not callable(value):
-            raise self.refuse(option, value, "a function is needed")
-        return value
-
-    def functions(self, option: str, value: Any) -> list[Any]:
-        if value is None:
-            return []
-        if not isinstance(value, (list, tuple)):
-            raise self.refuse(option, value, "a list of functions is needed")
-        if not all(callable(hook) for hook in value):
-            raise self.refuse(option, value, "a list of functions is needed")
-        return list(value)
-
-    def runner(self, value: Any) -> Any:
-        from shoal.task_runners.base import TaskRunner
-
-        if value is None or isinstance(value, (str, type, TaskRunner)):
-            return value
-        raise self.refuse(
-            "task_runner", value, "a runner, its class, or a string such as 'threads:4' is needed"
-        )
-
-    def batch(self, value: Any) -> bool | int:
-        if value is None:
-            return True
-        if isinstance(value, bool):
-            return value
-        if not isinstance(value, int) or value < 1:
-            raise self.refuse(
-                "batch", value, "True, False, or the most runs that may travel together"
-            )
-        return value
-
-
-def _name_of(function: Any) -> str:
-    import functools
-
-    while isinstance(function, functools.partial):
-        function = function.func
-    return getattr(function, "__name__", type(function).__name__)
 
 
 @overload
@@ -798,16 +521,3 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     if fn is None:
         return lambda function: Task(function, **options)
     return Task(fn, **options)
-
-
-def kind_of_function(function: Any) -> tuple[bool, bool]:
-    """Whether a call gives something to be awaited, and whether it emits values; also of partials and callable objects."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    # A callable object's function is its `__call__`.
-    body = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-    emits_async = inspect.isasyncgenfunction(body)
-    return (
-        inspect.iscoroutinefunction(body) or emits_async,
-        inspect.isgeneratorfunction(body) or emits_async,
-    )

@@ -22,7 +22,6 @@ from shoal.context import HERE, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine.inputs import ATOMS
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from shoal.exceptions import SerializationError
-from shoal.logs import name_of
 from shoal.safely import in_words, is_raisable, kind_of
 from shoal.serialization import (
     Portable,
@@ -38,7 +37,7 @@ from shoal.states import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shoal.tasks import Task
+    from shoal.specs import TaskSpec
 
 __all__ = [
     "Packed",
@@ -88,7 +87,7 @@ class Packed(NamedTuple):
     seconds: float
 
 
-def pack_task(task: Task[Any, Any]) -> tuple[bytes, bytes]:
+def pack_task(task: TaskSpec) -> tuple[bytes, bytes]:
     """A task's digest and pickle.
 
     Raises:
@@ -357,7 +356,7 @@ def _columns(
             parts.append(dumps(value))
         except BaseException as problem:
             places.append(place)
-            error = unpicklable(value, "result", problem, name_of(call))
+            error = unpicklable(value, "result", problem, call.run_name())
             parts.append(pack_outcome(call, Outcome(FAILED, error, name=call.name)))
     return None, parts, places
 
@@ -368,14 +367,14 @@ def pack_outcome(call: Call, outcome: Outcome) -> bytes:
         return _packed_outcome(call, outcome)
     except BaseException as problem:
         told = outcome.value if outcome.state is None else outcome.state.data
-        error = unpicklable(told, "result", problem, name_of(call))
+        error = unpicklable(told, "result", problem, call.run_name())
         return dumps(Outcome(FAILED, error, name=call.name))
 
 
 def _packed_outcome(call: Call, outcome: Outcome) -> bytes:
     error, state = outcome.value, outcome.state
     if is_raisable(error):
-        outcome.value = Portable(error, name_of(call))
+        outcome.value = Portable(error, call.run_name())
         if state is not None and state.data is error and state.name == "Failed":
             outcome.state = None  # it says no more than the exception
         elif state is not None:
@@ -398,7 +397,7 @@ def _portable_state(
     if data is error:
         data = portable
     elif is_raisable(data):
-        data = Portable(data, name_of(call))
+        data = Portable(data, call.run_name())
     elif isinstance(data, (list, tuple, set, frozenset)) and all(
         isinstance(item, State) for item in data
     ):

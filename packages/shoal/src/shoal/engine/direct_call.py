@@ -37,7 +37,7 @@ from shoal.exceptions import CancelledRun, CrashedRun
 from shoal.futures import TaskFuture
 from shoal.futures.awaiting import settled
 from shoal.futures.blocking import block
-from shoal.logs import name_of, set_up
+from shoal.logs import set_up
 from shoal.safely import in_words, is_raisable, text_of
 from shoal.states import Cancelled, State
 from shoal.tracebacks import fold
@@ -282,7 +282,7 @@ def _finish(call: Call, outcome: Outcome, return_state: bool) -> Any:
     if outcome.phase == CRASHED and isinstance(error, CrashedRun) and error.cause is not None:
         raise error.cause  # in the caller's own thread a KeyboardInterrupt or SystemExit goes on its way
     if not is_raisable(error):
-        error = CancelledRun(run_name=name_of(call))
+        error = CancelledRun(run_name=call.run_name())
     raise error
 
 

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
     from anyio import CancelScope
 
-    from shoal.flows import Flow
+    from shoal.specs import FlowSpec
 
 __all__ = ["run_flow", "run_flow_async", "stream_flow", "stream_flow_async"]
 
@@ -68,7 +68,7 @@ __all__ = ["run_flow", "run_flow_async", "stream_flow", "stream_flow_async"]
 class _Run:
     """One flow run and the steps that sync and async flows share."""
 
-    def __init__(self, flow: Flow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, flow: FlowSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         set_up()
         self.flow = flow
         self.args = args
@@ -272,7 +272,7 @@ def _futures_in(value: Any) -> list[TaskFuture[Any]]:
 
 
 def run_flow(
-    flow: Flow[Any, Any],
+    flow: FlowSpec,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     wait_for: Any,
@@ -302,7 +302,7 @@ def run_flow(
 
 
 def stream_flow(
-    flow: Flow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any
+    flow: FlowSpec, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any
 ) -> Generator[Any, Any, Any]:
     """Runs a generator flow as its caller asks for items; it begins with the first."""
     return _stream(_Run(flow, args, kwargs), wait_for)
@@ -429,7 +429,7 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 async def run_flow_async(
-    flow: Flow[Any, Any],
+    flow: FlowSpec,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     wait_for: Any,
@@ -444,7 +444,7 @@ async def run_flow_async(
 
 
 async def _run_async(
-    flow: Flow[Any, Any],
+    flow: FlowSpec,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     wait_for: Any,
@@ -474,7 +474,7 @@ async def _run_async(
 
 
 def stream_flow_async(
-    flow: Flow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any
+    flow: FlowSpec, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any
 ) -> AsyncGenerator[Any, Any]:
     """As `stream_flow`, for async generator flows."""
     return _stream_async(_Run(flow, args, kwargs), wait_for)

@@ -33,7 +33,7 @@ from shoal.engine.interrupt import (
 from shoal.engine.time_limit import TimeLimit
 from shoal.exceptions import CrashedRun, TaskRunTimeout
 from shoal.futures import TaskFuture
-from shoal.logs import log_failure, log_prints_of, name_of, task_run_logger
+from shoal.logs import log_failure, log_prints_of, task_run_logger
 from shoal.names import render_run_name, run_uuid
 from shoal.safely import in_words, is_error, kind_of, repr_of, text_of
 from shoal.states import (
@@ -49,7 +49,7 @@ from shoal.states import (
 )
 
 if TYPE_CHECKING:
-    from shoal.tasks import Task
+    from shoal.specs import TaskSpec
 
 __all__ = [
     "TaskRun",
@@ -88,7 +88,7 @@ class TaskRun:
         from shoal.context import TAGS
 
         self.id = run_uuid(call.number)
-        self.name = name_of(call)
+        self.name = call.run_name()
         self.task_name = call.task.name
         self.run_count = call.attempt
         self.parameters = call.task.parameters(call.args, call.kwargs)
@@ -248,13 +248,13 @@ def raised(call: Call, error: BaseException) -> Outcome:
     except Interrupt:
         raise
     except BaseException as failure:  # of the user's, who decides about retries: there is none
-        log_failure(failure, "How task run %r ends could not be decided", name_of(call))
+        log_failure(failure, "How task run %r ends could not be decided", call.run_name())
         return Outcome(FAILED, error, name=call.name) if is_error(error) else _crash(call, error)
 
 
 def _crash(call: Call, error: BaseException) -> Outcome:
     crash = CrashedRun(
-        run_name=name_of(call), message=f"the task raised {in_words(error)}", cause=error
+        run_name=call.run_name(), message=f"the task raised {in_words(error)}", cause=error
     )
     return Outcome(CRASHED, crash, name=call.name)
 
@@ -354,7 +354,7 @@ async def call_running_hooks_async(call: Call) -> None:
         await _call_hook_async(hook, call, _running(call))
 
 
-def _final_hooks(task: Task[Any, Any], outcome: Outcome) -> list[Callable[..., Any]]:
+def _final_hooks(task: TaskSpec, outcome: Outcome) -> list[Callable[..., Any]]:
     if outcome.phase == COMPLETED:
         return task.on_completion_hooks
     return task.on_failure_hooks if outcome.phase == FAILED else []
@@ -435,7 +435,7 @@ def log_failure_of(call: Call, error: BaseException, text: str) -> None:
 
 
 def logger_of(call: Call) -> Any:
-    return task_run_logger(name_of(call), run_uuid(call.number))
+    return task_run_logger(call.run_name(), run_uuid(call.number))
 
 
 # ---------------------------------------------------------------------- time limits where the run itself waits
@@ -466,7 +466,7 @@ async def timed_attempt_async(call: Call) -> Outcome:
 
 def overdue(call: Call) -> TaskRunTimeout:
     """The error of an attempt that took longer than its limit."""
-    return TaskRunTimeout(run_name=name_of(call), timeout=call.task.timeout_seconds or 0.0)
+    return TaskRunTimeout(run_name=call.run_name(), timeout=call.task.timeout_seconds or 0.0)
 
 
 def _timed_out(call: Call) -> Outcome:

@@ -24,7 +24,7 @@ asks for more than its value: the user takes it, it fails, somebody depends on i
 May import `calls`, what surrounds a run, and what things are called.
 """
 
-from shoal.futures.blocking import Blocker, Countdown, Waitable, Wanted, block, block_plainly
+from shoal.futures.blocking import Countdown, Waitable, Wanted, block, block_plainly
 from shoal.futures.collections import (
     DoneAndNotDoneFutures,
     TaskFutureList,
@@ -49,7 +49,6 @@ __all__ = [
 # For the rest of the library.
 _INTERNAL = (
     NO_VALUE,
-    Blocker,
     Countdown,
     Detail,
     MapRecord,

@@ -16,7 +16,6 @@ from shoal.exceptions import InvalidOption, RunnerStateError
 
 __all__ = [
     "Arrivals",
-    "Blocker",
     "Countdown",
     "Waitable",
     "Wanted",
@@ -48,17 +47,6 @@ class Waitable(Protocol):
 
 
 Wanted = Sequence[Waitable]
-
-
-class Blocker(Protocol):
-    """How a special thread waits (a worker runs what it waits for; a loop refuses).
-
-    Takes what `block` takes, with a deadline of `time.monotonic` for the timeout.
-    """
-
-    def __call__(
-        self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool
-    ) -> bool: ...
 
 
 class Countdown:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from shoal.context import Scope
     from shoal.futures.owner import Owner
-    from shoal.tasks import Task
+    from shoal.specs import TaskSpec
 
 __all__ = ["CANCELLED_UNSEEN", "NO_VALUE", "RELEASED", "MapRecord", "Span"]
 
@@ -101,7 +101,7 @@ class MapRecord(Generic[R]):
     def __init__(
         self,
         dispatcher: Owner,
-        task: Task[Any, Any],
+        task: TaskSpec,
         base: int,
         size: int,
         positional: list[tuple[list[Any] | None, Any]],

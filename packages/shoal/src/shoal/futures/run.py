@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from shoal.futures.maps import MapRecord
     from shoal.futures.owner import Owner
+    from shoal.specs import TaskSpec
     from shoal.states import State
-    from shoal.tasks import Task
 
 __all__ = ["TRAVEL", "Detail", "TaskFuture"]
 
@@ -134,7 +134,7 @@ class TaskFuture(Generic[R]):
     def __init__(
         self,
         dispatcher: Owner,
-        task: Task[Any, Any],
+        task: TaskSpec,
         number: int,
         call: Call | None,
         since: float,

@@ -13,118 +13,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.scheduling.batching import BatchPolicy
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from logging import LogRecord
 
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
-    from shoal.scheduling.in_flight import EngineRules, InFlight, WorkerState
+    from shoal.scheduling.capabilities import Capabilities
+    from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.scheduling.waits import Helper
-    from shoal.tasks import Task
+    from shoal.specs import TaskSpec
 
 __all__ = [
     "AnyBackend",
     "Backend",
     "BackendEvents",
-    "Capabilities",
     "LaunchingBackend",
     "PullingBackend",
     "QueueingBackend",
 ]
-
-
-class Capabilities:
-    """What a backend can do. The suite in `shoal.testing` excuses the paragraphs that a missing flag names.
-
-    Attributes:
-        pulls: workers live in this process and take runs themselves.
-        isolated: arguments and results cross a process border, so they are pickled.
-        concurrent: several runs at once.
-        stops: a running run can be interrupted.
-        stops_hard: also one that is inside C code.
-        sends_logs: log records made on a worker reach the driver.
-        shares_context: the submitter's context variables are visible in the run.
-        tells_starts: the driver learns when each run begins; else a batch counts as begun with its first run.
-        recalls: runs of a batch can be taken back from a worker that has not started them.
-        resources: knows what a task's `resources=` asks for.
-        keeps_values: a large value that one run hands to another does not pass through the driver.
-        survives: the death of a worker ends only what it was executing.
-        nests: runs submitted inside a run go to the same workers.
-        fuses: a run may travel in one batch with what it waits for.
-        loops: each worker has a loop that runs coroutines beside its other work.
-        queues: the engine has a queue of its own, in front of all workers: a slot is any worker's (`QueueingBackend`).
-        engine: with `queues`, what is special about it.
-        sorts: runs may not share a batch with any other: see `BatchMaker.company_of`.
-        policy: how batches are made.
-    """
-
-    __slots__ = (
-        "concurrent",
-        "engine",
-        "fuses",
-        "isolated",
-        "keeps_values",
-        "loops",
-        "nests",
-        "policy",
-        "pulls",
-        "queues",
-        "recalls",
-        "resources",
-        "sends_logs",
-        "shares_context",
-        "sorts",
-        "stops",
-        "stops_hard",
-        "survives",
-        "tells_starts",
-    )
-
-    def __init__(
-        self,
-        *,
-        pulls: bool = False,
-        isolated: bool = False,
-        concurrent: bool = True,
-        stops: bool = True,
-        stops_hard: bool = False,
-        sends_logs: bool = True,
-        shares_context: bool = False,
-        tells_starts: bool = True,
-        recalls: bool = True,
-        resources: bool = False,
-        keeps_values: bool = True,
-        survives: bool = True,
-        nests: bool = True,
-        fuses: bool = False,
-        loops: bool = False,
-        queues: bool = False,
-        engine: EngineRules | None = None,
-        sorts: bool = False,
-        policy: BatchPolicy | None = None,
-    ) -> None:
-        self.pulls = pulls
-        self.isolated = isolated
-        self.concurrent = concurrent
-        self.stops = stops
-        self.stops_hard = stops_hard
-        self.sends_logs = sends_logs
-        self.shares_context = shares_context
-        self.tells_starts = tells_starts
-        self.recalls = recalls
-        self.resources = resources
-        self.keeps_values = keeps_values
-        self.survives = survives
-        self.nests = nests
-        self.fuses = fuses
-        self.loops = loops
-        self.queues = queues
-        self.engine = engine
-        self.sorts = sorts
-        self.policy = policy if policy is not None else BatchPolicy()
 
 
 class BackendEvents(Protocol):
@@ -226,7 +133,7 @@ class AnyBackend(Protocol):
     def running(self) -> list[TaskFuture[Any]]:
         """Runs that execute and that the scheduler sees in no batch. With the lock held."""
 
-    def capture(self, task: Task[Any, Any]) -> Any:
+    def capture(self, task: TaskSpec) -> Any:
         """The engine's ambient options for a run of a task, in the submitter's thread, or `None`.
 
         Raises:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from shoal.futures import TaskFuture
     from shoal.scheduling.backend import AnyBackend
     from shoal.scheduling.waits import Helper
-    from shoal.tasks import Task
+    from shoal.specs import TaskSpec
 
 __all__ = [
     "GoneError",
@@ -350,7 +350,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
             self._looking = True
             self.after(self.capabilities.policy.patience, self._recall)
 
-    def _look_at(self, task: Task[Any, Any]) -> None:
+    def _look_at(self, task: TaskSpec) -> None:
         with LOCK:
             self.scheduler.is_slow(task)
         self.drain()

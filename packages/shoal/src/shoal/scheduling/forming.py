@@ -15,9 +15,9 @@ from shoal.futures.run import TaskFuture
 if TYPE_CHECKING:
     from collections import deque
 
-    from shoal.scheduling.backend import Capabilities
     from shoal.scheduling.batching import Durations
-    from shoal.tasks import Task
+    from shoal.scheduling.capabilities import Capabilities
+    from shoal.specs import TaskSpec
 
 __all__ = ["BatchMaker"]
 
@@ -190,7 +190,7 @@ class BatchMaker:
                 future._phase = SENT
         return Span(record, start, start + size)
 
-    def expected(self, task: Task[Any, Any]) -> tuple[float | None, int]:
+    def expected(self, task: TaskSpec) -> tuple[float | None, int]:
         """How long a run of a task holds up those behind it in a batch, and the number of observations."""
         if task.is_async and self._capabilities.loops:
             return 0.0, self._policy.cap  # they run side by side

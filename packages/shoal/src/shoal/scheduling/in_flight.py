@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shoal.calls import Batch, Report
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.waits import Helper
-    from shoal.tasks import Task
+    from shoal.specs import TaskSpec
 
 __all__ = ["Departure", "EngineRules", "ErrorOf", "InFlight", "JobEnd", "Outcomes", "WorkerState"]
 
@@ -160,7 +160,7 @@ class InFlight:
     )
 
     def __init__(
-        self, batch: Batch, *, is_job: bool, tasks: Mapping[int, Task[Any, Any]] | None = None
+        self, batch: Batch, *, is_job: bool, tasks: Mapping[int, TaskSpec] | None = None
     ) -> None:
         self.batch = batch
         self.tasks = tasks if tasks is not None else {}

@@ -27,7 +27,7 @@ from shoal.scheduling.scheduler import Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shoal.tasks import Task
+    from shoal.specs import TaskSpec
 
 __all__ = ["BackendT", "Gate", "Intake", "SchedulerT"]
 
@@ -89,7 +89,7 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
 
     def submit(
         self,
-        task: Task[Any, Any],
+        task: TaskSpec,
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         wait_for: Any,
@@ -150,7 +150,7 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
             context.run(SCOPE.set, scope)
         return context
 
-    def _tell_resources(self, task: Task[Any, Any]) -> None:
+    def _tell_resources(self, task: TaskSpec) -> None:
         if not self.capabilities.resources:
             task.told_resources = True
             library_logger().warning(
@@ -185,7 +185,7 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
 
     def submit_map(
         self,
-        task: Task[Any, Any],
+        task: TaskSpec,
         positional: list[tuple[list[Any] | None, Any]],
         keywords: dict[str, tuple[list[Any] | None, Any]],
         size: int,

@@ -18,7 +18,7 @@ from shoal.scheduling.scheduler import Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shoal.scheduling.backend import Capabilities
+    from shoal.scheduling.capabilities import Capabilities
 
 __all__ = ["PullingScheduler"]
 

@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 
     from shoal.engine.inputs import Input
     from shoal.futures.blocking import Wanted
-    from shoal.scheduling.backend import Capabilities
+    from shoal.scheduling.capabilities import Capabilities
     from shoal.states import State
 
 __all__ = ["Scheduler"]

@@ -20,8 +20,8 @@ from shoal.scheduling.waits import WorkerWaits
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shoal.scheduling.backend import Capabilities
-    from shoal.tasks import Task
+    from shoal.scheduling.capabilities import Capabilities
+    from shoal.specs import TaskSpec
 
 __all__ = ["SendingScheduler"]
 
@@ -55,8 +55,8 @@ class SendingScheduler(Scheduler):
         self.maker = BatchMaker(capabilities, self.durations, self.waiting)
         self.worker_waits = WorkerWaits(self)
         self.ready_async: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
-        self._asked_of: set[Task[Any, Any]] = set()  # tasks of which nothing is known yet
-        self._slow: set[Task[Any, Any]] = set()  # those whose first runs take their time
+        self._asked_of: set[TaskSpec] = set()  # tasks of which nothing is known yet
+        self._slow: set[TaskSpec] = set()  # those whose first runs take their time
 
     # ------------------------------------------------------------------ what is ready
 
@@ -84,7 +84,7 @@ class SendingScheduler(Scheduler):
             self.lane(record.task).appendleft(record)
         self.fill()
 
-    def lane(self, task: Task[Any, Any]) -> deque[TaskFuture[Any] | MapRecord[Any]]:
+    def lane(self, task: TaskSpec) -> deque[TaskFuture[Any] | MapRecord[Any]]:
         """Where runs of a task are queued when they are ready."""
         return self.ready_async if task.is_async and self.capabilities.loops else self.ready
 
@@ -184,7 +184,7 @@ class SendingScheduler(Scheduler):
             return False
         return self.policy.is_few(seconds, observed, len(self.ready))
 
-    def is_slow(self, task: Task[Any, Any]) -> None:
+    def is_slow(self, task: TaskSpec) -> None:
         """The first runs of a task take their time: the engine is to see how many there are."""
         if self.durations.of(task)[0] is None:
             self._slow.add(task)

@@ -38,8 +38,9 @@ from shoal.exceptions import CrashedRun, InvalidOption, SerializationError, Work
 from shoal.futures.run import TaskFuture
 from shoal.logs import library_logger
 from shoal.safely import in_words, is_error, kind_of, repr_of, text_of
-from shoal.scheduling.backend import BackendEvents, Capabilities
+from shoal.scheduling.backend import BackendEvents
 from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.capabilities import Capabilities
 from shoal.serialization import dumps
 from shoal.task_runners.base import BaseTaskRunner
 from shoal.task_runners.packing import calls_of, culprit_of
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.scheduling.waits import Helper
-    from shoal.tasks import Task
+    from shoal.specs import TaskSpec
 
 __all__ = ["ExecutorTaskRunner"]
 
@@ -86,7 +87,7 @@ class ExecutorBackend:
         # Batches that were lost, why and with which executor; told by a thread that lives while there are any.
         self._losses: deque[tuple[int, BaseException, Executor]] = deque()
         self._teller: threading.Thread | None = None
-        self._tasks: dict[Task[Any, Any], tuple[bytes, bytes]] = {}
+        self._tasks: dict[TaskSpec, tuple[bytes, bytes]] = {}
         self._scopes: dict[int, tuple[Scope | None, bytes]] = {}
         self._stopping = False
         self._nested: Any = None
@@ -214,7 +215,7 @@ class ExecutorBackend:
             packed_tasks, self._surroundings(scope), data, self.capabilities.policy.target * 4
         ), failed
 
-    def _packed_task(self, task: Task[Any, Any]) -> tuple[bytes, bytes]:
+    def _packed_task(self, task: TaskSpec) -> tuple[bytes, bytes]:
         packed = self._tasks.get(task)
         if packed is None:
             packed = self._tasks[task] = pack_task(task)
@@ -347,7 +348,7 @@ class ExecutorBackend:
     def settle(self) -> None:
         """Not asked: likewise."""
 
-    def capture(self, task: Task[Any, Any]) -> Any:
+    def capture(self, task: TaskSpec) -> Any:
         """See `Backend`."""
         return None
 

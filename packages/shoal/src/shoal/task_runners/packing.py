@@ -13,7 +13,6 @@ from shoal.engine.values import value_of
 from shoal.exceptions import CrashedRun
 from shoal.futures.maps import Span
 from shoal.futures.run import TaskFuture
-from shoal.logs import name_of
 from shoal.safely import in_words, is_error
 from shoal.serialization import culprit_in
 
@@ -135,4 +134,4 @@ def culprit_of(call: Call) -> SerializationError | None:
         parameters = {"args": call.args, **(call.kwargs or {})}
     else:
         parameters = call.task.given(call.args, call.kwargs)
-    return culprit_in(parameters, "parameters", name_of(call))
+    return culprit_in(parameters, "parameters", call.run_name())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shoal.futures import TaskFutureList
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.dispatcher import AnyDispatcher
-    from shoal.tasks import Task
+    from shoal.specs import TaskSpec
 
 __all__ = ["SequentialTaskRunner"]
 
@@ -35,7 +35,7 @@ class _InlineDispatcher(PullingDispatcher):
 
     def submit(
         self,
-        task: Task[Any, Any],
+        task: TaskSpec,
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         wait_for: Any,
@@ -48,7 +48,7 @@ class _InlineDispatcher(PullingDispatcher):
 
     def submit_map(
         self,
-        task: Task[Any, Any],
+        task: TaskSpec,
         positional: list[tuple[list[Any] | None, Any]],
         keywords: dict[str, tuple[list[Any] | None, Any]],
         size: int,

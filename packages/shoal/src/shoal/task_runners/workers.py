@@ -32,8 +32,8 @@ from shoal.exceptions import NestingTooDeep
 from shoal.futures.blocking import Countdown, block_plainly
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
-from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import GoneError
 from shoal.task_runners.async_lane import AsyncLane
 from shoal.task_runners.packing import not_begun
@@ -41,7 +41,7 @@ from shoal.task_runners.packing import not_begun
 if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.dispatchers import PullingDispatcher
-    from shoal.tasks import Task
+    from shoal.specs import TaskSpec
 
 __all__ = ["Worker", "WorkerBackend"]
 
@@ -557,7 +557,7 @@ class WorkerBackend:
             self.lane.stop()
         self.lane.join(grace)
 
-    def capture(self, task: Task[Any, Any]) -> Any:
+    def capture(self, task: TaskSpec) -> Any:
         """See `AnyBackend`."""
         return None
 

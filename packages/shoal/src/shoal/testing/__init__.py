@@ -14,14 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal.scheduling.backend import Capabilities
+    from shoal.scheduling.capabilities import Capabilities
     from shoal.testing.suite import TaskRunnerSuite
     from shoal.testing.tools import Signals
 
 __all__ = ["Capabilities", "Signals", "TaskRunnerSuite"]
 
 _HOMES = {
-    "Capabilities": "shoal.scheduling.backend",
+    "Capabilities": "shoal.scheduling.capabilities",
     "Signals": "shoal.testing.tools",
     "TaskRunnerSuite": "shoal.testing.suite",
 }

@@ -21,7 +21,7 @@ from shoal.testing.tools import Signals
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from shoal.scheduling.backend import Capabilities
+    from shoal.scheduling.capabilities import Capabilities
     from shoal.task_runners import TaskRunner
 
 __all__ = ["FLAGS", "LOOPS", "Covered", "SuiteBase", "covers", "in_flow"]

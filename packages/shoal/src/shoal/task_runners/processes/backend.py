@@ -26,8 +26,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from shoal.logs import library_logger
-from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatcher import GRACE
 from shoal.serialization import dumps
 from shoal.task_runners.processes.carrier import SegmentCarrier
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.dispatchers import SlotsDispatcher
     from shoal.scheduling.waits import Helper
+    from shoal.specs import TaskSpec
     from shoal.task_runners.processes.members import ProcessMember, Sent
-    from shoal.tasks import Task
 
 __all__ = ["ProcessBackend"]
 
@@ -284,7 +284,7 @@ class ProcessBackend:
     def settle(self) -> None:
         """Not asked: likewise."""
 
-    def capture(self, task: Task[Any, Any]) -> Any:
+    def capture(self, task: TaskSpec) -> Any:
         """There are no ambient options."""
         return None
 

@@ -36,7 +36,7 @@ from shoal import names
 from shoal.context import LOCK
 from shoal.engine.batch_run import pack_error
 from shoal.engine.interrupt import Interrupt
-from shoal.logs import library_logger, log_to_stderr, name_of
+from shoal.logs import library_logger, log_to_stderr
 from shoal.serialization import dumps, loads
 from shoal.task_runners.processes.record import REPORT_EVERY, TOLD, Record, size_of_record
 from shoal.task_runners.processes.segments import NoSegment, Segment, SegmentPool
@@ -215,7 +215,7 @@ class Worker(RemoteWorker):
             library_logger().warning(
                 "There is no room in shared memory for the result of task run %r (%d bytes: %s); "
                 "it goes through the driver, as others may",
-                name_of(call),
+                call.run_name(),
                 size,
                 error,
             )

@@ -20,8 +20,8 @@ from shoal.calls import FAILED, Batch, Outcome
 from shoal.exceptions import ResultLost, WorkerDied
 from shoal.futures.maps import Span
 from shoal.logs import library_logger
-from shoal.scheduling.backend import Capabilities
 from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.in_flight import EngineRules, WorkerState
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from shoal.scheduling.engine_events import EngineEvents
     from shoal.scheduling.in_flight import InFlight
     from shoal.scheduling.waits import Helper
+    from shoal.specs import TaskSpec
     from shoal.task_runners.remote.contents import Contents
-    from shoal.tasks import Task
 
 __all__ = ["ClusterBackend"]
 
@@ -120,14 +120,14 @@ class ClusterBackend:
         """Inside, the cluster's own objects can be packed among arguments."""
         return nullcontext()
 
-    def new_sent(self, batch: Batch, task: Task[Any, Any], packed: Packed) -> Any:
+    def new_sent(self, batch: Batch, task: TaskSpec, packed: Packed) -> Any:
         """The books about a batch that is about to be sent: a `Sent`."""
         return Sent(batch, packed.stored)
 
     def send_task(
         self,
         sent: Any,
-        task: Task[Any, Any],
+        task: TaskSpec,
         blob: bytes,
         buffers: list[PickleBuffer],
         options: Any,
@@ -143,7 +143,7 @@ class ClusterBackend:
         """
         raise NotImplementedError
 
-    def travels_alone(self, sent: Any, task: Task[Any, Any], options: Any) -> bool:
+    def travels_alone(self, sent: Any, task: TaskSpec, options: Any) -> bool:
         """Whether a batch has to be a task of the cluster's, though a worker waits for it."""
         raise NotImplementedError
 
@@ -300,7 +300,7 @@ class ClusterBackend:
         """A slot is no thing of ours."""
 
 
-def _first_of(batch: Batch) -> tuple[Task[Any, Any], Any]:
+def _first_of(batch: Batch) -> tuple[TaskSpec, Any]:
     """The task and the ambient options of a batch's first run; those of the others are the same."""
     if type(batch.runs) is Span:
         record = batch.runs.record

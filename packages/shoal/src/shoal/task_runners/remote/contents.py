@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shoal.scheduling.dispatchers import PushingDispatcher
+    from shoal.specs import TaskSpec
     from shoal.states import State
-    from shoal.tasks import Task
 
 __all__ = ["Contents"]
 
@@ -64,9 +64,9 @@ class Contents:
     ) -> None:
         self._dispatcher = dispatcher
         self._keep = keep
-        self._tasks: dict[Task[Any, Any], int] = {}
-        self._tasks_by_key: list[Task[Any, Any]] = []
-        self._tasks_by_digest: dict[bytes, Task[Any, Any]] = {}
+        self._tasks: dict[TaskSpec, int] = {}
+        self._tasks_by_key: list[TaskSpec] = []
+        self._tasks_by_digest: dict[bytes, TaskSpec] = {}
         self._prepared: weakref.WeakSet[MapRecord[Any]] = weakref.WeakSet()
         self.packed_tasks: list[bytes | BaseException] = []
         self._deaths: dict[int, int] = {}
@@ -222,7 +222,7 @@ class Contents:
             self.scope = scope
             self.surroundings = surroundings_of(scope)
 
-    def _key_of(self, task: Task[Any, Any]) -> int:
+    def _key_of(self, task: TaskSpec) -> int:
         """What workers know a task by.
 
         Raises:
@@ -245,7 +245,7 @@ class Contents:
             raise packed
         return key
 
-    def tasks(self, keys: list[int]) -> dict[int, Task[Any, Any]]:
+    def tasks(self, keys: list[int]) -> dict[int, TaskSpec]:
         """Tasks by their keys."""
         return {key: self._tasks_by_key[key] for key in keys}
 
@@ -332,7 +332,7 @@ class Contents:
             Report(batch.number, list(failed), list(failed.values()), ends, 0.0, last=last, count=0)
         )
 
-    def task(self, key: int | bytes, data: bytes | None) -> Task[Any, Any]:
+    def task(self, key: int | bytes, data: bytes | None) -> TaskSpec:
         """The task that a worker names.
 
         Args:

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
     from shoal.context import Scope
     from shoal.futures.blocking import Wanted
+    from shoal.specs import TaskSpec
     from shoal.task_runners.remote.messages import Message
     from shoal.task_runners.remote.worker import RemoteWorker
-    from shoal.tasks import Task
 
 __all__ = ["RemoteDispatcher"]
 
@@ -102,13 +102,13 @@ class RemoteDispatcher(Answers):
 
     # ------------------------------------------------------------------ runs go out
 
-    def know(self, task: Task[Any, Any], key: int) -> None:
+    def know(self, task: TaskSpec, key: int) -> None:
         """A task that came from the driver, which knows it by this key."""
         self._keys[task] = key
 
     def submit(
         self,
-        task: Task[Any, Any],
+        task: TaskSpec,
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         wait_for: Any,
@@ -130,7 +130,7 @@ class RemoteDispatcher(Answers):
         return future
 
     def _tell_run(
-        self, task: Task[Any, Any], future: TaskFuture[Any], call: Call, content: tuple[Any, ...]
+        self, task: TaskSpec, future: TaskFuture[Any], call: Call, content: tuple[Any, ...]
     ) -> None:
         try:
             self._tell(messages.SUBMITTED, task, call.number, 1, content)
@@ -139,7 +139,7 @@ class RemoteDispatcher(Answers):
 
     def submit_map(
         self,
-        task: Task[Any, Any],
+        task: TaskSpec,
         positional: list[tuple[list[Any] | None, Any]],
         keywords: dict[str, tuple[list[Any] | None, Any]],
         size: int,
@@ -154,7 +154,7 @@ class RemoteDispatcher(Answers):
 
     def _submit_map(
         self,
-        task: Task[Any, Any],
+        task: TaskSpec,
         positional: list[tuple[list[Any] | None, Any]],
         keywords: dict[str, tuple[list[Any] | None, Any]],
         size: int,
@@ -212,7 +212,7 @@ class RemoteDispatcher(Answers):
         return TaskFutureList(record)
 
     def _tell(
-        self, kind: int, task: Task[Any, Any], number: int, size: int, content: tuple[Any, ...]
+        self, kind: int, task: TaskSpec, number: int, size: int, content: tuple[Any, ...]
     ) -> None:
         """Tells the driver of a run or a map.
 

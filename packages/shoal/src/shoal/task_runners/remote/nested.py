@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from shoal.scheduling.dispatchers import PushingDispatcher
+    from shoal.specs import TaskSpec
     from shoal.task_runners.remote.contents import Contents
     from shoal.task_runners.remote.messages import Message
-    from shoal.tasks import Task
 
 __all__ = ["Carrier", "End", "NestedRuns"]
 
@@ -122,7 +122,7 @@ class NestedRuns:
         outer = self._contents.scope
         return Scope(self._dispatcher, outer.flow_run if outer is not None else None)
 
-    def _take_content(self, message: Message, packed: Any) -> tuple[Task[Any, Any], Any]:
+    def _take_content(self, message: Message, packed: Any) -> tuple[TaskSpec, Any]:
         key, data, plain, whole = packed
         task = self._contents.task(key, data)
         return task, self._carrier.arguments(message, (plain, whole))

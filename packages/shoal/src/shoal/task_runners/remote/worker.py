@@ -30,7 +30,7 @@ from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_o
 from shoal.engine.inputs import ATOMS
 from shoal.engine.services import guarded
 from shoal.exceptions import NestingTooDeep
-from shoal.logs import log_failure, log_prints_of, name_of
+from shoal.logs import log_failure, log_prints_of
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN, Batch, Rows, Tasks, Told
@@ -253,7 +253,7 @@ class RemoteWorker:
             raise  # the driver has gone
         except BaseException as problem:
             batch.results.pop(position, None)
-            error = unpicklable(value, "result", problem, name_of(call))
+            error = unpicklable(value, "result", problem, call.run_name())
             self._put_outcome(batch, position, call, Outcome(FAILED, error, name=call.name))
             return
         if batch.rows.linked:
@@ -313,7 +313,7 @@ class RemoteWorker:
             number = rows.numbers[place]
             task = rows.run(place)[0]
             call = Call(task, (), None, number, Context(), batch.scope)
-            error = NestingTooDeep(run_name=name_of(call), depth=depth)
+            error = NestingTooDeep(run_name=call.run_name(), depth=depth)
             batch.lane.words[position] = BEGUN
             batch.lane.ends[position] = time.time()
             self.put(batch, position, call, Outcome(FAILED, error), None)

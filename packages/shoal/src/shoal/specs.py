@@ -1,0 +1,257 @@
+"""`TaskSpec`: what a task is, as all who carry runs of it see it. Data, and what follows from that alone.
+
+May import `exceptions`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import random
+from typing import TYPE_CHECKING, Any
+
+from shoal.exceptions import ParameterBindError, ReservedArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["RESERVED", "FlowSpec", "TaskSpec", "bind_error", "kind_of_function"]
+
+#: Arguments of a call that are the library's own.
+RESERVED = ("return_state", "wait_for")
+
+
+class TaskSpec:
+    """A function and the options of its runs; `Task` is what users have of it.
+
+    Attributes:
+        fn: the function.
+        signature: its signature, `None` if it tells none.
+        is_async, is_generator: what kind of function it is.
+        is_plain: whether a run asks for nothing but its function to be called: the fast way through the engine.
+        batch: as given.
+        batch_limit: the most runs that travel together, `None` for as many as the backend likes.
+        told_resources: whether it was said that a runner knows no resources.
+        hidden: whether its runs are in no log.
+        name, tags, task_run_name, retries, retry_delay_seconds, retry_jitter_factor, retry_condition_fn, crash_retries,
+            timeout_seconds, log_prints, on_running_hooks, on_completion_hooks, on_failure_hooks, resources: the options.
+    """
+
+    fn: Callable[..., Any]
+    name: str
+    tags: frozenset[str]
+    task_run_name: Any
+    retries: int
+    retry_delay_seconds: Any
+    retry_jitter_factor: float | None
+    retry_condition_fn: Any
+    crash_retries: int
+    timeout_seconds: float | None
+    log_prints: bool | None
+    on_running_hooks: list[Any]
+    on_completion_hooks: list[Any]
+    on_failure_hooks: list[Any]
+    resources: dict[str, float]
+    batch: bool | int
+    told_resources: bool = False
+    hidden: bool = False
+
+    def read_signature(self) -> None:
+        """Learns from the function what kind it is, and what arguments it takes."""
+        function = self.fn
+        self.is_async, self.is_generator = kind_of_function(function)
+        try:
+            self.signature: inspect.Signature | None = inspect.signature(function)
+        except (
+            TypeError,
+            ValueError,
+        ):  # some functions written in C tell nothing of their parameters
+            self.signature = None
+        least, most = 0, 0
+        for parameter in (self.signature.parameters if self.signature is not None else {}).values():
+            if parameter.name in RESERVED:
+                raise ReservedArgumentError(task_name=self.name, argument=parameter.name)
+            required = parameter.default is parameter.empty
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                most += 1
+                least += required
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                most = 1 << 30
+            elif parameter.kind is parameter.KEYWORD_ONLY and required:
+                least = 1 << 30  # positional arguments alone can't be enough
+        self._least, self._most = (0, 1 << 30) if self.signature is None else (least, most)
+        self.update_plain()
+
+    def update_plain(self) -> None:
+        """The options have changed."""
+        self.is_plain = not (
+            self.is_async
+            or self.is_generator
+            or self.on_running_hooks
+            or self.on_completion_hooks
+            or self.on_failure_hooks
+            or self.task_run_name is not None
+            or self.timeout_seconds is not None
+            or self.log_prints
+        )
+        self.batch_limit = None if self.batch is True else int(self.batch) or 1
+
+    def retry_delay(self, attempt: int) -> float:
+        """Seconds between attempt number `attempt` and the next."""
+        delays = self.retry_delay_seconds
+        if callable(delays):
+            delays = delays(attempt)
+        if isinstance(delays, (int, float)):
+            delay = float(delays)
+        else:
+            delay = float(delays[min(attempt, len(delays)) - 1]) if delays else 0.0
+        if self.retry_jitter_factor and delay > 0:
+            # Spread evenly over delay * (1 ± factor), so that runs which failed together do not return together.
+            delay *= 1 + self.retry_jitter_factor * random.uniform(-1, 1)  # not for secrets
+        return max(delay, 0.0)
+
+    # ------------------------------------------------------------------ arguments
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Checks that arguments fit the signature.
+
+        Raises:
+            ParameterBindError: they do not.
+        """
+        if self.signature is None:
+            return
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise bind_error(self.name, self.signature, args, kwargs, error) from None
+
+    def arguments(self, parameters: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments for parameters given by name.
+
+        Raises:
+            ParameterBindError: one does not exist.
+        """
+        if self.signature is None:
+            return (), dict(parameters)
+        left = dict(parameters)
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        positional = True
+        for name, parameter in self.signature.parameters.items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                args.extend(left.pop(name, ()))
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                kwargs.update(left.pop(name, {}))
+            elif name not in left:
+                positional = False
+            elif positional and parameter.kind is not parameter.KEYWORD_ONLY:
+                args.append(left.pop(name))
+            elif parameter.kind is parameter.POSITIONAL_ONLY:
+                raise ParameterBindError(
+                    task_name=self.name,
+                    problem=f"{name!r} can only be given if what precedes it is",
+                    argument=name,
+                )
+            else:
+                kwargs[name] = left.pop(name)
+        kwargs.update(left)
+        self.bind(tuple(args), kwargs)
+        return tuple(args), kwargs
+
+    def parameters(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        """A call's parameters by name, defaults filled in."""
+        if self.signature is None:
+            return dict(kwargs or {})
+        bound = self.signature.bind(*args, **(kwargs or {}))
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        """A call's parameters by name, as they were given: `arguments` turned round."""
+        if self.signature is None:
+            return dict(kwargs or {})
+        return dict(self.signature.bind(*args, **(kwargs or {})).arguments)
+
+
+class FlowSpec:
+    """A function and the options of its runs as a flow; `Flow` is what users have of it.
+
+    Attributes:
+        fn: the function.
+        is_async, is_generator: what kind of function it is.
+        name, flow_run_name, retries, retry_delay_seconds, timeout_seconds, log_prints, on_running_hooks,
+            on_completion_hooks, on_failure_hooks, on_crashed_hooks, on_cancellation_hooks: the options.
+    """
+
+    fn: Callable[..., Any]
+    is_async: bool
+    is_generator: bool
+    name: str
+    flow_run_name: Any
+    retries: int
+    retry_delay_seconds: float
+    timeout_seconds: float | None
+    log_prints: bool | None
+    on_running_hooks: list[Any]
+    on_completion_hooks: list[Any]
+    on_failure_hooks: list[Any]
+    on_crashed_hooks: list[Any]
+    on_cancellation_hooks: list[Any]
+
+    def validated(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        """A call's arguments, checked against the annotations and made into what these say; and all by name."""
+        raise NotImplementedError
+
+    def make_runner(self) -> Any:
+        """The task runner of one run, not entered."""
+        raise NotImplementedError
+
+
+def bind_error(
+    name: str,
+    signature: inspect.Signature,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    error: TypeError,
+) -> ParameterBindError:
+    """The error of arguments that do not fit, which names the argument."""
+    parameters = signature.parameters
+    argument = next(
+        (
+            key
+            for key in kwargs
+            if key not in parameters
+            and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        ),
+        None,
+    )
+    if "missing" in str(error):
+        given = set(kwargs) | set(list(parameters)[: len(args)])
+        argument = next(
+            (
+                key
+                for key, p in parameters.items()
+                if key not in given
+                and p.default is p.empty
+                and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            ),
+            None,
+        )
+    return ParameterBindError(
+        task_name=name, problem=f"{error}; the signature is {name}{signature}", argument=argument
+    )
+
+
+def kind_of_function(function: Any) -> tuple[bool, bool]:
+    """Whether a call gives something to be awaited, and whether it emits values; also of partials and callable objects."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    # A callable object's function is its `__call__`.
+    body = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    emits_async = inspect.isasyncgenfunction(body)
+    return (
+        inspect.iscoroutinefunction(body) or emits_async,
+        inspect.isgeneratorfunction(body) or emits_async,
+    )
