@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,10 @@ def test_signals(tmp_path: Path) -> None:
         assert (first, second) == (1, 2)
     with signals.inside("room") as again:
         assert again == 1
+    dies = "import os; from shoal.testing import Signals; Signals({}).inside('room').__enter__(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", dies.format(repr(str(tmp_path)))], check=True)
+    with signals.inside("room") as again:
+        assert again == 1, "who was killed is not there"
     with pytest.raises(AssertionError, match="2 come to 'alone'"):
         signals.meet("alone", 2, timeout=0.01)
     assert eventually(lambda: 5, "a value") == 5

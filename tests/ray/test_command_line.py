@@ -53,7 +53,7 @@ def shoal(*arguments: str, folder: Path, address: str | None = None) -> tuple[st
         env=environment,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=200,  # the limit of a test is 240
         check=False,
     )
     assert done.returncode == 0, done.stderr

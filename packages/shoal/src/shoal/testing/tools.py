@@ -98,7 +98,7 @@ class Signals:
         # Directories: making and listing them opens no file that an interrupt could leave open.
         room = self._path(kind, name)
         room.mkdir(exist_ok=True)
-        guest = room / os.urandom(8).hex()
+        guest = room / f"{os.getpid()}-{os.urandom(8).hex()}"
         guest.mkdir()
         return guest
 
@@ -128,10 +128,21 @@ class Signals:
         """A room that runs enter and leave.
 
         Yields:
-            How many were in it when this one had entered, itself included.
+            How many were in it when this one had entered, itself included. Whose process was killed is in no room.
         """
         guest = self._enter("room", name)
         try:
-            yield len(os.listdir(guest.parent))
+            yield sum(_lives(int(name.partition("-")[0])) for name in os.listdir(guest.parent))
         finally:
             guest.rmdir()
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of this machine runs; one that has ended may still be waited for."""
+    try:
+        os.kill(pid, 0)
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return not Path("/proc/self").exists()  # the system tells no more, or it has just gone
