@@ -114,7 +114,9 @@ class PullingDispatcher(Dispatcher[PullingScheduler, PullingBackend]):
 
     def _perform(self, effect: tuple[Any, ...]) -> None:
         kind = effect[0]
-        if kind == effects_of.WAKE:
+        if kind == effects_of.SETTLED:
+            self._settled(effect[1])
+        elif kind == effects_of.WAKE:
             self.backend.wake(effect[1])
         elif kind == effects_of.CROWDED:
             self.backend.crowded()
