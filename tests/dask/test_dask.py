@@ -16,11 +16,13 @@ from shoal.exceptions import InvalidOption, ResultLost, RunnerStateError, Upstre
 from shoal.testing.samples import BoomError, boom, identity, inc
 from shoal.testing.tools import PATIENCE, eventually
 from shoal_dask import DaskTaskRunner, get_dask_client
+from shoal_dask.backend import DaskBackend
 from shoal_dask.bus import can_profile
 from shoal_dask.side import _DaskSeat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.slow,
@@ -60,6 +62,11 @@ def total(array: Any) -> float:
 
 
 @task
+def add(array: Any, number: int) -> float:
+    return float(array.sum()) + number
+
+
+@task
 def type_of(value: Any) -> str:
     return type(value).__name__
 
@@ -72,6 +79,78 @@ def types_of(values: list[Any]) -> list[str]:
 @task
 def where() -> str:
     return distributed.get_worker().address
+
+
+# ---------------------------------------------------------------------- large arguments
+
+
+class Held:
+    """Lets large values go to a worker only when it is told to.
+
+    Args:
+        refuses: whether there is no worker to take them then.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, refuses: bool = False) -> None:
+        self.asked, self.go = threading.Event(), threading.Event()
+        scatter = DaskBackend._scatter
+
+        def waits(backend: DaskBackend, *given: Any) -> Any:
+            self.asked.set()
+            assert self.go.wait(PATIENCE)
+            if refuses:
+                raise TimeoutError
+            return scatter(backend, *given)
+
+        patch.setattr(DaskBackend, "_scatter", waits)
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["taken", "with the task"])
+@pytest.mark.parametrize("how", ["map", "submit"])
+def test_a_large_argument_on_its_way_holds_nobody_up(
+    runner: DaskTaskRunner, monkeypatch: pytest.MonkeyPatch, how: str, *, refuses: bool
+) -> None:
+    """DESIGN: a launch never blocks; SPEC 5.7."""
+    held = Held(monkeypatch, refuses=refuses)
+    big = np.ones(300_000)
+
+    @flow(task_runner=runner)
+    def main() -> tuple[list[float], str]:
+        runs = total.map([big, big]) if how == "submit" else add.map(unmapped(big), [1, 2])
+        assert held.asked.wait(PATIENCE)
+        other = type_of.submit(1).result(timeout=PATIENCE)
+        assert not runs[0].done()
+        held.go.set()
+        return runs.result(timeout=PATIENCE), other
+
+    ends, other = main()
+    assert other == "int"
+    assert ends == ([300_000.0] * 2 if how == "submit" else [300_001.0, 300_002.0])
+
+
+def test_a_run_that_is_cancelled_while_its_argument_is_on_its_way(
+    runner: DaskTaskRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It never begins; what came with it does (SPEC 7.4)."""
+    held = Held(monkeypatch)
+    big = np.ones(300_000)
+
+    @task
+    def leaves_a_trace(array: Any, number: int) -> int:
+        (tmp_path / str(number)).touch()
+        return number
+
+    @flow(task_runner=runner)
+    def main() -> list[str]:
+        runs = leaves_a_trace.map(unmapped(big), range(4))
+        assert held.asked.wait(PATIENCE)
+        assert runs[1].cancel()
+        held.go.set()
+        runs.wait(PATIENCE)
+        return [run.state.name for run in runs]
+
+    assert main() == ["Completed", "Cancelled", "Completed", "Completed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "2", "3"]
 
 
 # ---------------------------------------------------------------------- natives

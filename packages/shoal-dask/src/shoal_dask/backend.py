@@ -21,13 +21,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from dask.base import annotate
 from distributed.client import _current_client
 from distributed.worker import Worker  # noqa: F401  # so that its cost is here, not in the first submit
+from shoal.engine.services import guarded
 from shoal.exceptions import InvalidOption
 from shoal.logs import library_logger
 from shoal.names import process_entropy
@@ -115,6 +118,7 @@ class DaskBackend(ClusterBackend):
         self.jobs = Jobs(self)
         self.relays = Relays(self)
         self.watch = Watch(self, worker_timeout)
+        self._storing = ThreadPoolExecutor(1, "shoal-dask-storing")
         self._tokens: list[tuple[Any, Any]] = []
 
     # ------------------------------------------------------------------ starting and stopping
@@ -156,6 +160,7 @@ class DaskBackend(ClusterBackend):
                 variable.reset(token)
         if hasattr(self, "_link"):
             self._link.close(max(grace, 1.0))
+        self._storing.shutdown(cancel_futures=True)
         self.jobs.join()
         self.engine.close()
         self.relays.clear()
@@ -188,7 +193,9 @@ class DaskBackend(ClusterBackend):
     def travels_alone(self, sent: Any, task: TaskSpec, options: Any) -> bool:
         """See `ClusterBackend`: Dask has to find a worker for it, or to see to a value that may not exist yet."""
         demanding = bool(options or task.resources)
-        return demanding or any(isinstance(item, Borrowed) for item in sent.stored)
+        return demanding or any(
+            isinstance(item, Borrowed) or _is_on_its_way(item) for item in sent.stored
+        )
 
     def tell_all(self, kind: int, body: bytes) -> None:
         """See `ClusterBackend`."""
@@ -213,15 +220,11 @@ class DaskBackend(ClusterBackend):
             given["resources"] = {**given.get("resources", {}), **task.resources}
         sent.demands = given.get("resources") or {}
         self.warn_of_demands(sent)
-        if len(blob) > SCATTERED:
-            with contextlib.suppress(TimeoutError):  # no worker takes it: it travels with the task
-                blob = self._scatter(blob)
         needed = [stored for stored in sent.stored if not isinstance(stored, Inside)]
         handles = [stored.number for stored in needed]
-        values = [stored.future for stored in needed]
         function = execute_async if task.is_async else execute
 
-        def submit() -> Any:
+        def submit(blob: Any, values: list[Any]) -> Any:
             with annotate(**(options.others() if options is not None else {})):
                 return client.submit(
                     function,
@@ -236,15 +239,41 @@ class DaskBackend(ClusterBackend):
                     **given,
                 )
 
-        def post() -> None:
-            try:
-                # In a context of its own: what is annotated where this happens to run is of no matter to this batch.
-                sent.future = Context().run(submit)
-            except Exception as error:
-                cause = error
-                self.do(lambda: self.engine.not_sent(sent.number, cause))
+        def send(blob: Any) -> None:
+            # What no worker has taken travels with the task.
+            values = [s.original if s.future is None else s.future for s in needed]
 
-        self._link.post(post)
+            def post() -> None:
+                try:
+                    # In a context of its own: what is annotated where this happens to run is of no matter to this batch.
+                    sent.future = Context().run(submit, blob, values)
+                except Exception as error:
+                    cause = error
+                    self.do(lambda: self.engine.not_sent(sent.number, cause))
+
+            with sent.sending:
+                if not sent.is_taken_back:
+                    sent.is_given = True
+                    self._link.post(post)
+
+        def send_later() -> None:
+            there = blob
+            try:
+                if len(blob) > SCATTERED:
+                    with contextlib.suppress(TimeoutError):
+                        there = self._scatter(blob)
+                send(there)
+            except BaseException as error:
+                self.engine.not_sent(sent.number, error)
+
+        if len(blob) > SCATTERED or any(_is_on_its_way(stored) for stored in needed):
+            self._later(send_later)
+        else:
+            send(blob)
+
+    def _later(self, action: Callable[[], object]) -> None:
+        """Has a thread of its own do what waits for workers, one thing after another: nobody else is held up."""
+        self._storing.submit(guarded(action, self.events.failed))
 
     def offers(self) -> list[Mapping[str, float]]:
         """See `ClusterBackend`: the resources of each worker."""
@@ -254,9 +283,11 @@ class DaskBackend(ClusterBackend):
         """Puts a large argument of a map to a worker, once."""
         if packed.stored:
             raise ValueError("there are handles in it")
-        return Kept(self._scatter(value), original=value)
+        kept = Kept(f"shoal-argument-{uuid4().hex}", None, original=value)
+        self._later(lambda: self.renew(kept))
+        return kept
 
-    def _scatter(self, value: Any) -> Any:
+    def _scatter(self, value: Any, key: str | None = None) -> Any:
         """Gives a value to a worker.
 
         Raises:
@@ -266,23 +297,31 @@ class DaskBackend(ClusterBackend):
             self.arrived.wait(ARRIVED_WITHIN)
         if not self.engine.workers():
             raise TimeoutError
-        return self.client.scatter([value], hash=False, timeout=SCATTERED_WITHIN)[0]
+        key = key if key is not None else f"shoal-argument-{uuid4().hex}"
+        return self.client.scatter({key: value}, timeout=SCATTERED_WITHIN)[key]
 
-    def renew(self, lost: Kept) -> bool:
-        """Scatters an argument again that was lost with its worker; whether it is one."""
-        if lost.original is NOTHING:
+    def renew(self, kept: Kept) -> bool:
+        """Gives an argument to a worker, also again if it was lost with one; whether it has arrived."""
+        if kept.original is NOTHING:
             return False
+        key = kept.number if kept.future is None else f"shoal-argument-{uuid4().hex}"
         try:
-            lost.put(self._scatter(lost.original))
-        except TimeoutError:
+            future = self._scatter(kept.original, key)
+        except (TimeoutError, OSError):
             return False
+        kept.number, kept.future = key, future
         return True
 
     # ------------------------------------------------------------------ taking back, stopping
 
     def withdraw(self, sent: Any) -> None:
         """See `ClusterBackend`."""
-        self.send("withdraw", key=sent.key, number=sent.batch.number)
+        with sent.sending:
+            sent.is_taken_back = not sent.is_given
+        if sent.is_taken_back:
+            self.engine.withdrawn(sent.number)
+        else:
+            self.send("withdraw", key=sent.key, number=sent.batch.number)
 
     def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
         """See `QueueingBackend`: through its nanny, if nothing of others is there."""
@@ -309,11 +348,11 @@ class DaskBackend(ClusterBackend):
 
     def kept(self, key: str, member: DaskMember) -> Kept:
         """The handle of a value that a worker keeps: a Dask key that the scheduler keeps for the driver's client."""
-        return Kept(future_of(key, self.client), member.address)
+        return Kept(key, future_of(key, self.client), member.address)
 
     def kept_by_the_dead(self, key: str, member: DaskMember) -> Kept:
         """The handle of a value that a worker has taken along: whoever asks for it is told so."""
-        return Kept(lost_future_of(key, self.client), member.address)
+        return Kept(key, lost_future_of(key, self.client), member.address)
 
     def in_flight_under(self, key: str) -> DaskSent | None:
         """The batch whose Dask task has this key."""
@@ -349,3 +388,8 @@ def _send_more_often(client: Any) -> None:
             problem="a number of seconds is needed",
         ) from None
     client.scheduler_comm.interval = seconds
+
+
+def _is_on_its_way(stored: Any) -> bool:
+    """Whether it is an argument that no worker has yet."""
+    return isinstance(stored, Kept) and stored.future is None

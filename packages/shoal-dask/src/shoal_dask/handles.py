@@ -26,7 +26,8 @@ class Kept(Parcel):
     """In the driver: a value that stays on a worker, or was scattered to one.
 
     Args:
-        future: Dask's own future of it. Its key is pure data: Dask cannot compute it again.
+        key: of Dask's own future of it. It is pure data: Dask cannot compute it again.
+        future: that future; `None` while an argument is on its way to a worker, and if there was none to take it.
         place: the address of the worker that holds it, if it matters.
         original: of an argument, the driver's own value: it can be scattered again.
     """
@@ -34,20 +35,20 @@ class Kept(Parcel):
     __slots__ = ("future", "number", "original", "place")
 
     def __init__(
-        self, future: Future[Any], place: str | None = None, original: Any = NOTHING
+        self,
+        key: str,
+        future: Future[Any] | None,
+        place: str | None = None,
+        original: Any = NOTHING,
     ) -> None:
+        self.number = key
+        self.future = future
         self.place = place
         self.original = original
-        self.put(future)
-
-    def put(self, future: Future[Any]) -> None:
-        """The value is there now."""
-        self.future = future
-        self.number = future.key
 
     def is_lost(self) -> bool:
         """Whether what held it is known to have gone."""
-        return self.future.status in ("lost", "cancelled")
+        return self.future is not None and self.future.status in ("lost", "cancelled")
 
     @property
     def holder(self) -> str:
@@ -58,6 +59,8 @@ class Kept(Parcel):
         """See `Handle`: fetched anew each time."""
         from distributed import CancelledError
 
+        if self.future is None:
+            return self.original
         if self.is_lost():
             raise ResultLost(run_name=run_name, holder=f"Dask worker {self.place}")
         try:

@@ -5,6 +5,7 @@ May import `handles` and the core's `remote` room.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from shoal.task_runners.remote.cluster_members import ClusterMember, Sent
@@ -46,11 +47,17 @@ class DaskSent(Sent):
     Attributes:
         key: of its Dask task.
         future: of its Dask task, once that was sent.
+        sending: held while it is given to Dask, or taken back before.
+        is_given: whether Dask has it, or is about to.
+        is_taken_back: whether it must not be given any more.
     """
 
-    __slots__ = ("future", "key")
+    __slots__ = ("future", "is_given", "is_taken_back", "key", "sending")
 
     def __init__(self, batch: Batch, key: str, stored: list[Any]) -> None:
         super().__init__(batch, stored)
         self.key = key
         self.future: Future[Any] | None = None
+        self.sending = threading.Lock()
+        self.is_given = False
+        self.is_taken_back = False

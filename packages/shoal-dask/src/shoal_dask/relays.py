@@ -61,6 +61,7 @@ class Relays:
             )
         outcome = run._outcome
         if run._phase == COMPLETED and isinstance(outcome, Kept):
+            assert outcome.future is not None  # only an argument may be without
             return outcome.future
         with self._lock:
             self._prune()
