@@ -740,6 +740,24 @@ def test_a_file_is_read_before_a_batch_goes_again_that_may_have_begun() -> None:
     play.teardown()
 
 
+def test_whoever_may_have_begun_a_batch_is_waited_for_without_end() -> None:
+    """Looking again and again would keep whoever carries effects out from hearing what is waited for."""
+    play = LedgerMachine()
+    play.begin(workers=2, known=True)
+    play.submit_map(size=4, watched=False)
+    play.a_worker_goes_on(which=0, steps=3, fails=False)
+    play.a_worker_retires(which=1)
+    play.a_worker_dies(which=0, readable=True, unsaid=1, first=False, blamed=False)
+    while play.words:
+        play.the_engine_is_heard(twice=False)
+    play.laters, looks = [], play.laters
+    for look in looks:
+        look(play.now)
+    play.follow()
+    assert play.laters == []
+    play.teardown()
+
+
 def test_a_run_that_came_back_is_no_more_of_its_batch() -> None:
     """Whoever looks at the batch afterwards does not take it for sent."""
     play = LedgerMachine()

@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from uuid import uuid4
 from dask.base import annotate
 from distributed.client import _current_client
 from distributed.worker import Worker  # noqa: F401  # so that its cost is here, not in the first submit
-from shoal.engine.services import guarded
+from shoal.engine.services import Calls
 from shoal.exceptions import InvalidOption
 from shoal.logs import library_logger
 from shoal.names import process_entropy
@@ -52,7 +51,7 @@ from shoal_dask.members import DaskMember, DaskSent
 from shoal_dask.natives import Borrowed, Inside, borrowing
 from shoal_dask.options import Options, captured
 from shoal_dask.relays import Relays
-from shoal_dask.side import execute, execute_async
+from shoal_dask.side import Inline, execute, execute_async
 from shoal_dask.watch import Watch
 
 if TYPE_CHECKING:
@@ -118,16 +117,15 @@ class DaskBackend(ClusterBackend):
         self.jobs = Jobs(self)
         self.relays = Relays(self)
         self.watch = Watch(self, worker_timeout)
-        self._storing = ThreadPoolExecutor(1, "shoal-dask-storing")
         self._tokens: list[tuple[Any, Any]] = []
 
     # ------------------------------------------------------------------ starting and stopping
 
     def start(self, events: QueueingDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
-        assert events.engine is not None  # this backend queues
         self.events, self.engine = events, events.engine
         self.contents = Contents(events, self._keep)
+        self._storing = Calls("shoal-dask-storing", events.failed)
         listener = Listener(self, check=self._check)
         self.connection.acquire()
         try:
@@ -160,7 +158,7 @@ class DaskBackend(ClusterBackend):
                 variable.reset(token)
         if hasattr(self, "_link"):
             self._link.close(max(grace, 1.0))
-        self._storing.shutdown(cancel_futures=True)
+        self._storing.close(max(grace, 1.0))
         self.jobs.join()
         self.engine.close()
         self.relays.clear()
@@ -241,7 +239,7 @@ class DaskBackend(ClusterBackend):
 
         def send(blob: Any) -> None:
             # What no worker has taken travels with the task.
-            values = [s.original if s.future is None else s.future for s in needed]
+            values = [Inline(dumps(s.original)) if s.future is None else s.future for s in needed]
 
             def post() -> None:
                 try:
@@ -252,13 +250,18 @@ class DaskBackend(ClusterBackend):
                     self.do(lambda: self.engine.not_sent(sent.number, cause))
 
             with sent.sending:
-                if not sent.is_taken_back:
-                    sent.is_given = True
+                sent.is_given = not sent.is_taken_back
+                if sent.is_given:
                     self._link.post(post)
+            if not sent.is_given:
+                self.engine.withdrawn(sent.number)
 
         def send_later() -> None:
             there = blob
             try:
+                for stored in needed:
+                    if _is_on_its_way(stored):
+                        self.renew(stored)  # there may be a worker by now
                 if len(blob) > SCATTERED:
                     with contextlib.suppress(TimeoutError):
                         there = self._scatter(blob)
@@ -267,24 +270,20 @@ class DaskBackend(ClusterBackend):
                 self.engine.not_sent(sent.number, error)
 
         if len(blob) > SCATTERED or any(_is_on_its_way(stored) for stored in needed):
-            self._later(send_later)
+            self._storing.do(send_later)
         else:
             send(blob)
-
-    def _later(self, action: Callable[[], object]) -> None:
-        """Has a thread of its own do what waits for workers, one thing after another: nobody else is held up."""
-        self._storing.submit(guarded(action, self.events.failed))
 
     def offers(self) -> list[Mapping[str, float]]:
         """See `ClusterBackend`: the resources of each worker."""
         return [member.resources for member in self.engine.workers()]
 
     def _keep(self, value: Any, packed: Packed) -> Kept:
-        """Puts a large argument of a map to a worker, once."""
+        """Sees to it that a large argument of a map is put to a worker, once."""
         if packed.stored:
             raise ValueError("there are handles in it")
         kept = Kept(f"shoal-argument-{uuid4().hex}", None, original=value)
-        self._later(lambda: self.renew(kept))
+        self._storing.do(lambda: self.renew(kept))
         return kept
 
     def _scatter(self, value: Any, key: str | None = None) -> Any:
@@ -307,7 +306,8 @@ class DaskBackend(ClusterBackend):
         key = kept.number if kept.future is None else f"shoal-argument-{uuid4().hex}"
         try:
             future = self._scatter(kept.original, key)
-        except (TimeoutError, OSError):
+        except BaseException as error:  # Dask's own pickling may not take what ours does
+            library_logger().debug("A large argument was not given to a worker", exc_info=error)
             return False
         kept.number, kept.future = key, future
         return True
@@ -317,11 +317,10 @@ class DaskBackend(ClusterBackend):
     def withdraw(self, sent: Any) -> None:
         """See `ClusterBackend`."""
         with sent.sending:
-            sent.is_taken_back = not sent.is_given
-        if sent.is_taken_back:
-            self.engine.withdrawn(sent.number)
-        else:
-            self.send("withdraw", key=sent.key, number=sent.batch.number)
+            if not sent.is_given:  # its arguments are on their way
+                sent.is_taken_back = True
+                return
+        self.send("withdraw", key=sent.key, number=sent.batch.number)
 
     def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
         """See `QueueingBackend`: through its nanny, if nothing of others is there."""

@@ -60,6 +60,25 @@ LAST_GRACE = 20.0
 LEFT = -1
 
 
+class Inline:
+    """A large argument that no worker has taken: it travels with a task, pickled as other arguments are.
+
+    Args:
+        data: its pickle.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+def _by_handle(handles: list[str], values: tuple[Any, ...]) -> dict[str, Any]:
+    """Large values by their handles."""
+    there = [loads(value.data) if type(value) is Inline else value for value in values]
+    return dict(zip(handles, there, strict=True))
+
+
 def execute(
     session: str, number: int, key: str, blob: bytes, handles: list[str], *values: Any
 ) -> None:
@@ -75,7 +94,7 @@ def execute(
     """
     side = side_of(get_worker(), session)
     if side is not None:
-        side.execute(number, key, blob, dict(zip(handles, values, strict=True)))
+        side.execute(number, key, blob, _by_handle(handles, values))
 
 
 async def execute_async(
@@ -84,7 +103,7 @@ async def execute_async(
     """A batch of coroutines, as a Dask task: it holds no thread, and no place among those that run."""
     side = side_of(get_worker(), session)
     if side is not None:
-        await side.execute_async(number, key, blob, dict(zip(handles, values, strict=True)))
+        await side.execute_async(number, key, blob, _by_handle(handles, values))
 
 
 def fail(error: BaseException) -> None:

@@ -27,6 +27,7 @@ from weakref import WeakValueDictionary
 
 import ray
 from ray.exceptions import RayError
+from shoal.engine.services import Calls
 from shoal.exceptions import ClusterFailed, WorkerDied
 from shoal.logs import library_logger
 from shoal.names import process_entropy
@@ -40,7 +41,7 @@ from shoal.task_runners.remote.modules import shipped_by_value
 
 from shoal_ray.handles import Kept
 from shoal_ray.jobs import Jobs
-from shoal_ray.link import Calls, Link
+from shoal_ray.link import Link
 from shoal_ray.listening import Listener
 from shoal_ray.members import RayMember, RaySent
 from shoal_ray.natives import Borrowed, borrowing
@@ -115,13 +116,12 @@ class RayBackend(ClusterBackend):
         self._functions: dict[Any, Any] = {}
         self._checked: set[TaskSpec] = set()
         self._acquired = False
-        self.calls = Calls(self._call_failed)
+        self.calls = Calls("shoal-ray-calls", self._call_failed)
 
     # ------------------------------------------------------------------ starting and stopping
 
     def start(self, events: QueueingDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary instance if there is none."""
-        assert events.engine is not None  # this backend queues
         self.events, self.engine = events, events.engine
         self.contents = Contents(events, self._keep)
         self.listener = Listener(self)

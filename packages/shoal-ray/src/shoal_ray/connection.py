@@ -146,15 +146,18 @@ class Connection:
             MissingExtraError: the dashboard was asked for and is not installed.
         """
         with _lock:
+            before = _current
             try:
                 instance = _instance_here(self.settings)
+                self._latest = instance
+                self._holds[instance] += 1
+                instance.users += 1
             except BaseException:
-                if _current is not None and not _current.users:  # an interrupt came just then
+                if _current is not None and _current is not before:  # an interrupt came just then
+                    self._holds.pop(_current, None)
+                    _current.users = 0
                     _current.leave(0.0)
                 raise
-            instance.users += 1
-            self._holds[instance] += 1
-            self._latest = instance
 
     def release(self, grace: float) -> None:
         """Gives it up. The last one shuts down what was initialised here, in silence.
@@ -233,6 +236,7 @@ class Instance:
     @classmethod
     def initialised(cls, settings: ClusterSettings) -> Instance:
         """Initialises Ray."""
+        global _current
         address = which(settings)
         check_arguments(settings)
         if address != "local":
@@ -247,6 +251,7 @@ class Instance:
             instance.is_local = address == "local"
             instance.shares_path = instance.is_local and _shares_path(given)
             instance.prints = given.get("log_to_driver") is not False
+            _current = instance  # who is interrupted from here on leaves it
         if given.get("include_dashboard"):
             link = str(getattr(context, "dashboard_url", None) or "")
             instance.dashboard_link = link if not link or "://" in link else f"http://{link}"
@@ -462,12 +467,14 @@ def _whole_or_nothing(
     session: _Session, address: str, settings: ClusterSettings, surroundings: Surroundings
 ) -> Iterator[None]:
     """What is not initialised to the end leaves nothing, and says why."""
+    global _current
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     before = set(descendants(os.getpid()))
     try:
         with quiet(), _without_uv(is_local=address == "local"):
             yield
     except BaseException as error:
+        _current = None
         session.give_up()
         _see_off_new(before)
         surroundings.restore()

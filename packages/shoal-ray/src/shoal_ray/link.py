@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.engine.services import guarded
@@ -23,7 +22,7 @@ from shoal_ray.relay import GONE, JOINED
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-__all__ = ["Calls", "Hearer", "Link", "Peer"]
+__all__ = ["Hearer", "Link", "Peer"]
 
 #: Seconds that connections have to end, where the other end may have to agree, before they are cut.
 HANGS_UP_WITHIN = 0.5
@@ -116,40 +115,6 @@ class _Relayed(Peer):
     def cut(self) -> None:
         """See `Peer`."""
         self._link.gone(self)
-
-
-class Calls:
-    """A thread for calls of Ray that may take as long as Ray likes: nobody else waits for them.
-
-    Args:
-        failed: told if one fails.
-    """
-
-    def __init__(self, failed: Callable[[BaseException], object]) -> None:
-        self._failed = failed
-        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
-
-    def do(self, call: Callable[[], object]) -> None:
-        """Makes a call, after those before."""
-        with self._starting:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._serve, name="shoal-ray-calls", daemon=True
-                )
-                self._thread.start()
-        self._calls.put(call)
-
-    def close(self, grace: float) -> None:
-        """Ends the thread once it has made its calls, or leaves it to itself."""
-        if self._thread is not None:
-            self._calls.put(None)
-            self._thread.join(grace)
-
-    def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            guarded(call, self._failed)()
 
 
 class Link:

@@ -1,6 +1,7 @@
-"""The two service threads of a driver: one that keeps time, one that calls user callbacks.
+"""The two service threads of a driver: one that keeps time, one that calls user callbacks; and threads for what may take
+long.
 
-Both are daemons, start on first use and live as long as the process. Neither polls. May import what surrounds a run.
+The two are daemons, start on first use and live as long as the process. Neither polls. May import what surrounds a run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from shoal.logs import log_failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CALLBACKS", "TIMERS", "Callbacks", "Timer", "Timers", "guarded"]
+__all__ = ["CALLBACKS", "TIMERS", "Callbacks", "Calls", "Timer", "Timers", "guarded"]
 
 
 def guarded(
@@ -38,6 +39,40 @@ def guarded(
             failed(error)
 
     return act
+
+
+class Calls:
+    """A thread for calls that may take as long as an engine likes: nobody else waits for them.
+
+    Args:
+        name: of the thread, which begins with the first call.
+        failed: told if one fails.
+    """
+
+    def __init__(self, name: str, failed: Callable[[BaseException], object]) -> None:
+        self._name = name
+        self._failed = failed
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def do(self, call: Callable[[], object]) -> None:
+        """Makes a call, after those before."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+                self._thread.start()
+        self._calls.put(call)
+
+    def close(self, grace: float) -> None:
+        """Ends the thread once it has made its calls, or leaves it to itself."""
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join(grace)
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            guarded(call, self._failed)()
 
 
 class Timer:

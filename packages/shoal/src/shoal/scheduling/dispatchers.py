@@ -327,6 +327,8 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
             self.after(self.capabilities.policy.patience, lambda: self._look_at(task))
         elif kind == effects_of.OVERDUE:
             self._overdue(effect[1], effect[2])
+        elif kind == effects_of.GONE:
+            self._slot_gone(effect[1])
         else:
             super()._perform(effect)
 
@@ -362,6 +364,9 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         with LOCK:
             self.scheduler.recall()
         self.drain()
+
+    def _slot_gone(self, slot: int) -> None:
+        """A spare slot is not needed any more; where any worker takes a batch, that is nothing to anybody."""
 
     def _stuck(self, helper: Helper) -> None:
         """A blocked run can be given nothing."""
@@ -410,11 +415,8 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
 class SlotsDispatcher(PushingDispatcher[Backend]):
     """For a backend with slots of its own."""
 
-    def _perform(self, effect: tuple[Any, ...]) -> None:
-        if effect[0] == effects_of.GONE:
-            self.backend.slot_gone(effect[1])
-        else:
-            super()._perform(effect)
+    def _slot_gone(self, slot: int) -> None:
+        self.backend.slot_gone(slot)
 
     def _has_begun(self, future: TaskFuture[Any]) -> bool:
         return self.backend.has_begun(future)

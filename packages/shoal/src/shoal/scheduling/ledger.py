@@ -84,6 +84,7 @@ class Ledger:
         self._shares = rules.shares
         self._fruitless: dict[TaskFuture[Any], int] = {}
         self._refused: list[InFlight] = []
+        self._silent_jobs: list[InFlight] = []
         self._deaths: dict[int, int] = {}
         self.batches: dict[int, InFlight] = {}
         self.workers: dict[Hashable, WorkerState] = {}
@@ -215,7 +216,7 @@ class Ledger:
             return
         entry.ended = end
         entry.why = why if why is not None else Departure()
-        entry.may_have_begun = may_have_begun
+        entry.may_have_begun = entry.may_have_begun or may_have_begun
         known = entry.worker is not None
         if end is JobEnd.RAN:
             self._pass_on_held(entry)
@@ -259,8 +260,8 @@ class Ledger:
         """A job has ended, and what its worker has said of it must have come by now."""
         if not self._is_open(entry) or entry.worker is not None:
             return
-        if any(worker.departure is not None for worker in self.workers.values()):
-            self._later(self._unheard, entry)  # it may have written down what it did not say
+        if self._is_anybody_leaving():
+            self._silent_jobs.append(entry)  # one of them may have written down what it did not say
         elif entry.ended is JobEnd.DIED and not entry.may_have_begun:
             if entry.suspects:
                 self._died_in_silence(entry, now)
@@ -306,14 +307,26 @@ class Ledger:
         self._close(entry)
         self._scheduler.batch_closed(number, helper)
 
+    def _is_anybody_leaving(self) -> bool:
+        return any(worker.departure is not None for worker in self.workers.values())
+
     def _look_at_refused(self, now: float) -> None:
-        """What was refused may have begun at a worker whose file was not read yet."""
-        if any(worker.departure is not None for worker in self.workers.values()):
+        """What was refused, or ended in silence, may have begun at a worker whose file was not read yet."""
+        if self._is_anybody_leaving():
             return
         refused, self._refused = self._refused, []
         for entry in refused:
-            if entry.worker is None:
+            if entry.worker is not None:
+                continue
+            if entry.may_have_begun:
+                text = "the worker that may have begun it is gone, and nothing tells"
+                entry.why = entry.why._replace(message=entry.why.message or text)
+                self._lose(entry, None, now)
+            else:
                 self._again(entry, now)
+        silent, self._silent_jobs = self._silent_jobs, []
+        for entry in silent:
+            self._unheard(entry, now)
 
     # ------------------------------------------------------------------ workers go
 
@@ -398,8 +411,8 @@ class Ledger:
             else:
                 self._again(blamed, now)
         if outcomes is None:
-            for entry in [refused for refused in self._refused if refused.worker is None]:
-                self._lose(entry, None, now, error)  # it may have begun there
+            for entry in self._refused:
+                entry.may_have_begun = True
         for helper in list(worker.waits.values()):
             self._scheduler.run_resumed(helper)
         worker.settle()

@@ -296,9 +296,6 @@ class ClusterBackend:
         """Nothing that the scheduler does not know of."""
         return []
 
-    def slot_gone(self, slot: int) -> None:
-        """A slot is no thing of ours."""
-
 
 def _first_of(batch: Batch) -> tuple[TaskSpec, Any]:
     """The task and the ambient options of a batch's first run; those of the others are the same."""
