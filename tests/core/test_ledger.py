@@ -89,6 +89,7 @@ class FakeWorker:
     def __init__(self, key: int) -> None:
         self.state = WorkerState(key)
         self.state.killable = True
+        self.state.host = "a machine"
         self.alive = True
         self.has_file = True
         self.job: Held | None = None  # of the engine's
