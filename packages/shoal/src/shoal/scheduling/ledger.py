@@ -410,7 +410,9 @@ class Ledger:
                 self._lose(blamed, None, now, error)
             else:
                 self._again(blamed, now)
-        if outcomes is None and worker.host is not None:  # else it was too young to have said anything, or to begin
+        if (
+            outcomes is None and worker.host is not None
+        ):  # else it was too young to have said anything, or to begin
             for entry in self._refused:
                 entry.may_have_begun = True
         for helper in list(worker.waits.values()):
