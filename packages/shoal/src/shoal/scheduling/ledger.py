@@ -410,9 +410,8 @@ class Ledger:
                 self._lose(blamed, None, now, error)
             else:
                 self._again(blamed, now)
-        if (
-            outcomes is None and worker.host is not None
-        ):  # else it was too young to have said anything, or to begin
+        # One of which nothing was ever heard was too young to have begun anything.
+        if outcomes is None and worker.host is not None:
             for entry in self._refused:
                 entry.may_have_begun = True
         for helper in list(worker.waits.values()):
