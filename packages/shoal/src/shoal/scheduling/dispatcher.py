@@ -41,7 +41,6 @@ from shoal.names import next_number
 from shoal.safely import in_words
 from shoal.scheduling import effects as effects_of
 from shoal.scheduling.answers import NOT_HERE
-from shoal.scheduling.backend import AnyBackend
 from shoal.scheduling.intake import BackendT, Intake, SchedulerT
 from shoal.scheduling.runlog import RunLog
 from shoal.scheduling.scheduler import Scheduler
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.engine.services import Timer
+    from shoal.scheduling.backend import AnyBackend
 
 __all__ = ["AnyDispatcher", "Dispatcher"]
 
@@ -446,7 +446,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         self._log.flush()
 
 
-AnyDispatcher: TypeAlias = Dispatcher[Scheduler, AnyBackend]
+AnyDispatcher: TypeAlias = "Dispatcher[Scheduler, AnyBackend]"
 
 
 class _AllRuns:

@@ -21,9 +21,7 @@ from shoal.exceptions import BackendError, WaitCycle
 from shoal.logs import log_failure
 from shoal.safely import in_words
 from shoal.scheduling import effects as effects_of
-from shoal.scheduling.backend import Backend, LaunchingBackend, PullingBackend, QueueingBackend
 from shoal.scheduling.dispatcher import GRACE, Dispatcher
-from shoal.scheduling.engine_events import EngineEvents
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.scheduling.pushing import PushingScheduler
 
@@ -32,7 +30,13 @@ if TYPE_CHECKING:
 
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
-    from shoal.scheduling.backend import AnyBackend
+    from shoal.scheduling.backend import (
+        AnyBackend,
+        Backend,
+        LaunchingBackend,
+        PullingBackend,
+        QueueingBackend,
+    )
     from shoal.scheduling.waits import Helper
     from shoal.specs import TaskSpec
 
@@ -45,14 +49,14 @@ __all__ = [
     "dispatcher_for",
 ]
 
-LaunchingT = TypeVar("LaunchingT", bound=LaunchingBackend, covariant=True)
+LaunchingT = TypeVar("LaunchingT", bound="LaunchingBackend", covariant=True)
 
 
 class GoneError(Exception):
     """A claimed run was cancelled before it began."""
 
 
-class PullingDispatcher(Dispatcher[PullingScheduler, PullingBackend]):
+class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
     """For workers of this process.
 
     Args:
@@ -412,7 +416,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         self.drain()
 
 
-class SlotsDispatcher(PushingDispatcher[Backend]):
+class SlotsDispatcher(PushingDispatcher["Backend"]):
     """For a backend with slots of its own."""
 
     def _slot_gone(self, slot: int) -> None:
@@ -431,7 +435,7 @@ class SlotsDispatcher(PushingDispatcher[Backend]):
         self.backend.force(future)
 
 
-class QueueingDispatcher(PushingDispatcher[QueueingBackend]):
+class QueueingDispatcher(PushingDispatcher["QueueingBackend"]):
     """For an engine with a queue of its own.
 
     Attributes:
@@ -439,6 +443,10 @@ class QueueingDispatcher(PushingDispatcher[QueueingBackend]):
     """
 
     def __init__(self, backend: QueueingBackend, runner_name: str) -> None:
+        from shoal.scheduling.engine_events import (
+            EngineEvents,  # with the ledger: most runners need neither
+        )
+
         super().__init__(backend, runner_name)
         self.engine = EngineEvents(self.scheduler, backend, self.drain, self.after)
 

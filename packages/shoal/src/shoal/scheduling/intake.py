@@ -21,19 +21,19 @@ from shoal.futures.maps import MapRecord
 from shoal.logs import library_logger
 from shoal.names import next_number, reserve
 from shoal.scheduling.answers import Answers
-from shoal.scheduling.backend import AnyBackend
 from shoal.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shoal.scheduling.backend import AnyBackend
     from shoal.specs import TaskSpec
 
 __all__ = ["BackendT", "Gate", "Intake", "SchedulerT"]
 
 #: What a dispatcher has of each depends on the kind of its backend.
 SchedulerT = TypeVar("SchedulerT", bound=Scheduler, covariant=True)
-BackendT = TypeVar("BackendT", bound=AnyBackend, covariant=True)
+BackendT = TypeVar("BackendT", bound="AnyBackend", covariant=True)
 
 
 class Gate(Protocol):
