@@ -117,15 +117,11 @@ def test_a_map_submitted_inside_a_run_grows_the_pool() -> None:
 
 
 def test_short_tasks_stay_on_few_threads() -> None:
-    """Where the process has a processor: else nobody gets anything done for a while, and the pool grows."""
-    began, used = time.monotonic(), time.process_time()
     with ThreadPoolTaskRunner() as runner:
         for _ in range(3):
             futures = [runner.submit(inc, {"x": number}) for number in range(2000)]
             assert [future.result() for future in futures] == list(range(1, 2001))
             runner.map(inc, {"x": range(20_000)}).wait()
-        if time.process_time() - used < 0.9 * (time.monotonic() - began):
-            pytest.skip("the machine is busy with something else")
         assert len(pool_threads()) <= 32, (
             "of the 256 that there could be; 1 to 4 where the machine is not busy"
         )
