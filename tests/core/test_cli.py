@@ -507,8 +507,9 @@ def test_a_broken_plugin_breaks_nothing_else(
 # ---------------------------------------------------------------------- real processes
 
 SLOW = """
-    import asyncio, sys, threading, time
+    import asyncio, signal, sys, threading, time
     from shoal import flow, task
+    from shoal.futures import as_completed
 
     @task
     def spin():
@@ -531,6 +532,32 @@ SLOW = """
     @flow
     async def coroutine():
         say("ready")
+        await asyncio.sleep(60)
+
+    def signal_elsewhere():
+        time.sleep(1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    @task
+    def elsewhere():
+        signal_elsewhere()
+        time.sleep(60)
+
+    @flow
+    def lost():
+        future = elsewhere.submit()
+        say("ready")
+        future.wait()
+
+    @flow
+    def lost_in_turn():
+        say("ready")
+        next(iter(as_completed([elsewhere.submit()])))
+
+    @flow
+    async def lost_in_a_loop():
+        say("ready")
+        threading.Thread(target=signal_elsewhere, daemon=True).start()
         await asyncio.sleep(60)
 
     @flow
@@ -565,6 +592,15 @@ def test_a_signal_ends_the_flow_quietly(
         _, err = process.communicate(timeout=20)
     assert process.returncode == code
     assert time.monotonic() - began < 15
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("flow", ["lost", "lost_in_turn", "lost_in_a_loop"])
+def test_a_signal_that_ends_no_system_call_is_seen(tmp_path: Path, flow: str) -> None:
+    """It reached another thread, or the main thread just before that went to wait."""
+    with started(tmp_path, SHOAL, "run", f"slow.py:{flow}") as process:
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 143
     assert "Traceback" not in err
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
+from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +21,8 @@ from shoal.engine import handlers
 from shoal.exceptions import CancelledRun
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from asyncio import AbstractEventLoop
+    from collections.abc import Coroutine, Iterator
 
 __all__ = ["Signals"]
 
@@ -72,7 +75,8 @@ class Signals:
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             if task is not None:
                 self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
-            return await coroutine
+            with _woken_by_signals(loop):
+                return await coroutine
 
         try:
             return asyncio.run(cancellable())
@@ -103,3 +107,22 @@ class Signals:
         if number is not None:
             time.sleep(PATIENCE)
             os._exit(128 + number)
+
+
+@contextmanager
+def _woken_by_signals(loop: AbstractEventLoop) -> Iterator[None]:
+    """Has signals end the loop's wait, also one that comes just before the loop begins it.
+
+    A child that is forked here and sent a signal wakes the loop too, which does no harm.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        loop.add_reader(ours, lambda: ours.recv(4096))
+        previous = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(previous)
+            loop.remove_reader(ours)

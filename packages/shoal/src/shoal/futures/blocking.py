@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from queue import SimpleQueue
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from shoal.context import HERE, INHERITED, LOCK
@@ -23,7 +24,25 @@ __all__ = [
     "block_plainly",
     "check_timeout",
     "refuse_inherited",
+    "slices",
 ]
+
+#: Seconds after which the main thread, however long it waits, goes back to the interpreter for a moment: that is where
+#: signals are handled. One that comes between the interpreter's last look and the system call does not end the call.
+GLANCE = 0.5
+
+
+def slices(deadline: float | None) -> Iterator[float]:
+    """Seconds to wait, again and again until `deadline` (of `time.monotonic`), at least once; see `GLANCE`."""
+    in_main = threading.current_thread() is threading.main_thread()
+    longest = GLANCE if in_main else threading.TIMEOUT_MAX
+    while deadline is None:
+        yield longest
+    while True:
+        left = max(deadline - time.monotonic(), 0.0)
+        yield min(left, longest)
+        if not left:
+            return
 
 
 class Waitable(Protocol):
@@ -116,10 +135,7 @@ class Countdown:
 
     def wait(self, deadline: float | None) -> bool:
         """Blocks; returns whether it was woken before `deadline` (of `time.monotonic`)."""
-        if deadline is None:
-            return self._closed.acquire()
-        left = min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
-        return self._closed.acquire(timeout=left)
+        return any(self._closed.acquire(timeout=seconds) for seconds in slices(deadline))
 
     def forget(self, wanted: Wanted) -> None:
         """Unregisters after a wait that ended early, so that nothing is kept alive; with `LOCK` held."""
@@ -218,6 +234,17 @@ class Arrivals:
         self.queue.put(future)
         if self.wake is not None:
             self.wake()
+
+    def take(self, deadline: float | None) -> Any:
+        """Blocks until the next has ended.
+
+        Raises:
+            Empty: `deadline` (of `time.monotonic`) was over first.
+        """
+        for seconds in slices(deadline):
+            with suppress(Empty):
+                return self.queue.get(timeout=seconds)
+        raise Empty
 
     def close(self) -> None:
         """Unregisters from what has not ended."""

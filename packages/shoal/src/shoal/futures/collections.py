@@ -240,7 +240,7 @@ class as_completed(Generic[R]):  # the standard library's and Prefect's name for
         try:
             for given in range(len(self._futures)):
                 try:
-                    future = arrivals.queue.get(timeout=self._left())
+                    future = arrivals.take(self._deadline)
                 except Empty:
                     raise self._expired(given) from None
                 yield future

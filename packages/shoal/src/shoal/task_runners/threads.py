@@ -1,9 +1,9 @@
 """The thread pool.
 
 It starts with one thread and adds more when a ready run has waited `PATIENCE`: as many again as there are if no worker
-got anything done meanwhile (they sleep, or wait for the network), one if runs are long, none if they are so
-short that another thread would only contend for the interpreter. At the same moments it takes back what stands behind a slow
-element of a map, for other workers.
+got anything done meanwhile (they sleep, or wait for the network), one if runs are long, none if they are so short that
+another thread would only contend for the interpreter, or if the threads that there are do not get a processor. At the
+same moments it takes back what stands behind a slow element of a map, for other workers.
 
 A thread whose run does not stop when it is interrupted is given up: reported, and replaced.
 
@@ -12,8 +12,10 @@ May import `workers` and what lies above it.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from contextlib import suppress
 from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
@@ -103,6 +105,8 @@ class ThreadBackend(WorkerBackend):
                 wall = time.monotonic() - self._looked[0]
                 if self._interpreter_is_busy(wall):
                     count = 0 if self._runs_are_short(1) else 1
+                elif _a_thread_is_runnable():
+                    count = 0  # others have the processors: what is ready waits for them, not for a thread
                 elif all(now - worker.since >= PATIENCE for worker in self.workers):
                     late = (
                         wall > 2 * PATIENCE
@@ -244,6 +248,24 @@ class ThreadBackend(WorkerBackend):
                     "Worker thread %s did not end; it is left behind", thread.name
                 )
         self.lane.join(max(deadline - time.monotonic(), 0.0))
+
+
+def _a_thread_is_runnable() -> bool:
+    """Whether another thread of this process could run at this moment, as Linux tells it; elsewhere False.
+
+    The state is the third field of `/proc/self/task/<id>/stat`, behind the name in parentheses (proc_pid_stat(5)).
+    """
+    me = str(threading.get_native_id())
+    try:
+        threads = os.listdir("/proc/self/task")
+    except OSError:
+        return False
+    for thread in threads:
+        if thread != me:
+            with suppress(OSError), open(f"/proc/self/task/{thread}/stat", "rb") as file:
+                if file.read().rpartition(b") ")[2][:1] == b"R":
+                    return True
+    return False
 
 
 def _has_rest(worker: Worker) -> bool:

@@ -29,7 +29,7 @@ from shoal.engine.inputs import ATOMS
 from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.task_run import attempt, overdue_outcome, raised, returned, run_plain
 from shoal.exceptions import NestingTooDeep
-from shoal.futures.blocking import Countdown, block_plainly
+from shoal.futures.blocking import Countdown, block_plainly, slices
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling.batching import BatchPolicy
@@ -84,7 +84,7 @@ class Worker:
 
     def park(self) -> None:
         """Blocks until `look_again`; `_asleep` was set under the lock before."""
-        self._parked.acquire()
+        any(self._parked.acquire(timeout=seconds) for seconds in slices(None))
 
     def look_again(self) -> None:
         """Something has changed for a worker that sleeps."""
