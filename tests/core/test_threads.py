@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -125,6 +128,23 @@ def test_short_tasks_stay_on_few_threads() -> None:
         assert len(pool_threads()) <= 32, (
             "of the 256 that there could be; 1 to 4 where the machine is not busy"
         )
+
+
+def test_a_busy_machine_is_no_reason_to_grow() -> None:
+    loops = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(3 * (os.cpu_count() or 1))
+    ]
+    try:
+        with ThreadPoolTaskRunner() as runner:
+            for number in range(200):
+                assert runner.submit(inc, {"x": number}).result() == number + 1
+            runner.map(inc, {"x": range(20_000)}).wait()
+            assert len(pool_threads()) <= 8
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def test_a_pool_that_has_grown_ends_its_threads() -> None:

@@ -37,6 +37,8 @@ __all__ = ["ThreadPoolTaskRunner"]
 
 #: Seconds that a ready run waits before the pool grows.
 PATIENCE = 0.005
+#: Seconds since a worker began its last run within which one that runs nothing is taken to be between two runs.
+BETWEEN_RUNS = 1.0
 #: Runs shorter than this gain nothing from another thread: the interpreter switches threads every 5 ms.
 TOO_SHORT = 0.0002
 
@@ -57,6 +59,7 @@ class ThreadBackend(WorkerBackend):
         self._timing = False
         self._stopping = False
         self._finished = 0
+        self._were_ready = 0
         self._looked = (0.0, 0.0)
 
     # -------------------------------------------------------------- growing
@@ -86,7 +89,9 @@ class ThreadBackend(WorkerBackend):
     def _time_growth(self) -> None:
         if not self._timing:
             self._timing = True
-            self._finished = self.dispatcher.scheduler.finished
+            scheduler = self.dispatcher.scheduler
+            self._finished = scheduler.finished
+            self._were_ready = _few(scheduler.ready)
             self._looked = (time.monotonic(), time.process_time())
             self.dispatcher.after(PATIENCE, self._grow)
 
@@ -101,25 +106,36 @@ class ThreadBackend(WorkerBackend):
             self._take_back_overdue()
             room = self._most + self._lent - len(self.workers)
             if scheduler.ready and room > 0:
-                now = time.time()
-                wall = time.monotonic() - self._looked[0]
-                if self._interpreter_is_busy(wall):
-                    count = 0 if self._runs_are_short(1) else 1
-                elif _a_thread_is_runnable():
-                    count = 0  # others have the processors: what is ready waits for them, not for a thread
-                elif all(now - worker.since >= PATIENCE for worker in self.workers):
-                    late = (
-                        wall > 2 * PATIENCE
-                    )  # then the machine did something else: no ground to double
-                    count = (
-                        1 if late else min(max(len(self.workers), 1), _few(scheduler.ready), room)
-                    )
-                elif not self._runs_are_short(len(self.workers)):
-                    count = 1
+                count = min(self._of_use(), room)
             self._watch()
         for _ in range(count):
             self._add()
         self.dispatcher.drain()
+
+    def _of_use(self) -> int:
+        """How many further threads the last `PATIENCE` gives reason for; with `LOCK` held."""
+        scheduler = self.dispatcher.scheduler
+        wall = time.monotonic() - self._looked[0]
+        finished = scheduler.finished - self._finished
+        if finished >= self._were_ready or self._somebody_is_about_to_come():
+            return 0  # nothing has waited since then, or not for a thread
+        if self._interpreter_is_busy(wall):
+            return 0 if finished * TOO_SHORT > PATIENCE else 1
+        if _a_thread_is_runnable():
+            return 0  # others have the processors
+        if finished:
+            return 0 if finished * TOO_SHORT > PATIENCE * len(self.workers) else 1
+        if wall > 2 * PATIENCE:
+            return 1  # the machine did something else meanwhile: no ground to double
+        return min(max(len(self.workers), 1), _few(scheduler.ready))
+
+    def _somebody_is_about_to_come(self) -> bool:
+        """Whether a worker has ended a short run and not yet taken another (it logs, or garbage is collected)."""
+        now = time.time()
+        return any(
+            not (worker.frames.stack or worker.is_asleep()) and now - worker.since < BETWEEN_RUNS
+            for worker in self.workers
+        )
 
     def _interpreter_is_busy(self, wall: float) -> bool:
         """Whether this process computed, since the last look `wall` seconds ago, for most of what one thread can."""
@@ -130,11 +146,6 @@ class ThreadBackend(WorkerBackend):
         if not self._timing:
             with LOCK:
                 self._time_growth()
-
-    def _runs_are_short(self, threads: int) -> bool:
-        """Whether so many runs ended since the last look, on so many threads, that another would be of no use."""
-        finished: int = self.dispatcher.scheduler.finished - self._finished
-        return finished * TOO_SHORT > PATIENCE * threads
 
     def _take_back_overdue(self) -> None:
         """What stands behind a slow element of a map goes to other workers."""
