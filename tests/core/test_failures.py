@@ -23,7 +23,7 @@ from shoal.exceptions import (
 )
 from shoal.logs import log_failure
 from shoal.scheduling.capabilities import Capabilities
-from shoal.scheduling.dispatchers import PullingDispatcher, PushingDispatcher
+from shoal.scheduling.dispatchers import PullingDispatcher
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.serialization import loads
 from shoal.task_runners import ExecutorTaskRunner, ProcessPoolTaskRunner, ThreadPoolTaskRunner
@@ -127,17 +127,17 @@ def test_a_retry_that_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_worker_says_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its worker is ended, and with it what it runs; the pool goes on."""
-    reported, failed = PushingDispatcher.reported, threading.Event()
+    told, failed = EngineEvents.told, threading.Event()
 
-    def fails_once(self: PushingDispatcher[Any], report: Any) -> None:
+    def fails_once(self: EngineEvents, report: Any) -> bool:
         if not failed.is_set():
             failed.set()
             fails()
-        reported(self, report)
+        return told(self, report)
 
     with ProcessPoolTaskRunner(1) as runner:
         assert runner.submit(inc, {"x": 0}).result(timeout=PATIENCE) == 1
-        monkeypatch.setattr(PushingDispatcher, "reported", fails_once)
+        monkeypatch.setattr(EngineEvents, "told", fails_once)
         run = runner.submit(inc, {"x": 1})
         run.wait(PATIENCE)
         assert failed.is_set()

@@ -787,7 +787,9 @@ class Ledgers:
     def begins(self) -> tuple[int, WorkerState]:
         """A new worker has a new batch."""
         number = next(self.numbers)
-        future: Any = SimpleNamespace(_task=work, _number=number, name=f"work-{number}")
+        future: Any = SimpleNamespace(
+            _task=work, _number=number, name=f"work-{number}", _detail=None
+        )
         batch = Batch(number, 0, [future], None)
         entry = InFlight(batch, is_job=True, tasks={0: work})
         worker = WorkerState(number)

@@ -140,6 +140,31 @@ main()
     assert program(tmp_path, text, SHOAL_LOG_BURST="3").stderr.count("Task run 'work-") == 3
 
 
+def test_a_burst_is_summed_up_when_its_last_line_is_out(tmp_path: Path) -> None:
+    text = """
+import logging, time
+
+class Slow(logging.Handler):
+    def emit(self, record):
+        time.sleep(0.05)
+
+logging.getLogger("shoal.task_runs").addHandler(Slow())
+
+@task
+def work(x):
+    return x
+
+@flow
+def main():
+    return work.map(range(500)).result()[-1]
+
+main()
+"""
+    lines = program(tmp_path, text, SHOAL_LOG_BURST="3").stderr.splitlines()
+    assert sum("Task run 'work-" in line for line in lines) == 3
+    assert sum("497 more runs finished: 497 Completed" in line for line in lines) == 1
+
+
 def test_prints_of_a_program(tmp_path: Path) -> None:
     text = """
 import sys

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
     from shoal.calls import Batch
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.dispatchers import QueueingDispatcher
+    from shoal.scheduling.dispatchers import EngineDispatcher
     from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.parcels import Packed
@@ -121,12 +121,12 @@ class DaskBackend(ClusterBackend):
 
     # ------------------------------------------------------------------ starting and stopping
 
-    def start(self, events: QueueingDispatcher) -> None:
+    def start(self, events: EngineDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
         self.events, self.engine = events, events.engine
         self.contents = Contents(events, self._keep)
         self._storing = Calls("shoal-dask-storing", events.failed)
-        listener = Listener(self, check=self._check)
+        self.listener = Listener(self, check=self._check)
         self.connection.acquire()
         try:
             self.client = self.connection.client
@@ -136,7 +136,7 @@ class DaskBackend(ClusterBackend):
             if self._check:
                 check_environment(self.client)
             events.slots([0], awaited=True)
-            self._link = Link(self.client, self.session, listener.hear, events.failed)
+            self._link = Link(self.client, self.session, self.listener.hear, events.failed)
             self._link.open()
             _send_more_often(self.client)
             self.watch.start()
@@ -323,13 +323,13 @@ class DaskBackend(ClusterBackend):
         self.send("withdraw", key=sent.key, number=sent.batch.number)
 
     def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
-        """See `QueueingBackend`: through its nanny, if nothing of others is there."""
+        """See `EngineBackend`: through its nanny, if nothing of others is there."""
         assert isinstance(worker, DaskMember)  # there are no others
         assert isinstance(job, DaskSent)
         self.send("kill", worker=worker.address, pid=worker.pid, keys=[job.key], run=run._number)
 
     def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
-        """See `QueueingBackend`: another thread takes the place of the run's."""
+        """See `EngineBackend`: another thread takes the place of the run's."""
         worker = entry.worker
         assert isinstance(worker, DaskMember)  # it has begun
         library_logger().warning(
@@ -341,7 +341,7 @@ class DaskBackend(ClusterBackend):
         self.down(worker, messages.GIVE_UP, dumps((entry.number, run._number)))
 
     def read_outcomes(self, worker: WorkerState) -> None:
-        """See `QueueingBackend`."""
+        """See `EngineBackend`."""
         assert isinstance(worker, DaskMember)  # there are no others
         self.jobs.read(worker)
 

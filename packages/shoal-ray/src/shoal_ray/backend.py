@@ -57,9 +57,9 @@ if TYPE_CHECKING:
     from pickle import PickleBuffer
 
     from ray import ObjectRef
-    from shoal.calls import Batch, Report
+    from shoal.calls import Batch
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.dispatchers import QueueingDispatcher
+    from shoal.scheduling.dispatchers import EngineDispatcher
     from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.parcels import Packed
@@ -120,7 +120,7 @@ class RayBackend(ClusterBackend):
 
     # ------------------------------------------------------------------ starting and stopping
 
-    def start(self, events: QueueingDispatcher) -> None:
+    def start(self, events: EngineDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary instance if there is none."""
         self.events, self.engine = events, events.engine
         self.contents = Contents(events, self._keep)
@@ -343,18 +343,14 @@ class RayBackend(ClusterBackend):
         self.calls.do(cancel)
 
     def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
-        """See `QueueingBackend`."""
+        """See `EngineBackend`."""
         assert isinstance(job, RaySent)  # there are no others
         self.calls.do(lambda: ray.cancel(job.status, force=True, recursive=False))
 
     def read_outcomes(self, worker: WorkerState) -> None:
-        """See `QueueingBackend`."""
+        """See `EngineBackend`."""
         assert isinstance(worker, RayMember)  # there are no others
         self.link.do(lambda: self.jobs.read(worker))
-
-    def passed_on(self, entry: InFlight, report: Report) -> None:
-        """See `QueueingBackend`."""
-        self.listener.tell_others(entry, report)
 
     def capture(self, task: TaskSpec) -> Options | None:
         """See `AnyBackend`: what `remote_options` says."""

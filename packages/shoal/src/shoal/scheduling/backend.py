@@ -28,9 +28,9 @@ __all__ = [
     "AnyBackend",
     "Backend",
     "BackendEvents",
+    "EngineBackend",
     "LaunchingBackend",
     "PullingBackend",
-    "QueueingBackend",
 ]
 
 
@@ -155,7 +155,7 @@ class LaunchingBackend(AnyBackend, Protocol):
 
 
 class Backend(LaunchingBackend, Protocol):
-    """One with slots of its own: a batch is sent to that of its `slot`."""
+    """One of whose workers nothing is known: a batch is sent to its `slot`, and reported."""
 
     def interrupt(self, run: TaskFuture[Any]) -> None:
         """Stops a run that may be executing; does nothing if it is not. With the lock held."""
@@ -173,15 +173,25 @@ class Backend(LaunchingBackend, Protocol):
         """Stops an interrupted run that still executes by force (`Capabilities.stops_hard`)."""
 
 
-class QueueingBackend(LaunchingBackend, Protocol):
-    """One whose engine has a queue of its own in front of all workers: a batch is made a job of it, or is given to the
-    worker where `batch.helper` waits for it.
+class EngineBackend(LaunchingBackend, Protocol):
+    """One whose workers come, are known, and go: a batch is sent to the worker at its `slot`, or, where the engine has a
+    queue of its own in front of all workers (`Capabilities.queues`), made a job of it or given to the worker where
+    `batch.helper` waits for it.
 
-    What it has to say goes to `QueueingDispatcher.engine`, whose ledger decides what becomes of batches. It carries out.
+    What it has to say goes to `EngineDispatcher.engine`, whose ledger decides what becomes of batches. It carries out.
     """
 
     def tell(self, worker: WorkerState, what: str, about: Any) -> None:
-        """Sends a worker word: "interrupt" `(run number, overdue)`, "recall" a batch's number, "secede" a wait's."""
+        """Sends a worker word: "recall" a batch's number, "secede" a wait's."""
+
+    def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
+        """Has a worker stop a run, or not begin it."""
+
+    def closed(self, entry: InFlight) -> None:
+        """A batch has said all."""
+
+    def slot_gone(self, slot: int) -> None:
+        """A spare slot is not needed any more."""
 
     def withdraw(self, entry: InFlight) -> None:
         """Asks the engine for a job that nobody has begun: `withdrawn` follows, or its worker says that it has begun."""
@@ -196,7 +206,7 @@ class QueueingBackend(LaunchingBackend, Protocol):
         """Has what a worker that has gone had written down read: `outcomes_read` follows, perhaps after a while."""
 
     def passed_on(self, entry: InFlight, report: Report) -> None:
-        """A report that waited for the end of its job is known now; workers may be interested."""
+        """A report that waited for the end of its job, or was written down, is known now; workers may be interested."""
 
     def deadly(self, key: int, error: BaseException) -> None:
         """Workers die of the function of a task: it is not to be sent any more, its runs end with this error."""

@@ -34,8 +34,8 @@ class Capabilities:
         nests: runs submitted inside a run go to the same workers.
         fuses: a run may travel in one batch with what it waits for.
         loops: each worker has a loop that runs coroutines beside its other work.
-        queues: the engine has a queue of its own, in front of all workers: a slot is any worker's (`QueueingBackend`).
-        engine: with `queues`, what is special about it.
+        queues: the engine has a queue of its own, in front of all workers: a slot is any worker's.
+        engine: workers come, are known, and go (`EngineBackend`), and what is special about the engine.
         sorts: runs may not share a batch with any other: see `BatchMaker.company_of`.
         policy: how batches are made.
     """

@@ -412,15 +412,16 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         it does what these runs need.
         """
         with LOCK:
-            future: TaskFuture[None] = TaskFuture(
-                self, _ALL_RUNS, next_number(), None, time.time(), RUNNING
-            )
-            self.scheduler.tells_drained = True
-            if self.scheduler.open == 0:
-                future._phase = COMPLETED
-            else:
-                future._details().waits_on = list(self.scheduler.waiting)
+            future = self._ended
+            if future is None:
+                number = next_number()
+                future = TaskFuture(self, _ALL_RUNS, number, None, time.time(), RUNNING)
                 self._ended = future
+            future._details().waits_on = list(self.scheduler.waiting)
+            self.scheduler.tells_drained = True
+            if self.scheduler.open == 0:  # what was decided before is carried out first
+                self.scheduler.effects.append((effects_of.DRAINED,))
+        self.drain()
         return future
 
     def _drained(self) -> None:
@@ -433,17 +434,18 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         self._settled(future)
 
     def left(self) -> None:
-        """The backend has stopped all that can be stopped: what it left behind is given up."""
-        if not self.capabilities.stops:
-            return  # it still tells of what executes
-        with LOCK:
-            self.scheduler.all_stopped()
-        self.drain()
+        """The backend has stopped all that can be stopped: what it left behind is given up, and what was not logged one by
+        one is summed up.
+        """
+        if self.capabilities.stops:  # else it still tells of what executes
+            with LOCK:
+                self.scheduler.all_stopped()
+            self.drain()
+        self._log.flush()
 
     def close(self) -> None:
-        """Takes no more runs; sums up what was not logged one by one."""
+        """Takes no more runs."""
         self.closed = True
-        self._log.flush()
 
 
 AnyDispatcher: TypeAlias = "Dispatcher[Scheduler, AnyBackend]"

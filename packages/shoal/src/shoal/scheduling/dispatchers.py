@@ -1,8 +1,8 @@
 """Dispatchers by the kind of their backend, each with the events that this tells and the effects that it carries out.
 
     pulling    workers of this process, which ask the scheduler for runs themselves
-    slots      the scheduler sends batches to slots, each a worker's
-    queueing   batches are jobs of an engine, which has a queue of its own and workers that the ledger knows
+    engine     batches are jobs of an engine, whose workers the ledger knows
+    slots      the scheduler sends batches to slots, of which nothing more is known
 
 May import `dispatcher`, the schedulers, `engine_events` and what lies above them.
 """
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from shoal.scheduling.backend import (
         AnyBackend,
         Backend,
+        EngineBackend,
         LaunchingBackend,
         PullingBackend,
-        QueueingBackend,
     )
     from shoal.scheduling.waits import Helper
     from shoal.specs import TaskSpec
 
 __all__ = [
+    "EngineDispatcher",
     "GoneError",
     "PullingDispatcher",
     "PushingDispatcher",
-    "QueueingDispatcher",
     "SlotsDispatcher",
     "dispatcher_for",
 ]
@@ -435,16 +435,16 @@ class SlotsDispatcher(PushingDispatcher["Backend"]):
         self.backend.force(future)
 
 
-class QueueingDispatcher(PushingDispatcher["QueueingBackend"]):
-    """For an engine with a queue of its own.
+class EngineDispatcher(PushingDispatcher["EngineBackend"]):
+    """For an engine whose workers are known.
 
     Attributes:
         engine: what it tells of jobs and workers, and the ledger.
     """
 
-    def __init__(self, backend: QueueingBackend, runner_name: str) -> None:
+    def __init__(self, backend: EngineBackend, runner_name: str) -> None:
         from shoal.scheduling.engine_events import (
-            EngineEvents,  # with the ledger: most runners need neither
+            EngineEvents,  # with the ledger: threads need neither
         )
 
         super().__init__(backend, runner_name)
@@ -455,6 +455,9 @@ class QueueingDispatcher(PushingDispatcher["QueueingBackend"]):
             self.engine.perform(effect)
         else:
             super()._perform(effect)
+
+    def _slot_gone(self, slot: int) -> None:
+        self.backend.slot_gone(slot)
 
     def _has_begun(self, future: TaskFuture[Any]) -> bool:
         with LOCK:
@@ -489,6 +492,6 @@ def dispatcher_for(
     """
     if backend.capabilities.pulls:
         return PullingDispatcher(cast("PullingBackend", backend), limit, runner_name)
-    if backend.capabilities.queues:
-        return QueueingDispatcher(cast("QueueingBackend", backend), runner_name)
+    if backend.capabilities.engine is not None:
+        return EngineDispatcher(cast("EngineBackend", backend), runner_name)
     return SlotsDispatcher(cast("Backend", backend), runner_name)

@@ -28,7 +28,7 @@ UNKNOWN = 21  # task: say `is_slow` in a while, unless its first runs have ended
 OVERDUE = 20  # future, call: an attempt was stopped by force at its time limit
 
 # Of the ledger:
-TELL = 22  # worker, what, about what: "interrupt" (run number, overdue), "recall" batch number, "secede" wait
+TELL = 22  # worker, what, about what: "recall" batch number, "secede" wait
 WITHDRAW = 23  # in-flight batch: ask the engine for it, unless a worker has begun it
 KILL = 24  # worker, job, run: stop by force what executes the run
 GIVE_UP = 25  # in-flight batch, run: it does not stop, and its worker is not killed for it
@@ -39,6 +39,7 @@ CERTAIN = 29  # of a batch with stopped runs it is known now whether it begins
 DEADLY = (
     30  # task key, error: workers die of its function; its runs end with that instead of being sent
 )
-PASSED_ON = 31  # in-flight batch, report: one that had been held is known now
+PASSED_ON = 31  # in-flight batch, report: one that had been held, or was written down, is known now
+STOP = 32  # worker, in-flight batch, run: interrupt it there
 
-OF_LEDGER = frozenset(range(TELL, PASSED_ON + 1))
+OF_LEDGER = frozenset(range(TELL, STOP + 1))

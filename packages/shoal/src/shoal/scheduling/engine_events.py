@@ -1,4 +1,4 @@
-"""What a backend whose engine has a queue of its own tells, and what is asked of it: the ledger's half of the dispatcher.
+"""What a backend tells of its workers and jobs, and what is asked of it: the ledger's half of the dispatcher.
 
 Each event takes the lock, tells the ledger, and carries out what that decided. May import `ledger` and what lies above it.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
-    from shoal.scheduling.backend import QueueingBackend
+    from shoal.scheduling.backend import EngineBackend
     from shoal.scheduling.in_flight import (
         Departure,
         ErrorOf,
@@ -39,7 +39,7 @@ CERTAIN_WITHIN = 1.0
 
 
 class EngineEvents:
-    """Books, events and effects of an engine with a queue of its own.
+    """Books, events and effects of an engine.
 
     Args:
         scheduler: of the runner.
@@ -51,7 +51,7 @@ class EngineEvents:
     def __init__(
         self,
         scheduler: PushingScheduler,
-        backend: QueueingBackend,
+        backend: EngineBackend,
         drain: Callable[[], None],
         after: Callable[[float, Callable[[], None]], object],
     ) -> None:
@@ -100,6 +100,12 @@ class EngineEvents:
     def in_flight(self, number: int) -> Any:
         """A batch that has not said all, by its number; `None` if it has."""
         return self.ledger.batches.get(number)
+
+    def in_flight_at(self, worker: WorkerState) -> list[Any]:
+        """All that a worker has."""
+        with LOCK:
+            found = [self.in_flight(number) for number in worker.batches]
+        return [entry for entry in found if entry is not None]
 
     def all_in_flight(self) -> list[Any]:
         """All of them."""
@@ -183,6 +189,12 @@ class EngineEvents:
             self.ledger.outcomes_read(worker, outcomes, time.time())
         self._drain()
 
+    def resumed(self, worker: WorkerState, wait: int) -> None:
+        """A run goes on that waited on a worker."""
+        with LOCK:
+            self.ledger.resumed(worker, wait)
+        self._drain()
+
     def kill_refused(self, worker: WorkerState, number: int, run_number: int) -> None:
         """A worker was not killed for the sake of a run, as others have something there."""
         with LOCK:
@@ -243,6 +255,8 @@ class EngineEvents:
         backend = self._backend
         if kind == effects_of.TELL:
             backend.tell(effect[1], effect[2], effect[3])
+        elif kind == effects_of.STOP:
+            backend.interrupt(effect[1], effect[2], effect[3])
         elif kind == effects_of.WITHDRAW:
             backend.withdraw(effect[1])
         elif kind == effects_of.KILL:
@@ -256,6 +270,8 @@ class EngineEvents:
         elif kind == effects_of.CLOSED or kind == effects_of.CERTAIN:
             with self._certain:
                 self._certain.notify_all()
+            if kind == effects_of.CLOSED:
+                backend.closed(effect[1])
         elif kind == effects_of.PASSED_ON:
             backend.passed_on(effect[1], effect[2])
         elif kind == effects_of.DEADLY:

@@ -24,19 +24,21 @@ ErrorOf = Callable[[str], BaseException]
 
 
 class EngineRules(NamedTuple):
-    """What is special about an engine with a queue of its own.
+    """What is special about an engine.
 
     Attributes:
         name: what it is called in messages, say "Dask".
         words_within: seconds that what a worker and what the engine say of the same end may be apart.
         leaves_within: seconds that a worker that leaves in order may go on with what it runs.
         shares: whether a worker executes several jobs at once, so that killing it for one run may harm others.
+        spares_coroutines: whether a worker is not killed for one of several coroutines that its loop is at.
     """
 
     name: str = "the engine"
     words_within: float = 0.0
     leaves_within: float = 0.0
     shares: bool = False
+    spares_coroutines: bool = True
 
 
 class JobEnd(Enum):
@@ -134,6 +136,7 @@ class InFlight:
         wanting: blocked runs that it was asked back for; they look again when it is known what became of it.
         withdrawn: whether it was asked back before a worker had it.
         killed: whether it was stopped by force.
+        forced: runs that are to be stopped by force once they do not wait any more.
         ended: how the engine says that it ended, `None` while it has not.
         why: what else the engine says of that.
         may_have_begun: whether it says that it was under way somewhere, though no worker has said so.
@@ -145,6 +148,7 @@ class InFlight:
         "_places",
         "batch",
         "ended",
+        "forced",
         "held",
         "is_job",
         "killed",
@@ -171,6 +175,7 @@ class InFlight:
         self.wanting: list[Helper] = []
         self.withdrawn = False
         self.killed = False
+        self.forced: set[TaskFuture[Any]] = set()
         self.ended: JobEnd | None = None
         self.why = Departure()
         self.may_have_begun = False
@@ -192,6 +197,21 @@ class InFlight:
         if self._places is None:
             self._places = {future: position for position, future in enumerate(runs)}
         return self._places.get(run)
+
+    def has_begun(self, position: int) -> bool | None:
+        """Whether a run of it has begun, if its worker can be asked at once; `None` if it cannot."""
+        return None
+
+    def executes(self, position: int) -> bool | None:
+        """Whether a run of it executes, or is being unpickled, likewise."""
+        return None
+
+    def was_alone(self) -> bool:
+        """Whether it holds one run that must not share a batch."""
+        if type(self.batch.runs) is Span or len(self.batch) > 1:
+            return False
+        detail = self.batch.runs[0]._detail
+        return detail is not None and detail.alone
 
     def positions_of_task(self, key: int) -> list[int]:
         """Where the runs of a task are in it."""

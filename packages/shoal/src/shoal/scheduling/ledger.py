@@ -34,6 +34,7 @@ from shoal.calls import FAILED, SENT, WAITING, Batch, Outcome, Report
 from shoal.exceptions import WorkerDied
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
+from shoal.safely import repr_of
 from shoal.scheduling import effects
 from shoal.scheduling.in_flight import (
     Departure,
@@ -56,6 +57,9 @@ __all__ = ["Ledger"]
 
 #: Times that a batch may come back without having begun, for no known reason.
 FRUITLESS = 5
+
+#: Seconds that a run has to stop which was to be stopped by force while it waited, and goes on.
+RESUMED_GRACE = 0.5
 
 #: Workers that may die, one after the other, while they unpickle the function of one task, before that counts as deadly;
 #: once a worker has unpickled it, the count begins anew.
@@ -82,6 +86,7 @@ class Ledger:
         self._words_within = rules.words_within
         self._leaves_within = rules.leaves_within
         self._shares = rules.shares
+        self._spares_coroutines = rules.spares_coroutines
         self._fruitless: dict[TaskFuture[Any], int] = {}
         self._refused: list[InFlight] = []
         self._silent_jobs: list[InFlight] = []
@@ -111,7 +116,8 @@ class Ledger:
         entry = self.batches.get(number)
         if entry is not None:
             self._close(entry)
-        why = Departure(message=f"it could not be sent to {self._engine}: {cause!r}", cause=cause)
+        text = f"it could not be sent to {self._engine}: {repr_of(cause)}"
+        why = Departure(message=text, cause=cause)
         self._scheduler.batch_lost(number, lambda name: self._error(name, why), None, now)
 
     # ------------------------------------------------------------------ what workers say
@@ -398,6 +404,8 @@ class Ledger:
             if known is not None and known.positions:
                 self._scheduler.batch_reported(number, known.positions, known.values, known.ends)
                 self._unpickled(entry)
+                told = Report(number, known.positions, known.values, known.ends, 0.0, last=False)
+                self._effects.append((effects.PASSED_ON, entry, told))
             if known is not None and known.unpacking:
                 self._died_unpacking(entry, known.unpacking, worker, now)
             else:
@@ -422,7 +430,7 @@ class Ledger:
     def _died_unpacking(self, entry: InFlight, what: int, worker: WorkerState, now: float) -> None:
         """A worker died while it unpickled a batch: that may be chance once, and is the batch's doing then.
 
-        Its runs are sent alone; one that was alone is to blame. A function that is deadly again and again ends all runs
+        Its runs are sent alone; one that was sent alone is to blame. A function that is deadly again and again ends all runs
         of its task.
 
         Args:
@@ -433,10 +441,18 @@ class Ledger:
         """
         part = "function" if what > 0 else "arguments"
         host, pid = worker.host or "(a worker)", worker.pid
+        departure = worker.departure or Departure()
         text = f"its worker on {host} (pid {pid}) died while it unpickled its {part}"
 
         def error(run_name: str) -> BaseException:
-            return WorkerDied(run_name=run_name, host=host, pid=pid, message=text)
+            return WorkerDied(
+                run_name=run_name,
+                host=host,
+                pid=pid,
+                exit_code=departure.exit_code,
+                signal=departure.signal,
+                message=text,
+            )
 
         if what > 0 and self._is_deadly(what - 1):
             task = entry.tasks[what - 1]
@@ -445,7 +461,7 @@ class Ledger:
             self._effects.append((effects.DEADLY, what - 1, end))
             self._lose_task(what - 1, error, now)
             self._lose(entry, entry.positions_of_task(what - 1), now, error)
-        elif len(entry.batch) == 1:
+        elif entry.was_alone():
             self._lose(entry, [0], now, error)
         elif self._is_open(entry):
             self._close(entry)
@@ -645,9 +661,7 @@ class Ledger:
                 self.uncertain.add(entry.number)
             self._withdraw(entry)
             return
-        detail = run._detail
-        overdue = detail is not None and detail.overdue
-        self._effects.append((effects.TELL, entry.worker, "interrupt", (run._number, overdue)))
+        self._effects.append((effects.STOP, entry.worker, entry, run))
 
     def force(self, run: TaskFuture[Any], now: float) -> None:
         """Stops an interrupted run that still executes by force: its worker is killed, if that harms nobody else."""
@@ -659,7 +673,12 @@ class Ledger:
         if books is None or entry.position_of(run) not in books[1]:
             return  # it has stopped, and the batch goes on
         if any(helper.run is run for helper in worker.waits.values()):
-            return  # what its worker is at is another run, which it waits for
+            # What its worker is at is another run, which it waits for; it is stopped when control returns to it.
+            entry.forced.add(run)
+            return
+        position = entry.position_of(run)
+        if position is not None and entry.executes(position) is False:
+            return  # it has not begun, or has ended and that will be heard
         job: InFlight | None = entry  # that runs it, perhaps beneath what it waits for
         numbers = {entry.number}
         while job is not None and not job.is_job and job.batch.helper is not None:
@@ -669,13 +688,26 @@ class Ledger:
         others = [
             n for n in worker.batches - numbers if n in self.batches and self.batches[n].is_job
         ]
-        alone = not (self._shares and others) and not (run._task.is_async and len(books[1]) > 1)
+        has_company = run._task.is_async and len(books[1]) > 1 and self._spares_coroutines
+        alone = not (self._shares and others) and not has_company
         if job is None or not job.is_job or not worker.killable or not alone:
             self.give_up(entry, run, now)
         elif not job.killed:
             job.killed = True
             worker.stopped_for = run.name
             self._effects.append((effects.KILL, worker, job, run))
+
+    def resumed(self, worker: WorkerState, wait: int) -> None:
+        """A run goes on that waited on a worker."""
+        helper = worker.waits.pop(wait, None)
+        if helper is None:
+            return
+        self._scheduler.run_resumed(helper)
+        run = helper.run
+        entry = self.batches.get(helper.batch.number)
+        if run is not None and entry is not None and run in entry.forced:
+            entry.forced.discard(run)
+            self._effects.append((effects.LATER, RESUMED_GRACE, lambda now: self.force(run, now)))
 
     def kill_refused(self, worker: WorkerState, number: int, run_number: int, now: float) -> None:
         """A worker could not be killed for the sake of a run: something that is not ours runs there."""
@@ -715,8 +747,12 @@ class Ledger:
         entry = self.find(run)
         if entry is None or entry.worker is None:
             return False
+        position = entry.position_of(run)
+        known = entry.has_begun(position) if position is not None else None
+        if known is not None:
+            return known
         books = self._scheduler.batches.get(entry.number)
-        return books is not None and entry.position_of(run) == min(books[1], default=None)
+        return books is not None and position == min(books[1], default=None)
 
     def _later(self, look: Callable[..., None], subject: Any, *more: Any) -> None:
         """Looks again once what is on its way must have come."""

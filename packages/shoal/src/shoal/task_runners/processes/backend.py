@@ -2,16 +2,17 @@
 
     scheduler ──launch──▶ `Sender`: pack ─▶ channel of the slot's worker (`Pool` starts it on demand) ─▶ worker
                                                                                                            │
-    scheduler ◀──reported, handed back, waiting, submitted── `Listener` ◀── `Link`: I/O thread ◀──messages─┤
-              ◀──reported, lost, split────────────────────── `Deaths` ◀───── of the dead ◀──────── record──┘
+    dispatcher ◀──reported, handed back, waiting, submitted── `ProcessListener` ◀── `Link`: I/O thread ◀──messages─┤
+               ◀──worker left, what it wrote down──────────── `Pool` ◀───── of the dead ◀────────────────record────┘
 
 Who does what:
 
     any thread    launches (one at a time, the dispatcher sees to that), interrupts; sends without blocking
     I/O thread    reads what workers say, sends what the sockets would not take, buries the dead. Ends with the runner.
 
-    Member.batches, lanes, tasks   written under `ProcessBackend.lock`
-    Pool.members, alive            likewise
+    Member.lanes, tasks, segments   written under `ProcessBackend.lock`, in which `LOCK` may be taken, and not the
+                                    other way about
+    Pool.members, alive             likewise
 
 Each of these is in a file of its own and holds a reference to the backend, through which it reaches the others. May
 import all of them, `contents` and what lies above them.
@@ -28,30 +29,31 @@ from typing import TYPE_CHECKING, Any
 from shoal.logs import library_logger
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities
-from shoal.scheduling.dispatcher import GRACE
+from shoal.scheduling.in_flight import EngineRules
 from shoal.serialization import dumps
 from shoal.task_runners.processes.carrier import SegmentCarrier
-from shoal.task_runners.processes.deaths import Deaths
 from shoal.task_runners.processes.driver_store import DriverStore
 from shoal.task_runners.processes.link import Link
-from shoal.task_runners.processes.listener import Listener
-from shoal.task_runners.processes.members import died
+from shoal.task_runners.processes.listener import ProcessListener
+from shoal.task_runners.processes.members import ProcessMember, Sent, died
 from shoal.task_runners.processes.pool import Pool
 from shoal.task_runners.processes.record import CAPACITY
 from shoal.task_runners.processes.sender import Sender
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.batches import BEGUN, NOT_BEGUN, WITHDRAWN
+from shoal.task_runners.remote.batches import WITHDRAWN
 from shoal.task_runners.remote.contents import Contents
+from shoal.task_runners.remote.members import is_overdue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shoal.calls import Batch
+    from shoal.calls import Batch, Report
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.dispatchers import SlotsDispatcher
+    from shoal.scheduling.dispatchers import EngineDispatcher
+    from shoal.scheduling.engine_events import EngineEvents
+    from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.scheduling.waits import Helper
     from shoal.specs import TaskSpec
-    from shoal.task_runners.processes.members import ProcessMember, Sent
 
 __all__ = ["ProcessBackend"]
 
@@ -72,21 +74,22 @@ class ProcessBackend:
     Attributes:
         lock: guards the books about workers. Anew in a forked child, so it is looked up where it is taken.
         stopping: whether the runner is being left, or was left to the parent.
-        events: whom to tell; there once it has started, like `contents` and `listener`.
+        events: whom to tell; there once it has started, like `engine`, `contents` and `listener`.
+        engine: whom to tell of batches and workers.
         contents: what batches hold.
         link: the I/O thread.
         listener: takes what workers say.
         sender: gives them batches.
-        deaths: sees to what they had when they die.
         pool: the workers.
         store: large values.
         carrier: of runs that workers submit; knows large values by their numbers.
     """
 
     captures = False
-    events: SlotsDispatcher
+    events: EngineDispatcher
+    engine: EngineEvents
     contents: Contents
-    listener: Listener
+    listener: ProcessListener
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class ProcessBackend:
             stops_hard=True,
             fuses=True,
             loops=True,
+            engine=EngineRules("a worker process", spares_coroutines=False),
             policy=BatchPolicy(target=0.005, alone=0.03, cap=CAPACITY, longest=LONGEST),
         )
         self._max_workers = max_workers
@@ -108,18 +112,17 @@ class ProcessBackend:
         self.stopping = False
         self.link = Link(self)
         self.sender = Sender(self)
-        self.deaths = Deaths(self)
         self.pool = Pool(self, max_workers, method, env, most, initializer)
         self.store = DriverStore(self)
         self.carrier = SegmentCarrier(self.lock)
 
     # ------------------------------------------------------------------ starting and stopping
 
-    def start(self, events: SlotsDispatcher) -> None:
+    def start(self, events: EngineDispatcher) -> None:
         """See `Backend`: the workers start when there is work for them."""
-        self.events = events
+        self.events, self.engine = events, events.engine
         self.contents = Contents(events, self.store.keep)
-        self.listener = Listener(self)
+        self.listener = ProcessListener(self)
         self.pool.prepare()
         self.link.start()
         _BACKENDS.add(self)
@@ -138,6 +141,7 @@ class ProcessBackend:
         for member in members:
             self.pool.discard(member)
         self.link.close()
+        self.engine.close()
 
     def leave_to_parent(self) -> None:
         """In a child that the driver has forked: the workers are the parent's, and must not hear of what is done here."""
@@ -180,94 +184,70 @@ class ProcessBackend:
         self.events.lost(batch.number, died, [])
         self.events.slots(slots)
 
-    def forget(self, member: ProcessMember, sent: Sent) -> None:
-        """A batch has said all, or is not to be sent after all."""
+    # ------------------------------------------------------------------ what the ledger wants done
+
+    def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
+        """See `EngineBackend`."""
+        assert isinstance(worker, ProcessMember)  # there are no others
+        assert isinstance(entry, Sent)
+        position = entry.position_of(run)
         with self.lock:
-            if member.batches.pop(sent.batch.number, None) is not None:
-                member.lanes.append(sent.lane_number)
+            if worker.buried:
+                return
+            if position is not None and not entry.has_begun(position):
+                entry.lane.words[position] = WITHDRAWN  # sooner than the message
+            worker.channel.send(messages.INTERRUPT, dumps((run._number, is_overdue(run))))
 
-    # ------------------------------------------------------------------ runs are stopped
+    def tell(self, worker: WorkerState, what: str, about: Any) -> None:
+        """See `EngineBackend`: nobody has to secede, as another worker takes a spare slot."""
+        assert isinstance(worker, ProcessMember)  # there are no others
+        if what == "recall":
+            worker.channel.send(messages.RECALL, dumps(about))
 
-    def _find(self, run: TaskFuture[Any]) -> tuple[ProcessMember, Sent, int] | None:
-        """Where a run was sent last; it may have been handed back before, by a worker that has not closed that batch."""
-        found: tuple[ProcessMember, Sent, int] | None = None
+    def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
+        """See `EngineBackend`."""
+        assert isinstance(worker, ProcessMember)  # there are no others
+        worker.process.kill()
+
+    def closed(self, entry: InFlight) -> None:
+        """See `EngineBackend`: its lane is free for another."""
+        worker = entry.worker
+        assert isinstance(worker, ProcessMember)  # it was sent to one
+        assert isinstance(entry, Sent)
         with self.lock:
-            for member in self.pool.alive:
-                for sent in member.batches.values():
-                    position = sent.position_of(run)
-                    if position is not None and (
-                        found is None or found[1].batch.number < sent.batch.number
-                    ):
-                        found = member, sent, position
-        return found
+            worker.lanes.append(entry.lane_number)
 
-    def interrupt(self, run: TaskFuture[Any]) -> None:
-        """See `Backend`."""
-        found = self._find(run)
-        if found is not None:
-            member, sent, position = found
-            if sent.lane.words[position] == NOT_BEGUN:
-                sent.lane.words[position] = WITHDRAWN  # sooner than the message
-            detail = run._detail
-            overdue = detail is not None and detail.overdue
-            member.channel.send(messages.INTERRUPT, dumps((run._number, overdue)))
+    def read_outcomes(self, worker: WorkerState) -> None:
+        """See `EngineBackend`."""
+        assert isinstance(worker, ProcessMember)  # there are no others
+        self.link.do(lambda: self.pool.see_to(worker))
 
-    def force(self, run: TaskFuture[Any]) -> None:
-        """See `Backend`: its worker is killed."""
-        with self.lock:
-            found = self._find(run)
-            if found is not None:
-                self._force(*found, run)
+    def passed_on(self, entry: InFlight, report: Report) -> None:
+        """See `EngineBackend`."""
+        self.listener.tell_others(entry, report)
 
-    def _force(
-        self, member: ProcessMember, sent: Sent, position: int, run: TaskFuture[Any]
-    ) -> None:
-        """With the lock held."""
-        number = sent.batch.number
-        if member.batches.get(number) is not sent:
-            return
-        if any(helper.blocks and helper.run is run for helper in list(member.waits.values())):
-            # What its worker is at is another run, which it waits for; it is stopped when control returns to it.
-            sent.forced.add(position)
-        elif sent.lane.words[position] == BEGUN or member.record.unpacking == number:
-            member.stopped_for = run.name
-            member.process.kill()
-
-    def force_late(self, member: ProcessMember, helper: Helper) -> None:
-        """A run goes on that was to be stopped while it waited; on the I/O thread."""
-        sent = member.batches.get(helper.batch.number)
-        run = helper.run
-        position = sent.position_of(run) if sent is not None and run is not None else None
-        if sent is not None and run is not None and position in sent.forced:
-            sent.forced.discard(position)
-
-            def force() -> None:
-                with self.lock:
-                    self._force(member, sent, position, run)
-
-            self.events.after(GRACE / 2, force)
-
-    # ------------------------------------------------------------------ the rest of a backend
-
-    def has_begun(self, run: TaskFuture[Any]) -> bool:
-        """See `Backend`: its worker has written that down."""
-        with self.lock:
-            found = self._find(run)
-            return found is not None and found[1].lane.words[found[2]] != NOT_BEGUN
-
-    def recall(self, batch: Batch) -> None:
-        """See `Backend`."""
-        with self.lock:
-            for member in self.pool.alive:
-                if batch.number in member.batches:
-                    member.channel.send(messages.RECALL, dumps(batch.number))
+    def deadly(self, key: int, error: BaseException) -> None:
+        """See `EngineBackend`."""
+        self.contents.packed_tasks[key] = error
 
     def slot_gone(self, slot: int) -> None:
-        """See `Backend`."""
+        """See `EngineBackend`: its worker ends."""
         with self.lock:
             member = self.pool.members.get(slot)
             if member is not None:
                 self.pool.retire(member)
+
+    def is_listening(self) -> bool:
+        """See `EngineBackend`."""
+        return self.link.is_here()
+
+    def withdraw(self, entry: InFlight) -> None:
+        """Not asked: a batch is at its worker at once."""
+
+    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
+        """Not asked: a worker can always be killed."""
+
+    # ------------------------------------------------------------------ the rest of a backend
 
     def refuse(self, helper: Helper, error: Exception) -> None:
         """See `Backend`."""
@@ -277,12 +257,6 @@ class ProcessBackend:
     def running(self) -> list[TaskFuture[Any]]:
         """Nothing that the scheduler does not know of."""
         return []
-
-    def stuck(self, helper: Helper) -> None:
-        """Not asked: slots are of particular workers."""
-
-    def settle(self) -> None:
-        """Not asked: likewise."""
 
     def capture(self, task: TaskSpec) -> Any:
         """There are no ambient options."""

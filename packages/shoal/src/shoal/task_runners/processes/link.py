@@ -74,6 +74,10 @@ class Link:
         self._thread = None
         self.close()  # the sockets are not unregistered: that would be so for the parent too
 
+    def is_here(self) -> bool:
+        """Whether this is the I/O thread."""
+        return threading.current_thread() is self._thread
+
     def do(self, action: Callable[[], None]) -> None:
         """Has the I/O thread do something. Safe in finalizers."""
         self._todo.append(action)

@@ -6,16 +6,19 @@ May import `record`, `wire`, `remote.members` and what lies above task runners.
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shoal.exceptions import WorkerDied
-from shoal.futures.maps import Span
-from shoal.task_runners.processes.record import BEGUN, LANES
+from shoal.scheduling.in_flight import InFlight, WorkerState
+from shoal.task_runners.processes.record import BEGUN, LANES, NOT_BEGUN
 from shoal.task_runners.remote.members import Member
+from shoal.task_runners.remote.record import ARGUMENTS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shoal.calls import Batch
-    from shoal.futures.run import TaskFuture
+    from shoal.specs import TaskSpec
     from shoal.task_runners.processes.record import Lane, Record
     from shoal.task_runners.processes.spawning import WorkerProcess
     from shoal.task_runners.processes.wire import DriverChannel
@@ -30,66 +33,85 @@ def died(
     return WorkerDied(run_name=run_name, host=socket.gethostname(), message=text, cause=cause)
 
 
-class Sent:
+class Sent(InFlight):
     """A batch at a worker.
 
     Attributes:
-        batch: the batch.
         lane: where its outcomes are.
         lane_number: of the lane.
         segments: numbers of stored values whose descriptors went along.
-        forced: positions that are to be stopped by force once they do not wait any more.
-        places: its runs' positions; made when somebody looks for a run.
     """
 
-    __slots__ = ("_places", "batch", "forced", "lane", "lane_number", "segments")
+    __slots__ = ("_record", "lane", "lane_number", "segments")
 
-    def __init__(self, batch: Batch, lane: Lane, lane_number: int) -> None:
-        self.batch = batch
-        self.lane = lane
+    def __init__(
+        self, batch: Batch, tasks: Mapping[int, TaskSpec], record: Record, lane_number: int
+    ) -> None:
+        super().__init__(batch, is_job=True, tasks=tasks)
+        self._record = record
+        self.lane: Lane = record.lane(lane_number)
         self.lane_number = lane_number
         self.segments: list[int] = []
-        self.forced: set[int] = set()
-        self._places: dict[TaskFuture[Any], int] | None = None
 
-    def was_alone(self) -> bool:
-        """Whether it holds one run that must not share a batch."""
-        if type(self.batch.runs) is Span or len(self.batch) > 1:
-            return False
-        detail = self.batch.runs[0]._detail
-        return detail is not None and detail.alone
+    def has_begun(self, position: int) -> bool:
+        """See `InFlight`."""
+        return self.lane.words[position] != NOT_BEGUN
+
+    def executes(self, position: int) -> bool:
+        """See `InFlight`."""
+        return self.lane.words[position] == BEGUN or self._record.unpacking == self.number
+
+    def unpacking(self) -> int:
+        """See `Outcomes.unpacking`."""
+        if self._record.unpacking != self.number:
+            return 0
+        return ARGUMENTS if self._record.task is None else self._record.task + 1
 
     def is_under_way(self) -> bool:
         """Whether a run of it has begun and not ended."""
         return BEGUN in self.lane.words[: len(self.batch)].tolist()
 
-    def position_of(self, run: TaskFuture[Any]) -> int | None:
-        """Where a run is in it, if it is."""
-        runs = self.batch.runs
-        if type(runs) is Span:
-            index = run._number - runs.record.base
-            return index - runs.start if runs.start <= index < runs.stop else None
-        if self._places is None:
-            self._places = {future: position for position, future in enumerate(runs)}
-        return self._places.get(run)
 
+class ProcessMember(Member, WorkerState):
+    """A worker process as the driver knows it.
 
-class ProcessMember(Member):
-    """A worker process as the driver knows it."""
+    Args:
+        number: identifies it among those of its runner.
+        slot: where it takes batches.
+        channel: to it.
+        record: what it writes down.
+
+    Attributes:
+        process: itself.
+        lanes: of its record, those that no batch has.
+        tasks: keys of those that it was told.
+        segments: numbers of the stored values that it has.
+        surrounded: whether it was told what surrounds the runs.
+        ready: whether it has said that it is.
+        leaving: whether it takes no more batches.
+        unready: what its initializer raised.
+    """
 
     channel: DriverChannel
 
     def __init__(self, number: int, slot: int, channel: DriverChannel, record: Record) -> None:
-        super().__init__(number, channel)
+        WorkerState.__init__(self, number)
+        Member.__init__(self, number, channel)
+        self.host = socket.gethostname()
+        self.killable = True
         self.slot = slot
         self.record = record
         self.process: WorkerProcess
-        self.batches: dict[int, Sent] = {}
         self.lanes = list(range(LANES - 1, -1, -1))
         self.tasks: set[int] = set()
         self.segments: set[int] = set()
         self.surrounded = False
         self.ready = False
         self.leaving = False
-        self.stopped_for: str | None = None
         self.unready: BaseException | None = None
+
+    def settle(self) -> None:
+        """See `WorkerState`: nor is what its runs have submitted of interest there."""
+        super().settle()
+        self.runs.clear()
+        self.maps.clear()

@@ -19,21 +19,27 @@ from typing import TYPE_CHECKING
 
 from shoal.logs import library_logger
 from shoal.names import process_entropy, reserve_block
+from shoal.scheduling.in_flight import Departure
 from shoal.serialization import dumps
 from shoal.task_runners.processes.cores import shares
-from shoal.task_runners.processes.members import ProcessMember
+from shoal.task_runners.processes.members import ProcessMember, died
 from shoal.task_runners.processes.record import Record, size_of_record
 from shoal.task_runners.processes.segments import Segment
 from shoal.task_runners.processes.spawning import ENTRY, prepare, start_worker
 from shoal.task_runners.processes.wire import DriverChannel
 from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.members import futures_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from shoal.scheduling.in_flight import ErrorOf, Outcomes
     from shoal.task_runners.processes.backend import ProcessBackend
 
 __all__ = ["Pool"]
+
+#: Workers that may die, one after the other, before they have begun a run.
+MOST_USELESS = 3
 
 
 class Pool:
@@ -50,6 +56,7 @@ class Pool:
     Attributes:
         members: by slot, the workers that take batches.
         alive: these, and those that take none any more but have not been discarded.
+        useless: how many workers have ended, one after the other, before they began a run; 0 when runs end.
     """
 
     def __init__(
@@ -70,6 +77,7 @@ class Pool:
         self._next_member = 0
         self.members: dict[int, ProcessMember] = {}
         self.alive: set[ProcessMember] = set()
+        self.useless = 0
 
     # ------------------------------------------------------------------ workers start
 
@@ -90,7 +98,7 @@ class Pool:
             return member
 
     def _start(self, slot: int) -> ProcessMember:
-        link, deaths = self._backend.link, self._backend.deaths
+        link = self._backend.link
         ours, theirs = socket.socketpair()
         memory = Segment.create(size_of_record())
         try:
@@ -120,7 +128,7 @@ class Pool:
                     **shares(self._max_workers, {*os.environ, *self._env}),
                     **self._env,
                 },
-                on_exit=lambda process: link.do(lambda: deaths.bury(member)),
+                on_exit=lambda process: link.do(lambda: self.bury(member)),
             )
         except BaseException:
             ours.close()
@@ -128,6 +136,7 @@ class Pool:
         finally:
             theirs.close()
             memory.close()
+        self._backend.engine.joined(member)
         link.do(lambda: link.register(member))
         return member
 
@@ -145,6 +154,53 @@ class Pool:
         if self.members.get(member.slot) is member:
             del self.members[member.slot]
 
+    def bury(self, member: ProcessMember) -> None:
+        """A worker's process has ended: what it said last counts, and what it wrote down; on the I/O thread."""
+        backend = self._backend
+        if member.buried:
+            return
+        while backend.link.read(member):
+            pass
+        backend.link.unregister(member)
+        with backend.lock:
+            member.buried = True
+            self.vacate(member)
+        process = member.process
+        member.pid = process.pid
+        backend.engine.worker_left(member, Departure(process.exit_code, process.signal))
+
+    def see_to(self, member: ProcessMember) -> None:
+        """What a worker that has gone had written down is read; on the I/O thread."""
+        backend = self._backend
+        with futures_of(member):
+            outcomes = {
+                sent.number: backend.listener.written_by(sent)
+                for sent in backend.engine.in_flight_at(member)
+            }
+        broken = self._why_broken(member, outcomes)
+        if broken is not None:
+            backend.events.broken(broken)
+        backend.engine.outcomes_read(member, outcomes)
+        self.discard(member)
+
+    def _why_broken(self, member: ProcessMember, outcomes: dict[int, Outcomes]) -> ErrorOf | None:
+        """Why no worker is of any use, if that must be concluded from how one ended."""
+        if self._backend.stopping or member.leaving:
+            return None
+        if member.unready is not None:
+            error = member.unready
+            text = f"the initializer of the worker processes raised {type(error).__name__}: {error}"
+            return lambda run_name: died(run_name, text, error)
+        did_something = any(o.positions or o.begun or o.unpacking for o in outcomes.values())
+        if member.ready and (not outcomes or member.stopped_for is not None or did_something):
+            self.useless = 0
+            return None
+        self.useless += 1
+        if self.useless < MOST_USELESS:
+            return None
+        text = f"{self.useless} worker processes in a row ended before they began a run, the last one (pid {member.process.pid}) {member.process.fate()}"
+        return lambda run_name: died(run_name, text)
+
     def discard(self, member: ProcessMember) -> None:
         """A worker has ended: nothing is left of it."""
         with self._backend.lock:
@@ -159,11 +215,14 @@ class Pool:
         members = list(self.alive)
         for member in members:
             member.leaving = True
-            if not member.ready or any(sent.is_under_way() for sent in member.batches.values()):
+            if not member.ready or self._is_at_something(member):
                 member.process.kill()  # what it runs was cancelled
             else:
                 member.channel.send(messages.STOP)
         return members
+
+    def _is_at_something(self, member: ProcessMember) -> bool:
+        return any(sent.is_under_way() for sent in self._backend.engine.in_flight_at(member))
 
     def join(self, members: list[ProcessMember], deadline: float) -> None:
         """Waits for the ends of workers that were dismissed, and kills those that take too long."""

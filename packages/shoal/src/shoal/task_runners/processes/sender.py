@@ -19,7 +19,6 @@ from shoal.calls import FAILED, Batch, Outcome, Report
 from shoal.exceptions import NestingTooDeep
 from shoal.futures.maps import Span
 from shoal.logs import library_logger
-from shoal.safely import repr_of
 from shoal.serialization import dumps
 from shoal.task_runners.processes import wire
 from shoal.task_runners.processes.members import ProcessMember, Sent, died
@@ -110,10 +109,10 @@ class Sender:
                 member.surrounded = True
                 surroundings = backend.contents.surroundings
             lane_number = member.lanes.pop()
-            lane = member.record.lane(lane_number)
-            lane.clear(len(batch))
-            sent = member.batches[batch.number] = Sent(batch, lane, lane_number)
+            sent = Sent(batch, backend.contents.tasks(tasks), member.record, lane_number)
+            sent.lane.clear(len(batch))
             sent.segments = new_segments
+            backend.engine.given(sent, member)
             wait = batch.helper.tag[1] if batch.helper is not None else 0
             message = dumps(
                 (
@@ -134,19 +133,16 @@ class Sender:
 
     def not_sent(self, member: ProcessMember, batch: Batch, error: BaseException) -> None:
         """A batch could not be given to its worker."""
-        backend = self._backend
-        with backend.lock:
-            self.untell(member, member.batches.get(batch.number))
-        text = f"it could not be sent to a worker: {repr_of(error)}"
-        backend.events.lost(batch.number, lambda run_name: died(run_name, text, error))
+        self.untell(member, self._backend.engine.in_flight(batch.number))
+        self._backend.engine.not_sent(batch.number, error)
 
     def untell(self, member: ProcessMember, sent: Sent | None) -> None:
-        """What a worker has kept of what it was told is not certain, so it is told again; with the lock held."""
-        member.tasks.clear()
-        member.surrounded = False
-        if sent is not None:
-            member.segments.difference_update(sent.segments)
-            self._backend.forget(member, sent)
+        """What a worker has kept of what it was told is not certain, so it is told again."""
+        with self._backend.lock:
+            member.tasks.clear()
+            member.surrounded = False
+            if sent is not None:
+                member.segments.difference_update(sent.segments)
 
     def _refuse_too_deep(self, batch: Batch) -> None:
         """So many runs wait for each other on one worker that it can hold no more: these fail. On the I/O thread."""

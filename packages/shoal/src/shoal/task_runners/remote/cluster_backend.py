@@ -5,7 +5,7 @@
     dispatcher ◀── `ClusterListener` ◀── messages of workers
                ◀── `job_ended`, `worker_left` ◀── the cluster
 
-A slot is any worker's: the cluster decides of which. What becomes of batches is for the ledger to say (`QueueingDispatcher.engine`);
+A slot is any worker's: the cluster decides of which. What becomes of batches is for the ledger to say (`EngineDispatcher.engine`);
 a runner's package adds the cluster's own tasks, and says how these and its workers end.
 
 May import `contents`, `cluster_members` and what lies above task runners.
@@ -26,6 +26,7 @@ from shoal.scheduling.in_flight import EngineRules, WorkerState
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_members import ClusterMember, Sent, died
+from shoal.task_runners.remote.members import is_overdue
 from shoal.task_runners.remote.parcels import Packed, pack
 from shoal.task_runners.remote.record import CAPACITY
 
@@ -36,11 +37,12 @@ if TYPE_CHECKING:
 
     from shoal.calls import Report
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.dispatchers import QueueingDispatcher
+    from shoal.scheduling.dispatchers import EngineDispatcher
     from shoal.scheduling.engine_events import EngineEvents
     from shoal.scheduling.in_flight import InFlight
     from shoal.scheduling.waits import Helper
     from shoal.specs import TaskSpec
+    from shoal.task_runners.remote.cluster_listener import ClusterListener
     from shoal.task_runners.remote.contents import Contents
 
 __all__ = ["ClusterBackend"]
@@ -58,7 +60,6 @@ ALONG = 16 * 1024
 
 #: What a worker is told, by the ledger's word for it.
 _KINDS = {
-    "interrupt": messages.INTERRUPT,
     "recall": messages.RECALL,
     "secede": messages.STEP_ASIDE,
 }
@@ -77,15 +78,16 @@ class ClusterBackend:
     Attributes:
         cluster: what it is called in messages.
         stopping: whether the runner is being left.
-        engine: whom to tell of jobs and workers; there once it has started, like `contents`.
+        engine: whom to tell of jobs and workers; there once it has started, like `contents` and `listener`.
     """
 
     captures = True
     #: Whether large buffers of arguments travel beside the rest.
     takes_buffers = False
-    events: QueueingDispatcher
+    events: EngineDispatcher
     engine: EngineEvents
     contents: Contents
+    listener: ClusterListener
 
     def __init__(self, rules: EngineRules, place: str, *, least: float, patience: float) -> None:
         self.capabilities = Capabilities(
@@ -273,24 +275,36 @@ class ClusterBackend:
     # ------------------------------------------------------------------ what the ledger wants done
 
     def tell(self, worker: WorkerState, what: str, about: Any) -> None:
-        """See `QueueingBackend`."""
+        """See `EngineBackend`."""
         assert isinstance(worker, ClusterMember)  # there are no others
         self.down(worker, _KINDS[what], dumps(about))
 
+    def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
+        """See `EngineBackend`."""
+        assert isinstance(worker, ClusterMember)  # there are no others
+        self.down(worker, messages.INTERRUPT, dumps((run._number, is_overdue(run))))
+
+    def closed(self, entry: InFlight) -> None:
+        """See `EngineBackend`."""
+
+    def slot_gone(self, slot: int) -> None:
+        """See `EngineBackend`: any worker takes a batch, so that is nothing to anybody."""
+
     def refuse(self, helper: Helper, error: Exception) -> None:
-        """See `QueueingBackend`."""
+        """See `EngineBackend`."""
         member, wait = helper.tag
         self.down(member, messages.REFUSED, dumps((wait, error)))
 
     def deadly(self, key: int, error: BaseException) -> None:
-        """See `QueueingBackend`."""
+        """See `EngineBackend`."""
         self.contents.packed_tasks[key] = error
 
     def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
-        """See `QueueingBackend`: its place at its worker is not taken."""
+        """See `EngineBackend`: its place at its worker is not taken."""
 
     def passed_on(self, entry: InFlight, report: Report) -> None:
-        """See `QueueingBackend`."""
+        """See `EngineBackend`."""
+        self.listener.tell_others(entry, report)
 
     def running(self) -> list[TaskFuture[Any]]:
         """Nothing that the scheduler does not know of."""

@@ -1,20 +1,19 @@
-"""What a cluster's workers say, as the driver takes it: one thread, in order.
+"""What a cluster's workers say, as the driver takes it.
 
-May import `cluster_members`, `nested` and what lies above task runners.
+May import `cluster_members`, `listener` and what lies above task runners.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.calls import COMPLETED, FAILED, Outcome, Report
-from shoal.futures.maps import Span
-from shoal.logs import library_logger, log_failure
+from shoal.calls import COMPLETED, Report
+from shoal.logs import library_logger
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_worker import KEPT, PICKLED
-from shoal.task_runners.remote.members import futures_of, not_unpacked, not_unpickled
-from shoal.task_runners.remote.nested import NestedRuns
+from shoal.task_runners.remote.listener import Listener
+from shoal.task_runners.remote.members import futures_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterListener"]
 
 
-class ClusterListener:
+class ClusterListener(Listener):
     """Hears what is said, and carries what runs on workers want (see `Carrier`).
 
     Args:
@@ -35,9 +34,8 @@ class ClusterListener:
     """
 
     def __init__(self, backend: ClusterBackend) -> None:
+        super().__init__(backend.events, backend.contents, self)
         self.backend: Any = backend
-        self.engine = backend.engine
-        self.nested = NestedRuns(backend.events, backend.contents, self.engine.workers, self)
 
     #: Whether values that stay in the cluster exist when their job has ended, and not before.
     values_come_last = False
@@ -76,51 +74,24 @@ class ClusterListener:
     def take(self, member: Any, message: Message) -> None:
         """Takes a message of a worker."""
         with futures_of(member):
-            self._take(member, message)
+            if message.kind == messages.ENDS:
+                self._take_ends(member, *loads(message.body))
+            else:
+                super().take(member, message)
 
-    def _take(self, member: Any, message: Message) -> None:
+    def take_more(self, member: Any, message: Message) -> None:
+        """See `Listener`."""
         kind, body = message.kind, message.body
-        backend = self.backend
-        if kind == messages.ENDS:
-            self._take_ends(member, *loads(body))
-        elif kind == messages.STARTED:
+        if kind == messages.STARTED:
             self.engine.begun(member, loads(body))
-        elif kind == messages.BACK:
-            backend.events.handed_back(*loads(body))
-        elif kind == messages.BEGUN:
-            backend.events.started(*loads(body))
-        elif kind == messages.RETURNED:
-            backend.events.returned(*loads(body))
-        elif kind == messages.LOGGED:
-            self._take_logged(body)
-        elif kind == messages.SUBMITTED:
-            self.nested.take_submitted(member, message)
-        elif kind == messages.MAPPED:
-            self.nested.take_mapped(member, message)
-        elif kind == messages.WAITING:
-            self._take_waiting(member, *loads(body))
-        elif kind == messages.RESUMED:
-            helper = member.waits.pop(loads(body), None)
-            if helper is not None:
-                backend.events.resumed(helper)
-        elif kind == messages.QUESTION:
-            self.nested.take_question(member, *loads(body))
-        elif kind == messages.DROPPED:
-            self.nested.take_dropped(member, loads(body))
-        elif kind == messages.UNPACKABLE:
-            self._take_unpackable(*loads(body))
         elif kind == messages.ASKED:
-            backend.tell_task(member, loads(body))
+            self.backend.tell_task(member, loads(body))
         elif kind == messages.FAILED:
-            backend.events.failed(loads(body))
+            self.events.failed(loads(body))
         elif kind == messages.HELLO:
             self._take_hello(member, loads(body))
         else:
-            self.take_more(member, message)
-
-    def take_more(self, member: Any, message: Message) -> None:
-        """Takes a message of the runner's own."""
-        raise ValueError(f"message of unknown kind {message.kind}")
+            super().take_more(member, message)
 
     def _take_hello(self, member: Any, hello: dict[str, Any]) -> None:
         member.greet(hello)
@@ -133,12 +104,6 @@ class ClusterListener:
         problem = self.check_worker(hello["environment"])
         if problem is not None:
             self.misfit(member, problem)
-
-    def _take_logged(self, body: bytes) -> None:
-        try:
-            self.backend.events.logged(loads(body))
-        except BaseException as error:  # what the user put into the record, or does with it
-            log_failure(error, "A log record of a worker could not be handled")
 
     # ------------------------------------------------------------------ runs end
 
@@ -171,26 +136,6 @@ class ClusterListener:
         if self.engine.told(report, held=KEPT in kinds and self.values_come_last):
             self.tell_others(sent, report)
 
-    def tell_others(self, sent: Any, report: Report) -> None:
-        """Workers whose runs have submitted these are told of their ends."""
-        runs = sent.batch.runs
-        if type(runs) is Span and any(other.maps for other in self.engine.workers()):
-            self.nested.tell_elements(runs, report.positions)
-
-    def unpickled(self, data: bytes) -> Any:
-        """A value that travelled, or an `Outcome`."""
-        try:
-            return loads(data)
-        except BaseException as error:
-            return Outcome(FAILED, not_unpickled(error))
-
-    def _take_unpackable(self, number: int, data: bytes, is_function: bool) -> None:
-        sent = self.engine.in_flight(number)
-        if sent is not None:
-            run = self.engine.run_at(sent.batch, 0)
-            told = not_unpacked(loads(data), run, is_function=is_function)
-            self.engine.unpackable(number, lambda name: told)
-
     # ------------------------------------------------------------------ runs that workers submit
 
     def arguments(self, message: Message, packed: Any) -> Any:
@@ -208,8 +153,9 @@ class ClusterListener:
             entries.append((end.number, phase, end.since, end.name, data))
         member.channel.send(messages.RUNS_ENDED, dumps(entries))
 
-    def _take_waiting(self, member: Any, wait: int, *described: Any) -> None:
-        self.nested.take_waiting(member, wait, *described)
+    def take_waiting(self, member: Any, wait: int, *described: Any) -> None:
+        """See `Listener`."""
+        super().take_waiting(member, wait, *described)
         helper = member.waits.get(wait)
         if helper is not None and helper.spare is not None:
             # Who waits with a limit runs nothing meanwhile.

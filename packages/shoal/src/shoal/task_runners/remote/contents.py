@@ -23,7 +23,6 @@ from shoal.engine.values import value_of
 from shoal.exceptions import SerializationError, WorkerDied
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
-from shoal.scheduling.ledger import DEADLY
 from shoal.serialization import loads
 from shoal.task_runners.packing import calls_of, culprit_of, follow, not_begun
 from shoal.task_runners.remote.parcels import (
@@ -37,7 +36,7 @@ from shoal.task_runners.remote.parcels import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from shoal.scheduling.dispatchers import PushingDispatcher
     from shoal.specs import TaskSpec
@@ -69,7 +68,6 @@ class Contents:
         self._tasks_by_digest: dict[bytes, TaskSpec] = {}
         self._prepared: weakref.WeakSet[MapRecord[Any]] = weakref.WeakSet()
         self.packed_tasks: list[bytes | BaseException] = []
-        self._deaths: dict[int, int] = {}
         self.scope: Scope | None = None
         self.surroundings: bytes | None = None
 
@@ -248,36 +246,6 @@ class Contents:
     def tasks(self, keys: list[int]) -> dict[int, TaskSpec]:
         """Tasks by their keys."""
         return {key: self._tasks_by_key[key] for key in keys}
-
-    def died_of(self, key: int, pid: int | None, host: str) -> bool:
-        """A worker has died while it unpickled a task: that may be chance, but not again and again.
-
-        Args:
-            key: of the task.
-            pid: of the worker.
-            host: where it was.
-
-        Returns:
-            Whether the task is not to be sent any more: its runs end with that.
-        """
-        deaths = self._deaths[key] = self._deaths.get(key, 0) + 1
-        if deaths >= DEADLY:
-            text = f"{deaths} workers died while they unpickled the function of task {self._tasks_by_key[key].name!r}"
-            self.packed_tasks[key] = WorkerDied(host=host, pid=pid, message=text)
-        return deaths >= DEADLY
-
-    def came_through(self, batch: Batch, positions: Sequence[int]) -> None:
-        """Runs of a batch have ended: their tasks were unpickled by a worker, and deaths before were chance."""
-        for key in list(self._deaths):
-            if not set(positions).isdisjoint(self.positions_of(batch, key)):
-                del self._deaths[key]
-
-    def positions_of(self, batch: Batch, key: int) -> list[int]:
-        """Where the runs of a task are in a batch."""
-        task = self._tasks_by_key[key]
-        if type(batch.runs) is Span:
-            return list(range(len(batch))) if batch.runs.record.task is task else []
-        return [position for position, run in enumerate(batch.runs) if run._task is task]
 
     def pack(self, content: Any, failed: dict[int, Outcome]) -> tuple[Any, Packed | None]:
         """A batch's content, without runs that cannot be pickled, which go to `failed`; and what it pickles to."""

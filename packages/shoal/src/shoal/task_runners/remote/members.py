@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shoal.scheduling.waits import Helper
     from shoal.task_runners.remote.messages import Channel
 
-__all__ = ["Member", "NestedMap", "futures_of", "not_unpacked", "not_unpickled"]
+__all__ = ["Member", "NestedMap", "futures_of", "is_overdue", "not_unpacked", "not_unpickled"]
 
 
 class NestedMap:
@@ -69,6 +69,11 @@ class Member:
             if 0 <= number - base < len(nested.told):
                 return nested.futures[number - base]
         raise KeyError(f"worker {self.number} has submitted no run {number}")
+
+
+def is_overdue(run: TaskFuture[Any]) -> bool:
+    """Whether a run that is to be stopped is past its time limit."""
+    return run._detail is not None and run._detail.overdue
 
 
 @contextmanager

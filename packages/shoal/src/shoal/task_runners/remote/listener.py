@@ -1,0 +1,109 @@
+"""What workers say, as the driver takes it: what all of them say alike.
+
+    worker ──message──▶ I/O thread ─▶ `Listener.take` ─▶ dispatcher, and its engine (the ledger)
+
+One thread, in order, with no lock held. May import `members`, `nested` and what lies above task runners.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.calls import FAILED, Outcome
+from shoal.futures.maps import Span
+from shoal.logs import log_failure
+from shoal.serialization import loads
+from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.members import not_unpacked, not_unpickled
+from shoal.task_runners.remote.nested import NestedRuns
+
+if TYPE_CHECKING:
+    from shoal.calls import Report
+    from shoal.scheduling.dispatchers import EngineDispatcher
+    from shoal.scheduling.in_flight import InFlight
+    from shoal.task_runners.remote.contents import Contents
+    from shoal.task_runners.remote.messages import Message
+    from shoal.task_runners.remote.nested import Carrier
+
+__all__ = ["Listener"]
+
+
+class Listener:
+    """See the module.
+
+    Args:
+        events: the dispatcher of the runner.
+        contents: of its batches.
+        carrier: of what runs on workers submit.
+
+    Attributes:
+        nested: takes the runs that workers submit.
+    """
+
+    def __init__(self, events: EngineDispatcher, contents: Contents, carrier: Carrier) -> None:
+        self.events = events
+        self.engine = events.engine
+        self.nested = NestedRuns(events, contents, self.engine.workers, carrier)
+
+    def take(self, member: Any, message: Message) -> None:
+        """Takes a message of a worker; see `futures_of`."""
+        kind, body = message.kind, message.body
+        if kind == messages.BACK:
+            self.events.handed_back(*loads(body))
+        elif kind == messages.BEGUN:
+            self.events.started(*loads(body))
+        elif kind == messages.RETURNED:
+            self.events.returned(*loads(body))
+        elif kind == messages.LOGGED:
+            self._take_logged(body)
+        elif kind == messages.SUBMITTED:
+            self.nested.take_submitted(member, message)
+        elif kind == messages.MAPPED:
+            self.nested.take_mapped(member, message)
+        elif kind == messages.WAITING:
+            self.take_waiting(member, *loads(body))
+        elif kind == messages.RESUMED:
+            self.engine.resumed(member, loads(body))
+        elif kind == messages.QUESTION:
+            self.nested.take_question(member, *loads(body))
+        elif kind == messages.DROPPED:
+            self.nested.take_dropped(member, loads(body))
+        elif kind == messages.UNPACKABLE:
+            self.take_unpackable(member, *loads(body))
+        else:
+            self.take_more(member, message)
+
+    def take_more(self, member: Any, message: Message) -> None:
+        """Takes a message that only workers of one kind send."""
+        raise ValueError(f"message of unknown kind {message.kind}")
+
+    def take_waiting(self, member: Any, wait: int, *described: Any) -> None:
+        """A run on a worker waits."""
+        self.nested.take_waiting(member, wait, *described)
+
+    def take_unpackable(self, member: Any, number: int, data: bytes, is_function: bool) -> None:
+        """A worker could not unpickle a batch."""
+        sent = self.engine.in_flight(number)
+        if sent is not None:
+            run = self.engine.run_at(sent.batch, 0)
+            told = not_unpacked(loads(data), run, is_function=is_function)
+            self.engine.unpackable(number, lambda name: told)
+
+    def tell_others(self, sent: InFlight, report: Report) -> None:
+        """Workers whose runs have submitted these are told of their ends."""
+        runs = sent.batch.runs
+        if type(runs) is Span and any(other.maps for other in self.engine.workers()):
+            self.nested.tell_elements(runs, report.positions)
+
+    def unpickled(self, data: bytes) -> Any:
+        """A value that travelled, or an `Outcome`."""
+        try:
+            return loads(data)
+        except BaseException as error:
+            return Outcome(FAILED, not_unpickled(error))
+
+    def _take_logged(self, body: bytes) -> None:
+        try:
+            self.events.logged(loads(body))
+        except BaseException as error:  # what the user put into the record, or does with it
+            log_failure(error, "A log record of a worker could not be handled")
