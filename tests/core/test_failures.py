@@ -24,6 +24,7 @@ from shoal.exceptions import (
 from shoal.logs import log_failure
 from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import PullingDispatcher
+from shoal.scheduling.engine_events import EngineEvents
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.serialization import loads
 from shoal.task_runners import ExecutorTaskRunner, ProcessPoolTaskRunner, ThreadPoolTaskRunner

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from shoal.scheduling.in_flight import InFlight
     from shoal.scheduling.waits import Helper
     from shoal.specs import TaskSpec
-    from shoal.task_runners.remote.cluster_listener import ClusterListener
     from shoal.task_runners.remote.contents import Contents
+    from shoal.task_runners.remote.listener import Listener
 
 __all__ = ["ClusterBackend"]
 
@@ -87,7 +87,7 @@ class ClusterBackend:
     events: EngineDispatcher
     engine: EngineEvents
     contents: Contents
-    listener: ClusterListener
+    listener: Listener
 
     def __init__(self, rules: EngineRules, place: str, *, least: float, patience: float) -> None:
         self.capabilities = Capabilities(
