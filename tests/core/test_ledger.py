@@ -105,10 +105,11 @@ class FakeWorker:
 class FakeBackend:
     captures = False
 
-    def __init__(self) -> None:
-        policy = BatchPolicy(target=1.0, alone=2.0, cap=4, window=2, seconds=10.0)
+    def __init__(self, queues: bool) -> None:
+        seconds = 10.0 if queues else 0.0
+        policy = BatchPolicy(target=1.0, alone=2.0, cap=4, window=2, seconds=seconds)
         self.capabilities = Capabilities(
-            isolated=True, fuses=True, loops=True, queues=True, policy=policy
+            isolated=True, fuses=True, loops=True, queues=queues, policy=policy
         )
 
     def has_begun(self, run: TaskFuture[Any]) -> bool:
@@ -119,11 +120,12 @@ class LedgerMachine(RuleBasedStateMachine):
     """An engine, its workers, and what is said of them."""
 
     words_within = 0.0
+    queues = True
 
     @initialize(workers=st.integers(1, 3), known=st.booleans())
     def begin(self, workers: int, known: bool) -> None:
         self.time = itertools.count(1)
-        backend: Any = FakeBackend()
+        backend: Any = FakeBackend(self.queues)
         self.dispatcher = dispatcher_for(backend, None, "fake")
         self.scheduler: Any = self.dispatcher.scheduler
         self.ledger = Ledger(self.scheduler, EngineRules("Fake", words_within=self.words_within))
@@ -174,6 +176,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.help(rest[0])
             elif kind == effects.TELL:
                 self.tell(*rest)
+            elif kind == effects.STOP:
+                self.stop(rest[0], rest[2]._number)
             elif kind == effects.WITHDRAW:
                 if rest[0] in self.queue:
                     self.queue.remove(rest[0])
@@ -229,13 +233,16 @@ class LedgerMachine(RuleBasedStateMachine):
             for held in self.held_by(worker):
                 if held.batch.number == about:
                     self.hand_back(worker, held)
-        elif what == "interrupt":
-            worker.skipped.add(about[0])
-            for frame in worker.stack:
-                if frame.run._number == about[0]:
-                    frame.interrupted = True
         elif what == "secede":
             self.new_worker()  # in whose place the engine may begin another job
+
+    def stop(self, state: WorkerState, number: int) -> None:
+        worker = self.workers[state.key]  # type: ignore[index]
+        if worker.alive:
+            worker.skipped.add(number)
+            for frame in worker.stack:
+                if frame.run._number == number:
+                    frame.interrupted = True
 
     @staticmethod
     def held_by(worker: FakeWorker) -> list[Held]:
@@ -562,9 +569,7 @@ class LedgerMachine(RuleBasedStateMachine):
         elif kind == "farewell":
             self.ledger.farewell(worker.state, self.now)
         elif kind == "resumed":
-            helper = worker.state.waits.pop(rest[0], None)
-            if helper is not None:
-                self.scheduler.run_resumed(helper)
+            self.ledger.resumed(worker.state, rest[0])
         elif worker.state.settled or rest[3] in worker.state.waits:
             pass
         else:
@@ -659,10 +664,10 @@ class LedgerMachine(RuleBasedStateMachine):
                 break
             for number in range(len(self.workers)):
                 self.a_worker_goes_on(number, 4, fails=False)
+            self.a_slot_has_been_idle()
             self.time_passes()
             while self.reads:
                 self.a_file_is_read()
-            self.a_slot_has_been_idle()
         assert self.scheduler.open == 0
         assert not self.ledger.batches
         assert not self.ledger.uncertain
@@ -694,15 +699,68 @@ class LateWords(LedgerMachine):
     words_within = 3.0
 
 
+class LocalWorkers(LedgerMachine):
+    """As worker processes: each has a slot, and is given its batches itself. No engine speaks of them."""
+
+    queues = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_slots: dict[int, FakeWorker] = {}
+
+    def new_worker(self) -> None:
+        """One starts when there is something for it."""
+
+    def worker_at(self, slot: int) -> FakeWorker:
+        worker = self.at_slots.get(slot)
+        if worker is None or not worker.alive or worker.retires:
+            super().new_worker()
+            worker = self.at_slots[slot] = self.workers[max(self.workers)]
+        return worker
+
+    def launch(self, batch: Batch) -> None:
+        worker = self.worker_at(batch.slot)
+        assert self.ledger.given(InFlight(batch, is_job=True), worker.state)
+        held = Held(batch, batch.helper.tag[1] if batch.helper is not None else 0)
+        worker.given.append(held)
+        worker.file[batch.number] = held
+
+    @rule(which=st.integers(0, 3))
+    def a_worker_retires(self, which: int) -> None:
+        """It ends what it is at; what it has not begun it gives back, and what comes yet."""
+        worker = self.a_worker(which)
+        if worker is not None:
+            worker.retires = True
+            for held in self.held_by(worker):
+                self.hand_back(worker, held)
+                self.close_if_over(worker, held)
+
+    def farewells(self) -> None:
+        """Who retires ends."""
+        for worker in [w for w in self.workers.values() if w.alive and w.retires]:
+            if not worker.stack and not worker.given:
+                worker.alive = False
+                self.words.append(("left", worker))
+
+    def die(self, worker: FakeWorker, **how: Any) -> None:
+        super().die(worker, **how)
+        if worker.retires:
+            self.words.append(("left", worker))
+
+
 LedgerMachine.TestCase.settings = settings_of(60)
 LateWords.TestCase.settings = settings_of(60)
+LocalWorkers.TestCase.settings = settings_of(60)
 TestLedger = pytest.mark.timeout(60)(LedgerMachine.TestCase)
 TestLedgerWithLateWords = pytest.mark.timeout(60)(LateWords.TestCase)
+TestLedgerOfProcesses = pytest.mark.timeout(60)(LocalWorkers.TestCase)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(250)
-@pytest.mark.parametrize("machine", [LedgerMachine, LateWords], ids=["one way", "late words"])
+@pytest.mark.parametrize(
+    "machine", [LedgerMachine, LateWords, LocalWorkers], ids=["one way", "late words", "processes"]
+)
 def test_at_length(machine: type[LedgerMachine]) -> None:
     run_state_machine_as_test(machine, settings=settings_of(1000))  # type: ignore[no-untyped-call]
 
