@@ -27,9 +27,7 @@ from shoal.calls import (
 from shoal.context import CALL
 from shoal.engine import inputs
 from shoal.engine.forks import CALLS, ends_with
-from shoal.engine.interrupt import (
-    Interrupt,
-)
+from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.time_limit import TimeLimit
 from shoal.exceptions import CrashedRun, TaskRunTimeout
 from shoal.futures import TaskFuture
@@ -55,6 +53,7 @@ __all__ = [
     "TaskRun",
     "attempt",
     "attempt_async",
+    "attempt_here",
     "results_in",
     "run_plain",
     "timed_attempt",
@@ -108,6 +107,58 @@ def run_plain(call: Call) -> Any:
 
 
 # ---------------------------------------------------------------------- one attempt
+
+
+def attempt_here(
+    frames: Frames, frame: Frame, call: Call, prepare: Callable[[], object] | None = None
+) -> tuple[Outcome | None, Any, bool]:
+    """Runs a call to the end of one attempt on this thread, where it can be interrupted meanwhile. Hot.
+
+    Args:
+        frames: of this thread.
+        frame: of the run, not on the stack yet.
+        call: the call, with its arguments filled in unless `prepare` does that.
+        prepare: what comes first, when the run can be seen here; it may raise `Interrupt`.
+
+    Returns:
+        The outcome, or `None` where there is no more to say than the value; the value; whether the run was interrupted,
+        and then neither counts.
+    """
+    stack = frames.stack
+    outcome: Outcome | None = None
+    value: Any = None
+    interrupted = False
+    try:
+        try:
+            stack.append(frame)
+            if prepare is not None:
+                prepare()
+            if call.task.is_plain:
+                context = call.context if call.attempt == 1 else call.context.copy()
+                value = context.run(run_plain, call)
+                if type(value) not in inputs.ATOMS:
+                    outcome = returned(call, value)
+                    if outcome.phase == COMPLETED and outcome.state is None:
+                        value, outcome = outcome.value, None
+            else:
+                outcome = call.context.copy().run(attempt, call)
+        except Interrupt:
+            interrupted = True
+        except BaseException as error:
+            outcome = call.context.copy().run(raised, call, error)
+        # From here the run cannot be interrupted, unless it has been; then the exception may still come, up to where it
+        # is withdrawn.
+        try:
+            del frame.armed
+        except AttributeError:
+            interrupted = True
+            frames.finish(frame)
+    except Interrupt:
+        interrupted = True
+        frames.finish(frame)
+    if stack and stack[-1] is frame:
+        stack.pop()
+    return outcome, value, interrupted
 
 
 def attempt(call: Call) -> Outcome:

@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
 from shoal.context import HERE, LOCK
-from shoal.engine.inputs import ATOMS
 from shoal.engine.interrupt import Frame, Frames, Interrupt
-from shoal.engine.task_run import attempt, overdue_outcome, raised, returned, run_plain
+from shoal.engine.task_run import attempt_here, overdue_outcome
 from shoal.exceptions import NestingTooDeep
 from shoal.futures.blocking import Countdown, block_plainly, slices
 from shoal.futures.maps import MapRecord, Span
@@ -160,49 +159,23 @@ class Worker:
             in_span: whether it is an element of a span, whose place among the runner's it takes.
         """
         dispatcher: PullingDispatcher = future._dispatcher  # type: ignore[assignment]  # see `_dispatcher_of`
-        frame = Frame(future)
-        stack = self.frames.stack
         outcome: Outcome | None = None
         value: Any = None
         call: Call | None = None
         interrupted = False
         try:
-            try:
-                call = dispatcher.begin(future)
-                if call.task.timeout_seconds is not None:
-                    dispatcher.start_limit(future, call)
-                self.since = future._since
-                stack.append(frame)
-                if future._phase >= DONE or _is_overdue(future):
-                    interrupted = True  # before the run could be seen here
-                elif call.task.is_plain:
-                    context = call.context if call.attempt == 1 else call.context.copy()
-                    value = context.run(run_plain, call)
-                    if type(value) not in ATOMS:
-                        outcome = returned(call, value)
-                else:
-                    outcome = call.context.copy().run(attempt, call)
-            except Interrupt:
-                interrupted = True
-            except GoneError:
-                outcome = None
-            except BaseException as error:
-                if call is None:
-                    outcome = not_begun(future, error)
-                else:
-                    outcome = call.context.copy().run(raised, call, error)
-            # From here the run cannot be interrupted, unless it has been; then the exception may still come, up to
-            # where it is withdrawn.
-            try:
-                del frame.armed
-            except AttributeError:
-                interrupted = True
-                self.frames.finish(frame)
-        except Interrupt:
-            interrupted = True
-            self.frames.finish(frame)
-        if stack and stack[-1] is frame:
-            stack.pop()
+            call = dispatcher.begin(future)
+            if call.task.timeout_seconds is not None:
+                dispatcher.start_limit(future, call)
+            self.since = future._since
+        except GoneError:
+            pass
+        except BaseException as error:
+            outcome = not_begun(future, error)
+        else:
+            outcome, value, interrupted = attempt_here(
+                self.frames, Frame(future), call, lambda: _interrupt_if_over(future)
+            )
         scheduler = dispatcher.scheduler
         if outcome is None and not interrupted:
             scheduler.complete(future, value, time.time())
@@ -271,33 +244,7 @@ class Worker:
     def _run_element(self, record: MapRecord[Any], index: int) -> float:
         """Runs one element that, so far, is but a place in columns, and says when it ended. Hot."""
         call = record.call(index)
-        frame = Frame(call, record)
-        stack = self.frames.stack
-        outcome: Outcome | None = None
-        value: Any = None
-        interrupted = False
-        try:
-            try:
-                stack.append(frame)
-                value = call.context.run(run_plain, call)
-                if type(value) not in ATOMS:
-                    outcome = returned(call, value)
-                    if outcome.phase == COMPLETED and outcome.state is None:
-                        value, outcome = outcome.value, None
-            except Interrupt:
-                interrupted = True
-            except BaseException as error:
-                outcome = call.context.copy().run(raised, call, error)
-            try:
-                del frame.armed
-            except AttributeError:
-                interrupted = True
-                self.frames.finish(frame)
-        except Interrupt:
-            interrupted = True
-            self.frames.finish(frame)
-        if stack and stack[-1] is frame:
-            stack.pop()
+        outcome, value, interrupted = attempt_here(self.frames, Frame(call, record), call)
         now = time.time()
         if outcome is None and not interrupted:
             record.dispatcher.scheduler.element_completed(record, index, value, now)
@@ -447,8 +394,14 @@ class Worker:
                 self._take_place(_dispatcher_of(me))
 
 
-def _is_overdue(future: TaskFuture[Any]) -> bool:
-    return future._detail is not None and future._detail.overdue
+def _interrupt_if_over(future: TaskFuture[Any]) -> None:
+    """What was stopped before it could be seen here does not begin.
+
+    Raises:
+        Interrupt: it was.
+    """
+    if future._phase >= DONE or (future._detail is not None and future._detail.overdue):
+        raise Interrupt
 
 
 def _dispatcher_of(work: TaskFuture[Any] | Span) -> PullingDispatcher:

@@ -10,12 +10,11 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from shoal.calls import CANCELLED, COMPLETED, Call, Outcome
+from shoal.calls import CANCELLED, Call, Outcome
 from shoal.context import HERE, LOCK
-from shoal.engine.inputs import ATOMS
 from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.services import TIMERS
-from shoal.engine.task_run import attempt, overdue_outcome, raised, returned, run_plain
+from shoal.engine.task_run import attempt_here, overdue_outcome
 from shoal.futures.blocking import Countdown
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages, parcels
@@ -138,40 +137,14 @@ class Seat:
         Returns:
             Its outcome, or `None` and its value if there is no more to say.
         """
-        frame = Frame(call)
-        stack = self.frames.stack
-        outcome: Outcome | None = None
-        value: Any = None
-        interrupted = False
-        try:
-            try:
-                stack.append(frame)
-                if batch.skipped and call.number in batch.skipped:
-                    raise Interrupt  # it came between the look at `skipped` and here
-                if batch.rows.linked and isinstance(call.args, bytes):
-                    self._unpack_late(batch, call)
-                if call.task.is_plain:
-                    value = call.context.run(run_plain, call)
-                    if type(value) not in ATOMS:
-                        outcome = returned(call, value)
-                        if outcome.phase == COMPLETED and outcome.state is None:
-                            value, outcome = outcome.value, None
-                else:
-                    outcome = call.context.run(attempt, call)
-            except Interrupt:
-                interrupted = True
-            except BaseException as error:
-                outcome = call.context.copy().run(raised, call, error)
-            try:
-                del frame.armed
-            except AttributeError:
-                interrupted = True
-                self.frames.finish(frame)
-        except Interrupt:
-            interrupted = True
-            self.frames.finish(frame)
-        if stack and stack[-1] is frame:
-            stack.pop()
+
+        def prepare() -> None:
+            if batch.skipped and call.number in batch.skipped:
+                raise Interrupt  # it came between the look at `skipped` and here
+            if batch.rows.linked and isinstance(call.args, bytes):
+                self._unpack_late(batch, call)
+
+        outcome, value, interrupted = attempt_here(self.frames, Frame(call), call, prepare)
         if interrupted:
             if call.number in self.home.overdue:
                 self.home.overdue.discard(call.number)
