@@ -199,7 +199,8 @@ def test_flow_limits_stay_out_of_the_caller() -> None:
 
     ended = set()
     for number in range(ROUNDS // 20):
-        state = brief(number * 400, return_state=True)
+        limit = 0.001 if number % 4 else 0.02  # within which some complete on a busy machine too
+        state = brief.with_options(timeout_seconds=limit)(number * 400, return_state=True)
         assert state.is_completed() or state.name == "TimedOut"
         ended.add(state.name)
         spin(300)

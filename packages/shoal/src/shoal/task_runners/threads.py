@@ -16,7 +16,6 @@ import os
 import threading
 import time
 from contextlib import suppress
-from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from shoal.task_runners.base import BaseTaskRunner
 from shoal.task_runners.workers import Worker, WorkerBackend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from shoal.futures.run import TaskFuture
 
@@ -283,10 +282,17 @@ def _has_rest(worker: Worker) -> bool:
     return worker.span is not None and length_hint(worker.span.indices) > 0
 
 
-def _few(ready: Iterable[TaskFuture[Any] | MapRecord[Any]]) -> int:
-    """How many runs are ready, counted no further than it matters for growing."""
+def _few(ready: Sequence[TaskFuture[Any] | MapRecord[Any]]) -> int:
+    """How many runs are ready, counted no further than it matters for growing.
+
+    By index: workers take from it meanwhile, and an iterator would notice.
+    """
     count = 0
-    for item in list(islice(ready, 300)):
+    for index in range(min(len(ready), 300)):
+        try:
+            item = ready[index]
+        except IndexError:
+            break
         if isinstance(item, MapRecord):
             count += sum(stop - start for start, stop in list(item.unclaimed))
         else:
