@@ -26,11 +26,13 @@ import time
 import traceback
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+from shoal.calls import DONE, NEXT_PHASES
+from shoal.futures import TaskFuture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +47,36 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("shoal.testing")
 
 T = TypeVar("T")
+
+#: Changes of a run's phase that `NEXT_PHASES` does not know; see `_phases_follow_the_table`.
+_STRANGE: list[str] = []
+
+
+def _check_phases() -> None:
+    """Has every change of a run's phase in this process looked up in the table."""
+    slot: Any = TaskFuture.__dict__["_phase"]
+
+    def change(run: TaskFuture[Any], new: int) -> None:
+        try:
+            old = slot.__get__(run)
+        except AttributeError:
+            old = None  # it is being made
+        if old is not None and (old >= DONE or (new < DONE and new not in NEXT_PHASES[old])):
+            _STRANGE.append(f"{old} to {new}:\n" + "".join(traceback.format_stack(limit=6)))
+        slot.__set__(run, new)
+
+    TaskFuture._phase = property(slot.__get__, change)  # type: ignore[assignment, method-assign]
+
+
+_check_phases()
+
+
+@pytest.fixture(autouse=True)
+def _phases_follow_the_table() -> Iterator[None]:
+    _STRANGE.clear()
+    yield
+    assert not _STRANGE, "\n".join(_STRANGE)
+
 
 # Ray's workers run at niceness 15: beside tests of something else, they would hardly get a processor.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so Ray spells it

@@ -25,6 +25,7 @@ __all__ = [
     "CRASHED",
     "DONE",
     "FAILED",
+    "NEXT_PHASES",
     "NOT_READY",
     "QUEUED",
     "READY",
@@ -52,6 +53,31 @@ FAILED = 9
 CANCELLED = 10
 CRASHED = 11
 NOT_READY = 12
+
+#: By phase, those that may come next, besides the end, which may come from any that is not done. The tests check every
+#: change of a phase against it.
+NEXT_PHASES = {
+    WAITING: {READY, SENT, QUEUED},  # SENT: in one batch with what it waits for
+    READY: {
+        READY,
+        WAITING,
+        SENT,
+        AWAITING_RETRY,
+    },  # WAITING: what it returned; threads have no SENT
+    SENT: {
+        READY,
+        WAITING,
+        RUNNING,
+        AWAITING_RETRY,
+    },  # READY: handed back; WAITING: with what it travelled with
+    RUNNING: {
+        READY,
+        WAITING,
+        AWAITING_RETRY,
+    },  # READY: its worker died, or its retry is due at once
+    AWAITING_RETRY: {READY, QUEUED},
+    QUEUED: {READY},
+}
 
 
 class Call:
