@@ -43,7 +43,7 @@ from shoal.scheduling.in_flight import (
     WorkerState,
 )
 from shoal.scheduling.ledger import DEADLY, Ledger
-from shoal.scheduling.waits import Helper
+from shoal.scheduling.waits import BlockedRun
 
 
 @task
@@ -192,12 +192,12 @@ class LedgerMachine(RuleBasedStateMachine):
                     self.die(worker, readable=True)
 
     def launch(self, batch: Batch) -> None:
-        if batch.helper is None:
+        if batch.blocked_run is None:
             entry = InFlight(batch, is_job=True)
             self.ledger.sent(entry)
             self.queue.append(entry)
             return
-        state, wait = batch.helper.tag
+        state, wait = batch.blocked_run.tag
         if self.ledger.given(InFlight(batch, is_job=False), state):
             worker = self.workers[state.key]
             if not worker.alive and not worker.has_file:  # for all that can be known, it came
@@ -213,16 +213,16 @@ class LedgerMachine(RuleBasedStateMachine):
         positions = range(len(batch))
         self.forgotten.update(self.scheduler.run_at(batch, p)._number for p in positions)
 
-    def help(self, helper: Helper) -> None:
+    def help(self, blocked_run: BlockedRun) -> None:
         try:
-            if not self.scheduler.help(helper):
-                self.ledger.stuck(helper)
+            if not self.scheduler.help(blocked_run):
+                self.ledger.stuck(blocked_run)
         except WaitCycle:
-            self.refuse(helper)
+            self.refuse(blocked_run)
 
-    def refuse(self, helper: Helper) -> None:
-        for frame in self.workers[helper.tag[0].key].stack:
-            if frame.wait == helper.tag[1]:
+    def refuse(self, blocked_run: BlockedRun) -> None:
+        for frame in self.workers[blocked_run.tag[0].key].stack:
+            if frame.wait == blocked_run.tag[1]:
                 frame.refused = True
 
     def tell(self, state: WorkerState, what: str, about: Any) -> None:
@@ -575,15 +575,15 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             number, position, wanted, wait = rest
             try:
-                helper = self.scheduler.run_waits(
+                blocked_run = self.scheduler.run_waits(
                     number, position, [wanted], blocks=True, timed=False, tag=(worker.state, wait)
                 )
             except WaitCycle:
                 for frame in worker.stack:
                     frame.refused = frame.refused or frame.wait == wait
             else:
-                if helper is not None:
-                    worker.state.waits[wait] = helper
+                if blocked_run is not None:
+                    worker.state.waits[wait] = blocked_run
 
     @rule(twice=st.booleans())
     def the_engine_is_heard(self, twice: bool) -> None:
@@ -721,7 +721,7 @@ class LocalWorkers(LedgerMachine):
     def launch(self, batch: Batch) -> None:
         worker = self.worker_at(batch.slot)
         assert self.ledger.given(InFlight(batch, is_job=True), worker.state)
-        held = Held(batch, batch.helper.tag[1] if batch.helper is not None else 0)
+        held = Held(batch, batch.blocked_run.tag[1] if batch.blocked_run is not None else 0)
         worker.given.append(held)
         worker.file[batch.number] = held
 

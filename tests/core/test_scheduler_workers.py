@@ -36,7 +36,7 @@ from shoal.scheduling import effects
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import dispatcher_for
-from shoal.scheduling.waits import Helper
+from shoal.scheduling.waits import BlockedRun
 
 from tests.core.test_scheduler import Slots
 
@@ -66,7 +66,7 @@ class Frame:
         self.held = held
         self.position = position
         self.run = run
-        self.helper: Helper | None = None
+        self.blocked_run: BlockedRun | None = None
         self.refused = False
 
 
@@ -136,10 +136,10 @@ class WorkersMachine(RuleBasedStateMachine):
             elif kind in (effects.LIMIT, effects.RELEASE):
                 self.slots.perform(kind, rest[0])
 
-    def refuse(self, helper: Helper) -> None:
+    def refuse(self, blocked_run: BlockedRun) -> None:
         for worker in self.workers.values():
             for frame in worker.stack:
-                if frame.helper is helper:
+                if frame.blocked_run is blocked_run:
                     frame.refused = True
 
     def hand_back(self, held: Held) -> None:
@@ -213,10 +213,10 @@ class WorkersMachine(RuleBasedStateMachine):
 
     def go_on(self, worker: FakeWorker) -> None:
         top = worker.stack[-1] if worker.stack else None
-        if top is not None and top.helper is None:
+        if top is not None and top.blocked_run is None:
             return  # it is running something
         for held in list(worker.batches):
-            if top is not None and held.batch.helper is not top.helper:
+            if top is not None and held.batch.blocked_run is not top.blocked_run:
                 self.hand_back(held)  # unrelated to the wait
                 self.close_if_over(worker, held)
                 continue
@@ -258,7 +258,7 @@ class WorkersMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3), how=st.sampled_from(["completes", "fails"]))
     def ends_a_run(self, which: int, how: str) -> None:
         worker = self.a_worker(which)
-        if worker is None or not worker.stack or worker.stack[-1].helper is not None:
+        if worker is None or not worker.stack or worker.stack[-1].blocked_run is not None:
             return
         frame = worker.stack.pop()
         held = frame.held
@@ -300,14 +300,14 @@ class WorkersMachine(RuleBasedStateMachine):
             return
         frame = worker.stack[-1]
         wanted = self.runs[awaited % len(self.runs)]
-        if frame.helper is not None or wanted._phase >= DONE:
+        if frame.blocked_run is not None or wanted._phase >= DONE:
             return
         for held in list(worker.batches):
             self.report(held)
             self.hand_back(held)
             self.close_if_over(worker, held)
         try:
-            frame.helper = self.scheduler.run_waits(
+            frame.blocked_run = self.scheduler.run_waits(
                 frame.held.batch.number, frame.position, [wanted], blocks=True, timed=timed
             )
         except WaitCycle:
@@ -321,16 +321,16 @@ class WorkersMachine(RuleBasedStateMachine):
             self.resume(worker)
 
     def resume(self, worker: FakeWorker) -> bool:
-        if not worker.stack or worker.stack[-1].helper is None:
+        if not worker.stack or worker.stack[-1].blocked_run is None:
             return False
         frame = worker.stack[-1]
-        helper = frame.helper
-        assert helper is not None
+        blocked_run = frame.blocked_run
+        assert blocked_run is not None
         over = frame.refused or frame.run._phase >= DONE
-        if not over and any(item._phase < DONE for item in helper.wanted):
+        if not over and any(item._phase < DONE for item in blocked_run.wanted):
             return False
-        frame.helper = None
-        self.scheduler.run_resumed(helper)
+        frame.blocked_run = None
+        self.scheduler.run_resumed(blocked_run)
         self.follow()
         return True
 
@@ -352,8 +352,8 @@ class WorkersMachine(RuleBasedStateMachine):
                     self.lost[number] = self.lost.get(number, 0) + 1
             self.scheduler.batch_lost(held.batch.number, self.death, begun, float(next(self.time)))
         for frame in stack:
-            if frame.helper is not None:
-                self.scheduler.run_resumed(frame.helper)
+            if frame.blocked_run is not None:
+                self.scheduler.run_resumed(frame.blocked_run)
         self.follow()
 
     @staticmethod
@@ -389,7 +389,7 @@ class WorkersMachine(RuleBasedStateMachine):
         for slot, in_flight in scheduler.slots.in_flight.items():
             assert 0 <= in_flight <= WINDOW
             held = self.workers[slot].batches if slot in self.workers else []
-            assert in_flight == sum(1 for item in held if item.batch.helper is None)
+            assert in_flight == sum(1 for item in held if item.batch.blocked_run is None)
 
     @invariant()
     def what_is_sent_is_at_a_worker(self) -> None:
@@ -424,7 +424,7 @@ class WorkersMachine(RuleBasedStateMachine):
             self.follow()
         assert self.scheduler.open == 0
         assert not self.scheduler.waiting
-        assert not self.scheduler.worker_waits.helpers
+        assert not self.scheduler.worker_waits.blocked_runs
         assert not self.scheduler.batches
         assert not self.scheduler.worker_waits.helping
         assert all(run._phase >= DONE for run in self.runs)
@@ -476,14 +476,16 @@ def test_who_asked_a_batch_back_in_vain_is_looked_at_again() -> None:
     first, one = submitted(1)
     second, _ = submitted(2)
     scheduler.batch_started(parents.number, 0)
-    helper = scheduler.run_waits(parents.number, 0, [first, second], blocks=True, timed=False)
-    assert effects_of_kind(scheduler, effects.HELP) == [helper]
-    assert not scheduler.help(helper), "both were sent: the backend asks one of them back"
+    blocked_run = scheduler.run_waits(parents.number, 0, [first, second], blocks=True, timed=False)
+    assert effects_of_kind(scheduler, effects.HELP) == [blocked_run]
+    assert not scheduler.help(blocked_run), "both were sent: the backend asks one of them back"
     scheduler.cancel(first, 1.0)
     scheduler.effects.clear()
-    scheduler.batch_closed(one.number, helper)
-    assert effects_of_kind(scheduler, effects.HELP) == [helper], "so that it asks for the other"
-    assert not scheduler.help(helper)
+    scheduler.batch_closed(one.number, blocked_run)
+    assert effects_of_kind(scheduler, effects.HELP) == [blocked_run], (
+        "so that it asks for the other"
+    )
+    assert not scheduler.help(blocked_run)
 
 
 @task

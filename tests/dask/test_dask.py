@@ -18,7 +18,7 @@ from shoal.testing.tools import PATIENCE, eventually
 from shoal_dask import DaskTaskRunner, get_dask_client
 from shoal_dask.backend import DaskBackend
 from shoal_dask.bus import can_profile
-from shoal_dask.side import _DaskSeat
+from shoal_dask.session import _DaskThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -546,7 +546,7 @@ def test_what_comes_for_a_wait_that_has_ended_is_given_back() -> None:
             return "caught"
         return "not caught"
 
-    class Slow(_DaskSeat):
+    class Slow(_DaskThread):
         """Is slow to notice that its wait is over."""
 
         def _wait(self, countdown: Any, *wait: Any) -> bool:
@@ -571,7 +571,7 @@ def test_what_comes_for_a_wait_that_has_ended_is_given_back() -> None:
         return parent.submit().result(timeout=PATIENCE)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shoal_dask.side._DaskSeat", Slow)
+        patch.setattr("shoal_dask.session._DaskThread", Slow)
         assert main() == "caught"
 
 
@@ -630,7 +630,7 @@ def test_twenty_flows_in_turn_leave_nothing(cluster: Any) -> None:
         client = runner._connection.client
 
         def clean() -> bool:
-            sides = client.run(lambda dask_worker: len(dask_worker.shoal_sides))
+            sides = client.run(lambda dask_worker: len(dask_worker.shoal_sessions))
             sessions = client.run_on_scheduler(
                 lambda dask_scheduler: len(dask_scheduler.plugins["shoal"]._sessions)
             )

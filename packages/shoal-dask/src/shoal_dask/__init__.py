@@ -7,7 +7,7 @@
     environment                 what the workers need to have
     report, clients, options    Dask's own tools, in flows and tasks
     handles, natives            values that stay; Dask's own objects
-    bus, side                   messages beside Dask's own; what runs batches on a worker
+    bus, session                messages beside Dask's own; what runs batches on a worker
     members, link, listening    the driver's books; its end of the bus; what it hears
     relays, jobs, watch         futures for Dask; what it says of tasks and workers; a scheduler that has gone
     backend                     batches become Dask tasks

@@ -1,6 +1,6 @@
 """The driver's side of Dask: batches become Dask tasks; what workers say comes over the bus.
 
-    scheduler ──launch──▶ pack ─▶ `Client.submit(execute, …)` ─▶ Dask's scheduler ─▶ a worker's side
+    scheduler ──launch──▶ pack ─▶ `Client.submit(execute, …)` ─▶ Dask's scheduler ─▶ a worker session
                                                                                         │
     scheduler ◀──reported, handed back, waiting, lost── I/O thread ◀──bus───────────────┘
 
@@ -36,8 +36,8 @@ from shoal.names import process_entropy
 from shoal.scheduling.in_flight import EngineRules
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.batch_serializer import BatchSerializer
 from shoal.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
-from shoal.task_runners.remote.contents import Contents
 from shoal.task_runners.remote.modules import shipped_by_value
 
 from shoal_dask.bus import SESSION, key_of
@@ -51,7 +51,7 @@ from shoal_dask.members import DaskMember, DaskSent
 from shoal_dask.natives import Borrowed, Inside, borrowing
 from shoal_dask.options import Options, captured
 from shoal_dask.relays import Relays
-from shoal_dask.side import Inline, execute, execute_async
+from shoal_dask.session import Inline, execute, execute_async
 from shoal_dask.watch import Watch
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class DaskBackend(ClusterBackend):
     def start(self, events: EngineDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
         self.events, self.engine = events, events.engine
-        self.contents = Contents(events, self._keep)
+        self.serializer = BatchSerializer(events, self._keep)
         self._storing = Calls("shoal-dask-storing", events.failed)
         self.listener = Listener(self, check=self._check)
         self.connection.acquire()

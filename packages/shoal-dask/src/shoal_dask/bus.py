@@ -1,4 +1,4 @@
-"""The way between a driver and its sides on the workers, over the streams that Dask has anyway.
+"""The way between a driver and its sessions on the workers, over the streams that Dask has anyway.
 
     driver ──stream──▶ scheduler (`SchedulerBus`) ──stream──▶ worker (`WorkerBus`) ─▶ its side of the session
            ◀─────────                              ◀─────────
@@ -342,15 +342,15 @@ def _stop_profiling(worker: Worker) -> None:
 
 
 class WorkerBus(WorkerPlugin):
-    """A worker's part: its sides, one a session."""
+    """A worker's part: its sessions, one a session."""
 
     name = NAME
 
     def setup(self, worker: Worker) -> None:
-        """See `WorkerPlugin`. Another driver may have set it up before: the sides stay."""
+        """See `WorkerPlugin`. Another driver may have set it up before: the sessions stay."""
         self._worker: Any = worker
         known = vars(worker)
-        known.setdefault("shoal_sides", {})
+        known.setdefault("shoal_sessions", {})
         known.setdefault("shoal_ended", deque(maxlen=ENDED))
         if not can_profile():
             _stop_profiling(worker)
@@ -360,21 +360,21 @@ class WorkerBus(WorkerPlugin):
         """See `WorkerPlugin`: each side says what it has to say."""
         if not worker.status.name.startswith("clos"):
             return  # it is set up anew
-        sides = list(self._worker.shoal_sides.values())
-        for side in sides:
-            side.stopping = True
-        await asyncio.gather(*(side.farewell() for side in sides))
+        sessions = list(self._worker.shoal_sessions.values())
+        for worker_session in sessions:
+            worker_session.stopping = True
+        await asyncio.gather(*(worker_session.farewell() for worker_session in sessions))
 
     def _take(self, session: str, **message: Any) -> None:
         """On the worker's loop."""
-        from shoal_dask.side import side_of
+        from shoal_dask.session import session_of
 
         if "end" in message:
             self._worker.shoal_ended.append(session)
-            side = self._worker.shoal_sides.pop(session, None)
-            if side is not None:
-                side.end()
+            worker_session = self._worker.shoal_sessions.pop(session, None)
+            if worker_session is not None:
+                worker_session.end()
             return
-        side = side_of(self._worker, session)
-        if side is not None:
-            side.brought(message)
+        worker_session = session_of(self._worker, session)
+        if worker_session is not None:
+            worker_session.brought(message)

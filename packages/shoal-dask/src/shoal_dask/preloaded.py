@@ -15,7 +15,7 @@ _MODULES = (
     "distributed.worker",
     "shoal.engine.batch_run",
     "shoal_dask.nanny",
-    "shoal_dask.side",
+    "shoal_dask.session",
 )
 
 # An interrupt from the terminal is the driver's business, from the first moment on.

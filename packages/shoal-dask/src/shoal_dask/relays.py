@@ -1,6 +1,6 @@
 """Dask futures of our runs: each is the future of a small Dask task that ends when its run does.
 
-May import `handles`, `side` and the core's `remote` room.
+May import `handles`, `session` and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.nested import End
 
 from shoal_dask.handles import Kept
-from shoal_dask.side import fail, relay
+from shoal_dask.session import fail, relay
 
 if TYPE_CHECKING:
     from distributed import Future

@@ -7,7 +7,7 @@
     processes                   processes of this machine, and their end
     environment, options        what the workers need to have; Ray's own words around a submit
     handles                     values that stay
-    natives, members, side      Ray's own objects; the driver's books; what runs batches on a worker
+    natives, members, session   Ray's own objects; the driver's books; what runs batches on a worker
     link, relays                the driver's end of the messages; who waits for what
     listening, jobs, watch      what the driver hears; how Ray's tasks and workers end; a cluster that has gone
     backend                     batches become Ray tasks

@@ -1,6 +1,6 @@
 """The driver's side of Ray: batches become Ray tasks; what workers say comes over TCP.
 
-    scheduler ──launch──▶ pack ─▶ `execute.remote(…)` ─▶ Ray's queue ─▶ a worker's side
+    scheduler ──launch──▶ pack ─▶ `execute.remote(…)` ─▶ Ray's queue ─▶ a worker session
                                                                            │
     scheduler ◀──reported, handed back, waiting, lost── I/O thread ◀──TCP──┘
               ◀──how Ray tasks have ended─────────── `jobs` ◀── Ray
@@ -35,8 +35,8 @@ from shoal.scheduling.in_flight import EngineRules
 from shoal.scheduling.ledger import DEADLY
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.batch_serializer import BatchSerializer
 from shoal.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
-from shoal.task_runners.remote.contents import Contents
 from shoal.task_runners.remote.modules import shipped_by_value
 
 from shoal_ray.handles import Kept
@@ -47,7 +47,7 @@ from shoal_ray.members import RayMember, RaySent
 from shoal_ray.natives import Borrowed, borrowing
 from shoal_ray.options import Options, captured, check_resources, for_task, max_calls
 from shoal_ray.relays import Relays
-from shoal_ray.side import Buffer, execute, execute_async
+from shoal_ray.session import Buffer, execute, execute_async
 from shoal_ray.watch import Watch
 from shoal_ray.wire import Contact
 
@@ -123,7 +123,7 @@ class RayBackend(ClusterBackend):
     def start(self, events: EngineDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary instance if there is none."""
         self.events, self.engine = events, events.engine
-        self.contents = Contents(events, self._keep)
+        self.serializer = BatchSerializer(events, self._keep)
         self.listener = Listener(self)
         self.connection.acquire()
         self._acquired = True
@@ -332,7 +332,7 @@ class RayBackend(ClusterBackend):
     # ------------------------------------------------------------------ taking back, stopping
 
     def withdraw(self, sent: Any) -> None:
-        """See `ClusterBackend`: Ray drops what waits in its queue, and `side` ignores it in what has begun."""
+        """See `ClusterBackend`: Ray drops what waits in its queue, and `session` ignores it in what has begun."""
 
         def cancel() -> None:
             with sent.giving:

@@ -3,7 +3,7 @@
     has ended    the reference of its value, put into the store if it is not there already
     has not      the reference of a call of the relay's, which answers when the run ends
 
-May import `handles`, `natives`, `side` and the core's `remote` room.
+May import `handles`, `natives`, `session` and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shoal.serialization import find_culprit
 
 from shoal_ray.handles import Kept
 from shoal_ray.natives import PASSED_WITHIN, introduced
-from shoal_ray.side import fail
+from shoal_ray.session import fail
 
 if TYPE_CHECKING:
     from ray import ObjectRef

@@ -1,4 +1,4 @@
-"""How a driver and its sides on Ray's workers talk: frames over TCP, after each has shown that it knows the secret.
+"""How a driver and its sessions on Ray's workers talk: frames over TCP, after each has shown that it knows the secret.
 
     frame    length of the body | kind | body
 

@@ -195,18 +195,18 @@ class Batch:
         slot: the slot it was made for.
         runs: the driver's futures in the order in which they are to be run, or a `Span` of a map.
         seconds: how long it is expected to take, `None` where a task's duration is not known yet.
-        helper: what waits at the slot, if the batch is sent because that needs it.
+        blocked_run: what waits at the slot, if the batch is sent because that needs it.
         linked: how many of the runs wait for others of the batch.
     """
 
-    __slots__ = ("helper", "linked", "number", "runs", "seconds", "slot")
+    __slots__ = ("blocked_run", "linked", "number", "runs", "seconds", "slot")
 
     def __init__(self, number: int, slot: int, runs: Any, seconds: float | None) -> None:
         self.number = number
         self.slot = slot
         self.runs = runs
         self.seconds = seconds
-        self.helper: Any = None
+        self.blocked_run: Any = None
         self.linked = 0
 
     def __len__(self) -> int:

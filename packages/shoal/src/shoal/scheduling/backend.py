@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shoal.futures import TaskFuture
     from shoal.scheduling.capabilities import Capabilities
     from shoal.scheduling.in_flight import InFlight, WorkerState
-    from shoal.scheduling.waits import Helper
+    from shoal.scheduling.waits import BlockedRun
     from shoal.specs import TaskSpec
 
 __all__ = [
@@ -60,12 +60,12 @@ class BackendEvents(Protocol):
     def handed_back(self, batch: int, positions: list[int], seconds: float = 0.0) -> None:
         """These runs of a batch were not started and will not be; one before them has run for so long."""
 
-    def taken_back(self, batch: int, helper: Helper | None) -> None:
+    def taken_back(self, batch: int, blocked_run: BlockedRun | None) -> None:
         """A batch was not begun and will not be.
 
         Args:
             batch: the batch.
-            helper: what waits for a run of it, and is given that first.
+            blocked_run: what waits for a run of it, and is given that first.
         """
 
     def split(self, batch: int) -> None:
@@ -106,10 +106,10 @@ class BackendEvents(Protocol):
         blocks: bool,
         timed: bool,
         tag: Any,
-    ) -> Helper | None:
+    ) -> BlockedRun | None:
         """A run on a worker is about to wait; see `WorkerWaits.run_waits`."""
 
-    def resumed(self, helper: Helper) -> None:
+    def resumed(self, blocked_run: BlockedRun) -> None:
         """It goes on."""
 
 
@@ -150,7 +150,7 @@ class LaunchingBackend(AnyBackend, Protocol):
     def launch(self, batch: Batch) -> None:
         """Sends a batch. Never blocks."""
 
-    def refuse(self, helper: Helper, error: Exception) -> None:
+    def refuse(self, blocked_run: BlockedRun, error: Exception) -> None:
         """A blocked run would wait for itself: its wait ends with this error."""
 
 
@@ -176,7 +176,7 @@ class Backend(LaunchingBackend, Protocol):
 class EngineBackend(LaunchingBackend, Protocol):
     """One whose workers come, are known, and go: a batch is sent to the worker at its `slot`, or, where the engine has a
     queue of its own in front of all workers (`Capabilities.queues`), made a job of it or given to the worker where
-    `batch.helper` waits for it.
+    `batch.blocked_run` waits for it.
 
     What it has to say goes to `EngineDispatcher.engine`, whose ledger decides what becomes of batches. It carries out.
     """

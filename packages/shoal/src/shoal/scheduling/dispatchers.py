@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         LaunchingBackend,
         PullingBackend,
     )
-    from shoal.scheduling.waits import Helper
+    from shoal.scheduling.waits import BlockedRun
     from shoal.specs import TaskSpec
 
 __all__ = [
@@ -255,16 +255,16 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
             self.scheduler.batch_handed_back(batch, positions)
         self.drain()
 
-    def taken_back(self, batch: int, helper: Helper | None) -> None:
+    def taken_back(self, batch: int, blocked_run: BlockedRun | None) -> None:
         """See `BackendEvents`."""
         if not self._knows("taken_back", batch):
             return
         try:
             with LOCK:
-                self.scheduler.batch_closed(batch, helper)
+                self.scheduler.batch_closed(batch, blocked_run)
         except WaitCycle as error:
-            assert helper is not None  # else nothing waits
-            self.backend.refuse(helper, error)
+            assert blocked_run is not None  # else nothing waits
+            self.backend.refuse(blocked_run, error)
         self.drain()
 
     def split(self, batch: int) -> None:
@@ -297,19 +297,19 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         blocks: bool,
         timed: bool,
         tag: Any,
-    ) -> Helper | None:
+    ) -> BlockedRun | None:
         """See `BackendEvents`."""
         with LOCK:
-            helper: Helper | None = self.scheduler.run_waits(
+            blocked_run: BlockedRun | None = self.scheduler.run_waits(
                 batch, position, wanted, blocks=blocks, timed=timed, tag=tag
             )
         self.drain()
-        return helper
+        return blocked_run
 
-    def resumed(self, helper: Helper) -> None:
+    def resumed(self, blocked_run: BlockedRun) -> None:
         """See `BackendEvents`."""
         with LOCK:
-            self.scheduler.run_resumed(helper)
+            self.scheduler.run_resumed(blocked_run)
         self.drain()
 
     # ------------------------------------------------------------------ effects
@@ -343,14 +343,14 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         else:
             super()._not_performed(effect, error)
 
-    def _help(self, helper: Helper) -> None:
+    def _help(self, blocked_run: BlockedRun) -> None:
         try:
             with LOCK:
-                found = self.scheduler.help(helper)
+                found = self.scheduler.help(blocked_run)
             if not found:
-                self._stuck(helper)
+                self._stuck(blocked_run)
         except WaitCycle as error:
-            self.backend.refuse(helper, error)
+            self.backend.refuse(blocked_run, error)
 
     def _look_for_idle(self) -> None:
         """A slot is idle: after a while, what others have not begun is taken back, unless it found something to do."""
@@ -372,7 +372,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
     def _slot_gone(self, slot: int) -> None:
         """A spare slot is not needed any more; where any worker takes a batch, that is nothing to anybody."""
 
-    def _stuck(self, helper: Helper) -> None:
+    def _stuck(self, blocked_run: BlockedRun) -> None:
         """A blocked run can be given nothing."""
 
     def _recall_batch(self, batch: Batch) -> None:
@@ -466,8 +466,8 @@ class EngineDispatcher(PushingDispatcher["EngineBackend"]):
     def _cancelled(self) -> None:
         self.engine.settle()
 
-    def _stuck(self, helper: Helper) -> None:
-        self.engine.stuck(helper)
+    def _stuck(self, blocked_run: BlockedRun) -> None:
+        self.engine.stuck(blocked_run)
 
     def _recall_batch(self, batch: Batch) -> None:
         with LOCK:

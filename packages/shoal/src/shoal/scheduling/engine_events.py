@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         WorkerState,
     )
     from shoal.scheduling.pushing import PushingScheduler
-    from shoal.scheduling.waits import Helper
+    from shoal.scheduling.waits import BlockedRun
 
 __all__ = ["EngineEvents"]
 
@@ -213,10 +213,10 @@ class EngineEvents:
             self.ledger.force(run, time.time())
         self._drain()
 
-    def stuck(self, helper: Helper) -> None:
+    def stuck(self, blocked_run: BlockedRun) -> None:
         """A blocked run can be given nothing."""
         with LOCK:
-            self.ledger.stuck(helper)
+            self.ledger.stuck(blocked_run)
 
     def settle(self) -> None:
         """Returns once what was stopped before it began cannot begin any more, or has begun; not on a listening thread."""

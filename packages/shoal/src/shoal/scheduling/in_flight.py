@@ -14,7 +14,7 @@ from shoal.futures.maps import Span
 if TYPE_CHECKING:
     from shoal.calls import Batch, Report
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.waits import Helper
+    from shoal.scheduling.waits import BlockedRun
     from shoal.specs import TaskSpec
 
 __all__ = ["Departure", "EngineRules", "ErrorOf", "InFlight", "JobEnd", "Outcomes", "WorkerState"]
@@ -109,7 +109,7 @@ class WorkerState:
         self.pid: int | None = None
         self.killable = False
         self.batches: set[int] = set()
-        self.waits: dict[int, Helper] = {}
+        self.waits: dict[int, BlockedRun] = {}
         self.stopped_for: str | None = None
         self.departure: Departure | None = None
         self.read = False
@@ -172,7 +172,7 @@ class InFlight:
         self.worker: WorkerState | None = None
         self.skipped: list[TaskFuture[Any]] = []
         self.recalled = False
-        self.wanting: list[Helper] = []
+        self.wanting: list[BlockedRun] = []
         self.withdrawn = False
         self.killed = False
         self.forced: set[TaskFuture[Any]] = set()

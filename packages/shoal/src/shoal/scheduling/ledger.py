@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.in_flight import ErrorOf
     from shoal.scheduling.pushing import PushingScheduler
-    from shoal.scheduling.waits import Helper
+    from shoal.scheduling.waits import BlockedRun
 
 __all__ = ["Ledger"]
 
@@ -145,8 +145,8 @@ class Ledger:
             self.interrupt(run)
         if entry.recalled:
             self._effects.append((effects.TELL, worker, "recall", number))
-        for helper in wanting:
-            helper.look_again()
+        for blocked_run in wanting:
+            blocked_run.look_again()
         if entry.ended is JobEnd.RAN:  # the engine was sooner than the worker
             self._pass_on_held(entry)
 
@@ -309,9 +309,9 @@ class Ledger:
         entry = self.batches.get(number)
         if entry is None:
             return
-        helper = entry.wanting.pop(0) if entry.wanting else None
+        blocked_run = entry.wanting.pop(0) if entry.wanting else None
         self._close(entry)
-        self._scheduler.batch_closed(number, helper)
+        self._scheduler.batch_closed(number, blocked_run)
 
     def _is_anybody_leaving(self) -> bool:
         return any(worker.departure is not None for worker in self.workers.values())
@@ -422,8 +422,8 @@ class Ledger:
         if outcomes is None and worker.host is not None:
             for entry in self._refused:
                 entry.may_have_begun = True
-        for helper in list(worker.waits.values()):
-            self._scheduler.run_resumed(helper)
+        for blocked_run in list(worker.waits.values()):
+            self._scheduler.run_resumed(blocked_run)
         worker.settle()
         self._look_at_refused(now)
 
@@ -495,8 +495,10 @@ class Ledger:
         self._certain(number)
         if entry.worker is not None:
             entry.worker.batches.discard(number)
-        for helper in entry.wanting:  # whatever has become of it: they may need something else now
-            helper.look_again()
+        for (
+            blocked_run
+        ) in entry.wanting:  # whatever has become of it: they may need something else now
+            blocked_run.look_again()
         self._effects.append((effects.CLOSED, entry))
 
     def _certain(self, number: int) -> None:
@@ -599,15 +601,15 @@ class Ledger:
 
     # ------------------------------------------------------------------ blocked runs
 
-    def stuck(self, helper: Helper) -> None:
+    def stuck(self, blocked_run: BlockedRun) -> None:
         """A blocked run can be given nothing: what it waits for was sent already, or executes elsewhere."""
-        worker, wait = helper.tag
-        entry = self._first_unbegun(helper.wanted)
+        worker, wait = blocked_run.tag
+        entry = self._first_unbegun(blocked_run.wanted)
         if entry is None:
             self._effects.append((effects.TELL, worker, "secede", wait))
             return
-        if helper not in entry.wanting:
-            entry.wanting.append(helper)
+        if blocked_run not in entry.wanting:
+            entry.wanting.append(blocked_run)
         self._withdraw(entry)
 
     def _first_unbegun(self, wanted: Wanted) -> InFlight | None:
@@ -672,7 +674,7 @@ class Ledger:
         books = self._scheduler.batches.get(entry.number)
         if books is None or entry.position_of(run) not in books[1]:
             return  # it has stopped, and the batch goes on
-        if any(helper.run is run for helper in worker.waits.values()):
+        if any(blocked_run.run is run for blocked_run in worker.waits.values()):
             # What its worker is at is another run, which it waits for; it is stopped when control returns to it.
             entry.forced.add(run)
             return
@@ -681,8 +683,8 @@ class Ledger:
             return  # it has not begun, or has ended and that will be heard
         job: InFlight | None = entry  # that runs it, perhaps beneath what it waits for
         numbers = {entry.number}
-        while job is not None and not job.is_job and job.batch.helper is not None:
-            job = self.batches.get(job.batch.helper.batch.number)
+        while job is not None and not job.is_job and job.batch.blocked_run is not None:
+            job = self.batches.get(job.batch.blocked_run.batch.number)
             if job is not None:
                 numbers.add(job.number)
         others = [
@@ -699,12 +701,12 @@ class Ledger:
 
     def resumed(self, worker: WorkerState, wait: int) -> None:
         """A run goes on that waited on a worker."""
-        helper = worker.waits.pop(wait, None)
-        if helper is None:
+        blocked_run = worker.waits.pop(wait, None)
+        if blocked_run is None:
             return
-        self._scheduler.run_resumed(helper)
-        run = helper.run
-        entry = self.batches.get(helper.batch.number)
+        self._scheduler.run_resumed(blocked_run)
+        run = blocked_run.run
+        entry = self.batches.get(blocked_run.batch.number)
         if run is not None and entry is not None and run in entry.forced:
             entry.forced.discard(run)
             self._effects.append((effects.LATER, RESUMED_GRACE, lambda now: self.force(run, now)))

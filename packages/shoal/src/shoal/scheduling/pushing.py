@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shoal.futures.blocking import Wanted
-    from shoal.scheduling.waits import Helper
+    from shoal.scheduling.waits import BlockedRun
 
 __all__ = ["PushingScheduler"]
 
@@ -56,19 +56,19 @@ class PushingScheduler(SendingScheduler):
         blocks: bool,
         timed: bool,
         tag: Any = None,
-    ) -> Helper | None:
+    ) -> BlockedRun | None:
         """See `WorkerWaits`."""
         return self.worker_waits.run_waits(
             number, position, wanted, blocks=blocks, timed=timed, tag=tag
         )
 
-    def run_resumed(self, helper: Helper) -> None:
+    def run_resumed(self, blocked_run: BlockedRun) -> None:
         """See `WorkerWaits`."""
-        self.worker_waits.run_resumed(helper)
+        self.worker_waits.run_resumed(blocked_run)
 
-    def help(self, helper: Helper) -> bool:
+    def help(self, blocked_run: BlockedRun) -> bool:
         """See `WorkerWaits`."""
-        return self.worker_waits.help(helper)
+        return self.worker_waits.help(blocked_run)
 
     # ------------------------------------------------------------------ batches begin, and runs of them end
 
@@ -202,12 +202,12 @@ class PushingScheduler(SendingScheduler):
         open_positions.clear()
         self.batch_closed(number)
 
-    def batch_closed(self, number: int, helper: Helper | None = None) -> None:
+    def batch_closed(self, number: int, blocked_run: BlockedRun | None = None) -> None:
         """A batch has said all; what it never spoke of was not started and becomes ready again.
 
         Args:
             number: the batch.
-            helper: what waits for a run of it, and is given that before others are.
+            blocked_run: what waits for a run of it, and is given that before others are.
         """
         entry = self.batches.pop(number, None)
         if entry is None:
@@ -215,12 +215,12 @@ class PushingScheduler(SendingScheduler):
         batch, open_positions = entry
         self.recalled.discard(number)
         self._again(batch, sorted(open_positions))
-        if batch.helper is None:
+        if batch.blocked_run is None:
             self.slots.closed(batch)
         self.worker_waits.batch_closed(batch)
         self.slots.has_room = True
-        if helper is not None:
-            self.worker_waits.help_first(helper)
+        if blocked_run is not None:
+            self.worker_waits.help_first(blocked_run)
         self.fill()
 
     def batch_lost(

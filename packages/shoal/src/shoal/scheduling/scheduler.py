@@ -225,16 +225,16 @@ class Scheduler:
     # ------------------------------------------------------------------ waits of running runs
 
     def wait_for(
-        self, wanted: Wanted, helper: Any, running: Sequence[TaskFuture[Any]]
+        self, wanted: Wanted, blocked_run: Any, running: Sequence[TaskFuture[Any]]
     ) -> TaskFuture[Any] | Span | None:
         """A worker is about to wait: what it can run itself meanwhile, of what it waits for.
 
-        Only the awaited run, or what that needs; claimed for the caller. If there is nothing, `helper` is noted with
-        all that may become startable, and `helper.look_again()` is called then.
+        Only the awaited run, or what that needs; claimed for the caller. If there is nothing, `blocked_run` is noted with
+        all that may become startable, and `blocked_run.look_again()` is called then.
 
         Args:
             wanted: what it waits for.
-            helper: the worker.
+            blocked_run: the worker.
             running: the runs on its stack, innermost last.
 
         Raises:
@@ -248,7 +248,7 @@ class Scheduler:
                 continue
             seen.add(item)
             if isinstance(item, MapRecord):
-                span = self._look_at_record(item, helper, running)
+                span = self._look_at_record(item, blocked_run, running)
                 if span is not None:
                     return span
                 stack.extend(list(item.futures.values()))
@@ -260,14 +260,14 @@ class Scheduler:
             detail = future._details()
             if (
                 phase == READY
-                and helper.serves(future._dispatcher)
+                and blocked_run.serves(future._dispatcher)
                 and future._dispatcher.scheduler.claim(future)
             ):
                 return future
             if detail.wanted is None:
                 detail.wanted = []
-            if helper not in detail.wanted:
-                detail.wanted.append(helper)
+            if blocked_run not in detail.wanted:
+                detail.wanted.append(blocked_run)
             if phase == WAITING:
                 stack.extend(
                     entry.future
@@ -279,16 +279,16 @@ class Scheduler:
         return None
 
     def _look_at_record(
-        self, record: MapRecord[Any], helper: Any, running: Sequence[TaskFuture[Any]]
+        self, record: MapRecord[Any], blocked_run: Any, running: Sequence[TaskFuture[Any]]
     ) -> Span | None:
         if any(0 <= run._number - record.base < record.size for run in running):
             raise WaitCycle(run_name=running[-1].name, awaited=f"a map of {record.task.name}")
-        if helper.serves(record.dispatcher) and not record.task.is_async:
+        if blocked_run.serves(record.dispatcher) and not record.task.is_async:
             span: Span | None = record.dispatcher.scheduler.claim_span(record)
             if span is not None:
                 return span
-        if helper not in record.wanted:
-            record.wanted.append(helper)
+        if blocked_run not in record.wanted:
+            record.wanted.append(blocked_run)
         return None
 
     def _gather(self, record: MapRecord[Any]) -> None:
@@ -323,8 +323,8 @@ class Scheduler:
 
     def _tell_wanting(self, wanted: list[Any] | None) -> None:
         if wanted:
-            for helper in wanted:
-                helper.look_again()
+            for blocked_run in wanted:
+                blocked_run.look_again()
             wanted.clear()
 
     def check_cycle(self, wanted: Wanted, run: TaskFuture[Any]) -> None:

@@ -70,13 +70,13 @@ class Slots:
         self.in_flight = dict.fromkeys((*numbers, *(self.spares & self.in_flight.keys())), 0)
         self.seconds.clear()
         for batch in batches:  # a slot that comes again may have left some behind
-            if batch.helper is None and batch.number not in self._on_loops:
+            if batch.blocked_run is None and batch.number not in self._on_loops:
                 self.count(batch)
         self.awaited = awaited
         self.has_room = True
 
     def lend(self) -> int:
-        """A spare slot. It gets only what its helper waits for: given anything, its worker might wait in turn for
+        """A spare slot. It gets only what its blocked run waits for: given anything, its worker might wait in turn for
         others that lend theirs, and there would be as many workers as runs.
         """
         spare = max(self.in_flight, default=-1) + 1

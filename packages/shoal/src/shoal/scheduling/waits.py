@@ -1,9 +1,9 @@
 """Workers that wait for runs, and are given what they wait for. Pure.
 
-    run_waits ─▶ Helper ──HELP──▶ help ─▶ a batch for it, on top of what waits there, or at the spare slot lent to it
+    run_waits ─▶ BlockedRun ──HELP──▶ help ─▶ a batch for it, on top of what waits there, or at the spare slot lent to it
                    ▲                        │
                    └─── look_again ◀────────┘ closed, or something that it waits for became ready
-    run_resumed ─▶ the Helper leaves its seat; its spare slot ends when nothing is in flight there
+    run_resumed ─▶ the run leaves its place; its spare slot ends when nothing is in flight there
 
 May import futures and what lies above them; it is given the scheduler that it sends through.
 """
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.sending import SendingScheduler
 
-__all__ = ["Helper", "WorkerWaits"]
+__all__ = ["BlockedRun", "WorkerWaits"]
 
 
-class Helper:
+class BlockedRun:
     """A run of a batch that waits, and whose worker can be given what it waits for.
 
     Attributes:
@@ -89,14 +89,14 @@ class Helper:
 class WorkerWaits:
     """The runs that wait on workers, where they do, and what their workers are given meanwhile.
 
-    Nobody else changes what it keeps. A seat is a slot, or, where slots are of no particular worker, what runs one batch
-    and all that is run in place on top of it; such a seat is no slot's number.
+    Nobody else changes what it keeps. A place is a slot, or, where slots are of no particular worker, what runs one batch
+    and all that is run in place on top of it; such a place is no slot's number.
 
     Args:
         scheduler: what it sends batches through.
 
     Attributes:
-        helpers: by seat, the runs that wait there, innermost last.
+        blocked_runs: by place, the runs that wait there, innermost last.
         helping: by the number of a batch in flight, what is helped by it.
     """
 
@@ -104,14 +104,14 @@ class WorkerWaits:
         self._scheduler = scheduler
         self._slots = scheduler.slots
         self._leaving: set[int] = set()  # spare slots that are not needed any more
-        self.helpers: dict[int, list[Helper]] = {}
-        self.helping: dict[int, Helper] = {}
+        self.blocked_runs: dict[int, list[BlockedRun]] = {}
+        self.helping: dict[int, BlockedRun] = {}
 
     def blocked(self) -> Collection[int]:
         """The slots whose workers can do nothing but wait."""
-        if not self.helpers or self._scheduler.capabilities.queues:
-            return ()  # seats are no slots there, and may be thousands
-        return {seat for seat, here in self.helpers.items() if any(h.blocks for h in here)}
+        if not self.blocked_runs or self._scheduler.capabilities.queues:
+            return ()  # places are no slots there, and may be thousands
+        return {place for place, here in self.blocked_runs.items() if any(h.blocks for h in here)}
 
     def run_waits(
         self,
@@ -122,7 +122,7 @@ class WorkerWaits:
         blocks: bool,
         timed: bool,
         tag: Any = None,
-    ) -> Helper | None:
+    ) -> BlockedRun | None:
         """A run on a worker is about to wait.
 
         Args:
@@ -144,44 +144,44 @@ class WorkerWaits:
         if entry is None:
             return None
         batch = entry[0]
-        seat = self._seat_of(batch)
+        place = self._place_of(batch)
         run = scheduler.run_at(batch, position) if position is not None else None
         stack = [] if run is None else [run]
         if blocks:
-            stack = [h.run for h in self.helpers.get(seat, ()) if h.blocks and h.run] + stack
-        helper = Helper(scheduler, batch, run, wanted, stack, blocks=blocks, tag=tag)
+            stack = [h.run for h in self.blocked_runs.get(place, ()) if h.blocks and h.run] + stack
+        blocked_run = BlockedRun(scheduler, batch, run, wanted, stack, blocks=blocks, tag=tag)
         if run is not None:
             for below in stack:
                 scheduler.check_cycle(wanted, below)
             scheduler.waits(run, wanted)
-        self.helpers.setdefault(seat, []).append(helper)
+        self.blocked_runs.setdefault(place, []).append(blocked_run)
         if blocks:
             if timed:
-                helper.spare = self._slots.lend()
-            helper.look_again()
+                blocked_run.spare = self._slots.lend()
+            blocked_run.look_again()
         else:
             self._slots.leave_loop(batch)
         scheduler.fill()
-        return helper
+        return blocked_run
 
-    def run_resumed(self, helper: Helper) -> None:
+    def run_resumed(self, blocked_run: BlockedRun) -> None:
         """A run on a worker goes on."""
-        seat = self._seat_of(helper.batch)
-        here = self.helpers.get(seat)
-        if here is None or helper not in here:
+        place = self._place_of(blocked_run.batch)
+        here = self.blocked_runs.get(place)
+        if here is None or blocked_run not in here:
             return
-        here.remove(helper)
+        here.remove(blocked_run)
         if not here:
-            del self.helpers[seat]
-        if helper.run is not None:
-            self._scheduler.waits(helper.run, None)
-        if helper.spare is not None and helper.spare in self._slots.in_flight:
-            self._leaving.add(helper.spare)
-            self._let_go(helper.spare)
+            del self.blocked_runs[place]
+        if blocked_run.run is not None:
+            self._scheduler.waits(blocked_run.run, None)
+        if blocked_run.spare is not None and blocked_run.spare in self._slots.in_flight:
+            self._leaving.add(blocked_run.spare)
+            self._let_go(blocked_run.spare)
         self._slots.has_room = True
         self._scheduler.fill()
 
-    def help(self, helper: Helper) -> bool:
+    def help(self, blocked_run: BlockedRun) -> bool:
         """Gives a waiting worker a run that it waits for, or that one needs, if there is one to be had.
 
         Returns:
@@ -190,64 +190,68 @@ class WorkerWaits:
         Raises:
             WaitCycle: the run would wait for itself.
         """
-        helper.looked()
-        here = self.helpers.get(self._seat_of(helper.batch), [])
-        if not helper.blocks or helper is not next((h for h in reversed(here) if h.blocks), None):
+        blocked_run.looked()
+        here = self.blocked_runs.get(self._place_of(blocked_run.batch), [])
+        if not blocked_run.blocks or blocked_run is not next(
+            (h for h in reversed(here) if h.blocks), None
+        ):
             return True
-        if helper in self.helping.values():
+        if blocked_run in self.helping.values():
             return True
         scheduler = self._scheduler
-        work = scheduler.wait_for(helper.wanted, helper, helper.stack)
+        work = scheduler.wait_for(blocked_run.wanted, blocked_run, blocked_run.stack)
         if work is None:
             return False
         if type(work) is TaskFuture:
             work._phase = SENT
         runs = [work] if type(work) is TaskFuture else work
         number = next(scheduler.maker.numbers)
-        if helper.spare is not None:
-            batch = Batch(number, helper.spare, runs, None)
+        if blocked_run.spare is not None:
+            batch = Batch(number, blocked_run.spare, runs, None)
             self._slots.count(batch)
         else:
-            batch = Batch(number, helper.batch.slot, runs, None)
-            batch.helper = helper
-        self.helping[number] = helper
+            batch = Batch(number, blocked_run.batch.slot, runs, None)
+            batch.blocked_run = blocked_run
+        self.helping[number] = blocked_run
         scheduler.launch(batch)
         return True
 
-    def help_first(self, helper: Helper) -> None:
+    def help_first(self, blocked_run: BlockedRun) -> None:
         """`help` before others are given anything, if it still waits.
 
         Raises:
             WaitCycle: the run would wait for itself.
         """
-        here = self.helpers.get(self._seat_of(helper.batch), ())
-        if helper in here and not self.help(helper):
-            helper.look_again()  # its run was cancelled meanwhile, say, and it waits for others too
+        here = self.blocked_runs.get(self._place_of(blocked_run.batch), ())
+        if blocked_run in here and not self.help(blocked_run):
+            blocked_run.look_again()  # its run was cancelled meanwhile, say, and it waits for others too
 
     def batch_closed(self, batch: Batch) -> None:
         """A batch is in flight no more."""
-        helper = self.helping.pop(batch.number, None)
-        if helper is not None:
-            helper.look_again()
-        if self.helpers:
-            here = self.helpers.get(self._seat_of(batch), ())
+        blocked_run = self.helping.pop(batch.number, None)
+        if blocked_run is not None:
+            blocked_run.look_again()
+        if self.blocked_runs:
+            here = self.blocked_runs.get(self._place_of(batch), ())
             for left in [h for h in here if h.batch is batch]:
                 self.run_resumed(left)  # its worker died while it waited
         if batch.slot in self._leaving:
             self._let_go(batch.slot)
 
-    def _seat_of(self, batch: Batch) -> int:
-        """Where a batch runs: batches with the same seat are on top of each other."""
+    def _place_of(self, batch: Batch) -> int:
+        """Where a batch runs: batches with the same place are on top of each other."""
         if not self._scheduler.capabilities.queues:
             return batch.slot
-        while batch.helper is not None:
-            batch = batch.helper.batch
+        while batch.blocked_run is not None:
+            batch = batch.blocked_run.batch
         return -batch.number
 
     def _let_go(self, slot: int) -> None:
         """A spare slot ends once nothing is in flight there."""
         scheduler = self._scheduler
-        in_use = slot in self.helpers or any(b.slot == slot for b, _ in scheduler.batches.values())
+        in_use = slot in self.blocked_runs or any(
+            b.slot == slot for b, _ in scheduler.batches.values()
+        )
         if slot in self._leaving and not in_use:
             self._leaving.discard(slot)
             self._slots.end(slot)

@@ -48,7 +48,7 @@ from shoal.task_runners.packing import calls_of, culprit_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shoal.scheduling.waits import Helper
+    from shoal.scheduling.waits import BlockedRun
     from shoal.specs import TaskSpec
 
 __all__ = ["ExecutorTaskRunner"]
@@ -342,7 +342,7 @@ class ExecutorBackend:
         """Nothing that the scheduler does not know of."""
         return []
 
-    def stuck(self, helper: Helper) -> None:
+    def stuck(self, blocked_run: BlockedRun) -> None:
         """Not asked: slots are of particular workers."""
 
     def settle(self) -> None:
@@ -362,7 +362,7 @@ class ExecutorBackend:
         """See `Backend`."""
         return False
 
-    def refuse(self, helper: Helper, error: Exception) -> None:
+    def refuse(self, blocked_run: BlockedRun, error: Exception) -> None:
         """See `Backend`: waits inside runs are not known here."""
 
     def force(self, run: TaskFuture[Any]) -> None:

@@ -2,11 +2,10 @@
 
 driver     runner.py        `ProcessPoolTaskRunner`: what users configure
            backend.py       what the scheduler asks for; holds what follows together
-           pool.py          the workers at their slots
+           pool.py          the workers at their slots, and what they leave behind
            sender.py        how batches go to them
            link.py          the thread that reads what they say
-           listener.py      what becomes of that
-           deaths.py        what becomes of their batches when they die
+           listener.py      what becomes of that, where it is not the same for all workers
            members.py       the books about workers
            cores.py         how many threads libraries may use in each
            driver_store.py  large arguments and results

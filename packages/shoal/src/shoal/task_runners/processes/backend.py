@@ -15,7 +15,7 @@ Who does what:
     Pool.members, alive             likewise
 
 Each of these is in a file of its own and holds a reference to the backend, through which it reaches the others. May
-import all of them, `contents` and what lies above them.
+import all of them, `batch_serializer` and what lies above them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from shoal.task_runners.processes.pool import Pool
 from shoal.task_runners.processes.record import CAPACITY
 from shoal.task_runners.processes.sender import Sender
 from shoal.task_runners.remote import messages
+from shoal.task_runners.remote.batch_serializer import BatchSerializer
 from shoal.task_runners.remote.batches import WITHDRAWN
-from shoal.task_runners.remote.contents import Contents
 from shoal.task_runners.remote.members import is_overdue
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from shoal.scheduling.dispatchers import EngineDispatcher
     from shoal.scheduling.engine_events import EngineEvents
     from shoal.scheduling.in_flight import InFlight, WorkerState
-    from shoal.scheduling.waits import Helper
+    from shoal.scheduling.waits import BlockedRun
     from shoal.specs import TaskSpec
 
 __all__ = ["ProcessBackend"]
@@ -74,9 +74,9 @@ class ProcessBackend:
     Attributes:
         lock: guards the books about workers. Anew in a forked child, so it is looked up where it is taken.
         stopping: whether the runner is being left, or was left to the parent.
-        events: whom to tell; there once it has started, like `engine`, `contents` and `listener`.
+        events: whom to tell; there once it has started, like `engine`, `batch_serializer` and `listener`.
         engine: whom to tell of batches and workers.
-        contents: what batches hold.
+        serializer: what batches hold.
         link: the I/O thread.
         listener: takes what workers say.
         sender: gives them batches.
@@ -88,7 +88,7 @@ class ProcessBackend:
     captures = False
     events: EngineDispatcher
     engine: EngineEvents
-    contents: Contents
+    serializer: BatchSerializer
     listener: ProcessListener
 
     def __init__(
@@ -121,7 +121,7 @@ class ProcessBackend:
     def start(self, events: EngineDispatcher) -> None:
         """See `Backend`: the workers start when there is work for them."""
         self.events, self.engine = events, events.engine
-        self.contents = Contents(events, self.store.keep)
+        self.serializer = BatchSerializer(events, self.store.keep)
         self.listener = ProcessListener(self)
         self.pool.prepare()
         self.link.start()
@@ -228,7 +228,7 @@ class ProcessBackend:
 
     def deadly(self, key: int, error: BaseException) -> None:
         """See `EngineBackend`."""
-        self.contents.packed_tasks[key] = error
+        self.serializer.packed_tasks[key] = error
 
     def slot_gone(self, slot: int) -> None:
         """See `EngineBackend`: its worker ends."""
@@ -249,9 +249,9 @@ class ProcessBackend:
 
     # ------------------------------------------------------------------ the rest of a backend
 
-    def refuse(self, helper: Helper, error: Exception) -> None:
+    def refuse(self, blocked_run: BlockedRun, error: Exception) -> None:
         """See `Backend`."""
-        member, wait = helper.tag
+        member, wait = blocked_run.tag
         member.channel.send(messages.REFUSED, dumps((wait, error)))
 
     def running(self) -> list[TaskFuture[Any]]:

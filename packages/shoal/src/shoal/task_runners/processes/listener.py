@@ -36,11 +36,11 @@ class ProcessListener(Listener):
     """Hears what is said.
 
     Args:
-        backend: of the runner, which has its `events` and `contents` already.
+        backend: of the runner, which has its `events` and `batch_serializer` already.
     """
 
     def __init__(self, backend: ProcessBackend) -> None:
-        super().__init__(backend.events, backend.contents, backend.carrier)
+        super().__init__(backend.events, backend.serializer, backend.carrier)
         self._backend = backend
 
     # ------------------------------------------------------------------ messages

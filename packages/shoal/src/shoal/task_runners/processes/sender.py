@@ -1,6 +1,6 @@
 """How batches go out to worker processes.
 
-    batch ─▶ contents, packed ─▶ large ones into segments ─▶ what is new to this worker goes along ─▶ its channel
+    batch ─▶ serializer, packed ─▶ large ones into segments ─▶ what is new to this worker goes along ─▶ its channel
 
 One batch at a time, the dispatcher sees to that, on whichever thread launches it, and nothing blocks. Packing happens
 outside all locks; from the look at whether the worker is still of use until the message is sent, `ProcessBackend.lock`
@@ -51,10 +51,10 @@ class Sender:
             Exception: whatever packing raises; then `not_sent` sees to the batch.
         """
         backend = self._backend
-        content, tasks, tags, failed = backend.contents.of(batch)
-        content, packed = backend.contents.pack(content, failed)
+        content, tasks, tags, failed = backend.serializer.of(batch)
+        content, packed = backend.serializer.pack(content, failed)
         if failed or packed is None:
-            backend.contents.report_failed(batch, failed, last=packed is None)
+            backend.serializer.report_failed(batch, failed, last=packed is None)
         if packed is None:
             return
         fds: list[int] = []
@@ -99,7 +99,7 @@ class Sender:
                     fds.append(stored.segment.fileno())
                 described.append(tuple(stored.describe(is_new)))
             new_tasks = [
-                (key, backend.contents.packed_tasks[key])
+                (key, backend.serializer.packed_tasks[key])
                 for key in tasks
                 if key not in member.tasks
             ]
@@ -107,13 +107,13 @@ class Sender:
             surroundings = None
             if not member.surrounded:
                 member.surrounded = True
-                surroundings = backend.contents.surroundings
+                surroundings = backend.serializer.surroundings
             lane_number = member.lanes.pop()
-            sent = Sent(batch, backend.contents.tasks(tasks), member.record, lane_number)
+            sent = Sent(batch, backend.serializer.tasks(tasks), member.record, lane_number)
             sent.lane.clear(len(batch))
             sent.segments = new_segments
             backend.engine.given(sent, member)
-            wait = batch.helper.tag[1] if batch.helper is not None else 0
+            wait = batch.blocked_run.tag[1] if batch.blocked_run is not None else 0
             message = dumps(
                 (
                     batch.number,

@@ -43,11 +43,11 @@ from shoal.task_runners.processes.segments import NoSegment, Segment, SegmentPoo
 from shoal.task_runners.processes.stored import Store, Stored
 from shoal.task_runners.processes.wire import WorkerChannel
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.batches import Batch, Untold
+from shoal.task_runners.remote.batches import Batch, UnknownKeyError
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
 from shoal.task_runners.remote.parcels import Packed, unpack
-from shoal.task_runners.remote.seat import Seat
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
+from shoal.task_runners.remote.worker_thread import WorkerThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,7 +104,7 @@ def main(fds: list[int], settings: bytes) -> None:
 
 
 class Worker(RemoteWorker):
-    """This process, whose main thread is its one seat."""
+    """This process, whose main thread is its one worker thread."""
 
     channel: WorkerChannel
 
@@ -112,8 +112,8 @@ class Worker(RemoteWorker):
         super().__init__(WorkerChannel(connection), REPORT_EVERY, settings.most)
         self.record = record
         self.settings = settings
-        self.seat = Seat(self)
-        self.seats.append(self.seat)
+        self.worker_thread = WorkerThread(self)
+        self.worker_threads.append(self.worker_thread)
         self.pool = SegmentPool()
         self.store = Store((settings.number + 1) << 40, self.pool.take)
         self.made: dict[int, Segment] = {}
@@ -136,7 +136,7 @@ class Worker(RemoteWorker):
         try:
             if not self._initialize():
                 return
-            self.seat.enter()
+            self.worker_thread.enter()
             if KICK is not None:
                 signal.signal(KICK, self._kicked)
             if hasattr(os, "register_at_fork"):
@@ -144,9 +144,9 @@ class Worker(RemoteWorker):
             self.channel.send(messages.READY)
             receiver.start()
             while True:
-                batch = self.seat.queue.get()
+                batch = self.worker_thread.queue.get()
                 if batch is not None:
-                    self.seat.run(batch)
+                    self.worker_thread.run(batch)
                 elif self.stopping and not self.coroutines.are_there():
                     break
                 # else it was to wake a wait that has ended since
@@ -154,7 +154,7 @@ class Worker(RemoteWorker):
         except (BrokenPipeError, ConnectionError):
             pass  # the driver has gone, and with it who could be told
         finally:
-            self.seat.leave()
+            self.worker_thread.leave()
             if KICK is not None:
                 signal.signal(KICK, signal.SIG_IGN)
 
@@ -184,9 +184,9 @@ class Worker(RemoteWorker):
 
     def _kicked(self, number: int, frame: Any) -> None:
         with LOCK:
-            if not self.seat.frames.due():
+            if not self.worker_thread.frames.due():
                 return
-            self.seat.frames.withdraw()
+            self.worker_thread.frames.withdraw()
         raise Interrupt
 
     # ------------------------------------------------------------------ ends
@@ -258,7 +258,7 @@ class Worker(RemoteWorker):
     def retire(self) -> None:
         """See `RemoteWorker`."""
         with LOCK:
-            if self.retiring or len(self.seat.frames.stack):
+            if self.retiring or len(self.worker_thread.frames.stack):
                 return
             self.retiring = True
         self.hand_back_all()
@@ -278,14 +278,14 @@ class Worker(RemoteWorker):
 
     def _driver_gone(self) -> None:
         self.gone = self.stopping = True
-        self.seat.queue.put(None)
+        self.worker_thread.queue.put(None)
         last = threading.Timer(LAST_GRACE, _end_with_all)
         last.daemon = True
         last.start()
         with LOCK:
-            for frame in list(self.seat.frames.stack):
-                self.seat.frames.fire(frame.run)
-        self.kick(self.seat)
+            for frame in list(self.worker_thread.frames.stack):
+                self.worker_thread.frames.fire(frame.run)
+        self.kick(self.worker_thread)
 
     def _take(self, message: Message) -> None:
         kind = message.kind
@@ -296,7 +296,7 @@ class Worker(RemoteWorker):
                 self._free(number, recyclable)
         elif kind == messages.STOP:
             self.stopping = True
-            self.seat.queue.put(None)
+            self.worker_thread.queue.put(None)
         else:
             self.take(message)
 
@@ -321,7 +321,7 @@ class Worker(RemoteWorker):
             else:
                 content = unpack(content, self.load)
             rows, scope = self.rows(content, tags)
-        except Untold:
+        except UnknownKeyError:
             # An earlier batch could not be unpacked, so the driver tells everything again, and sends this one again.
             self.record.unpacking = 0
             self.channel.send(messages.REPORT, REPORT.pack(number, 0.0, 0, True))
@@ -344,8 +344,8 @@ class Worker(RemoteWorker):
         if rows.task.is_async:
             self.coroutines.begin(batch)
         else:
-            batch.seat = self.seat
-            self.seat.queue.put(batch)
+            batch.worker_thread = self.worker_thread
+            self.worker_thread.queue.put(batch)
 
     def adopt(self, described: list[Any], fds: list[int]) -> None:
         """Takes the segments that came with a message."""
@@ -398,7 +398,7 @@ class Worker(RemoteWorker):
             else:
                 segment.close()
 
-    def kick(self, seat: Seat) -> None:
+    def kick(self, worker_thread: WorkerThread) -> None:
         """See `RemoteWorker`."""
         if KICK is not None:
             main = threading.main_thread().ident

@@ -1,13 +1,14 @@
 """What runners across a process border share: batches as they travel, runs that workers submit, waits there.
 
-driver     contents.py    what a batch holds
+driver     batch_serializer.py  what a batch holds, as its message
+           listener.py    what workers say
            keywords.py    options that are keyword arguments of something else
            members.py     the books about workers
            nested.py      runs that workers submit
            modules.py     modules that workers cannot import
            environment.py whether workers have what works with the driver's
 worker     worker.py      a worker process: what it holds, and what it says
-           seat.py        one of its threads: runs batches, waits
+           worker_thread.py  one of its threads: runs batches, waits
            batches.py     a batch as its worker has it
            coroutines.py  async tasks
            record.py      which runs have begun, in memory that outlives the worker
@@ -21,7 +22,7 @@ driver     cluster_runner.py    what users configure
            cluster_backend.py   batches go out, and may be had back
            cluster_listener.py  what workers say
            cluster_members.py   the books about workers and batches
-worker     cluster_worker.py    a worker of one session, and its seats
+worker     cluster_worker.py    a worker of one session, and its threads
 
 A runner adds how messages and large values travel, and how workers start and end.
 """

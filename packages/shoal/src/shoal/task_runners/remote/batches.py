@@ -14,9 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from shoal.context import Scope
-    from shoal.task_runners.remote.seat import Seat
+    from shoal.task_runners.remote.worker_thread import WorkerThread
 
-__all__ = ["BEGUN", "NOT_BEGUN", "WITHDRAWN", "Batch", "Lane", "Rows", "Tasks", "Told", "Untold"]
+__all__ = [
+    "BEGUN",
+    "NOT_BEGUN",
+    "WITHDRAWN",
+    "Batch",
+    "Broadcasts",
+    "Lane",
+    "Rows",
+    "Tasks",
+    "UnknownKeyError",
+]
 
 NOT_BEGUN = 0
 BEGUN = 1
@@ -60,7 +70,7 @@ class Batch:
         observed: of coroutines, how long the unreported ones took together.
         open: coroutines that have not ended.
         timing: whether a report is due in a while.
-        seat: that runs it; `None` for coroutines, and before one has it.
+        worker_thread: that runs it; `None` for coroutines, and before one has it.
     """
 
     def __init__(self, number: int, lane: Lane, rows: Rows, scope: Scope, wait: int) -> None:
@@ -78,7 +88,7 @@ class Batch:
         self.observed = 0.0
         self.open = 0
         self.timing = False
-        self.seat: Seat | None = None
+        self.worker_thread: WorkerThread | None = None
 
 
 class Rows:
@@ -136,25 +146,25 @@ class Rows:
 _NO_NEEDS: list[int] = []
 
 
-class Untold(Exception):
+class UnknownKeyError(Exception):
     """The driver takes for known here what is not."""
 
 
-class Told(dict[int, Any]):
+class Broadcasts(dict[int, Any]):
     """What the driver tells a worker once."""
 
     def __missing__(self, key: int) -> Any:
-        raise Untold(key)
+        raise UnknownKeyError(key)
 
 
-class Tasks(Told):
+class Tasks(Broadcasts):
     """Tasks by their keys; one that cannot be unpickled raises its error whenever it is asked for."""
 
     def __init__(self) -> None:
         super().__init__()
         self._errors: dict[int, BaseException] = {}
 
-    def is_told(self, key: int) -> bool:
+    def is_known(self, key: int) -> bool:
         """Whether a task was told, even if it could not be unpickled."""
         return key in self or key in self._errors
 
@@ -173,4 +183,4 @@ class Tasks(Told):
     def __missing__(self, key: int) -> Any:
         if key in self._errors:
             raise self._errors[key]
-        raise Untold(key)
+        raise UnknownKeyError(key)

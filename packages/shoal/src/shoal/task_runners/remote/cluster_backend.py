@@ -8,7 +8,7 @@
 A slot is any worker's: the cluster decides of which. What becomes of batches is for the ledger to say (`EngineDispatcher.engine`);
 a runner's package adds the cluster's own tasks, and says how these and its workers end.
 
-May import `contents`, `cluster_members` and what lies above task runners.
+May import `batch_serializer`, `cluster_members` and what lies above task runners.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from shoal.scheduling.dispatchers import EngineDispatcher
     from shoal.scheduling.engine_events import EngineEvents
     from shoal.scheduling.in_flight import InFlight
-    from shoal.scheduling.waits import Helper
+    from shoal.scheduling.waits import BlockedRun
     from shoal.specs import TaskSpec
-    from shoal.task_runners.remote.contents import Contents
+    from shoal.task_runners.remote.batch_serializer import BatchSerializer
     from shoal.task_runners.remote.listener import Listener
 
 __all__ = ["ClusterBackend"]
@@ -78,7 +78,7 @@ class ClusterBackend:
     Attributes:
         cluster: what it is called in messages.
         stopping: whether the runner is being left.
-        engine: whom to tell of jobs and workers; there once it has started, like `contents` and `listener`.
+        engine: whom to tell of jobs and workers; there once it has started, like `batch_serializer` and `listener`.
     """
 
     captures = True
@@ -86,7 +86,7 @@ class ClusterBackend:
     takes_buffers = False
     events: EngineDispatcher
     engine: EngineEvents
-    contents: Contents
+    serializer: BatchSerializer
     listener: Listener
 
     def __init__(self, rules: EngineRules, place: str, *, least: float, patience: float) -> None:
@@ -190,27 +190,27 @@ class ClusterBackend:
             return
         name = self.engine.run_at(batch, 0).name
         lost = ResultLost(run_name=name, holder=error.holder, cause=error)
-        self.contents.report_failed(batch, {0: Outcome(FAILED, lost)}, last=True)
+        self.serializer.report_failed(batch, {0: Outcome(FAILED, lost)}, last=True)
 
     def _launch(self, batch: Batch) -> None:
         with self.packing():
-            content, tasks, tags, failed = self.contents.of(batch)
-            content, packed = self.contents.pack(content, failed)
-            helper, (task, options) = batch.helper, _first_of(batch)
+            content, tasks, tags, failed = self.serializer.of(batch)
+            content, packed = self.serializer.pack(content, failed)
+            blocked_run, (task, options) = batch.blocked_run, _first_of(batch)
             sent: Any = self.new_sent(batch, task, packed) if packed is not None else None
-            is_job = helper is None or (
+            is_job = blocked_run is None or (
                 sent is not None and self.travels_alone(sent, task, options)
             )
             if packed is not None and packed.buffers and not (is_job and self.takes_buffers):
                 packed = pack(content, whole=True)
         if failed or packed is None:
-            self.contents.report_failed(batch, failed, last=packed is None)
+            self.serializer.report_failed(batch, failed, last=packed is None)
         if packed is None:
             return
         self._tell_surroundings()
-        sent.tasks = self.contents.tasks(tasks)
-        if helper is not None:
-            member, wait = helper.tag
+        sent.tasks = self.serializer.tasks(tasks)
+        if blocked_run is not None:
+            member, wait = blocked_run.tag
             if not is_job:
                 self._send_to(member, wait, sent, dumps((len(batch), tasks, tags, packed.data, {})))
                 return
@@ -250,9 +250,9 @@ class ClusterBackend:
 
     def _tell_surroundings(self) -> None:
         """Tells all workers, now and later, of what surrounds the runs, once. It holds nothing of the user's unpickled."""
-        if not self._surrounded and self.contents.surroundings is not None:
+        if not self._surrounded and self.serializer.surroundings is not None:
             self._surrounded = True
-            self.tell_all(messages.SURROUNDINGS, self.contents.surroundings)
+            self.tell_all(messages.SURROUNDINGS, self.serializer.surroundings)
 
     def _pickles(self, tasks: list[int], largest: int | None = None) -> dict[int, bytes]:
         """What tasks pickle to, by key: only workers that have runs of a task get it, as it may be their end.
@@ -263,14 +263,14 @@ class ClusterBackend:
         """
         pickles: dict[int, bytes] = {}
         for key in tasks:
-            data = self.contents.packed_tasks[key]
+            data = self.serializer.packed_tasks[key]
             if isinstance(data, bytes) and (largest is None or len(data) <= largest):
                 pickles[key] = data
         return pickles
 
     def tell_task(self, member: ClusterMember, key: int) -> None:
         """A worker has asked for a task."""
-        self.down(member, messages.TASK, dumps((key, self.contents.packed_tasks[key])))
+        self.down(member, messages.TASK, dumps((key, self.serializer.packed_tasks[key])))
 
     # ------------------------------------------------------------------ what the ledger wants done
 
@@ -290,14 +290,14 @@ class ClusterBackend:
     def slot_gone(self, slot: int) -> None:
         """See `EngineBackend`: any worker takes a batch, so that is nothing to anybody."""
 
-    def refuse(self, helper: Helper, error: Exception) -> None:
+    def refuse(self, blocked_run: BlockedRun, error: Exception) -> None:
         """See `EngineBackend`."""
-        member, wait = helper.tag
+        member, wait = blocked_run.tag
         self.down(member, messages.REFUSED, dumps((wait, error)))
 
     def deadly(self, key: int, error: BaseException) -> None:
         """See `EngineBackend`."""
-        self.contents.packed_tasks[key] = error
+        self.serializer.packed_tasks[key] = error
 
     def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
         """See `EngineBackend`: its place at its worker is not taken."""

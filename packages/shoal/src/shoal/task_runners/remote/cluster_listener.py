@@ -34,7 +34,7 @@ class ClusterListener(Listener):
     """
 
     def __init__(self, backend: ClusterBackend) -> None:
-        super().__init__(backend.events, backend.contents, self)
+        super().__init__(backend.events, backend.serializer, self)
         self.backend: Any = backend
 
     #: Whether values that stay in the cluster exist when their job has ended, and not before.
@@ -156,7 +156,7 @@ class ClusterListener(Listener):
     def take_waiting(self, member: Any, wait: int, *described: Any) -> None:
         """See `Listener`."""
         super().take_waiting(member, wait, *described)
-        helper = member.waits.get(wait)
-        if helper is not None and helper.spare is not None:
+        blocked_run = member.waits.get(wait)
+        if blocked_run is not None and blocked_run.spare is not None:
             # Who waits with a limit runs nothing meanwhile.
             self.backend.down(member, messages.STEP_ASIDE, dumps(wait))

@@ -1,11 +1,11 @@
 """What runs batches inside a cluster's own worker process: the same for every cluster.
 
-    the cluster's task ─▶ `opened` ─▶ a seat, or the service loop ─▶ each run through the engine ─▶ columns ──report──▶ driver
+    the cluster's task ─▶ `opened` ─▶ a worker_thread, or the service loop ─▶ each run through the engine ─▶ columns ──report──▶ driver
     messages ─▶ receiver thread: tasks asked for, interrupts, recalls, what waiting runs are given, ends of nested runs
 
 A runner's package adds how messages travel, how the cluster's tasks begin and end, and where large values stay.
 
-May import `worker`, `seat`, `record` and what lies above them.
+May import `worker`, `worker_thread`, `record` and what lies above them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from shoal.task_runners.remote.batches import Batch
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
 from shoal.task_runners.remote.parcels import unpack
 from shoal.task_runners.remote.record import ARGUMENTS, SMALL_PICKLE, Record
-from shoal.task_runners.remote.seat import Seat
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
+from shoal.task_runners.remote.worker_thread import WorkerThread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from shoal.task_runners.remote.lanes import Lane
     from shoal.task_runners.remote.messages import Message
 
-__all__ = ["KEPT", "PICKLED", "PLAIN", "ClusterSeat", "ClusterWorker", "Columns"]
+__all__ = ["KEPT", "PICKLED", "PLAIN", "ClusterThread", "ClusterWorker", "Columns"]
 
 # How a run's end is told.
 PLAIN = 1  # the value itself
@@ -126,7 +126,7 @@ class _Numbers:
         return self.numbers.reserve(n)
 
 
-class ClusterSeat(Seat):
+class ClusterThread(WorkerThread):
     """A thread of the cluster's that runs a batch; nobody looks into its queue when that has ended.
 
     Attributes:
@@ -138,7 +138,7 @@ class ClusterSeat(Seat):
         self.wish = False
 
     def resumed(self) -> None:
-        """See `Seat`: what was sent for a wait that has ended goes back."""
+        """See `WorkerThread`: what was sent for a wait that has ended goes back."""
         late: list[Batch] = []
         woken = False
         with LOCK:  # as has who puts a batch there, having seen that its wait goes on
@@ -327,12 +327,12 @@ class ClusterWorker(RemoteWorker):
         Raises:
             BaseException: whatever unpickling it raises.
         """
-        if self.tasks.is_told(key):
+        if self.tasks.is_known(key):
             return
         if data is None:
             data = self._asked_for(key)
         with self._learning:
-            if not self.tasks.is_told(key):
+            if not self.tasks.is_known(key):
                 if self.record is not None:
                     self.record.unpickles(lane, key + 1)
                 self.learn(key, data)
@@ -385,17 +385,17 @@ class ClusterWorker(RemoteWorker):
         return barred
 
     def _take_batch(self, number: int, wait: int, blob: bytes, tasks: dict[int, bytes]) -> None:
-        """What a waiting run waits for, to be run on its seat; and what it needs of tasks that are not known here."""
+        """What a waiting run waits for, to be run on its thread; and what it needs of tasks that are not known here."""
         self._pickles.update(tasks)
         batch = self.opened(number, blob, wait)
         if batch is None:
             return
         with LOCK:
-            seat = self.waiting.get(wait)
-            batch.seat = seat
-            if seat is not None:
-                seat.give(batch)
-        if seat is None:  # it does not wait any more
+            worker_thread = self.waiting.get(wait)
+            batch.worker_thread = worker_thread
+            if worker_thread is not None:
+                worker_thread.give(batch)
+        if worker_thread is None:  # it does not wait any more
             self.hand_back(batch)
             self.close(batch)
 

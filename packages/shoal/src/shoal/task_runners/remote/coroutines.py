@@ -119,7 +119,7 @@ class Coroutines:
         plain = outcome.phase == COMPLETED and outcome.state is None and outcome.name is None
         batch.lane.ends[position] = now = time.time()
         self._worker.put(batch, position, call, None if plain else outcome, outcome.value)
-        del call.context  # a cycle; see `Seat.run`
+        del call.context  # a cycle; see `WorkerThread.run`
         batch.observed += now - began
         batch.unreported.append(position)
         self._worker.done += 1
@@ -145,8 +145,8 @@ class Coroutines:
         if batch.open == 0:
             self._worker.close(batch)
             if self._worker.stopping:
-                for seat in self._worker.seats:
-                    seat.give(None)  # it may have waited for this
+                for worker_thread in self._worker.worker_threads:
+                    worker_thread.give(None)  # it may have waited for this
         elif not batch.timing and batch.unreported:
             batch.timing = True
             SERVICE_LOOP.get().call_later(

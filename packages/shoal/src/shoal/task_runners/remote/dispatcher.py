@@ -66,7 +66,7 @@ class RemoteDispatcher(Answers):
 
     Attributes:
         refusals: by wait, the error that the driver answered it with.
-        watchers: of the waits under way on seats.
+        watchers: of the waits under way on worker threads.
     """
 
     runner_name = "the runner of the enclosing flow"
@@ -359,7 +359,7 @@ class RemoteDispatcher(Answers):
 
         Args:
             wait: the number of the wait.
-            run: its number, if it is on a seat.
+            run: its number, if it is on a worker_thread.
             wanted: what it waits for.
             timed: whether the wait has a time limit.
             at: batch and position of a coroutine's run.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shoal.calls import Report
     from shoal.scheduling.dispatchers import EngineDispatcher
     from shoal.scheduling.in_flight import InFlight
-    from shoal.task_runners.remote.contents import Contents
+    from shoal.task_runners.remote.batch_serializer import BatchSerializer
     from shoal.task_runners.remote.messages import Message
     from shoal.task_runners.remote.nested import Carrier
 
@@ -33,17 +33,19 @@ class Listener:
 
     Args:
         events: the dispatcher of the runner.
-        contents: of its batches.
+        serializer: of its batches.
         carrier: of what runs on workers submit.
 
     Attributes:
         nested: takes the runs that workers submit.
     """
 
-    def __init__(self, events: EngineDispatcher, contents: Contents, carrier: Carrier) -> None:
+    def __init__(
+        self, events: EngineDispatcher, serializer: BatchSerializer, carrier: Carrier
+    ) -> None:
         self.events = events
         self.engine = events.engine
-        self.nested = NestedRuns(events, contents, self.engine.workers, carrier)
+        self.nested = NestedRuns(events, serializer, self.engine.workers, carrier)
 
     def take(self, member: Any, message: Message) -> None:
         """Takes a message of a worker; see `futures_of`."""

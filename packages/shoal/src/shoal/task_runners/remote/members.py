@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from shoal.futures import TaskFutureList
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.waits import Helper
+    from shoal.scheduling.waits import BlockedRun
     from shoal.task_runners.remote.messages import Channel
 
 __all__ = ["Member", "NestedMap", "futures_of", "is_overdue", "not_unpacked", "not_unpickled"]
@@ -56,7 +56,7 @@ class Member:
         self.number = number
         self.channel: Any = channel
         self.buried = False
-        self.waits: dict[int, Helper] = {}
+        self.waits: dict[int, BlockedRun] = {}
         self.runs: dict[int, TaskFuture[Any]] = {}
         self.maps: dict[int, NestedMap] = {}
 

@@ -3,7 +3,7 @@
     worker ──submitted, mapped──▶ dispatcher, as if submitted here ──ends──▶ worker
            ──waiting, question──▶
 
-May import `contents`, `members` and what lies above task runners.
+May import `batch_serializer`, `members` and what lies above task runners.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from shoal.scheduling.dispatchers import PushingDispatcher
     from shoal.specs import TaskSpec
-    from shoal.task_runners.remote.contents import Contents
+    from shoal.task_runners.remote.batch_serializer import BatchSerializer
     from shoal.task_runners.remote.messages import Message
 
 __all__ = ["Carrier", "End", "NestedRuns"]
@@ -101,7 +101,7 @@ class NestedRuns:
 
     Args:
         dispatcher: of the runner.
-        contents: of its batches.
+        serializer: of its batches.
         members: gives its living workers.
         carrier: to and from them.
     """
@@ -109,22 +109,22 @@ class NestedRuns:
     def __init__(
         self,
         dispatcher: PushingDispatcher[Any],
-        contents: Contents,
+        serializer: BatchSerializer,
         members: Callable[[], Iterable[Member]],
         carrier: Carrier,
     ) -> None:
         self._dispatcher = dispatcher
-        self._contents = contents
+        self._serializer = serializer
         self._members = members
         self._carrier = carrier
 
     def _scope(self) -> Scope:
-        outer = self._contents.scope
+        outer = self._serializer.scope
         return Scope(self._dispatcher, outer.flow_run if outer is not None else None)
 
     def _take_content(self, message: Message, packed: Any) -> tuple[TaskSpec, Any]:
         key, data, plain, whole = packed
-        task = self._contents.task(key, data)
+        task = self._serializer.task(key, data)
         return task, self._carrier.arguments(message, (plain, whole))
 
     def take_submitted(self, member: Member, message: Message) -> None:
@@ -261,14 +261,14 @@ class NestedRuns:
         if at is None:
             return
         try:
-            helper = self._dispatcher.waiting(
+            blocked_run = self._dispatcher.waiting(
                 at[0], at[1], wanted, blocks=blocks, timed=timed, tag=(member, wait)
             )
         except WaitCycle as error:
             member.channel.send(messages.REFUSED, dumps((wait, error)))
             return
-        if helper is not None:
-            member.waits[wait] = helper
+        if blocked_run is not None:
+            member.waits[wait] = blocked_run
 
     def take_dropped(self, member: Member, numbers: Iterable[int]) -> None:
         """Futures of these runs are gone where they were submitted."""

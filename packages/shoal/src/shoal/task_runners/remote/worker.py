@@ -1,12 +1,12 @@
 """A worker process, as far as it is the same wherever it runs: what it holds, and what it says.
 
-    driver ──batch──▶ queue of a seat ─▶ each run through the engine ─▶ lane ──report──▶ driver
+    driver ──batch──▶ queue of a worker thread ─▶ each run through the engine ─▶ lane ──report──▶ driver
               recall, interrupt ─▶ (the thread that receives)       │
-                                                                    └─ waits: see `Seat`
+                                                                    └─ waits: see `WorkerThread`
 
 Who does what:
 
-    seats      threads that run batches; each claims a run by a step of the batch's iterator
+    threads    run batches; each claims a run by a step of the batch's iterator
     receiver   takes messages; exhausts a batch's iterator for a recall; interrupts; settles futures of this side
     loop       runs async tasks, those of a batch side by side
     timer      reports what ended while a slow run is at it
@@ -33,7 +33,7 @@ from shoal.exceptions import NestingTooDeep
 from shoal.logs import log_failure, log_prints_of
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.batches import BEGUN, Batch, Rows, Tasks, Told
+from shoal.task_runners.remote.batches import BEGUN, Batch, Broadcasts, Rows, Tasks
 from shoal.task_runners.remote.coroutines import Coroutines
 from shoal.task_runners.remote.parcels import LARGE, Packed, pack
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from shoal.task_runners.remote.dispatcher import RemoteDispatcher
     from shoal.task_runners.remote.messages import Channel, Message
-    from shoal.task_runners.remote.seat import Seat
+    from shoal.task_runners.remote.worker_thread import WorkerThread
 
 __all__ = ["LogSender", "RemoteWorker"]
 
@@ -56,8 +56,8 @@ class RemoteWorker:
         most: runs after which it retires, `None` for never.
 
     Attributes:
-        seats: its threads that run batches.
-        waiting: by wait, the seat where it is.
+        worker_threads: that run batches.
+        waiting: by wait, the worker thread where it is.
         batches: that it holds, by number.
         entropy: of the driver, where this process's own differs.
         tasks: that it was told of, by key.
@@ -75,12 +75,12 @@ class RemoteWorker:
         self.channel: Any = channel
         self.report_every = report_every
         self.most = most
-        self.seats: list[Seat] = []
-        self.waiting: dict[int, Seat] = {}
+        self.worker_threads: list[WorkerThread] = []
+        self.waiting: dict[int, WorkerThread] = {}
         self.batches: dict[int, Batch] = {}
         self.entropy: int | None = None
         self.tasks = Tasks()
-        self.scopes: dict[int, Scope] = Told()
+        self.scopes: dict[int, Scope] = Broadcasts()
         self.coroutines = Coroutines(self)
         self.overdue: set[int] = set()
         self.done = 0
@@ -145,8 +145,8 @@ class RemoteWorker:
         """What a run's context begins as."""
         return Context()
 
-    def kick(self, seat: Seat) -> None:
-        """Gets a seat's thread out of a system call, where that can be done."""
+    def kick(self, worker_thread: WorkerThread) -> None:
+        """Gets a worker thread out of a system call, where that can be done."""
 
     def retire(self) -> None:
         """It has had its `most` runs."""
@@ -181,8 +181,8 @@ class RemoteWorker:
             wait, error = loads(message.body)
             self.remote.refusals[wait] = error
             self.coroutines.refuse(wait)
-            for seat in self.seats:
-                seat.give(None)
+            for worker_thread in self.worker_threads:
+                worker_thread.give(None)
         else:
             self.remote.take(message)
 
@@ -322,12 +322,12 @@ class RemoteWorker:
 
     # ------------------------------------------------------------------ handing back, stopping
 
-    def hand_back_all(self, seat: Seat | None = None) -> None:
-        """Gives back every run that was not begun, of one seat or of all; not those of coroutines."""
+    def hand_back_all(self, worker_thread: WorkerThread | None = None) -> None:
+        """Gives back every run that was not begun, of one worker thread or of all; not those of coroutines."""
         with LOCK:
             batches = list(self.batches.values())
         for batch in batches:
-            if not batch.rows.task.is_async and seat in (None, batch.seat):
+            if not batch.rows.task.is_async and worker_thread in (None, batch.worker_thread):
                 self.hand_back(batch)
 
     def hand_back(self, batch: Batch) -> None:
@@ -352,11 +352,18 @@ class RemoteWorker:
                 self.overdue.add(number)
             for batch in self.batches.values():
                 batch.skipped.add(number)  # before it is looked for: it may be about to begin
-            seat = next((seat for seat in self.seats if seat.fire(number)), None)
-            if seat is None:
+            worker_thread = next(
+                (
+                    worker_thread
+                    for worker_thread in self.worker_threads
+                    if worker_thread.fire(number)
+                ),
+                None,
+            )
+            if worker_thread is None:
                 task = self.coroutines.tasks.get(number)
-        if seat is not None:
-            self.kick(seat)
+        if worker_thread is not None:
+            self.kick(worker_thread)
         elif task is not None:
             from shoal.engine.loops import SERVICE_LOOP
 

@@ -1,6 +1,6 @@
-"""A seat: a thread of a worker that runs batches, and waits.
+"""A worker thread: runs batches, and waits.
 
-A run that waits does not leave its seat: what it waits for is sent there, and runs on top of it meanwhile. May import
+A run that waits does not leave its worker_thread: what it waits for is sent there, and runs on top of it meanwhile. May import
 `worker` and what lies above it.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.task_runners.remote.worker import RemoteWorker
 
-__all__ = ["Seat"]
+__all__ = ["WorkerThread"]
 
 #: Seconds after which an outcome is reported at the latest, however long its batch: reports of one become rarer.
 REPORTED_WITHIN = 0.05
@@ -34,7 +34,7 @@ REPORTED_WITHIN = 0.05
 DEEPEST = 80
 
 
-class Seat:
+class WorkerThread:
     """A thread that runs batches.
 
     Args:
@@ -51,7 +51,7 @@ class Seat:
         self.queue: SimpleQueue[Batch | None] = SimpleQueue()
 
     def enter(self) -> None:
-        """This thread is the seat from now on."""
+        """This is the thread from now on."""
         HERE.frames = self.frames
         HERE.block = self.block
 
@@ -65,7 +65,7 @@ class Seat:
         self.queue.put(batch)
 
     def fire(self, number: int) -> bool:
-        """Interrupts a run if it is on this seat's stack; whether it is. With `LOCK` held."""
+        """Interrupts a run if it is on this thread's stack; whether it is. With `LOCK` held."""
         for frame in self.frames.stack:
             if type(frame.run) is Call and frame.run.number == number:
                 self.frames.fire(frame.run)
@@ -258,31 +258,31 @@ class Seat:
 
 
 class _Wakeup(Countdown):
-    """A countdown that wakes a seat."""
+    """A countdown that wakes a worker thread."""
 
     __slots__ = ("woken",)
 
-    def __init__(self, seat: Seat, fail_fast: bool, first: bool) -> None:
+    def __init__(self, worker_thread: WorkerThread, fail_fast: bool, first: bool) -> None:
         super().__init__(fail_fast, first)
         self.woken = False
 
         def wake() -> None:
             self.woken = True
-            seat.give(None)
+            worker_thread.give(None)
 
         self._wake = wake
 
 
 class _Watcher:
-    """Wakes a waiting seat to tell the driver more of what it waits for."""
+    """Wakes a waiting worker thread to tell the driver more of what it waits for."""
 
-    __slots__ = ("_seat", "has_news")
+    __slots__ = ("_worker_thread", "has_news")
 
-    def __init__(self, seat: Seat) -> None:
-        self._seat = seat
+    def __init__(self, worker_thread: WorkerThread) -> None:
+        self._worker_thread = worker_thread
         self.has_news = False
 
     def look_again(self) -> None:
         """Runs of other runners that it waits for go on, or wait in turn."""
         self.has_news = True
-        self._seat.give(None)
+        self._worker_thread.give(None)

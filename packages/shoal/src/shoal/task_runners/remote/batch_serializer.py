@@ -2,7 +2,7 @@
 
     ("map", task, first number, values)          consecutive elements of a map of one argument
     ("calls", task, numbers, arguments)          first attempts of one task that wait for nothing
-    ("runs", rows)                               anything else; see `Contents.of`
+    ("runs", rows)                               anything else; see `BatchSerializer.of`
 
 Tasks go by keys: a worker is told each task once. Large values go by reference, and are stored once. May import
 `parcels` and what lies above task runners.
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from shoal.specs import TaskSpec
     from shoal.states import State
 
-__all__ = ["Contents"]
+__all__ = ["BatchSerializer"]
 
 
-class Contents:
+class BatchSerializer:
     """Turns batches into what is sent, and knows tasks by their keys.
 
     Args:

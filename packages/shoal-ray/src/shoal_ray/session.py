@@ -1,6 +1,6 @@
-"""A driver's side on a worker of Ray's: what runs its batches there, and talks with it.
+"""A worker session on Ray: what runs its batches there, and talks with it.
 
-    Ray task `execute` ─▶ a seat on the main thread ─▶ each run through the engine ─▶ columns ──report──▶ driver
+    Ray task `execute` ─▶ the main thread ─▶ each run through the engine ─▶ columns ──report──▶ driver
     TCP ─▶ receiver thread: tasks, interrupts, recalls, what waiting runs are given, ends of nested runs
 
 Large values of a batch are what its Ray task returns, so that they belong to the driver and outlive the worker. They
@@ -34,7 +34,7 @@ from shoal.context import LOCK
 from shoal.logs import library_logger
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.cluster_worker import ClusterSeat, ClusterWorker
+from shoal.task_runners.remote.cluster_worker import ClusterThread, ClusterWorker
 from shoal.task_runners.remote.messages import Message
 
 from shoal_ray.environment import this_environment
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from shoal.task_runners.remote.batches import Batch
     from shoal.task_runners.remote.parcels import Packed
 
-__all__ = ["Buffer", "Side", "execute", "execute_async", "fail"]
+__all__ = ["Buffer", "WorkerSession", "execute", "execute_async", "fail"]
 
 #: Seconds after which outcomes are reported while their batch goes on.
 REPORT_EVERY = 0.05
@@ -83,18 +83,18 @@ def execute(head: bytes, *values: Any) -> Any:
     Returns:
         Whether it was begun, or what kept it from that; then its large values, if it may return any.
     """
-    return _executed(head, values, Side.execute)
+    return _executed(head, values, WorkerSession.execute)
 
 
 def execute_async(head: bytes, *values: Any) -> Any:
     """As `execute`, for a batch of coroutines: they run side by side."""
-    return _executed(head, values, Side.execute_async)
+    return _executed(head, values, WorkerSession.execute_async)
 
 
 def _executed(head: bytes, values: tuple[Any, ...], run: Callable[..., Any]) -> Any:
     contact, number, slots, blob, buffers, handles = loads(head)
     try:
-        side = side_of(Contact(*contact)) if goes_on() else None
+        worker_session = session_of(Contact(*contact)) if goes_on() else None
     except OSError as error:
         host = socket.gethostname()
         return _returned(
@@ -102,11 +102,11 @@ def _executed(head: bytes, values: tuple[Any, ...], run: Callable[..., Any]) -> 
             (),
             slots,
         )
-    if side is None:
+    if worker_session is None:
         return _returned(False, (), slots)
     views = [value.buffer for value in values[:buffers]]
     given = dict(zip(handles, values[buffers:], strict=True))
-    return run(side, number, slots, blob, views, given)
+    return run(worker_session, number, slots, blob, views, given)
 
 
 def fail(error: BaseException) -> None:
@@ -182,52 +182,52 @@ def _is_cancelled() -> bool:
     return not _TELLS or bool(ray.get_runtime_context().is_canceled())
 
 
-# ------------------------------------------------------------------ sides
+# ------------------------------------------------------------------ sessions
 
-_sides: dict[str, Side] = {}
+_sessions: dict[str, WorkerSession] = {}
 _joining = threading.Lock()
 
 
-def side_of(contact: Contact) -> Side | None:
-    """A session's side on this worker, made where there is none; `None` if its driver has left it.
+def session_of(contact: Contact) -> WorkerSession | None:
+    """The worker session of a driver's session here, made where there is none; `None` if its driver has left it.
 
     Raises:
         OSError: the driver cannot be reached.
     """
-    side = _sides.get(contact.session)
-    if side is not None:
-        return side if not side.gone else None
+    worker_session = _sessions.get(contact.session)
+    if worker_session is not None:
+        return worker_session if not worker_session.gone else None
     with _joining:
-        side = _sides.get(contact.session)
-        if side is None:
-            side = Side(contact, Channel(connect(contact)))
-            side.begin()
-            _sides[contact.session] = side
-    return side
+        worker_session = _sessions.get(contact.session)
+        if worker_session is None:
+            worker_session = WorkerSession(contact, Channel(connect(contact)))
+            worker_session.begin()
+            _sessions[contact.session] = worker_session
+    return worker_session
 
 
 def _after_fork() -> None:
     global _joining
     _joining = threading.Lock()
-    for side in _sides.values():
-        side.leave_to_parent()
+    for worker_session in _sessions.values():
+        worker_session.leave_to_parent()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class _RaySeat(ClusterSeat):
+class _RayThread(ClusterThread):
     """The main thread of a worker."""
 
-    def __init__(self, home: Side) -> None:
+    def __init__(self, home: WorkerSession) -> None:
         super().__init__(home)
         self._side = home
         self._lock = threading.Lock()
         self._gate: str | None = None
 
     def give(self, batch: Batch | None) -> None:
-        """See `Seat`: opens the gate that it stands at, if it does."""
+        """See `WorkerThread`: opens the gate that it stands at, if it does."""
         if batch is not None:
             self.wish = (
                 False  # there is something for it: the driver says so again when that is over
@@ -239,7 +239,7 @@ class _RaySeat(ClusterSeat):
             self._side.relay().open.remote(gate)
 
     def woken(self, left: float | None) -> None:
-        """See `Seat`: what waits can be given nothing, so others get its CPU, for as long as that is so."""
+        """See `WorkerThread`: what waits can be given nothing, so others get its CPU, for as long as that is so."""
         if not (self.wish and self._side.has_gates):
             return
         relay = self._side.relay()
@@ -263,13 +263,13 @@ class _RaySeat(ClusterSeat):
                 relay.open.remote(gate)  # so that nobody waits there
 
     def resumed(self) -> None:
-        """See `Seat`."""
+        """See `WorkerThread`."""
         self.wish = False
         super().resumed()
 
 
-class Side(ClusterWorker):
-    """A driver's side on this worker.
+class WorkerSession(ClusterWorker):
+    """What this worker has for one use of one runner.
 
     Args:
         contact: where the driver is.
@@ -281,7 +281,7 @@ class Side(ClusterWorker):
         self.session = contact.session
         self._contact = contact
         self._connection = channel
-        self._seat = _RaySeat(self)
+        self._worker_thread = _RayThread(self)
         self._kept: dict[int, list[Any]] = {}
         self._slots: dict[int, int] = {}
         self._over: dict[int, threading.Event] = {}
@@ -301,9 +301,9 @@ class Side(ClusterWorker):
     def leave_to_parent(self) -> None:
         """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""
         self.is_child = True
-        frames = self._seat.frames
+        frames = self._worker_thread.frames
         for frame in frames.stack:
-            frames.disarm(frame)  # which `Seat` notices at no cost to others
+            frames.disarm(frame)  # which `WorkerThread` notices at no cost to others
         self._connection.leave_to_parent()
 
     # ------------------------------------------------------------------ what the driver says; on the receiver
@@ -326,10 +326,10 @@ class Side(ClusterWorker):
         if kind == messages.NUMBERS:
             self.number(*loads(body))
         elif kind == messages.STEP_ASIDE:
-            seat = self.waiting.get(loads(body))
-            if isinstance(seat, _RaySeat):
-                seat.wish = True
-                seat.give(None)
+            worker_thread = self.waiting.get(loads(body))
+            if isinstance(worker_thread, _RayThread):
+                worker_thread.wish = True
+                worker_thread.give(None)
         else:
             self.take(message)
 
@@ -345,11 +345,11 @@ class Side(ClusterWorker):
         """The driver has left the session, or has gone: what runs is stopped."""
         self.stopping = self.gone = True
         with LOCK:
-            for frame in list(self._seat.frames.stack):
-                self._seat.frames.fire(frame.run)
+            for frame in list(self._worker_thread.frames.stack):
+                self._worker_thread.frames.fire(frame.run)
             numbers = list(self.coroutines.tasks)
             self.news.notify_all()
-        self._seat.give(None)
+        self._worker_thread.give(None)
         for number in numbers:
             self.interrupt(number, overdue=False)
         for over in list(self._over.values()):
@@ -358,7 +358,7 @@ class Side(ClusterWorker):
         if self.record is not None:
             self.record.remove()
         with _joining:
-            _sides.pop(self._contact.session, None)
+            _sessions.pop(self._contact.session, None)
 
     # ------------------------------------------------------------------ batches
 
@@ -369,17 +369,17 @@ class Side(ClusterWorker):
         batch = self._opened(number, slots, blob, buffers, values)
         if batch is None:
             return _returned(False, (), slots)
-        seat = batch.seat = self._seat
+        worker_thread = batch.worker_thread = self._worker_thread
         with LOCK:
-            self.seats.append(seat)
-        seat.enter()
+            self.worker_threads.append(worker_thread)
+        worker_thread.enter()
         try:
             with contextlib.suppress(ConnectionError):  # the driver has gone: nobody is to be told
-                seat.run(batch)
+                worker_thread.run(batch)
         finally:
-            seat.leave()
+            worker_thread.leave()
             with LOCK:
-                self.seats.remove(seat)
+                self.worker_threads.remove(worker_thread)
             self._slots.pop(number, None)
         return _returned(True, self._kept.pop(number, ()), slots)
 

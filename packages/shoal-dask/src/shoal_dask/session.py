@@ -1,6 +1,6 @@
-"""A driver's side on a Dask worker: what runs its batches there, and talks with it.
+"""A worker session on Dask: what runs its batches there, and talks with it.
 
-    Dask task `execute` ─▶ a seat on Dask's thread ─▶ each run through the engine ─▶ columns ──report──▶ driver
+    Dask task `execute` ─▶ a worker thread on Dask's thread ─▶ each run through the engine ─▶ columns ──report──▶ driver
     bus ─▶ inbox ─▶ receiver thread: tasks, interrupts, recalls, what waiting runs are given, ends of nested runs
 
 Who does what:
@@ -34,7 +34,7 @@ from shoal.context import LOCK
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch
-from shoal.task_runners.remote.cluster_worker import ClusterSeat, ClusterWorker
+from shoal.task_runners.remote.cluster_worker import ClusterThread, ClusterWorker
 from shoal.task_runners.remote.messages import Message
 
 from shoal_dask.bus import NAME, key_of
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from shoal.calls import Call
     from shoal.task_runners.remote.parcels import Packed
 
-__all__ = ["Side", "execute", "execute_async", "fail", "relay", "side_of"]
+__all__ = ["WorkerSession", "execute", "execute_async", "fail", "relay", "session_of"]
 
 #: Seconds after which outcomes are reported while their batch goes on.
 REPORT_EVERY = 0.05
@@ -92,18 +92,18 @@ def execute(
         handles: Dask keys of large values among the arguments.
         values: these.
     """
-    side = side_of(get_worker(), session)
-    if side is not None:
-        side.execute(number, key, blob, _by_handle(handles, values))
+    worker_session = session_of(get_worker(), session)
+    if worker_session is not None:
+        worker_session.execute(number, key, blob, _by_handle(handles, values))
 
 
 async def execute_async(
     session: str, number: int, key: str, blob: bytes, handles: list[str], *values: Any
 ) -> None:
     """A batch of coroutines, as a Dask task: it holds no thread, and no place among those that run."""
-    side = side_of(get_worker(), session)
-    if side is not None:
-        await side.execute_async(number, key, blob, _by_handle(handles, values))
+    worker_session = session_of(get_worker(), session)
+    if worker_session is not None:
+        await worker_session.execute_async(number, key, blob, _by_handle(handles, values))
 
 
 def fail(error: BaseException) -> None:
@@ -119,21 +119,21 @@ async def relay(session: str, number: int, key: str) -> Any:
         number: of the run.
         key: of the Dask task.
     """
-    side = side_of(get_worker(), session)
-    if side is None:
+    worker_session = session_of(get_worker(), session)
+    if worker_session is None:
         raise RuntimeError("the runner of this run has been left")
-    give = await side.value_of(number, key)
+    give = await worker_session.value_of(number, key)
     return give()
 
 
-def side_of(worker: Any, session: str) -> Side | None:
-    """A session's side on a worker, made where there is none; `None` if the session has ended."""
-    sides: dict[str, Side] = worker.shoal_sides
+def session_of(worker: Any, session: str) -> WorkerSession | None:
+    """The worker session of a driver's session, made where there is none; `None` if the session has ended."""
+    sessions: dict[str, WorkerSession] = worker.shoal_sessions
     with LOCK:
-        side = sides.get(session)
-        if side is None and session not in worker.shoal_ended:
-            side = sides[session] = Side(worker, session)
-    return side
+        worker_session = sessions.get(session)
+        if worker_session is None and session not in worker.shoal_ended:
+            worker_session = sessions[session] = WorkerSession(worker, session)
+    return worker_session
 
 
 class _Channel:
@@ -157,10 +157,10 @@ class _Channel:
         self.post = lambda op, **message: None  # type: ignore[method-assign]
 
 
-class _DaskSeat(ClusterSeat):
-    """A seat on one of Dask's threads."""
+class _DaskThread(ClusterThread):
+    """One of Dask's threads, while it runs a batch."""
 
-    def __init__(self, home: Side, batch: int) -> None:
+    def __init__(self, home: WorkerSession, batch: int) -> None:
         super().__init__(home)
         self.batch = batch
         self.thread = threading.current_thread()
@@ -169,14 +169,14 @@ class _DaskSeat(ClusterSeat):
         self.given_up = False
 
     def woken(self, left: float | None) -> None:
-        """See `Seat`: what waits can be given nothing, so others get its place in Dask's pool."""
+        """See `WorkerThread`: what waits can be given nothing, so others get its place in Dask's pool."""
         if self.wish and not self.aside and not self.given_up:
             self.aside = True
             secede()
         self.wish = False
 
     def resumed(self) -> None:
-        """See `Seat`: it takes a place again, once one is free."""
+        """See `WorkerThread`: it takes a place again, once one is free."""
         super().resumed()
         if self.aside and not self.waits_below():
             self.aside = False
@@ -188,21 +188,21 @@ class _DaskSeat(ClusterSeat):
 
 
 #: Those of this process.
-_SIDES: weakref.WeakSet[Side] = weakref.WeakSet()
+_SESSIONS: weakref.WeakSet[WorkerSession] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for side in list(_SIDES):
-        side.leave_to_parent()
-    _SIDES.clear()
+    for worker_session in list(_SESSIONS):
+        worker_session.leave_to_parent()
+    _SESSIONS.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class Side(ClusterWorker):
-    """A driver's side on this worker.
+class WorkerSession(ClusterWorker):
+    """What this worker has for one use of one runner.
 
     Args:
         worker: Dask's worker.
@@ -212,7 +212,7 @@ class Side(ClusterWorker):
     def __init__(self, worker: Any, session: str) -> None:
         super().__init__(_Channel(worker, session), REPORT_EVERY)
         register()
-        _SIDES.add(self)
+        _SESSIONS.add(self)
         self._worker = worker
         self._origin: Context | None = None
         self._session = session
@@ -227,9 +227,9 @@ class Side(ClusterWorker):
     def leave_to_parent(self) -> None:
         """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""
         self.is_child = True
-        for seat in self.seats:
-            for frame in seat.frames.stack:
-                seat.frames.disarm(frame)  # which `_run` notices at no cost to others
+        for worker_thread in self.worker_threads:
+            for frame in worker_thread.frames.stack:
+                worker_thread.frames.disarm(frame)  # which `_run` notices at no cost to others
         self.channel.leave_to_parent()
 
     # ------------------------------------------------------------------ what is said; on Dask's loop
@@ -262,7 +262,7 @@ class Side(ClusterWorker):
     async def farewell(self) -> None:
         """The worker is about to close: what runs may end, what has not begun is given back.
 
-        `stopping` is set on all sides of the worker before this is called for any.
+        `stopping` is set on all sessions of the worker before this is called for any.
         """
         with LOCK:
             for batch in self.batches.values():
@@ -280,10 +280,10 @@ class Side(ClusterWorker):
         """The driver has left the session, or has gone: what runs is stopped."""
         self.stopping = self.gone = True
         with LOCK:
-            for seat in self.seats:
-                for frame in list(seat.frames.stack):
-                    seat.frames.fire(frame.run)
-                seat.queue.put(None)
+            for worker_thread in self.worker_threads:
+                for frame in list(worker_thread.frames.stack):
+                    worker_thread.frames.fire(frame.run)
+                worker_thread.queue.put(None)
             numbers = list(self.coroutines.tasks)
             self.news.notify_all()
         for number in numbers:
@@ -308,10 +308,10 @@ class Side(ClusterWorker):
         if kind == messages.NUMBERS:
             self._begin(*loads(body))
         elif kind == messages.STEP_ASIDE:
-            seat = self.waiting.get(loads(body))
-            if isinstance(seat, _DaskSeat):
-                seat.wish = True
-                seat.queue.put(None)
+            worker_thread = self.waiting.get(loads(body))
+            if isinstance(worker_thread, _DaskThread):
+                worker_thread.wish = True
+                worker_thread.queue.put(None)
         elif kind == messages.VALUE:
             self._take_value(*loads(body))
         elif kind == messages.GIVE_UP:
@@ -339,18 +339,18 @@ class Side(ClusterWorker):
             self.loading.values = {}
 
     def _run(self, batch: Batch) -> None:
-        seat = _DaskSeat(self, batch.number)
-        batch.seat = seat
+        worker_thread = _DaskThread(self, batch.number)
+        batch.worker_thread = worker_thread
         with LOCK:
-            self.seats.append(seat)
-        seat.enter()
+            self.worker_threads.append(worker_thread)
+        worker_thread.enter()
         try:
-            seat.run(batch)
+            worker_thread.run(batch)
         finally:
-            seat.leave()
+            worker_thread.leave()
             with LOCK:
-                self.seats.remove(seat)
-            if seat.given_up:
+                self.worker_threads.remove(worker_thread)
+            if worker_thread.given_up:
                 thread_state.proceed = False  # another thread has taken its place
 
     async def execute_async(
@@ -517,20 +517,29 @@ class Side(ClusterWorker):
     def _give_up(self, number: int, run: int) -> None:
         """A run does not stop, and the worker cannot be killed: another thread takes the place of its own."""
         with LOCK:
-            seat: Any = next((s for s in self.seats if getattr(s, "batch", None) == number), None)
+            worker_thread: Any = next(
+                (s for s in self.worker_threads if getattr(s, "batch", None) == number), None
+            )
             batch = self.batches.get(number)
-            if seat is None or batch is None or seat.given_up or seat.aside:
+            if (
+                worker_thread is None
+                or batch is None
+                or worker_thread.given_up
+                or worker_thread.aside
+            ):
                 return
-            stack = seat.frames.stack
+            stack = worker_thread.frames.stack
             if not stack or getattr(stack[-1].run, "number", None) != run:
                 return  # it has stopped
-            seat.given_up = True
+            worker_thread.given_up = True
         self.hand_back(batch)
         self.send_report(batch, [], 0.0, last=True)  # what it may say later is of no interest
         pool = self._worker.executors["default"]
         with threads_lock:
-            pool._threads.discard(seat.thread)
+            pool._threads.discard(worker_thread.thread)
             pool._adjust_thread_count()
         now = dask_time()
-        event = SecedeEvent(key=seat.key, compute_duration=0.1, stimulus_id=f"secede-{now}")
+        event = SecedeEvent(
+            key=worker_thread.key, compute_duration=0.1, stimulus_id=f"secede-{now}"
+        )
         self._worker.loop.add_callback(self._worker.handle_stimulus, event)
