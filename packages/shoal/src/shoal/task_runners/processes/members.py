@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from shoal.exceptions import WorkerDied
-from shoal.scheduling.in_flight import InFlight, WorkerState
+from shoal.scheduling.in_flight import InFlight
 from shoal.task_runners.processes.record import BEGUN, LANES, NOT_BEGUN
 from shoal.task_runners.remote.members import Member
 from shoal.task_runners.remote.record import ARGUMENTS
@@ -72,7 +72,7 @@ class Sent(InFlight):
         return BEGUN in self.lane.words[: len(self.batch)].tolist()
 
 
-class ProcessMember(Member, WorkerState):
+class ProcessMember(Member):
     """A worker process as the driver knows it.
 
     Args:
@@ -84,34 +84,27 @@ class ProcessMember(Member, WorkerState):
     Attributes:
         process: itself.
         lanes: of its record, those that no batch has.
-        tasks: keys of those that it was told.
         segments: numbers of the stored values that it has.
         surrounded: whether it was told what surrounds the runs.
         ready: whether it has said that it is.
         leaving: whether it takes no more batches.
+        buried: whether it has gone.
         unready: what its initializer raised.
     """
 
     channel: DriverChannel
 
     def __init__(self, number: int, slot: int, channel: DriverChannel, record: Record) -> None:
-        WorkerState.__init__(self, number)
-        Member.__init__(self, number, channel)
+        super().__init__(number, channel, number)
         self.host = socket.gethostname()
         self.killable = True
         self.slot = slot
         self.record = record
         self.process: WorkerProcess
         self.lanes = list(range(LANES - 1, -1, -1))
-        self.tasks: set[int] = set()
         self.segments: set[int] = set()
         self.surrounded = False
         self.ready = False
         self.leaving = False
+        self.buried = False
         self.unready: BaseException | None = None
-
-    def settle(self) -> None:
-        """See `WorkerState`: nor is what its runs have submitted of interest there."""
-        super().settle()
-        self.runs.clear()
-        self.maps.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import WorkerDied
-from shoal.scheduling.in_flight import InFlight, WorkerState
+from shoal.scheduling.in_flight import InFlight
 from shoal.task_runners.remote.members import Member
 
 if TYPE_CHECKING:
@@ -27,36 +27,22 @@ def died(
     return WorkerDied(run_name=run_name, host=host, message=text, cause=cause)
 
 
-class ClusterMember(Member, WorkerState):
+class ClusterMember(Member):
     """A worker of a cluster.
-
-    Args:
-        number: identifies it among those of its runner.
-        channel: to it.
-        key: what the cluster knows it by.
 
     Attributes:
         hello: what it says of itself; empty until it has.
-        tasks: keys of those that went to it with what it was given for its waits.
     """
 
     def __init__(self, number: int, channel: Channel, key: Hashable) -> None:
-        WorkerState.__init__(self, key)
-        Member.__init__(self, number, channel)
+        super().__init__(number, channel, key)
         self.hello: dict[str, Any] = {}
-        self.tasks: set[int] = set()
 
     def greet(self, hello: dict[str, Any]) -> None:
         """It has said who it is."""
         self.hello = hello
         self.host, self.pid = hello["host"], hello["pid"]
         self.killable = hello["record"] is not None or hello["unrecorded"] is not None
-
-    def settle(self) -> None:
-        """See `WorkerState`: nor is what its runs have submitted of interest there."""
-        super().settle()
-        self.runs.clear()
-        self.maps.clear()
 
 
 class Sent(InFlight):

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import SerializationError
 from shoal.safely import kind_of, repr_of
+from shoal.scheduling.in_flight import WorkerState
 from shoal.task_runners.remote import parcels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
     from shoal.futures import TaskFutureList
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.waits import BlockedRun
     from shoal.task_runners.remote.messages import Channel
 
 __all__ = ["Member", "NestedMap", "futures_of", "is_overdue", "not_unpacked", "not_unpickled"]
@@ -38,27 +38,33 @@ class NestedMap:
         self.told = bytearray(len(futures))
 
 
-class Member:
+class Member(WorkerState):
     """A worker as the driver knows it.
 
     Args:
         number: identifies it among those of its runner.
         channel: to it.
+        key: what its backend knows it by.
 
     Attributes:
-        buried: whether it has gone, and its runs were seen to.
-        waits: by the worker's number of the wait, the runs that wait there.
+        tasks: keys of those that it was told.
         runs: by number, those that runs there have submitted, for as long as their futures live there.
         maps: by the number of the first element, likewise.
     """
 
-    def __init__(self, number: int, channel: Channel) -> None:
+    def __init__(self, number: int, channel: Channel, key: Hashable) -> None:
+        super().__init__(key)
         self.number = number
         self.channel: Any = channel
-        self.buried = False
-        self.waits: dict[int, BlockedRun] = {}
+        self.tasks: set[int] = set()
         self.runs: dict[int, TaskFuture[Any]] = {}
         self.maps: dict[int, NestedMap] = {}
+
+    def settle(self) -> None:
+        """See `WorkerState`: nor is what its runs have submitted of interest there."""
+        super().settle()
+        self.runs.clear()
+        self.maps.clear()
 
     def run_numbered(self, number: int) -> TaskFuture[Any]:
         """The run that it submitted under this number."""
