@@ -266,10 +266,8 @@ class MistakenRunner(BaseTaskRunner):
         ("lost", lambda e, n: e.lost(n, WorkerDied, [17])),
         ("lost", lambda e, n: e.lost(n + 9, WorkerDied)),
         ("split", lambda e, n: e.split(-3)),
-        ("taken_back", lambda e, n: e.taken_back(n + 2, None)),
-        ("arrived", lambda e, n: e.arrived(n + 2)),
     ],
-    ids=[str(number) for number in range(12)],
+    ids=[str(number) for number in range(10)],
 )
 def test_what_a_backend_makes_up_is_logged_and_harms_no_run(
     event: str, says: Any, caplog: pytest.LogCaptureFixture

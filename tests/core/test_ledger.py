@@ -890,3 +890,45 @@ def test_a_function_that_workers_unpickle_is_not_deadly(dies_then: bool) -> None
             ledgers.dies_unpickling()
         ledgers.unpickles(dies_then)
     assert not ledgers.is_deadly()
+
+
+def test_what_a_dead_worker_wrote_down_is_passed_on() -> None:
+    """A worker whose run has submitted a map is to hear of elements that had ended elsewhere (SPEC 9.1)."""
+    ledgers = Ledgers()
+    ledgers.unpickles(dies_then=True)
+    told = [effect[2] for effect in ledgers.scheduler.effects if effect[0] == effects.PASSED_ON]
+    assert [(report.positions, report.values) for report in told] == [([0], [7])]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_who_is_to_blame_for_a_death_while_unpickling(alone: bool) -> None:
+    """A run that travelled alone by chance is sent once more, by itself; then it is to blame (SPEC 7.5, 7.7)."""
+    ledgers = Ledgers()
+    number, worker = ledgers.begins()
+    if alone:
+        ledgers.ledger.batches[number].batch.runs[0]._detail = SimpleNamespace(alone=True)
+    ledgers.ledger.outcomes_read(worker, {number: Outcomes(unpacking=-1)}, 1.0)
+    assert ledgers.scheduler.batch_split.called is not alone
+    assert ledgers.scheduler.batch_lost.called is alone
+
+
+def test_a_run_that_was_to_be_stopped_while_it_waited_is_stopped_when_it_goes_on() -> None:
+    """SPEC 7.3."""
+    play = LedgerMachine()
+    play.begin(workers=1, known=False)
+    play.submit(repeats=False, upstreams=[])
+    play.a_worker_goes_on(which=0, steps=3, fails=False)
+    play.submit(repeats=False, upstreams=[])
+    play.waits_for_a_run(which=0, awaited=1)
+    play.a_worker_is_heard(which=0, count=5, twice=False)
+    worker, stubborn = play.workers[1], play.runs[0]
+    play.scheduler.cancel(stubborn, play.now)
+    play.follow()
+    play.ledger.force(stubborn, play.now)
+    play.follow()
+    assert worker.alive, "what it is at may be another run"
+    play.a_worker_goes_on(which=0, steps=1, fails=False)
+    play.time_passes()
+    play.time_passes()
+    assert not worker.alive
+    play.teardown()

@@ -45,9 +45,6 @@ class BackendEvents(Protocol):
             awaited: whether no worker has come yet; one batch then tells the engine that some are wanted.
         """
 
-    def arrived(self, batch: int) -> None:
-        """A worker has this batch, and begins (`Capabilities.queues`)."""
-
     def started(self, batch: int, position: int) -> None:
         """The run at this position of a batch has begun."""
 
@@ -59,14 +56,6 @@ class BackendEvents(Protocol):
 
     def handed_back(self, batch: int, positions: list[int], seconds: float = 0.0) -> None:
         """These runs of a batch were not started and will not be; one before them has run for so long."""
-
-    def taken_back(self, batch: int, blocked_run: BlockedRun | None) -> None:
-        """A batch was not begun and will not be.
-
-        Args:
-            batch: the batch.
-            blocked_run: what waits for a run of it, and is given that first.
-        """
 
     def split(self, batch: int) -> None:
         """A batch could not be unpacked on the worker; its runs are sent again, each alone."""

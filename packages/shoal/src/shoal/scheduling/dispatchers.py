@@ -195,14 +195,6 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
             self.scheduler.slots_changed(numbers, awaited=awaited)
         self.drain()
 
-    def arrived(self, batch: int) -> None:
-        """See `BackendEvents`."""
-        if not self._knows("arrived", batch):
-            return
-        with LOCK:
-            self.scheduler.batch_arrived(batch)
-        self.drain()
-
     def started(self, batch: int, position: int) -> None:
         """See `BackendEvents`."""
         if not self._knows("started", batch, (position,)):
@@ -253,18 +245,6 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         with LOCK:
             self.scheduler.batch_observed(batch, seconds, 1 if seconds else 0, at_least=True)
             self.scheduler.batch_handed_back(batch, positions)
-        self.drain()
-
-    def taken_back(self, batch: int, blocked_run: BlockedRun | None) -> None:
-        """See `BackendEvents`."""
-        if not self._knows("taken_back", batch):
-            return
-        try:
-            with LOCK:
-                self.scheduler.batch_closed(batch, blocked_run)
-        except WaitCycle as error:
-            assert blocked_run is not None  # else nothing waits
-            self.backend.refuse(blocked_run, error)
         self.drain()
 
     def split(self, batch: int) -> None:
