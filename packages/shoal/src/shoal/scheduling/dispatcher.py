@@ -321,6 +321,8 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         elif kind == effects_of.RETURNS:
             with LOCK:
                 self._wait_for_returned(effect[1], effect[2])
+        else:
+            raise ValueError(f"there is no effect {kind}")
 
     def _settled(self, future: TaskFuture[Any]) -> None:
         try:

@@ -276,6 +276,8 @@ class EngineEvents:
             backend.passed_on(effect[1], effect[2])
         elif kind == effects_of.DEADLY:
             backend.deadly(effect[1], effect[2])
+        else:
+            raise ValueError(f"there is no effect {kind}")
 
     def _look_later(self, seconds: float, look: Callable[[float], None]) -> None:
         def fire() -> None:
