@@ -10,11 +10,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from shoal.cli.app import PLUGINS, invoke
+from shoal.cli.signals import Signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -593,6 +595,20 @@ def test_a_signal_ends_the_flow_quietly(
     assert process.returncode == code
     assert time.monotonic() - began < 15
     assert "Traceback" not in err
+
+
+def test_an_async_flow_of_the_command_in_another_thread() -> None:
+    """Signals are the main thread's affair; elsewhere nothing is changed."""
+
+    async def value() -> int:
+        return 1
+
+    def run() -> int:
+        with Signals() as handled:
+            return handled.run(value())
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run).result() == 1
 
 
 @pytest.mark.parametrize("flow", ["lost", "lost_in_turn", "lost_in_a_loop"])

@@ -932,3 +932,14 @@ def test_a_run_that_was_to_be_stopped_while_it_waited_is_stopped_when_it_goes_on
     play.time_passes()
     assert not worker.alive
     play.teardown()
+
+
+def test_a_report_of_nothing_does_not_say_that_a_function_was_unpickled() -> None:
+    """As one comes that closes a batch which is to be sent anew."""
+    ledgers = Ledgers()
+    for _ in range(DEADLY):
+        assert not ledgers.is_deadly()
+        ledgers.dies_unpickling()
+        number, _ = ledgers.begins()
+        ledgers.ledger.reported(Report(number, [], [], [], 0.0, last=True))
+    assert ledgers.is_deadly()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import gc
 import logging
 import os
@@ -1039,3 +1040,28 @@ def test_a_worker_that_cannot_be_started(caplog: pytest.LogCaptureFixture) -> No
         assert run.state.is_crashed()
 
     main()
+
+
+# SPEC 7.3
+def test_a_coroutine_that_goes_on_waiting_is_stopped_by_force() -> None:
+    @task
+    def slow() -> None:
+        time.sleep(60)
+
+    @task(timeout_seconds=0.5, retries=1)
+    async def stubborn() -> None:
+        future = slow.submit()
+        while True:
+            with contextlib.suppress(BaseException):
+                await future
+                return
+
+    @flow(task_runner=ProcessPoolTaskRunner(max_workers=2))
+    def main() -> str:
+        run = stubborn.submit()
+        run.wait(PATIENCE)
+        name = run.state.name
+        current_scope("").dispatcher.cancel_all()
+        return name
+
+    assert main() == "TimedOut"

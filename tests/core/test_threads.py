@@ -147,6 +147,86 @@ def test_a_busy_machine_is_no_reason_to_grow() -> None:
             loop.wait()
 
 
+@pytest.mark.parametrize("others", ["coroutines", "elements"])
+def test_a_run_that_waits_gets_a_thread_whatever_else_ends(others: str) -> None:
+    """The only thread waits for what it would do, while coroutines end, or what a waiting run does itself (SPEC 7.4)."""
+    event = threading.Event()
+
+    @task
+    def waits() -> bool:
+        return event.wait(PATIENCE)
+
+    @task
+    def sets() -> None:
+        event.set()
+
+    @task
+    async def beat(number: int) -> None:
+        await asyncio.sleep(0.001)
+
+    @task
+    def tick(number: int) -> None:
+        time.sleep(0.001)
+
+    @task
+    def polls() -> None:
+        while not event.is_set():
+            tick.map([0]).result()
+
+    @flow(task_runner=ThreadPoolTaskRunner(4))
+    def main() -> bool:
+        waiting = waits.submit()
+        if others == "elements":
+            polls.submit()
+        time.sleep(0.05)
+        sets.submit()
+        while others == "coroutines" and not waiting.done():
+            beat.map(range(4)).wait()
+        return waiting.result()
+
+    began = time.monotonic()
+    assert main()
+    assert time.monotonic() - began < PATIENCE / 2
+
+
+def test_a_run_that_waits_gets_a_thread_on_a_busy_machine() -> None:
+    event = threading.Event()
+
+    @task
+    def waits() -> bool:
+        return event.wait(PATIENCE)
+
+    @task
+    def sets() -> None:
+        event.set()
+
+    def spins() -> None:
+        while not event.is_set():
+            pass
+
+    @flow(task_runner=ThreadPoolTaskRunner(4))
+    def main() -> bool:
+        waiting = waits.submit()
+        time.sleep(0.05)
+        sets.submit()
+        return waiting.result()
+
+    loops = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(3 * (os.cpu_count() or 1))
+    ]
+    spinning = threading.Thread(target=spins)
+    spinning.start()
+    try:
+        assert main()
+    finally:
+        event.set()
+        spinning.join()
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
 def test_a_pool_that_has_grown_ends_its_threads() -> None:
     barrier = threading.Barrier(30)
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
@@ -75,7 +75,7 @@ class Signals:
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             if task is not None:
                 self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
-            with _woken_by_signals(loop):
+            with _woken_by_signals(loop) if self._handles else nullcontext():
                 return await coroutine
 
         try:

@@ -28,6 +28,7 @@ class EngineRules(NamedTuple):
 
     Attributes:
         name: what it is called in messages, say "Dask".
+        host: the machine of its workers, if that is known before they say so.
         words_within: seconds that what a worker and what the engine say of the same end may be apart.
         leaves_within: seconds that a worker that leaves in order may go on with what it runs.
         shares: whether a worker executes several jobs at once, so that killing it for one run may harm others.
@@ -35,6 +36,7 @@ class EngineRules(NamedTuple):
     """
 
     name: str = "the engine"
+    host: str | None = None
     words_within: float = 0.0
     leaves_within: float = 0.0
     shares: bool = False

@@ -83,6 +83,7 @@ class Ledger:
         self._scheduler = scheduler
         self._effects = scheduler.effects
         self._engine = rules.name
+        self._nowhere = rules.host or f"(a {rules.name} worker)"
         self._words_within = rules.words_within
         self._leaves_within = rules.leaves_within
         self._shares = rules.shares
@@ -173,7 +174,7 @@ class Ledger:
         scheduler = self._scheduler
         scheduler.batch_observed(report.batch, report.seconds, report.count)
         scheduler.batch_reported(report.batch, report.positions, report.values, report.ends)
-        if self._deaths:
+        if self._deaths and report.positions:
             self._unpickled(entry)
         if report.last:
             self._close(entry)
@@ -560,7 +561,7 @@ class Ledger:
         why = why if why is not None else Departure()
         return WorkerDied(
             run_name=run_name,
-            host=f"(a {self._engine} worker)",
+            host=self._nowhere,
             message=why.message,
             cause=why.cause,
         )
@@ -589,7 +590,7 @@ class Ledger:
                 )
             return WorkerDied(
                 run_name=run_name,
-                host=worker.host or f"(a {self._engine} worker)",
+                host=worker.host or self._nowhere,
                 pid=worker.pid,
                 exit_code=departure.exit_code,
                 signal=departure.signal,
@@ -674,7 +675,7 @@ class Ledger:
         books = self._scheduler.batches.get(entry.number)
         if books is None or entry.position_of(run) not in books[1]:
             return  # it has stopped, and the batch goes on
-        if any(blocked_run.run is run for blocked_run in worker.waits.values()):
+        if any(wait.blocks and wait.run is run for wait in worker.waits.values()):
             # What its worker is at is another run, which it waits for; it is stopped when control returns to it.
             entry.forced.add(run)
             return

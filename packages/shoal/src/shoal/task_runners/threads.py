@@ -36,10 +36,16 @@ __all__ = ["ThreadPoolTaskRunner"]
 
 #: Seconds that a ready run waits before the pool grows.
 PATIENCE = 0.005
+#: Seconds after which the pool grows for a run that waits, even if nothing seems to be gained by it.
+LONG_ENOUGH = 0.5
 #: Seconds since a worker began its last run within which one that runs nothing is taken to be between two runs.
 BETWEEN_RUNS = 1.0
 #: Runs shorter than this gain nothing from another thread: the interpreter switches threads every 5 ms.
 TOO_SHORT = 0.0002
+
+#: A run that is ready, or a map and the index of an element of it.
+_Waiting = tuple[Any, int | None]
+_NOBODY: tuple[_Waiting, _Waiting] = ((None, None), (None, None))
 
 
 class ThreadBackend(WorkerBackend):
@@ -58,7 +64,8 @@ class ThreadBackend(WorkerBackend):
         self._timing = False
         self._stopping = False
         self._finished = 0
-        self._were_ready = 0
+        self._waiting: tuple[_Waiting, _Waiting] = _NOBODY
+        self._since = 0.0
         self._looked = (0.0, 0.0)
 
     # -------------------------------------------------------------- growing
@@ -90,7 +97,10 @@ class ThreadBackend(WorkerBackend):
             self._timing = True
             scheduler = self.dispatcher.scheduler
             self._finished = scheduler.finished
-            self._were_ready = _few(scheduler.ready)
+            waiting = _ends_of(scheduler.ready)
+            if waiting[0] != self._waiting[0]:
+                self._since = time.monotonic()
+            self._waiting = waiting
             self._looked = (time.monotonic(), time.process_time())
             self.dispatcher.after(PATIENCE, self._grow)
 
@@ -98,6 +108,9 @@ class ThreadBackend(WorkerBackend):
         """`PATIENCE` after the pool was found crowded."""
         scheduler = self.dispatcher.scheduler
         count = 0
+        wall = time.monotonic() - self._looked[0]
+        is_busy = self._interpreter_is_busy(wall)
+        is_starved = bool(scheduler.ready) and not is_busy and _a_thread_is_runnable()
         with LOCK:
             self._timing = False
             if self._stopping:
@@ -105,22 +118,32 @@ class ThreadBackend(WorkerBackend):
             self._take_back_overdue()
             room = self._most + self._lent - len(self.workers)
             if scheduler.ready and room > 0:
-                count = min(self._of_use(), room)
+                count = self._of_use(wall, is_busy, is_starved)
+                if not count and time.monotonic() - self._since > LONG_ENOUGH:
+                    count = int(_still_waits(self._waiting[0]))  # whatever the reason against it
+                count = min(count, room)
             self._watch()
+            if not self._timing:
+                self._waiting = _NOBODY  # which keeps no run alive
         for _ in range(count):
             self._add()
         self.dispatcher.drain()
 
-    def _of_use(self) -> int:
-        """How many further threads the last `PATIENCE` gives reason for; with `LOCK` held."""
+    def _of_use(self, wall: float, is_busy: bool, is_starved: bool) -> int:
+        """How many further threads the last `wall` seconds give reason for; with `LOCK` held.
+
+        Args:
+            wall: since the last look.
+            is_busy: see `_interpreter_is_busy`.
+            is_starved: see `_a_thread_is_runnable`.
+        """
         scheduler = self.dispatcher.scheduler
-        wall = time.monotonic() - self._looked[0]
         finished = scheduler.finished - self._finished
-        if finished >= self._were_ready or self._somebody_is_about_to_come():
+        if not any(map(_still_waits, self._waiting)) or self._somebody_is_about_to_come():
             return 0  # nothing has waited since then, or not for a thread
-        if self._interpreter_is_busy(wall):
+        if is_busy:
             return 0 if finished * TOO_SHORT > PATIENCE else 1
-        if _a_thread_is_runnable():
+        if is_starved:
             return 0  # others have the processors
         if finished:
             return 0 if finished * TOO_SHORT > PATIENCE * len(self.workers) else 1
@@ -280,6 +303,35 @@ def _a_thread_is_runnable() -> bool:
 
 def _has_rest(worker: Worker) -> bool:
     return worker.span is not None and length_hint(worker.span.indices) > 0
+
+
+def _ends_of(ready: Sequence[TaskFuture[Any] | MapRecord[Any]]) -> tuple[_Waiting, _Waiting]:
+    """The first and the last of what is ready and waits for a worker, as far as it is found near the ends."""
+    few = min(len(ready), 100)
+    return _found(ready, range(few), 0), _found(ready, range(-1, -few - 1, -1), -1)
+
+
+def _found(ready: Sequence[TaskFuture[Any] | MapRecord[Any]], places: range, end: int) -> _Waiting:
+    for place in places:
+        try:
+            item = ready[place]
+            index = None
+            if isinstance(item, MapRecord):
+                start, stop = item.unclaimed[end]
+                index = start if end == 0 else stop - 1
+        except IndexError:  # it has been taken since
+            continue
+        if _still_waits((item, index)):
+            return item, index
+    return None, None
+
+
+def _still_waits(waiting: _Waiting) -> bool:
+    """Whether something that was ready is; what a blocked run has claimed is left in its place."""
+    item, index = waiting
+    if index is not None:
+        return any(start <= index < stop for start, stop in list(item.unclaimed))
+    return item is not None and hasattr(item, "_start")
 
 
 def _few(ready: Sequence[TaskFuture[Any] | MapRecord[Any]]) -> int:

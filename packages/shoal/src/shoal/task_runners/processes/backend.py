@@ -21,6 +21,7 @@ import all of them, `batch_serializer` and what lies above them.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 import weakref
@@ -104,7 +105,7 @@ class ProcessBackend:
             stops_hard=True,
             fuses=True,
             loops=True,
-            engine=EngineRules("a worker process", spares_coroutines=False),
+            engine=EngineRules("a worker process", socket.gethostname(), spares_coroutines=False),
             policy=BatchPolicy(target=0.005, alone=0.03, cap=CAPACITY, longest=LONGEST),
         )
         self._max_workers = max_workers
@@ -138,10 +139,10 @@ class ProcessBackend:
         self.pool.join(members, deadline)
         self.link.end()
         self.link.join(max(deadline - time.monotonic(), 1.0))
+        self.engine.close()  # first: what is in the books is looked at in the records
         for member in members:
             self.pool.discard(member)
         self.link.close()
-        self.engine.close()
 
     def leave_to_parent(self) -> None:
         """In a child that the driver has forked: the workers are the parent's, and must not hear of what is done here."""

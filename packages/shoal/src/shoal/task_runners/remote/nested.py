@@ -268,7 +268,8 @@ class NestedRuns:
             member.channel.send(messages.REFUSED, dumps((wait, error)))
             return
         if blocked_run is not None:
-            member.waits[wait] = blocked_run
+            with LOCK:
+                member.waits[wait] = blocked_run
 
     def take_dropped(self, member: Member, numbers: Iterable[int]) -> None:
         """Futures of these runs are gone where they were submitted."""
