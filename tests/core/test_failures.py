@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from shoal import flow, safely, task
@@ -22,6 +23,7 @@ from shoal.exceptions import (
     WorkerDied,
 )
 from shoal.logs import log_failure
+from shoal.scheduling import effects
 from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import PullingDispatcher
 from shoal.scheduling.engine_events import EngineEvents
@@ -183,7 +185,7 @@ def test_ctrl_c_while_something_is_carried_out(monkeypatch: pytest.MonkeyPatch) 
     with ThreadPoolTaskRunner(1) as runner:
         assert runner.submit(inc, {"x": 0}).result(timeout=PATIENCE) == 1
         dispatcher = runner.scope().dispatcher
-        perform, interrupted = dispatcher._perform, []
+        perform, interrupted, done = dispatcher._perform, [], threading.Event()
 
         def once(effect: Any) -> None:
             if not interrupted:
@@ -194,11 +196,13 @@ def test_ctrl_c_while_something_is_carried_out(monkeypatch: pytest.MonkeyPatch) 
         with monkeypatch.context() as patch:
             patch.setattr(dispatcher, "_draining", LockOfMainThread())
             monkeypatch.setattr(dispatcher, "_perform", once)
-            dispatcher.scheduler.effects.append(("a test",))
+            dispatcher.scheduler.effects.append((effects.OTHER, Mock(drain=done.set)))
             with pytest.raises(KeyboardInterrupt):
                 dispatcher.drain()
+        assert not done.is_set()
         assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
-        assert interrupted == [("a test",)]
+        assert done.is_set()
+        assert [effect[0] for effect in interrupted] == [effects.OTHER]
         assert not dispatcher.scheduler.effects
 
 
