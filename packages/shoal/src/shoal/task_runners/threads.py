@@ -36,6 +36,8 @@ __all__ = ["ThreadPoolTaskRunner"]
 
 #: Seconds that a ready run waits before the pool grows.
 PATIENCE = 0.005
+#: Threads from which it is not looked whether any of them is runnable: so many are for runs that wait.
+MANY = 16
 #: Seconds after which the pool grows for a run that waits, even if nothing seems to be gained by it.
 LONG_ENOUGH = 0.5
 #: Seconds since a worker began its last run within which one that runs nothing is taken to be between two runs.
@@ -110,7 +112,8 @@ class ThreadBackend(WorkerBackend):
         count = 0
         wall = time.monotonic() - self._looked[0]
         is_busy = self._interpreter_is_busy(wall)
-        is_starved = bool(scheduler.ready) and not is_busy and _a_thread_is_runnable()
+        could_grow = scheduler.ready and len(self.workers) < min(self._most + self._lent, MANY)
+        is_starved = bool(could_grow) and not is_busy and _a_thread_is_runnable()
         with LOCK:
             self._timing = False
             if self._stopping:
