@@ -184,6 +184,7 @@ def test_ctrl_c_while_something_is_carried_out(monkeypatch: pytest.MonkeyPatch) 
     """It reaches the main thread, and what was to be done is done later (SPEC 7.6)."""
     with ThreadPoolTaskRunner(1) as runner:
         assert runner.submit(inc, {"x": 0}).result(timeout=PATIENCE) == 1
+        runner.end().wait(PATIENCE)  # all that its end asked for is carried out
         dispatcher = runner.scope().dispatcher
         perform, interrupted, done = dispatcher._perform, [], threading.Event()
 
