@@ -380,8 +380,13 @@ class Scheduler:
         future._since = now
         future._phase = COMPLETED
         future._call = None
-        next(self._ended)
         if future._detail is not None or self.tells_ends or self.tells_drained:
+            with LOCK:  # as has who looks whether a run is open, and wants what is told of its end carried out by then
+                next(self._ended)
+                self._tell_end(future, now)
+            return
+        next(self._ended)
+        if self.tells_drained:  # since then
             with LOCK:
                 self._tell_end(future, now)
 
@@ -551,16 +556,16 @@ class Scheduler:
                     return
             # Who made the future found the value, and left the counting to who stored it.
         record.release_arguments(index)
+        if self.tells_ends:
+            self.effects.append(
+                (ELEMENTS, record, index, 1)
+            )  # before it is open no more; see `complete`
         next(self._ended)
         if next(record.counter) == record.size:
             with LOCK:
                 self.record_ended(record)
-        if self.tells_ends or self.tells_drained:
-            with LOCK:
-                if self.tells_ends:
-                    self.effects.append((ELEMENTS, record, index, 1))
-                if self.tells_drained and self.open == 0:
-                    self.effects.append((DRAINED,))
+        if self.tells_drained and self.open == 0:
+            self.effects.append((DRAINED,))
 
     def elements_completed(
         self, record: MapRecord[Any], start: int, values: Sequence[Any], ends: Sequence[float]
@@ -578,11 +583,11 @@ class Scheduler:
         record.values[start:stop] = values
         record.release_range(start, stop)
         count = len(values)
+        if self.tells_ends:
+            self.effects.append((ELEMENTS, record, start, count))
         deque(islice(self._ended, count), maxlen=0)
         if deque(islice(record.counter, count), maxlen=1)[0] == record.size:
             self.record_ended(record)
-        if self.tells_ends:
-            self.effects.append((ELEMENTS, record, start, count))
         if self.tells_drained and self.open == 0:
             self.effects.append((DRAINED,))
 
