@@ -57,24 +57,15 @@ NOT_READY = 12
 #: By phase, those that may come next, besides the end, which may come from any that is not done. The tests check every
 #: change of a phase against it.
 NEXT_PHASES = {
-    WAITING: {READY, SENT, QUEUED},  # SENT: in one batch with what it waits for
-    READY: {
-        READY,
-        WAITING,
-        SENT,
-        AWAITING_RETRY,
-    },  # WAITING: what it returned; threads have no SENT
-    SENT: {
+    WAITING: {READY, SENT, QUEUED},
+    READY: {READY, WAITING, SENT, RUNNING, AWAITING_RETRY},
+    SENT: {READY, WAITING, RUNNING, AWAITING_RETRY},
+    RUNNING: {
         READY,
         WAITING,
         RUNNING,
         AWAITING_RETRY,
-    },  # READY: handed back; WAITING: with what it travelled with
-    RUNNING: {
-        READY,
-        WAITING,
-        AWAITING_RETRY,
-    },  # READY: its worker died, or its retry is due at once
+    },  # RUNNING: what it has returned is waited for
     AWAITING_RETRY: {READY, QUEUED},
     QUEUED: {READY},
 }
