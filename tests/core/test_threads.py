@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
 
 def pool_threads() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name.startswith("shoal-worker")]
+
+
+@contextlib.contextmanager
+def busy_machine() -> Iterator[None]:
+    """Inside, others want each processor three times."""
+    loops = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(3 * (os.cpu_count() or 1))
+    ]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 class Crowd:
@@ -131,20 +147,11 @@ def test_short_tasks_stay_on_few_threads() -> None:
 
 
 def test_a_busy_machine_is_no_reason_to_grow() -> None:
-    loops = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        for _ in range(3 * (os.cpu_count() or 1))
-    ]
-    try:
-        with ThreadPoolTaskRunner() as runner:
-            for number in range(200):
-                assert runner.submit(inc, {"x": number}).result() == number + 1
-            runner.map(inc, {"x": range(20_000)}).wait()
-            assert len(pool_threads()) <= 8
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
+    with busy_machine(), ThreadPoolTaskRunner() as runner:
+        for number in range(200):
+            assert runner.submit(inc, {"x": number}).result() == number + 1
+        runner.map(inc, {"x": range(20_000)}).wait()
+        assert len(pool_threads()) <= 8
 
 
 @pytest.mark.parametrize("others", ["coroutines", "elements"])
@@ -211,20 +218,14 @@ def test_a_run_that_waits_gets_a_thread_on_a_busy_machine() -> None:
         sets.submit()
         return waiting.result()
 
-    loops = [
-        subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        for _ in range(3 * (os.cpu_count() or 1))
-    ]
-    spinning = threading.Thread(target=spins)
-    spinning.start()
-    try:
-        assert main()
-    finally:
-        event.set()
-        spinning.join()
-        for loop in loops:
-            loop.kill()
-            loop.wait()
+    with busy_machine():
+        spinning = threading.Thread(target=spins)
+        spinning.start()
+        try:
+            assert main()
+        finally:
+            event.set()
+            spinning.join()
 
 
 def test_a_pool_that_has_grown_ends_its_threads() -> None:
