@@ -29,6 +29,8 @@ from shoal_ray.handles import Kept
 from shoal_ray.natives import Borrowed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoal_ray.backend import RayBackend
     from shoal_ray.members import RayMember, RaySent
 
@@ -38,6 +40,8 @@ __all__ = ["Jobs"]
 READ_WITHIN = 8.0
 #: Seconds that a runner that is left waits for that.
 JOINED_WITHIN = 2.0
+#: Seconds that it waits for Ray to tell the ends of its tasks, whose runs have ended or were cancelled.
+TOLD_WITHIN = 5.0
 
 #: How Ray says that a task's worker has gone.
 _CRASHES: tuple[type[BaseException], ...] = (
@@ -66,12 +70,21 @@ class Jobs:
     def __init__(self, backend: RayBackend) -> None:
         self._backend = backend
         self._readers: list[threading.Thread] = []
+        self._awaited = 0  # references whose ends Ray is still to tell
+        self._told = threading.Condition()
 
     def close(self) -> None:
-        """Waits for the readers of records, and for nothing else; the I/O thread has ended."""
+        """Waits for the readers of records, and for what Ray is still to tell; the I/O thread has ended.
+
+        Ray tells it in a thread of its own, where it makes references and drops them: if it is shut down just then, it
+        ends the process ("the core worker has already been shutdown").
+        """
         deadline = time.monotonic() + JOINED_WITHIN
         for reader in self._readers:
             reader.join(max(deadline - time.monotonic(), 0.0))
+        if not self._backend.watch.has_lost:
+            with self._told:
+                self._told.wait_for(lambda: not self._awaited, TOLD_WITHIN)
 
     # ------------------------------------------------------------------ Ray's tasks
 
@@ -82,11 +95,28 @@ class Jobs:
         def ended(done: Any) -> None:
             if done.exception() is not None:
                 for reference in sent.values:  # Ray complains of errors that nobody has seen
-                    reference.future().add_done_callback(lambda seen: seen.exception())
+                    self._once_there(reference, lambda seen: seen.exception())
             link.do(lambda: self._ended(sent, done))
 
         assert sent.status is not None  # it was given just now
-        sent.status.future().add_done_callback(guarded(ended, self._backend.failed))
+        self._once_there(sent.status, ended)
+
+    def _once_there(self, reference: Any, action: Callable[[Any], object]) -> None:
+        """Calls a function with a reference's future once that is done, in a thread of Ray's."""
+
+        def told(done: Any) -> None:
+            try:
+                guarded(action, self._backend.failed)(done)
+            finally:
+                with self._told:
+                    self._awaited -= 1
+                    if not self._awaited:
+                        self._told.notify_all()
+
+        future = reference.future()
+        with self._told:
+            self._awaited += 1
+        future.add_done_callback(told)
 
     def _ended(self, sent: RaySent, done: Any) -> None:
         """A batch's Ray task has ended."""
