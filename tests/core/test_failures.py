@@ -443,3 +443,30 @@ def test_arguments_that_cannot_be_put_together() -> None:
         assert inc.submit(1).result(timeout=PATIENCE) == 2
 
     main()
+
+
+def test_a_backend_that_is_interrupted_as_it_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC 7.6: what it left behind is given up all the same, and the runner can be entered again."""
+    runner = ThreadPoolTaskRunner(max_workers=1)
+    began, goes_on = threading.Event(), threading.Event()
+
+    @task
+    def stays() -> None:
+        began.set()
+        goes_on.wait(PATIENCE)
+
+    def stop(grace: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), runner:  # noqa: PT012 - it is in leaving that it comes
+        backend = runner._entered("be looked at").backend
+        stays_behind = runner.submit(stays, {})
+        assert began.wait(PATIENCE)
+        really_stop = backend.stop
+        monkeypatch.setattr(backend, "stop", stop)
+        raise BugError
+    assert stays_behind.done()
+    goes_on.set()
+    really_stop(PATIENCE)
+    with runner:
+        assert runner.submit(inc, {"x": 1}).result() == 2

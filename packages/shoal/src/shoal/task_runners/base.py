@@ -240,10 +240,12 @@ class BaseTaskRunner:
                     dispatcher.cancel_all()
                 dispatcher.close()
             finally:
-                dispatcher.backend.stop(LEAVING)
-                dispatcher.left()
-                with self._entering:
-                    self._dispatcher = None
+                try:
+                    dispatcher.backend.stop(LEAVING)
+                finally:
+                    dispatcher.left()
+                    with self._entering:
+                        self._dispatcher = None
 
     def _entered(self, wish: str) -> AnyDispatcher:
         dispatcher = self._dispatcher
