@@ -113,6 +113,9 @@ SMOKE = {
     "test_two_slots_are_two_runs_at_once",
 }
 
+#: Classes, by file, that have the shared suite on another kind of what a class beside them has it on.
+SECOND = {"test_runners_dask": ("TestThreads",), "test_runners_executor": ("TestLoky",)}
+
 #: How long what is ending may take to end, in seconds.
 PATIENCE = 15.0
 
@@ -150,15 +153,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On clusters the shared suite is slow, but for what is enough to see that they work."""
+    """On clusters the shared suite is slow, but for what is enough to see that they work.
+
+    On a second kind of the same, all but that is exhaustive.
+    """
     from shoal.testing import TaskRunnerSuite
 
     for item in items:
-        if not isinstance(item, pytest.Function) or item.path.parent.name not in ("dask", "ray"):
+        if not isinstance(item, pytest.Function) or item.cls is None:
             continue
-        suite = item.cls is not None and issubclass(item.cls, TaskRunnerSuite)
-        if suite and (item.originalname not in SMOKE or item.cls.__name__ == "TestThreads"):
+        is_second = item.cls.__name__ in SECOND.get(item.path.stem, ())
+        is_on_cluster = item.path.parent.name in ("dask", "ray")
+        if not (issubclass(item.cls, TaskRunnerSuite) and (is_second or is_on_cluster)):
+            continue
+        is_smoke = item.originalname in SMOKE
+        if is_second or not is_smoke:
             item.add_marker(pytest.mark.slow)
+        if is_second and not is_smoke:
+            item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.hookimpl(optionalhook=True)

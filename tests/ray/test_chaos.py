@@ -139,6 +139,7 @@ def test_a_worker_dies_beneath_a_wait(runner: RayTaskRunner) -> None:
 # ---------------------------------------------------------------------- the object store
 
 
+@pytest.mark.exhaustive
 def test_the_store_stays_flat(runner: RayTaskRunner) -> None:
     """SPEC 4.6: results whose futures are dropped."""
     from tests.ray.test_ray import bytes_in_store
@@ -230,6 +231,7 @@ def control_store_killed() -> None:
     assert again() == 2
 
 
+@pytest.mark.exhaustive
 def test_a_killed_raylet() -> None:
     alone(raylet_killed)
 
@@ -343,6 +345,7 @@ def node_killed(address: str, raylet: str) -> None:
     main()
 
 
+@pytest.mark.exhaustive
 def test_out_of_memory() -> None:
     # Whatever runs is too much for a threshold of 1 %.
     alone(out_of_memory, RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="50")
@@ -433,6 +436,7 @@ def driver(script: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.exhaustive
 def test_two_drivers_on_one_cluster(tmp_path: Path, cluster: Head) -> None:
     drivers = [driver(DRIVER, tmp_path, cluster.address) for _ in range(2)]
     for one in drivers:
@@ -444,6 +448,7 @@ def begun_in(folder: Path) -> list[int]:
     return [int(path.name.partition("-")[2]) for path in folder.glob("begun-*")]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_driver_that_is_asked_to_end(tmp_path: Path, number: signal.Signals) -> None:
     """SPEC 7.6."""
@@ -479,6 +484,7 @@ def _runs(process: psutil.Process) -> bool:
     return False
 
 
+@pytest.mark.exhaustive
 def test_a_killed_server_of_ray_client(cluster: Head) -> None:
     """The last to use the cluster."""
     servers = [
@@ -514,6 +520,7 @@ def client_server_killed(address: str, server: str) -> None:
         main()
 
 
+@pytest.mark.exhaustive
 def test_a_killed_control_store(without_control_store: Any) -> None:
     """Last, because its driver lives for long."""
     assert without_control_store() == []
