@@ -32,18 +32,17 @@ from shoal.futures.maps import MapRecord, Span
 from shoal.names import next_number, reserve
 from shoal.scheduling import effects
 from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.capabilities import Capabilities
+from shoal.scheduling.blocked_run import BlockedRun
+from shoal.scheduling.capabilities import Capabilities, EngineRules
 from shoal.scheduling.dispatchers import dispatcher_for
 from shoal.scheduling.in_flight import (
     Departure,
-    EngineRules,
     InFlight,
     JobEnd,
     Outcomes,
     WorkerState,
 )
 from shoal.scheduling.ledger import DEADLY, Ledger
-from shoal.scheduling.waits import BlockedRun
 
 
 @task
@@ -303,7 +302,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 200))
     def cancel(self, which: int) -> None:
         if self.runs:
-            self.scheduler.cancel(self.runs[which % len(self.runs)], next(self.time))
+            self.scheduler.endings.cancel(self.runs[which % len(self.runs)], next(self.time))
             self.follow()
 
     @rule()
@@ -460,7 +459,7 @@ class LedgerMachine(RuleBasedStateMachine):
         run = self.runs[which % len(self.runs)] if self.runs else None
         stacks = [worker.stack for worker in self.workers.values()]
         if run is not None and any(s and s[-1].run is run and not s[-1].wait for s in stacks):
-            self.scheduler.cancel(run, next(self.time))
+            self.scheduler.endings.cancel(run, next(self.time))
             self.follow()
             self.ledger.force(run, self.now)
             self.follow()
@@ -922,7 +921,7 @@ def test_a_run_that_was_to_be_stopped_while_it_waited_is_stopped_when_it_goes_on
     play.waits_for_a_run(which=0, awaited=1)
     play.a_worker_is_heard(which=0, count=5, twice=False)
     worker, stubborn = play.workers[1], play.runs[0]
-    play.scheduler.cancel(stubborn, play.now)
+    play.scheduler.endings.cancel(stubborn, play.now)
     play.follow()
     play.ledger.force(stubborn, play.now)
     play.follow()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import FAILED
 from shoal.context import LOCK
 from shoal.scheduling import effects as effects_of
-from shoal.scheduling.in_flight import EngineRules
+from shoal.scheduling.capabilities import EngineRules
 from shoal.scheduling.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
     from shoal.scheduling.backend import EngineBackend
+    from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.in_flight import (
         Departure,
         ErrorOf,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         WorkerState,
     )
     from shoal.scheduling.pushing import PushingScheduler
-    from shoal.scheduling.waits import BlockedRun
 
 __all__ = ["EngineEvents"]
 

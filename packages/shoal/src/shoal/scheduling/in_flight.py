@@ -14,33 +14,13 @@ from shoal.futures.maps import Span
 if TYPE_CHECKING:
     from shoal.calls import Batch, Report
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.waits import BlockedRun
+    from shoal.scheduling.blocked_run import BlockedRun
     from shoal.specs import TaskSpec
 
-__all__ = ["Departure", "EngineRules", "ErrorOf", "InFlight", "JobEnd", "Outcomes", "WorkerState"]
+__all__ = ["Departure", "ErrorOf", "InFlight", "JobEnd", "Outcomes", "WorkerState"]
 
 #: Gives, for a run's name, what it ends with.
 ErrorOf = Callable[[str], BaseException]
-
-
-class EngineRules(NamedTuple):
-    """What is special about an engine.
-
-    Attributes:
-        name: what it is called in messages, say "Dask".
-        host: the machine of its workers, if that is known before they say so.
-        words_within: seconds that what a worker and what the engine say of the same end may be apart.
-        leaves_within: seconds that a worker that leaves in order may go on with what it runs.
-        shares: whether a worker executes several jobs at once, so that killing it for one run may harm others.
-        spares_coroutines: whether a worker is not killed for one of several coroutines that its loop is at.
-    """
-
-    name: str = "the engine"
-    host: str | None = None
-    words_within: float = 0.0
-    leaves_within: float = 0.0
-    shares: bool = False
-    spares_coroutines: bool = True
 
 
 class JobEnd(Enum):

@@ -36,9 +36,9 @@ from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.safely import repr_of
 from shoal.scheduling import effects
+from shoal.scheduling.capabilities import EngineRules
 from shoal.scheduling.in_flight import (
     Departure,
-    EngineRules,
     InFlight,
     JobEnd,
     Outcomes,
@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
     from shoal.futures.blocking import Wanted
+    from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.in_flight import ErrorOf
     from shoal.scheduling.pushing import PushingScheduler
-    from shoal.scheduling.waits import BlockedRun
 
 __all__ = ["Ledger"]
 
@@ -734,7 +734,7 @@ class Ledger:
     def give_up(self, entry: InFlight, run: TaskFuture[Any], now: float) -> None:
         """A run does not stop, and its worker is not killed for it: its end is no matter any more."""
         self._effects.append((effects.GIVE_UP, entry, run))
-        self._scheduler.given_up(run, now)
+        self._scheduler.endings.given_up(run, now)
 
     def recall(self, batch: Batch) -> None:
         """What has not begun of a batch is wanted back."""
