@@ -32,18 +32,18 @@ from shoal.futures.maps import MapRecord, Span
 from shoal.names import next_number, reserve
 from shoal.scheduling import effects
 from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.capabilities import Capabilities
+from shoal.scheduling.blocked_run import BlockedRun
+from shoal.scheduling.capabilities import Capabilities, EngineRules
 from shoal.scheduling.dispatchers import dispatcher_for
 from shoal.scheduling.in_flight import (
     Departure,
-    EngineRules,
     InFlight,
     JobEnd,
     Outcomes,
     WorkerState,
 )
-from shoal.scheduling.ledger import DEADLY, Ledger
-from shoal.scheduling.waits import BlockedRun
+from shoal.scheduling.ledger import Ledger
+from shoal.scheduling.unpickling import DEADLY
 
 
 @task
@@ -171,7 +171,7 @@ class LedgerMachine(RuleBasedStateMachine):
             elif kind == effects.RECALL:
                 self.ledger.recall(rest[0])
             elif kind == effects.INTERRUPT:
-                self.ledger.interrupt(rest[0])
+                self.ledger.stopping.interrupt(rest[0])
             elif kind == effects.HELP:
                 self.help(rest[0])
             elif kind == effects.TELL:
@@ -303,7 +303,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 200))
     def cancel(self, which: int) -> None:
         if self.runs:
-            self.scheduler.cancel(self.runs[which % len(self.runs)], next(self.time))
+            self.scheduler.endings.cancel(self.runs[which % len(self.runs)], next(self.time))
             self.follow()
 
     @rule()
@@ -460,9 +460,9 @@ class LedgerMachine(RuleBasedStateMachine):
         run = self.runs[which % len(self.runs)] if self.runs else None
         stacks = [worker.stack for worker in self.workers.values()]
         if run is not None and any(s and s[-1].run is run and not s[-1].wait for s in stacks):
-            self.scheduler.cancel(run, next(self.time))
+            self.scheduler.endings.cancel(run, next(self.time))
             self.follow()
-            self.ledger.force(run, self.now)
+            self.ledger.stopping.force(run, self.now)
             self.follow()
 
     @rule(which=st.integers(0, 3))
@@ -604,7 +604,7 @@ class LedgerMachine(RuleBasedStateMachine):
             end, key, *gone = rest
             if end is JobEnd.REFUSED:
                 self.refused.add(about)
-            entry = self.ledger.batches.get(about)
+            entry = self.ledger.books.batches.get(about)
             if end is JobEnd.NOT_BEGUN and entry is not None and entry.worker is not None:
                 end = JobEnd.RAN  # as far as the engine knows
             self.ledger.job_ended(about, end, self.now, worker=key, may_have_begun=any(gone))
@@ -633,9 +633,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 outcomes[worker.unpacking] = Outcomes(unpacking=-1)
         else:
             # The engine does not say who had what was refused: that may have been this worker.
-            for number in self.refused & self.ledger.batches.keys():
-                if self.ledger.batches[number].worker is None:
-                    self.forget(self.ledger.batches[number].batch)
+            for number in self.refused & self.ledger.books.batches.keys():
+                if self.ledger.books.batches[number].worker is None:
+                    self.forget(self.ledger.books.batches[number].batch)
         self.ledger.outcomes_read(worker.state, outcomes, self.now)
         self.follow()
 
@@ -660,7 +660,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not hasattr(self, "scheduler"):
             return
         for _ in range(3000):
-            if self.scheduler.open == 0 and not self.ledger.batches:
+            if self.scheduler.open == 0 and not self.ledger.books.batches:
                 break
             for number in range(len(self.workers)):
                 self.a_worker_goes_on(number, 4, fails=False)
@@ -669,8 +669,8 @@ class LedgerMachine(RuleBasedStateMachine):
             while self.reads:
                 self.a_file_is_read()
         assert self.scheduler.open == 0
-        assert not self.ledger.batches
-        assert not self.ledger.uncertain
+        assert not self.ledger.books.batches
+        assert not self.ledger.books.uncertain
         assert not self.scheduler.batches
         assert not self.scheduler.worker_waits.helping
         for run in self.runs:
@@ -824,7 +824,7 @@ def test_a_run_that_came_back_is_no_more_of_its_batch() -> None:
     play.submit_map(size=1, watched=True)
     play.a_worker_goes_on(which=0, steps=2, fails=False)
     play.a_worker_retires(which=0)
-    batch = play.ledger.batches[1].batch
+    batch = play.ledger.books.batches[1].batch
     play.submit_map(size=1, watched=True)
     play.a_worker_is_heard(which=0, count=5, twice=False)
     play.scheduler.run_at(batch, 0)
@@ -906,7 +906,7 @@ def test_who_is_to_blame_for_a_death_while_unpickling(alone: bool) -> None:
     ledgers = Ledgers()
     number, worker = ledgers.begins()
     if alone:
-        ledgers.ledger.batches[number].batch.runs[0]._detail = SimpleNamespace(alone=True)
+        ledgers.ledger.books.batches[number].batch.runs[0]._detail = SimpleNamespace(alone=True)
     ledgers.ledger.outcomes_read(worker, {number: Outcomes(unpacking=-1)}, 1.0)
     assert ledgers.scheduler.batch_split.called is not alone
     assert ledgers.scheduler.batch_lost.called is alone
@@ -922,9 +922,9 @@ def test_a_run_that_was_to_be_stopped_while_it_waited_is_stopped_when_it_goes_on
     play.waits_for_a_run(which=0, awaited=1)
     play.a_worker_is_heard(which=0, count=5, twice=False)
     worker, stubborn = play.workers[1], play.runs[0]
-    play.scheduler.cancel(stubborn, play.now)
+    play.scheduler.endings.cancel(stubborn, play.now)
     play.follow()
-    play.ledger.force(stubborn, play.now)
+    play.ledger.stopping.force(stubborn, play.now)
     play.follow()
     assert worker.alive, "what it is at may be another run"
     play.a_worker_goes_on(which=0, steps=1, fails=False)

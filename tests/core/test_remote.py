@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal import task
-from shoal.scheduling.in_flight import EngineRules
+from shoal.scheduling.capabilities import EngineRules
 from shoal.task_runners.remote.batches import Batch, Rows
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
 from shoal.task_runners.remote.cluster_members import Sent

@@ -306,7 +306,7 @@ class Machine(RuleBasedStateMachine):
             return
         future = self.runs[which % len(self.runs)]
         was_done = future._phase >= DONE
-        assert self.scheduler.cancel(future, next(self.time)) is not was_done
+        assert self.scheduler.endings.cancel(future, next(self.time)) is not was_done
         if not was_done:
             assert future._phase == CANCELLED
         self.follow()
@@ -321,7 +321,7 @@ class Machine(RuleBasedStateMachine):
     def a_limit_is_over(self, which: int) -> None:
         future = self.runs[which % len(self.runs)] if self.runs else None
         if future is not None and future._call is not None:
-            self.scheduler.expired(future, future._call.attempt, 1.0, next(self.time))
+            self.scheduler.endings.expired(future, future._call.attempt, 1.0, next(self.time))
             self.follow()
 
     @rule(most=st.integers(1, 5))
@@ -416,7 +416,7 @@ class Machine(RuleBasedStateMachine):
         assert self.scheduler.open == 0
         assert not self.scheduler.waiting
         assert not self.scheduler.delayed
-        assert not self.scheduler.lingering
+        assert not self.scheduler.endings.lingering
         assert not self.slots.held
         assert not self.slots.queued
         for future in self.runs:

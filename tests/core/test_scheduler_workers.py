@@ -34,9 +34,9 @@ from shoal.futures.maps import MapRecord, Span
 from shoal.names import next_number, reserve
 from shoal.scheduling import effects
 from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.blocked_run import BlockedRun
 from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import dispatcher_for
-from shoal.scheduling.waits import BlockedRun
 
 from tests.core.test_scheduler import Slots
 
@@ -363,7 +363,7 @@ class WorkersMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 200))
     def cancel(self, which: int) -> None:
         if self.runs:
-            self.scheduler.cancel(self.runs[which % len(self.runs)], next(self.time))
+            self.scheduler.endings.cancel(self.runs[which % len(self.runs)], next(self.time))
             self.follow()
 
     @rule()
@@ -429,7 +429,7 @@ class WorkersMachine(RuleBasedStateMachine):
         assert not self.scheduler.worker_waits.helping
         assert all(run._phase >= DONE for run in self.runs)
         assert not any(self.scheduler.slots.in_flight.values())
-        assert not self.scheduler.lingering
+        assert not self.scheduler.endings.lingering
         assert not self.slots.held
 
 
@@ -479,7 +479,7 @@ def test_who_asked_a_batch_back_in_vain_is_looked_at_again() -> None:
     blocked_run = scheduler.run_waits(parents.number, 0, [first, second], blocks=True, timed=False)
     assert effects_of_kind(scheduler, effects.HELP) == [blocked_run]
     assert not scheduler.help(blocked_run), "both were sent: the backend asks one of them back"
-    scheduler.cancel(first, 1.0)
+    scheduler.endings.cancel(first, 1.0)
     scheduler.effects.clear()
     scheduler.batch_closed(one.number, blocked_run)
     assert effects_of_kind(scheduler, effects.HELP) == [blocked_run], (
@@ -545,7 +545,7 @@ def test_a_cancelled_run_that_has_not_begun_is_asked_back_for_its_slot() -> None
     """SPEC 10.2. Its worker may be at another run for long, and only the worker knows whether it has begun."""
     limited = Limited()
     runs, batch = limited.sent(3)
-    assert limited.scheduler.cancel(runs[2], 1.0)
+    assert limited.scheduler.endings.cancel(runs[2], 1.0)
     recalled = [effect[1] for effect in limited.scheduler.effects if effect[0] == effects.RECALL]
     assert recalled == [batch]
     assert limited.released() == []
@@ -561,7 +561,7 @@ def test_a_slot_is_given_back_once_whatever_ends_its_batch() -> None:
     for end in ("reported", "lost", "split", "closed"):
         limited = Limited()
         runs, batch = limited.sent(1)
-        assert limited.scheduler.cancel(runs[0], 1.0)
+        assert limited.scheduler.endings.cancel(runs[0], 1.0)
         assert limited.released() == [], end
         if end == "reported":
             limited.scheduler.batch_reported(batch.number, [0], ["late"], [2.0])
@@ -572,7 +572,7 @@ def test_a_slot_is_given_back_once_whatever_ends_its_batch() -> None:
         assert limited.released() == ([] if end == "closed" else [runs[0]]), end
         limited.scheduler.batch_closed(batch.number)
         assert limited.released() == ([runs[0]] if end == "closed" else []), end
-        assert not limited.scheduler.lingering
+        assert not limited.scheduler.endings.lingering
 
 
 def test_a_run_past_its_limit_keeps_its_slot_until_it_has_stopped() -> None:
@@ -581,7 +581,7 @@ def test_a_run_past_its_limit_keeps_its_slot_until_it_has_stopped() -> None:
     limited = Limited()
     (run,), batch = limited.sent(1, again)
     limited.scheduler.batch_started(batch.number, 0)
-    assert limited.scheduler.expired(run, 1, 0.5, 1.0)
+    assert limited.scheduler.endings.expired(run, 1, 0.5, 1.0)
     assert limited.released() == []
     limited.scheduler.batch_reported(
         batch.number, [0], [Outcome(AWAITING_RETRY, ValueError())], [2.0]
@@ -590,7 +590,7 @@ def test_a_run_past_its_limit_keeps_its_slot_until_it_has_stopped() -> None:
     limited.scheduler.due(run)
     (second,) = effects_of_kind(limited.scheduler, effects.LAUNCH)
     limited.scheduler.batch_started(second.number, 0)
-    assert limited.scheduler.expired(run, 2, 0.5, 3.0)
+    assert limited.scheduler.endings.expired(run, 2, 0.5, 3.0)
     assert run._phase == FAILED
     assert limited.released() == []
     limited.scheduler.batch_lost(second.number, WorkersMachine.death, [0], 4.0)
@@ -601,22 +601,22 @@ def test_a_slot_does_not_wait_for_code_that_is_given_up_or_has_ended() -> None:
     """SPEC 10.2. A run whose code returned futures, or was stopped by force, has nothing left that executes."""
     limited = Limited()
     (run,), _ = limited.sent(1)
-    assert limited.scheduler.cancel(run, 1.0)
-    limited.scheduler.given_up(run, 2.0)
+    assert limited.scheduler.endings.cancel(run, 1.0)
+    limited.scheduler.endings.given_up(run, 2.0)
     assert limited.released() == [run]
 
     limited = Limited()
     (run,), batch = limited.sent(1)
     limited.scheduler.batch_reported(batch.number, [0], [Outcome(WAITING, [])], [1.0])
-    assert limited.scheduler.cancel(run, 2.0)
+    assert limited.scheduler.endings.cancel(run, 2.0)
     assert limited.released() == [run]
 
     limited = Limited()
     (run,), batch = limited.sent(1, work.with_options(retries=1))
     limited.scheduler.batch_started(batch.number, 0)
-    assert limited.scheduler.expired(run, 1, 0.5, 1.0)
+    assert limited.scheduler.endings.expired(run, 1, 0.5, 1.0)
     limited.scheduler.batch_lost(batch.number, WorkersMachine.death, [0], 2.0)
-    assert limited.scheduler.cancel(run, 3.0)
+    assert limited.scheduler.endings.cancel(run, 3.0)
     assert limited.released() == [run]
 
 
@@ -625,7 +625,7 @@ def test_what_is_left_behind_with_the_runner_holds_no_slot() -> None:
     limited = Limited()
     runs, _ = limited.sent(2)
     for run in runs:
-        limited.scheduler.cancel(run, 1.0)
+        limited.scheduler.endings.cancel(run, 1.0)
     assert limited.released() == []
-    limited.scheduler.all_stopped()
+    limited.scheduler.endings.all_stopped()
     assert set(limited.released()) == set(runs)

@@ -33,7 +33,7 @@ from shoal.engine.services import Calls
 from shoal.exceptions import InvalidOption
 from shoal.logs import library_logger
 from shoal.names import process_entropy
-from shoal.scheduling.in_flight import EngineRules
+from shoal.scheduling.capabilities import EngineRules
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batch_serializer import BatchSerializer

@@ -31,8 +31,8 @@ from shoal.engine.services import Calls
 from shoal.exceptions import ClusterFailed, WorkerDied
 from shoal.logs import library_logger
 from shoal.names import process_entropy
-from shoal.scheduling.in_flight import EngineRules
-from shoal.scheduling.ledger import DEADLY
+from shoal.scheduling.capabilities import EngineRules
+from shoal.scheduling.unpickling import DEADLY
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batch_serializer import BatchSerializer

@@ -247,12 +247,18 @@ class Flow(FlowSpec, Generic[P, R_co]):
             FlowRunTimeout: the run took longer than `timeout_seconds`.
             Exception: what the flow raised, or what the first failed run that it returned had raised.
         """
-        from shoal.engine import flow_run
+        run: Callable[..., Any]
+        stream: Callable[..., Any]
+        if self.is_async:
+            from shoal.engine import async_flow_run
 
+            run, stream = async_flow_run.run_flow_async, async_flow_run.stream_flow_async
+        else:
+            from shoal.engine import flow_run
+
+            run, stream = flow_run.run_flow, flow_run.stream_flow
         if self.is_generator and not return_state:
-            stream = flow_run.stream_flow_async if self.is_async else flow_run.stream_flow
             return stream(self, args, kwargs, wait_for)
-        run = flow_run.run_flow_async if self.is_async else flow_run.run_flow
         try:
             return run(self, args, kwargs, wait_for, return_state)
         except BaseException as error:

@@ -7,6 +7,7 @@
     direct_call.py  a task called directly: all its attempts, in the caller's thread
     batch_run.py    a batch of runs in another process
     flow_run.py     one run of a flow
+    async_flow_run.py  the same on the caller's loop
     interrupt.py    stopping what runs
     services.py     the service threads of a driver: timers, user callbacks
     loops.py        the event loop that runs async tasks

@@ -1,6 +1,6 @@
 """Runs a flow: validates its parameters, enters its runner, calls its function, and says how it ended.
 
-The steps are the same for functions and coroutine functions:
+The steps are the same for functions and coroutine functions, which `async_flow_run` runs:
 
     start ─▶ attempt: enter a duplicate of the runner ─▶ call the function ─▶ settle what it returned ─▶ leave the runner
                ▲                                                                                            │
@@ -18,7 +18,7 @@ import logging
 import signal
 import threading
 import time
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from shoal.engine.interrupt import (
     shielded,
 )
 from shoal.engine.services import CALLBACKS
-from shoal.engine.streams import Allowance, AsyncSteps, stepwise
+from shoal.engine.streams import Allowance, stepwise
 from shoal.engine.task_run import cancelled_class, name_of_hook, results_in
 from shoal.engine.time_limit import TimeLimit
 from shoal.engine.values import value_of
@@ -53,19 +53,16 @@ from shoal.states import (
     get_state_exception,
     summed_up,
 )
-from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-
-    from anyio import CancelScope
+    from collections.abc import Callable, Generator
 
     from shoal.specs import FlowSpec
 
-__all__ = ["run_flow", "run_flow_async", "stream_flow", "stream_flow_async"]
+__all__ = ["FlowSteps", "futures_in", "run_flow", "state_of_returned", "stream_flow"]
 
 
-class _Run:
+class FlowSteps:
     """One flow run and the steps that sync and async flows share."""
 
     def __init__(self, flow: FlowSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -112,7 +109,7 @@ class _Run:
         value = self.flow.fn(*self.args, **self.kwargs)
         if self.flow.is_generator:
             value = list(value)
-        pending = _futures_in(value)
+        pending = futures_in(value)
         if pending:
             block(pending)
         return value
@@ -242,7 +239,7 @@ class _NoRunner:
     submit_map = submit
 
 
-def _final_state(value: Any) -> State[Any]:
+def state_of_returned(value: Any) -> State[Any]:
     """The state that a flow's return value leads to; every future in it has ended."""
     if isinstance(value, TaskFuture):
         value = value.state
@@ -260,7 +257,8 @@ def _final_state(value: Any) -> State[Any]:
     return Completed(data=results_in(value))
 
 
-def _futures_in(value: Any) -> list[TaskFuture[Any]]:
+def futures_in(value: Any) -> list[TaskFuture[Any]]:
+    """The runs in a value that have not ended."""
     return [
         entry.future
         for entry in inputs.collect((value,), None)
@@ -279,7 +277,7 @@ def run_flow(
     return_state: bool,
 ) -> Any:
     """Runs a flow in the caller's thread."""
-    run = _Run(flow, args, kwargs)
+    run = FlowSteps(flow, args, kwargs)
     state = _start(run, wait_for)
     interruption: BaseException | None = None
     while state is None:
@@ -305,10 +303,10 @@ def stream_flow(
     flow: FlowSpec, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any
 ) -> Generator[Any, Any, Any]:
     """Runs a generator flow as its caller asks for items; it begins with the first."""
-    return _stream(_Run(flow, args, kwargs), wait_for)
+    return _stream(FlowSteps(flow, args, kwargs), wait_for)
 
 
-def _stream(run: _Run, wait_for: Any) -> Generator[Any, Any, Any]:
+def _stream(run: FlowSteps, wait_for: Any) -> Generator[Any, Any, Any]:
     flow = run.flow
     state = _start(run, wait_for)
     interruption: BaseException | None = None
@@ -333,7 +331,7 @@ def _stream(run: _Run, wait_for: Any) -> Generator[Any, Any, Any]:
     return run.give(state, False)
 
 
-def _start(run: _Run, wait_for: Any) -> State[Any] | None:
+def _start(run: FlowSteps, wait_for: Any) -> State[Any] | None:
     """All that comes before the first attempt; gives the final state if there is to be none."""
     try:
         found = run.upstreams(wait_for)
@@ -344,7 +342,7 @@ def _start(run: _Run, wait_for: Any) -> State[Any] | None:
     return None
 
 
-def _attempt(run: _Run) -> State[Any]:
+def _attempt(run: FlowSteps) -> State[Any]:
     limit = run.flow.timeout_seconds
     if limit is None:
         with shielded():
@@ -367,7 +365,7 @@ def _stopping_what_is_in_place() -> Callable[[], None] | None:
     return lambda: CALLBACKS.put("The end of a flow's time", dispatcher.cancel_all)
 
 
-def _in_runner(run: _Run, start_limit: Callable[[], None] | None = None) -> State[Any]:
+def _in_runner(run: FlowSteps, start_limit: Callable[[], None] | None = None) -> State[Any]:
     """One attempt; in a shield, where there is anything to interrupt.
 
     Args:
@@ -379,10 +377,10 @@ def _in_runner(run: _Run, start_limit: Callable[[], None] | None = None) -> Stat
             start_limit()
         frames = HERE.frames
         value = run.body() if frames is None or not frames.stack else frames.expose(run.body)
-        return _final_state(value)
+        return state_of_returned(value)
 
 
-def _streamed(run: _Run) -> Generator[Any, Any, State[Any]]:
+def _streamed(run: FlowSteps) -> Generator[Any, Any, State[Any]]:
     """One attempt of a generator flow, in a context of its own."""
     limit = run.flow.timeout_seconds
     allowance: Allowance | None = None
@@ -390,7 +388,7 @@ def _streamed(run: _Run) -> Generator[Any, Any, State[Any]]:
     def made(step: Callable[[], Any]) -> Any:
         with Kicks(), _terminable():
             item = step() if allowance is None else allowance(step)
-            block(_futures_in(item))
+            block(futures_in(item))
             return results_in(item)
 
     runner = run.flow.make_runner()
@@ -401,8 +399,8 @@ def _streamed(run: _Run) -> Generator[Any, Any, State[Any]]:
         if limit is not None:
             allowance = Allowance(limit, run.overdue, _stopping_what_is_in_place())
         value = yield from stepwise(run.flow.fn(*run.args, **run.kwargs), made)
-        block(_futures_in(value))
-        return _final_state(value)
+        block(futures_in(value))
+        return state_of_returned(value)
 
 
 class _terminable:  # reads as an adjective: `with _terminable():`
@@ -423,186 +421,3 @@ class _terminable:  # reads as an adjective: `with _terminable():`
 
 def _terminate(number: int, frame: Any) -> None:
     raise SystemExit(128 + number)
-
-
-# ---------------------------------------------------------------------- async
-
-
-async def run_flow_async(
-    flow: FlowSpec,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    wait_for: Any,
-    return_state: bool,
-) -> Any:
-    """Runs a coroutine flow on the caller's loop, under asyncio or trio."""
-    try:
-        return await _run_async(flow, args, kwargs, wait_for, return_state)
-    except BaseException as error:
-        fold(error)
-        raise
-
-
-async def _run_async(
-    flow: FlowSpec,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    wait_for: Any,
-    return_state: bool,
-) -> Any:
-    import anyio
-
-    run = _Run(flow, args, kwargs)
-    state = await _start_async(run, wait_for)
-    interruption: BaseException | None = None
-    while state is None:
-        run.record.run_count += 1
-        await run.call_hooks_async(flow.on_running_hooks, Running())
-        try:
-            state = await _attempt_async(run)
-        except Exception as error:
-            state = run.raised(error)
-        except BaseException as error:
-            state, interruption = run.raised(error), error
-        if interruption is None and run.retries(state):
-            state = None
-            await anyio.sleep(flow.retry_delay_seconds)
-    await _end_async(run, state)
-    if interruption is not None:
-        raise interruption
-    return run.give(state, return_state)
-
-
-def stream_flow_async(
-    flow: FlowSpec, args: tuple[Any, ...], kwargs: dict[str, Any], wait_for: Any
-) -> AsyncGenerator[Any, Any]:
-    """As `stream_flow`, for async generator flows."""
-    return _stream_async(_Run(flow, args, kwargs), wait_for)
-
-
-async def _stream_async(run: _Run, wait_for: Any) -> AsyncGenerator[Any, Any]:
-    import anyio
-
-    flow = run.flow
-    state = await _start_async(run, wait_for)
-    interruption: BaseException | None = None
-    while state is None:
-        run.record.run_count += 1
-        await run.call_hooks_async(flow.on_running_hooks, Running())
-        try:
-            async with _entered(run) as runner:
-                items = flow.fn(*run.args, **run.kwargs)
-                steps = AsyncSteps(
-                    items, lambda: run.inside(runner), flow.timeout_seconds, run.overdue
-                )
-                try:
-                    while True:
-                        item = await steps.next()
-                        await _settled(_futures_in(item))
-                        item = results_in(item)
-                        try:
-                            given = yield item
-                        except GeneratorExit:
-                            raise
-                        except Exception as error:
-                            steps.throw(error)
-                        else:
-                            steps.send(given)
-                except StopAsyncIteration:
-                    state = Completed()
-                finally:
-                    await steps.close()
-        except GeneratorExit as closed:
-            state, interruption = Cancelled("the generator was closed"), closed
-        except Exception as error:
-            state = run.raised(error)
-        except BaseException as error:
-            state, interruption = run.raised(error), error
-        if interruption is None and run.retries(state):
-            state = None
-            await anyio.sleep(flow.retry_delay_seconds)
-    await _end_async(run, state)
-    if interruption is not None:
-        raise interruption
-    run.give(state, False)
-
-
-async def _start_async(run: _Run, wait_for: Any) -> State[Any] | None:
-    try:
-        found = run.upstreams(wait_for)
-        await _settled([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
-        run.begin(found)
-    except Exception as error:
-        return run.raised(error)
-    return None
-
-
-async def _end_async(run: _Run, state: State[Any]) -> None:
-    import anyio
-
-    run.log_end(state)
-    with anyio.CancelScope(shield=True):
-        await run.call_hooks_async(run.hooks(state), state)
-
-
-async def _settled(futures: list[TaskFuture[Any]]) -> None:
-    if futures:
-        from shoal.futures.awaiting import settled
-
-        await settled(futures)
-
-
-async def _attempt_async(run: _Run) -> State[Any]:
-    import anyio
-
-    with anyio.CancelScope() as scope:
-        return await _in_runner_async(run, scope)
-    if scope.cancelled_caught:
-        raise run.overdue()
-    raise AssertionError("unreachable: the block above returns, raises or is cancelled")
-
-
-async def _in_runner_async(run: _Run, limited: CancelScope) -> State[Any]:
-    import anyio
-
-    limit = run.flow.timeout_seconds
-    async with _entered(run) as runner:
-        with run.inside(runner):
-            if limit is not None:
-                limited.deadline = anyio.current_time() + limit
-            value: Any
-            if run.flow.is_generator:
-                value = [item async for item in run.flow.fn(*run.args, **run.kwargs)]
-            else:
-                value = await run.flow.fn(*run.args, **run.kwargs)
-                while hasattr(value, "__await__") and not isinstance(
-                    value, (TaskFuture, TaskFutureList)
-                ):
-                    value = await value
-            await _settled(_futures_in(value))
-            return _final_state(value)
-
-
-@asynccontextmanager
-async def _entered(run: _Run) -> AsyncIterator[Any]:
-    """The runner of one attempt, left without holding up the loop."""
-    import anyio
-
-    runner = run.flow.make_runner()
-    runner.__enter__()
-    error: BaseException | None = None
-    try:
-        yield runner
-        end = runner.end()
-        if end is not None:
-            await _settled([end])
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
-        if error is None:
-            runner.__exit__(None, None, None)  # every run has ended, so nothing is waited for
-        else:
-            # What still runs is stopped and joined, which must not hold up the loop.
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(runner.__exit__, type(error), error, None)

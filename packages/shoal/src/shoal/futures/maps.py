@@ -245,6 +245,43 @@ class MapRecord(Generic[R]):
             future.watch(self.each)
         return future
 
+    def take(self, most: int) -> tuple[int, int]:
+        """Takes the next elements that no worker has, as a range of at most so many; there are some."""
+        start, stop = self.unclaimed[0]
+        if start + most >= stop:
+            self.unclaimed.popleft()
+            return start, stop
+        self.unclaimed[0] = (start + most, stop)
+        return start, start + most
+
+    def gather(self) -> None:
+        """Makes all that no worker has started unclaimed."""
+        for span in self.spans:
+            rest = span.rest()
+            if rest is not None:
+                self.unclaimed.append(rest)
+
+    def pick(self, index: int) -> bool:
+        """Takes one element that no worker has started out of its turn; whether that was possible."""
+        self.gather()
+        for place, (start, stop) in enumerate(self.unclaimed):
+            if start <= index < stop:
+                del self.unclaimed[place]
+                if index + 1 < stop:
+                    self.unclaimed.insert(place, (index + 1, stop))
+                if start < index:
+                    self.unclaimed.insert(place, (start, index))
+                return True
+        return False
+
+    def give_back(self, index: int) -> None:
+        """Makes an element that no worker has started the next to be taken."""
+        start, stop = self.unclaimed[0] if self.unclaimed else (-1, -1)
+        if start == index + 1:
+            self.unclaimed[0] = (index, stop)
+        else:
+            self.unclaimed.appendleft((index, index + 1))
+
     def drop(self) -> None:
         """The user let go of the list: values that only the list held are released.
 

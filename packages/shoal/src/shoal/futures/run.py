@@ -107,6 +107,12 @@ class Detail:
         self.traceback: TracebackType | None = None
         self.origin: tuple[MapRecord[Any], int] | None = None
 
+    def cancel_timer(self) -> None:
+        """Nothing is to happen at a time any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
 
 class TaskFuture(Generic[R]):
     """A run of a task: its state at every moment, and its result once there is one.

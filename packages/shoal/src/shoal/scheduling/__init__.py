@@ -1,15 +1,21 @@
 """Decides what runs when and where.
 
 scheduler.py    pure: events in, effects out; no threads, no clock, no I/O
+endings.py      pure: runs are ended from outside, by cancels and time limits
+wait_graph.py   pure: who waits for what, and what would close a circle
 pulling.py      pure: the scheduler of workers in this process, which take what is ready
 pushing.py      pure: the scheduler of backends to which batches are sent; made of
   sending.py      what is ready goes to the slots that have room
   waits.py        workers that wait for runs, and what they are given
+  blocked_run.py  the plain data of that
   forming.py      which runs go together in a batch
   slots.py        how much is in flight at each slot
 batching.py     pure: how long tasks take, and how many travel together
-ledger.py       pure: batches in flight at an engine of others, and its workers; what becomes of runs when these go
-in_flight.py    the plain data of that
+ledger.py       pure: batches in flight at an engine of others, and its workers; what becomes of runs when these go; made of
+  in_flight.py    the books: batches, workers, and the ways in which a batch leaves
+  stopping.py     runs are stopped where they are
+  unpickling.py   workers that die while they unpickle a batch
+  worker_errors.py  what runs end with whose worker has gone
 effects.py      what schedulers and the ledger ask for
 backend.py      what an execution system has to offer
 dispatchers.py  the impure shell, by the kind of backend: its events, and the effects carried out; made of

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
+    from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import Capabilities
     from shoal.scheduling.in_flight import InFlight, WorkerState
-    from shoal.scheduling.waits import BlockedRun
     from shoal.specs import TaskSpec
 
 __all__ = [

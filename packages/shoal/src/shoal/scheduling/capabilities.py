@@ -1,18 +1,35 @@
 """`Capabilities`: what a backend can do, as flags; where systems truly differ.
 
-May import `batching` and `in_flight`.
+May import `batching`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from shoal.scheduling.batching import BatchPolicy
 
-if TYPE_CHECKING:
-    from shoal.scheduling.in_flight import EngineRules
+__all__ = ["Capabilities", "EngineRules"]
 
-__all__ = ["Capabilities"]
+
+class EngineRules(NamedTuple):
+    """What is special about an engine.
+
+    Attributes:
+        name: what it is called in messages, say "Dask".
+        host: the machine of its workers, if that is known before they say so.
+        words_within: seconds that what a worker and what the engine say of the same end may be apart.
+        leaves_within: seconds that a worker that leaves in order may go on with what it runs.
+        shares: whether a worker executes several jobs at once, so that killing it for one run may harm others.
+        spares_coroutines: whether a worker is not killed for one of several coroutines that its loop is at.
+    """
+
+    name: str = "the engine"
+    host: str | None = None
+    words_within: float = 0.0
+    leaves_within: float = 0.0
+    shares: bool = False
+    spares_coroutines: bool = True
 
 
 class Capabilities:

@@ -44,6 +44,7 @@ from shoal.scheduling.answers import NOT_HERE
 from shoal.scheduling.intake import BackendT, Intake, SchedulerT
 from shoal.scheduling.runlog import RunLog
 from shoal.scheduling.scheduler import Scheduler
+from shoal.scheduling.wait_graph import blocked_on
 from shoal.states import State, StateType
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
             frames.enter_shield()
         try:
             with LOCK:
-                cancelled = self.scheduler.cancel(future, time.time())
+                cancelled = self.scheduler.endings.cancel(future, time.time())
             self.drain()
             self._cancelled()
             return cancelled
@@ -133,7 +134,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
                     more = self.scheduler.cancel_some(1000, now)
                     if not more:
                         for future in self.backend.running():
-                            self.scheduler.cancel(future, now)
+                            self.scheduler.endings.cancel(future, now)
                 self.drain()
             self._cancelled()
 
@@ -147,13 +148,13 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         call = future._call
         if future._phase >= DONE or call is None:
             return
-        self.scheduler.cancel_timer(future)
+        future._details().cancel_timer()
         pending = {
             entry.future
             for entry in inputs.collect((value,), None)
             if isinstance(entry.future, TaskFuture) and not entry.future.done()
         }
-        self.scheduler.waits(future, list(pending))
+        blocked_on(future, list(pending))
 
         def one_ended(upstream: TaskFuture[Any]) -> None:
             with LOCK:
@@ -187,7 +188,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
     def _expired(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
         call = future._call
         with LOCK:
-            expired = self.scheduler.expired(future, attempt, limit, time.time())
+            expired = self.scheduler.endings.expired(future, attempt, limit, time.time())
         if expired and future._phase >= DONE and call is not None and call.task.on_failure_hooks:
             from shoal.engine.task_run import run_final_hooks
 
@@ -223,7 +224,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
 
     def _limit(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
         """Starts an attempt's time limit; with `LOCK` held."""
-        self.scheduler.cancel_timer(future)
+        future._details().cancel_timer()
         future._details().timer = self.after(
             limit, lambda: self._expired(future, attempt, limit), future
         )
@@ -254,7 +255,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         """What was done for one run has failed, and it would never end: it is CRASHED. It must not hold `LOCK`."""
         log_failure(error, "The runner failed at task run %r", future.name)
         with LOCK:
-            self.scheduler.crash(future, self._crash_of(error), time.time())
+            self.scheduler.endings.crash(future, self._crash_of(error), time.time())
         self.drain()
 
     def _crash_of(self, error: BaseException) -> Callable[[str], BaseException]:
@@ -441,7 +442,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         """
         if self.capabilities.stops:  # else it still tells of what executes
             with LOCK:
-                self.scheduler.all_stopped()
+                self.scheduler.endings.all_stopped()
             self.drain()
         self._log.flush()
 

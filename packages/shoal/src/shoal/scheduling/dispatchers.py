@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         LaunchingBackend,
         PullingBackend,
     )
-    from shoal.scheduling.waits import BlockedRun
+    from shoal.scheduling.blocked_run import BlockedRun
     from shoal.specs import TaskSpec
 
 __all__ = [
@@ -216,7 +216,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         with LOCK:
             future = self.scheduler.batch_started(batch, position)
             if future is not None:
-                self.scheduler.cancel_timer(future)
+                future._details().cancel_timer()
 
     def reported(self, report: Report) -> None:
         """See `BackendEvents`."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import FAILED
 from shoal.context import LOCK
 from shoal.scheduling import effects as effects_of
-from shoal.scheduling.in_flight import EngineRules
+from shoal.scheduling.capabilities import EngineRules
 from shoal.scheduling.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
     from shoal.scheduling.backend import EngineBackend
+    from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.in_flight import (
         Departure,
         ErrorOf,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         WorkerState,
     )
     from shoal.scheduling.pushing import PushingScheduler
-    from shoal.scheduling.waits import BlockedRun
 
 __all__ = ["EngineEvents"]
 
@@ -99,7 +99,7 @@ class EngineEvents:
 
     def in_flight(self, number: int) -> Any:
         """A batch that has not said all, by its number; `None` if it has."""
-        return self.ledger.batches.get(number)
+        return self.ledger.books.batches.get(number)
 
     def in_flight_at(self, worker: WorkerState) -> list[Any]:
         """All that a worker has."""
@@ -110,7 +110,7 @@ class EngineEvents:
     def all_in_flight(self) -> list[Any]:
         """All of them."""
         with LOCK:
-            return list(self.ledger.batches.values())
+            return list(self.ledger.books.batches.values())
 
     def run_at(self, batch: Batch, position: int) -> TaskFuture[Any]:
         """The run at a position of a batch."""
@@ -198,19 +198,19 @@ class EngineEvents:
     def kill_refused(self, worker: WorkerState, number: int, run_number: int) -> None:
         """A worker was not killed for the sake of a run, as others have something there."""
         with LOCK:
-            self.ledger.kill_refused(worker, number, run_number, time.time())
+            self.ledger.stopping.kill_refused(worker, number, run_number, time.time())
         self._drain()
 
     # ------------------------------------------------------------------ what the dispatcher asks
 
     def interrupt(self, run: TaskFuture[Any]) -> None:
         """Stops a run that may be executing; with the lock held."""
-        self.ledger.interrupt(run)
+        self.ledger.stopping.interrupt(run)
 
     def force(self, run: TaskFuture[Any]) -> None:
         """An interrupted run has had its grace."""
         with LOCK:
-            self.ledger.force(run, time.time())
+            self.ledger.stopping.force(run, time.time())
         self._drain()
 
     def stuck(self, blocked_run: BlockedRun) -> None:
@@ -224,8 +224,8 @@ class EngineEvents:
             return
         deadline = time.monotonic() + CERTAIN_WITHIN
         with self._certain:
-            asked = set(self.ledger.uncertain)
-            while asked & self.ledger.uncertain:
+            asked = set(self.ledger.books.uncertain)
+            while asked & self.ledger.books.uncertain:
                 if not self._certain.wait(max(deadline - time.monotonic(), 0.0)):
                     return
 
@@ -237,17 +237,17 @@ class EngineEvents:
     def close(self) -> None:
         """The runner has been left: the books hold nothing any more."""
         with LOCK:
-            self.ledger.batches.clear()
+            self.ledger.books.batches.clear()
             self.ledger.workers.clear()
 
     def wait_until_idle(self, seconds: float) -> list[Any]:
         """Waits until no worker has anything; returns what is left in flight after so many seconds."""
         with self._certain:
             self._certain.wait_for(lambda: not self._at_workers(), seconds)
-            return list(self.ledger.batches.values())
+            return list(self.ledger.books.batches.values())
 
     def _at_workers(self) -> bool:
-        return any(entry.worker is not None for entry in self.ledger.batches.values())
+        return any(entry.worker is not None for entry in self.ledger.books.batches.values())
 
     def perform(self, effect: tuple[Any, ...]) -> None:
         """Carries out one of the ledger's effects."""

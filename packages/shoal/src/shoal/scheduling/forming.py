@@ -177,18 +177,14 @@ class BatchMaker:
             observed: the same.
         """
         start, stop = record.unclaimed[0]
-        most = 1 if getattr(record.options, "alone", False) else record.task.batch_limit
-        size = self._policy.size(seconds, observed, stop - start, spread, most)
-        if start + size >= stop:
-            size = stop - start
-            record.unclaimed.popleft()
-        else:
-            record.unclaimed[0] = (start + size, stop)
-        for index in range(start, start + size) if record.futures else ():
+        batch_limit = 1 if getattr(record.options, "alone", False) else record.task.batch_limit
+        size = self._policy.size(seconds, observed, stop - start, spread, batch_limit)
+        start, stop = record.take(size)
+        for index in range(start, stop) if record.futures else ():
             future = record.futures.get(index)
             if future is not None and future._claim():
                 future._phase = SENT
-        return Span(record, start, start + size)
+        return Span(record, start, stop)
 
     def expected(self, task: TaskSpec) -> tuple[float | None, int]:
         """How long a run of a task holds up those behind it in a batch, and the number of observations."""

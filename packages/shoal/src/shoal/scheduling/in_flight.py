@@ -1,6 +1,6 @@
-"""What is in flight, as the ledger and the backends know it: batches, workers, and how both end. Plain data.
+"""What is in flight, as the ledger and the backends know it: batches, workers, how both end, and the books of them. Pure.
 
-May import `calls`, `futures` and what lies above them.
+May import the schedulers and what lies above them.
 """
 
 from __future__ import annotations
@@ -9,38 +9,23 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shoal.futures.maps import Span
+from shoal.calls import SENT, WAITING
+from shoal.futures.maps import MapRecord, Span
+from shoal.futures.run import TaskFuture
+from shoal.scheduling import effects
 
 if TYPE_CHECKING:
-    from shoal.calls import Batch, Report
-    from shoal.futures.run import TaskFuture
-    from shoal.scheduling.waits import BlockedRun
+    from shoal.calls import Batch, Outcome, Report
+    from shoal.futures.blocking import Wanted
+    from shoal.scheduling.blocked_run import BlockedRun
+    from shoal.scheduling.capabilities import EngineRules
+    from shoal.scheduling.pushing import PushingScheduler
     from shoal.specs import TaskSpec
 
-__all__ = ["Departure", "EngineRules", "ErrorOf", "InFlight", "JobEnd", "Outcomes", "WorkerState"]
+__all__ = ["Books", "Departure", "ErrorOf", "InFlight", "JobEnd", "Outcomes", "WorkerState"]
 
 #: Gives, for a run's name, what it ends with.
 ErrorOf = Callable[[str], BaseException]
-
-
-class EngineRules(NamedTuple):
-    """What is special about an engine.
-
-    Attributes:
-        name: what it is called in messages, say "Dask".
-        host: the machine of its workers, if that is known before they say so.
-        words_within: seconds that what a worker and what the engine say of the same end may be apart.
-        leaves_within: seconds that a worker that leaves in order may go on with what it runs.
-        shares: whether a worker executes several jobs at once, so that killing it for one run may harm others.
-        spares_coroutines: whether a worker is not killed for one of several coroutines that its loop is at.
-    """
-
-    name: str = "the engine"
-    host: str | None = None
-    words_within: float = 0.0
-    leaves_within: float = 0.0
-    shares: bool = False
-    spares_coroutines: bool = True
 
 
 class JobEnd(Enum):
@@ -228,3 +213,154 @@ class InFlight:
         runs = self.batch.runs
         task = runs.record.task if type(runs) is Span else runs[0]._task
         return task.timeout_seconds is not None
+
+
+#: Times that a batch may come back without having begun, for no known reason.
+FRUITLESS = 5
+
+
+class Books:
+    """What is in flight, and the ways in which a batch leaves: it is closed, sent again, lost, or taken apart.
+
+    Args:
+        scheduler: whose runs these are.
+        rules: what is special about the engine.
+        error_for: what they end with of whose worker no more is known than this.
+
+    Attributes:
+        batches: by number, those that have not said all.
+        uncertain: numbers of batches with stopped runs of which it is not known yet whether they begin.
+    """
+
+    def __init__(
+        self,
+        scheduler: PushingScheduler,
+        rules: EngineRules,
+        error_for: Callable[[Departure], ErrorOf],
+    ) -> None:
+        self._scheduler = scheduler
+        self._effects = scheduler.effects
+        self._error_for = error_for
+        self._engine = rules.name
+        self._fruitless: dict[TaskFuture[Any], int] = {}
+        self.batches: dict[int, InFlight] = {}
+        self.uncertain: set[int] = set()
+
+    def is_open(self, entry: InFlight) -> bool:
+        """Whether a batch has not said all."""
+        return self.batches.get(entry.number) is entry
+
+    def close(self, entry: InFlight) -> None:
+        """A batch has said all."""
+        number = entry.number
+        self.batches.pop(number, None)
+        self.certain(number)
+        if entry.worker is not None:
+            entry.worker.batches.discard(number)
+        for (
+            blocked_run
+        ) in entry.wanting:  # whatever has become of it: they may need something else now
+            blocked_run.look_again()
+        self._effects.append((effects.CLOSED, entry))
+
+    def certain(self, number: int) -> None:
+        """It is known of a batch whether it begins."""
+        if number in self.uncertain:
+            self.uncertain.discard(number)
+            self._effects.append((effects.CERTAIN,))
+
+    def find(self, run: TaskFuture[Any]) -> InFlight | None:
+        """The batch in which a run was sent last, if any."""
+        for entry in reversed(self.batches.values()):  # numbers grow
+            if entry.position_of(run) is not None:
+                return entry
+        return None
+
+    def first_unbegun(self, wanted: Wanted) -> InFlight | None:
+        """A job that nobody has begun, of what a run waits for or what that needs."""
+        seen: set[Any] = set()
+        stack: list[Any] = list(reversed(wanted))
+        while stack:
+            item = stack.pop()
+            if item in seen or item.done():
+                continue
+            seen.add(item)
+            found: list[InFlight] = []
+            if isinstance(item, MapRecord):
+                found = [e for e in self.batches.values() if _is_of(e.batch, item)]
+                stack.extend(item.futures.values())
+            else:
+                if item._phase == SENT:
+                    entry = self.find(item)
+                    found = [entry] if entry is not None else []
+                elif item._phase == WAITING:
+                    upstreams = [entry.future for entry in item._details().upstreams]
+                    stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
+                stack.extend(item._details().waits_on or ())
+            for entry in found:
+                if entry.worker is None and entry.is_job:
+                    return entry
+        return None
+
+    def withdraw(self, entry: InFlight) -> None:
+        """A batch is asked back, unless a worker has it."""
+        if not entry.withdrawn:
+            entry.withdrawn = True
+            self._effects.append((effects.WITHDRAW, entry))
+
+    def again(self, entry: InFlight, now: float, most: int = FRUITLESS) -> None:
+        """A batch was not begun, as far as can be known: it is sent again, at no cost in retries, so often at most."""
+        if not self.is_open(entry):
+            return
+        self.close(entry)
+        tries = self._tries(self._scheduler.run_at(entry.batch, 0))
+        begun: list[int] | None = []
+        why = entry.why
+        if tries > most:
+            begun = None
+            why = Departure(
+                message=f"{self._engine} gave its batch back {tries} times without beginning it"
+            )
+        self._scheduler.batch_lost(entry.number, self._error_for(why), begun, now)
+
+    def _tries(self, first: TaskFuture[Any]) -> int:
+        """How often a batch that begins with this run has come back without having begun."""
+        tries = self._fruitless.get(first, 0) + 1
+        self._fruitless = {run: n for run, n in self._fruitless.items() if not run.done()}
+        self._fruitless[first] = tries
+        return tries
+
+    def lose(
+        self,
+        entry: InFlight,
+        begun: list[int] | None,
+        now: float,
+        error: ErrorOf | None = None,
+    ) -> None:
+        """A batch will say no more; these of its runs had begun, `None` for perhaps all."""
+        if not self.is_open(entry):
+            return
+        self.close(entry)
+        error_of = error if error is not None else self._error_for(entry.why)
+        self._scheduler.batch_lost(entry.number, error_of, begun, now)
+
+    def split(self, entry: InFlight) -> None:
+        """A batch is taken apart: each of its runs is sent alone."""
+        self.close(entry)
+        self._scheduler.batch_split(entry.number)
+
+    def take_apart(self, entry: InFlight, outcome: Outcome, error: ErrorOf, now: float) -> None:
+        """A batch cannot begin for the sake of a run in it: each is sent alone, and the one to blame ends."""
+        if not self.is_open(entry):
+            return
+        if len(entry.batch) > 1:
+            self.split(entry)
+            return
+        self.close(entry)
+        outcome.value = error(self._scheduler.run_at(entry.batch, 0).name)
+        self._scheduler.batch_reported(entry.number, [0], [outcome], [now])
+        self._scheduler.batch_closed(entry.number)
+
+
+def _is_of(batch: Batch, record: MapRecord[Any]) -> bool:
+    return type(batch.runs) is Span and batch.runs.record is record

@@ -14,10 +14,9 @@ from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling.effects import CROWDED, LOOP, WAKE
 from shoal.scheduling.scheduler import Scheduler
+from shoal.scheduling.wait_graph import tell_wanting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from shoal.scheduling.capabilities import Capabilities
 
 __all__ = ["PullingScheduler"]
@@ -36,7 +35,6 @@ class PullingScheduler(Scheduler):
         limit: the most runs that may run at once; `None` for no bound.
 
     Attributes:
-        ready_async: as `ready`, for coroutines.
         workers: every worker; kept by the backend.
         idle: workers that found nothing to take.
         growable: whether the backend is to be told when something is ready and nobody is idle.
@@ -48,7 +46,6 @@ class PullingScheduler(Scheduler):
     def __init__(self, capabilities: Capabilities, limit: int | None = None) -> None:
         super().__init__(capabilities)
         self.limit = limit
-        self.ready_async: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
         self.workers: list[Any] = []
         self.idle: list[Any] = []
         self.growable = True
@@ -84,10 +81,10 @@ class PullingScheduler(Scheduler):
     def _push_record(self, record: MapRecord[Any], last: bool) -> None:
         if record.queued:
             return
-        record.queued = True
         if self.broken is not None:
-            self._crash_ready(deque([record]), self.broken, record.submitted)
+            self.endings.crash_unclaimed(record, self.broken, record.submitted)
             return
+        record.queued = True
         lane = self.ready_async if record.task.is_async else self.ready
         if last:
             lane.append(record)
@@ -207,13 +204,9 @@ class PullingScheduler(Scheduler):
                 item.queued = False
                 continue
             else:
-                start, stop = item.unclaimed[0]
-                future = item.materialize(start)
-                item.since[start] = item.submitted
-                if start + 1 < stop:
-                    item.unclaimed[0] = (start + 1, stop)
-                else:
-                    item.unclaimed.popleft()
+                index, _ = item.take(1)
+                future = item.materialize(index)
+                item.since[index] = item.submitted
             if future._claim():
                 taken.append(future)
         self.busy += len(taken)
@@ -225,12 +218,7 @@ class PullingScheduler(Scheduler):
         start, stop = record.unclaimed[0]
         seconds, observed = self.durations.of(record.task)
         size = self.policy.size(seconds, observed, stop - start, 1, None)
-        if start + size >= stop:
-            record.unclaimed.popleft()
-            size = stop - start
-        else:
-            record.unclaimed[0] = (start + size, stop)
-        span = Span(record, start, start + size)
+        span = Span(record, *record.take(size))
         record.spans.append(span)
         return span
 
@@ -240,7 +228,7 @@ class PullingScheduler(Scheduler):
         if rest is not None:
             span.record.unclaimed.appendleft(rest)
             self._push_record(span.record, last=False)
-            self._tell_wanting(span.record.wanted)
+            tell_wanting(span.record.wanted)
 
     def vacate(self) -> None:
         """A place among the `limit` is free again (its run ended, or waits)."""
@@ -265,7 +253,7 @@ class PullingScheduler(Scheduler):
 
     def claim_span(self, record: MapRecord[Any]) -> Span | None:
         """Takes some elements of a map out of their turn, wherever they are queued."""
-        self._gather(record)
+        record.gather()
         span = self._take_span(record)
         if span is not None and record.unclaimed:
             self._push_record(record, last=False)
@@ -275,14 +263,4 @@ class PullingScheduler(Scheduler):
         """Takes a ready run out of its turn, wherever it is queued."""
         if future._task.is_async:
             return False  # the loop runs it
-        return self._pick(future) and future._claim()
-
-    def broke(self, error: Callable[[str], BaseException], now: float) -> None:
-        """See `Scheduler`: what runs already goes on."""
-        super().broke(error, now)
-        self._crash_ready(self.ready_async, error, now)
-
-    def cancel_some(self, most: int, now: float) -> bool:
-        """See `Scheduler`."""
-        more = super().cancel_some(most, now)
-        return self._cancel_ready(self.ready_async, most, now) <= 0 or more
+        return self.pick(future) and future._claim()

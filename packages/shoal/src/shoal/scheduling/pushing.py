@@ -25,12 +25,13 @@ from shoal.futures.maps import Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling.effects import OVERDUE
 from shoal.scheduling.sending import SendingScheduler
+from shoal.scheduling.wait_graph import tell_wanting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shoal.futures.blocking import Wanted
-    from shoal.scheduling.waits import BlockedRun
+    from shoal.scheduling.blocked_run import BlockedRun
 
 __all__ = ["PushingScheduler"]
 
@@ -198,7 +199,7 @@ class PushingScheduler(SendingScheduler):
             if future._phase < DONE:
                 self._first_again(future)
             else:
-                self.stopped(future)
+                self.endings.stopped(future)
         open_positions.clear()
         self.batch_closed(number)
 
@@ -242,7 +243,7 @@ class PushingScheduler(SendingScheduler):
             open_positions.discard(position)
             future = self._sent_at(batch, position)
             if future._phase >= DONE:
-                self.stopped(future)
+                self.endings.stopped(future)
                 continue
             detail = future._details()
             if detail.overdue:  # it was stopped at its limit, and has attempts left
@@ -250,7 +251,7 @@ class PushingScheduler(SendingScheduler):
                 self.effects.append((OVERDUE, future, future._call))
             elif detail.crashes < future._task.crash_retries:
                 detail.crashes += 1
-                self.cancel_timer(future)
+                detail.cancel_timer()
                 self._first_again(future)
             else:
                 self.settle(future, CRASHED, error(future.name), now)
@@ -266,7 +267,6 @@ class PushingScheduler(SendingScheduler):
                 self.settle(future, CRASHED, error(future.name), now)
             self.batch_closed(batch.number)
         super().broke(error, now)
-        self._crash_ready(self.ready_async, error, now)
 
     # ------------------------------------------------------------------ runs go again
 
@@ -285,24 +285,20 @@ class PushingScheduler(SendingScheduler):
                         continue
                     future._phase = READY
                     future._start = True
-                    self._tell_wanting(future._details().wanted)
-                first = record.unclaimed[0] if record.unclaimed else (-1, -1)
-                if first[0] == index + 1:
-                    record.unclaimed[0] = (index, first[1])
-                else:
-                    record.unclaimed.appendleft((index, index + 1))
+                    tell_wanting(future._details().wanted)
+                record.give_back(index)
             if record.unclaimed and not record.queued:
                 record.queued = True
                 self.lane(record.task).appendleft(record)
             if positions:
-                self._tell_wanting(record.wanted)
+                tell_wanting(record.wanted)
             return
         for position in reversed(positions):
             future = batch.runs[position]
             if future._phase < DONE:
                 self._first_again(future)
             else:
-                self.stopped(future)
+                self.endings.stopped(future)
 
     def _first_again(self, future: TaskFuture[Any]) -> None:
         detail = future._details()
@@ -314,7 +310,7 @@ class PushingScheduler(SendingScheduler):
         if detail.blockers:  # it travelled in one batch with what it waits for
             future._phase = WAITING
             self.waiting.add(future)
-            self._tell_wanting(detail.wanted)  # they can be given what it waits for
+            tell_wanting(detail.wanted)  # they can be given what it waits for
             return
         if self.broken is not None:
             self.settle(future, CRASHED, self.broken(future.name), future._since)
@@ -322,4 +318,4 @@ class PushingScheduler(SendingScheduler):
         future._phase = READY
         future._start = True
         self.lane(future._task).appendleft(future)
-        self._tell_wanting(detail.wanted)
+        tell_wanting(detail.wanted)

@@ -1,8 +1,10 @@
 """The one scheduler that every runner shares: which run may start, where it goes, and when it has ended.
 
-    scheduler.py   what both kinds of backends share: dependencies, waits, ends, retries, cancels
-    pulling.py     workers of this process take what is ready
-    pushing.py     batches are sent to slots; it says what lives in the files that it is made of
+    scheduler.py    what both kinds of backends share: dependencies, ends, retries
+    endings.py      runs are ended from outside: cancels, time limits
+    wait_graph.py   who waits for what
+    pulling.py      workers of this process take what is ready
+    pushing.py      batches are sent to slots; it says what lives in the files that it is made of
 
 Pure. Events come in as method calls, with `LOCK` held by the caller unless it says otherwise; what is to be done about them goes out through
 `effects`, which the dispatcher carries out later, outside the lock. No threads, no clock (the time comes in), no I/O.
@@ -28,7 +30,6 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections import deque
-from heapq import nlargest
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,7 @@ from shoal.calls import (
     AWAITING_RETRY,
     CANCELLED,
     COMPLETED,
-    CRASHED,
     DONE,
-    FAILED,
     NOT_READY,
     QUEUED,
     READY,
@@ -49,7 +48,6 @@ from shoal.calls import (
 )
 from shoal.context import LOCK
 from shoal.engine.values import upstream_error
-from shoal.exceptions import TaskRunTimeout, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, RELEASED, MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.safely import is_raisable
@@ -57,7 +55,6 @@ from shoal.scheduling.batching import Durations
 from shoal.scheduling.effects import (
     DRAINED,
     ELEMENTS,
-    INTERRUPT,
     LIMIT,
     OTHER,
     RECORD,
@@ -66,14 +63,14 @@ from shoal.scheduling.effects import (
     SETTLED,
     TIMER,
 )
-from shoal.states import TimedOut
+from shoal.scheduling.endings import Endings
+from shoal.scheduling.wait_graph import depend, tell_wanting
 from shoal.tracebacks import folded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shoal.engine.inputs import Input
-    from shoal.futures.blocking import Wanted
     from shoal.scheduling.capabilities import Capabilities
     from shoal.states import State
 
@@ -90,11 +87,11 @@ class Scheduler:
         open: runs that have not ended.
         finished: ends so far.
         ready: what could start now, in order: futures, and map records with unclaimed elements.
+        ready_async: likewise for coroutines, where they go another way.
         waiting: runs whose upstreams have not all ended, or that have no slot of their limits yet.
         delayed: runs that wait for their retry.
         durations: how long runs of each task take.
-        lingering: runs that were ended while they executed, and keep the slots of their limits until their code has
-            stopped, or was given up.
+        endings: ends runs from outside, and knows those whose code goes on.
         effects: what is to be done, in order.
         tells_ends: whether completions that nobody waits for are effects too (somebody logs them).
         tells_drained: whether somebody waits for `open` to become 0.
@@ -105,9 +102,10 @@ class Scheduler:
         self.capabilities = capabilities
         self.policy = capabilities.policy
         self.ready: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
+        self.ready_async: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
         self.waiting: set[TaskFuture[Any]] = set()
         self.delayed: set[TaskFuture[Any]] = set()
-        self.lingering: set[TaskFuture[Any]] = set()
+        self.endings = Endings(self)
         self.tells_ends = False
         self.tells_drained = False
         self.durations = Durations()
@@ -148,7 +146,7 @@ class Scheduler:
         for entry in inputs:
             upstream = entry.future
             if isinstance(upstream, TaskFuture):
-                if self._depend(future, upstream, entry.allow_failure):
+                if depend(future, upstream, entry.allow_failure):
                     detail.blockers += 1
                     continue
                 completed = upstream._phase == COMPLETED
@@ -159,24 +157,6 @@ class Scheduler:
                 return
         if detail.blockers == 0:
             self._unblock(future)
-
-    def _depend(
-        self, future: TaskFuture[Any], upstream: TaskFuture[Any], allow_failure: bool
-    ) -> bool:
-        """Registers a dependant; False if the upstream has ended."""
-        if upstream._phase >= DONE:
-            return False
-        above = upstream._details()
-        if above.dependants is None:
-            above.dependants = []
-        entry = (future, allow_failure)
-        above.dependants.append(entry)
-        if upstream._phase >= DONE and above.dependants and entry in above.dependants:
-            above.dependants.remove(
-                entry
-            )  # it ended meanwhile, and who ended it has not seen the entry
-            return False
-        return True
 
     def _unblock(self, future: TaskFuture[Any]) -> None:
         """The last upstream has ended."""
@@ -190,7 +170,7 @@ class Scheduler:
         self.waiting.discard(future)
         future._phase = READY
         self._push(future)
-        self._tell_wanting(future._details().wanted)
+        tell_wanting(future._details().wanted)
 
     def admitted(self, future: TaskFuture[Any]) -> None:
         """A run holds its slots of concurrency limits; it keeps them through its retries."""
@@ -222,83 +202,12 @@ class Scheduler:
         """Takes some elements of a map out of their turn for a worker that waits for them."""
         raise NotImplementedError
 
-    # ------------------------------------------------------------------ waits of running runs
+    def _lingers(self, future: TaskFuture[Any]) -> None:
+        """A run that was ended keeps the slots of its limits until it is known that its code has stopped."""
 
-    def wait_for(
-        self, wanted: Wanted, blocked_run: Any, running: Sequence[TaskFuture[Any]]
-    ) -> TaskFuture[Any] | Span | None:
-        """A worker is about to wait: what it can run itself meanwhile, of what it waits for.
+    # ------------------------------------------------------------------ elements of maps are taken
 
-        Only the awaited run, or what that needs; claimed for the caller. If there is nothing, `blocked_run` is noted with
-        all that may become startable, and `blocked_run.look_again()` is called then.
-
-        Args:
-            wanted: what it waits for.
-            blocked_run: the worker.
-            running: the runs on its stack, innermost last.
-
-        Raises:
-            WaitCycle: one of them would wait for itself.
-        """
-        stack: list[Any] = list(reversed(wanted))
-        seen: set[Any] = set()
-        while stack:
-            item = stack.pop()
-            if item in seen or item.done():
-                continue
-            seen.add(item)
-            if isinstance(item, MapRecord):
-                span = self._look_at_record(item, blocked_run, running)
-                if span is not None:
-                    return span
-                stack.extend(list(item.futures.values()))
-                continue
-            future: TaskFuture[Any] = item
-            if future in running:
-                raise WaitCycle(run_name=running[-1].name, awaited=future.name)
-            phase = future._phase
-            detail = future._details()
-            if (
-                phase == READY
-                and blocked_run.serves(future._dispatcher)
-                and future._dispatcher.scheduler.claim(future)
-            ):
-                return future
-            if detail.wanted is None:
-                detail.wanted = []
-            if blocked_run not in detail.wanted:
-                detail.wanted.append(blocked_run)
-            if phase == WAITING:
-                stack.extend(
-                    entry.future
-                    for entry in reversed(detail.upstreams)
-                    if isinstance(entry.future, TaskFuture)
-                )
-            elif detail.waits_on is not None:
-                stack.extend(detail.waits_on)
-        return None
-
-    def _look_at_record(
-        self, record: MapRecord[Any], blocked_run: Any, running: Sequence[TaskFuture[Any]]
-    ) -> Span | None:
-        if any(0 <= run._number - record.base < record.size for run in running):
-            raise WaitCycle(run_name=running[-1].name, awaited=f"a map of {record.task.name}")
-        if blocked_run.serves(record.dispatcher) and not record.task.is_async:
-            span: Span | None = record.dispatcher.scheduler.claim_span(record)
-            if span is not None:
-                return span
-        if blocked_run not in record.wanted:
-            record.wanted.append(blocked_run)
-        return None
-
-    def _gather(self, record: MapRecord[Any]) -> None:
-        """Makes all that no worker has started of a map unclaimed."""
-        for span in record.spans:
-            rest = span.rest()
-            if rest is not None:
-                record.unclaimed.append(rest)
-
-    def _pick(self, future: TaskFuture[Any]) -> bool:
+    def pick(self, future: TaskFuture[Any]) -> bool:
         """Takes an element that no worker has begun out of its map; True also for what is no such element."""
         if future._phase >= DONE:
             return False
@@ -306,64 +215,10 @@ class Scheduler:
         if detail is None or detail.origin is None or future._call is not None:
             return True
         record, index = detail.origin
-        self._gather(record)
-        picked = False
-        for place, (start, stop) in enumerate(record.unclaimed):
-            if start <= index < stop:
-                del record.unclaimed[place]
-                if index + 1 < stop:
-                    record.unclaimed.insert(place, (index + 1, stop))
-                if start < index:
-                    record.unclaimed.insert(place, (start, index))
-                picked = True
-                break
+        picked = record.pick(index)
         if record.unclaimed:
             self._push_record(record, last=False)
         return picked  # if not, a worker has begun it, or is just about to
-
-    def _tell_wanting(self, wanted: list[Any] | None) -> None:
-        if wanted:
-            for blocked_run in wanted:
-                blocked_run.look_again()
-            wanted.clear()
-
-    def check_cycle(self, wanted: Wanted, run: TaskFuture[Any]) -> None:
-        """Refuses a wait that would close a circle.
-
-        Raises:
-            WaitCycle: what is wanted waits, directly or not, for `run`.
-        """
-        stack: list[Any] = list(wanted)
-        seen: set[Any] = set()
-        while stack:
-            item = stack.pop()
-            if item in seen or item.done():
-                continue
-            seen.add(item)
-            if isinstance(item, MapRecord):
-                if 0 <= run._number - item.base < item.size:
-                    raise WaitCycle(run_name=run.name, awaited=f"a map of {item.task.name}")
-                stack.extend(list(item.futures.values()))
-                continue
-            if item is run:
-                raise WaitCycle(run_name=run.name, awaited=item.name)
-            detail = item._detail
-            if detail is not None:
-                stack.extend(
-                    entry.future
-                    for entry in detail.upstreams
-                    if isinstance(entry.future, TaskFuture)
-                )
-                stack.extend(detail.waits_on or ())
-
-    def waits(self, future: TaskFuture[Any], wanted: Wanted | None) -> None:
-        """What a running run is blocked on from now, `None` for nothing."""
-        detail = future._details()
-        detail.waits_on = wanted
-        if wanted is not None:
-            self._tell_wanting(detail.wanted)
-            if detail.origin is not None:
-                self._tell_wanting(detail.origin[0].wanted)
 
     # ------------------------------------------------------------------ runs end
 
@@ -372,9 +227,9 @@ class Scheduler:
         try:
             del future._open
         except AttributeError:
-            if self.lingering:
+            if self.endings.lingering:
                 with LOCK:
-                    self.stopped(future)
+                    self.endings.stopped(future)
             return
         future._outcome = value
         future._since = now
@@ -393,7 +248,7 @@ class Scheduler:
     def ended(self, future: TaskFuture[Any], outcome: Outcome, now: float) -> None:
         """An attempt has ended, as its engine says; a late one is dropped."""
         if future._phase >= DONE:
-            self.stopped(future)
+            self.endings.stopped(future)
             return
         if outcome.name is not None:
             future._details().name = outcome.name
@@ -405,8 +260,8 @@ class Scheduler:
         if outcome.phase != AWAITING_RETRY:
             self.settle(future, outcome.phase, outcome.value, now, outcome.state)
             return
-        self.cancel_timer(future)
         detail = future._details()
+        detail.cancel_timer()
         detail.overdue = detail.returned = False
         call = future._call
         assert call is not None  # a run that has not ended has its call
@@ -427,9 +282,9 @@ class Scheduler:
             detail = future._details()
             detail.timer = None
             self._push(future)
-            self._tell_wanting(detail.wanted)
+            tell_wanting(detail.wanted)
             if detail.origin is not None:
-                self._tell_wanting(detail.origin[0].wanted)
+                tell_wanting(detail.origin[0].wanted)
 
     def settle(
         self,
@@ -458,8 +313,8 @@ class Scheduler:
             del future._open
         except AttributeError:
             return False
-        if executes:
-            self._linger(future)
+        if executes and self.endings.linger(future):
+            self._lingers(future)
         future._outcome = value
         future._since = now
         if phase != COMPLETED or state is not None:
@@ -477,11 +332,10 @@ class Scheduler:
         if (detail is not None and detail.waiters) or self.tells_ends or future._phase != COMPLETED:
             self.effects.append((SETTLED, future))
         if detail is not None:
-            if detail.timer is not None:
-                self.cancel_timer(future)
+            detail.cancel_timer()
             self.waiting.discard(future)
             self.delayed.discard(future)
-            if detail.limited and detail.blockers == 0 and future not in self.lingering:
+            if detail.limited and detail.blockers == 0 and future not in self.endings.lingering:
                 self.effects.append((RELEASE, future))
             detail.upstreams = ()
             detail.waits_on = None
@@ -498,23 +352,6 @@ class Scheduler:
                     self.effects.append((OTHER, dependant._dispatcher))
         if self.tells_drained and self.open == 0:
             self.effects.append((DRAINED,))
-
-    def _linger(self, future: TaskFuture[Any]) -> None:
-        """A run ends whose code may go on: its slots are not for others before that has stopped."""
-        detail = future._detail
-        if detail is not None and detail.limited and not detail.returned:
-            self.lingering.add(future)
-
-    def stopped(self, future: TaskFuture[Any]) -> None:
-        """The code of a run that was ended before does not execute any more, or was given up."""
-        if future in self.lingering:
-            self.lingering.discard(future)
-            self.effects.append((RELEASE, future))
-
-    def all_stopped(self) -> None:
-        """Nothing executes any more: the runner has been left."""
-        for future in list(self.lingering):
-            self.stopped(future)
 
     def _element_ended(self, record: MapRecord[Any], index: int, future: TaskFuture[Any]) -> None:
         completed = future._phase == COMPLETED
@@ -540,6 +377,16 @@ class Scheduler:
         record.ended = True
         record.wanted.clear()
         self.effects.append((RECORD, record))
+
+    def element_cancelled(self, record: MapRecord[Any], index: int, now: float) -> None:
+        """An element ends as CANCELLED that no worker has taken, and of which nobody has the future."""
+        record.values[index] = CANCELLED_UNSEEN
+        record.since[index] = now
+        next(self._ended)
+        self._count_element(record, completed=False)
+        record.release_arguments(index)
+        if self.tells_drained and self.open == 0:
+            self.effects.append((DRAINED,))
 
     def element_completed(self, record: MapRecord[Any], index: int, value: Any, now: float) -> None:
         """An element of which, so far, nobody wanted more than its value has completed. Hot; takes no lock as a rule."""
@@ -625,50 +472,7 @@ class Scheduler:
                 else:
                     stack.append(dependant)
 
-    def cancel(self, future: TaskFuture[Any], now: float) -> bool:
-        """Ends a run as CANCELLED at once. Returns False if it had ended."""
-        if future._phase >= DONE:
-            return False
-        if future._phase == READY:
-            running = not (self._pick(future) and future._claim())
-        else:
-            running = future._phase in (RUNNING, SENT)
-        if not self.settle(future, CANCELLED, None, now, executes=running):
-            return False
-        if running:
-            self.effects.append((INTERRUPT, future))
-        return True
-
-    def expired(self, future: TaskFuture[Any], attempt: int, limit: float, now: float) -> bool:
-        """A running attempt is past its time limit: the run ends now, unless there is another attempt to come.
-
-        Returns:
-            Whether there was anything to stop.
-        """
-        call = future._call
-        if not future._is_running() or call is None or call.attempt != attempt:
-            return False
-        if attempt > future._task.retries:
-            self.time_out(future, limit, now, executes=True)
-        else:
-            future._details().overdue = True
-        self.effects.append((INTERRUPT, future))
-        return True
-
-    def time_out(
-        self, future: TaskFuture[Any], limit: float, now: float, *, executes: bool = False
-    ) -> None:
-        """Ends a run as TimedOut; see `settle`."""
-        error = TaskRunTimeout(run_name=future.name, timeout=limit)
-        state = TimedOut(str(error), data=error, timestamp=now)
-        self.settle(future, FAILED, error, now, state, executes=executes)
-
-    def given_up(self, future: TaskFuture[Any], now: float) -> None:
-        """What executes of an interrupted run does not stop, and is left to itself: the run and its slots wait no longer."""
-        if future._phase < DONE:
-            # It has attempts left, but the next must not overlap one that does not end.
-            self.time_out(future, future._task.timeout_seconds or 0.0, now)
-        self.stopped(future)
+    # ------------------------------------------------------------------ all end
 
     def cancel_some(self, most: int, now: float) -> bool:
         """Ends up to `most` runs as CANCELLED that are not executing on a worker of this process.
@@ -676,55 +480,7 @@ class Scheduler:
         Returns:
             Whether there may be more.
         """
-        # Dependants first, which were submitted later: ended after what they wait for, they would be NotReady.
-        latest = nlargest(most, self.waiting, key=lambda future: future._number)
-        for future in [*latest, *islice(self.delayed, most - len(latest))]:
-            self.cancel(future, now)
-            most -= 1
-        return self._cancel_ready(self.ready, most, now) <= 0
-
-    def _cancel_ready(
-        self, lane: deque[TaskFuture[Any] | MapRecord[Any]], most: int, now: float
-    ) -> int:
-        """Cancels what is ready; returns how much of `most` is left."""
-        while most > 0:
-            try:
-                item = lane.popleft()
-            except IndexError:
-                break
-            if isinstance(item, MapRecord):
-                most = self._cancel_unclaimed(item, most, now)
-                if item.unclaimed:
-                    lane.appendleft(item)
-                else:
-                    item.queued = False
-            else:
-                self.cancel(item, now)
-                most -= 1
-        return most
-
-    def _cancel_unclaimed(self, record: MapRecord[Any], most: int, now: float) -> int:
-        self._gather(record)
-        while record.unclaimed and most > 0:
-            start, stop = record.unclaimed.popleft()
-            if stop - start > most:
-                record.unclaimed.appendleft((start + most, stop))
-                stop = start + most
-            most -= stop - start
-            for index in range(start, stop):
-                future = record.futures.get(index)
-                if future is not None:
-                    future._claim()
-                    self.settle(future, CANCELLED, None, now)
-                    continue
-                record.values[index] = CANCELLED_UNSEEN
-                record.since[index] = now
-                next(self._ended)
-                self._count_element(record, completed=False)
-                record.release_arguments(index)
-        if self.tells_drained and self.open == 0:
-            self.effects.append((DRAINED,))
-        return most
+        return self.endings.cancel_unsent(most, now)
 
     def broke(self, error: Callable[[str], BaseException], now: float) -> None:
         """Nothing can be run any more: every run that is ready, or will be, is CRASHED with this.
@@ -732,44 +488,7 @@ class Scheduler:
         What waits for something else ends when that does.
         """
         self.broken = error
-        self._crash_ready(self.ready, error, now)
-
-    def _crash_ready(
-        self,
-        lane: deque[TaskFuture[Any] | MapRecord[Any]],
-        error: Callable[[str], BaseException],
-        now: float,
-    ) -> None:
-        while lane:
-            item = lane.popleft()
-            if isinstance(item, MapRecord):
-                item.queued = False
-                while item.unclaimed:
-                    start, stop = item.unclaimed.popleft()
-                    for index in range(start, stop):
-                        self.crash(item.materialize(index), error, now)
-            else:
-                self.crash(item, error, now)
-
-    def crash(
-        self, future: TaskFuture[Any], error: Callable[[str], BaseException], now: float
-    ) -> None:
-        """Ends a run as CRASHED, if it has not ended.
-
-        Args:
-            future: the run.
-            error: gives what it ends with, for its name.
-            now: the time.
-        """
-        if future._phase < DONE:
-            future._claim()
-            self.settle(future, CRASHED, error(future.name), now)
-
-    def cancel_timer(self, future: TaskFuture[Any]) -> None:
-        detail = future._detail
-        if detail is not None and detail.timer is not None:
-            detail.timer.cancel()
-            detail.timer = None
+        self.endings.crash_ready(error, now)
 
 
 def _reached(counter: itertools.count[int]) -> int:

@@ -43,7 +43,6 @@ class SendingScheduler(Scheduler):
         maker: forms the batches.
         worker_waits: the runs that wait on workers.
         latest: the highest number that a batch in flight has had.
-        ready_async: as `ready`, for coroutines of workers that have a loop for them.
     """
 
     def __init__(self, capabilities: Capabilities) -> None:
@@ -54,7 +53,6 @@ class SendingScheduler(Scheduler):
         self.slots = Slots(self.policy)
         self.maker = BatchMaker(capabilities, self.durations, self.waiting)
         self.worker_waits = WorkerWaits(self)
-        self.ready_async: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
         self._asked_of: set[TaskSpec] = set()  # tasks of which nothing is known yet
         self._slow: set[TaskSpec] = set()  # those whose first runs take their time
 
@@ -92,7 +90,7 @@ class SendingScheduler(Scheduler):
         """Takes a ready run out of its turn, for a worker that waits for it."""
         if self.lane(future._task) is self.ready_async:
             return False  # it is sent at once, or waits for nothing but a loop
-        if not (self._pick(future) and future._claim()):
+        if not (self.pick(future) and future._claim()):
             return False
         if future._call is None:
             record, index = future._details().origin  # type: ignore[misc]  # only an element has no call yet
@@ -111,12 +109,12 @@ class SendingScheduler(Scheduler):
 
     def cancel_some(self, most: int, now: float) -> bool:
         """See `Scheduler`; what is in flight last."""
-        if super().cancel_some(most, now) or self._cancel_ready(self.ready_async, most, now) <= 0:
+        if super().cancel_some(most, now):
             return True
         # What was sent last first: the end of what runs must not let a worker begin what is about to be cancelled.
         for batch, positions in reversed(list(self.batches.values())):
             for position in sorted(positions, reverse=True):
-                self.cancel(self.run_at(batch, position), now)
+                self.endings.cancel(self.run_at(batch, position), now)
         return False
 
     # ------------------------------------------------------------------ what is sent
@@ -215,10 +213,9 @@ class SendingScheduler(Scheduler):
 
     # ------------------------------------------------------------------ recalls
 
-    def _linger(self, future: TaskFuture[Any]) -> None:
-        """See `Scheduler`; a run that its worker has not begun comes back before what runs ahead of it has ended."""
-        super()._linger(future)
-        if future not in self.lingering or not self.capabilities.recalls:
+    def _lingers(self, future: TaskFuture[Any]) -> None:
+        """See `Scheduler`: a run that its worker has not begun comes back before what runs ahead of it has ended."""
+        if not self.capabilities.recalls:
             return
         for batch, _ in self.batches.values():
             if type(batch.runs) is not Span and future in batch.runs:

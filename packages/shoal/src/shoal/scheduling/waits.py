@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.calls import SENT, Batch
 from shoal.futures.run import TaskFuture
-from shoal.scheduling.effects import GONE, HELP
+from shoal.scheduling import wait_graph
+from shoal.scheduling.blocked_run import BlockedRun
+from shoal.scheduling.effects import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -22,68 +24,7 @@ if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.sending import SendingScheduler
 
-__all__ = ["BlockedRun", "WorkerWaits"]
-
-
-class BlockedRun:
-    """A run of a batch that waits, and whose worker can be given what it waits for.
-
-    Attributes:
-        batch: the batch it is in.
-        run: the run, `None` if what waits is no run of ours (a flow inside one).
-        wanted: what it waits for.
-        stack: the runs that block its worker, its own last; only its own if it does not block.
-        blocks: whether its worker can do nothing else meanwhile.
-        tag: what the backend knows it by.
-        spare: the slot that stands in for the worker's, if any.
-    """
-
-    __slots__ = (
-        "_queued",
-        "_scheduler",
-        "batch",
-        "blocks",
-        "run",
-        "spare",
-        "stack",
-        "tag",
-        "wanted",
-    )
-
-    def __init__(
-        self,
-        scheduler: SendingScheduler,
-        batch: Batch,
-        run: TaskFuture[Any] | None,
-        wanted: Wanted,
-        stack: list[TaskFuture[Any]],
-        *,
-        blocks: bool,
-        tag: Any,
-    ) -> None:
-        self._scheduler = scheduler
-        self._queued = False
-        self.batch = batch
-        self.run = run
-        self.wanted = wanted
-        self.stack = stack
-        self.blocks = blocks
-        self.tag = tag
-        self.spare: int | None = None
-
-    def serves(self, dispatcher: Any) -> bool:
-        """Whether runs of a runner may be given to it."""
-        return dispatcher.scheduler is self._scheduler
-
-    def look_again(self) -> None:
-        """Something that it waits for may be startable now."""
-        if not self._queued:
-            self._queued = True
-            self._scheduler.effects.append((HELP, self))
-
-    def looked(self) -> None:
-        """`look_again` is done."""
-        self._queued = False
+__all__ = ["WorkerWaits"]
 
 
 class WorkerWaits:
@@ -152,8 +93,8 @@ class WorkerWaits:
         blocked_run = BlockedRun(scheduler, batch, run, wanted, stack, blocks=blocks, tag=tag)
         if run is not None:
             for below in stack:
-                scheduler.check_cycle(wanted, below)
-            scheduler.waits(run, wanted)
+                wait_graph.check_cycle(wanted, below)
+            wait_graph.blocked_on(run, wanted)
         self.blocked_runs.setdefault(place, []).append(blocked_run)
         if blocks:
             if timed:
@@ -174,7 +115,7 @@ class WorkerWaits:
         if not here:
             del self.blocked_runs[place]
         if blocked_run.run is not None:
-            self._scheduler.waits(blocked_run.run, None)
+            wait_graph.blocked_on(blocked_run.run, None)
         if blocked_run.spare is not None and blocked_run.spare in self._slots.in_flight:
             self._leaving.add(blocked_run.spare)
             self._let_go(blocked_run.spare)
@@ -199,7 +140,7 @@ class WorkerWaits:
         if blocked_run in self.helping.values():
             return True
         scheduler = self._scheduler
-        work = scheduler.wait_for(blocked_run.wanted, blocked_run, blocked_run.stack)
+        work = wait_graph.claim_wanted(blocked_run.wanted, blocked_run, blocked_run.stack)
         if work is None:
             return False
         if type(work) is TaskFuture:

@@ -15,6 +15,7 @@ from shoal.context import LOCK
 from shoal.engine.loops import SERVICE_LOOP, under_asyncio
 from shoal.engine.task_run import attempt_async, overdue_outcome_async, raised
 from shoal.futures.awaiting import PLACES
+from shoal.scheduling import wait_graph
 from shoal.scheduling.dispatchers import GoneError
 from shoal.task_runners.packing import not_begun
 
@@ -177,8 +178,8 @@ class _Place:
         """
         scheduler = self._lane.dispatcher.scheduler
         with LOCK:
-            scheduler.check_cycle(wanted, self._run)
-            scheduler.waits(self._run, wanted)
+            wait_graph.check_cycle(wanted, self._run)
+            wait_graph.blocked_on(self._run, wanted)
             self._waits += 1
             if self._waits == 1:
                 scheduler.vacate()
@@ -191,7 +192,7 @@ class _Place:
             self._waits -= 1
             if self._waits:
                 return
-            scheduler.waits(self._run, None)
+            wait_graph.blocked_on(self._run, None)
             if scheduler.occupy(self):
                 return
             self._resumed = SERVICE_LOOP.get().create_future()

@@ -48,7 +48,7 @@ from shoal.task_runners.packing import calls_of, culprit_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shoal.scheduling.waits import BlockedRun
+    from shoal.scheduling.blocked_run import BlockedRun
     from shoal.specs import TaskSpec
 
 __all__ = ["ExecutorTaskRunner"]

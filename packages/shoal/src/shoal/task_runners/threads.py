@@ -242,7 +242,7 @@ class ThreadBackend(WorkerBackend):
             scheduler = self.dispatcher.scheduler
             if stuck.span is not None:
                 scheduler.take_back(stuck.span)
-            scheduler.given_up(run, time.time())
+            scheduler.endings.given_up(run, time.time())
             scheduler.vacated(stuck)
             replace = bool(scheduler.ready)
             self._watch()
@@ -257,7 +257,7 @@ class ThreadBackend(WorkerBackend):
     def _give_up_coroutine(self, run: TaskFuture[Any]) -> None:
         if not self.lane.give_up(run):
             return
-        self.dispatcher.scheduler.given_up(run, time.time())
+        self.dispatcher.scheduler.endings.given_up(run, time.time())
         library_logger().warning(
             "Async task run %r did not stop when it was cancelled; it is left behind", run.name
         )

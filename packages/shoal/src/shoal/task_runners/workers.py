@@ -31,6 +31,7 @@ from shoal.exceptions import NestingTooDeep
 from shoal.futures.blocking import Countdown, block_plainly, slices
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
+from shoal.scheduling import wait_graph
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import GoneError
@@ -297,14 +298,14 @@ class Worker:
             running = self.running()
             me = running[-1] if running else None
             if me is not None and not waiter.woken:
-                _dispatcher_of(me).scheduler.waits(me, wanted)
+                wait_graph.blocked_on(me, wanted)
         try:
             work = None
             while True:
                 with LOCK:
                     if waiter.woken or self._interrupted():
                         return
-                    work = self.backend.dispatcher.scheduler.wait_for(wanted, self, running)
+                    work = wait_graph.claim_wanted(wanted, self, running)
                     if work is None:
                         self._asleep = True
                     if me is not None:
@@ -330,7 +331,7 @@ class Worker:
         finally:
             with LOCK:
                 if me is not None:
-                    _dispatcher_of(me).scheduler.waits(me, None)
+                    wait_graph.blocked_on(me, None)
                 if waiter.pending:
                     waiter.forget(wanted)
 
@@ -375,9 +376,9 @@ class Worker:
             running = self.running()
             me = running[-1] if running else None
             if me is not None:
-                _dispatcher_of(me).scheduler.check_cycle(wanted, me)
+                wait_graph.check_cycle(wanted, me)
                 _dispatcher_of(me).scheduler.count_places()
-                _dispatcher_of(me).scheduler.waits(me, wanted)
+                wait_graph.blocked_on(me, wanted)
                 _dispatcher_of(me).scheduler.vacated(self)
             self.frames.countdown = countdown
         backend = _dispatcher_of(me).backend if me is not None else self.backend
@@ -388,7 +389,7 @@ class Worker:
             with LOCK:
                 self.frames.countdown = None
                 if me is not None:
-                    _dispatcher_of(me).scheduler.waits(me, None)
+                    wait_graph.blocked_on(me, None)
             backend.lend_back()
             if me is not None:
                 self._take_place(_dispatcher_of(me))

@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.logs import library_logger
 from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.capabilities import Capabilities
-from shoal.scheduling.in_flight import EngineRules
+from shoal.scheduling.capabilities import Capabilities, EngineRules
 from shoal.serialization import dumps
 from shoal.task_runners.processes.carrier import SegmentCarrier
 from shoal.task_runners.processes.driver_store import DriverStore
@@ -50,10 +49,10 @@ if TYPE_CHECKING:
 
     from shoal.calls import Batch, Report
     from shoal.futures.run import TaskFuture
+    from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.dispatchers import EngineDispatcher
     from shoal.scheduling.engine_events import EngineEvents
     from shoal.scheduling.in_flight import InFlight, WorkerState
-    from shoal.scheduling.waits import BlockedRun
     from shoal.specs import TaskSpec
 
 __all__ = ["ProcessBackend"]

@@ -13,6 +13,8 @@ worker     worker.py      a worker process: what it holds, and what it says
            coroutines.py  async tasks
            record.py      which runs have begun, in memory that outlives the worker
            dispatcher.py  the driver's dispatcher, as runs on a worker see it
+           submitted.py   what was submitted there, while somebody holds it
+           untold.py      runs that the driver is not told of yet
 between    messages.py    what they tell each other
            parcels.py     values as they cross
 

@@ -21,8 +21,8 @@ from shoal.exceptions import ResultLost, WorkerDied
 from shoal.futures.maps import Span
 from shoal.logs import library_logger
 from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.capabilities import Capabilities
-from shoal.scheduling.in_flight import EngineRules, WorkerState
+from shoal.scheduling.capabilities import Capabilities, EngineRules
+from shoal.scheduling.in_flight import WorkerState
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_members import ClusterMember, Sent, died
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
     from shoal.calls import Report
     from shoal.futures.run import TaskFuture
+    from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.dispatchers import EngineDispatcher
     from shoal.scheduling.engine_events import EngineEvents
     from shoal.scheduling.in_flight import InFlight
-    from shoal.scheduling.waits import BlockedRun
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.batch_serializer import BatchSerializer
     from shoal.task_runners.remote.listener import Listener

@@ -8,25 +8,23 @@ They are numbered here, from the worker's own block, so that `submit` returns at
 Futures among the arguments travel as run numbers and become the driver's futures there. The driver keeps a run that
 was submitted here for as long as its future lives here.
 
-May import `messages`, `parcels` and what lies above task runners.
+May import `messages`, `parcels`, `submitted`, `untold` and what lies above task runners.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections import deque
 from contextlib import contextmanager
 from contextvars import copy_context
 from itertools import count
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal import names
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, SENT, Call
 from shoal.context import LOCK, TAGS
-from shoal.engine import inputs
 from shoal.engine.batch_run import pack_task
 from shoal.engine.interrupt import shielded
 from shoal.exceptions import ResultLost, RunnerStateError, SerializationError
@@ -35,11 +33,14 @@ from shoal.futures.maps import MapRecord
 from shoal.futures.run import TRAVEL
 from shoal.safely import is_raisable, repr_of
 from shoal.scheduling.answers import NOT_HERE, Answers
+from shoal.scheduling.wait_graph import tell_wanting
 from shoal.serialization import dumps, loads
 from shoal.states import State, StateType
 from shoal.task_runners.packing import culprit_of
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.parcels import LARGE, pack, run_numbered
+from shoal.task_runners.remote.submitted import Submitted
+from shoal.task_runners.remote.untold import Untold
 from shoal.tracebacks import folded
 
 if TYPE_CHECKING:
@@ -53,9 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteDispatcher"]
 
-#: Dropped futures that the driver is told of together.
-DROPPED_TOGETHER = 256
-
 
 class RemoteDispatcher(Answers):
     """Takes runs that are submitted inside runs of this worker.
@@ -66,7 +64,7 @@ class RemoteDispatcher(Answers):
 
     Attributes:
         refusals: by wait, the error that the driver answered it with.
-        watchers: of the waits under way on worker threads.
+        untold: runs that the driver does not know of yet.
     """
 
     runner_name = "the runner of the enclosing flow"
@@ -78,15 +76,12 @@ class RemoteDispatcher(Answers):
         super().__init__()
         self._numbers = numbers
         self.refusals: dict[int, Exception] = {}
-        self.watchers: list[Any] = []
         self._worker = worker
         self._keys: dict[Any, int | bytes] = {}
-        self._futures: dict[int, _Reference] = {}
-        self._records: list[tuple[int, int, _Reference]] = []
-        self._dropped: deque[_Reference] = deque()
-        self._untold: set[int] = set()
+        self._dropped: deque[Any] = deque()
+        self._submitted = Submitted(self._dropped)
+        self.untold = Untold(self)
         self._one_by_one: dict[int, Callable[[], None]] = {}
-        self._split: dict[int, int] = {}
         self._waits = count(1)
         self._questions = count(1)
         self._answers: dict[int, SimpleQueue[tuple[bool, Any]]] = {}
@@ -119,14 +114,14 @@ class RemoteDispatcher(Answers):
             number = self._numbers.next_number()
             call = Call(task, args, kwargs, number, copy_context(), scope)
             future: TaskFuture[Any] = TaskFuture(self, task, number, None, time.time(), SENT)
-            self._futures[number] = _Reference(future, number, self._dropped)
+            self._submitted.add(future)
             content = (args, kwargs, wait_for, TAGS.get(), self._worker.capture())
 
             def tell() -> None:
                 if not future.done():
                     self._tell_run(task, future, call, content)
 
-            self._when_foreign_ended(number, future, (args, kwargs, wait_for), tell)
+            self.untold.when_foreign_ended(number, future, (args, kwargs, wait_for), tell)
         return future
 
     def _tell_run(
@@ -173,12 +168,11 @@ class RemoteDispatcher(Answers):
             scope,
         )
         record.unclaimed.clear()
-        with LOCK:
-            self._records.append((base, size, _Reference(record, base, self._dropped)))
+        self._submitted.add_map(record)
         tags, options = TAGS.get(), self._worker.capture()
 
         def one_by_one() -> None:
-            self._split[base] = size
+            self._submitted.split(record)
             for index in range(size):
                 args = tuple([v if c is None else c[index] for c, v in positional])
                 kwargs = {name: v if c is None else c[index] for name, (c, v) in keywords.items()}
@@ -188,7 +182,7 @@ class RemoteDispatcher(Answers):
                     self._tell_run(
                         task, future, call, (args, kwargs or None, wait_for, tags, options)
                     )
-            self._tell_watchers()
+            self.untold.tell_watchers()
 
         def tell() -> None:
             if record.failed:  # elements were cancelled before the driver was told
@@ -208,7 +202,7 @@ class RemoteDispatcher(Answers):
                 del self._one_by_one[base]
                 one_by_one()
 
-        self._when_foreign_ended(base, record, (positional, keywords, wait_for), tell)
+        self.untold.when_foreign_ended(base, record, (positional, keywords, wait_for), tell)
         return TaskFutureList(record)
 
     def _tell(
@@ -260,62 +254,6 @@ class RemoteDispatcher(Answers):
             return run_numbered, (future._number,)
         return _itself, (future.state,)  # of a runner of this process; it has ended
 
-    def _when_foreign_ended(
-        self,
-        number: int,
-        told: TaskFuture[Any] | MapRecord[Any],
-        value: Any,
-        tell: Callable[[], None],
-    ) -> None:
-        """Calls `tell` once all runs of other runners of this process among some arguments have ended."""
-        pending = {
-            entry.future
-            for entry in inputs.collect((value,), None)
-            if isinstance(entry.future, TaskFuture)
-            and entry.future._dispatcher is not self
-            and not entry.future.done()
-        }
-        if not pending:
-            tell()
-            return
-        self._untold.add(number)
-
-        def ended() -> None:
-            with LOCK:
-                self._untold.discard(number)
-            tell()
-            with LOCK:
-                if isinstance(told, TaskFuture):
-                    told._details().waits_on = None
-            self._tell_watchers()
-
-        def one_ended(upstream: TaskFuture[Any]) -> None:
-            with LOCK:
-                pending.discard(upstream)
-                finished = not pending
-            if finished:
-                ended()
-
-        with LOCK:
-            if isinstance(told, TaskFuture):
-                told._details().waits_on = list(pending)
-            pending -= {upstream for upstream in list(pending) if not upstream.watch(one_ended)}
-            finished = not pending
-        if finished:
-            ended()
-
-    def _tell_watchers(self) -> None:
-        """Waits have to be told again: the driver knows of more runs."""
-        for watcher in list(self.watchers):
-            watcher.look_again()
-
-    def _is_untold(self, future: TaskFuture[Any]) -> bool:
-        """Whether the driver does not know of a run yet."""
-        detail = future._detail
-        if detail is not None and detail.origin is not None:
-            return detail.origin[0].base in self._untold
-        return future._number in self._untold
-
     def tell_dropped(self) -> None:
         """Tells of futures that are gone here, so that their values can go too."""
         if self._dropped:
@@ -324,19 +262,12 @@ class RemoteDispatcher(Answers):
 
     def _tell_dropped(self, at_once: bool) -> None:
         """Tells of futures that are gone here; with `_sending` held."""
-        dropped = self._dropped
-        if not dropped or (len(dropped) < DROPPED_TOGETHER and not at_once):
+        numbers = self._submitted.take_dropped(at_once=at_once)
+        if not numbers:
             return
-        numbers = [dropped.popleft().number for _ in range(len(dropped))]
         for number in numbers:
-            self._futures.pop(number, None)
             self._one_by_one.pop(number, None)
-        gone = set(numbers)
-        for base in self._split.keys() & gone:
-            numbers += range(base + 1, base + self._split.pop(base))
         self._worker.flush()  # outcomes may refer to runs whose futures are gone by now
-        with LOCK:
-            self._records = [entry for entry in self._records if entry[0] not in gone]
         self._worker.channel.send(messages.DROPPED, dumps(numbers))
 
     # ------------------------------------------------------------------ waits
@@ -369,50 +300,18 @@ class RemoteDispatcher(Answers):
         if at is None and run is not None:
             at = self._worker.batch_of(run)
         with LOCK:
-            numbers, maps = self._reach(wanted, watcher)
+            numbers, maps = self.untold.reach(wanted, watcher)
         with self._sending:
             self._tell_dropped(at_once=False)
             self._worker.channel.send(
                 messages.WAITING, dumps((wait, at, numbers, maps, blocks, timed))
             )
 
-    def _reach(self, wanted: Wanted, watcher: Any) -> tuple[list[int], list[tuple[int, int]]]:
-        """Runs and maps of ours that a wait is for, or that runs of this process's other runners need for it."""
-        numbers: list[int] = []
-        maps: list[tuple[int, int]] = []
-        seen: set[Any] = set()
-        stack: list[Any] = list(reversed(wanted))
-        while stack:
-            item = stack.pop()
-            if item in seen or item.done():
-                continue
-            seen.add(item)
-            if isinstance(item, MapRecord):
-                if item.dispatcher is self and item.base not in self._untold:
-                    maps.append((item.base, item.size))
-                    continue
-                watching = item.wanted
-                stack.extend(item.futures.values())
-            else:
-                if item._dispatcher is self and not self._is_untold(item):
-                    numbers.append(item._number)
-                    continue
-                detail = item._details()
-                if detail.wanted is None:
-                    detail.wanted = []
-                watching = detail.wanted
-                upstreams = [entry.future for entry in detail.upstreams]
-                stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
-                stack.extend(detail.waits_on or ())
-            if watcher is not None and watcher not in watching:
-                watching.append(watcher)
-        return numbers, maps
-
     # ------------------------------------------------------------------ what futures ask
 
     def open_state(self, future: TaskFuture[Any]) -> State[Any]:
         """See `Answers`: the driver knows."""
-        if self._is_untold(future):
+        if self.untold.holds(future):
             return State(StateType.PENDING, timestamp=future._since)
         state: State[Any] = self._ask("state", future._number)
         return state
@@ -421,7 +320,7 @@ class RemoteDispatcher(Answers):
         """See `Dispatcher.cancel`."""
         if future._phase >= DONE:
             return False
-        if self._is_untold(future):
+        if self.untold.holds(future):
             return self._settle(future, CANCELLED, None, time.time(), None, None)
         cancelled: bool = self._ask("cancel", future._number)
         return cancelled
@@ -464,7 +363,7 @@ class RemoteDispatcher(Answers):
                 self._tell_dropped(at_once=True)
 
     def _take_end(self, number: int, phase: int, since: float, name: str | None, data: Any) -> None:
-        future = self._future(number)
+        future = self._submitted.find(number)
         if future is None:
             return
         if self._one_by_one and future._detail is not None and future._detail.origin is not None:
@@ -489,17 +388,6 @@ class RemoteDispatcher(Answers):
                 phase = FAILED
         if isinstance(future, TaskFuture):
             self._settle(future, phase, value, since, name, state)
-
-    def _future(self, number: int) -> TaskFuture[Any] | None:
-        reference = self._futures.get(number)
-        if reference is not None:
-            return reference()
-        with LOCK:
-            for base, size, record_reference in self._records:
-                if 0 <= number - base < size:
-                    record = record_reference()
-                    return record.materialize(number - base) if record is not None else None
-        return None
 
     def _settle(
         self,
@@ -528,7 +416,7 @@ class RemoteDispatcher(Answers):
             future._since = since
             future._phase = phase
             waiters, detail.waiters = detail.waiters or [], None
-            _look_again(detail.wanted)
+            tell_wanting(detail.wanted)
             dependants, detail.dependants = detail.dependants, None
             for dependant, allow_failure in dependants or ():  # of other runners of this process
                 others.append(dependant._dispatcher)
@@ -563,31 +451,6 @@ class RemoteDispatcher(Answers):
             waiter(ended)
         except BaseException as error:
             self._worker.failed(error)
-
-
-class _Reference(weakref.ref):  # type: ignore[type-arg]  # it cannot be subscripted at run time
-    """Refers to a future, or to a map's record, and joins the dropped ones when that is gone.
-
-    In C alone: an interrupt of the run that drops the future would be lost in Python code here.
-    """
-
-    __slots__ = ("number",)
-    number: int
-
-    def __new__(cls, item: Any, number: int, dropped: deque[_Reference]) -> Self:
-        reference = super().__new__(cls, item, dropped.append)
-        reference.number = number
-        return reference
-
-    def __init__(self, item: Any, number: int, dropped: deque[_Reference]) -> None:
-        super().__init__(item, dropped.append)  # type: ignore[call-arg]
-
-
-def _look_again(wanted: list[Any] | None) -> None:
-    if wanted:
-        for watcher in wanted:
-            watcher.look_again()
-        wanted.clear()
 
 
 def _itself(value: Any) -> Any:

@@ -189,7 +189,7 @@ class WorkerThread:
         home.flush()
         home.hand_back_all(self)
         run, timed, watcher = self._innermost(), deadline is not None, _Watcher(self)
-        home.remote.watchers.append(watcher)
+        home.remote.untold.watchers.append(watcher)
         wait = home.remote.new_wait()
         home.waiting[wait] = self
         home.remote.tell_waiting(wait, run, wanted, timed=timed, watcher=watcher)
@@ -234,7 +234,7 @@ class WorkerThread:
         finally:
             if home.stopping:
                 self.give(None)  # for the loop below
-            home.remote.watchers.remove(watcher)
+            home.remote.untold.watchers.remove(watcher)
             del home.waiting[wait]
             home.channel.send(messages.RESUMED, dumps(wait))
             self.resumed()

@@ -1,0 +1,79 @@
+"""A run that waits on a worker, as the scheduler and the ledger know it. Plain data.
+
+May import `scheduler` and what lies above it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.scheduling.effects import HELP
+
+if TYPE_CHECKING:
+    from shoal.calls import Batch
+    from shoal.futures.blocking import Wanted
+    from shoal.futures.run import TaskFuture
+    from shoal.scheduling.scheduler import Scheduler
+
+__all__ = ["BlockedRun"]
+
+
+class BlockedRun:
+    """A run of a batch that waits, and whose worker can be given what it waits for.
+
+    Attributes:
+        batch: the batch it is in.
+        run: the run, `None` if what waits is no run of ours (a flow inside one).
+        wanted: what it waits for.
+        stack: the runs that block its worker, its own last; only its own if it does not block.
+        blocks: whether its worker can do nothing else meanwhile.
+        tag: what the backend knows it by.
+        spare: the slot that stands in for the worker's, if any.
+    """
+
+    __slots__ = (
+        "_queued",
+        "_scheduler",
+        "batch",
+        "blocks",
+        "run",
+        "spare",
+        "stack",
+        "tag",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        batch: Batch,
+        run: TaskFuture[Any] | None,
+        wanted: Wanted,
+        stack: list[TaskFuture[Any]],
+        *,
+        blocks: bool,
+        tag: Any,
+    ) -> None:
+        self._scheduler = scheduler
+        self._queued = False
+        self.batch = batch
+        self.run = run
+        self.wanted = wanted
+        self.stack = stack
+        self.blocks = blocks
+        self.tag = tag
+        self.spare: int | None = None
+
+    def serves(self, dispatcher: Any) -> bool:
+        """Whether runs of a runner may be given to it."""
+        return dispatcher.scheduler is self._scheduler
+
+    def look_again(self) -> None:
+        """Something that it waits for may be startable now."""
+        if not self._queued:
+            self._queued = True
+            self._scheduler.effects.append((HELP, self))
+
+    def looked(self) -> None:
+        """`look_again` is done."""
+        self._queued = False

@@ -1,0 +1,168 @@
+"""Who waits for what: what a blocked worker could run itself, and which waits would close a circle. Pure.
+
+What waits is a run; where it waits, and what can run something meanwhile, is a `Blocked`: a thread of this process, or
+a worker that was sent a batch. The graph is kept by the runs themselves, in their details: `upstreams` before they
+start, `waits_on` while they wait in the user's code, and `wanted` the other way about, as are
+`dependants`. All with `LOCK` held.
+
+May import futures and what lies above them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shoal.calls import DONE, READY, WAITING
+from shoal.exceptions import WaitCycle
+from shoal.futures.maps import MapRecord
+from shoal.futures.run import TaskFuture
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shoal.futures.blocking import Wanted
+    from shoal.futures.maps import Span
+
+__all__ = ["Blocked", "blocked_on", "check_cycle", "claim_wanted", "depend", "tell_wanting"]
+
+
+class Blocked(Protocol):
+    """What waits, and could run what it waits for."""
+
+    def serves(self, dispatcher: Any) -> bool:
+        """Whether runs of a runner may be given to it."""
+
+    def look_again(self) -> None:
+        """Something that it waits for may be startable now."""
+
+
+def depend(future: TaskFuture[Any], upstream: TaskFuture[Any], allow_failure: bool) -> bool:
+    """Registers a dependant; False if the upstream has ended."""
+    if upstream._phase >= DONE:
+        return False
+    above = upstream._details()
+    if above.dependants is None:
+        above.dependants = []
+    entry = (future, allow_failure)
+    above.dependants.append(entry)
+    if upstream._phase >= DONE and above.dependants and entry in above.dependants:
+        above.dependants.remove(
+            entry
+        )  # it ended meanwhile, and who ended it has not seen the entry
+        return False
+    return True
+
+
+def claim_wanted(
+    wanted: Wanted, blocked: Blocked, running: Sequence[TaskFuture[Any]]
+) -> TaskFuture[Any] | Span | None:
+    """A worker is about to wait: what it can run itself meanwhile, of what it waits for.
+
+    Only the awaited run, or what that needs; claimed for the caller. If there is nothing, `blocked` is noted with all that
+    may become startable, and `blocked.look_again()` is called then.
+
+    Args:
+        wanted: what it waits for.
+        blocked: the worker.
+        running: the runs on its stack, innermost last.
+
+    Raises:
+        WaitCycle: one of them would wait for itself.
+    """
+    stack: list[Any] = list(reversed(wanted))
+    seen: set[Any] = set()
+    while stack:
+        item = stack.pop()
+        if item in seen or item.done():
+            continue
+        seen.add(item)
+        if isinstance(item, MapRecord):
+            span = _claim_elements(item, blocked, running)
+            if span is not None:
+                return span
+            stack.extend(list(item.futures.values()))
+            continue
+        future: TaskFuture[Any] = item
+        if future in running:
+            raise WaitCycle(run_name=running[-1].name, awaited=future.name)
+        phase = future._phase
+        detail = future._details()
+        if (
+            phase == READY
+            and blocked.serves(future._dispatcher)
+            and future._dispatcher.scheduler.claim(future)
+        ):
+            return future
+        if detail.wanted is None:
+            detail.wanted = []
+        if blocked not in detail.wanted:
+            detail.wanted.append(blocked)
+        if phase == WAITING:
+            stack.extend(
+                entry.future
+                for entry in reversed(detail.upstreams)
+                if isinstance(entry.future, TaskFuture)
+            )
+        elif detail.waits_on is not None:
+            stack.extend(detail.waits_on)
+    return None
+
+
+def _claim_elements(
+    record: MapRecord[Any], blocked: Blocked, running: Sequence[TaskFuture[Any]]
+) -> Span | None:
+    if any(0 <= run._number - record.base < record.size for run in running):
+        raise WaitCycle(run_name=running[-1].name, awaited=f"a map of {record.task.name}")
+    if blocked.serves(record.dispatcher) and not record.task.is_async:
+        span: Span | None = record.dispatcher.scheduler.claim_span(record)
+        if span is not None:
+            return span
+    if blocked not in record.wanted:
+        record.wanted.append(blocked)
+    return None
+
+
+def check_cycle(wanted: Wanted, run: TaskFuture[Any]) -> None:
+    """Refuses a wait that would close a circle.
+
+    Raises:
+        WaitCycle: what is wanted waits, directly or not, for `run`.
+    """
+    stack: list[Any] = list(wanted)
+    seen: set[Any] = set()
+    while stack:
+        item = stack.pop()
+        if item in seen or item.done():
+            continue
+        seen.add(item)
+        if isinstance(item, MapRecord):
+            if 0 <= run._number - item.base < item.size:
+                raise WaitCycle(run_name=run.name, awaited=f"a map of {item.task.name}")
+            stack.extend(list(item.futures.values()))
+            continue
+        if item is run:
+            raise WaitCycle(run_name=run.name, awaited=item.name)
+        detail = item._detail
+        if detail is not None:
+            stack.extend(
+                entry.future for entry in detail.upstreams if isinstance(entry.future, TaskFuture)
+            )
+            stack.extend(detail.waits_on or ())
+
+
+def blocked_on(future: TaskFuture[Any], wanted: Wanted | None) -> None:
+    """What a running run is blocked on from now, `None` for nothing."""
+    detail = future._details()
+    detail.waits_on = wanted
+    if wanted is not None:
+        tell_wanting(detail.wanted)
+        if detail.origin is not None:
+            tell_wanting(detail.origin[0].wanted)
+
+
+def tell_wanting(wanted: list[Any] | None) -> None:
+    """Something has changed at a run, or at a map, that these have been noted with."""
+    if wanted:
+        for blocked in wanted:
+            blocked.look_again()
+        wanted.clear()
