@@ -43,7 +43,7 @@ __all__ = [
     "can_profile",
     "key_of",
     "kill",
-    "session_of",
+    "session_in",
 ]
 
 #: Of the plugins, and of the messages.
@@ -70,7 +70,7 @@ def key_of(task_name: str, session: str, number: int | str) -> str:
     return f"{task_name}-{session}-{number}"
 
 
-def session_of(key: Any) -> str | None:
+def session_in(key: Any) -> str | None:
     """The session that a Dask key belongs to, if it is one of ours."""
     if type(key) is not str:
         return None
@@ -266,7 +266,7 @@ class SchedulerBus(SchedulerPlugin):
         """See `SchedulerPlugin`. Called for every task of the cluster: cheap for those of others."""
         if finish not in ("processing", "forgotten"):
             return
-        session = session_of(key)
+        session = session_in(key)
         known = self._sessions.get(session) if session is not None else None
         if session is None or known is None:
             return

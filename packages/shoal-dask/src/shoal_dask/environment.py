@@ -4,7 +4,7 @@
     (asks)       (pure)  └─▶ one that merely differs: a warning
 
 Dask's own messages ask for the versions, never a function of ours: code from one Python may not even load on another.
-May import shoal' errors, logs and `remote` room.
+May import Shoal's errors, logs and `remote` room.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.engine.services import guarded
 
-from shoal_dask.bus import NAME, SchedulerBus, WorkerBus, session_of
+from shoal_dask.bus import NAME, SchedulerBus, WorkerBus, session_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ class Link:
         """Leaves the bus."""
         if self.thread.ident is None:
             return
-        held = [key for key in list(self._client.futures) if session_of(key) == self._session]
+        held = [key for key in list(self._client.futures) if session_in(key) == self._session]
         self.send("close", held=held)
         if self._links is not None:
             self._links.by_session.pop(self._session, None)
@@ -180,7 +180,7 @@ class _Links:
         def handle(**message: Any) -> Any:
             answer = handler(**message)
             for key in message.get("keys") or (message.get("key"),):
-                session = session_of(key)
+                session = session_in(key)
                 if session is not None:
                     self._hear(session, ended=key)
             return answer

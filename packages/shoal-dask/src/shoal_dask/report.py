@@ -1,7 +1,7 @@
 """Dask's performance report of what happens while a runner is entered.
 
 `distributed.performance_report` does the same for the ambient client, which may be another one, or none. May import
-shoal' errors and logs; fsspec on use.
+Shoal's errors and logs; fsspec on use.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     each worker          says what it has with the first thing that it says: `this_environment`, `check_worker`
     no shoal_ray     a worker cannot even say that: `explain_import`
 
-May import shoal' errors and the core's `remote` room.
+May import Shoal's errors and the core's `remote` room.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Peer:
         self._link = link
 
     def send(self, kind: int, body: bytes = b"") -> None:
-        """See `shoal`' `Channel`."""
+        """See `shoal`'s `Channel`."""
         self._link.do(lambda: self.write(kind, body))
 
     def write(self, kind: int, body: bytes) -> None:

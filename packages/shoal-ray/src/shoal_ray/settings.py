@@ -1,6 +1,6 @@
 """What a `RayTaskRunner` was told about its cluster, and whether that makes sense.
 
-Nothing is looked up and nothing is started here, and `ray` is not imported. May import shoal' errors and `keywords`.
+Nothing is looked up and nothing is started here, and `ray` is not imported. May import Shoal's errors and `keywords`.
 """
 
 from __future__ import annotations

@@ -289,7 +289,7 @@ class Channel:
         self._lock = threading.Lock()
 
     def send(self, kind: int, body: bytes = b"") -> None:
-        """See `shoal`' `Channel`.
+        """See `shoal`'s `Channel`.
 
         Raises:
             OSError: the driver has gone.

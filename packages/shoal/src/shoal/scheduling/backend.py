@@ -139,6 +139,9 @@ class LaunchingBackend(AnyBackend, Protocol):
     def launch(self, batch: Batch) -> None:
         """Sends a batch. Never blocks."""
 
+    def slot_gone(self, slot: int) -> None:
+        """A spare slot is not needed any more."""
+
     def refuse(self, blocked_run: BlockedRun, error: Exception) -> None:
         """A blocked run would wait for itself: its wait ends with this error."""
 
@@ -151,9 +154,6 @@ class Backend(LaunchingBackend, Protocol):
 
     def recall(self, batch: Batch) -> None:
         """Asks for what the worker has not begun of a batch (`Capabilities.recalls`)."""
-
-    def slot_gone(self, slot: int) -> None:
-        """A spare slot is not needed any more."""
 
     def has_begun(self, run: TaskFuture[Any]) -> bool:
         """Whether a run that was sent has begun, as far as can be known at once."""
@@ -178,9 +178,6 @@ class EngineBackend(LaunchingBackend, Protocol):
 
     def closed(self, entry: InFlight) -> None:
         """A batch has said all."""
-
-    def slot_gone(self, slot: int) -> None:
-        """A spare slot is not needed any more."""
 
     def withdraw(self, entry: InFlight) -> None:
         """Asks the engine for a job that nobody has begun: `withdrawn` follows, or its worker says that it has begun."""

@@ -312,7 +312,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         elif kind == effects_of.OVERDUE:
             self._overdue(effect[1], effect[2])
         elif kind == effects_of.GONE:
-            self._slot_gone(effect[1])
+            self.backend.slot_gone(effect[1])
         else:
             super()._perform(effect)
 
@@ -348,9 +348,6 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         with LOCK:
             self.scheduler.recall()
         self.drain()
-
-    def _slot_gone(self, slot: int) -> None:
-        """A spare slot is not needed any more; where any worker takes a batch, that is nothing to anybody."""
 
     def _stuck(self, blocked_run: BlockedRun) -> None:
         """A blocked run can be given nothing."""
@@ -399,9 +396,6 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
 class SlotsDispatcher(PushingDispatcher["Backend"]):
     """For a backend with slots of its own."""
 
-    def _slot_gone(self, slot: int) -> None:
-        self.backend.slot_gone(slot)
-
     def _has_begun(self, future: TaskFuture[Any]) -> bool:
         return self.backend.has_begun(future)
 
@@ -435,9 +429,6 @@ class EngineDispatcher(PushingDispatcher["EngineBackend"]):
             self.engine.perform(effect)
         else:
             super()._perform(effect)
-
-    def _slot_gone(self, slot: int) -> None:
-        self.backend.slot_gone(slot)
 
     def _has_begun(self, future: TaskFuture[Any]) -> bool:
         with LOCK:

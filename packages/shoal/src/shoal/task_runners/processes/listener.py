@@ -146,7 +146,7 @@ class ProcessListener(Listener):
         """What a worker that has gone had written down of a batch."""
         words = sent.lane.words[: len(sent.batch)].tolist()
         ended = self._report_of(
-            sent, [p for p, word in enumerate(words) if sent.lane.has_ended(word)]
+            sent, [p for p, word in enumerate(words) if sent.lane.is_written(word)]
         )
         begun = [p for p, word in enumerate(words) if word == BEGUN]
         return Outcomes(ended.positions, ended.values, ended.ends, begun, sent.unpacking())

@@ -25,9 +25,9 @@ _CONSTANT = 2
 _INT = 3
 _FLOAT = 4
 _PICKLED = 5
-_KEPT = 6  # with a place in the heap; without one, `TOLD`
-#: The run has ended, and its end was told by message.
-TOLD = 6
+_KEPT = 6
+#: The run has ended, and its end was told by message: `_KEPT`, without a place in the heap.
+TOLD = _KEPT
 
 _NONE = _CONSTANT
 _FALSE = 1 << 3 | _CONSTANT
@@ -178,6 +178,6 @@ class Lane:
         return self._value(word, position)
 
     @staticmethod
-    def has_ended(word: int) -> bool:
-        """Whether a run has ended, and how is written here."""
+    def is_written(word: int) -> bool:
+        """Whether it says how a run has ended."""
         return word not in (NOT_BEGUN, BEGUN, TOLD, WITHDRAWN)

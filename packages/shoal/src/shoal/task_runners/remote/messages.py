@@ -1,7 +1,8 @@
 """Messages between a driver and its workers: what kinds there are.
 
 Bodies are pickles unless said otherwise. How they travel is the business of each runner; in order, in any case. Some
-kinds are used by some runners only. Imports nothing of ours.
+kinds are used by some runners only, and what a body holds is that of worker processes: clusters add what their own way
+needs, or leave out what goes by it. Imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Protocol
 
 __all__ = ["Channel", "Message"]
 
-# To the worker. Bodies are pickles unless said otherwise.
+# To the worker.
 BATCH = 1  # (number, lane, wait, surroundings, tasks, stored values, own segment, content, tags): runs to be run
 INTERRUPT = 2  # (run number, whether it is past its limit): stop it, or never begin it
 RECALL = 3  # batch number: give back what was not begun

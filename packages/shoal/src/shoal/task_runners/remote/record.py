@@ -201,7 +201,7 @@ def _outcomes_of(lane: Lane, kept: Callable[[Any], Any]) -> Outcomes:
     for position, word in enumerate(lane.words.tolist()):
         if not word:
             continue
-        if lane.has_ended(word):
+        if lane.is_written(word):
             try:
                 values.append(lane.outcome(word, position, kept))
             except BaseException:  # noise, or what cannot be unpickled here: it had begun

@@ -165,7 +165,7 @@ class WorkerThread:
     # ------------------------------------------------------------------ waiting
 
     def block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
-        """How the main thread waits: untimed, it runs what it waits for, as the driver gives it that."""
+        """How this thread waits: untimed, it runs what it waits for, as the driver gives it that."""
         self.frames.enter_shield()
         try:
             countdown = _Wakeup(self, fail_fast, first)
