@@ -570,7 +570,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.farewell(worker.state, self.now)
         elif kind == "resumed":
             self.ledger.resumed(worker.state, rest[0])
-        elif worker.state.settled or rest[3] in worker.state.waits:
+        elif worker.state.seen_off or rest[3] in worker.state.waits:
             pass
         else:
             number, position, wanted, wait = rest

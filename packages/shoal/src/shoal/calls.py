@@ -72,7 +72,7 @@ NEXT_PHASES = {
 
 
 class Call:
-    """One attempt of a task run: what the engine needs, and nothing of the scheduler's.
+    """A run to be: what the engine needs for its attempts, and nothing of the scheduler's.
 
     Attributes:
         task: the task; its function and its options.
@@ -81,7 +81,7 @@ class Call:
         number: the run's integer id; its UUID and its name are made from it on demand.
         context: the submitter's context variables; each attempt runs in it or in a copy of it.
         scope: where runs submitted from inside go: the runner, and the flow run around it; `None` outside a flow.
-        attempt: 1 for the first attempt.
+        attempt: which comes next, or is under way; 1 for the first.
         name: the run's name, once it was rendered from `task_run_name`.
         options: what the backend captured in the submitter's thread (annotations, remote options), or `None`.
     """
@@ -127,7 +127,8 @@ class Outcome:
     """How an attempt ended.
 
     Attributes:
-        phase: a done phase, or `AWAITING_RETRY` if there is to be another attempt.
+        phase: a done phase; `AWAITING_RETRY` if there is to be another attempt; `WAITING` if it returned futures of runs
+            that have not ended, which settle it.
         value: the result, or the exception of a run that did not complete.
         state: the `State` that the task returned, where it returned one.
         delay: seconds until the next attempt (only with `AWAITING_RETRY`).

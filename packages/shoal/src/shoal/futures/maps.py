@@ -67,7 +67,7 @@ class MapRecord(Generic[R]):
         kept: whether the user still holds the list; values of a dropped list are not stored.
         waiters: called with the record at the first failure and at the end.
         each: called with each future of an element when that has ended, if anybody wants to know.
-        wanted: threads that wait for the map and could run elements themselves.
+        wanting: threads and blocked runs that wait for the map and could run elements themselves.
     """
 
     __slots__ = (
@@ -95,7 +95,7 @@ class MapRecord(Generic[R]):
         "unclaimed",
         "values",
         "waiters",
-        "wanted",
+        "wanting",
     )
 
     def __init__(
@@ -131,7 +131,7 @@ class MapRecord(Generic[R]):
         self.queued = False
         self.kept = True
         self.waiters: list[Callable[[Any], object]] = []
-        self.wanted: list[Any] = []
+        self.wanting: list[Any] = []
         # The one mapped column of the most common map, so that making a call is one subscript.
         self.single: list[Any] | None = None
         if len(positional) == 1 and not keywords and positional[0][0] is not None:

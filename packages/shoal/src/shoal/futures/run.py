@@ -51,7 +51,7 @@ class Detail:
         dependants: runs that wait for this one, and whether they start if it does not complete.
         upstreams: the runs this one waits for, with whether their failure is allowed.
         blockers: how many of the upstreams have not ended.
-        wanted: threads that wait for this run and could run it themselves.
+        wanting: threads and blocked runs that wait for this run and could run it themselves.
         waits_on: what this run, executing, is blocked on.
         state: a final state that says more than phase and outcome do.
         name: the run's name where it is not the default one.
@@ -84,7 +84,7 @@ class Detail:
         "upstreams",
         "waiters",
         "waits_on",
-        "wanted",
+        "wanting",
     )
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Detail:
         self.dependants: list[tuple[TaskFuture[Any], bool]] | None = None
         self.upstreams: Sequence[Any] = ()
         self.blockers = 0
-        self.wanted: list[Any] | None = None
+        self.wanting: list[Any] | None = None
         self.waits_on: Wanted | None = None
         self.state: State[Any] | None = None
         self.name: str | None = None

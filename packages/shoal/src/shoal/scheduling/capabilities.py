@@ -53,7 +53,7 @@ class Capabilities:
         loops: each worker has a loop that runs coroutines beside its other work.
         queues: the engine has a queue of its own, in front of all workers: a slot is any worker's.
         engine: workers come, are known, and go (`EngineBackend`), and what is special about the engine.
-        sorts: runs may not share a batch with any other: see `BatchMaker.company_of`.
+        sorts: not every run may share a batch with every other: see `BatchMaker.company_of`.
         policy: how batches are made.
     """
 

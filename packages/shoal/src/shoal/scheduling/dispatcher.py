@@ -168,7 +168,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
 
         pending -= {upstream for upstream in list(pending) if not upstream.watch(one_ended)}
         if not pending:
-            self.scheduler.effects.append((effects_of.RETURNED, future, call, value))
+            self.scheduler.effects.append((effects_of.RETURNED_ENDED, future, call, value))
 
     def _returned(self, future: TaskFuture[Any], call: Call, value: Any) -> None:
         """The last of the futures in a run's return value has ended."""
@@ -222,7 +222,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         self._draining = threading.Lock()
         self._log = RunLog()
 
-    def _limit(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
+    def _start_time_limit(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
         """Starts an attempt's time limit; with `LOCK` held."""
         future._details().cancel_timer()
         future._details().timer = self.after(
@@ -309,7 +309,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
             self._start_timer(effect[1], effect[2])
         elif kind == effects_of.INTERRUPT:
             self._interrupt(effect[1])
-        elif kind == effects_of.RETURNED:
+        elif kind == effects_of.RETURNED_ENDED:
             self._returned(effect[1], effect[2], effect[3])
         elif kind == effects_of.OTHER:
             effect[1].drain()
@@ -319,7 +319,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
             self._release_slots(effect[1])
         elif kind == effects_of.DRAINED:
             self._drained()
-        elif kind == effects_of.RETURNS:
+        elif kind == effects_of.WAIT_FOR_RETURNED:
             with LOCK:
                 self._wait_for_returned(effect[1], effect[2])
         else:

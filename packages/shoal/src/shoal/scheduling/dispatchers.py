@@ -98,7 +98,7 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
         assert limit is not None  # only then is this called
         with LOCK:
             if future._phase < DONE:
-                self._limit(future, call.attempt, limit)
+                self._start_time_limit(future, call.attempt, limit)
 
     def ended(self, future: TaskFuture[Any], outcome: Outcome) -> None:
         """An attempt has ended; with `LOCK` held."""
@@ -206,7 +206,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
                 future._since = time.time()
                 limit = call.task.timeout_seconds
                 if limit is not None:
-                    self._limit(future, call.attempt, limit)
+                    self._start_time_limit(future, call.attempt, limit)
         self.drain()
 
     def returned(self, batch: int, position: int) -> None:
@@ -435,7 +435,7 @@ class EngineDispatcher(PushingDispatcher["EngineBackend"]):
             return self.engine.ledger.has_begun(future)
 
     def _cancelled(self) -> None:
-        self.engine.settle()
+        self.engine.wait_until_certain()
 
     def _stuck(self, blocked_run: BlockedRun) -> None:
         self.engine.stuck(blocked_run)

@@ -16,10 +16,12 @@ DRAINED = 10  # no run is open any more
 ELEMENTS = (
     11  # map record, index, count: consecutive elements completed of which nobody has a future
 )
-RETURNED = 14  # future, call, value: what its return value waited for has ended
+RETURNED_ENDED = 14  # future, call, value: what its return value waited for has ended
 LIMIT = 12  # future: take a slot of its tags' limits, and say so by `admitted`
 RELEASE = 13  # future: it needs its slot no more, or never will
-RETURNS = 15  # future, value: an attempt returned runs that have not ended; they settle it
+WAIT_FOR_RETURNED = (
+    15  # future, value: an attempt returned runs that have not ended; they settle it
+)
 RECALL = 16  # batch: take back what its worker has not begun
 IDLE = 17  # a slot has nothing to do while others have more than they are at
 HELP = 18  # blocked run: look whether a waiting worker can be given what it waits for

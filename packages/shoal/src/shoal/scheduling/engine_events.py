@@ -70,7 +70,7 @@ class EngineEvents:
             self.ledger.sent(entry)
 
     def given(self, entry: InFlight, worker: WorkerState) -> bool:
-        """A batch is about to be given to a blocked run's worker; False if nothing is heard of that any more."""
+        """A batch is about to go to a certain worker; False if nothing is heard of that one any more, and it is sent again."""
         with LOCK:
             return self.ledger.given(entry, worker)
 
@@ -218,7 +218,7 @@ class EngineEvents:
         with LOCK:
             self.ledger.stuck(blocked_run)
 
-    def settle(self) -> None:
+    def wait_until_certain(self) -> None:
         """Returns once what was stopped before it began cannot begin any more, or has begun; not on a listening thread."""
         if self._backend.is_listening():
             return

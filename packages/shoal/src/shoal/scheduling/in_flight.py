@@ -86,7 +86,7 @@ class WorkerState:
         stopped_for: name of the run for whose sake it was killed.
         departure: how it went, `None` while it is there.
         read: whether its file was asked for.
-        settled: whether all that it had was seen to: nothing that it says counts any more.
+        seen_off: whether all that it had was seen to: nothing that it says counts any more.
         blamed: batches of which the engine says that they died with it.
     """
 
@@ -100,12 +100,12 @@ class WorkerState:
         self.stopped_for: str | None = None
         self.departure: Departure | None = None
         self.read = False
-        self.settled = False
+        self.seen_off = False
         self.blamed: list[int] = []
 
-    def settle(self) -> None:
+    def see_off(self) -> None:
         """All that it had was seen to: it is of no more interest."""
-        self.settled = True
+        self.seen_off = True
         self.waits.clear()
         self.batches.clear()
 
@@ -208,7 +208,7 @@ class InFlight:
             return list(range(len(runs))) if runs.record.task is task else []
         return [position for position, run in enumerate(runs) if run._task is task]
 
-    def is_limited(self) -> bool:
+    def has_time_limit(self) -> bool:
         """Whether its first run has a time limit."""
         runs = self.batch.runs
         task = runs.record.task if type(runs) is Span else runs[0]._task

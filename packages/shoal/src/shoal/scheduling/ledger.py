@@ -98,8 +98,8 @@ class Ledger:
         self.books.batches[entry.number] = entry
 
     def given(self, entry: InFlight, worker: WorkerState) -> bool:
-        """A batch is about to be given to a blocked run's worker; False if nothing is heard of that any more."""
-        if worker.settled:
+        """A batch is about to go to a certain worker; False if nothing is heard of that one any more, and it is sent again."""
+        if worker.seen_off:
             self._scheduler.batch_lost(entry.number, self._errors.of_unknown(), [], 0.0)
             return False
         self.books.batches[entry.number] = entry
@@ -125,7 +125,7 @@ class Ledger:
     def arrived(self, worker: WorkerState, number: int) -> None:
         """A worker has a batch, and begins."""
         entry = self.books.batches.get(number)
-        if entry is None or worker.settled:
+        if entry is None or worker.seen_off:
             return
         entry.worker = worker
         worker.batches.add(number)
@@ -135,7 +135,7 @@ class Ledger:
         wanting, entry.wanting = entry.wanting, []
         self.books.certain(number)
         self._scheduler.batch_arrived(number)
-        if entry.is_job and len(entry.batch) == 1 and not entry.is_limited():
+        if entry.is_job and len(entry.batch) == 1 and not entry.has_time_limit():
             self._scheduler.batch_started(number, 0)  # else the worker says so
         for run in skipped:
             self.stopping.interrupt(run)
@@ -245,7 +245,7 @@ class Ledger:
 
     def _job_died(self, entry: InFlight, key: Hashable, now: float) -> None:
         worker = entry.worker if entry.worker is not None else self.workers.get(key)
-        if worker is None or worker.settled:
+        if worker is None or worker.seen_off:
             if entry.worker is None:
                 self._later(self._unheard, entry)
             else:
@@ -278,7 +278,7 @@ class Ledger:
         """The engine has said that a worker died, and that has not been seen otherwise."""
         if worker.departure is None:
             self.worker_left(worker, why)
-        if not worker.settled:
+        if not worker.seen_off:
             self._look_into(worker)
 
     def withdrawn(self, number: int) -> None:
@@ -323,7 +323,7 @@ class Ledger:
             departure: how.
             orderly: whether it may go on for a while with what it runs.
         """
-        if worker.departure is not None or worker.settled:
+        if worker.departure is not None or worker.seen_off:
             return
         worker.departure = departure if departure is not None else Departure()
         jobs = [
@@ -347,7 +347,7 @@ class Ledger:
 
     def _look_into(self, worker: WorkerState) -> None:
         """Has what a worker has left behind read."""
-        if not worker.settled and not worker.read:
+        if not worker.seen_off and not worker.read:
             worker.read = True
             self._effects.append((effects.READ, worker))
 
@@ -364,9 +364,9 @@ class Ledger:
             outcomes: by the number of the batch; `None` if that cannot be known.
             now: seconds since the epoch.
         """
-        if worker.settled:
+        if worker.seen_off:
             return
-        worker.settled = True  # first: nothing is given to it any more
+        worker.seen_off = True  # first: nothing is given to it any more
         if worker.departure is None:
             worker.departure = Departure()
         self.workers.pop(worker.key, None)
@@ -403,7 +403,7 @@ class Ledger:
                 entry.may_have_begun = True
         for blocked_run in list(worker.waits.values()):
             self._scheduler.run_resumed(blocked_run)
-        worker.settle()
+        worker.see_off()
         self._look_at_refused(now)
 
     # ------------------------------------------------------------------ blocked runs

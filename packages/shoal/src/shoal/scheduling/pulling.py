@@ -228,7 +228,7 @@ class PullingScheduler(Scheduler):
         if rest is not None:
             span.record.unclaimed.appendleft(rest)
             self._push_record(span.record, last=False)
-            tell_wanting(span.record.wanted)
+            tell_wanting(span.record.wanting)
 
     def vacate(self) -> None:
         """A place among the `limit` is free again (its run ended, or waits)."""

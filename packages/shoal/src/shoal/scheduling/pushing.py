@@ -285,13 +285,13 @@ class PushingScheduler(SendingScheduler):
                         continue
                     future._phase = READY
                     future._start = True
-                    tell_wanting(future._details().wanted)
+                    tell_wanting(future._details().wanting)
                 record.give_back(index)
             if record.unclaimed and not record.queued:
                 record.queued = True
                 self.lane(record.task).appendleft(record)
             if positions:
-                tell_wanting(record.wanted)
+                tell_wanting(record.wanting)
             return
         for position in reversed(positions):
             future = batch.runs[position]
@@ -310,7 +310,7 @@ class PushingScheduler(SendingScheduler):
         if detail.blockers:  # it travelled in one batch with what it waits for
             future._phase = WAITING
             self.waiting.add(future)
-            tell_wanting(detail.wanted)  # they can be given what it waits for
+            tell_wanting(detail.wanting)  # they can be given what it waits for
             return
         if self.broken is not None:
             self.settle(future, CRASHED, self.broken(future.name), future._since)
@@ -318,4 +318,4 @@ class PushingScheduler(SendingScheduler):
         future._phase = READY
         future._start = True
         self.lane(future._task).appendleft(future)
-        tell_wanting(detail.wanted)
+        tell_wanting(detail.wanting)

@@ -59,9 +59,9 @@ from shoal.scheduling.effects import (
     OTHER,
     RECORD,
     RELEASE,
-    RETURNS,
     SETTLED,
     TIMER,
+    WAIT_FOR_RETURNED,
 )
 from shoal.scheduling.endings import Endings
 from shoal.scheduling.wait_graph import depend, tell_wanting
@@ -78,7 +78,7 @@ __all__ = ["Scheduler"]
 
 
 class Scheduler:
-    """The state of one entered runner; made by `make_scheduler` in one of two kinds.
+    """The state of one entered runner; of one of two kinds (`dispatcher_for`).
 
     Args:
         capabilities: of the backend.
@@ -170,7 +170,7 @@ class Scheduler:
         self.waiting.discard(future)
         future._phase = READY
         self._push(future)
-        tell_wanting(future._details().wanted)
+        tell_wanting(future._details().wanting)
 
     def admitted(self, future: TaskFuture[Any]) -> None:
         """A run holds its slots of concurrency limits; it keeps them through its retries."""
@@ -255,7 +255,7 @@ class Scheduler:
         if outcome.phase == WAITING:
             future._phase = RUNNING
             future._details().returned = True
-            self.effects.append((RETURNS, future, outcome.value))
+            self.effects.append((WAIT_FOR_RETURNED, future, outcome.value))
             return
         if outcome.phase != AWAITING_RETRY:
             self.settle(future, outcome.phase, outcome.value, now, outcome.state)
@@ -282,9 +282,9 @@ class Scheduler:
             detail = future._details()
             detail.timer = None
             self._push(future)
-            tell_wanting(detail.wanted)
+            tell_wanting(detail.wanting)
             if detail.origin is not None:
-                tell_wanting(detail.origin[0].wanted)
+                tell_wanting(detail.origin[0].wanting)
 
     def settle(
         self,
@@ -375,7 +375,7 @@ class Scheduler:
     def record_ended(self, record: MapRecord[Any]) -> None:
         """The last element of a map has ended."""
         record.ended = True
-        record.wanted.clear()
+        record.wanting.clear()
         self.effects.append((RECORD, record))
 
     def element_cancelled(self, record: MapRecord[Any], index: int, now: float) -> None:

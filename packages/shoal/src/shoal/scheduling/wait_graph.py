@@ -2,7 +2,7 @@
 
 What waits is a run; where it waits, and what can run something meanwhile, is a `Blocked`: a thread of this process, or
 a worker that was sent a batch. The graph is kept by the runs themselves, in their details: `upstreams` before they
-start, `waits_on` while they wait in the user's code, and `wanted` the other way about, as are
+start, `waits_on` while they wait in the user's code, and `wanting` the other way about, as are
 `dependants`. All with `LOCK` held.
 
 May import futures and what lies above them.
@@ -93,10 +93,10 @@ def claim_wanted(
             and future._dispatcher.scheduler.claim(future)
         ):
             return future
-        if detail.wanted is None:
-            detail.wanted = []
-        if blocked not in detail.wanted:
-            detail.wanted.append(blocked)
+        if detail.wanting is None:
+            detail.wanting = []
+        if blocked not in detail.wanting:
+            detail.wanting.append(blocked)
         if phase == WAITING:
             stack.extend(
                 entry.future
@@ -117,8 +117,8 @@ def _claim_elements(
         span: Span | None = record.dispatcher.scheduler.claim_span(record)
         if span is not None:
             return span
-    if blocked not in record.wanted:
-        record.wanted.append(blocked)
+    if blocked not in record.wanting:
+        record.wanting.append(blocked)
     return None
 
 
@@ -155,9 +155,9 @@ def blocked_on(future: TaskFuture[Any], wanted: Wanted | None) -> None:
     detail = future._details()
     detail.waits_on = wanted
     if wanted is not None:
-        tell_wanting(detail.wanted)
+        tell_wanting(detail.wanting)
         if detail.origin is not None:
-            tell_wanting(detail.origin[0].wanted)
+            tell_wanting(detail.origin[0].wanting)
 
 
 def tell_wanting(wanted: list[Any] | None) -> None:

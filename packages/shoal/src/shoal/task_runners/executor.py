@@ -342,12 +342,6 @@ class ExecutorBackend:
         """Nothing that the scheduler does not know of."""
         return []
 
-    def stuck(self, blocked_run: BlockedRun) -> None:
-        """Not asked: slots are of particular workers."""
-
-    def settle(self) -> None:
-        """Not asked: likewise."""
-
     def capture(self, task: TaskSpec) -> Any:
         """See `Backend`."""
         return None

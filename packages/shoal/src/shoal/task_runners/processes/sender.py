@@ -112,22 +112,22 @@ class Sender:
             sent = Sent(batch, backend.serializer.tasks(tasks), member.record, lane_number)
             sent.lane.clear(len(batch))
             sent.segments = new_segments
-            backend.engine.given(sent, member)
-            wait = batch.blocked_run.tag[1] if batch.blocked_run is not None else 0
-            message = dumps(
-                (
-                    batch.number,
-                    lane_number,
-                    wait,
-                    surroundings,
-                    new_tasks,
-                    described,
-                    own,
-                    body,
-                    tags,
+            if backend.engine.given(sent, member):
+                wait = batch.blocked_run.tag[1] if batch.blocked_run is not None else 0
+                message = dumps(
+                    (
+                        batch.number,
+                        lane_number,
+                        wait,
+                        surroundings,
+                        new_tasks,
+                        described,
+                        own,
+                        body,
+                        tags,
+                    )
                 )
-            )
-            member.channel.send(messages.BATCH, message, fds)
+                member.channel.send(messages.BATCH, message, fds)
         if whole is not None:
             whole.segment.close()
 

@@ -416,7 +416,7 @@ class RemoteDispatcher(Answers):
             future._since = since
             future._phase = phase
             waiters, detail.waiters = detail.waiters or [], None
-            tell_wanting(detail.wanted)
+            tell_wanting(detail.wanting)
             dependants, detail.dependants = detail.dependants, None
             for dependant, allow_failure in dependants or ():  # of other runners of this process
                 others.append(dependant._dispatcher)

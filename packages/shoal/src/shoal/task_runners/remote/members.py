@@ -60,9 +60,9 @@ class Member(WorkerState):
         self.runs: dict[int, TaskFuture[Any]] = {}
         self.maps: dict[int, NestedMap] = {}
 
-    def settle(self) -> None:
+    def see_off(self) -> None:
         """See `WorkerState`: nor is what its runs have submitted of interest there."""
-        super().settle()
+        super().see_off()
         self.runs.clear()
         self.maps.clear()
 

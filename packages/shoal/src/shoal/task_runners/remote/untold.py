@@ -109,16 +109,16 @@ class Untold:
                 if item.dispatcher is self._owner and item.base not in self._numbers:
                     maps.append((item.base, item.size))
                     continue
-                watching = item.wanted
+                watching = item.wanting
                 stack.extend(item.futures.values())
             else:
                 if item._dispatcher is self._owner and not self.holds(item):
                     numbers.append(item._number)
                     continue
                 detail = item._details()
-                if detail.wanted is None:
-                    detail.wanted = []
-                watching = detail.wanted
+                if detail.wanting is None:
+                    detail.wanting = []
+                watching = detail.wanting
                 upstreams = [entry.future for entry in detail.upstreams]
                 stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
                 stack.extend(detail.waits_on or ())
