@@ -151,6 +151,13 @@ def test_every_error_is_in_the_drawing() -> None:
 
 
 @pytest.mark.parametrize("error", each())
+def test_is_named_by_the_module_that_users_import(error: ShoalError) -> None:
+    assert type(error).__module__ == "shoal.exceptions"
+    assert b"shoal.exceptions" in pickle.dumps(error)
+    assert getattr(exceptions, type(error).__name__) is type(error)
+
+
+@pytest.mark.parametrize("error", each())
 def test_docstring_tells_every_fact(error: ShoalError) -> None:
     # Python 3.13 stores docstrings without the indentation of their code, which earlier ones keep.
     documented = "\n".join(inspect.cleandoc(cls.__doc__ or "") for cls in type(error).__mro__)

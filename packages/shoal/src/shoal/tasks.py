@@ -36,7 +36,7 @@ from shoal.states import State, get_state_exception
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
-    from shoal.engine.task_run import TaskRun
+    from shoal.engine.hooks import TaskRun
 
 __all__ = ["Task", "task"]
 

@@ -4,6 +4,7 @@
     containers.py   which objects are looked into for them, and how each kind is taken apart and rebuilt
     values.py       what an ended upstream stands for in arguments
     task_run.py     one attempt of a task run
+    hooks.py        the user's hooks on a task run, and the run as they see it
     direct_call.py  a task called directly: all its attempts, in the caller's thread
     batch_run.py    a batch of runs in another process
     flow_run.py     one run of a flow

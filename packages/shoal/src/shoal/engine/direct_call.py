@@ -14,20 +14,22 @@ from typing import Any
 from shoal.calls import AWAITING_RETRY, COMPLETED, CRASHED, WAITING, Call, Outcome
 from shoal.context import CALL, HERE, LOCK
 from shoal.engine import inputs
-from shoal.engine.interrupt import Interrupt
-from shoal.engine.streams import Allowance, AsyncSteps, stepwise
-from shoal.engine.task_run import (
-    begin,
+from shoal.engine.hooks import (
     call_running_hooks,
     call_running_hooks_async,
-    cancelled_class,
     concluded,
     concluded_async,
     logger_of,
+    state_of,
+)
+from shoal.engine.interrupt import Interrupt
+from shoal.engine.loops import cancelled_class
+from shoal.engine.streams import Allowance, AsyncSteps, stepwise
+from shoal.engine.task_run import (
+    begin,
     overdue,
     raised,
     returned,
-    state_of,
     timed_attempt,
     timed_attempt_async,
     waited_for,

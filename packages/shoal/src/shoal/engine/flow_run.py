@@ -25,14 +25,12 @@ from typing import TYPE_CHECKING, Any
 from shoal.context import CALL, HERE, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine import handlers, inputs
 from shoal.engine.direct_call import sleep
-from shoal.engine.interrupt import (
-    Interrupt,
-    Kicks,
-    shielded,
-)
+from shoal.engine.hooks import name_of_hook
+from shoal.engine.interrupt import Interrupt, Kicks, shielded
+from shoal.engine.loops import SERVICE_LOOP, cancelled_class
 from shoal.engine.services import CALLBACKS
 from shoal.engine.streams import Allowance, stepwise
-from shoal.engine.task_run import cancelled_class, name_of_hook, results_in
+from shoal.engine.task_run import results_in
 from shoal.engine.time_limit import TimeLimit
 from shoal.engine.values import value_of
 from shoal.exceptions import CancelledRun, FlowRunTimeout, MissingContextError
@@ -167,8 +165,6 @@ class FlowSteps:
                 with self.around():
                     result = hook(self.flow, self.record, state)
                     if hasattr(result, "__await__"):
-                        from shoal.engine.loops import SERVICE_LOOP
-
                         SERVICE_LOOP.run(result)
             except (Interrupt, KeyboardInterrupt):
                 raise

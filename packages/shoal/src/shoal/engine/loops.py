@@ -6,6 +6,7 @@ futures and what lies above them; asyncio is imported on use.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from shoal.futures.blocking import Wanted
 
-__all__ = ["SERVICE_LOOP", "ServiceLoop", "under_asyncio"]
+__all__ = ["SERVICE_LOOP", "ServiceLoop", "cancelled_class", "under_asyncio"]
 
 
 class ServiceLoop:
@@ -87,6 +88,22 @@ def _refuse(wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool
     if deadline is not None and deadline <= time.monotonic():
         return False
     raise BlockingWaitInLoop(run_name=getattr(open_items[0], "name", None))
+
+
+def cancelled_class() -> type[BaseException]:
+    """What the running loop throws into a coroutine that it cancels.
+
+    anyio imports its backend to say so, which takes a tenth of a second, and many on a cold disk: no part of the run
+    that is being timed.
+    """
+    import asyncio
+
+    with contextlib.suppress(RuntimeError):  # the loop is trio's
+        if asyncio.current_task() is not None:
+            return asyncio.CancelledError
+    import anyio
+
+    return anyio.get_cancelled_exc_class()
 
 
 def under_asyncio(context: Context) -> Context:

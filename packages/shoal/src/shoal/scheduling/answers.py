@@ -78,7 +78,7 @@ class Answers:
                 return State(_COMPLETED, timestamp=now, fetch=lambda: self.value_of(future))
             return State(_COMPLETED, data=outcome, timestamp=now)
         if phase == FAILED:
-            from shoal.engine.task_run import failure_message
+            from shoal.engine.hooks import failure_message
 
             return State(
                 StateType.FAILED, None, failure_message(outcome), data=outcome, timestamp=now

@@ -172,7 +172,8 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
 
     def _returned(self, future: TaskFuture[Any], call: Call, value: Any) -> None:
         """The last of the futures in a run's return value has ended."""
-        from shoal.engine.task_run import resolved, run_final_hooks
+        from shoal.engine.hooks import run_final_hooks
+        from shoal.engine.task_run import resolved
 
         if future._phase >= DONE:
             return
@@ -190,7 +191,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         with LOCK:
             expired = self.scheduler.endings.expired(future, attempt, limit, time.time())
         if expired and future._phase >= DONE and call is not None and call.task.on_failure_hooks:
-            from shoal.engine.task_run import run_final_hooks
+            from shoal.engine.hooks import run_final_hooks
 
             outcome = Outcome(FAILED, future._outcome, future.state)
             CALLBACKS.put(f"A hook of task run {future.name!r}", run_final_hooks, call, outcome)

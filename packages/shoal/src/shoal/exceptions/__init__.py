@@ -1,0 +1,140 @@
+"""Every error that Shoal raises on its own account, in one tree.
+
+May import `safely`. Everything else may import this module.
+
+    ShoalError
+    ├── RunError                  a run was asked for its result and there is none (or none yet)
+    │   ├── FailedRun             FAILED without an exception of its own
+    │   ├── CrashedRun            CRASHED: killed, exited, or interrupted
+    │   │   └── WorkerDied        ... because its worker process went away
+    │   ├── CancelledRun          CANCELLED
+    │   ├── UnfinishedRun         not settled yet
+    │   ├── UpstreamTaskError     never started, because a run it needs did not complete
+    │   ├── TaskRunTimeout        an attempt exceeded timeout_seconds        (TimeoutError)
+    │   ├── FlowRunTimeout        the same for a flow                        (TimeoutError)
+    │   ├── MissingResult         completed, but its value is no longer kept
+    │   ├── ResultLost            completed, but what held its value died
+    │   ├── WaitCycle             waits for itself, over however many runs
+    │   └── NestingTooDeep        runs inside runs past Python's stack       (RecursionError)
+    ├── WaitTimeout               result(timeout), as_completed(timeout)     (TimeoutError)
+    ├── BlockingWaitInLoop        result() where only await can work         (RuntimeError)
+    ├── MissingContextError       needs a flow or task run around it         (RuntimeError)
+    ├── ParameterTypeError        a flow parameter has the wrong type        (TypeError)
+    ├── ParameterBindError        arguments do not fit the signature         (TypeError)
+    ├── ReservedArgumentError     a parameter has a name that is ours        (TypeError)
+    ├── MappingLengthMismatch     map() over iterables of different lengths  (ValueError)
+    ├── MappingMissingIterable    map() without anything to map over         (ValueError)
+    ├── InvalidOption             an unknown or impossible option            (ValueError, TypeError)
+    ├── RunNameError              a run name template that cannot be used    (ValueError, TypeError)
+    ├── SerializationError        something cannot cross to a worker or back
+    ├── ConcurrencyLimitError     a tag limit that is unknown, zero or misused
+    ├── BackendError              a backend told of what cannot be            (RuntimeError)
+    ├── RunnerStateError          a runner used before, after, or twice      (RuntimeError)
+    ├── MissingExtraError         a package is not installed                 (ImportError)
+    ├── UnknownRunner             a runner name that nobody registered       (ValueError)
+    ├── ClusterError              there is no cluster to run anything on
+    │   ├── ClusterUnreachable    none answers at an address                 (ConnectionError)
+    │   ├── ClusterFailed         it could not be started, or would not be joined
+    │   └── EnvironmentMismatch   driver and cluster are too different to work together
+    ├── ScriptError               a CLI target that cannot be loaded
+    └── FlowNotFound              a CLI target without the flow asked for
+
+An error is written like a dataclass: annotations are its facts, `_text` makes the message from them. Constructors
+take facts by keyword only. (The real `dataclasses` would import `inspect`, too dear for `import shoal`.)
+"""
+
+# base.py       `ShoalError`
+# runs.py       runs without a result, and waits
+# calls.py      calls, their arguments, and options
+# runners.py    runners, limits, and packages that are not installed
+# clusters.py   clusters
+# targets.py    what the command line is to run
+
+from __future__ import annotations
+
+from shoal.exceptions.base import ShoalError
+from shoal.exceptions.calls import (
+    InvalidOption,
+    MappingLengthMismatch,
+    MappingMissingIterable,
+    MissingContextError,
+    ParameterBindError,
+    ParameterTypeError,
+    ReservedArgumentError,
+    RunNameError,
+    SerializationError,
+)
+from shoal.exceptions.clusters import (
+    ClusterError,
+    ClusterFailed,
+    ClusterUnreachable,
+    EnvironmentMismatch,
+)
+from shoal.exceptions.runners import (
+    BackendError,
+    ConcurrencyLimitError,
+    MissingExtraError,
+    RunnerStateError,
+    UnknownRunner,
+)
+from shoal.exceptions.runs import (
+    BlockingWaitInLoop,
+    CancelledRun,
+    CrashedRun,
+    FailedRun,
+    FlowRunTimeout,
+    MissingResult,
+    NestingTooDeep,
+    ResultLost,
+    RunError,
+    TaskRunTimeout,
+    UnfinishedRun,
+    UpstreamTaskError,
+    WaitCycle,
+    WaitTimeout,
+    WorkerDied,
+)
+from shoal.exceptions.targets import FlowNotFound, ScriptError
+
+__all__ = [
+    "BackendError",
+    "BlockingWaitInLoop",
+    "CancelledRun",
+    "ClusterError",
+    "ClusterFailed",
+    "ClusterUnreachable",
+    "ConcurrencyLimitError",
+    "CrashedRun",
+    "EnvironmentMismatch",
+    "FailedRun",
+    "FlowNotFound",
+    "FlowRunTimeout",
+    "InvalidOption",
+    "MappingLengthMismatch",
+    "MappingMissingIterable",
+    "MissingContextError",
+    "MissingExtraError",
+    "MissingResult",
+    "NestingTooDeep",
+    "ParameterBindError",
+    "ParameterTypeError",
+    "ReservedArgumentError",
+    "ResultLost",
+    "RunError",
+    "RunNameError",
+    "RunnerStateError",
+    "ScriptError",
+    "SerializationError",
+    "ShoalError",
+    "TaskRunTimeout",
+    "UnfinishedRun",
+    "UnknownRunner",
+    "UpstreamTaskError",
+    "WaitCycle",
+    "WaitTimeout",
+    "WorkerDied",
+]
+
+# Whatever file it is in, an error is one of this module: so it is shown, and pickled.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

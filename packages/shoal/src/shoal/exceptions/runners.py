@@ -1,0 +1,115 @@
+"""A runner, a limit or a package cannot be used.
+
+May import `base`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shoal.exceptions.base import ShoalError, names_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "BackendError",
+    "ConcurrencyLimitError",
+    "MissingExtraError",
+    "RunnerStateError",
+    "UnknownRunner",
+]
+
+
+class ConcurrencyLimitError(ShoalError):
+    """A concurrency limit is unknown, is zero, or cannot be used as asked.
+
+    Attributes:
+        tag: the limit's tag or name.
+        problem: what is wrong, and what to do.
+        run_name: the run that needed it, or `None`.
+    """
+
+    tag: str
+    problem: str
+    run_name: str | None = None
+
+    def _text(self) -> str:
+        needed = "" if self.run_name is None else f", needed by run {self.run_name!r}"
+        return f"Concurrency limit {self.tag!r}{needed}: {self.problem}"
+
+
+class RunnerStateError(ShoalError, RuntimeError):
+    """A task runner was used before it was entered or after it was left, or was entered twice.
+
+    Attributes:
+        runner: the runner's name.
+        problem: what was attempted, and what to do instead.
+    """
+
+    runner: str
+    problem: str
+
+    def _text(self) -> str:
+        return f"{self.runner}: {self.problem}"
+
+
+class BackendError(ShoalError, RuntimeError):
+    """A task runner's backend has told of something that cannot be; this is in the log, and harms no run.
+
+    Attributes:
+        runner: the runner's name.
+        event: what it called.
+        batch: the number of the batch that it spoke of.
+        problem: what cannot be.
+    """
+
+    runner: str
+    event: str
+    batch: int
+    problem: str
+
+    def _text(self) -> str:
+        return f"{self.runner}'s backend told {self.event!r} of batch {self.batch}: {self.problem}"
+
+
+class MissingExtraError(ShoalError, ImportError):
+    """A feature needs a package that is not installed.
+
+    Attributes:
+        feature: what was asked for, say "the task runner 'dask'".
+        requirement: what to install, say "shoal-dask" or "bokeh".
+    """
+
+    feature: str
+    requirement: str
+
+    @property
+    def command(self) -> str:
+        """The exact command that installs it; for packages of ours, in a clone of the repository."""
+        if self._ours:  # there are no releases yet
+            return f"python3 -m pip install ./packages/shoal ./packages/{self.requirement}"
+        return f'python3 -m pip install "{self.requirement}"'
+
+    @property
+    def _ours(self) -> bool:
+        return self.requirement.startswith("shoal-")
+
+    def _text(self) -> str:
+        where = " (in a clone of Shoal's repository)" if self._ours else ""
+        return f"{self.feature} needs a package that is not installed: {self.command}{where}"
+
+
+class UnknownRunner(ShoalError, ValueError):
+    """No task runner has this name or address.
+
+    Attributes:
+        runner: what was asked for, say "treads:4".
+        known: names that would do.
+    """
+
+    runner: str
+    known: Sequence[str] = ()
+
+    def _text(self) -> str:
+        return f"There is no task runner {self.runner!r}. Known: {names_of(self.known)}."
