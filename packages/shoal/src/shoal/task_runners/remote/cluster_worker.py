@@ -186,8 +186,7 @@ class ClusterWorker(RemoteWorker):
     # ------------------------------------------------------------------ for subclasses
 
     def catch_up(self) -> None:
-        """Waits until what surrounds the runs is known here."""
-        raise NotImplementedError
+        """Waits until what surrounds the runs is known here; nothing to do where all that is said comes by one way."""
 
     def fetch(self, number: Any) -> Any:
         """The value of a handle that did not come with a batch."""
@@ -239,6 +238,20 @@ class ClusterWorker(RemoteWorker):
         """Learns its own run numbers: the first of them, and how many."""
         self._numbers.numbers = names.Numbers(base, size)
         self._numbers.there.set()
+
+    def join(self, base: int, size: int, entropy: int, folder: str, environment: Any = None) -> None:
+        """The driver's first words have come (`ClusterBackend.welcome`): says who this is.
+
+        Args:
+            base: the first of this worker's own run numbers.
+            size: how many these are.
+            entropy: the driver's.
+            folder: where the record goes.
+            environment: what the driver compares with its own, if it does.
+        """
+        self.identify(entropy, folder)
+        self.channel.send(messages.HELLO, dumps(self.hello(environment)))
+        self.number(base, size)
 
     def hello(self, environment: Any) -> dict[str, Any]:
         """What this worker says of itself.
@@ -384,11 +397,21 @@ class ClusterWorker(RemoteWorker):
         self._withdrawn.discard(number)
         return barred
 
+    def begin_batch(self, batch: Batch) -> None:
+        """Has a batch run that came by message, and for no run that waits."""
+        raise NotImplementedError
+
     def _take_batch(self, number: int, wait: int, blob: bytes, tasks: dict[int, bytes]) -> None:
-        """What a waiting run waits for, to be run on its thread; and what it needs of tasks that are not known here."""
+        """A batch that came by message, with what it needs of tasks that are not known here.
+
+        What a waiting run waits for is run on its thread.
+        """
         self._pickles.update(tasks)
         batch = self.opened(number, blob, wait)
         if batch is None:
+            return
+        if not wait:
+            self.begin_batch(batch)
             return
         with LOCK:
             worker_thread = self.waiting.get(wait)
@@ -434,6 +457,18 @@ class ClusterWorker(RemoteWorker):
                 lane.values[position] = None
         body = dumps((batch.number, where, kinds, values, ends, seconds, last))
         self.channel.send(messages.ENDS, body)
+
+    def end(self) -> None:
+        """See `RemoteWorker`: nobody will ask for the record."""
+        super().end()
+        with self.news:
+            self.news.notify_all()
+        if self.record is not None:
+            self.record.remove()
+
+    def adopt_ended(self, message: Message) -> list[Any]:
+        """See `RemoteWorker`: the large ones come when they are asked for."""
+        return loads(message.body)  # type: ignore[no-any-return]
 
     def load(self, number: Any) -> Any:
         """See `RemoteWorker`: given with the batch, or had from the cluster now."""
