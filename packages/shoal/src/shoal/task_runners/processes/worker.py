@@ -250,9 +250,6 @@ class Worker(RemoteWorker):
         elif kind == messages.FREED:
             for number, recyclable in loads(message.body):
                 self._free(number, recyclable)
-        elif kind == messages.STOP:
-            self.stopping = True
-            self.worker_thread.queue.put(None)
         else:
             self.take(message)
 

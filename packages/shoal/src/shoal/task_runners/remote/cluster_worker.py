@@ -26,13 +26,14 @@ from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
+from shoal.task_runners.remote.main_thread import MainThread
 from shoal.task_runners.remote.parcels import unpack
 from shoal.task_runners.remote.record import ARGUMENTS, SMALL_PICKLE, Record
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
 from shoal.task_runners.remote.worker_thread import WorkerThread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from shoal.task_runners.remote.lanes import Lane
     from shoal.task_runners.remote.messages import Message
@@ -165,6 +166,7 @@ class ClusterWorker(RemoteWorker):
     Attributes:
         record: what has begun, in memory that outlives this process; `None` in the driver's own process, and where
             there is no room for it.
+        main_thread: that runs batches, where this process is there for runs alone; see `serve`.
         loading: gives the values of handles while a thread unpacks a batch that came with them.
         news: told of what batches may wait for: what surrounds the runs, tasks, the end.
     """
@@ -175,6 +177,7 @@ class ClusterWorker(RemoteWorker):
         self.remote = RemoteDispatcher(self, self._numbers)
         self.record: Record | None = None
         self._unrecorded: str | None = None
+        self.main_thread: MainThread | None = None
         self.loading = threading.local()
         self._level: int | None = None
         self.news = threading.Condition(LOCK)
@@ -199,6 +202,27 @@ class ClusterWorker(RemoteWorker):
     def is_refused(self, batch: int) -> bool:
         """Whether a batch must not begin here, for a reason of the runner's own; with `LOCK` held."""
         return False
+
+    # ------------------------------------------------------------------ a process of its own
+
+    def serve(self, receive: Callable[[], object]) -> None:
+        """What a process does that is there for runs alone, on its main thread, until its driver says stop or has gone.
+
+        Args:
+            receive: hears what the driver says, until that has gone; on a thread of its own.
+        """
+        main_thread = self.main_thread = MainThread(self)
+        self.worker_threads.append(main_thread)
+        main_thread.begin()
+
+        def receive_all() -> None:
+            self.guarded(receive)()
+            main_thread.end()
+
+        threading.Thread(target=receive_all, name="shoal-receiver", daemon=True).start()
+        main_thread.serve()
+        if self.record is not None:
+            self.record.remove()  # all of it was told
 
     # ------------------------------------------------------------------ what the driver says; on the receiver
 
@@ -239,7 +263,9 @@ class ClusterWorker(RemoteWorker):
         self._numbers.numbers = names.Numbers(base, size)
         self._numbers.there.set()
 
-    def join(self, base: int, size: int, entropy: int, folder: str, environment: Any = None) -> None:
+    def join(
+        self, base: int, size: int, entropy: int, folder: str, environment: Any = None
+    ) -> None:
         """The driver's first words have come (`ClusterBackend.welcome`): says who this is.
 
         Args:
@@ -397,10 +423,6 @@ class ClusterWorker(RemoteWorker):
         self._withdrawn.discard(number)
         return barred
 
-    def begin_batch(self, batch: Batch) -> None:
-        """Has a batch run that came by message, and for no run that waits."""
-        raise NotImplementedError
-
     def _take_batch(self, number: int, wait: int, blob: bytes, tasks: dict[int, bytes]) -> None:
         """A batch that came by message, with what it needs of tasks that are not known here.
 
@@ -411,7 +433,8 @@ class ClusterWorker(RemoteWorker):
         if batch is None:
             return
         if not wait:
-            self.begin_batch(batch)
+            assert self.main_thread is not None  # else batches are tasks of the cluster's
+            self.main_thread.begin_batch(batch)
             return
         with LOCK:
             worker_thread = self.waiting.get(wait)

@@ -174,6 +174,10 @@ class RemoteWorker:
                 batch = self.batches.get(loads(message.body))
             if batch is not None:
                 self.hand_back(batch)
+        elif kind == messages.STOP:
+            self.stopping = True
+            for worker_thread in self.worker_threads:
+                worker_thread.give(None)
         elif kind == messages.REFUSED:
             wait, error = loads(message.body)
             self.remote.refusals[wait] = error
