@@ -89,7 +89,8 @@ settings.load_profile("any machine")
 
 KINDS = {"threads", "processes", "fds"}
 
-#: Of the shared suite, what runs each time on one cluster of Dask's and one of Ray's; all of it, if asked for slow tests.
+#: Of the shared suite, what runs each time on one cluster of Dask's and one of Ray's, and on the runner among the examples;
+#: all of it, if asked for slow tests.
 SMOKE = {
     "test_submit_gives_a_future",
     "test_values_there_and_back",
@@ -150,11 +151,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On clusters the shared suite is slow, but for what is enough to see that they work."""
+    """The shared suite is slow on clusters and on the example, whose workers start anew in each test; enough of it runs to
+    see that they work.
+    """
     from shoal.testing import TaskRunnerSuite
 
     for item in items:
-        if not isinstance(item, pytest.Function) or item.path.parent.name not in ("dask", "ray"):
+        rooms = ("dask", "ray", "examples")
+        if not isinstance(item, pytest.Function) or item.path.parent.name not in rooms:
             continue
         suite = item.cls is not None and issubclass(item.cls, TaskRunnerSuite)
         if suite and (item.originalname not in SMOKE or item.cls.__name__ == "TestThreads"):
