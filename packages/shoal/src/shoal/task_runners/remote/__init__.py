@@ -15,7 +15,9 @@ worker     worker.py      a worker process: what it holds, and what it says
            record.py      which runs have begun, in memory that outlives the worker
            dispatcher.py  the driver's dispatcher, as runs on a worker see it
 between    messages.py    what they tell each other
+           outbox.py      a channel on which nobody waits
            parcels.py     values as they cross
+           file_store.py  large ones in files, where a runner has no better place
 
 The same for clusters, which decide themselves where a batch goes:
 

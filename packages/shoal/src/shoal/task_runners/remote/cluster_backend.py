@@ -5,8 +5,9 @@
     dispatcher ◀── `ClusterListener` ◀── messages of workers
                ◀── `job_ended`, `worker_left` ◀── the cluster
 
-A slot is any worker's, of which the cluster decides, or, without a queue of its own, that of one worker. What becomes of batches is for the ledger to say (`EngineDispatcher.engine`);
-a runner's package adds the cluster's own tasks, and says how these and its workers end.
+A slot is any worker's, of which the cluster decides; or, where it has no queue of its own, that of one worker. What
+becomes of batches is for the ledger to say (`EngineDispatcher.engine`); a runner's package adds the cluster's own tasks,
+and says how these and its workers end.
 
 May import `batch_serializer`, `cluster_members` and what lies above task runners.
 """
