@@ -89,7 +89,8 @@ settings.load_profile("any machine")
 
 KINDS = {"threads", "processes", "fds"}
 
-#: Of the shared suite, what runs each time on one cluster of Dask's and one of Ray's; all of it, if asked for slow tests.
+#: Of the shared suite, what runs each time on one cluster of Dask's and one of Ray's, and on the runner among the examples;
+#: all of it, if asked for slow tests.
 SMOKE = {
     "test_submit_gives_a_future",
     "test_values_there_and_back",
@@ -153,9 +154,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """On clusters the shared suite is slow, but for what is enough to see that they work.
-
-    On a second kind of the same, all but that is exhaustive.
+    """The shared suite is slow on clusters and on the example, whose workers start anew in each test; enough of it runs to
+    see that they work. On a second kind of the same, all but that is exhaustive.
     """
     from shoal.testing import TaskRunnerSuite
 
@@ -163,8 +163,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not isinstance(item, pytest.Function) or item.cls is None:
             continue
         is_second = item.cls.__name__ in SECOND.get(item.path.stem, ())
-        is_on_cluster = item.path.parent.name in ("dask", "ray")
-        if not (issubclass(item.cls, TaskRunnerSuite) and (is_second or is_on_cluster)):
+        starts = item.path.parent.name in ("dask", "ray", "examples")
+        if not (issubclass(item.cls, TaskRunnerSuite) and (is_second or starts)):
             continue
         is_smoke = item.originalname in SMOKE
         if is_second or not is_smoke:

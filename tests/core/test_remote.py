@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal import task
+from shoal.exceptions import ResultLost
 from shoal.scheduling.capabilities import EngineRules
+from shoal.scheduling.in_flight import Departure
 from shoal.task_runners.remote.batches import Batch, Rows
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
-from shoal.task_runners.remote.cluster_members import Sent
+from shoal.task_runners.remote.cluster_members import ClusterMember, Sent
+from shoal.task_runners.remote.file_store import FileStore, FileValue
+from shoal.task_runners.remote.outbox import Outbox
+from shoal.task_runners.remote.parcels import pack
 from shoal.task_runners.remote.worker import RemoteWorker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 @task
@@ -83,3 +90,62 @@ def test_what_no_place_has_is_warned_of_once(
     backend.warn_of_demands(sent)
     expected = f"Task run 'run-1' waits for a test worker with GPU=2; none of the {len(offers)} test workers has that"
     assert [record.getMessage() for record in caplog.records] == [expected] * warns
+
+
+# ---------------------------------------------------------------------- what backends of others are made of
+
+
+def test_a_file_goes_with_the_last_who_has_its_value(tmp_path: Path) -> None:
+    store = FileStore(str(tmp_path))
+    path = store.write([1, 2])
+    lent, owned = FileValue(path), store.own(path)
+    assert store.own(path) is owned, "who is told twice does not remove it twice"
+    assert lent.value() == owned.value() == [1, 2]
+    del owned
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ResultLost, match="the file"):
+        lent.value("run-1")
+
+
+def test_arguments_in_files(tmp_path: Path) -> None:
+    store = FileStore(str(tmp_path))
+    kept = store.keep([3], pack([3]))
+    assert kept.value() == [3]
+    with pytest.raises(ValueError, match="handles"):
+        store.keep([kept], pack([kept]))
+    with pytest.raises(Exception, match="pickle"):
+        store.write(threading.Lock())
+    assert len(list(tmp_path.iterdir())) == 1, "of what cannot be written nothing is left"
+
+
+def test_whoever_sends_through_an_outbox_does_not_wait() -> None:
+    may_go_on, sent = threading.Event(), []
+
+    class Full:
+        def send(self, kind: int, body: bytes = b"") -> None:
+            may_go_on.wait(10)
+            if kind == 2:
+                raise BrokenPipeError
+            sent.append((kind, body))
+
+    failures: list[BaseException] = []
+    outbox = Outbox(Full(), failures.append)
+    for kind in (1, 2, 3):
+        outbox.send(kind, b"body")
+    assert sent == []
+    may_go_on.set()
+    outbox.close(10)
+    assert (sent, failures) == ([(1, b"body"), (3, b"body")], [])
+
+
+def test_how_a_process_went() -> None:
+    assert Departure.of_process(3) == Departure(exit_code=3)
+    assert Departure.of_process(-9) == Departure(signal=9)
+
+
+def test_what_a_worker_had_written_down() -> None:
+    member = ClusterMember(1, None, 1)  # type: ignore[arg-type]
+    assert member.outcomes(FileValue) == {}, "who has said nothing has begun nothing"
+    for path in (None, "/nowhere/record"):
+        member.hello = {"record": path}
+        assert member.outcomes(FileValue) is None, "nobody knows"

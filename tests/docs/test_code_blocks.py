@@ -4,6 +4,7 @@
 * `# prints: 42` at the end of a line in a block means that the script prints a line `42`, in the order of these.
 * In ```bash, ```sh and ```console blocks, the `shoal …` commands run (also behind `$`, `uv run` and `… &&`).
 * `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out.
+* A page's reader may have saved files beside the script: see `SAVED`.
 * What a page speaks of and a test does not have, such as clusters elsewhere, has stand-ins: see `STAND_INS`. Pages on
   Ray share a cluster.
 
@@ -18,7 +19,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -41,7 +41,9 @@ TIMEOUT = 50
 #: The same for a page on Ray, which begins anew several times; it takes half a minute on a busy machine.
 TIMEOUT_ON_RAY = 110
 
-FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)")
+FENCE = re.compile(
+    r'^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)( +title="(?P<title>[^"]*)")?'
+)
 SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
 PRINTS = re.compile(r"# prints: (.*\S)")
 COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>shoal\b.*)")
@@ -52,14 +54,18 @@ STAND_INS: dict[str, Callable[[Path], AbstractContextManager[dict[str, str]]]] =
     "docs/dask.md": dask_clusters.stand_ins,
 }
 
+#: By page, the files that its reader has saved by the time that its script runs.
+SAVED: dict[str, list[str]] = {"docs/writing-a-runner.md": ["examples/subprocess_runner.py"]}
+
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its code, and the line of the page on which the code begins (from 1)."""
+    """A fenced block: its language, its code, the line of the page on which the code begins (from 1), and its title."""
 
     language: str
     code: str
     line: int
+    title: str | None = None
 
 
 def pages() -> list[str]:
@@ -69,8 +75,8 @@ def pages() -> list[str]:
 
 
 @cache
-def blocks_of(page: str) -> list[Block]:
-    """The blocks of a page that are to be run, in order."""
+def blocks_of(page: str, *, skipped: bool = False) -> list[Block]:
+    """The blocks of a page that are to be run, in order; or all, with those that are skipped."""
     blocks: list[Block] = []
     lines = (ROOT / page).read_text().splitlines()
     number, text = 0, ""  # the next line, and the last one outside blocks that says anything
@@ -84,12 +90,13 @@ def blocks_of(page: str) -> list[Block]:
             number += 1
         if number == len(lines):
             raise ValueError(f"{page}:{start}: this block is never closed")
-        if skip := SKIP.search(text):
-            if not skip["reason"].strip():
-                raise ValueError(f"{page}:{start}: say why this block is skipped")
-        else:
-            code = textwrap.dedent("\n".join(lines[start:number]))
-            blocks.append(Block(opening["language"], code, start + 1))
+        skip = SKIP.search(text)
+        if skip and not skip["reason"].strip():
+            raise ValueError(f"{page}:{start}: say why this block is skipped")
+        if skipped or not skip:
+            # Only as far as the fence is indented: a block may hold a part of a class.
+            code = "\n".join(line.removeprefix(opening["indent"]) for line in lines[start:number])
+            blocks.append(Block(opening["language"], code, start + 1, opening["title"]))
         number, text = number + 1, ""
     return blocks
 
@@ -154,6 +161,8 @@ def run_script(
     # A name of its own: a script `dask.py` would be found where Dask is looked for.
     script = directory / f"page_{Path(page).stem}.py"
     script.write_text(source)
+    for saved in SAVED.get(page, ()):
+        shutil.copy(ROOT / saved, directory)
     what = f"{page} (line numbers are the page's)"
     output = run([sys.executable, str(script)], directory, what, seconds)
 
@@ -198,3 +207,13 @@ def test_commands_run(page: str, command: str, tmp_path: Path) -> None:
     installed = shutil.which(program, path=Path(sys.executable).parent)
     assert installed, f"{program} is not installed beside {sys.executable}"
     run([installed, *arguments], tmp_path, f"{page}: {command}")
+
+
+@pytest.mark.parametrize(("page", "saved"), [(p, saved) for p in SAVED for saved in SAVED[p]])
+def test_a_page_shows_all_of_a_file(page: str, saved: str) -> None:
+    """In pieces, in order, with the file's name as their title."""
+    name = Path(saved).name
+    pieces = [block.code for block in blocks_of(page, skipped=True) if block.title == name]
+    shown = [line for piece in pieces for line in piece.splitlines() if line.strip()]
+    there = [line for line in (ROOT / saved).read_text().splitlines() if line.strip()]
+    assert shown == there

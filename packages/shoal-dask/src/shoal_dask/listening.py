@@ -10,8 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from dask.base import annotate
-from shoal.names import process_entropy, reserve_block
-from shoal.serialization import dumps, loads
+from shoal.serialization import loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_listener import ClusterListener
 from shoal.task_runners.remote.messages import Message
@@ -76,9 +75,8 @@ class Listener(ClusterListener):
         channel = _Down(self.backend)
         member = DaskMember(next(self._numbers), channel, joined)
         channel.member = member
-        self.engine.joined(member)
+        self.backend.welcome(member)
         self.backend.arrived.set()
-        self.backend.down(member, messages.NUMBERS, dumps((*reserve_block(), process_entropy())))
         self._count_slots()
 
     def _count_slots(self) -> None:
@@ -99,10 +97,6 @@ class Listener(ClusterListener):
     def check_worker(self, environment: Any) -> str | None:
         """See `ClusterListener`."""
         return check_worker(environment) if self._check else None
-
-    def kept(self, member: Any, sent: Any, told: Any) -> Kept:
-        """See `ClusterListener`: a Dask key that the scheduler keeps for the driver's client."""
-        return self.backend.kept(told, member)
 
     def is_kept(self, value: Any) -> bool:
         """See `ClusterListener`."""

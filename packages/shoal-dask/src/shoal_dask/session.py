@@ -277,21 +277,10 @@ class WorkerSession(ClusterWorker):
         self.channel.send(messages.FAREWELL)
 
     def end(self) -> None:
-        """The driver has left the session, or has gone: what runs is stopped."""
-        self.stopping = self.gone = True
-        with LOCK:
-            for worker_thread in self.worker_threads:
-                for frame in list(worker_thread.frames.stack):
-                    worker_thread.frames.fire(frame.run)
-                worker_thread.queue.put(None)
-            numbers = list(self.coroutines.tasks)
-            self.news.notify_all()
-        for number in numbers:
-            self.interrupt(number, overdue=False)
+        """See `RemoteWorker`: the driver has left the session, or has gone."""
+        super().end()
         self._worker.loop.add_callback(self._refuse_wanted)
         self._inbox.put(None)
-        if self.record is not None:
-            self.record.remove()
 
     # ------------------------------------------------------------------ what is said; on the receiver
 
@@ -306,7 +295,9 @@ class WorkerSession(ClusterWorker):
         """See `ClusterWorker`."""
         kind, body = message.kind, message.body
         if kind == messages.NUMBERS:
-            self._begin(*loads(body))
+            base, size, entropy = loads(body)
+            folder = os.path.dirname(self._worker.local_directory)
+            self.join(base, size, entropy, folder, this_environment())
         elif kind == messages.STEP_ASIDE:
             worker_thread = self.waiting.get(loads(body))
             if isinstance(worker_thread, _DaskThread):
@@ -318,12 +309,6 @@ class WorkerSession(ClusterWorker):
             self._give_up(*loads(body))
         else:
             self.take(message)
-
-    def _begin(self, base: int, size: int, entropy: int) -> None:
-        """The driver's first words."""
-        self.identify(entropy, os.path.dirname(self._worker.local_directory))
-        self.channel.send(messages.HELLO, dumps(self.hello(this_environment())))
-        self.number(base, size)
 
     # ------------------------------------------------------------------ batches
 
@@ -464,10 +449,6 @@ class WorkerSession(ClusterWorker):
         holders = await self._worker.scheduler.who_has(keys=[key])
         found, *_ = await gather_from_workers(holders, rpc=self._worker.rpc)
         return found[key]
-
-    def adopt_ended(self, message: Message) -> list[Any]:
-        """See `RemoteWorker`."""
-        return loads(message.body)  # type: ignore[no-any-return]
 
     def handle_of(self, number: Any) -> Any:
         """See `RemoteWorker`."""

@@ -318,7 +318,7 @@ class WorkerSession(ClusterWorker):
         except BaseException as error:
             self.failed(error)
         finally:
-            self._end()
+            self.end()
 
     def hear_more(self, message: Message) -> None:
         """See `ClusterWorker`."""
@@ -341,22 +341,12 @@ class WorkerSession(ClusterWorker):
             while not (self.gone or 0 in self.scopes):
                 self.news.wait()
 
-    def _end(self) -> None:
-        """The driver has left the session, or has gone: what runs is stopped."""
-        self.stopping = self.gone = True
-        with LOCK:
-            for frame in list(self._worker_thread.frames.stack):
-                self._worker_thread.frames.fire(frame.run)
-            numbers = list(self.coroutines.tasks)
-            self.news.notify_all()
-        self._worker_thread.give(None)
-        for number in numbers:
-            self.interrupt(number, overdue=False)
+    def end(self) -> None:
+        """See `RemoteWorker`: the driver has left the session, or has gone."""
+        super().end()
         for over in list(self._over.values()):
             over.set()
         self._connection.close()
-        if self.record is not None:
-            self.record.remove()
         with _joining:
             _sessions.pop(self._contact.session, None)
 
@@ -479,10 +469,6 @@ class WorkerSession(ClusterWorker):
     def borrow(self, key: str) -> Any:
         """See `Lender`."""
         return _get(self.relay().borrow.remote(key), PASSED_WITHIN)[0]
-
-    def adopt_ended(self, message: Message) -> list[Any]:
-        """See `RemoteWorker`."""
-        return loads(message.body)  # type: ignore[no-any-return]
 
     def handle_of(self, number: Any) -> Any:
         """See `RemoteWorker`."""

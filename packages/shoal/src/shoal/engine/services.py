@@ -64,6 +64,10 @@ class Calls:
                 self._thread.start()
         self._calls.put(call)
 
+    def is_here(self) -> bool:
+        """Whether this is the thread."""
+        return threading.current_thread() is self._thread
+
     def close(self, grace: float) -> None:
         """Ends the thread once it has made its calls, or leaves it to itself."""
         if self._thread is not None:

@@ -54,6 +54,11 @@ class Departure(NamedTuple):
     message: str | None = None
     cause: BaseException | None = None
 
+    @classmethod
+    def of_process(cls, code: int) -> Departure:
+        """How a process went, by its `Popen.returncode`."""
+        return cls(exit_code=code) if code >= 0 else cls(signal=-code)
+
 
 class Outcomes(NamedTuple):
     """What a worker had written down of one batch.

@@ -21,11 +21,11 @@ May import `remote`, `stored`, `record`, `wire`, and what lies above task runner
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import mmap
 import os
-import signal
 import socket
 import struct
 import threading
@@ -35,7 +35,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shoal import names
 from shoal.context import LOCK
 from shoal.engine.batch_run import pack_error
-from shoal.engine.interrupt import Interrupt
 from shoal.logs import library_logger, log_to_stderr
 from shoal.serialization import dumps, loads
 from shoal.task_runners.processes.record import REPORT_EVERY, TOLD, Record, size_of_record
@@ -45,9 +44,9 @@ from shoal.task_runners.processes.wire import WorkerChannel
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch, UnknownKeyError
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
+from shoal.task_runners.remote.main_thread import MainThread
 from shoal.task_runners.remote.parcels import Packed, unpack
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
-from shoal.task_runners.remote.worker_thread import WorkerThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,12 +55,6 @@ if TYPE_CHECKING:
     from shoal.task_runners.remote.messages import Message
 
 __all__ = ["Settings", "main"]
-
-#: Seconds that a run may go on when the driver has gone.
-LAST_GRACE = 2.0
-#: Kicks the main thread out of a system call, so that an interrupt is raised there: a signal that programs seldom use
-#: for themselves. `None` where there is none.
-KICK = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else getattr(signal, "SIGUSR2", None)
 
 REPORT = struct.Struct("<QdI?")
 
@@ -112,7 +105,7 @@ class Worker(RemoteWorker):
         super().__init__(WorkerChannel(connection), REPORT_EVERY, settings.most)
         self.record = record
         self.settings = settings
-        self.worker_thread = WorkerThread(self)
+        self.worker_thread = MainThread(self)
         self.worker_threads.append(self.worker_thread)
         self.pool = SegmentPool()
         self.store = Store((settings.number + 1) << 40, self.pool.take)
@@ -133,36 +126,17 @@ class Worker(RemoteWorker):
         names.number_from(self.settings.block, self.settings.block_size)
         self._set_up_logging()
         receiver = threading.Thread(target=self._receive, name="shoal-receiver", daemon=True)
-        try:
+        with contextlib.suppress(ConnectionError):  # the driver has gone: nobody is to be told
             if not self._initialize():
                 return
-            self.worker_thread.enter()
-            if KICK is not None:
-                signal.signal(KICK, self._kicked)
-            if hasattr(os, "register_at_fork"):
-                os.register_at_fork(after_in_child=self._after_fork)
+            self.worker_thread.begin()
             self.channel.send(messages.READY)
             receiver.start()
-            while True:
-                batch = self.worker_thread.queue.get()
-                if batch is not None:
-                    self.worker_thread.run(batch)
-                elif self.stopping and not self.coroutines.are_there():
-                    break
-                # else it was to wake a wait that has ended since
-                del batch
-        except (BrokenPipeError, ConnectionError):
-            pass  # the driver has gone, and with it who could be told
-        finally:
-            self.worker_thread.leave()
-            if KICK is not None:
-                signal.signal(KICK, signal.SIG_IGN)
+            self.worker_thread.serve()
 
-    def _after_fork(self) -> None:
-        """In a child that a run has forked: it is no worker, so it says nothing to the driver. See `engine.forks`."""
-        if KICK is not None:
-            signal.signal(KICK, signal.SIG_DFL)
-        self.channel.leave_to_parent()
+    def leave_to_parent(self) -> None:
+        """See `RemoteWorker`."""
+        super().leave_to_parent()
         log_to_stderr()
 
     def _initialize(self) -> bool:
@@ -181,13 +155,6 @@ class Worker(RemoteWorker):
         root.handlers = [LogSender(self.channel)]
         root.propagate = False
         root.setLevel(self.settings.level)
-
-    def _kicked(self, number: int, frame: Any) -> None:
-        with LOCK:
-            if not self.worker_thread.frames.due():
-                return
-            self.worker_thread.frames.withdraw()
-        raise Interrupt
 
     # ------------------------------------------------------------------ ends
 
@@ -274,18 +241,7 @@ class Worker(RemoteWorker):
                     self._take(message)
         except BaseException:
             library_logger().exception("A worker's receiver failed")
-        self._driver_gone()
-
-    def _driver_gone(self) -> None:
-        self.gone = self.stopping = True
-        self.worker_thread.queue.put(None)
-        last = threading.Timer(LAST_GRACE, _end_with_all)
-        last.daemon = True
-        last.start()
-        with LOCK:
-            for frame in list(self.worker_thread.frames.stack):
-                self.worker_thread.frames.fire(frame.run)
-        self.kick(self.worker_thread)
+        self.worker_thread.end()
 
     def _take(self, message: Message) -> None:
         kind = message.kind
@@ -294,9 +250,6 @@ class Worker(RemoteWorker):
         elif kind == messages.FREED:
             for number, recyclable in loads(message.body):
                 self._free(number, recyclable)
-        elif kind == messages.STOP:
-            self.stopping = True
-            self.worker_thread.queue.put(None)
         else:
             self.take(message)
 
@@ -341,11 +294,7 @@ class Worker(RemoteWorker):
             self.batches[number] = batch
         if self.retiring:
             self.hand_back(batch)
-        if rows.task.is_async:
-            self.coroutines.begin(batch)
-        else:
-            batch.worker_thread = self.worker_thread
-            self.worker_thread.queue.put(batch)
+        self.worker_thread.begin_batch(batch)
 
     def adopt(self, described: list[Any], fds: list[int]) -> None:
         """Takes the segments that came with a message."""
@@ -397,20 +346,6 @@ class Worker(RemoteWorker):
                 self.pool.give_back(segment)
             else:
                 segment.close()
-
-    def kick(self, worker_thread: WorkerThread) -> None:
-        """See `RemoteWorker`."""
-        if KICK is not None:
-            main = threading.main_thread().ident
-            assert main is not None  # it runs
-            signal.pthread_kill(main, KICK)
-
-
-def _end_with_all() -> None:
-    """Ends this process by force, and what it has started, whose group it leads."""
-    if os.getpgid(0) == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
 
 
 def _out_of_descriptors() -> OSError:

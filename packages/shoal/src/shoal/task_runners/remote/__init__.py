@@ -9,6 +9,7 @@ driver     batch_serializer.py  what a batch holds, as its message
            environment.py whether workers have what works with the driver's
 worker     worker.py      a worker process: what it holds, and what it says
            worker_thread.py  one of its threads: runs batches, waits
+           main_thread.py its main thread, where the process is there for runs alone
            batches.py     a batch as its worker has it
            coroutines.py  async tasks
            record.py      which runs have begun, in memory that outlives the worker
@@ -16,7 +17,9 @@ worker     worker.py      a worker process: what it holds, and what it says
            submitted.py   what was submitted there, while somebody holds it
            untold.py      runs that the driver is not told of yet
 between    messages.py    what they tell each other
+           outbox.py      a channel on which nobody waits
            parcels.py     values as they cross
+           file_store.py  large ones in files, where a runner has no better place
 
 The same for clusters, which decide themselves where a batch goes:
 

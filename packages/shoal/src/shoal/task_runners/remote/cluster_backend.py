@@ -1,12 +1,13 @@
 """The driver's side of a cluster, as far as it is the same for every cluster: batches become jobs, words become messages.
 
     scheduler ──launch──▶ pack ─▶ `send_task`: a task of the cluster's ─▶ some worker
-                            └──▶ a message to a worker that waits for it
+                            └──▶ a message to a worker that waits for it, or that is at the batch's slot
     dispatcher ◀── `ClusterListener` ◀── messages of workers
                ◀── `job_ended`, `worker_left` ◀── the cluster
 
-A slot is any worker's: the cluster decides of which. What becomes of batches is for the ledger to say (`EngineDispatcher.engine`);
-a runner's package adds the cluster's own tasks, and says how these and its workers end.
+A slot is any worker's, of which the cluster decides; or, where it has no queue of its own, that of one worker. What
+becomes of batches is for the ledger to say (`EngineDispatcher.engine`); a runner's package adds the cluster's own tasks,
+and says how these and its workers end.
 
 May import `batch_serializer`, `cluster_members` and what lies above task runners.
 """
@@ -20,6 +21,7 @@ from shoal.calls import FAILED, Batch, Outcome
 from shoal.exceptions import ResultLost, WorkerDied
 from shoal.futures.maps import Span
 from shoal.logs import library_logger
+from shoal.names import process_entropy, reserve_block
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities, EngineRules
 from shoal.scheduling.in_flight import WorkerState
@@ -74,6 +76,8 @@ class ClusterBackend:
         least: seconds of work below which a message is not made smaller to spread it over more workers.
         patience: seconds after which a batch whose first runs have not ended counts as slow, and an idle worker gets
             what others hold.
+        queues: whether the cluster has a queue of its own, in front of all workers; if not, a batch goes to the worker
+            at its slot (`member_at`), one at a time.
 
     Attributes:
         cluster: what it is called in messages.
@@ -81,7 +85,6 @@ class ClusterBackend:
         engine: whom to tell of jobs and workers; there once it has started, like `batch_serializer` and `listener`.
     """
 
-    captures = True
     #: Whether large buffers of arguments travel beside the rest.
     takes_buffers = False
     events: EngineDispatcher
@@ -89,16 +92,24 @@ class ClusterBackend:
     serializer: BatchSerializer
     listener: Listener
 
-    def __init__(self, rules: EngineRules, place: str, *, least: float, patience: float) -> None:
+    def __init__(
+        self,
+        rules: EngineRules,
+        place: str = "worker",
+        *,
+        least: float = 0.0,
+        patience: float = 0.005,
+        queues: bool = True,
+    ) -> None:
         self.capabilities = Capabilities(
             isolated=True,
             stops_hard=True,
             fuses=True,
             loops=True,
-            queues=True,
+            queues=queues,
             engine=rules,
-            sorts=True,
-            resources=True,
+            sorts=queues,
+            resources=queues,
             policy=BatchPolicy(
                 target=TARGET,
                 alone=ALONE,
@@ -108,13 +119,20 @@ class ClusterBackend:
                 most=128,
                 least=least,
                 patience=patience,
+            )
+            if queues
+            # A worker with one batch at a time has begun what it has, as the driver takes it for.
+            else BatchPolicy(
+                cap=CAPACITY, window=1, least=least, patience=patience, longest=TARGET
             ),
         )
+        self.captures = queues
         self.cluster = rules.name
         self._place = place
         self._missed: set[tuple[tuple[str, float], ...]] = set()
         self.stopping = False
         self._surrounded = False
+        self._told: list[tuple[int, bytes]] = []
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -145,21 +163,44 @@ class ClusterBackend:
         """
         raise NotImplementedError
 
+    def member_at(self, slot: int) -> ClusterMember:
+        """The worker at a slot, started if there is none, where the cluster has no queue of its own.
+
+        Raises:
+            Exception: it cannot be started.
+        """
+        raise NotImplementedError
+
     def travels_alone(self, sent: Any, task: TaskSpec, options: Any) -> bool:
         """Whether a batch has to be a task of the cluster's, though a worker waits for it."""
-        raise NotImplementedError
+        return False
 
     def offers(self) -> list[Mapping[str, float]]:
         """What each place that a run could be sent to has, of what runs can ask for."""
-        raise NotImplementedError
+        return []
 
     def tell_all(self, kind: int, body: bytes) -> None:
         """Sends a message to all workers, now and later."""
-        raise NotImplementedError
+        self._told.append((kind, body))
+        for member in self.engine.workers():
+            self.down(member, kind, body)
 
     def down(self, member: ClusterMember, kind: int, body: bytes) -> None:
         """Sends a message to a worker."""
         member.channel.send(kind, body)
+
+    def welcome(self, member: ClusterMember, *more: Any) -> None:
+        """A worker is there: it is told its run numbers and whose it is, and what was told to all before.
+
+        Args:
+            member: the worker.
+            more: what else it is to `join` with.
+        """
+        self.engine.joined(member)
+        first = (*reserve_block(), process_entropy(), *more)
+        self.down(member, messages.NUMBERS, dumps(first))
+        for kind, body in self._told:
+            self.down(member, kind, body)
 
     # ------------------------------------------------------------------ batches go out
 
@@ -198,10 +239,11 @@ class ClusterBackend:
             content, packed = self.serializer.pack(content, failed)
             blocked_run, (task, options) = batch.blocked_run, _first_of(batch)
             sent: Any = self.new_sent(batch, task, packed) if packed is not None else None
-            is_job = blocked_run is None or (
-                sent is not None and self.travels_alone(sent, task, options)
+            is_task = self.capabilities.queues and (
+                blocked_run is None
+                or (sent is not None and self.travels_alone(sent, task, options))
             )
-            if packed is not None and packed.buffers and not (is_job and self.takes_buffers):
+            if packed is not None and packed.buffers and not (is_task and self.takes_buffers):
                 packed = pack(content, whole=True)
         if failed or packed is None:
             self.serializer.report_failed(batch, failed, last=packed is None)
@@ -209,11 +251,13 @@ class ClusterBackend:
             return
         self._tell_surroundings()
         sent.tasks = self.serializer.tasks(tasks)
-        if blocked_run is not None:
-            member, wait = blocked_run.tag
-            if not is_job:
-                self._send_to(member, wait, sent, dumps((len(batch), tasks, tags, packed.data, {})))
-                return
+        member, wait = blocked_run.tag if blocked_run is not None else (None, 0)
+        if not is_task:
+            sent.is_job = not self.capabilities.queues  # there is no other kind of job then
+            member = member if member is not None else self.member_at(batch.slot)
+            self._send_to(member, wait, sent, dumps((len(batch), tasks, tags, packed.data, {})))
+            return
+        if member is not None:
             self.down(member, messages.STEP_ASIDE, dumps(wait))
         blob = dumps((len(batch), tasks, tags, packed.data, self._pickles(tasks, ALONG)))
         sent.is_job = True
@@ -241,7 +285,7 @@ class ClusterBackend:
         )
 
     def _send_to(self, member: ClusterMember, wait: int, sent: Any, blob: bytes) -> None:
-        """Gives a batch to the worker that waits for it."""
+        """Gives a batch to a worker: for a run that waits there, or (0) to run in its turn."""
         if not self.engine.given(sent, member):
             return
         new = self._pickles([key for key in sent.tasks if key not in member.tasks])
@@ -306,9 +350,20 @@ class ClusterBackend:
         """See `EngineBackend`."""
         self.listener.tell_others(entry, report)
 
+    def withdraw(self, entry: InFlight) -> None:
+        """Not asked where the cluster has no queue of its own: a batch is at its worker at once."""
+
     def running(self) -> list[TaskFuture[Any]]:
         """Nothing that the scheduler does not know of."""
         return []
+
+    def capture(self, task: TaskSpec) -> Any:
+        """There are no ambient options."""
+        return None
+
+    def native(self, run: TaskFuture[Any]) -> Any:
+        """There is none."""
+        return None
 
 
 def _first_of(batch: Batch) -> tuple[TaskSpec, Any]:

@@ -5,6 +5,7 @@ May import `cluster_members`, `listener` and what lies above task runners.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import COMPLETED, Report
@@ -14,6 +15,7 @@ from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_worker import KEPT, PICKLED
 from shoal.task_runners.remote.listener import Listener
 from shoal.task_runners.remote.members import futures_of
+from shoal.task_runners.remote.parcels import Parcel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,16 +45,16 @@ class ClusterListener(Listener):
     # ------------------------------------------------------------------ for subclasses
 
     def options(self, options: Any) -> AbstractContextManager[Any]:
-        """See `Carrier`."""
-        raise NotImplementedError
+        """See `Carrier`: there are none."""
+        return nullcontext()
 
     def kept(self, member: Any, sent: Any, told: Any) -> Any:
-        """The handle of a value that a worker keeps."""
-        raise NotImplementedError
+        """The handle of a value that a worker keeps; the backend's, if it makes no difference which batch that was in."""
+        return self.backend.kept(told, member)
 
     def is_kept(self, value: Any) -> bool:
-        """Whether a run's value is a handle."""
-        raise NotImplementedError
+        """Whether a run's value is a handle that workers find the value by."""
+        return isinstance(value, Parcel)
 
     def misfit(self, member: Any, problem: Any) -> None:
         """A worker's environment does not go with the driver's."""
@@ -67,7 +69,7 @@ class ClusterListener(Listener):
 
     def check_worker(self, environment: Any) -> Any:
         """What is wrong with a worker's environment, if anything."""
-        raise NotImplementedError
+        return None
 
     # ------------------------------------------------------------------ messages
 

@@ -1,6 +1,6 @@
 """The driver's books about a cluster's workers, and about the batches that were sent to it.
 
-May import `members` and what lies above task runners.
+May import `members`, `record` and what lies above task runners.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import WorkerDied
 from shoal.scheduling.in_flight import InFlight
-from shoal.task_runners.remote.members import Member
+from shoal.task_runners.remote.members import Member, futures_of
+from shoal.task_runners.remote.record import outcomes_in, read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Mapping
 
     from shoal.calls import Batch
+    from shoal.scheduling.in_flight import Outcomes
     from shoal.task_runners.remote.messages import Channel
 
 __all__ = ["ClusterMember", "Sent", "died"]
@@ -43,6 +45,20 @@ class ClusterMember(Member):
         self.hello = hello
         self.host, self.pid = hello["host"], hello["pid"]
         self.killable = hello["record"] is not None or hello["unrecorded"] is not None
+
+    def outcomes(self, kept: Callable[[Any], Any]) -> Mapping[int, Outcomes] | None:
+        """What it had written down before it went, where this process can read that, and once only; `None` if that
+        cannot be known.
+
+        Args:
+            kept: gives the value that stays elsewhere, by what it is found by there.
+        """
+        if not self.hello:
+            return {}  # it has said nothing, so it has begun nothing
+        path = self.hello["record"]
+        content = read_record(path) if path is not None else None
+        with futures_of(self):
+            return outcomes_in(content, kept, set(self.batches))
 
 
 class Sent(InFlight):

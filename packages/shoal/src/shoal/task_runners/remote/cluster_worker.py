@@ -26,13 +26,14 @@ from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
+from shoal.task_runners.remote.main_thread import MainThread
 from shoal.task_runners.remote.parcels import unpack
 from shoal.task_runners.remote.record import ARGUMENTS, SMALL_PICKLE, Record
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
 from shoal.task_runners.remote.worker_thread import WorkerThread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from shoal.task_runners.remote.lanes import Lane
     from shoal.task_runners.remote.messages import Message
@@ -165,6 +166,7 @@ class ClusterWorker(RemoteWorker):
     Attributes:
         record: what has begun, in memory that outlives this process; `None` in the driver's own process, and where
             there is no room for it.
+        main_thread: that runs batches, where this process is there for runs alone; see `serve`.
         loading: gives the values of handles while a thread unpacks a batch that came with them.
         news: told of what batches may wait for: what surrounds the runs, tasks, the end.
     """
@@ -175,6 +177,7 @@ class ClusterWorker(RemoteWorker):
         self.remote = RemoteDispatcher(self, self._numbers)
         self.record: Record | None = None
         self._unrecorded: str | None = None
+        self.main_thread: MainThread | None = None
         self.loading = threading.local()
         self._level: int | None = None
         self.news = threading.Condition(LOCK)
@@ -186,8 +189,7 @@ class ClusterWorker(RemoteWorker):
     # ------------------------------------------------------------------ for subclasses
 
     def catch_up(self) -> None:
-        """Waits until what surrounds the runs is known here."""
-        raise NotImplementedError
+        """Waits until what surrounds the runs is known here; nothing to do where all that is said comes by one way."""
 
     def fetch(self, number: Any) -> Any:
         """The value of a handle that did not come with a batch."""
@@ -200,6 +202,27 @@ class ClusterWorker(RemoteWorker):
     def is_refused(self, batch: int) -> bool:
         """Whether a batch must not begin here, for a reason of the runner's own; with `LOCK` held."""
         return False
+
+    # ------------------------------------------------------------------ a process of its own
+
+    def serve(self, receive: Callable[[], object]) -> None:
+        """What a process does that is there for runs alone, on its main thread, until its driver says stop or has gone.
+
+        Args:
+            receive: hears what the driver says, until that has gone; on a thread of its own.
+        """
+        main_thread = self.main_thread = MainThread(self)
+        self.worker_threads.append(main_thread)
+        main_thread.begin()
+
+        def receive_all() -> None:
+            self.guarded(receive)()
+            main_thread.end()
+
+        threading.Thread(target=receive_all, name="shoal-receiver", daemon=True).start()
+        main_thread.serve()
+        if self.record is not None:
+            self.record.remove()  # all of it was told
 
     # ------------------------------------------------------------------ what the driver says; on the receiver
 
@@ -239,6 +262,22 @@ class ClusterWorker(RemoteWorker):
         """Learns its own run numbers: the first of them, and how many."""
         self._numbers.numbers = names.Numbers(base, size)
         self._numbers.there.set()
+
+    def join(
+        self, base: int, size: int, entropy: int, folder: str, environment: Any = None
+    ) -> None:
+        """The driver's first words have come (`ClusterBackend.welcome`): says who this is.
+
+        Args:
+            base: the first of this worker's own run numbers.
+            size: how many these are.
+            entropy: the driver's.
+            folder: where the record goes.
+            environment: what the driver compares with its own, if it does.
+        """
+        self.identify(entropy, folder)
+        self.channel.send(messages.HELLO, dumps(self.hello(environment)))
+        self.number(base, size)
 
     def hello(self, environment: Any) -> dict[str, Any]:
         """What this worker says of itself.
@@ -385,10 +424,17 @@ class ClusterWorker(RemoteWorker):
         return barred
 
     def _take_batch(self, number: int, wait: int, blob: bytes, tasks: dict[int, bytes]) -> None:
-        """What a waiting run waits for, to be run on its thread; and what it needs of tasks that are not known here."""
+        """A batch that came by message, with what it needs of tasks that are not known here.
+
+        What a waiting run waits for is run on its thread.
+        """
         self._pickles.update(tasks)
         batch = self.opened(number, blob, wait)
         if batch is None:
+            return
+        if not wait:
+            assert self.main_thread is not None  # else batches are tasks of the cluster's
+            self.main_thread.begin_batch(batch)
             return
         with LOCK:
             worker_thread = self.waiting.get(wait)
@@ -434,6 +480,18 @@ class ClusterWorker(RemoteWorker):
                 lane.values[position] = None
         body = dumps((batch.number, where, kinds, values, ends, seconds, last))
         self.channel.send(messages.ENDS, body)
+
+    def end(self) -> None:
+        """See `RemoteWorker`: nobody will ask for the record."""
+        super().end()
+        with self.news:
+            self.news.notify_all()
+        if self.record is not None:
+            self.record.remove()
+
+    def adopt_ended(self, message: Message) -> list[Any]:
+        """See `RemoteWorker`: the large ones come when they are asked for."""
+        return loads(message.body)  # type: ignore[no-any-return]
 
     def load(self, number: Any) -> Any:
         """See `RemoteWorker`: given with the batch, or had from the cluster now."""

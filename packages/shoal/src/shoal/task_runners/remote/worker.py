@@ -145,9 +145,6 @@ class RemoteWorker:
         """What a run's context begins as."""
         return Context()
 
-    def kick(self, worker_thread: WorkerThread) -> None:
-        """Gets a worker thread out of a system call, where that can be done."""
-
     def retire(self) -> None:
         """It has had its `most` runs."""
 
@@ -177,6 +174,10 @@ class RemoteWorker:
                 batch = self.batches.get(loads(message.body))
             if batch is not None:
                 self.hand_back(batch)
+        elif kind == messages.STOP:
+            self.stopping = True
+            for worker_thread in self.worker_threads:
+                worker_thread.give(None)
         elif kind == messages.REFUSED:
             wait, error = loads(message.body)
             self.remote.refusals[wait] = error
@@ -363,11 +364,30 @@ class RemoteWorker:
             if worker_thread is None:
                 task = self.coroutines.tasks.get(number)
         if worker_thread is not None:
-            self.kick(worker_thread)
+            worker_thread.kick()
         elif task is not None:
             from shoal.engine.loops import SERVICE_LOOP
 
             SERVICE_LOOP.get().call_soon_threadsafe(task.cancel)
+
+    def end(self) -> None:
+        """The driver has left, or has gone: what runs is stopped, and what waits wakes up."""
+        self.stopping = self.gone = True
+        with LOCK:
+            worker_threads = list(self.worker_threads)
+            for worker_thread in worker_threads:
+                for frame in list(worker_thread.frames.stack):
+                    worker_thread.frames.fire(frame.run)
+            numbers = list(self.coroutines.tasks)
+        for worker_thread in worker_threads:
+            worker_thread.give(None)
+            worker_thread.kick()
+        for number in numbers:
+            self.interrupt(number, overdue=False)
+
+    def leave_to_parent(self) -> None:
+        """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""
+        self.channel.leave_to_parent()
 
 
 class LogSender(logging.Handler):

@@ -64,6 +64,9 @@ class WorkerThread:
         """Puts something into its queue, and wakes it; from any thread."""
         self.queue.put(batch)
 
+    def kick(self) -> None:
+        """Gets it out of a system call, where that can be done, so that an interrupt is raised there."""
+
     def fire(self, number: int) -> bool:
         """Interrupts a run if it is on this thread's stack; whether it is. With `LOCK` held."""
         for frame in self.frames.stack:

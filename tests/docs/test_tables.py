@@ -1,0 +1,51 @@
+"""The tables of the page "Writing a runner": what they speak of is there, and nothing is missing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from shoal.scheduling.backend import BackendEvents, EngineBackend
+from shoal.scheduling.capabilities import Capabilities
+from shoal.scheduling.engine_events import EngineEvents
+
+PAGE = (Path(__file__).parents[2] / "docs" / "writing-a-runner.md").read_text()
+
+#: What the dispatcher and the runner ask of the books, and nobody tells.
+ASKED = {
+    *("all_in_flight", "close", "in_flight", "in_flight_at", "is_waited_for", "run_at", "settle"),
+    *("wait_until_idle", "worker_at", "workers", "force", "interrupt", "perform", "stuck"),
+}
+
+
+def first_columns(heading: str) -> str:
+    """The first column of the tables under a heading."""
+    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    assert section, heading
+    return "\n".join(re.findall(r"^\| (.*?) \|", section, flags=re.MULTILINE))
+
+
+def methods_of(protocol: type) -> set[str]:
+    kinds = [kind for kind in protocol.__mro__ if kind.__module__.startswith("shoal.")]
+    return {
+        name
+        for kind in kinds
+        for name in vars(kind)
+        if name[0] != "_" and callable(getattr(kind, name))
+    }
+
+
+def test_what_a_backend_tells() -> None:
+    told = first_columns("What a backend tells")
+    assert set(re.findall(r"`events\.(\w+)\(", told)) == methods_of(BackendEvents)
+    assert set(re.findall(r"`events\.engine\.(\w+)\(", told)) == methods_of(EngineEvents) - ASKED
+
+
+def test_what_a_backend_is_asked() -> None:
+    asked = first_columns("What it is asked")
+    assert set(re.findall(r"`(\w+)\(", asked)) == methods_of(EngineBackend)
+
+
+def test_flags() -> None:
+    flags = first_columns("Test it")
+    assert set(re.findall(r"`(\w+)`", flags)) - {"Capabilities"} == set(Capabilities.__slots__)
