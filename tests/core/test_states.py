@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shoal.states import state
 from shoal.exceptions import (
     CancelledRun,
     CrashedRun,
@@ -41,6 +40,7 @@ from shoal.states import (
     aggregate_states,
     get_state_exception,
     raise_state_exception,
+    state,
 )
 
 CONSTRUCTORS = [
