@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from shoal.task_runners.processes import spawning
-from shoal.task_runners.processes.spawning import WorkerProcess, default_method, start_worker
+from shoal.task_runners.processes import fork_server
+from shoal.task_runners.processes.spawning import default_method, start_worker
+from shoal.task_runners.processes.worker_process import WorkerProcess
 from shoal.testing.tools import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def start(request: pytest.FixtureRequest, begin: Callable[..., Started]) -> Call
 
 
 def server_process() -> psutil.Process:
-    server = spawning._SERVERS._server
+    server = fork_server.SERVERS._server
     assert server is not None
     return psutil.Process(server._pid)
 
@@ -426,7 +427,7 @@ def test_a_server_that_was_stopped_is_continued(
     begin: Callable[..., Started], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """SPEC 7.3, 7.5. Nothing waits for ever for what it was asked to start, or to kill."""
-    monkeypatch.setattr(spawning, "ANSWERS_WITHIN", 0.1)
+    monkeypatch.setattr(fork_server, "ANSWERS_WITHIN", 0.1)
     first = begin("forkserver", "wait")
     first.told()
     server = server_process()
@@ -468,7 +469,7 @@ def test_programs_of_workers_take_notice_of_ctrl_c(start: Callable[..., Started]
 
 PRELUDE = f"""
 import json, os, signal, socket, sys, threading, time
-from shoal.task_runners.processes import spawning
+from shoal.task_runners.processes import fork_server
 from shoal.task_runners.processes.spawning import start_worker
 
 def start(method, function, settings=b""):
@@ -607,14 +608,14 @@ signal.signal(signal.SIGINT, lambda *_: caught.append(1))
 workers = [start("forkserver", "wait_for_end"), start("spawn", "wait_for_end")]
 for _, read in workers:
     told(read)
-server = spawning._SERVERS._server
+server = fork_server.SERVERS._server
 say("ready")
 while not caught:
     time.sleep(0.01)
 another, _ = start("forkserver", "end", b"sys.exit(6)")
 another.join()
 time.sleep(0.05)
-say([[process.alive for process, _ in workers], another.exit_code, server is spawning._SERVERS._server])
+say([[process.alive for process, _ in workers], another.exit_code, server is fork_server.SERVERS._server])
 """
     )
     driver.said()
@@ -625,7 +626,7 @@ say([[process.alive for process, _ in workers], another.exit_code, server is spa
 
 PROGRAMS = """
 process, read = start("forkserver", "has_a_program")
-say([process.wait_pid(), told(read)["program"], spawning._SERVERS._server._pid])
+say([process.wait_pid(), told(read)["program"], fork_server.SERVERS._server._pid])
 time.sleep(60)
 """
 
@@ -741,7 +742,7 @@ process, _ = start("forkserver", "end", b"sys.exit(3)")
 process.join()
 spawned, _ = start("spawn", "end", b"sys.exit(3)")
 spawned.join()
-os.kill(spawning._SERVERS._server._pid, signal.SIGKILL)
+os.kill(fork_server.SERVERS._server._pid, signal.SIGKILL)
 again, _ = start("forkserver", "wait")
 again.kill()
 again.join()
@@ -788,8 +789,8 @@ for _ in range(2):
     process.join()
     codes.append(process.exit_code)
     time.sleep(0.2)
-    server = spawning._SERVERS._server
-say([codes, server is spawning._SERVERS._server, server.gone])
+    server = fork_server.SERVERS._server
+say([codes, server is fork_server.SERVERS._server, server.gone])
 """
     )
     assert driver.output() == ""

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shoal import states
 from shoal.exceptions import (
     CancelledRun,
     CrashedRun,
@@ -41,6 +40,7 @@ from shoal.states import (
     aggregate_states,
     get_state_exception,
     raise_state_exception,
+    state,
 )
 
 CONSTRUCTORS = [
@@ -252,7 +252,7 @@ def test_asking_again_leaves_no_cycle() -> None:
     frames = []
     traceback = error.__traceback__
     while traceback is not None:
-        if traceback.tb_frame.f_globals is vars(states):
+        if traceback.tb_frame.f_globals is vars(state):
             frames.append(traceback.tb_frame)
         traceback = traceback.tb_next
     assert frames

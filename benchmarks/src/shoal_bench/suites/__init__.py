@@ -1,4 +1,5 @@
 """The measurements of each runner, in a module of its own with a tuple `MEASUREMENTS`; `clusters` has what several share.
+`process_pools` and `process_arrays` are parts of `processes`.
 
 A suite is imported only when it is asked for, so that its engine need not be installed for the others.
 """

@@ -13,70 +13,32 @@ import os
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from importlib.util import find_spec
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
 from shoal import State, task, unmapped
 from shoal.task_runners import ProcessPoolTaskRunner
-from shoal.task_runners.processes.wire import DriverChannel, Inbox
 
 from shoal_bench import workloads
 from shoal_bench.fresh_process import first_result
-from shoal_bench.measurement import BYTES, SECONDS, Figure, Measurement, Sampler
+from shoal_bench.measurement import SECONDS, Figure, Measurement
+from shoal_bench.suites import process_arrays
+from shoal_bench.suites.process_pools import (
+    RUNNER,
+    WORKERS,
+    executor,
+    joblib_seconds,
+    loky_executor,
+    others,
+)
 
 __all__ = ["MEASUREMENTS"]
 
 T = TypeVar("T")
-
-#: Processes of all pools.
-WORKERS = 2
-RUNNER = f"processes:{WORKERS}"
-
-
-# ---------------------------------------------------------------------- the other engines
-
-
-def executor() -> ProcessPoolExecutor:
-    """The bare engine."""
-    return ProcessPoolExecutor(WORKERS, mp_context=get_context("forkserver"))
-
-
-def loky_executor() -> Executor:
-    """Loky's executor."""
-    import loky
-
-    pool: Executor = loky.ProcessPoolExecutor(WORKERS)
-    return pool
-
-
-def joblib_seconds(work: Callable[[Any], T], expected: T, module: str | None = None) -> float:
-    """Seconds that a piece of work takes which is given a `joblib.Parallel` with its workers."""
-    from joblib import Parallel, delayed
-    from joblib.externals.loky import get_reusable_executor
-
-    try:
-        pool: Any = Parallel(n_jobs=WORKERS)
-        with pool as parallel:
-            seen: set[int] = set()
-            while len(seen) < WORKERS:
-                seen.update(parallel([delayed(workloads.arrive)(module)] * WORKERS))
-            return workloads.seconds(lambda: work(parallel), expected)
-    finally:
-        get_reusable_executor().shutdown()
-
-
-def others(**samplers: Sampler) -> Mapping[str, Sampler]:
-    """Those of these engines that are installed."""
-    return {
-        name: sampler for name, sampler in samplers.items() if name == "executor" or find_spec(name)
-    }
-
 
 # ---------------------------------------------------------------------- many tasks
 
@@ -241,105 +203,6 @@ def executor_first_result_again(count: int) -> float:
     return sum(first() for _ in range(count)) / count
 
 
-# ---------------------------------------------------------------------- large values
-
-
-def array(megabytes: int) -> float:
-    """Seconds for all."""
-    return workloads.seconds_in_flow(
-        RUNNER,
-        lambda: workloads.sums_of_one(megabytes),
-        workloads.sums(megabytes),
-        WORKERS,
-        "numpy",
-    )
-
-
-def executor_array(megabytes: int) -> float:
-    """Seconds for all; the array goes through the driver."""
-    return _array_on(executor(), megabytes)
-
-
-def loky_array(megabytes: int) -> float:
-    """Seconds for all; the array goes through the driver."""
-    return _array_on(loky_executor(), megabytes)
-
-
-def _array_on(pool: Executor, megabytes: int) -> float:
-    with pool:
-        workloads.start_executor(pool, WORKERS, "numpy")
-        return workloads.seconds(
-            lambda: _sums_of_one_on(pool, megabytes), workloads.sums(megabytes)
-        )
-
-
-def _sums_of_one_on(pool: Executor, megabytes: int) -> list[float]:
-    made = pool.submit(workloads.make_array, megabytes).result()
-    futures = [pool.submit(workloads.sum_up, made) for _ in range(workloads.CONSUMERS)]
-    return [future.result() for future in futures]
-
-
-def joblib_array(megabytes: int) -> float:
-    """Seconds for all; the array goes through the driver, and from there into a file that the workers map."""
-    from joblib import delayed
-
-    def work(parallel: Any) -> list[float]:
-        (made,) = parallel([delayed(workloads.make_array)(megabytes)])
-        result: list[float] = parallel([delayed(workloads.sum_up)(made)] * workloads.CONSUMERS)
-        return result
-
-    return joblib_seconds(work, workloads.sums(megabytes), "numpy")
-
-
-#: Bytes of a message of the pool's besides its body.
-HEADER = 8
-
-
-def array_bytes(megabytes: int) -> float:
-    """Bytes through the driver's sockets."""
-
-    def send(original: Any, channel: Any, kind: int, body: bytes = b"", *fds: Any) -> Any:
-        return original(channel, kind, body, *fds), HEADER + len(body)
-
-    def receive(original: Any, inbox: Any) -> Any:
-        before = len(inbox._data)
-        return original(inbox), len(inbox._data) - before
-
-    moved = 0
-
-    def work() -> list[float]:
-        nonlocal moved
-        with (
-            workloads.counted(DriverChannel, "send", send) as sent,
-            workloads.counted(Inbox, "receive", receive) as received,
-        ):
-            given = workloads.sums_of_one(megabytes)
-            moved = sent() + received()
-        return given
-
-    workloads.seconds_in_flow(RUNNER, work, workloads.sums(megabytes), WORKERS, "numpy")
-    return float(moved)
-
-
-def executor_array_bytes(megabytes: int) -> float:
-    """Bytes through the driver's pipes."""
-
-    def send(original: Any, connection: Any, data: Any, *rest: Any) -> Any:
-        return original(connection, data, *rest), len(data)
-
-    def receive(original: Any, connection: Any, size: int, *rest: Any) -> Any:
-        return original(connection, size, *rest), size
-
-    with executor() as pool:
-        workloads.start_executor(pool, WORKERS, "numpy")
-        with (
-            workloads.counted(Connection, "_send", send) as sent,
-            workloads.counted(Connection, "_recv", receive) as received,
-        ):
-            workloads.check(_sums_of_one_on(pool, megabytes), workloads.sums(megabytes))
-            return float(sent() + received())
-
-
 # ---------------------------------------------------------------------- workers that die
 
 #: One task in so many ends its worker.
@@ -473,35 +336,6 @@ def joblib_fast_then_slow(slow: int) -> float:
     return joblib_seconds(lambda parallel: parallel(delayed(take)(s) for s in given), given)
 
 
-ARRAYS = (
-    Measurement(
-        name="array",
-        compares="one task makes an array of 100 MB, four sum it up: time for all",
-        ours=array,
-        bare=executor_array,
-        also=others(loky=loky_array, joblib=joblib_array),
-        unit=SECONDS,
-        figure=Figure.COST,
-        floor=300e-3,
-        aim=120e-3,
-        size=100,
-        quick_size=10,
-    ),
-    Measurement(
-        name="array-bytes",
-        compares="the same: bytes that the driver sends and receives",
-        ours=array_bytes,
-        bare=executor_array_bytes,
-        unit=BYTES,
-        figure=Figure.COST,
-        floor=100_000,
-        aim=4_000,
-        size=100,
-        quick_size=10,
-        repeats=1 / 3,
-    ),
-)
-
 MEASUREMENTS = (
     Measurement(
         name="submit",
@@ -581,7 +415,7 @@ MEASUREMENTS = (
         quick_size=50,
         repeats=3,
     ),
-    *(ARRAYS if find_spec("numpy") else ()),
+    *(process_arrays.MEASUREMENTS if find_spec("numpy") else ()),
     Measurement(
         name="crashes",
         compares="1,000 tasks of which 10 end their worker process; beside an executor's with none that does: "

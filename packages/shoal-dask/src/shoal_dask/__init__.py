@@ -6,7 +6,7 @@
     quiet, connection           the cluster and the client
     environment                 what the workers need to have
     report, clients, options    Dask's own tools, in flows and tasks
-    handles, natives            values that stay; Dask's own objects
+    handles, values, natives    values that stay, or come from elsewhere; Dask's own objects
     bus, session                messages beside Dask's own; what runs batches on a worker
     members, link, listening    the driver's books; its end of the bus; what it hears
     relays, jobs, watch         futures for Dask; what it says of tasks and workers; a scheduler that has gone

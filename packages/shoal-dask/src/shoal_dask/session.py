@@ -10,7 +10,7 @@ Who does what:
     receiver         everything else that is said, in order
     service loop     coroutines of batches (`shoal.engine.loops`)
 
-May import `bus`, `handles` and the core's `remote` room.
+May import `bus`, `handles`, `values` and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from distributed.metrics import time as dask_time
 from distributed.threadpoolexecutor import thread_state, threads_lock
 from distributed.worker import secede
 from distributed.worker_state_machine import SecedeEvent
-from shoal.calls import COMPLETED
 from shoal.context import LOCK
-from shoal.serialization import dumps, loads
+from shoal.serialization import loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch
 from shoal.task_runners.remote.cluster_worker import ClusterThread, ClusterWorker
@@ -42,6 +41,7 @@ from shoal_dask.environment import this_environment
 from shoal_dask.handles import Lent
 from shoal_dask.natives import Inside, register
 from shoal_dask.options import captured
+from shoal_dask.values import ClusterValues
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,9 +55,6 @@ __all__ = ["WorkerSession", "execute", "execute_async", "fail", "relay", "sessio
 REPORT_EVERY = 0.05
 #: Seconds that a worker which is about to close gives what runs.
 LAST_GRACE = 20.0
-
-#: Instead of a phase: the run will not end, as its runner has been left.
-LEFT = -1
 
 
 class Inline:
@@ -122,7 +119,7 @@ async def relay(session: str, number: int, key: str) -> Any:
     worker_session = session_of(get_worker(), session)
     if worker_session is None:
         raise RuntimeError("the runner of this run has been left")
-    give = await worker_session.value_of(number, key)
+    give = await worker_session.values.of_run(number, key)
     return give()
 
 
@@ -207,6 +204,9 @@ class WorkerSession(ClusterWorker):
     Args:
         worker: Dask's worker.
         session: whose it is.
+
+    Attributes:
+        values: those that are elsewhere in the cluster.
     """
 
     def __init__(self, worker: Any, session: str) -> None:
@@ -220,7 +220,7 @@ class WorkerSession(ClusterWorker):
         self._refused: set[int] = set()
         self._emptied: asyncio.Event | None = None
         self._over: dict[int, asyncio.Event] = {}
-        self._wanted: dict[int, asyncio.Future[Any]] = {}
+        self.values = ClusterValues(worker, self.channel)
         self._thread = threading.Thread(target=self._receive, name="shoal-receiver", daemon=True)
         self._thread.start()
 
@@ -279,7 +279,7 @@ class WorkerSession(ClusterWorker):
     def end(self) -> None:
         """See `RemoteWorker`: the driver has left the session, or has gone."""
         super().end()
-        self._worker.loop.add_callback(self._refuse_wanted)
+        self._worker.loop.add_callback(self.values.refuse)
         self._inbox.put(None)
 
     # ------------------------------------------------------------------ what is said; on the receiver
@@ -304,7 +304,7 @@ class WorkerSession(ClusterWorker):
                 worker_thread.wish = True
                 worker_thread.queue.put(None)
         elif kind == messages.VALUE:
-            self._take_value(*loads(body))
+            self.values.take(*loads(body))
         elif kind == messages.GIVE_UP:
             self._give_up(*loads(body))
         else:
@@ -431,67 +431,13 @@ class WorkerSession(ClusterWorker):
         """See `RemoteWorker`: Dask's annotations."""
         return captured()
 
-    def fetch(self, key: str) -> Any:
-        """The value of a Dask key, wherever in the cluster it is; not for Dask's loop.
-
-        Raises:
-            KeyError: it is nowhere.
-        """
-        from distributed.utils import sync
-
-        return sync(self._worker.loop, self._fetch, key)
-
-    async def _fetch(self, key: str) -> Any:
-        from distributed.utils_comm import gather_from_workers
-
-        if key in self._worker.data:
-            return self._worker.data[key]
-        holders = await self._worker.scheduler.who_has(keys=[key])
-        found, *_ = await gather_from_workers(holders, rpc=self._worker.rpc)
-        return found[key]
+    def fetch(self, number: Any) -> Any:
+        """See `ClusterWorker`."""
+        return self.values.fetch(number)
 
     def handle_of(self, number: Any) -> Any:
         """See `RemoteWorker`."""
         return Lent(number, self.fetch)
-
-    async def value_of(self, number: int, key: str) -> Callable[[], Any]:
-        """What gives the value of a driver's run, once that has ended, for a Dask task that relays it."""
-        now = dask_time()
-        event = SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"secede-{now}")
-        self._worker.handle_stimulus(event)
-        wanted = self._wanted.get(number)
-        if wanted is None:
-            wanted = self._wanted[number] = asyncio.get_running_loop().create_future()
-            self.channel.send(messages.WANTED, dumps(number))
-        phase, data = await wanted
-        self._wanted.pop(number, None)
-        if phase == LEFT:
-            raise RuntimeError("the runner of this run has been left")
-        if not isinstance(data, bytes):
-            value = await self._fetch(data)
-            return lambda: value
-
-        def give() -> Any:
-            value, _ = loads(data)
-            if phase != COMPLETED:
-                raise value
-            return value
-
-        return give
-
-    def _refuse_wanted(self) -> None:
-        error = (LEFT, None)
-        for wanted in self._wanted.values():
-            if not wanted.done():
-                wanted.set_result(error)
-
-    def _take_value(self, number: int, phase: int, data: Any) -> None:
-        def told() -> None:
-            wanted = self._wanted.get(number)
-            if wanted is not None and not wanted.done():
-                wanted.set_result((phase, data))
-
-        self._worker.loop.add_callback(told)
 
     # ------------------------------------------------------------------ what does not stop
 

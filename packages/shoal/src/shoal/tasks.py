@@ -19,20 +19,17 @@ from collections.abc import (
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
-from shoal.annotations import Annotation, opaque, quote, unmapped
+from shoal.annotations import unmapped
 from shoal.calls import Call
 from shoal.checks import Checks, name_of_function
 from shoal.context import SCOPE, TAGS, current_scope
-from shoal.exceptions import (
-    InvalidOption,
-    MappingLengthMismatch,
-    MappingMissingIterable,
-)
+from shoal.engine.columns import column, common_length
+from shoal.exceptions import InvalidOption
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.limits.settings import limits_in_use
 from shoal.names import next_number
 from shoal.specs import TaskSpec
-from shoal.states import State, get_state_exception
+from shoal.states import State
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
@@ -46,19 +43,6 @@ R_co = TypeVar("R_co", covariant=True)
 
 TaskHook = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], Any]
 RetryCondition = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], bool]
-
-#: Never mapped over, though iterable.
-_STATIC_ITERABLES = (str, bytes, bytearray, memoryview)
-
-
-class _Unset:
-    """Stands for an option that was not given, where `None` says something."""
-
-    def __repr__(self) -> str:
-        return "<not given>"
-
-
-_UNSET: Any = _Unset()
 
 
 class Task(TaskSpec, Generic[P, R_co]):
@@ -357,79 +341,15 @@ class Task(TaskSpec, Generic[P, R_co]):
         scope = SCOPE.get()
         if scope is None:
             scope = current_scope(self.name)
-        positional = [_column(value) for value in args]
-        keywords = {name: _column(value) for name, value in kwargs.items()}
-        size = self._common_length(args, positional, keywords)
+        positional = [column(value) for value in args]
+        keywords = {name: column(value) for name, value in kwargs.items()}
+        size = common_length(self, positional, keywords)
         self.bind(args, kwargs)
         futures = scope.dispatcher.submit_map(self, positional, keywords, size, wait_for, scope)
         if return_state:
             futures.wait()
             return [future.state for future in futures]
         return futures
-
-    def _common_length(
-        self,
-        args: tuple[Any, ...],
-        positional: list[tuple[list[Any] | None, Any]],
-        keywords: dict[str, tuple[list[Any] | None, Any]],
-    ) -> int:
-        names = _positional_names(self.signature, len(args))
-        lengths = {
-            name: len(column)
-            for name, (column, _) in [*zip(names, positional, strict=True), *keywords.items()]
-            if column is not None
-        }
-        if not lengths:
-            raise MappingMissingIterable(task_name=self.name, arguments=[*names, *keywords])
-        if len(set(lengths.values())) > 1:
-            raise MappingLengthMismatch(task_name=self.name, lengths=lengths)
-        return next(iter(lengths.values()))
-
-
-def _positional_names(signature: inspect.Signature | None, count: int) -> list[str]:
-    names: list[str] = []
-    for parameter in (signature.parameters if signature is not None else {}).values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            names += [f"*{parameter.name}[{i}]" for i in range(count - len(names))]
-            break
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            names.append(parameter.name)
-    names += [f"argument {i}" for i in range(len(names), count)]
-    return names[:count]
-
-
-def _column(value: Any) -> tuple[list[Any] | None, Any]:
-    """An argument of `map`: `(elements, None)` if it is mapped over, else `(None, value)`."""
-    if isinstance(value, unmapped):
-        return None, value.value
-    if isinstance(value, opaque):
-        return None, value  # one thing, as is said of it
-    if isinstance(value, Annotation):
-        inner = value.value
-        if isinstance(inner, (TaskFuture, State)):
-            if isinstance(value, quote):
-                return None, value
-            if isinstance(inner, TaskFuture):
-                inner.wait()
-                inner = inner.state
-            error = get_state_exception(inner)
-            if error is not None:
-                return None, value.rewrap(error)
-            inner = inner.result()
-        elements, static = _column(inner)
-        if elements is None:
-            return None, value.rewrap(static)
-        return [value.rewrap(element) for element in elements], None
-    if isinstance(value, (TaskFuture, State)):
-        value = value.result()
-    if isinstance(value, _STATIC_ITERABLES) or hasattr(value, "read") or hasattr(value, "write"):
-        return None, value
-    try:
-        return list(value), None
-    except TypeError:
-        if hasattr(type(value), "__iter__"):
-            raise  # an iterable that fails is the caller's to see
-        return None, value
 
 
 class BoundTask(Task[P, R_co]):

@@ -1,6 +1,7 @@
 """The engine: what happens to one run where it lands. It knows nothing of schedulers and runners.
 
     inputs.py       futures and States in arguments: finding them, putting values in their place
+    columns.py      the arguments of a map
     containers.py   which objects are looked into for them, and how each kind is taken apart and rebuilt
     values.py       what an ended upstream stands for in arguments
     task_run.py     one attempt of a task run

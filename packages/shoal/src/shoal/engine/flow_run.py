@@ -47,10 +47,9 @@ from shoal.states import (
     Running,
     State,
     TimedOut,
-    final_state,
     get_state_exception,
-    summed_up,
 )
+from shoal.states.several import final_state, summed_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

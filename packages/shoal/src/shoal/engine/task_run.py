@@ -49,9 +49,9 @@ from shoal.states import (
     StateType,
     TimedOut,
     aggregate_states,
-    final_state,
     get_state_exception,
 )
+from shoal.states.several import final_state
 
 if TYPE_CHECKING:
     pass

@@ -52,49 +52,55 @@ take facts by keyword only. (The real `dataclasses` would import `inspect`, too 
 
 from __future__ import annotations
 
+# In the order in which the reference shows them.
+# isort: off
 from shoal.exceptions.base import ShoalError
+from shoal.exceptions.runs import (
+    RunError,
+    FailedRun,
+    CrashedRun,
+    CancelledRun,
+    WorkerDied,
+    UnfinishedRun,
+    UpstreamTaskError,
+    TaskRunTimeout,
+    FlowRunTimeout,
+    MissingResult,
+    ResultLost,
+    WaitCycle,
+    NestingTooDeep,
+    WaitTimeout,
+    BlockingWaitInLoop,
+)
 from shoal.exceptions.calls import (
-    InvalidOption,
+    MissingContextError,
+    ParameterTypeError,
+    ParameterBindError,
+    ReservedArgumentError,
     MappingLengthMismatch,
     MappingMissingIterable,
-    MissingContextError,
-    ParameterBindError,
-    ParameterTypeError,
-    ReservedArgumentError,
+    InvalidOption,
     RunNameError,
     SerializationError,
 )
-from shoal.exceptions.clusters import (
-    ClusterError,
-    ClusterFailed,
-    ClusterUnreachable,
-    EnvironmentMismatch,
-)
 from shoal.exceptions.runners import (
-    BackendError,
     ConcurrencyLimitError,
-    MissingExtraError,
     RunnerStateError,
+    BackendError,
+    MissingExtraError,
     UnknownRunner,
 )
-from shoal.exceptions.runs import (
-    BlockingWaitInLoop,
-    CancelledRun,
-    CrashedRun,
-    FailedRun,
-    FlowRunTimeout,
-    MissingResult,
-    NestingTooDeep,
-    ResultLost,
-    RunError,
-    TaskRunTimeout,
-    UnfinishedRun,
-    UpstreamTaskError,
-    WaitCycle,
-    WaitTimeout,
-    WorkerDied,
+from shoal.exceptions.clusters import (
+    ClusterError,
+    ClusterUnreachable,
+    ClusterFailed,
+    EnvironmentMismatch,
 )
-from shoal.exceptions.targets import FlowNotFound, ScriptError
+from shoal.exceptions.targets import (
+    ScriptError,
+    FlowNotFound,
+)
+# isort: on
 
 __all__ = [
     "BackendError",

@@ -3,7 +3,7 @@
     base.py         what all have in common, and the `TaskRunner` protocol
     foreign.py      runners that only keep the protocol
     registry.py     runners by name, through entry points
-    workers.py      workers of this process; async_lane.py runs their async tasks
+    workers.py      workers of this process; async_lane.py runs their async tasks, worker_backend.py is their backend
     sequential.py   everything in the submitting thread
     threads.py      the thread pool
     processes/      the process pool

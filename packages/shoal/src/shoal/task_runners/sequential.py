@@ -14,7 +14,8 @@ from shoal.futures.maps import MapRecord
 from shoal.futures.run import TaskFuture
 from shoal.scheduling.dispatchers import PullingDispatcher
 from shoal.task_runners.base import BaseTaskRunner
-from shoal.task_runners.workers import Worker, WorkerBackend
+from shoal.task_runners.worker_backend import WorkerBackend
+from shoal.task_runners.workers import Worker
 
 if TYPE_CHECKING:
     from shoal.context import Scope

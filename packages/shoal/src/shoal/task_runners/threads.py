@@ -25,7 +25,8 @@ from shoal.engine.interrupt import Frames
 from shoal.futures.maps import MapRecord
 from shoal.logs import library_logger
 from shoal.task_runners.base import BaseTaskRunner
-from shoal.task_runners.workers import Worker, WorkerBackend
+from shoal.task_runners.worker_backend import WorkerBackend
+from shoal.task_runners.workers import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

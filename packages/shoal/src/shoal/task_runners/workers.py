@@ -9,19 +9,19 @@ Who owns what:
     Worker.frames           what the worker runs, innermost last; written by its own thread
     Worker._parked          a lock that an idle or waiting worker blocks on; released under `LOCK`, by whoever has
                             something for it
-    WorkerBackend.workers   every living worker that was not given up; under `LOCK`
+    Pool.workers            every living worker that was not given up; under `LOCK`
 
 A worker that waits for runs of its own runner does them itself where they have not started (and only those, or what
 they need: an unrelated one might want a lock that the waiting task holds). So nesting ends with one worker.
 
-May import `base`, `async_lane`, and what lies above them.
+May import `packing` and what lies above task runners.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
 from shoal.context import HERE, LOCK
@@ -32,21 +32,46 @@ from shoal.futures.blocking import Countdown, block_plainly, slices
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import wait_graph
-from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import GoneError
-from shoal.task_runners.async_lane import AsyncLane
 from shoal.task_runners.packing import not_begun
 
 if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.dispatchers import PullingDispatcher
-    from shoal.specs import TaskSpec
 
-__all__ = ["Worker", "WorkerBackend"]
+__all__ = ["Pool", "Worker"]
 
 #: How deep runs may run what they wait for on one stack. A level takes about ten Python frames and some C stack.
 DEEPEST = 80
+
+
+class Pool(Protocol):
+    """What workers belong to, as they see it; `WorkerBackend` says what it does by default.
+
+    Attributes:
+        workers: every living one that was not given up.
+        surplus: how many of them are too many.
+        dispatcher: of the runner.
+    """
+
+    workers: list[Worker]
+    surplus: int
+    dispatcher: PullingDispatcher
+
+    def lend(self) -> None:
+        """A worker blocks with a time limit: another may take its place meanwhile."""
+
+    def lend_back(self) -> None:
+        """It goes on."""
+
+    def span_taken(self) -> None:
+        """A worker has begun a range of a map."""
+
+    def retire(self) -> bool:
+        """Whether an idle worker is to end because it is one too many; with `LOCK` held."""
+
+    def left(self, worker: Worker) -> None:
+        """A worker has ended."""
 
 
 class Worker:
@@ -66,7 +91,7 @@ class Worker:
         "thread",
     )
 
-    def __init__(self, backend: WorkerBackend, frames: Frames) -> None:
+    def __init__(self, backend: Pool, frames: Frames) -> None:
         self.backend = backend
         self.frames = frames
         self.helps = {backend.dispatcher}
@@ -425,96 +450,3 @@ class _Wakeup(Countdown):
             worker.look_again()
 
         self._wake = wake
-
-
-class WorkerBackend:
-    """Workers that take runs themselves; what threads and the sequential runner have in common.
-
-    Args:
-        concurrent: whether there may be several at once.
-    """
-
-    captures = False
-
-    def __init__(self, *, concurrent: bool) -> None:
-        self.capabilities = Capabilities(
-            pulls=True,
-            concurrent=concurrent,
-            shares_context=True,
-            policy=BatchPolicy(target=0.002, alone=0.001, cap=4096),
-        )
-        self.workers: list[Worker] = []
-        self.surplus = 0
-        self.dispatcher: PullingDispatcher
-        self.lane: AsyncLane
-
-    def start(self, events: PullingDispatcher) -> None:
-        """See `AnyBackend`."""
-        self.dispatcher = events
-        self.lane = AsyncLane(events)
-        events.scheduler.workers = self.workers
-
-    def wake(self, worker: Worker) -> None:
-        """See `PullingBackend`."""
-        with LOCK:
-            worker.look_again()
-
-    def wake_loop(self) -> None:
-        """See `PullingBackend`."""
-        self.lane.wake()
-
-    def crowded(self) -> None:
-        """See `PullingBackend`."""
-
-    def give_up(self, run: TaskFuture[Any]) -> None:
-        """See `PullingBackend`."""
-
-    def lend(self) -> None:
-        """A worker blocks with a time limit: another may take its place meanwhile."""
-
-    def lend_back(self) -> None:
-        """It goes on."""
-
-    def span_taken(self) -> None:
-        """A worker has begun a range of a map."""
-
-    def retire(self) -> bool:
-        """Whether an idle worker is to end because it is one too many; with `LOCK` held."""
-        return False
-
-    def left(self, worker: Worker) -> None:
-        """A worker has ended."""
-        with LOCK:
-            if worker in self.workers:
-                self.workers.remove(worker)
-            scheduler = self.dispatcher.scheduler
-            if worker in scheduler.idle:
-                scheduler.idle.remove(worker)
-
-    def running(self) -> list[TaskFuture[Any]]:
-        """Runs that are executing; with `LOCK` held."""
-        found = [future for worker in self.workers for future in worker.running()]
-        return found + self.lane.running()
-
-    def interrupt(self, run: TaskFuture[Any]) -> None:
-        """See `Backend`."""
-        for worker in self.workers:
-            if run in worker.running():
-                worker.frames.fire(run)
-                worker.look_again()
-                return
-        self.lane.interrupt(run)
-
-    def stop(self, grace: float) -> None:
-        """See `AnyBackend`."""
-        with LOCK:
-            self.lane.stop()
-        self.lane.join(grace)
-
-    def capture(self, task: TaskSpec) -> Any:
-        """See `AnyBackend`."""
-        return None
-
-    def native(self, run: TaskFuture[Any]) -> Any:
-        """See `AnyBackend`."""
-        return None

@@ -10,7 +10,9 @@ driver     runner.py        `ProcessPoolTaskRunner`: what users configure
            cores.py         how many threads libraries may use in each
            driver_store.py  large arguments and results
            carrier.py       arguments and results of runs that workers submit
-           spawning.py      how workers start and end
+           spawning.py      how workers start
+           fork_server.py   the driver's side of the server
+           worker_process.py  a worker process, and how it ends
 server     server.py        the process that workers are forked from
 worker     worker.py        its receiver, and what it says; the rest is in `remote`
 between    wire.py          how messages cross a socket

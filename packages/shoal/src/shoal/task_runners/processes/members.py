@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from shoal.calls import Batch
     from shoal.specs import TaskSpec
     from shoal.task_runners.processes.record import Lane, Record
-    from shoal.task_runners.processes.spawning import WorkerProcess
     from shoal.task_runners.processes.wire import DriverChannel
+    from shoal.task_runners.processes.worker_process import WorkerProcess
 
 __all__ = ["ProcessMember", "Sent", "died"]
 

@@ -28,6 +28,7 @@ driver     cluster_runner.py    what users configure
            cluster_listener.py  what workers say
            cluster_members.py   the books about workers and batches
 worker     cluster_worker.py    a worker of one session, and its threads
+           columns.py           outcomes of a batch, until they are reported
 
 A runner adds how messages and large values travel, and how workers start and end.
 """

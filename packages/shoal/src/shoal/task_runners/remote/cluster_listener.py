@@ -12,7 +12,7 @@ from shoal.calls import COMPLETED, Report
 from shoal.logs import library_logger
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.cluster_worker import KEPT, PICKLED
+from shoal.task_runners.remote.columns import KEPT, PICKLED
 from shoal.task_runners.remote.listener import Listener
 from shoal.task_runners.remote.members import futures_of
 from shoal.task_runners.remote.parcels import Parcel

@@ -21,77 +21,23 @@ from typing import TYPE_CHECKING, Any
 from shoal import names
 from shoal.context import LOCK, SCOPE
 from shoal.engine.batch_run import pack_error
-from shoal.engine.inputs import ATOMS
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch
+from shoal.task_runners.remote.columns import Columns
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
 from shoal.task_runners.remote.main_thread import MainThread
 from shoal.task_runners.remote.parcels import unpack
-from shoal.task_runners.remote.record import ARGUMENTS, SMALL_PICKLE, Record
+from shoal.task_runners.remote.record import ARGUMENTS, Record
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
 from shoal.task_runners.remote.worker_thread import WorkerThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shoal.task_runners.remote.lanes import Lane
     from shoal.task_runners.remote.messages import Message
 
-__all__ = ["KEPT", "PICKLED", "PLAIN", "ClusterThread", "ClusterWorker", "Columns"]
-
-# How a run's end is told.
-PLAIN = 1  # the value itself
-PICKLED = 2  # a pickled value or `Outcome`
-KEPT = 3  # what the driver finds a value by that stays in the cluster
-
-
-class Columns:
-    """The lane of a batch: outcomes by position, until they are reported; and beside that in the record.
-
-    Args:
-        number: of the lane in the record, -1 for none.
-        lane: in the record, `None` for none.
-        size: positions.
-
-    Attributes:
-        words: see `Lane`.
-    """
-
-    __slots__ = ("ends", "kinds", "lane", "number", "values", "words")
-
-    def __init__(self, number: int, lane: Lane | None, size: int) -> None:
-        self.number = number
-        self.lane = lane
-        self.words: Any = lane.words if lane is not None else bytearray(size)
-        self.ends: Any = lane.ends if lane is not None else [0.0] * size
-        self.kinds = bytearray(size)
-        self.values: list[Any] = [None] * size
-
-    def put(self, position: int, value: Any) -> bool:
-        """See `Lane`. Hot."""
-        if type(value) in ATOMS and not (type(value) in (str, bytes) and len(value) > 1024):
-            self.kinds[position] = PLAIN
-            self.values[position] = value
-            if self.lane is not None and not self.lane.put(position, value):
-                self.lane.put_pickled(position, dumps(value))
-            return True
-        return False
-
-    def put_pickled(self, position: int, data: bytes) -> bool:
-        """See `Lane`."""
-        self.kinds[position] = PICKLED
-        self.values[position] = data
-        if self.lane is not None and len(data) <= SMALL_PICKLE:
-            self.lane.put_pickled(position, data)
-        return True
-
-    def put_kept(self, position: int, key: Any) -> None:
-        """The value stays in the cluster, where the driver finds it by this key."""
-        self.kinds[position] = KEPT
-        self.values[position] = key
-        if self.lane is not None:
-            self.lane.put_kept(position, dumps(key))
+__all__ = ["ClusterThread", "ClusterWorker"]
 
 
 class _Opening:

@@ -1,7 +1,4 @@
-"""States: what can be said of a run at a moment, and how its value or exception is had from one.
-
-A `State` is a value: it is made often, so it is cheap to make, and it is never changed after it was. The scheduler
-keeps plain integers instead (`shoal.calls`) and makes a state when somebody asks for one.
+"""`State` and its types, and the exception that stands for one.
 
 May import `exceptions` and `safely`.
 """
@@ -18,34 +15,19 @@ from shoal.safely import is_error, is_raisable, repr_of
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
-    from typing import TypedDict, Unpack
 
 __all__ = [
     "TERMINAL_TYPES",
-    "AwaitingRetry",
-    "Cancelled",
-    "Cancelling",
-    "Completed",
-    "Crashed",
-    "Failed",
-    "NotReady",
-    "Paused",
-    "Pending",
-    "Queued",
-    "Retrying",
-    "Running",
-    "Scheduled",
     "State",
     "StateType",
-    "TimedOut",
-    "aggregate_states",
+    "exception_of",
     "get_state_exception",
     "raise_state_exception",
+    "values_of",
 ]
 
-R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -204,14 +186,14 @@ class State(Generic[R_co]):
                 if raise_on_failure:
                     raise
                 return lost
-        error = _exception_of(self)
+        error = exception_of(self)
         try:
             if raise_on_failure or not self.is_done():
                 raise error
             data = self.data
             if data is None or isinstance(data, BaseException):
                 return error
-            return _values_of(data) if _only_states(data) else data  # type: ignore[no-any-return]
+            return values_of(data) if _only_states(data) else data  # type: ignore[no-any-return]
         except BaseException:
             fold(error)
             raise
@@ -226,7 +208,7 @@ class State(Generic[R_co]):
         """
         if self.type is _COMPLETED:
             return None
-        error = _exception_of(self)
+        error = exception_of(self)
         if not self.is_done():
             raise error
         return error
@@ -336,7 +318,7 @@ def get_state_exception(state: State[Any], *, run_name: str | None = None) -> Ba
         if it holds none, or one that would end the program (SystemExit), which is then its cause; `UnfinishedRun`
         if the run has not ended.
     """
-    return None if state.type is _COMPLETED else _exception_of(state, run_name)
+    return None if state.type is _COMPLETED else exception_of(state, run_name)
 
 
 def raise_state_exception(state: State[Any]) -> None:
@@ -352,7 +334,7 @@ def raise_state_exception(state: State[Any]) -> None:
         del error  # as in `State.result`
 
 
-def _exception_of(state: State[Any], run_name: str | None = None) -> BaseException:
+def exception_of(state: State[Any], run_name: str | None = None) -> BaseException:
     """What stands for a state that is not COMPLETED."""
     data = state.data if state.is_done() else None
     if is_error(data):
@@ -362,7 +344,7 @@ def _exception_of(state: State[Any], run_name: str | None = None) -> BaseExcepti
     if isinstance(data, (list, tuple, set, frozenset)):
         inner = _first_bad([item for item in data if isinstance(item, State)])
         if inner is not None:
-            return _exception_of(inner, run_name)
+            return exception_of(inner, run_name)
     wrapper = _BAD_ENDS.get(state.type)
     if wrapper is None:
         return UnfinishedRun(state_name=state.name, run_name=run_name)
@@ -388,158 +370,10 @@ def _only_states(data: object) -> bool:
     )
 
 
-def _values_of(states: Any) -> Any:
+def values_of(states: Any) -> Any:
     """Values in the place of states, exceptions where there are none; a list for a list, else a tuple."""
     values = [
-        state.result(raise_on_failure=False) if state.is_done() else _exception_of(state)
+        state.result(raise_on_failure=False) if state.is_done() else exception_of(state)
         for state in states
     ]
     return values if isinstance(states, list) else tuple(values)
-
-
-def final_state(state: State[Any]) -> State[Any]:
-    """The final state of a run that returned a state: that one, if a run can end in it.
-
-    A run that returned `Cancelling` has been cancelled by that; whatever else is not final is a failure.
-    """
-    if state.is_final():
-        return state
-    if state.is_cancelling():
-        return State(_CANCELLED, message=state.message, data=state.data)
-    if state.is_done():  # it stands for a run that never started, and says why
-        return State(_FAILED, message=state.message, data=state.data)
-    return State(_FAILED, message=f"{state} was returned, which is not final")
-
-
-def summed_up(states: Iterable[State[Any]]) -> State[Any]:
-    """As `aggregate_states`, with the values as data if all are COMPLETED; a list for a list, else a tuple."""
-    found = states if isinstance(states, list) else tuple(states)
-    aggregate: State[Any] = aggregate_states(found)
-    data = _values_of(found) if aggregate.is_completed() else found
-    return State(aggregate.type, message=aggregate.message, data=data)
-
-
-def aggregate_states(states: Iterable[State[Any]]) -> State[list[State[Any]]]:
-    """One state for a run that returned several (SPEC 3.4).
-
-    Args:
-        states: the states, at least one.
-
-    Returns:
-        COMPLETED if all are, else CANCELLED if any is, else FAILED; its data are the states, in order.
-
-    Examples:
-        >>> str(aggregate_states([Completed(), Failed("no"), Crashed()]))
-        "Failed('2/3 states failed.')"
-    """
-    found = list(states)
-    types = [state.type for state in found]
-    if types.count(_COMPLETED) == len(types):
-        return State(_COMPLETED, message="All states completed.", data=found)
-    cancelled = types.count(_CANCELLED)
-    if cancelled:
-        message = f"{cancelled}/{len(types)} states cancelled."
-        return State(_CANCELLED, message=message, data=found)
-    failed = types.count(_FAILED) + types.count(_CRASHED)
-    if failed:
-        message = f"{failed}/{len(types)} states failed."
-    else:  # runs that never started, because something outside this list failed
-        message = f"{len(types) - types.count(_COMPLETED)}/{len(types)} states did not complete."
-    return State(_FAILED, message=message, data=found)
-
-
-# ---------------------------------------------------------------------- constructors, named for the states they make
-
-# Each takes a message, and by keyword what is below, as `State` does.
-
-if TYPE_CHECKING:
-
-    class _Details(TypedDict, total=False):
-        data: Any
-        name: str | None
-        timestamp: float | None
-
-    class _Plan(_Details, total=False):
-        scheduled_time: float | datetime | None
-
-
-def Pending(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run has not started."""
-    return _named(_PENDING, None, message, details)
-
-
-def Queued(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run could start, but waits for a slot of a concurrency limit; it holds no worker."""
-    return _named(_PENDING, "Queued", message, details)
-
-
-def NotReady(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run is settled and never starts: what it needs did not complete. `data`: an `UpstreamTaskError`."""
-    return _named(_PENDING, _NOT_READY, message, details)
-
-
-def Running(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run is going on."""
-    return _named(_RUNNING, None, message, details)
-
-
-def Retrying(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run is going on again, after an attempt that failed."""
-    return _named(_RUNNING, "Retrying", message, details)
-
-
-@overload
-def Completed(
-    message: str | None = None, *, name: str | None = None, timestamp: float | None = None
-) -> State[Any]: ...
-@overload
-def Completed(
-    message: str | None = None, *, data: R, name: str | None = None, timestamp: float | None = None
-) -> State[R]: ...
-def Completed(message: str | None = None, **details: Any) -> State[Any]:
-    """The run ended well. `data`: its value."""
-    return _named(_COMPLETED, None, message, details)
-
-
-def Failed(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run ended with an exception. `data`: the exception."""
-    return _named(_FAILED, None, message, details)
-
-
-def TimedOut(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run took longer than its `timeout_seconds`. `data`: the timeout error."""
-    return _named(_FAILED, "TimedOut", message, details)
-
-
-def Crashed(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run was lost: its worker died, or something outside it ended it. `data`: the exception, if any."""
-    return _named(_CRASHED, None, message, details)
-
-
-def Cancelled(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run was cancelled."""
-    return _named(_CANCELLED, None, message, details)
-
-
-def Cancelling(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run is being cancelled, but still going on."""
-    return _named(_CANCELLING, None, message, details)
-
-
-def Paused(message: str | None = None, **details: Unpack[_Details]) -> State[Any]:
-    """The run waits for a person."""
-    return _named(_PAUSED, None, message, details)
-
-
-def Scheduled(message: str | None = None, **details: Unpack[_Plan]) -> State[Any]:
-    """The run starts at a later time, `scheduled_time`."""
-    return _named(_SCHEDULED, None, message, details)
-
-
-def AwaitingRetry(message: str | None = None, **details: Unpack[_Plan]) -> State[Any]:
-    """An attempt failed; the next one starts at `scheduled_time`."""
-    return _named(_SCHEDULED, "AwaitingRetry", message, details)
-
-
-def _named(type_: StateType, name: str | None, message: str | None, details: Any) -> State[Any]:
-    return State(type_, details.pop("name", None) or name, message, **details)

@@ -1,0 +1,114 @@
+"""The backend of workers that are threads of this process: what threads and the sequential runner have in common.
+
+May import `async_lane`, `workers` and what lies above them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.context import LOCK
+from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.capabilities import Capabilities
+from shoal.task_runners.async_lane import AsyncLane
+
+if TYPE_CHECKING:
+    from shoal.futures.run import TaskFuture
+    from shoal.scheduling.dispatchers import PullingDispatcher
+    from shoal.specs import TaskSpec
+    from shoal.task_runners.workers import Worker
+
+__all__ = ["WorkerBackend"]
+
+
+class WorkerBackend:
+    """Workers that take runs themselves; what threads and the sequential runner have in common.
+
+    Args:
+        concurrent: whether there may be several at once.
+    """
+
+    captures = False
+
+    def __init__(self, *, concurrent: bool) -> None:
+        self.capabilities = Capabilities(
+            pulls=True,
+            concurrent=concurrent,
+            shares_context=True,
+            policy=BatchPolicy(target=0.002, alone=0.001, cap=4096),
+        )
+        self.workers: list[Worker] = []
+        self.surplus = 0
+        self.dispatcher: PullingDispatcher
+        self.lane: AsyncLane
+
+    def start(self, events: PullingDispatcher) -> None:
+        """See `AnyBackend`."""
+        self.dispatcher = events
+        self.lane = AsyncLane(events)
+        events.scheduler.workers = self.workers
+
+    def wake(self, worker: Worker) -> None:
+        """See `PullingBackend`."""
+        with LOCK:
+            worker.look_again()
+
+    def wake_loop(self) -> None:
+        """See `PullingBackend`."""
+        self.lane.wake()
+
+    def crowded(self) -> None:
+        """See `PullingBackend`."""
+
+    def give_up(self, run: TaskFuture[Any]) -> None:
+        """See `PullingBackend`."""
+
+    def lend(self) -> None:
+        """See `Pool`."""
+
+    def lend_back(self) -> None:
+        """See `Pool`."""
+
+    def span_taken(self) -> None:
+        """See `Pool`."""
+
+    def retire(self) -> bool:
+        """See `Pool`."""
+        return False
+
+    def left(self, worker: Worker) -> None:
+        """See `Pool`."""
+        with LOCK:
+            if worker in self.workers:
+                self.workers.remove(worker)
+            scheduler = self.dispatcher.scheduler
+            if worker in scheduler.idle:
+                scheduler.idle.remove(worker)
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """Runs that are executing; with `LOCK` held."""
+        found = [future for worker in self.workers for future in worker.running()]
+        return found + self.lane.running()
+
+    def interrupt(self, run: TaskFuture[Any]) -> None:
+        """See `Backend`."""
+        for worker in self.workers:
+            if run in worker.running():
+                worker.frames.fire(run)
+                worker.look_again()
+                return
+        self.lane.interrupt(run)
+
+    def stop(self, grace: float) -> None:
+        """See `AnyBackend`."""
+        with LOCK:
+            self.lane.stop()
+        self.lane.join(grace)
+
+    def capture(self, task: TaskSpec) -> Any:
+        """See `AnyBackend`."""
+        return None
+
+    def native(self, run: TaskFuture[Any]) -> Any:
+        """See `AnyBackend`."""
+        return None
