@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -192,14 +193,14 @@ class SubprocessBackend(ClusterBackend):
         worker.kill()
 
     def stop(self, grace: float) -> None:
-        self.stopping = True
+        self.stopping, until = True, time.monotonic() + grace
         members = self.engine.workers()
         for member in members:
-            if not member.hello or self.engine.in_flight_at(member):
-                member.kill()  # it has hardly begun, or what it runs was cancelled
+            if self.engine.in_flight_at(member):
+                member.kill()  # what it runs was cancelled
             member.channel.send(messages.STOP)
         for member in members:
-            member.reader.join(grace)
+            member.reader.join(max(until - time.monotonic(), 0.0))
             member.kill()
             member.reader.join()
         self.calls.close(grace)
