@@ -25,8 +25,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from shoal.engine.services import Calls
-from shoal.scheduling.capabilities import EngineRules
-from shoal.scheduling.dispatchers import EngineDispatcher
+from shoal.scheduling.capabilities import LedgerRules
+from shoal.scheduling.dispatchers import LedgerDispatcher
 from shoal.scheduling.in_flight import Departure
 from shoal.serialization import loads
 from shoal.task_runners import BaseTaskRunner
@@ -136,14 +136,14 @@ class SubprocessBackend(ClusterBackend):
     """The driver's side."""
 
     def __init__(self, workers: int, command: tuple[str, ...], folder: str) -> None:
-        super().__init__(EngineRules("a subprocess", spares_coroutines=False), queues=False)
+        super().__init__(LedgerRules("a subprocess", spares_coroutines=False), queues=False)
         self.workers, self.command, self.folder = workers, command, folder
         self.store = FileStore(folder)
         self.numbers = count()
         self.at: dict[int, Member] = {}
 
-    def start(self, events: EngineDispatcher) -> None:
-        self.events, self.engine = events, events.engine
+    def start(self, events: LedgerDispatcher) -> None:
+        self.events, self.ledger = events, events.ledger
         self.serializer = BatchSerializer(events, self.store.keep)
         self.listener = ClusterListener(self)
         self.calls = Calls("subprocess-listener", events.failed)
@@ -178,7 +178,7 @@ class SubprocessBackend(ClusterBackend):
             if not (member.hello or self.stopping):
                 text = f"{self.command} ended with {code} before it said anything"
                 self.events.broken(lambda run_name: self.died(run_name, text))
-        self.engine.worker_left(member, Departure.of_process(code))
+        self.ledger.worker_left(member, Departure.of_process(code))
 
     def is_listening(self) -> bool:
         return self.calls.is_here()
@@ -187,16 +187,16 @@ class SubprocessBackend(ClusterBackend):
         return self.store.own(path)
 
     def read_outcomes(self, worker: Any) -> None:
-        self.engine.outcomes_read(worker, worker.outcomes(self.kept))
+        self.ledger.outcomes_read(worker, worker.outcomes(self.kept))
 
     def kill(self, worker: Any, job: Any, run: Any) -> None:
         worker.kill()
 
     def stop(self, grace: float) -> None:
         self.stopping, until = True, time.monotonic() + grace
-        members = self.engine.workers()
+        members = self.ledger.workers()
         for member in members:
-            if self.engine.in_flight_at(member):
+            if self.ledger.in_flight_at(member):
                 member.kill()  # what it runs was cancelled
             member.channel.send(messages.STOP)
         for member in members:
@@ -204,7 +204,7 @@ class SubprocessBackend(ClusterBackend):
             member.kill()
             member.reader.join()
         self.calls.close(grace)
-        self.engine.close()
+        self.ledger.close()
 
 
 class SubprocessTaskRunner(BaseTaskRunner):

@@ -26,7 +26,7 @@ from shoal.logs import log_failure
 from shoal.scheduling import effects
 from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import PullingDispatcher
-from shoal.scheduling.engine_events import EngineEvents
+from shoal.scheduling.ledger_events import LedgerEvents
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.serialization import loads
 from shoal.task_runners import ExecutorTaskRunner, ProcessPoolTaskRunner, ThreadPoolTaskRunner
@@ -130,9 +130,9 @@ def test_a_retry_that_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_a_worker_says_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its worker is ended, and with it what it runs; the pool goes on."""
-    told, failed = EngineEvents.told, threading.Event()
+    told, failed = LedgerEvents.told, threading.Event()
 
-    def fails_once(self: EngineEvents, report: Any) -> bool:
+    def fails_once(self: LedgerEvents, report: Any) -> bool:
         if not failed.is_set():
             failed.set()
             fails()
@@ -140,7 +140,7 @@ def test_what_a_worker_says_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> 
 
     with ProcessPoolTaskRunner(1) as runner:
         assert runner.submit(inc, {"x": 0}).result(timeout=PATIENCE) == 1
-        monkeypatch.setattr(EngineEvents, "told", fails_once)
+        monkeypatch.setattr(LedgerEvents, "told", fails_once)
         run = runner.submit(inc, {"x": 1})
         run.wait(PATIENCE)
         assert failed.is_set()

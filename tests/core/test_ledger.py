@@ -33,7 +33,7 @@ from shoal.names import next_number, reserve
 from shoal.scheduling import effects
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.blocked_run import BlockedRun
-from shoal.scheduling.capabilities import Capabilities, EngineRules
+from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.scheduling.dispatchers import dispatcher_for
 from shoal.scheduling.in_flight import (
     Departure,
@@ -128,7 +128,7 @@ class LedgerMachine(RuleBasedStateMachine):
         backend: Any = FakeBackend(self.queues)
         self.dispatcher = dispatcher_for(backend, None, "fake")
         self.scheduler: Any = self.dispatcher.scheduler
-        self.ledger = Ledger(self.scheduler, EngineRules("Fake", words_within=self.words_within))
+        self.ledger = Ledger(self.scheduler, LedgerRules("Fake", words_within=self.words_within))
         if known:
             for one in (work, again):
                 self.scheduler.durations.observe(one, 0.1, 100)
@@ -839,7 +839,7 @@ class Ledgers:
 
     def __init__(self) -> None:
         self.scheduler = Mock(effects=[])
-        self.ledger = Ledger(self.scheduler, EngineRules("Fake"))
+        self.ledger = Ledger(self.scheduler, LedgerRules("Fake"))
         self.numbers = itertools.count(1)
 
     def begins(self) -> tuple[int, WorkerState]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from shoal import task
 from shoal.exceptions import ResultLost
-from shoal.scheduling.capabilities import EngineRules
+from shoal.scheduling.capabilities import LedgerRules
 from shoal.scheduling.in_flight import Departure
 from shoal.task_runners.remote.batches import Batch, Rows
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
@@ -58,9 +58,9 @@ class Offering(ClusterBackend):
     """A cluster of which only is known what its places have."""
 
     def __init__(self, *offers: dict[str, float]) -> None:
-        super().__init__(EngineRules("Test"), "test worker", least=0.0, patience=1.0)
+        super().__init__(LedgerRules("Test"), "test worker", least=0.0, patience=1.0)
         self._offers = list(offers)
-        self.engine = SimpleNamespace(  # type: ignore[assignment]
+        self.ledger = SimpleNamespace(  # type: ignore[assignment]
             run_at=lambda batch, position: SimpleNamespace(name="run-1")
         )
 

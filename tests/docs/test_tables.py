@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shoal.scheduling.backend import BackendEvents, EngineBackend
+from shoal.scheduling.backend import BackendEvents, LedgerBackend
 from shoal.scheduling.capabilities import Capabilities
-from shoal.scheduling.engine_events import EngineEvents
+from shoal.scheduling.ledger_events import LedgerEvents
 
 PAGE = (Path(__file__).parents[2] / "docs" / "writing-a-runner.md").read_text()
 
@@ -46,12 +46,12 @@ def methods_of(protocol: type) -> set[str]:
 def test_what_a_backend_tells() -> None:
     told = first_columns("What a backend tells")
     assert set(re.findall(r"`events\.(\w+)\(", told)) == methods_of(BackendEvents)
-    assert set(re.findall(r"`events\.engine\.(\w+)\(", told)) == methods_of(EngineEvents) - ASKED
+    assert set(re.findall(r"`events\.ledger\.(\w+)\(", told)) == methods_of(LedgerEvents) - ASKED
 
 
 def test_what_a_backend_is_asked() -> None:
     asked = first_columns("What it is asked")
-    assert set(re.findall(r"`(\w+)\(", asked)) == methods_of(EngineBackend)
+    assert set(re.findall(r"`(\w+)\(", asked)) == methods_of(LedgerBackend)
 
 
 def test_flags() -> None:

@@ -33,7 +33,7 @@ from shoal.engine.services import Calls
 from shoal.exceptions import InvalidOption
 from shoal.logs import library_logger
 from shoal.names import process_entropy
-from shoal.scheduling.capabilities import EngineRules
+from shoal.scheduling.capabilities import LedgerRules
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batch_serializer import BatchSerializer
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
     from shoal.calls import Batch
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.dispatchers import EngineDispatcher
+    from shoal.scheduling.dispatchers import LedgerDispatcher
     from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.parcels import Packed
@@ -105,7 +105,7 @@ class DaskBackend(ClusterBackend):
         ship_modules: str | Sequence[str] = "auto",
         worker_timeout: float | str | None = "auto",
     ) -> None:
-        rules = EngineRules("Dask", leaves_within=FAREWELL_WITHIN, shares=True)
+        rules = LedgerRules("Dask", leaves_within=FAREWELL_WITHIN, shares=True)
         super().__init__(rules, "Dask worker", least=LEAST, patience=PATIENCE)
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
         self.arrived = threading.Event()
@@ -121,9 +121,9 @@ class DaskBackend(ClusterBackend):
 
     # ------------------------------------------------------------------ starting and stopping
 
-    def start(self, events: EngineDispatcher) -> None:
+    def start(self, events: LedgerDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
-        self.events, self.engine = events, events.engine
+        self.events, self.ledger = events, events.ledger
         self.serializer = BatchSerializer(events, self._keep)
         self._storing = Calls("shoal-dask-storing", events.failed)
         self.listener = Listener(self, check=self._check)
@@ -160,7 +160,7 @@ class DaskBackend(ClusterBackend):
             self._link.close(max(grace, 1.0))
         self._storing.close(max(grace, 1.0))
         self.jobs.join()
-        self.engine.close()
+        self.ledger.close()
         self.relays.clear()
         self._shipping.__exit__(None, None, None)
         self.connection.release(grace)
@@ -247,14 +247,14 @@ class DaskBackend(ClusterBackend):
                     sent.future = Context().run(submit, blob, values)
                 except Exception as error:
                     cause = error
-                    self.do(lambda: self.engine.not_sent(sent.number, cause))
+                    self.do(lambda: self.ledger.not_sent(sent.number, cause))
 
             with sent.sending:
                 sent.is_given = not sent.is_taken_back
                 if sent.is_given:
                     self._link.post(post)
             if not sent.is_given:
-                self.engine.withdrawn(sent.number)
+                self.ledger.withdrawn(sent.number)
 
         def send_later() -> None:
             there = blob
@@ -267,7 +267,7 @@ class DaskBackend(ClusterBackend):
                         there = self._scatter(blob)
                 send(there)
             except BaseException as error:
-                self.engine.not_sent(sent.number, error)
+                self.ledger.not_sent(sent.number, error)
 
         if len(blob) > SCATTERED or any(_is_on_its_way(stored) for stored in needed):
             self._storing.do(send_later)
@@ -276,7 +276,7 @@ class DaskBackend(ClusterBackend):
 
     def offers(self) -> list[Mapping[str, float]]:
         """See `ClusterBackend`: the resources of each worker."""
-        return [member.resources for member in self.engine.workers()]
+        return [member.resources for member in self.ledger.workers()]
 
     def _keep(self, value: Any, packed: Packed) -> Kept:
         """Sees to it that a large argument of a map is put to a worker, once."""
@@ -294,7 +294,7 @@ class DaskBackend(ClusterBackend):
         """
         if threading.current_thread() is not self._link.thread:
             self.arrived.wait(ARRIVED_WITHIN)
-        if not self.engine.workers():
+        if not self.ledger.workers():
             raise TimeoutError
         key = key if key is not None else f"shoal-argument-{uuid4().hex}"
         return self.client.scatter({key: value}, timeout=SCATTERED_WITHIN)[key]
@@ -323,13 +323,13 @@ class DaskBackend(ClusterBackend):
         self.send("withdraw", key=sent.key, number=sent.batch.number)
 
     def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
-        """See `EngineBackend`: through its nanny, if nothing of others is there."""
+        """See `LedgerBackend`: through its nanny, if nothing of others is there."""
         assert isinstance(worker, DaskMember)  # there are no others
         assert isinstance(job, DaskSent)
         self.send("kill", worker=worker.address, pid=worker.pid, keys=[job.key], run=run._number)
 
     def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
-        """See `EngineBackend`: another thread takes the place of the run's."""
+        """See `LedgerBackend`: another thread takes the place of the run's."""
         worker = entry.worker
         assert isinstance(worker, DaskMember)  # it has begun
         library_logger().warning(
@@ -341,7 +341,7 @@ class DaskBackend(ClusterBackend):
         self.down(worker, messages.GIVE_UP, dumps((entry.number, run._number)))
 
     def read_outcomes(self, worker: WorkerState) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         assert isinstance(worker, DaskMember)  # there are no others
         self.jobs.read(worker)
 
@@ -355,20 +355,20 @@ class DaskBackend(ClusterBackend):
 
     def in_flight_under(self, key: str) -> DaskSent | None:
         """The batch whose Dask task has this key."""
-        return next((sent for sent in self.engine.all_in_flight() if sent.key == key), None)
+        return next((sent for sent in self.ledger.all_in_flight() if sent.key == key), None)
 
     def _stop_what_runs(self) -> None:
         """What was cancelled and does not stop by itself is stopped by force: the cluster may go on without this runner."""
-        for sent in self.engine.wait_until_idle(LAST_WORDS):
+        for sent in self.ledger.wait_until_idle(LAST_WORDS):
             if sent.worker is not None:
-                self.engine.force(self.engine.run_at(sent.batch, 0))
+                self.ledger.force(self.ledger.run_at(sent.batch, 0))
 
     def capture(self, task: TaskSpec) -> Options | None:
-        """See `AnyBackend`: Dask's annotations."""
+        """See `Backend`: Dask's annotations."""
         return captured()
 
     def native(self, run: TaskFuture[Any]) -> Future[Any]:
-        """See `AnyBackend`."""
+        """See `Backend`."""
         return self.relays.native(run)
 
 

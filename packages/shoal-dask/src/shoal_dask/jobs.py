@@ -56,10 +56,10 @@ class Jobs:
     def worker_gone(self, address: str, leaves: bool) -> None:
         """The scheduler has removed a worker; one that leaves in order may go on with what it runs."""
         backend = self._backend
-        member = backend.engine.worker_at(address)
+        member = backend.ledger.worker_at(address)
         if member is not None:
             leaves = leaves and backend.client.status == "running"
-            backend.engine.worker_left(member, orderly=leaves)
+            backend.ledger.worker_left(member, orderly=leaves)
 
     def read(self, member: DaskMember) -> None:
         """Reads what a worker that has gone has left behind."""
@@ -70,7 +70,7 @@ class Jobs:
             outcomes = outcomes_in(
                 content, lambda key: backend.kept_by_the_dead(key, member), set(member.batches)
             )
-            backend.do(lambda: backend.engine.outcomes_read(member, outcomes))
+            backend.do(lambda: backend.ledger.outcomes_read(member, outcomes))
 
         reader = threading.Thread(
             target=backend.events.guarded(read), name="shoal-dask-record", daemon=True
@@ -105,7 +105,7 @@ class Jobs:
         backend = self._backend
         number = key.rpartition("-")[2]
         sent: DaskSent | None = (
-            backend.engine.in_flight(int(number)) if number.isdecimal() else None
+            backend.ledger.in_flight(int(number)) if number.isdecimal() else None
         )
         if sent is None or sent.key != key or sent.future is None:
             return
@@ -113,7 +113,7 @@ class Jobs:
         if status == "finished":
             # If no worker has spoken of it, one knew the session no more, or was told not to begin.
             end = JobEnd.NOT_BEGUN if sent.worker is None else JobEnd.RAN
-            backend.engine.job_ended(sent.number, end)
+            backend.ledger.job_ended(sent.number, end)
             return
         if status in ("cancelled", "lost"):
             self._cancelled(sent)
@@ -121,13 +121,13 @@ class Jobs:
         error = sent.future.exception()
         if isinstance(error, KilledWorker):
             address = error.last_worker.address
-            backend.engine.job_ended(sent.number, JobEnd.DIED, worker=address)
+            backend.ledger.job_ended(sent.number, JobEnd.DIED, worker=address)
         else:
             self._failed(sent, error)
 
     def _failed(self, sent: DaskSent, error: BaseException) -> None:
         """The Dask task of a batch has failed, not a run in it: what it depends on did, or it could not begin."""
-        engine = self._backend.engine
+        engine = self._backend.ledger
         if any(isinstance(stored, Borrowed) and stored.is_lost() for stored in sent.stored):
             upstream = _upstream(sent, error)
             engine.job_ended(
@@ -154,16 +154,16 @@ class Jobs:
         lost = [stored for stored in sent.stored if stored.is_lost()]
         if all(isinstance(stored, Kept) and backend.renew(stored) for stored in lost):
             if sent.worker is None:
-                backend.engine.job_ended(sent.number, JobEnd.NOT_BEGUN)
+                backend.ledger.job_ended(sent.number, JobEnd.NOT_BEGUN)
             return
         if any(isinstance(stored, Borrowed) for stored in lost):
             upstream = _upstream(sent, None)
-            backend.engine.job_ended(
+            backend.ledger.job_ended(
                 sent.number, JobEnd.UNFIT, fails_with=lambda name: upstream, phase=NOT_READY
             )
             return
         holder = lost[0].holder
-        backend.engine.job_ended(
+        backend.ledger.job_ended(
             sent.number,
             JobEnd.UNFIT,
             why=Departure(message="Dask has lost what its batch needs"),
@@ -174,14 +174,14 @@ class Jobs:
         """A retired worker's task was given to another, which refuses it."""
         sent = self._backend.in_flight_under(key)
         if sent is not None:
-            self._backend.engine.job_ended(sent.number, JobEnd.REFUSED)
+            self._backend.ledger.job_ended(sent.number, JobEnd.REFUSED)
 
     def spared(self, address: str, key: str, run: int) -> None:
         """A worker could not be killed for the sake of a run."""
-        member = self._backend.engine.worker_at(address)
+        member = self._backend.ledger.worker_at(address)
         sent = self._backend.in_flight_under(key)
         if member is not None and sent is not None:
-            self._backend.engine.kill_refused(member, sent.number, run)
+            self._backend.ledger.kill_refused(member, sent.number, run)
 
 
 def _upstream(sent: DaskSent, error: BaseException | None) -> UpstreamTaskError:

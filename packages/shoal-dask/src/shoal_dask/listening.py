@@ -47,7 +47,7 @@ class Listener(ClusterListener):
         if self.backend.stopping:
             return
         if "kind" in message:
-            member = self.engine.worker_at(message["worker"])
+            member = self.ledger.worker_at(message["worker"])
             if member is not None:
                 self.take(member, Message(message["kind"], message["body"], []))
         elif "ended" in message:
@@ -59,7 +59,7 @@ class Listener(ClusterListener):
             self.backend.jobs.worker_gone(*message["gone"])
             self._count_slots()
         elif "withdrawn" in message:
-            self.engine.withdrawn(message["withdrawn"])
+            self.ledger.withdrawn(message["withdrawn"])
         elif "again" in message:
             self.backend.jobs.refused(message["again"])
         elif "spared" in message:
@@ -70,7 +70,7 @@ class Listener(ClusterListener):
             self.backend.watch.answered(message["pong"])
 
     def _joined(self, joined: dict[str, Any]) -> None:
-        if self.engine.worker_at(joined["address"]) is not None:
+        if self.ledger.worker_at(joined["address"]) is not None:
             return
         channel = _Down(self.backend)
         member = DaskMember(next(self._numbers), channel, joined)
@@ -80,7 +80,7 @@ class Listener(ClusterListener):
         self._count_slots()
 
     def _count_slots(self) -> None:
-        threads = sum(member.nthreads for member in self.engine.workers())
+        threads = sum(member.nthreads for member in self.ledger.workers())
         self.backend.events.slots(list(range(max(threads, 1))), awaited=not threads)
 
     # ------------------------------------------------------------------ see `ClusterListener`
@@ -90,7 +90,7 @@ class Listener(ClusterListener):
         if message.kind == messages.WANTED:
             self.backend.relays.wanted(member, loads(message.body))
         elif message.kind == messages.FAREWELL:
-            self.engine.farewell(member)
+            self.ledger.farewell(member)
         else:
             super().take_more(member, message)
 

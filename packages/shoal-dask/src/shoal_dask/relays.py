@@ -48,7 +48,7 @@ class Relays:
             self._known.clear()
 
     def native(self, run: TaskFuture[Any]) -> Future[Any]:
-        """See `AnyBackend`: a Dask future that ends as the run does, with its plain value.
+        """See `Backend`: a Dask future that ends as the run does, with its plain value.
 
         Raises:
             RunnerStateError: the runner was left, so there is no client that it could belong to.

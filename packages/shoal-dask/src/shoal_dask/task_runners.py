@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
     from distributed.deploy.cluster import Cluster
-    from shoal.scheduling.backend import AnyBackend
+    from shoal.scheduling.backend import Backend
     from shoal.scheduling.dispatcher import AnyDispatcher
 
 __all__ = ["DaskTaskRunner"]
@@ -171,7 +171,7 @@ class DaskTaskRunner(ClusterTaskRunner):
             "a number of workers, a scheduler's address or the path of a scheduler file (….json) is needed",
         )
 
-    def make_backend(self) -> tuple[AnyBackend, int | None]:
+    def make_backend(self) -> tuple[Backend, int | None]:
         """See `BaseTaskRunner`."""
         self._connection.prepare()  # before the next line, which imports Dask
         from shoal_dask.backend import DaskBackend

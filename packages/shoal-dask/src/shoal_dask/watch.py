@@ -95,7 +95,7 @@ class Watch:
 
     def _look_at_connection(self, now: float) -> None:
         backend = self._backend
-        is_open = backend.engine.is_waited_for()
+        is_open = backend.ledger.is_waited_for()
         status = backend.client.status
         if status != "running":
             self._lost_since = self._lost_since or now
@@ -117,12 +117,12 @@ class Watch:
             self._lonely_since = self._stuck_since = None
             return
         self._look_for_workers(now)
-        waiting = [sent for sent in backend.engine.all_in_flight() if sent.demands]
+        waiting = [sent for sent in backend.ledger.all_in_flight() if sent.demands]
         for sent in waiting:
             backend.warn_of_demands(sent)
 
     def _look_for_workers(self, now: float) -> None:
-        if self._backend.engine.workers():
+        if self._backend.ledger.workers():
             self._lonely_since = self._stuck_since = None
             self._warned_of_workers = False
             return
@@ -146,7 +146,7 @@ class Watch:
             library_logger().warning(
                 "The Dask cluster has had no worker for %.0f s; %d batches wait for one",
                 lonely,
-                len(self._backend.engine.all_in_flight()),
+                len(self._backend.ledger.all_in_flight()),
             )
 
     def _no_workers(self, problem: str) -> None:

@@ -31,7 +31,7 @@ from shoal.engine.services import Calls
 from shoal.exceptions import ClusterFailed, WorkerDied
 from shoal.logs import library_logger
 from shoal.names import process_entropy
-from shoal.scheduling.capabilities import EngineRules
+from shoal.scheduling.capabilities import LedgerRules
 from shoal.scheduling.unpickling import DEADLY
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from shoal.calls import Batch
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.dispatchers import EngineDispatcher
+    from shoal.scheduling.dispatchers import LedgerDispatcher
     from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.parcels import Packed
@@ -96,7 +96,7 @@ class RayBackend(ClusterBackend):
         check_environment: bool = True,
         ship_modules: str | Sequence[str] = "auto",
     ) -> None:
-        rules = EngineRules("Ray", words_within=WORDS_WITHIN)
+        rules = LedgerRules("Ray", words_within=WORDS_WITHIN)
         super().__init__(rules, "Ray node", least=LEAST, patience=PATIENCE)
         self.takes_buffers = True
         self.lent: WeakValueDictionary[str, Kept] = WeakValueDictionary()
@@ -120,9 +120,9 @@ class RayBackend(ClusterBackend):
 
     # ------------------------------------------------------------------ starting and stopping
 
-    def start(self, events: EngineDispatcher) -> None:
+    def start(self, events: LedgerDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary instance if there is none."""
-        self.events, self.engine = events, events.engine
+        self.events, self.ledger = events, events.ledger
         self.serializer = BatchSerializer(events, self._keep)
         self.listener = Listener(self)
         self.connection.acquire()
@@ -180,7 +180,7 @@ class RayBackend(ClusterBackend):
             self.stopping = True
 
     def _let_go(self) -> None:
-        self.engine.close()
+        self.ledger.close()
         self.relays.clear()
         self._relay = None
         self._bases.clear()
@@ -188,7 +188,7 @@ class RayBackend(ClusterBackend):
 
     def _stop_what_runs(self) -> None:
         """What was cancelled and does not stop by itself is stopped by force: the cluster may go on without this runner."""
-        for sent in self.engine.wait_until_idle(LAST_WORDS):
+        for sent in self.ledger.wait_until_idle(LAST_WORDS):
             if sent.is_job and sent.status is not None:
                 ray.cancel(sent.status, force=sent.worker is not None, recursive=False)
 
@@ -343,24 +343,24 @@ class RayBackend(ClusterBackend):
         self.calls.do(cancel)
 
     def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         assert isinstance(job, RaySent)  # there are no others
         self.calls.do(lambda: ray.cancel(job.status, force=True, recursive=False))
 
     def read_outcomes(self, worker: WorkerState) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         assert isinstance(worker, RayMember)  # there are no others
         self.link.do(lambda: self.jobs.read(worker))
 
     def capture(self, task: TaskSpec) -> Options | None:
-        """See `AnyBackend`: what `remote_options` says."""
+        """See `Backend`: what `remote_options` says."""
         if task.resources and task not in self._checked:
             check_resources(task.resources, task.name)
             self._checked.add(task)
         return captured()
 
     def native(self, run: TaskFuture[Any]) -> ObjectRef[Any]:
-        """See `AnyBackend`."""
+        """See `Backend`."""
         return self.relays.native(run)
 
 

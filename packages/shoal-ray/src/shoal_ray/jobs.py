@@ -123,7 +123,7 @@ class Jobs:
         backend = self._backend
         if backend.stopping:
             return
-        engine, number = backend.engine, sent.number
+        engine, number = backend.ledger, sent.number
         try:
             begun = done.result()
         except Exception as error:  # of Ray's, or Ray Client's
@@ -135,7 +135,7 @@ class Jobs:
             engine.job_ended(number, JobEnd.RAN if begun else JobEnd.NOT_BEGUN)
 
     def _failed(self, sent: RaySent, error: BaseException) -> None:
-        engine, number = self._backend.engine, sent.number
+        engine, number = self._backend.ledger, sent.number
         borrows = any(_is_borrowed(item) for item in sent.stored)
         if isinstance(error, _CRASHES) or sent.killed:
             may_have_begun = isinstance(error, _UNHEARD)
@@ -161,7 +161,7 @@ class Jobs:
             if has_failed and why.cause is not None:
                 self._unfit(sent, why.cause)
             else:
-                self._backend.engine.job_ended(sent.number, JobEnd.DIED, why=why)
+                self._backend.ledger.job_ended(sent.number, JobEnd.DIED, why=why)
 
         self._backend.link.do(go_on)
 
@@ -195,7 +195,7 @@ class Jobs:
             return ResultLost(run_name=name, holder=end.holder) if type(end) is ResultLost else end
 
         text = f"the Ray task of its batch failed: {repr_of(error)}"
-        self._backend.engine.job_ended(
+        self._backend.ledger.job_ended(
             sent.number,
             JobEnd.UNFIT,
             why=Departure(message=text, cause=error),
@@ -213,13 +213,13 @@ class Jobs:
         elif member.host == socket.gethostname() and is_own(path):
             self._read(member, read_record(path))
         elif not member.batches and not member.blamed:
-            self._backend.engine.outcomes_read(member, {})  # it was idle, and has ended for that
+            self._backend.ledger.outcomes_read(member, {})  # it was idle, and has ended for that
         else:
             self._read_elsewhere(member, path)
 
     def _read(self, member: RayMember, content: bytes | None) -> None:
         outcomes = outcomes_in(content, lambda key: _lost(member), set(member.batches))
-        self._backend.engine.outcomes_read(member, outcomes)
+        self._backend.ledger.outcomes_read(member, outcomes)
 
     def _read_elsewhere(self, member: RayMember, path: str) -> None:
         """Has a worker's record read on its node."""

@@ -56,7 +56,7 @@ class Listener(ClusterListener):
         """See `Hearer`: it learns what was told to all before."""
         self._joined += 1
         member = peer.member = RayMember(self._joined, peer)
-        self.engine.joined(member)
+        self.ledger.joined(member)
         peer.write(messages.NUMBERS, dumps(reserve_block()))
         for kind, body in self._told:
             peer.write(kind, body)
@@ -69,7 +69,7 @@ class Listener(ClusterListener):
     def gone(self, peer: Peer) -> None:
         """See `Hearer`."""
         if not self.backend.stopping:
-            self.engine.worker_left(peer.member)
+            self.ledger.worker_left(peer.member)
 
     def failed(self, error: BaseException) -> None:
         """See `Hearer`."""
@@ -78,7 +78,7 @@ class Listener(ClusterListener):
     def tell_all(self, kind: int, body: bytes) -> None:
         """Tells all workers, now and later; on the I/O thread."""
         self._told.append((kind, body))
-        for member in self.engine.workers():
+        for member in self.ledger.workers():
             member.channel.write(kind, body)
 
     # ------------------------------------------------------------------ see `ClusterListener`

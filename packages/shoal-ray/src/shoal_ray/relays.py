@@ -64,7 +64,7 @@ class Relays:
         return ray.get(self._backend.relay().borrow.remote(key), timeout=PASSED_WITHIN)[0]
 
     def native(self, run: TaskFuture[Any]) -> ObjectRef[Any]:
-        """See `AnyBackend`: the reference of the plain value.
+        """See `Backend`: the reference of the plain value.
 
         Raises:
             RunnerStateError: Ray has been shut down.

@@ -16,7 +16,7 @@ from shoal_ray.settings import ClusterSettings, invalid, is_address
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from shoal.scheduling.backend import AnyBackend
+    from shoal.scheduling.backend import Backend
 
 __all__ = ["RayTaskRunner"]
 
@@ -96,7 +96,7 @@ class RayTaskRunner(ClusterTaskRunner):
             "a number of CPUs or a cluster's address ('host:port', 'ray://host:port', 'auto') is needed",
         )
 
-    def make_backend(self) -> tuple[AnyBackend, int | None]:
+    def make_backend(self) -> tuple[Backend, int | None]:
         """See `BaseTaskRunner`."""
         self._connection.prepare()  # before the next line, which imports Ray
         from shoal_ray.backend import RayBackend

@@ -156,12 +156,12 @@ class Outcome:
 
 
 class Handle:
-    """A value that stays where its engine keeps it: shared memory, a worker, an object store.
+    """A value that stays where the execution system keeps it: shared memory, a worker, an object store.
 
     Runs of the same runner are given the handle; who asks for the value fetches it.
 
     Attributes:
-        place: which of the engine's places holds it, where that matters to who shall use it.
+        place: which of the system's places holds it, where that matters to who shall use it.
     """
 
     __slots__ = ("__weakref__",)

@@ -11,7 +11,7 @@ pushing.py      pure: the scheduler of backends to which batches are sent; made 
   forming.py      which runs go together in a batch
   slots.py        how much is in flight at each slot
 batching.py     pure: how long tasks take, and how many travel together
-ledger.py       pure: batches in flight at an engine of others, and its workers; what becomes of runs when these go; made of
+ledger.py       pure: batches in flight at a system of others, and its workers; what becomes of runs when these go; made of
   in_flight.py    the books: batches, workers, and the ways in which a batch leaves
   stopping.py     runs are stopped where they are
   unpickling.py   workers that die while they unpickle a batch
@@ -20,7 +20,7 @@ effects.py      what schedulers and the ledger ask for
 backend.py      what an execution system has to offer
 dispatchers.py  the impure shell, by the kind of backend: its events, and the effects carried out; made of
   dispatcher.py   what all kinds have: lock, clock, threads, and an order of effects
-  engine_events.py  the ledger's half
+  ledger_events.py  the ledger's half
   intake.py       runs come in
   answers.py      what futures ask of whoever runs them
   runlog.py       log lines about task runs

@@ -56,7 +56,7 @@ class Answers:
         raise NotImplementedError
 
     def native(self, future: TaskFuture[Any]) -> Any:
-        """The engine's own future of a run, `None` where there is none."""
+        """The system's own future of a run, `None` where there is none."""
         raise NotImplementedError
 
     def cancel(self, future: TaskFuture[Any]) -> bool:

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from shoal.specs import TaskSpec
 
 __all__ = [
-    "AnyBackend",
     "Backend",
     "BackendEvents",
-    "EngineBackend",
     "LaunchingBackend",
+    "LedgerBackend",
     "PullingBackend",
+    "SlotsBackend",
 ]
 
 
@@ -42,7 +42,7 @@ class BackendEvents(Protocol):
 
         Args:
             numbers: of the slots.
-            awaited: whether no worker has come yet; one batch then tells the engine that some are wanted.
+            awaited: whether no worker has come yet; one batch then tells the system that some are wanted.
         """
 
     def started(self, batch: int, position: int) -> None:
@@ -102,7 +102,7 @@ class BackendEvents(Protocol):
         """It goes on."""
 
 
-class AnyBackend(Protocol):
+class Backend(Protocol):
     """What both kinds of backends have."""
 
     capabilities: Capabilities
@@ -123,17 +123,17 @@ class AnyBackend(Protocol):
         """Runs that execute and that the scheduler sees in no batch. With the lock held."""
 
     def capture(self, task: TaskSpec) -> Any:
-        """The engine's ambient options for a run of a task, in the submitter's thread, or `None`.
+        """The system's ambient options for a run of a task, in the submitter's thread, or `None`.
 
         Raises:
-            InvalidOption: they, or the task's `resources`, ask for what the engine does not know.
+            InvalidOption: they, or the task's `resources`, ask for what the system does not know.
         """
 
     def native(self, run: TaskFuture[Any]) -> Any:
-        """The engine's own future of a run, or `None`."""
+        """The system's own future of a run, or `None`."""
 
 
-class LaunchingBackend(AnyBackend, Protocol):
+class LaunchingBackend(Backend, Protocol):
     """An execution system that is given batches."""
 
     def launch(self, batch: Batch) -> None:
@@ -146,7 +146,7 @@ class LaunchingBackend(AnyBackend, Protocol):
         """A blocked run would wait for itself: its wait ends with this error."""
 
 
-class Backend(LaunchingBackend, Protocol):
+class SlotsBackend(LaunchingBackend, Protocol):
     """One of whose workers nothing is known: a batch is sent to its `slot`, and reported."""
 
     def interrupt(self, run: TaskFuture[Any]) -> None:
@@ -162,12 +162,12 @@ class Backend(LaunchingBackend, Protocol):
         """Stops an interrupted run that still executes by force (`Capabilities.stops_hard`)."""
 
 
-class EngineBackend(LaunchingBackend, Protocol):
-    """One whose workers come, are known, and go: a batch is sent to the worker at its `slot`, or, where the engine has a
+class LedgerBackend(LaunchingBackend, Protocol):
+    """One whose workers come, are known, and go: a batch is sent to the worker at its `slot`, or, where the system has a
     queue of its own in front of all workers (`Capabilities.queues`), made a job of it or given to the worker where
     `batch.blocked_run` waits for it.
 
-    What it has to say goes to `EngineDispatcher.engine`, whose ledger decides what becomes of batches. It carries out.
+    What it has to say goes to `LedgerDispatcher.ledger`, whose ledger decides what becomes of batches. It carries out.
     """
 
     def tell(self, worker: WorkerState, what: str, about: Any) -> None:
@@ -180,7 +180,7 @@ class EngineBackend(LaunchingBackend, Protocol):
         """A batch has said all."""
 
     def withdraw(self, entry: InFlight) -> None:
-        """Asks the engine for a job that nobody has begun: `withdrawn` follows, or its worker says that it has begun."""
+        """Asks the system for a job that nobody has begun: `withdrawn` follows, or its worker says that it has begun."""
 
     def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
         """Stops by force what executes a run: the worker goes, or `kill_refused` follows."""
@@ -198,10 +198,10 @@ class EngineBackend(LaunchingBackend, Protocol):
         """Workers die of the function of a task: it is not to be sent any more, its runs end with this error."""
 
     def is_listening(self) -> bool:
-        """Whether this thread is the one that hears the engine: it must not wait for what that says."""
+        """Whether this thread is the one that hears the system: it must not wait for what that says."""
 
 
-class PullingBackend(AnyBackend, Protocol):
+class PullingBackend(Backend, Protocol):
     """Workers of this process, which take runs from the scheduler."""
 
     def wake(self, worker: Any) -> None:

@@ -22,7 +22,7 @@ class BatchPolicy:
         alone: runs that take at least this many seconds travel alone.
         cap: the most runs in one message.
         window: messages in flight per slot.
-        seconds: of work in flight per slot, beyond `window` messages, for an engine with a queue of its own: it learns
+        seconds: of work in flight per slot, beyond `window` messages, for a system with a queue of its own: it learns
             from what it holds how many workers are wanted.
         most: messages in flight per slot in any case.
         patience: seconds that a slot is idle before others are asked for what they have not begun; and, with `seconds`,

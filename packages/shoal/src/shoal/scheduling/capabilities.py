@@ -9,22 +9,22 @@ from typing import NamedTuple
 
 from shoal.scheduling.batching import BatchPolicy
 
-__all__ = ["Capabilities", "EngineRules"]
+__all__ = ["Capabilities", "LedgerRules"]
 
 
-class EngineRules(NamedTuple):
-    """What is special about an engine.
+class LedgerRules(NamedTuple):
+    """What is special about an execution system.
 
     Attributes:
         name: what it is called in messages, say "Dask".
         host: the machine of its workers, if that is known before they say so.
-        words_within: seconds that what a worker and what the engine say of the same end may be apart.
+        words_within: seconds that what a worker and what the system say of the same end may be apart.
         leaves_within: seconds that a worker that leaves in order may go on with what it runs.
         shares: whether a worker executes several jobs at once, so that killing it for one run may harm others.
         spares_coroutines: whether a worker is not killed for one of several coroutines that its loop is at.
     """
 
-    name: str = "the engine"
+    name: str
     host: str | None = None
     words_within: float = 0.0
     leaves_within: float = 0.0
@@ -51,18 +51,18 @@ class Capabilities:
         nests: runs submitted inside a run go to the same workers.
         fuses: a run may travel in one batch with what it waits for.
         loops: each worker has a loop that runs coroutines beside its other work.
-        queues: the engine has a queue of its own, in front of all workers: a slot is any worker's.
-        engine: workers come, are known, and go (`EngineBackend`), and what is special about the engine.
+        queues: the system has a queue of its own, in front of all workers: a slot is any worker's.
+        ledger: workers come, are known, and go (`LedgerBackend`), and what is special about the system.
         sorts: not every run may share a batch with every other: see `BatchMaker.company_of`.
         policy: how batches are made.
     """
 
     __slots__ = (
         "concurrent",
-        "engine",
         "fuses",
         "isolated",
         "keeps_values",
+        "ledger",
         "loops",
         "nests",
         "policy",
@@ -98,7 +98,7 @@ class Capabilities:
         fuses: bool = False,
         loops: bool = False,
         queues: bool = False,
-        engine: EngineRules | None = None,
+        ledger: LedgerRules | None = None,
         sorts: bool = False,
         policy: BatchPolicy | None = None,
     ) -> None:
@@ -118,6 +118,6 @@ class Capabilities:
         self.fuses = fuses
         self.loops = loops
         self.queues = queues
-        self.engine = engine
+        self.ledger = ledger
         self.sorts = sorts
         self.policy = policy if policy is not None else BatchPolicy()

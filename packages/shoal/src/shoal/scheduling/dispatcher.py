@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.engine.services import Timer
-    from shoal.scheduling.backend import AnyBackend
+    from shoal.scheduling.backend import Backend
 
 __all__ = ["AnyDispatcher", "Dispatcher"]
 
@@ -106,7 +106,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         return value if isinstance(value, Handle) else self.value_of(future)
 
     def native(self, future: TaskFuture[Any]) -> Any:
-        """The engine's own future of a run, `None` on runners of this machine."""
+        """The system's own future of a run, `None` on runners of this machine."""
         return self.backend.native(future)
 
     def cancel(self, future: TaskFuture[Any]) -> bool:
@@ -452,7 +452,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         self.closed = True
 
 
-AnyDispatcher: TypeAlias = "Dispatcher[Scheduler, AnyBackend]"
+AnyDispatcher: TypeAlias = "Dispatcher[Scheduler, Backend]"
 
 
 class _AllRuns:

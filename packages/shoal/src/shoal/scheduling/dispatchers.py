@@ -1,10 +1,10 @@
 """Dispatchers by the kind of their backend, each with the events that this tells and the effects that it carries out.
 
     pulling    workers of this process, which ask the scheduler for runs themselves
-    engine     batches are jobs of an engine, whose workers the ledger knows
+    ledger     batches are jobs of a system, whose workers the ledger knows
     slots      the scheduler sends batches to slots, of which nothing more is known
 
-May import `dispatcher`, the schedulers, `engine_events` and what lies above them.
+May import `dispatcher`, the schedulers, `ledger_events` and what lies above them.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ if TYPE_CHECKING:
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
     from shoal.scheduling.backend import (
-        AnyBackend,
         Backend,
-        EngineBackend,
         LaunchingBackend,
+        LedgerBackend,
         PullingBackend,
+        SlotsBackend,
     )
     from shoal.scheduling.blocked_run import BlockedRun
+    from shoal.scheduling.capabilities import LedgerRules
     from shoal.specs import TaskSpec
 
 __all__ = [
-    "EngineDispatcher",
     "GoneError",
+    "LedgerDispatcher",
     "PullingDispatcher",
     "PushingDispatcher",
     "SlotsDispatcher",
@@ -393,7 +394,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         self.drain()
 
 
-class SlotsDispatcher(PushingDispatcher["Backend"]):
+class SlotsDispatcher(PushingDispatcher["SlotsBackend"]):
     """For a backend with slots of its own."""
 
     def _has_begun(self, future: TaskFuture[Any]) -> bool:
@@ -409,51 +410,49 @@ class SlotsDispatcher(PushingDispatcher["Backend"]):
         self.backend.force(future)
 
 
-class EngineDispatcher(PushingDispatcher["EngineBackend"]):
-    """For an engine whose workers are known.
+class LedgerDispatcher(PushingDispatcher["LedgerBackend"]):
+    """For a system whose workers are known.
 
     Attributes:
-        engine: what it tells of jobs and workers, and the ledger.
+        ledger: what it tells of jobs and workers.
     """
 
-    def __init__(self, backend: EngineBackend, runner_name: str) -> None:
-        from shoal.scheduling.engine_events import (
-            EngineEvents,  # with the ledger: threads need neither
+    def __init__(self, backend: LedgerBackend, rules: LedgerRules, runner_name: str) -> None:
+        from shoal.scheduling.ledger_events import (
+            LedgerEvents,  # with the ledger: threads need neither
         )
 
         super().__init__(backend, runner_name)
-        self.engine = EngineEvents(self.scheduler, backend, self.drain, self.after)
+        self.ledger = LedgerEvents(self.scheduler, backend, rules, self.drain, self.after)
 
     def _perform(self, effect: tuple[Any, ...]) -> None:
         if effect[0] in effects_of.OF_LEDGER:
-            self.engine.perform(effect)
+            self.ledger.perform(effect)
         else:
             super()._perform(effect)
 
     def _has_begun(self, future: TaskFuture[Any]) -> bool:
-        with LOCK:
-            return self.engine.ledger.has_begun(future)
+        return self.ledger.has_begun(future)
 
     def _cancelled(self) -> None:
-        self.engine.wait_until_certain()
+        self.ledger.wait_until_certain()
 
     def _stuck(self, blocked_run: BlockedRun) -> None:
-        self.engine.stuck(blocked_run)
+        self.ledger.stuck(blocked_run)
 
     def _recall_batch(self, batch: Batch) -> None:
-        with LOCK:
-            self.engine.ledger.recall(batch)
+        self.ledger.recall(batch)
 
     def _stop(self, future: TaskFuture[Any]) -> None:
-        self.engine.interrupt(future)
+        self.ledger.interrupt(future)
 
     def _force(self, future: TaskFuture[Any]) -> None:
-        self.engine.force(future)
+        self.ledger.force(future)
 
 
 def dispatcher_for(
-    backend: AnyBackend, limit: int | None, runner_name: str
-) -> Dispatcher[Any, AnyBackend]:
+    backend: Backend, limit: int | None, runner_name: str
+) -> Dispatcher[Any, Backend]:
     """The dispatcher for a backend, of the kind that its capabilities tell.
 
     Args:
@@ -463,6 +462,7 @@ def dispatcher_for(
     """
     if backend.capabilities.pulls:
         return PullingDispatcher(cast("PullingBackend", backend), limit, runner_name)
-    if backend.capabilities.engine is not None:
-        return EngineDispatcher(cast("EngineBackend", backend), runner_name)
-    return SlotsDispatcher(cast("Backend", backend), runner_name)
+    rules = backend.capabilities.ledger
+    if rules is not None:
+        return LedgerDispatcher(cast("LedgerBackend", backend), rules, runner_name)
+    return SlotsDispatcher(cast("SlotsBackend", backend), runner_name)

@@ -31,7 +31,7 @@ OVERDUE = 20  # future, call: an attempt was stopped by force at its time limit
 
 # Of the ledger:
 TELL = 22  # worker, what, about what: "recall" batch number, "secede" wait
-WITHDRAW = 23  # in-flight batch: ask the engine for it, unless a worker has begun it
+WITHDRAW = 23  # in-flight batch: ask the system for it, unless a worker has begun it
 KILL = 24  # worker, job, run: stop by force what executes the run
 GIVE_UP = 25  # in-flight batch, run: it does not stop, and its worker is not killed for it
 READ = 26  # worker: it has gone; read what it had written down

@@ -208,5 +208,5 @@ class BatchMaker:
 
 
 def _travels_alone(run: TaskFuture[Any]) -> bool:
-    """Whether the engine's options of a run say that it shares no message."""
+    """Whether the system's options of a run say that it shares no message."""
     return run._call is not None and getattr(run._call.options, "alone", False)

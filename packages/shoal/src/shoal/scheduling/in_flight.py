@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shoal.calls import Batch, Outcome, Report
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.blocked_run import BlockedRun
-    from shoal.scheduling.capabilities import EngineRules
+    from shoal.scheduling.capabilities import LedgerRules
     from shoal.scheduling.pushing import PushingScheduler
     from shoal.specs import TaskSpec
 
@@ -29,7 +29,7 @@ ErrorOf = Callable[[str], BaseException]
 
 
 class JobEnd(Enum):
-    """How an engine says that a job has ended."""
+    """How a system says that a job has ended."""
 
     RAN = "a worker has run it"
     NOT_BEGUN = "it was not begun, and will not be"
@@ -45,8 +45,8 @@ class Departure(NamedTuple):
     Attributes:
         exit_code: of its process, where that is known.
         signal: that ended it, likewise.
-        message: how else the engine tells it.
-        cause: the engine's own error.
+        message: how else the system tells it.
+        cause: the system's own error.
     """
 
     exit_code: int | None = None
@@ -92,7 +92,7 @@ class WorkerState:
         departure: how it went, `None` while it is there.
         read: whether its file was asked for.
         seen_off: whether all that it had was seen to: nothing that it says counts any more.
-        blamed: batches of which the engine says that they died with it.
+        blamed: batches of which the system says that they died with it.
     """
 
     def __init__(self, key: Hashable) -> None:
@@ -121,7 +121,7 @@ class InFlight:
     Attributes:
         batch: the batch.
         tasks: the tasks in it, by key.
-        is_job: whether it is a job of the engine's; else it was given to a blocked run.
+        is_job: whether it is a job of the system's; else it was given to a blocked run.
         worker: that has it, if any has.
         skipped: runs that were stopped before a worker had it.
         recalled: whether what has not begun of it is wanted back.
@@ -129,11 +129,11 @@ class InFlight:
         withdrawn: whether it was asked back before a worker had it.
         killed: whether it was stopped by force.
         forced: runs that are to be stopped by force once they do not wait any more.
-        ended: how the engine says that it ended, `None` while it has not.
-        why: what else the engine says of that.
+        ended: how the system says that it ended, `None` while it has not.
+        why: what else the system says of that.
         may_have_begun: whether it says that it was under way somewhere, though no worker has said so.
         held: reports that wait for its end, as values in them do.
-        suspects: values that the engine unpickles at the worker before our code begins, each with a count of `deaths`.
+        suspects: values that the system unpickles at the worker before our code begins, each with a count of `deaths`.
     """
 
     __slots__ = (
@@ -229,7 +229,7 @@ class Books:
 
     Args:
         scheduler: whose runs these are.
-        rules: what is special about the engine.
+        rules: what is special about the system.
         error_for: what they end with of whose worker no more is known than this.
 
     Attributes:
@@ -240,13 +240,13 @@ class Books:
     def __init__(
         self,
         scheduler: PushingScheduler,
-        rules: EngineRules,
+        rules: LedgerRules,
         error_for: Callable[[Departure], ErrorOf],
     ) -> None:
         self._scheduler = scheduler
         self._effects = scheduler.effects
         self._error_for = error_for
-        self._engine = rules.name
+        self._system = rules.name
         self._fruitless: dict[TaskFuture[Any], int] = {}
         self.batches: dict[int, InFlight] = {}
         self.uncertain: set[int] = set()
@@ -324,7 +324,7 @@ class Books:
         if tries > most:
             begun = None
             why = Departure(
-                message=f"{self._engine} gave its batch back {tries} times without beginning it"
+                message=f"{self._system} gave its batch back {tries} times without beginning it"
             )
         self._scheduler.batch_lost(entry.number, self._error_for(why), begun, now)
 

@@ -26,14 +26,14 @@ from shoal.scheduling.scheduler import Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shoal.scheduling.backend import AnyBackend
+    from shoal.scheduling.backend import Backend
     from shoal.specs import TaskSpec
 
 __all__ = ["BackendT", "Gate", "Intake", "SchedulerT"]
 
 #: What a dispatcher has of each depends on the kind of its backend.
 SchedulerT = TypeVar("SchedulerT", bound=Scheduler, covariant=True)
-BackendT = TypeVar("BackendT", bound="AnyBackend", covariant=True)
+BackendT = TypeVar("BackendT", bound="Backend", covariant=True)
 
 
 class Gate(Protocol):

@@ -1,18 +1,18 @@
 """Batches in flight and the workers that have them: what becomes of runs when a job, a worker or the connection goes.
 
-A batch is given to the engine as a *job*, which it takes to some worker, or to the worker where a blocked run waits for
+A batch is given to the system as a *job*, which it takes to some worker, or to the worker where a blocked run waits for
 it. From then on what is known of it comes from three sides, in any order and sometimes twice:
 
     the worker    has it (`arrived`), says how runs ended (`reported`), gives back what it has not begun
-    the engine    says how the job ended (`job_ended`), and which workers have gone (`worker_left`)
+    the system    says how the job ended (`job_ended`), and which workers have gone (`worker_left`)
     the file      of a worker that has gone: what had begun there, and how what ended had ended (`outcomes_read`)
 
-What the ledger makes of it, the same for every engine:
+What the ledger makes of it, the same for every system:
 
     job ended     worker known             worker unknown
     RAN           its reports tell         lost, once what is on its way must have come
     NOT_BEGUN     sent again, or taken back if that was asked for
-    DIED          the worker's file tells  sent again, unless the engine says that it may have begun
+    DIED          the worker's file tells  sent again, unless the system says that it may have begun
     REFUSED       -                        sent again, once the files of all that have gone were read
     UNFIT         lost                     taken apart to find the run to blame, which fails
     BROKE         lost                     lost
@@ -41,7 +41,7 @@ from shoal.calls import FAILED, Batch, Outcome, Report
 from shoal.futures.run import TaskFuture
 from shoal.safely import repr_of
 from shoal.scheduling import effects
-from shoal.scheduling.capabilities import EngineRules
+from shoal.scheduling.capabilities import LedgerRules
 from shoal.scheduling.in_flight import (
     Books,
     Departure,
@@ -69,7 +69,7 @@ class Ledger:
 
     Args:
         scheduler: whose runs these are.
-        rules: what is special about the engine.
+        rules: what is special about the system.
 
     Attributes:
         books: what is in flight.
@@ -77,10 +77,10 @@ class Ledger:
         stopping: stops runs where they are.
     """
 
-    def __init__(self, scheduler: PushingScheduler, rules: EngineRules) -> None:
+    def __init__(self, scheduler: PushingScheduler, rules: LedgerRules) -> None:
         self._scheduler = scheduler
         self._effects = scheduler.effects
-        self._engine = rules.name
+        self._system = rules.name
         self._words_within = rules.words_within
         self._leaves_within = rules.leaves_within
         self._refused: list[InFlight] = []
@@ -94,7 +94,7 @@ class Ledger:
     # ------------------------------------------------------------------ batches go out
 
     def sent(self, entry: InFlight) -> None:
-        """A batch is about to be given to the engine."""
+        """A batch is about to be given to the system."""
         self.books.batches[entry.number] = entry
 
     def given(self, entry: InFlight, worker: WorkerState) -> bool:
@@ -108,11 +108,11 @@ class Ledger:
         return True
 
     def not_sent(self, number: int, cause: BaseException, now: float) -> None:
-        """A batch could not be given to the engine."""
+        """A batch could not be given to the system."""
         entry = self.books.batches.get(number)
         if entry is not None:
             self.books.close(entry)
-        text = f"it could not be sent to {self._engine}: {repr_of(cause)}"
+        text = f"it could not be sent to {self._system}: {repr_of(cause)}"
         why = Departure(message=text, cause=cause)
         self._scheduler.batch_lost(number, self._errors.of_unknown(why), None, now)
 
@@ -143,7 +143,7 @@ class Ledger:
             self._effects.append((effects.TELL, worker, "recall", number))
         for blocked_run in wanting:
             blocked_run.look_again()
-        if entry.ended is JobEnd.RAN:  # the engine was sooner than the worker
+        if entry.ended is JobEnd.RAN:  # the system was sooner than the worker
             self._pass_on_held(entry)
 
     def reported(self, report: Report, *, held: bool = False) -> bool:
@@ -187,7 +187,7 @@ class Ledger:
         if entry is not None:
             self.books.take_apart(entry, Outcome(FAILED, None), error, now)
 
-    # ------------------------------------------------------------------ what the engine says of jobs
+    # ------------------------------------------------------------------ what the system says of jobs
 
     def job_ended(
         self,
@@ -207,8 +207,8 @@ class Ledger:
             number: of its batch.
             end: how.
             now: seconds since the epoch.
-            worker: key of the worker that the engine blames, with `DIED`.
-            why: what else the engine says.
+            worker: key of the worker that the system blames, with `DIED`.
+            why: what else the system says.
             may_have_begun: whether it was under way somewhere, though no worker has said so.
             fails_with: with `UNFIT`, what the run ends with that is to blame.
             phase: with `UNFIT`, how it ends.
@@ -275,7 +275,7 @@ class Ledger:
             self.books.lose(entry, None, now)
 
     def _silent(self, worker: WorkerState, now: float, why: Departure) -> None:
-        """The engine has said that a worker died, and that has not been seen otherwise."""
+        """The system has said that a worker died, and that has not been seen otherwise."""
         if worker.departure is None:
             self.worker_left(worker, why)
         if not worker.seen_off:
@@ -334,7 +334,7 @@ class Ledger:
                 (effects.LATER, self._leaves_within, lambda now: self._look_into(worker))
             )
         elif self._words_within and any(e.is_job and e.ended is None for e in jobs):
-            # The engine is about to say how it died.
+            # The system is about to say how it died.
             self._later(lambda subject, now: self._look_into(subject), worker)
         else:
             self._look_into(worker)

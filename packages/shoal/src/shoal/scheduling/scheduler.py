@@ -246,7 +246,7 @@ class Scheduler:
                 self._tell_end(future, now)
 
     def ended(self, future: TaskFuture[Any], outcome: Outcome, now: float) -> None:
-        """An attempt has ended, as its engine says; a late one is dropped."""
+        """An attempt has ended, as the engine says; a late one is dropped."""
         if future._phase >= DONE:
             self.endings.stopped(future)
             return

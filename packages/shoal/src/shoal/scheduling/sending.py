@@ -183,7 +183,7 @@ class SendingScheduler(Scheduler):
         return self.policy.is_few(seconds, observed, len(self.ready))
 
     def is_slow(self, task: TaskSpec) -> None:
-        """The first runs of a task take their time: the engine is to see how many there are."""
+        """The first runs of a task take their time: the system is to see how many there are."""
         if self.durations.of(task)[0] is None:
             self._slow.add(task)
             self.slots.has_room = True
@@ -242,7 +242,7 @@ class SendingScheduler(Scheduler):
             self.effects.append((IDLE,))
 
     def _idle_slot(self) -> bool:
-        if self.capabilities.queues:  # no worker is idle while the engine has something for it
+        if self.capabilities.queues:  # no worker is idle while the system has something for it
             at_slots = len(self.batches) - len(self.worker_waits.helping)
             return at_slots < len(self.slots.in_flight) - len(self.slots.spares)
         return self.slots.has_idle(self.worker_waits.blocked())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shoal.calls import Batch
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.blocked_run import BlockedRun
-    from shoal.scheduling.capabilities import EngineRules
+    from shoal.scheduling.capabilities import LedgerRules
     from shoal.scheduling.in_flight import Books, InFlight, WorkerState
     from shoal.scheduling.pushing import PushingScheduler
 
@@ -36,10 +36,10 @@ class Stopping:
     Args:
         scheduler: whose runs these are.
         books: where they are.
-        rules: what is special about the engine.
+        rules: what is special about the system.
     """
 
-    def __init__(self, scheduler: PushingScheduler, books: Books, rules: EngineRules) -> None:
+    def __init__(self, scheduler: PushingScheduler, books: Books, rules: LedgerRules) -> None:
         self._scheduler = scheduler
         self._effects = scheduler.effects
         self._books = books

@@ -2,7 +2,7 @@
 
     the worker's file tells what it was at    arguments   the runs are sent alone; one that was alone is to blame
                                               a function  the same; a deadly one ends all runs of its task
-    nothing tells, as our code had not begun  a large value that the engine unpickles first: the same, by value
+    nothing tells, as our code had not begun  a large value that the system unpickles first: the same, by value
 
 May import `in_flight`, `worker_errors` and what lies above them.
 """

@@ -13,7 +13,7 @@ from shoal.scheduling.in_flight import Departure
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shoal.scheduling.capabilities import EngineRules
+    from shoal.scheduling.capabilities import LedgerRules
     from shoal.scheduling.in_flight import ErrorOf, InFlight, WorkerState
 
 __all__ = ["WorkerErrors"]
@@ -23,11 +23,11 @@ class WorkerErrors:
     """Makes the errors of one entered runner.
 
     Args:
-        rules: what is special about the engine.
+        rules: what is special about the system.
     """
 
-    def __init__(self, rules: EngineRules) -> None:
-        self._engine = rules.name
+    def __init__(self, rules: LedgerRules) -> None:
+        self._system = rules.name
         self._nowhere = rules.host or f"(a {rules.name} worker)"
 
     def of_unknown(self, why: Departure | None = None) -> ErrorOf:
@@ -67,7 +67,7 @@ class WorkerErrors:
                 message = "it waited on a worker that died while it ran something else"
             elif message is None and unknown:
                 message = (
-                    f"its {self._engine} worker died; the run may have run, as nothing tells what "
+                    f"its {self._system} worker died; the run may have run, as nothing tells what "
                     "had begun there"
                 )
             return WorkerDied(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from shoal.futures import TaskFuture, TaskFutureList
-    from shoal.scheduling.backend import AnyBackend
+    from shoal.scheduling.backend import Backend
     from shoal.scheduling.dispatcher import AnyDispatcher
     from shoal.tasks import Task
 
@@ -115,7 +115,7 @@ class BaseTaskRunner:
         """The constructor's arguments by name."""
         return {}
 
-    def make_backend(self) -> tuple[AnyBackend, int | None]:
+    def make_backend(self) -> tuple[Backend, int | None]:
         """The backend for these settings, and the most runs at once for one that pulls."""
         raise NotImplementedError
 

@@ -43,7 +43,7 @@ class WorkerBackend:
         self.lane: AsyncLane
 
     def start(self, events: PullingDispatcher) -> None:
-        """See `AnyBackend`."""
+        """See `Backend`."""
         self.dispatcher = events
         self.lane = AsyncLane(events)
         events.scheduler.workers = self.workers
@@ -100,15 +100,15 @@ class WorkerBackend:
         self.lane.interrupt(run)
 
     def stop(self, grace: float) -> None:
-        """See `AnyBackend`."""
+        """See `Backend`."""
         with LOCK:
             self.lane.stop()
         self.lane.join(grace)
 
     def capture(self, task: TaskSpec) -> Any:
-        """See `AnyBackend`."""
+        """See `Backend`."""
         return None
 
     def native(self, run: TaskFuture[Any]) -> Any:
-        """See `AnyBackend`."""
+        """See `Backend`."""
         return None

@@ -15,7 +15,7 @@ Who does what:
     Pool.members, alive             likewise
 
 Each of these is in a file of its own and holds a reference to the backend, through which it reaches the others. May
-import all of them, `batch_serializer` and what lies above them.
+import all of them, `serializer` and what lies above them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.logs import library_logger
 from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.capabilities import Capabilities, EngineRules
+from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.serialization import dumps
 from shoal.task_runners.processes.carrier import SegmentCarrier
 from shoal.task_runners.processes.driver_store import DriverStore
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from shoal.calls import Batch, Report
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.blocked_run import BlockedRun
-    from shoal.scheduling.dispatchers import EngineDispatcher
-    from shoal.scheduling.engine_events import EngineEvents
+    from shoal.scheduling.dispatchers import LedgerDispatcher
     from shoal.scheduling.in_flight import InFlight, WorkerState
+    from shoal.scheduling.ledger_events import LedgerEvents
     from shoal.specs import TaskSpec
 
 __all__ = ["ProcessBackend"]
@@ -74,8 +74,8 @@ class ProcessBackend:
     Attributes:
         lock: guards the books about workers. Anew in a forked child, so it is looked up where it is taken.
         stopping: whether the runner is being left, or was left to the parent.
-        events: whom to tell; there once it has started, like `engine`, `batch_serializer` and `listener`.
-        engine: whom to tell of batches and workers.
+        events: whom to tell; there once it has started, like `engine`, `serializer` and `listener`.
+        ledger: whom to tell of batches and workers.
         serializer: what batches hold.
         link: the I/O thread.
         listener: takes what workers say.
@@ -86,8 +86,8 @@ class ProcessBackend:
     """
 
     captures = False
-    events: EngineDispatcher
-    engine: EngineEvents
+    events: LedgerDispatcher
+    ledger: LedgerEvents
     serializer: BatchSerializer
     listener: ProcessListener
 
@@ -104,7 +104,7 @@ class ProcessBackend:
             stops_hard=True,
             fuses=True,
             loops=True,
-            engine=EngineRules("a worker process", socket.gethostname(), spares_coroutines=False),
+            ledger=LedgerRules("a worker process", socket.gethostname(), spares_coroutines=False),
             policy=BatchPolicy(target=0.005, alone=0.03, cap=CAPACITY, longest=LONGEST),
         )
         self._max_workers = max_workers
@@ -118,9 +118,9 @@ class ProcessBackend:
 
     # ------------------------------------------------------------------ starting and stopping
 
-    def start(self, events: EngineDispatcher) -> None:
+    def start(self, events: LedgerDispatcher) -> None:
         """See `Backend`: the workers start when there is work for them."""
-        self.events, self.engine = events, events.engine
+        self.events, self.ledger = events, events.ledger
         self.serializer = BatchSerializer(events, self.store.keep)
         self.listener = ProcessListener(self)
         self.pool.prepare()
@@ -138,7 +138,7 @@ class ProcessBackend:
         self.pool.join(members, deadline)
         self.link.end()
         self.link.join(max(deadline - time.monotonic(), 1.0))
-        self.engine.close()  # first: what is in the books is looked at in the records
+        self.ledger.close()  # first: what is in the books is looked at in the records
         for member in members:
             self.pool.discard(member)
         self.link.close()
@@ -187,7 +187,7 @@ class ProcessBackend:
     # ------------------------------------------------------------------ what the ledger wants done
 
     def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         assert isinstance(worker, ProcessMember)  # there are no others
         assert isinstance(entry, Sent)
         position = entry.position_of(run)
@@ -199,18 +199,18 @@ class ProcessBackend:
             worker.channel.send(messages.INTERRUPT, dumps((run._number, is_overdue(run))))
 
     def tell(self, worker: WorkerState, what: str, about: Any) -> None:
-        """See `EngineBackend`: nobody has to secede, as another worker takes a spare slot."""
+        """See `LedgerBackend`: nobody has to secede, as another worker takes a spare slot."""
         assert isinstance(worker, ProcessMember)  # there are no others
         if what == "recall":
             worker.channel.send(messages.RECALL, dumps(about))
 
     def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         assert isinstance(worker, ProcessMember)  # there are no others
         worker.process.kill()
 
     def closed(self, entry: InFlight) -> None:
-        """See `EngineBackend`: its lane is free for another."""
+        """See `LedgerBackend`: its lane is free for another."""
         worker = entry.worker
         assert isinstance(worker, ProcessMember)  # it was sent to one
         assert isinstance(entry, Sent)
@@ -218,27 +218,27 @@ class ProcessBackend:
             worker.lanes.append(entry.lane_number)
 
     def read_outcomes(self, worker: WorkerState) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         assert isinstance(worker, ProcessMember)  # there are no others
         self.link.do(lambda: self.pool.see_to(worker))
 
     def passed_on(self, entry: InFlight, report: Report) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         self.listener.tell_others(entry, report)
 
     def deadly(self, key: int, error: BaseException) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         self.serializer.packed_tasks[key] = error
 
     def slot_gone(self, slot: int) -> None:
-        """See `EngineBackend`: its worker ends."""
+        """See `LedgerBackend`: its worker ends."""
         with self.lock:
             member = self.pool.members.get(slot)
             if member is not None:
                 self.pool.retire(member)
 
     def is_listening(self) -> bool:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         return self.link.is_here()
 
     def withdraw(self, entry: InFlight) -> None:

@@ -36,7 +36,7 @@ class ProcessListener(Listener):
     """Hears what is said.
 
     Args:
-        backend: of the runner, which has its `events` and `batch_serializer` already.
+        backend: of the runner, which has its `events` and `serializer` already.
     """
 
     def __init__(self, backend: ProcessBackend) -> None:
@@ -71,7 +71,7 @@ class ProcessListener(Listener):
 
     def take_unpackable(self, member: Any, number: int, data: bytes, is_function: bool) -> None:
         """See `Listener`."""
-        self._backend.sender.untell(member, self.engine.in_flight(number))
+        self._backend.sender.untell(member, self.ledger.in_flight(number))
         super().take_unpackable(member, number, data, is_function)
 
     # ------------------------------------------------------------------ runs end
@@ -79,7 +79,7 @@ class ProcessListener(Listener):
     def _take_report(self, body: bytes) -> None:
         """Runs of a batch have ended: what became of them is in the record. Hot."""
         number, seconds, count, last = _REPORT.unpack_from(body)
-        sent = self.engine.in_flight(number)
+        sent = self.ledger.in_flight(number)
         if sent is None:
             return
         size = (len(body) - _REPORT.size) // 2
@@ -87,7 +87,7 @@ class ProcessListener(Listener):
         self._backend.pool.useless = 0
         report = self._report_of(sent, positions)
         report.seconds, report.count, report.last = seconds, count, last
-        if self.engine.told(report):
+        if self.ledger.told(report):
             self.tell_others(sent, report)
 
     def _report_of(self, sent: Sent, positions: Sequence[int]) -> Report:
@@ -137,9 +137,9 @@ class ProcessListener(Listener):
                 store.miss(name)
             else:
                 value = store.take(name, Segment(message.fds[0], size), layout)
-        sent = self.engine.in_flight(number)
+        sent = self.ledger.in_flight(number)
         report = Report(number, [position], [value], [end], 0.0, last=False, count=0)
-        if sent is not None and self.engine.told(report):
+        if sent is not None and self.ledger.told(report):
             self.tell_others(sent, report)
 
     def written_by(self, sent: Sent) -> Outcomes:

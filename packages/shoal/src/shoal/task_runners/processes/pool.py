@@ -136,7 +136,7 @@ class Pool:
         finally:
             theirs.close()
             memory.close()
-        self._backend.engine.joined(member)
+        self._backend.ledger.joined(member)
         link.do(lambda: link.register(member))
         return member
 
@@ -167,7 +167,7 @@ class Pool:
             self.vacate(member)
         process = member.process
         member.pid = process.pid
-        backend.engine.worker_left(member, Departure(process.exit_code, process.signal))
+        backend.ledger.worker_left(member, Departure(process.exit_code, process.signal))
 
     def see_to(self, member: ProcessMember) -> None:
         """What a worker that has gone had written down is read; on the I/O thread."""
@@ -175,12 +175,12 @@ class Pool:
         with futures_of(member):
             outcomes = {
                 sent.number: backend.listener.written_by(sent)
-                for sent in backend.engine.in_flight_at(member)
+                for sent in backend.ledger.in_flight_at(member)
             }
         broken = self._why_broken(member, outcomes)
         if broken is not None:
             backend.events.broken(broken)
-        backend.engine.outcomes_read(member, outcomes)
+        backend.ledger.outcomes_read(member, outcomes)
         self.discard(member)
 
     def _why_broken(self, member: ProcessMember, outcomes: dict[int, Outcomes]) -> ErrorOf | None:
@@ -222,7 +222,7 @@ class Pool:
         return members
 
     def _is_at_something(self, member: ProcessMember) -> bool:
-        return any(sent.is_under_way() for sent in self._backend.engine.in_flight_at(member))
+        return any(sent.is_under_way() for sent in self._backend.ledger.in_flight_at(member))
 
     def join(self, members: list[ProcessMember], deadline: float) -> None:
         """Waits for the ends of workers that were dismissed, and kills those that take too long."""

@@ -112,7 +112,7 @@ class Sender:
             sent = Sent(batch, backend.serializer.tasks(tasks), member.record, lane_number)
             sent.lane.clear(len(batch))
             sent.segments = new_segments
-            if backend.engine.given(sent, member):
+            if backend.ledger.given(sent, member):
                 wait = batch.blocked_run.tag[1] if batch.blocked_run is not None else 0
                 message = dumps(
                     (
@@ -133,8 +133,8 @@ class Sender:
 
     def not_sent(self, member: ProcessMember, batch: Batch, error: BaseException) -> None:
         """A batch could not be given to its worker."""
-        self.untell(member, self._backend.engine.in_flight(batch.number))
-        self._backend.engine.not_sent(batch.number, error)
+        self.untell(member, self._backend.ledger.in_flight(batch.number))
+        self._backend.ledger.not_sent(batch.number, error)
 
     def untell(self, member: ProcessMember, sent: Sent | None) -> None:
         """What a worker has kept of what it was told is not certain, so it is told again."""

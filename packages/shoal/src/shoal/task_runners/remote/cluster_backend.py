@@ -6,7 +6,7 @@
                ◀── `job_ended`, `worker_left` ◀── the cluster
 
 A slot is any worker's, of which the cluster decides; or, where it has no queue of its own, that of one worker. What
-becomes of batches is for the ledger to say (`EngineDispatcher.engine`); a runner's package adds the cluster's own tasks,
+becomes of batches is for the ledger to say (`LedgerDispatcher.ledger`); a runner's package adds the cluster's own tasks,
 and says how these and its workers end.
 
 May import `batch_serializer`, `cluster_members` and what lies above task runners.
@@ -23,7 +23,7 @@ from shoal.futures.maps import Span
 from shoal.logs import library_logger
 from shoal.names import process_entropy, reserve_block
 from shoal.scheduling.batching import BatchPolicy
-from shoal.scheduling.capabilities import Capabilities, EngineRules
+from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.scheduling.in_flight import WorkerState
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from shoal.calls import Report
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.blocked_run import BlockedRun
-    from shoal.scheduling.dispatchers import EngineDispatcher
-    from shoal.scheduling.engine_events import EngineEvents
+    from shoal.scheduling.dispatchers import LedgerDispatcher
     from shoal.scheduling.in_flight import InFlight
+    from shoal.scheduling.ledger_events import LedgerEvents
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.batch_serializer import BatchSerializer
     from shoal.task_runners.remote.listener import Listener
@@ -82,19 +82,19 @@ class ClusterBackend:
     Attributes:
         cluster: what it is called in messages.
         stopping: whether the runner is being left.
-        engine: whom to tell of jobs and workers; there once it has started, like `batch_serializer` and `listener`.
+        ledger: whom to tell of jobs and workers; there once it has started, like `serializer` and `listener`.
     """
 
     #: Whether large buffers of arguments travel beside the rest.
     takes_buffers = False
-    events: EngineDispatcher
-    engine: EngineEvents
+    events: LedgerDispatcher
+    ledger: LedgerEvents
     serializer: BatchSerializer
     listener: Listener
 
     def __init__(
         self,
-        rules: EngineRules,
+        rules: LedgerRules,
         place: str = "worker",
         *,
         least: float = 0.0,
@@ -107,7 +107,7 @@ class ClusterBackend:
             fuses=True,
             loops=True,
             queues=queues,
-            engine=rules,
+            ledger=rules,
             sorts=queues,
             resources=queues,
             policy=BatchPolicy(
@@ -182,7 +182,7 @@ class ClusterBackend:
     def tell_all(self, kind: int, body: bytes) -> None:
         """Sends a message to all workers, now and later."""
         self._told.append((kind, body))
-        for member in self.engine.workers():
+        for member in self.ledger.workers():
             self.down(member, kind, body)
 
     def down(self, member: ClusterMember, kind: int, body: bytes) -> None:
@@ -196,7 +196,7 @@ class ClusterBackend:
             member: the worker.
             more: what else it is to `join` with.
         """
-        self.engine.joined(member)
+        self.ledger.joined(member)
         first = (*reserve_block(), process_entropy(), *more)
         self.down(member, messages.NUMBERS, dumps(first))
         for kind, body in self._told:
@@ -220,7 +220,7 @@ class ClusterBackend:
             text, cause = error.message, error
             self.events.lost(batch.number, lambda name: self.died(name, text, cause))
         except BaseException as error:
-            self.engine.not_sent(batch.number, error)
+            self.ledger.not_sent(batch.number, error)
             if not isinstance(error, Exception):
                 raise  # Ctrl-C, or its like
 
@@ -229,7 +229,7 @@ class ClusterBackend:
         if len(batch) > 1:  # whose argument it is shows if each is sent alone
             self.events.split(batch.number)
             return
-        name = self.engine.run_at(batch, 0).name
+        name = self.ledger.run_at(batch, 0).name
         lost = ResultLost(run_name=name, holder=error.holder, cause=error)
         self.serializer.report_failed(batch, {0: Outcome(FAILED, lost)}, last=True)
 
@@ -261,7 +261,7 @@ class ClusterBackend:
             self.down(member, messages.STEP_ASIDE, dumps(wait))
         blob = dumps((len(batch), tasks, tags, packed.data, self._pickles(tasks, ALONG)))
         sent.is_job = True
-        self.engine.sent(sent)
+        self.ledger.sent(sent)
         self.send_task(sent, task, blob, packed.buffers, options)
 
     def warn_of_demands(self, sent: Any) -> None:
@@ -277,7 +277,7 @@ class ClusterBackend:
         self._missed.add(key)
         library_logger().warning(
             "Task run %r waits for a %s with %s; none of the %d %ss has that",
-            self.engine.run_at(sent.batch, 0).name,
+            self.ledger.run_at(sent.batch, 0).name,
             self._place,
             ", ".join(f"{name}={amount:g}" for name, amount in key),
             len(offers),
@@ -286,7 +286,7 @@ class ClusterBackend:
 
     def _send_to(self, member: ClusterMember, wait: int, sent: Any, blob: bytes) -> None:
         """Gives a batch to a worker: for a run that waits there, or (0) to run in its turn."""
-        if not self.engine.given(sent, member):
+        if not self.ledger.given(sent, member):
             return
         new = self._pickles([key for key in sent.tasks if key not in member.tasks])
         member.tasks.update(new)
@@ -319,35 +319,35 @@ class ClusterBackend:
     # ------------------------------------------------------------------ what the ledger wants done
 
     def tell(self, worker: WorkerState, what: str, about: Any) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         assert isinstance(worker, ClusterMember)  # there are no others
         self.down(worker, _KINDS[what], dumps(about))
 
     def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         assert isinstance(worker, ClusterMember)  # there are no others
         self.down(worker, messages.INTERRUPT, dumps((run._number, is_overdue(run))))
 
     def closed(self, entry: InFlight) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
 
     def slot_gone(self, slot: int) -> None:
-        """See `EngineBackend`: any worker takes a batch, so that is nothing to anybody."""
+        """See `LedgerBackend`: any worker takes a batch, so that is nothing to anybody."""
 
     def refuse(self, blocked_run: BlockedRun, error: Exception) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         member, wait = blocked_run.tag
         self.down(member, messages.REFUSED, dumps((wait, error)))
 
     def deadly(self, key: int, error: BaseException) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         self.serializer.packed_tasks[key] = error
 
     def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
-        """See `EngineBackend`: its place at its worker is not taken."""
+        """See `LedgerBackend`: its place at its worker is not taken."""
 
     def passed_on(self, entry: InFlight, report: Report) -> None:
-        """See `EngineBackend`."""
+        """See `LedgerBackend`."""
         self.listener.tell_others(entry, report)
 
     def withdraw(self, entry: InFlight) -> None:

@@ -84,8 +84,8 @@ class ClusterListener(Listener):
     def take_more(self, member: Any, message: Message) -> None:
         """See `Listener`."""
         kind, body = message.kind, message.body
-        if kind == messages.STARTED:
-            self.engine.begun(member, loads(body))
+        if kind == messages.ARRIVED:
+            self.ledger.arrived(member, loads(body))
         elif kind == messages.ASKED:
             self.backend.tell_task(member, loads(body))
         elif kind == messages.FAILED:
@@ -122,7 +122,7 @@ class ClusterListener(Listener):
     ) -> None:
         """Runs of a batch have ended. Hot."""
         positions: Sequence[int] = range(*where) if type(where) is tuple else where
-        sent = self.engine.in_flight(number)
+        sent = self.ledger.in_flight(number)
         if sent is None:
             return  # it was given up
         if PICKLED in kinds or KEPT in kinds:
@@ -135,7 +135,7 @@ class ClusterListener(Listener):
                 for kind, value in zip(kinds, values, strict=True)
             ]
         report = Report(number, positions, values, ends, seconds, last=last)
-        if self.engine.told(report, held=KEPT in kinds and self.values_come_last):
+        if self.ledger.told(report, held=KEPT in kinds and self.values_come_last):
             self.tell_others(sent, report)
 
     # ------------------------------------------------------------------ runs that workers submit

@@ -268,7 +268,7 @@ class ClusterWorker(RemoteWorker):
         is_function = True  # what is unpickled first
         lane = record.open(number, size) if record is not None else -1
         # First: should this process die of what comes, the driver knows whose record to read.
-        self.channel.send(messages.STARTED, dumps(number))
+        self.channel.send(messages.ARRIVED, dumps(number))
         try:
             if 0 not in self.scopes:
                 self.catch_up()

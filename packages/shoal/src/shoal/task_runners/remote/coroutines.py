@@ -94,7 +94,7 @@ class Coroutines:
                 # ended is not to be lost if the worker has to be killed for it.
                 if batch.unreported:
                     self._worker.report(batch)
-                self._worker.channel.send(messages.BEGUN, dumps((batch.number, position)))
+                self._worker.channel.send(messages.STARTED, dumps((batch.number, position)))
             outcome = await attempt_async(call)
             if call.task.timeout_seconds is not None:
                 self._worker.channel.send(messages.RETURNED, dumps((batch.number, position)))

@@ -19,7 +19,7 @@ from shoal.task_runners.remote.nested import NestedRuns
 
 if TYPE_CHECKING:
     from shoal.calls import Report
-    from shoal.scheduling.dispatchers import EngineDispatcher
+    from shoal.scheduling.dispatchers import LedgerDispatcher
     from shoal.scheduling.in_flight import InFlight
     from shoal.task_runners.remote.batch_serializer import BatchSerializer
     from shoal.task_runners.remote.messages import Message
@@ -41,18 +41,18 @@ class Listener:
     """
 
     def __init__(
-        self, events: EngineDispatcher, serializer: BatchSerializer, carrier: Carrier
+        self, events: LedgerDispatcher, serializer: BatchSerializer, carrier: Carrier
     ) -> None:
         self.events = events
-        self.engine = events.engine
-        self.nested = NestedRuns(events, serializer, self.engine.workers, carrier)
+        self.ledger = events.ledger
+        self.nested = NestedRuns(events, serializer, self.ledger.workers, carrier)
 
     def take(self, member: Any, message: Message) -> None:
         """Takes a message of a worker; see `futures_of`."""
         kind, body = message.kind, message.body
         if kind == messages.BACK:
             self.events.handed_back(*loads(body))
-        elif kind == messages.BEGUN:
+        elif kind == messages.STARTED:
             self.events.started(*loads(body))
         elif kind == messages.RETURNED:
             self.events.returned(*loads(body))
@@ -65,7 +65,7 @@ class Listener:
         elif kind == messages.WAITING:
             self.take_waiting(member, *loads(body))
         elif kind == messages.RESUMED:
-            self.engine.resumed(member, loads(body))
+            self.ledger.resumed(member, loads(body))
         elif kind == messages.QUESTION:
             self.nested.take_question(member, *loads(body))
         elif kind == messages.DROPPED:
@@ -85,16 +85,16 @@ class Listener:
 
     def take_unpackable(self, member: Any, number: int, data: bytes, is_function: bool) -> None:
         """A worker could not unpickle a batch."""
-        sent = self.engine.in_flight(number)
+        sent = self.ledger.in_flight(number)
         if sent is not None:
-            run = self.engine.run_at(sent.batch, 0)
+            run = self.ledger.run_at(sent.batch, 0)
             told = not_unpacked(loads(data), run, is_function=is_function)
-            self.engine.unpackable(number, lambda name: told)
+            self.ledger.unpackable(number, lambda name: told)
 
     def tell_others(self, sent: InFlight, report: Report) -> None:
         """Workers whose runs have submitted these are told of their ends."""
         runs = sent.batch.runs
-        if type(runs) is Span and any(other.maps for other in self.engine.workers()):
+        if type(runs) is Span and any(other.maps for other in self.ledger.workers()):
             self.nested.tell_elements(runs, report.positions)
 
     def unpickled(self, data: bytes) -> Any:

@@ -109,7 +109,7 @@ class WorkerThread:
             if task.timeout_seconds is not None:
                 if unreported:  # not to be lost if the worker has to be killed for what comes
                     home.report(batch)
-                home.channel.send(messages.BEGUN, dumps((batch.number, position)))
+                home.channel.send(messages.STARTED, dumps((batch.number, position)))
             outcome, value = self._run(batch, call)
             if task.timeout_seconds is not None:
                 home.channel.send(messages.RETURNED, dumps((batch.number, position)))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import FAILED
 from shoal.context import LOCK
 from shoal.scheduling import effects as effects_of
-from shoal.scheduling.capabilities import EngineRules
 from shoal.scheduling.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
 
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
-    from shoal.scheduling.backend import EngineBackend
+    from shoal.scheduling.backend import LedgerBackend
     from shoal.scheduling.blocked_run import BlockedRun
+    from shoal.scheduling.capabilities import LedgerRules
     from shoal.scheduling.in_flight import (
         Departure,
         ErrorOf,
@@ -32,18 +32,19 @@ if TYPE_CHECKING:
     )
     from shoal.scheduling.pushing import PushingScheduler
 
-__all__ = ["EngineEvents"]
+__all__ = ["LedgerEvents"]
 
 #: Seconds that a cancel waits until it is certain that what was queued will not begin.
 CERTAIN_WITHIN = 1.0
 
 
-class EngineEvents:
-    """Books, events and effects of an engine.
+class LedgerEvents:
+    """The ledger behind its lock: events of a backend, and the effects carried out.
 
     Args:
         scheduler: of the runner.
         backend: of the runner.
+        rules: what is special about its system.
         drain: carries out the effects.
         after: calls a function after so many seconds.
     """
@@ -51,11 +52,12 @@ class EngineEvents:
     def __init__(
         self,
         scheduler: PushingScheduler,
-        backend: EngineBackend,
+        backend: LedgerBackend,
+        rules: LedgerRules,
         drain: Callable[[], None],
         after: Callable[[float, Callable[[], None]], object],
     ) -> None:
-        self.ledger = Ledger(scheduler, backend.capabilities.engine or EngineRules())
+        self._ledger = Ledger(scheduler, rules)
         self._scheduler = scheduler
         self._backend = backend
         self._drain = drain
@@ -65,19 +67,19 @@ class EngineEvents:
     # ------------------------------------------------------------------ batches go out
 
     def sent(self, entry: InFlight) -> None:
-        """A batch is about to be given to the engine."""
+        """A batch is about to be given to the system."""
         with LOCK:
-            self.ledger.sent(entry)
+            self._ledger.sent(entry)
 
     def given(self, entry: InFlight, worker: WorkerState) -> bool:
         """A batch is about to go to a certain worker; False if nothing is heard of that one any more, and it is sent again."""
         with LOCK:
-            return self.ledger.given(entry, worker)
+            return self._ledger.given(entry, worker)
 
     def not_sent(self, number: int, cause: BaseException) -> None:
-        """A batch could not be given to the engine."""
+        """A batch could not be given to the system."""
         with LOCK:
-            self.ledger.not_sent(number, cause, time.time())
+            self._ledger.not_sent(number, cause, time.time())
         self._drain()
 
     # ------------------------------------------------------------------ what workers say
@@ -85,21 +87,21 @@ class EngineEvents:
     def joined(self, worker: WorkerState) -> None:
         """A worker is there."""
         with LOCK:
-            self.ledger.joined(worker)
+            self._ledger.joined(worker)
 
     def workers(self) -> list[Any]:
         """The workers that are there."""
         with LOCK:
-            return [w for w in self.ledger.workers.values() if w.departure is None]
+            return [w for w in self._ledger.workers.values() if w.departure is None]
 
     def worker_at(self, key: Hashable) -> Any:
         """The worker that the backend knows by a key: one that is there, or has gone and is not settled yet."""
         with LOCK:
-            return self.ledger.workers.get(key)
+            return self._ledger.workers.get(key)
 
     def in_flight(self, number: int) -> Any:
         """A batch that has not said all, by its number; `None` if it has."""
-        return self.ledger.books.batches.get(number)
+        return self._ledger.books.batches.get(number)
 
     def in_flight_at(self, worker: WorkerState) -> list[Any]:
         """All that a worker has."""
@@ -110,33 +112,33 @@ class EngineEvents:
     def all_in_flight(self) -> list[Any]:
         """All of them."""
         with LOCK:
-            return list(self.ledger.books.batches.values())
+            return list(self._ledger.books.batches.values())
 
     def run_at(self, batch: Batch, position: int) -> TaskFuture[Any]:
         """The run at a position of a batch."""
         with LOCK:
             return self._scheduler.run_at(batch, position)
 
-    def begun(self, worker: WorkerState, number: int) -> None:
+    def arrived(self, worker: WorkerState, number: int) -> None:
         """A worker has a batch, and begins."""
         with LOCK:
-            self.ledger.arrived(worker, number)
+            self._ledger.arrived(worker, number)
         self._drain()
 
     def told(self, report: Report, *, held: bool = False) -> bool:
         """Runs of a batch have ended; whether that is known now, or waits for the job's end as its values do."""
         with LOCK:
-            known = self.ledger.reported(report, held=held)
+            known = self._ledger.reported(report, held=held)
         self._drain()
         return known
 
     def unpackable(self, number: int, error: ErrorOf) -> None:
         """A worker could not unpack a batch; the run that is to blame ends with this error."""
         with LOCK:
-            self.ledger.unpackable(number, error, time.time())
+            self._ledger.unpackable(number, error, time.time())
         self._drain()
 
-    # ------------------------------------------------------------------ what the engine says
+    # ------------------------------------------------------------------ what the system says
 
     def job_ended(
         self,
@@ -151,7 +153,7 @@ class EngineEvents:
     ) -> None:
         """A job has ended; see `Ledger.job_ended`."""
         with LOCK:
-            self.ledger.job_ended(
+            self._ledger.job_ended(
                 number,
                 end,
                 time.time(),
@@ -166,7 +168,7 @@ class EngineEvents:
     def withdrawn(self, number: int) -> None:
         """A batch was not begun, and will not be."""
         with LOCK:
-            self.ledger.withdrawn(number)
+            self._ledger.withdrawn(number)
         self._drain()
 
     def worker_left(
@@ -174,49 +176,59 @@ class EngineEvents:
     ) -> None:
         """A worker has gone, or is about to; see `Ledger.worker_left`."""
         with LOCK:
-            self.ledger.worker_left(worker, departure, orderly=orderly)
+            self._ledger.worker_left(worker, departure, orderly=orderly)
         self._drain()
 
     def farewell(self, worker: WorkerState) -> None:
         """A worker has said all that it has to say."""
         with LOCK:
-            self.ledger.farewell(worker, time.time())
+            self._ledger.farewell(worker, time.time())
         self._drain()
 
     def outcomes_read(self, worker: WorkerState, outcomes: Mapping[int, Outcomes] | None) -> None:
         """What a worker that has gone had written down is known; `None` if it cannot be."""
         with LOCK:
-            self.ledger.outcomes_read(worker, outcomes, time.time())
+            self._ledger.outcomes_read(worker, outcomes, time.time())
         self._drain()
 
     def resumed(self, worker: WorkerState, wait: int) -> None:
         """A run goes on that waited on a worker."""
         with LOCK:
-            self.ledger.resumed(worker, wait)
+            self._ledger.resumed(worker, wait)
         self._drain()
 
     def kill_refused(self, worker: WorkerState, number: int, run_number: int) -> None:
         """A worker was not killed for the sake of a run, as others have something there."""
         with LOCK:
-            self.ledger.stopping.kill_refused(worker, number, run_number, time.time())
+            self._ledger.stopping.kill_refused(worker, number, run_number, time.time())
         self._drain()
 
     # ------------------------------------------------------------------ what the dispatcher asks
 
+    def has_begun(self, run: TaskFuture[Any]) -> bool:
+        """Whether a run that was sent has begun, as far as can be known at once."""
+        with LOCK:
+            return self._ledger.has_begun(run)
+
+    def recall(self, batch: Batch) -> None:
+        """Asks for what has not begun of a batch."""
+        with LOCK:
+            self._ledger.recall(batch)
+
     def interrupt(self, run: TaskFuture[Any]) -> None:
         """Stops a run that may be executing; with the lock held."""
-        self.ledger.stopping.interrupt(run)
+        self._ledger.stopping.interrupt(run)
 
     def force(self, run: TaskFuture[Any]) -> None:
         """An interrupted run has had its grace."""
         with LOCK:
-            self.ledger.stopping.force(run, time.time())
+            self._ledger.stopping.force(run, time.time())
         self._drain()
 
     def stuck(self, blocked_run: BlockedRun) -> None:
         """A blocked run can be given nothing."""
         with LOCK:
-            self.ledger.stuck(blocked_run)
+            self._ledger.stuck(blocked_run)
 
     def wait_until_certain(self) -> None:
         """Returns once what was stopped before it began cannot begin any more, or has begun; not on a listening thread."""
@@ -224,8 +236,8 @@ class EngineEvents:
             return
         deadline = time.monotonic() + CERTAIN_WITHIN
         with self._certain:
-            asked = set(self.ledger.books.uncertain)
-            while asked & self.ledger.books.uncertain:
+            asked = set(self._ledger.books.uncertain)
+            while asked & self._ledger.books.uncertain:
                 if not self._certain.wait(max(deadline - time.monotonic(), 0.0)):
                     return
 
@@ -237,17 +249,17 @@ class EngineEvents:
     def close(self) -> None:
         """The runner has been left: the books hold nothing any more."""
         with LOCK:
-            self.ledger.books.batches.clear()
-            self.ledger.workers.clear()
+            self._ledger.books.batches.clear()
+            self._ledger.workers.clear()
 
     def wait_until_idle(self, seconds: float) -> list[Any]:
         """Waits until no worker has anything; returns what is left in flight after so many seconds."""
         with self._certain:
             self._certain.wait_for(lambda: not self._at_workers(), seconds)
-            return list(self.ledger.books.batches.values())
+            return list(self._ledger.books.batches.values())
 
     def _at_workers(self) -> bool:
-        return any(entry.worker is not None for entry in self.ledger.books.batches.values())
+        return any(entry.worker is not None for entry in self._ledger.books.batches.values())
 
     def perform(self, effect: tuple[Any, ...]) -> None:
         """Carries out one of the ledger's effects."""
