@@ -6,6 +6,7 @@ surrounds a run (`context`) and what things are called, never futures or schedul
 
 from __future__ import annotations
 
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.names import task_run_name
@@ -86,7 +87,10 @@ class Call:
         options: what the backend captured in the submitter's thread (annotations, remote options), or `None`.
     """
 
+    # The first two are unset in most calls: see `began` and `earlier`.
     __slots__ = (
+        "_began",
+        "_earlier",
         "args",
         "attempt",
         "context",
@@ -121,6 +125,40 @@ class Call:
     def run_name(self) -> str:
         """The name of its run."""
         return self.name if self.name is not None else task_run_name(self.task.name, self.number)
+
+    def begin(self) -> None:
+        """Notes when the attempt begins; not for tasks that ask for nothing special."""
+        self._began = time()
+
+    def began(self) -> float | None:
+        """When the attempt began, in seconds since the epoch; `None` where nobody noted it."""
+        return getattr(self, "_began", None)
+
+    def earlier(self) -> tuple[float, float] | None:
+        """When the first attempt began and how long those before this one ran; `None` in the first, or if not known."""
+        return getattr(self, "_earlier", None)
+
+    def follow(self, earlier: tuple[float, float] | None) -> None:
+        """What `earlier` gives, where the call comes from elsewhere."""
+        if earlier is not None:
+            self._earlier = earlier
+
+    def next_attempt(self, seconds: float, now: float) -> None:
+        """Makes it the call of the next attempt.
+
+        Args:
+            seconds: how long the last one took, 0 where that is not known.
+            now: seconds since the epoch.
+        """
+        self.attempt += 1
+        if seconds:
+            first, ran = self.earlier() or (now - seconds, 0.0)
+            self._earlier = first, ran + seconds
+
+    def own(self, state: State[Any]) -> State[Any]:
+        """A state of this run, which tells whose it is."""
+        flow_run = self.scope.flow_run if self.scope is not None else None
+        return state.of_run(self.number, flow_run.number if flow_run is not None else None)
 
 
 class Outcome:

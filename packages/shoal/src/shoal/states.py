@@ -13,6 +13,7 @@ from enum import StrEnum
 from time import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
+from shoal.details import StateDetails, WhoseState, uuids_of
 from shoal.exceptions import CancelledRun, CrashedRun, FailedRun, ResultLost, UnfinishedRun
 from shoal.safely import is_error, is_raisable, repr_of
 from shoal.tracebacks import fold
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import TypedDict, Unpack
 
+    from shoal.state_tools import (
+        StateGroup,
+        exception_to_crashed_state,
+        exception_to_failed_state,
+    )
+
 __all__ = [
     "TERMINAL_TYPES",
+    "AwaitingConcurrencySlot",
     "AwaitingRetry",
     "Cancelled",
     "Cancelling",
@@ -38,9 +46,13 @@ __all__ = [
     "Running",
     "Scheduled",
     "State",
+    "StateDetails",
+    "StateGroup",
     "StateType",
     "TimedOut",
     "aggregate_states",
+    "exception_to_crashed_state",
+    "exception_to_failed_state",
     "get_state_exception",
     "raise_state_exception",
 ]
@@ -122,7 +134,7 @@ class State(Generic[R_co]):
         epoch: when the state was entered, in seconds since the epoch.
     """
 
-    __slots__ = ("_data", "_remote", "_scheduled", "epoch", "message", "name", "type")
+    __slots__ = ("_data", "_remote", "_scheduled", "_whose", "epoch", "message", "name", "type")
 
     type: StateType
     name: str
@@ -148,6 +160,7 @@ class State(Generic[R_co]):
         self.epoch = time() if timestamp is None else timestamp
         self._data = data
         self._remote = None if fetch is None else _Remote(fetch)
+        self._whose: WhoseState | None = None
         if scheduled_time is None or isinstance(scheduled_time, (int, float)):
             self._scheduled = scheduled_time
         else:
@@ -162,6 +175,28 @@ class State(Generic[R_co]):
     def scheduled_time(self) -> datetime | None:
         """When the run is to start, in UTC; `None` where nothing is planned."""
         return None if self._scheduled is None else _datetime(self._scheduled)
+
+    @property
+    def state_details(self) -> StateDetails:
+        """What more is known of it: whose state it is, and what is planned."""
+        task_run_id, flow_run_id = uuids_of(self._whose)
+        return StateDetails(flow_run_id, task_run_id, self.scheduled_time)
+
+    def belong(self, task_run: int | None, flow_run: int | None) -> None:
+        """For the library: says whose state it is, by the numbers of the runs, while nobody else has it."""
+        self._whose = task_run, flow_run
+
+    def of_run(self, task_run: int | None, flow_run: int | None) -> State[R_co]:
+        """For the library: this state if it belongs to these runs, else one that does: a user may give several one."""
+        whose = task_run, flow_run
+        if self._whose == whose:
+            return self
+        own: State[R_co] = State.__new__(State)
+        own._remote = self._remote  # before the data, which are there once this is `None`
+        for name in ("_data", "_scheduled", "epoch", "message", "name", "type"):
+            setattr(own, name, getattr(self, name))
+        own._whose = whose
+        return own
 
     @property
     def data(self) -> Any:
@@ -298,10 +333,13 @@ class State(Generic[R_co]):
         return hash((self.type, self.name, self.message))  # data need not be hashable
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self.type, self.name, self.message, self.epoch, self.data, self._scheduled
+        whose = None if self._whose is None else uuids_of(self._whose)
+        return self.type, self.name, self.message, self.epoch, self.data, self._scheduled, whose
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.type, self.name, self.message, self.epoch, self._data, self._scheduled = state
+        self.type, self.name, self.message, self.epoch, self._data, self._scheduled, self._whose = (
+            state
+        )
         self._remote = None
 
 
@@ -541,5 +579,23 @@ def AwaitingRetry(message: str | None = None, **details: Unpack[_Plan]) -> State
     return _named(_SCHEDULED, "AwaitingRetry", message, details)
 
 
+def AwaitingConcurrencySlot(message: str | None = None, **details: Unpack[_Plan]) -> State[Any]:
+    """The run waits for a slot of a limit. For code that makes such states: a run of Shoal that waits is `Queued`."""
+    return _named(_SCHEDULED, "AwaitingConcurrencySlot", message, details)
+
+
 def _named(type_: StateType, name: str | None, message: str | None, details: Any) -> State[Any]:
     return State(type_, details.pop("name", None) or name, message, **details)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:  # and not above
+            from shoal import state_tools
+
+            value = globals()[name] = getattr(state_tools, name)
+            return value
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)

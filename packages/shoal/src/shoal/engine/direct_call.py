@@ -23,7 +23,6 @@ from shoal.engine.task_run import (
     cancelled_class,
     concluded,
     concluded_async,
-    logger_of,
     overdue,
     raised,
     returned,
@@ -37,7 +36,7 @@ from shoal.exceptions import CancelledRun, CrashedRun
 from shoal.futures import TaskFuture
 from shoal.futures.awaiting import settled
 from shoal.futures.blocking import block
-from shoal.logs import set_up
+from shoal.logs import logger_of, set_up
 from shoal.safely import in_words, is_raisable, text_of
 from shoal.states import Cancelled, State
 from shoal.tracebacks import fold
@@ -86,7 +85,7 @@ def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
             return _finish(call, outcome, return_state)
         _log_retry(call, outcome)
         sleep(outcome.delay)
-        call.attempt += 1
+        call.next_attempt(outcome.seconds, time.time())
 
 
 async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> Any:
@@ -124,7 +123,7 @@ async def _call_async(call: Call, wait_for: Any, return_state: bool) -> Any:
                 return _finish(call, outcome, return_state)
             _log_retry(call, outcome)
             await anyio.sleep(outcome.delay)
-            call.attempt += 1
+            call.next_attempt(outcome.seconds, time.time())
     finally:
         CALL.reset(token)
 
@@ -161,7 +160,7 @@ def _attempts(call: Call) -> Generator[Any, Any, Any]:
                 raise
         _log_retry(call, outcome)
         sleep(outcome.delay)
-        call.attempt += 1
+        call.next_attempt(outcome.seconds, time.time())
 
 
 def _emitted(call: Call) -> Generator[Any, Any, Outcome]:
@@ -234,7 +233,7 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
             return
         _log_retry(call, outcome)
         await anyio.sleep(outcome.delay)
-        call.attempt += 1
+        call.next_attempt(outcome.seconds, time.time())
 
 
 @contextmanager
@@ -272,7 +271,7 @@ def _not_started(error: Exception, return_state: bool) -> Any:
 
 
 def _finish(call: Call, outcome: Outcome, return_state: bool) -> Any:
-    state = state_of(outcome)
+    state = call.own(state_of(outcome))
     _log_end(call, state)
     if return_state:
         return state

@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
 from contextlib import ExitStack, asynccontextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -100,11 +99,12 @@ class _Run:
         if flow.flow_run_name is not None:
             with self.around():  # a callable may ask `shoal.runtime`
                 self.record.name = render_run_name(
-                    flow.flow_run_name, self.record.parameters, task_name=flow.name
+                    flow.flow_run_name,
+                    {**flow.bound, **self.record.parameters},
+                    task_name=flow.name,
                 )
             self.logger = flow_run_logger(self.record)
         log_prints_of(self.record.log_prints)
-        self.record.start_time = time.time()
         self.logger.info("Beginning flow run %r for flow %r", self.record.name, flow.name)
 
     def body(self) -> Any:
@@ -149,7 +149,14 @@ class _Run:
             state,
             flow.retry_delay_seconds,
         )
+        self.record.enter(state)
         return True
+
+    def running(self) -> State[Any]:
+        """The state of an attempt that begins; the run enters it."""
+        state = Running()
+        self.record.enter(state)
+        return state
 
     def hooks(self, state: State[Any]) -> list[Any]:
         """The hooks for a final state."""
@@ -164,7 +171,6 @@ class _Run:
 
     def call_hooks(self, hooks: list[Any], state: State[Any]) -> None:
         """Calls hooks in order; async ones on the service loop."""
-        self.record.state = state
         for hook in hooks:
             try:
                 with self.around():
@@ -180,7 +186,6 @@ class _Run:
 
     async def call_hooks_async(self, hooks: list[Any], state: State[Any]) -> None:
         """As `call_hooks`, on the caller's loop."""
-        self.record.state = state
         for hook in hooks:
             try:
                 with self.around():
@@ -193,7 +198,8 @@ class _Run:
                 log_failure(error, f"Hook {name_of_hook(hook)} raised", logger=self.logger)
 
     def log_end(self, state: State[Any]) -> None:
-        """The line about the run's end."""
+        """The line about the run's end; the state is the run's from here."""
+        self.record.enter(state)
         level = logging.INFO if state.is_completed() else logging.ERROR
         self.logger.log(level, "Finished in state %s", str(state))
 
@@ -247,7 +253,7 @@ def _final_state(value: Any) -> State[Any]:
     if isinstance(value, TaskFuture):
         value = value.state
     if isinstance(value, State):
-        return final_state(value)
+        return final_state(value).of_run(None, None)  # the user may give it to other runs too
     if isinstance(value, TaskFutureList):
         value = list(value)
     if (
@@ -284,7 +290,7 @@ def run_flow(
     interruption: BaseException | None = None
     while state is None:
         run.record.run_count += 1
-        run.call_hooks(flow.on_running_hooks, Running())
+        run.call_hooks(flow.on_running_hooks, run.running())
         try:
             state = _attempt(run)
         except Exception as error:
@@ -314,7 +320,7 @@ def _stream(run: _Run, wait_for: Any) -> Generator[Any, Any, Any]:
     interruption: BaseException | None = None
     while state is None:
         run.record.run_count += 1
-        run.call_hooks(flow.on_running_hooks, Running())
+        run.call_hooks(flow.on_running_hooks, run.running())
         try:
             state = yield from stepwise(_streamed(run), copy_context().run)
         except GeneratorExit as closed:
@@ -457,7 +463,7 @@ async def _run_async(
     interruption: BaseException | None = None
     while state is None:
         run.record.run_count += 1
-        await run.call_hooks_async(flow.on_running_hooks, Running())
+        await run.call_hooks_async(flow.on_running_hooks, run.running())
         try:
             state = await _attempt_async(run)
         except Exception as error:
@@ -488,7 +494,7 @@ async def _stream_async(run: _Run, wait_for: Any) -> AsyncGenerator[Any, Any]:
     interruption: BaseException | None = None
     while state is None:
         run.record.run_count += 1
-        await run.call_hooks_async(flow.on_running_hooks, Running())
+        await run.call_hooks_async(flow.on_running_hooks, run.running())
         try:
             async with _entered(run) as runner:
                 items = flow.fn(*run.args, **run.kwargs)

@@ -24,15 +24,15 @@ from shoal.calls import (
     Call,
     Outcome,
 )
-from shoal.context import CALL
+from shoal.context import CALL, TaskRun
 from shoal.engine import inputs
 from shoal.engine.forks import CALLS, ends_with
 from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.time_limit import TimeLimit
 from shoal.exceptions import CrashedRun, TaskRunTimeout
 from shoal.futures import TaskFuture
-from shoal.logs import log_failure, log_prints_of, task_run_logger
-from shoal.names import render_run_name, run_uuid
+from shoal.logs import log_failure, log_prints_of, logger_of
+from shoal.names import render_run_name
 from shoal.safely import in_words, is_error, kind_of, repr_of, text_of
 from shoal.states import (
     Completed,
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from shoal.specs import TaskSpec
 
 __all__ = [
-    "TaskRun",
     "attempt",
     "attempt_async",
     "attempt_here",
@@ -66,36 +65,6 @@ _PHASES = {
     StateType.CANCELLED: CANCELLED,
     StateType.CRASHED: CRASHED,
 }
-
-
-class TaskRun:
-    """A task run as hooks and retry conditions see it.
-
-    Attributes:
-        id: its UUID.
-        name: for example `inc-3f2`.
-        task_name: the task's name.
-        run_count: which attempt this is, 1 for the first.
-        parameters: by name, with upstream results filled in.
-        tags: sorted.
-        state: the state that the hook is about.
-    """
-
-    __slots__ = ("id", "name", "parameters", "run_count", "state", "tags", "task_name")
-
-    def __init__(self, call: Call, state: State[Any]) -> None:
-        from shoal.context import TAGS
-
-        self.id = run_uuid(call.number)
-        self.name = call.run_name()
-        self.task_name = call.task.name
-        self.run_count = call.attempt
-        self.parameters = call.task.parameters(call.args, call.kwargs)
-        self.tags = sorted(call.task.tags | TAGS.get())
-        self.state = state
-
-    def __repr__(self) -> str:
-        return f"<TaskRun {self.name!r} {self.state}>"
 
 
 def run_plain(call: Call) -> Any:
@@ -228,6 +197,7 @@ def cancelled_class() -> type[BaseException]:
 
 
 def begin(call: Call) -> None:
+    call.begin()
     task = call.task
     if task.task_run_name is not None and call.name is None:
         call.name = render_run_name(
@@ -353,6 +323,7 @@ def _retry_delay(
             assert error is not None  # either says why the attempt failed
             state = Failed(failure_message(error), data=error)
         try:
+            state = call.own(state)
             if not task.retry_condition_fn(task, TaskRun(call, state), state):
                 return None
         except Interrupt:
@@ -390,7 +361,8 @@ def waited_for(call: Call, value: Any) -> Outcome:
 def _running(call: Call) -> State[Any]:
     from shoal.states import Retrying, Running
 
-    return Running() if call.attempt == 1 else Retrying()
+    now = call.began()
+    return call.own(Running(timestamp=now) if call.attempt == 1 else Retrying(timestamp=now))
 
 
 def call_running_hooks(call: Call) -> None:
@@ -415,7 +387,7 @@ def concluded(call: Call, outcome: Outcome) -> Outcome:
     """Calls the hooks of an attempt's end, which know of the run that they are about."""
     hooks = _final_hooks(call.task, outcome)
     if hooks:
-        state = state_of(outcome)
+        state = call.own(state_of(outcome))
         token = CALL.set(call)
         try:
             for hook in hooks:
@@ -429,7 +401,7 @@ async def concluded_async(call: Call, outcome: Outcome) -> Outcome:
     """As `concluded`, on a loop."""
     hooks = _final_hooks(call.task, outcome)
     if hooks:
-        state = state_of(outcome)
+        state = call.own(state_of(outcome))
         token = CALL.set(call)
         try:
             for hook in hooks:
@@ -483,10 +455,6 @@ def name_of_hook(hook: Callable[..., Any]) -> str:
 def log_failure_of(call: Call, error: BaseException, text: str) -> None:
     """Logs an error under a run's name."""
     log_failure(error, text, logger=logger_of(call))
-
-
-def logger_of(call: Call) -> Any:
-    return task_run_logger(call.run_name(), run_uuid(call.number))
 
 
 # ---------------------------------------------------------------------- time limits where the run itself waits

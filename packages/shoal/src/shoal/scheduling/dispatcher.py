@@ -49,6 +49,7 @@ from shoal.states import State, StateType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shoal.context import FlowLabel
     from shoal.engine.services import Timer
     from shoal.scheduling.backend import AnyBackend
 
@@ -74,6 +75,11 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         self._log = RunLog()
         scheduler.tells_ends = self._log.wanted()
         self._ended: TaskFuture[None] | None = None
+
+    def works_for(self, flow_run: FlowLabel) -> None:
+        """See `Answers`."""
+        super().works_for(flow_run)
+        self._log.flow_run = self.flow_run
 
     # ------------------------------------------------------------------ what futures ask
 

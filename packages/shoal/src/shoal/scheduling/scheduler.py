@@ -410,7 +410,7 @@ class Scheduler:
         detail.overdue = detail.returned = False
         call = future._call
         assert call is not None  # a run that has not ended has its call
-        call.attempt += 1
+        call.next_attempt(outcome.seconds, now)
         future._since = now
         future._outcome = outcome.value
         detail.due = now + outcome.delay

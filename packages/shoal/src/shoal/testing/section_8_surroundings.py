@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextvars
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shoal import flow, get_run_logger, runtime, tags, task
+from shoal.context import FlowRunContext, TaskRunContext, get_run_context
 from shoal.exceptions import RunNameError
+from shoal.states import Completed
 from shoal.testing.base import SuiteBase, covers, in_flow
 from shoal.testing.samples import BoomError, Box, boom, identity, inc
 from shoal.testing.tools import eventually
@@ -90,6 +93,52 @@ class HookTests(SuiteBase):
             assert signals.lines("hooks") == [str(facts)]
 
         main()
+
+    @covers("8.1", "7.1")
+    def test_what_hooks_are_told_of_the_times(self, runner: TaskRunner, signals: Signals) -> None:
+        def look(a_task: Any, run: Any, state: Any) -> None:
+            details = state.state_details
+            assert (details.task_run_id, details.flow_run_id) == (run.id, run.flow_run_id)
+            assert run.end_time == (state.timestamp if state.is_final() else None)
+            ran = run.total_run_time.total_seconds()
+            facts = run.state_name, run.state_type.value, run.start_time.timestamp(), ran
+            signals.append("hooks", json.dumps([*facts, run.flow_run_id]))
+
+        def may_retry(a_task: Any, run: Any, state: Any) -> bool:
+            look(a_task, run, state)
+            return True
+
+        hooks: Any = {"on_running": [look], "on_completion": [look]}
+
+        @task(retries=1, retry_delay_seconds=0.3, retry_condition_fn=may_retry, **hooks)
+        def work() -> None:
+            time.sleep(0.1)
+            if runtime.task_run.run_count == 1:
+                raise BoomError("no")
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            work.submit().wait()
+            return runtime.flow_run.id
+
+        before = time.time()
+        flow_run_id = main()
+        seconds = time.time() - before
+        told = [json.loads(line) for line in signals.lines("hooks")]
+        assert [(name, kind) for name, kind, *_ in told] == [
+            ("Running", "RUNNING"),
+            ("Failed", "FAILED"),
+            ("Retrying", "RUNNING"),
+            ("Completed", "COMPLETED"),
+        ]
+        assert {around for *_, around in told} == {flow_run_id}
+        starts = [start for _, _, start, _, _ in told]
+        assert before - 1 < min(starts)
+        assert max(starts) - min(starts) < 0.25, "it is when the first attempt began"
+        first, failed, again, last = (ran for _, _, _, ran, _ in told)
+        assert first < failed <= again < last
+        assert failed >= 0.1
+        assert 0.2 <= last < seconds - 0.25, "both attempts, and not the delay between them"
 
     @covers("8.1", "7.1")
     def test_hooks_and_retries(self, runner: TaskRunner, signals: Signals) -> None:
@@ -269,6 +318,89 @@ class RuntimeTests(SuiteBase):
             assert runtime.task_run.id is None
 
         main()
+
+    @covers("1.5")
+    def test_the_context_of_a_run(self, runner: TaskRunner) -> None:
+        @task
+        def look(x: Any, y: int = 2) -> Any:
+            context, around = get_run_context(), FlowRunContext.get()
+            assert isinstance(context, TaskRunContext)
+            assert around is not None
+            run, flow_run = context.task_run, around.flow_run
+            assert flow_run.state_name == "Running"
+            assert flow_run.start_time is not None
+            assert run.end_time is flow_run.end_time is None
+            return (
+                (context.task.name, context.parameters, context.log_prints),
+                (run.id, run.name, run.state_name, run.flow_run_id),
+                (around.flow.name, around.parameters, flow_run.id),
+            )
+
+        @task
+        async def look_async() -> Any:
+            context = get_run_context()
+            assert isinstance(context, TaskRunContext)
+            assert context.start_time is not None
+            return context.task_run.id
+
+        @flow(task_runner=runner)
+        def main(greeting: str = "hello") -> None:
+            context = get_run_context()
+            assert isinstance(context, FlowRunContext)
+            assert TaskRunContext.get() is None
+            future = look.submit(inc.submit(0))
+            of_task, of_run, around = future.result()
+            assert of_task == ("look", {"x": 1, "y": 2}, False)
+            flow_run_id = context.flow_run.id
+            assert of_run == (future.task_run_id, future.name, "Running", flow_run_id)
+            assert (
+                around
+                == ("main", {"greeting": "hello"}, flow_run_id)
+                == (
+                    context.flow.name,
+                    context.parameters,
+                    runtime.flow_run.id,
+                )
+            )
+            other = look_async.submit()
+            assert other.result() == other.task_run_id
+
+        main()
+
+    @covers("1.3", "4.1")
+    def test_states_tell_whose_they_are(self, runner: TaskRunner) -> None:
+        shared = Completed("fine")
+
+        @task
+        def returns(it: Any) -> Any:
+            return it
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            futures = [
+                returns.submit(1),
+                returns.submit(shared),
+                returns.submit(shared),
+                *returns.map([1, 2]),
+                boom.submit(),
+            ]
+            for future in futures:
+                future.state  # noqa: B018  # which may be open
+                future.wait()
+            flow_run_id = runtime.flow_run.id
+            for future in futures:
+                details = future.state.state_details
+                assert details.task_run_id == future.task_run_id
+                assert details.flow_run_id == flow_run_id
+            direct = returns(1, return_state=True).state_details
+            assert direct.flow_run_id == flow_run_id
+            assert direct.task_run_id is not None
+            return Completed(flow_run_id)
+
+        state = main(return_state=True)
+        assert state.state_details.flow_run_id == state.message
+        assert state.state_details.task_run_id is None
+        assert shared.state_details == Completed().state_details, "it is the user's own"
 
     @covers("1.5", "3.3")
     def test_nested_flows_know_their_parents(self, runner: TaskRunner) -> None:
