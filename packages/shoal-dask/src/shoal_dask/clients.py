@@ -73,6 +73,7 @@ class get_dask_client:
         self._options = client_kwargs
         self._stack = ExitStack()
         self._own: Any = None
+        self._temporary: Connection | None = None
 
     # ------------------------------------------------------------------ sync
 
@@ -81,7 +82,7 @@ class get_dask_client:
             client = self._opened()
             self._stack.enter_context(client.as_current())  # dask collections compute there
         except BaseException:
-            self._stack.close()
+            self.__exit__(*sys.exc_info())
             raise
         return client
 
@@ -108,7 +109,10 @@ class get_dask_client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        try:
+            self._stack.__exit__(kind, error, trace)
+        finally:
+            self._release()
 
     # ------------------------------------------------------------------ async
 
@@ -125,7 +129,7 @@ class get_dask_client:
             self._own = await Client(asynchronous=True, **self._arguments(around))
             self._stack.enter_context(self._own.as_current())
         except BaseException:
-            await asyncio.to_thread(self._stack.close)
+            await self.__aexit__(*sys.exc_info())
             raise
         opened: Client = self._own
         return opened
@@ -139,9 +143,11 @@ class get_dask_client:
         import asyncio
 
         try:
-            await self._own.close()
+            self._stack.__exit__(kind, error, trace)
+            if self._own is not None:
+                await self._own.close()
         finally:
-            await asyncio.to_thread(self._stack.close)
+            await asyncio.to_thread(self._release)
 
     # ------------------------------------------------------------------ both
 
@@ -154,8 +160,14 @@ class get_dask_client:
             return client
         connection = Connection(ClusterSettings())
         connection.acquire()
-        self._stack.callback(connection.release, LEAVING)
+        self._temporary = connection
         return connection.client
+
+    def _release(self) -> None:
+        """Ends the temporary cluster, if there is one."""
+        connection, self._temporary = self._temporary, None
+        if connection is not None:
+            connection.release(LEAVING)
 
     def _arguments(self, around: Any) -> dict[str, Any]:
         """What a client of its own is made with, given a client or a worker of the cluster."""
