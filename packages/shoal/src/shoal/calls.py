@@ -6,7 +6,7 @@ surrounds a run (`context`) and what things are called, never futures or schedul
 
 from __future__ import annotations
 
-from time import time
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from shoal.names import task_run_name
@@ -85,14 +85,15 @@ class Call:
         attempt: 1 for the first attempt.
         name: the run's name, once it was rendered from `task_run_name`.
         options: what the backend captured in the submitter's thread (annotations, remote options), or `None`.
+        clock: what `time.perf_counter` said when the attempt began; later a tuple of the time of day. Unset in tasks that
+            ask for nothing special; see `began`.
     """
 
-    # The first two are unset in most calls: see `began` and `earlier`.
     __slots__ = (
-        "_began",
         "_earlier",
         "args",
         "attempt",
+        "clock",
         "context",
         "kwargs",
         "name",
@@ -101,6 +102,8 @@ class Call:
         "scope",
         "task",
     )
+
+    clock: float | tuple[float]
 
     def __init__(
         self,
@@ -126,13 +129,19 @@ class Call:
         """The name of its run."""
         return self.name if self.name is not None else task_run_name(self.task.name, self.number)
 
-    def begin(self) -> None:
-        """Notes when the attempt begins; not for tasks that ask for nothing special."""
-        self._began = time()
-
     def began(self) -> float | None:
-        """When the attempt began, in seconds since the epoch; `None` where nobody noted it."""
-        return getattr(self, "_began", None)
+        """When the attempt began, in seconds since the epoch; `None` where that is not known."""
+        clock = getattr(self, "clock", None)
+        if type(clock) is float:
+            clock = self.clock = (
+                time() - (perf_counter() - clock),
+            )  # the same whenever it is asked for
+        return clock[0] if clock is not None else None
+
+    def must_have_begun(self, when: float) -> None:
+        """The attempt began elsewhere, and what is known here is when, in seconds since the epoch."""
+        if not hasattr(self, "clock"):
+            self.clock = (when,)
 
     def earlier(self) -> tuple[float, float] | None:
         """When the first attempt began and how long those before this one ran; `None` in the first, or if not known."""
@@ -151,9 +160,14 @@ class Call:
             now: seconds since the epoch.
         """
         self.attempt += 1
-        if seconds:
-            first, ran = self.earlier() or (now - seconds, 0.0)
-            self._earlier = first, ran + seconds
+        began = self.began()
+        if began is None and seconds:
+            began = now - seconds
+        if began is not None:
+            first, ran = self.earlier() or (began, 0.0)
+            self._earlier = first, ran + (seconds or now - began)
+        if hasattr(self, "clock"):
+            del self.clock
 
     def own(self, state: State[Any]) -> State[Any]:
         """A state of this run, which tells whose it is."""

@@ -168,6 +168,7 @@ def _emitted(call: Call) -> Generator[Any, Any, Outcome]:
     limit = call.task.timeout_seconds
     CALL.set(call)
     try:
+        call.clock = time.perf_counter()
         begin(call)
         call_running_hooks(call)
         items = call.task.fn(*call.args, **(call.kwargs or {}))
@@ -196,6 +197,7 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
         steps: AsyncSteps | None = None
         try:
             with _current(call):
+                call.clock = time.perf_counter()
                 begin(call)
                 await call_running_hooks_async(call)
                 items = call.task.fn(*call.args, **(call.kwargs or {}))

@@ -137,7 +137,7 @@ def attempt(call: Call) -> Outcome:
         Interrupt: the run was stopped from outside, who did so knows how it ended.
     """
     CALL.set(call)
-    started = time.perf_counter()
+    started = call.clock = time.perf_counter()
     try:
         begin(call)
         call_running_hooks(call)
@@ -158,7 +158,7 @@ def attempt(call: Call) -> Outcome:
 async def attempt_async(call: Call) -> Outcome:
     """As `attempt`, for coroutine functions; cancellation of the coroutine passes through."""
     CALL.set(call)
-    started = time.perf_counter()
+    started = call.clock = time.perf_counter()
     cancelled = cancelled_class()
     try:
         begin(call)
@@ -197,7 +197,6 @@ def cancelled_class() -> type[BaseException]:
 
 
 def begin(call: Call) -> None:
-    call.begin()
     task = call.task
     if task.task_run_name is not None and call.name is None:
         call.name = render_run_name(

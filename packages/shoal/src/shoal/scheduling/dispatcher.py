@@ -197,6 +197,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         if expired and future._phase >= DONE and call is not None and call.task.on_failure_hooks:
             from shoal.engine.task_run import run_final_hooks
 
+            call.must_have_begun(time.time() - limit)
             outcome = Outcome(FAILED, future._outcome, future.state)
             CALLBACKS.put(f"A hook of task run {future.name!r}", run_final_hooks, call, outcome)
         self.drain()

@@ -400,6 +400,8 @@ class Scheduler:
         if outcome.phase == WAITING:
             future._phase = RUNNING
             future._details().returned = True
+            if future._call is not None and outcome.seconds:
+                future._call.must_have_begun(now - outcome.seconds)
             self.effects.append((RETURNS, future, outcome.value))
             return
         if outcome.phase != AWAITING_RETRY:

@@ -140,6 +140,33 @@ class HookTests(SuiteBase):
         assert failed >= 0.1
         assert 0.2 <= last < seconds - 0.25, "both attempts, and not the delay between them"
 
+    @covers("8.1", "7.3")
+    def test_late_ends_know_when_the_run_began(self, runner: TaskRunner, signals: Signals) -> None:
+        def look(a_task: Any, run: Any, state: Any) -> None:
+            assert run.start_time is not None
+            signals.append("hooks", f"{state.name} {run.total_run_time.total_seconds()}")
+
+        @task(on_completion=[look])
+        def returns_a_run() -> Any:
+            return inc.submit(1)
+
+        @task(on_failure=[look], timeout_seconds=0.2)
+        def takes_long() -> None:
+            for _ in range(1000):
+                time.sleep(0.01)
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            assert returns_a_run.submit().result() == 2
+            takes_long.submit().wait()
+            eventually(lambda: len(signals.lines("hooks")) == 2, "both hooks")
+
+        main()
+        told = dict(line.split() for line in signals.lines("hooks"))
+        assert told.keys() == {"Completed", "TimedOut"}
+        assert 0 < float(told["Completed"]) < 10
+        assert 0.15 < float(told["TimedOut"]) < 10
+
     @covers("8.1", "7.1")
     def test_hooks_and_retries(self, runner: TaskRunner, signals: Signals) -> None:
         def note_failure(a_task: Any, run: Any, state: Any) -> None:
