@@ -19,7 +19,7 @@ __all__ = ["MODULES", "NAMES", "mark", "missing", "refuse"]
 
 PAGE = "docs/coming-from-prefect.md"
 
-_BACKGROUND = "ran tasks in the background, on workers of a server's"
+_BACKGROUND = "ran tasks in the background, on the workers of a server"
 _DEPLOY = "made deployments, which a server starts"
 _PAUSE = "paused a flow run on a server, for a person or a later time"
 _SERVER = "spoke to a server"
