@@ -150,6 +150,91 @@ def test_methods_as_flows() -> None:
     )
 
 
+class Stall:
+    """Flows as methods, with the decorators in either order."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+
+    @flow(flow_run_name="{self.owner} sells {amount}")
+    def sell(self, amount: int) -> Any:
+        return runtime.flow_run.name, runtime.flow_run.parameters, inc.submit(amount).result()
+
+    @flow
+    async def sell_later(self, amount: int) -> str:
+        return f"{self.owner} sells {await inc.submit(amount)}"
+
+    @flow
+    def stream(self, upto: int) -> Any:
+        for number in range(upto):
+            yield f"{self.owner} {number}"
+
+    @flow
+    @classmethod
+    def below(cls, amount: int) -> str:
+        return f"{cls.__name__} {amount}"
+
+    @classmethod
+    @flow(flow_run_name="{cls.__name__}")
+    def above(cls, amount: int) -> str:
+        assert runtime.flow_run.name == cls.__name__
+        return f"{cls.__name__} {amount}"
+
+    @flow
+    @staticmethod
+    def plain_below(amount: int) -> int:
+        return amount
+
+    @staticmethod
+    @flow
+    def plain_above(amount: int) -> int:
+        return amount
+
+
+class Booth(Stall): ...
+
+
+def test_flows_of_instances() -> None:
+    ann, bob = Stall("ann"), Booth("bob")
+    given: Any = "1"
+    assert ann.sell(given) == ("ann sells 1", {"amount": 1}, 2)
+    assert bob.sell(2) == ("bob sells 2", {"amount": 2}, 3)
+    assert bob.sell.with_options(name="sale")(3)[0] == "bob sells 3"
+    assert Stall.sell(ann, 1)[2] == 2
+    assert anyio.run(bob.sell_later, given) == "bob sells 2"
+    assert list(ann.stream(2)) == ["ann 0", "ann 1"]
+    assert list(bob.stream(1)) == ["bob 0"]
+    with pytest.raises(ParameterTypeError, match="amount"):
+        ann.sell("much")  # type: ignore[arg-type, call-overload, unused-ignore]
+
+
+def test_flows_of_classes() -> None:
+    given: Any = "1"
+    for method in ("below", "above"):
+        assert getattr(Stall, method)(given) == getattr(Stall("ann"), method)(1) == "Stall 1"
+        assert getattr(Booth, method)(given) == getattr(Booth("bob"), method)(1) == "Booth 1"
+        changed = getattr(Booth, method).with_options(retries=1)
+        assert (changed(given), changed.retries) == ("Booth 1", 1)
+    for method in ("plain_below", "plain_above"):
+        assert getattr(Stall, method)(given) == getattr(Stall("ann"), method)(given) == 1
+        assert getattr(Booth, method).with_options(name="other")(given) == 1
+
+
+def test_methods_as_flows_in_tasks() -> None:
+    """On a worker, too: what the flow is bound to travels with the task."""
+    ann = Stall("ann")
+
+    @task
+    def calls() -> Any:
+        return ann.sell(4)[2], Stall.above(5)
+
+    @flow(task_runner="processes:1")
+    def main() -> Any:
+        return calls.submit()
+
+    assert main() == (5, "Stall 5")
+
+
 def test_generators_as_flows() -> None:
     @flow
     def count(upto: int) -> Any:

@@ -11,13 +11,16 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from shoal import flow, get_run_logger, task
+from shoal import flow, get_run_logger, runtime, task
+from shoal.context import FlowRunContext, TaskRunContext, get_run_context
 from shoal.exceptions import MissingContextError
+from shoal.logging import disable_run_logger, get_logger
 from shoal.task_runners import ThreadPoolTaskRunner
-from shoal.testing.samples import boom, inc
+from shoal.testing.samples import BoomError, boom, inc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -348,3 +351,178 @@ def test_a_handler_that_fails_harms_no_run() -> None:
     finally:
         logger.removeHandler(handler)
         logger.setLevel("NOTSET")
+
+
+# ---------------------------------------------------------------------- loggers of runs
+
+
+def test_a_runs_logger_in_a_thread_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """It knows the run where nothing else does."""
+
+    @task
+    def starts() -> str:
+        logger = get_run_logger()
+        thread = threading.Thread(target=logger.info, args=("from a thread",))
+        thread.start()
+        thread.join()
+        return runtime.task_run.id or ""
+
+    @flow(task_runner="processes:1")
+    def main() -> str:
+        return starts.submit().result()
+
+    task_run_id = main()
+    (record,) = (r for r in caplog.records if r.getMessage() == "from a thread")
+    assert vars(record)["task_run_id"] == task_run_id
+
+
+def test_the_logger_of_a_context(caplog: pytest.LogCaptureFixture) -> None:
+    @task
+    def talks() -> None:
+        get_run_logger(FlowRunContext.get(), of="the flow").info("upwards")
+        get_run_logger(get_run_context()).info("as always")
+
+    @flow
+    def main() -> None:
+        talks.submit().wait()
+
+    main()
+    records = {record.getMessage(): record for record in caplog.records}
+    assert (records["upwards"].name, vars(records["upwards"])["of"]) == (
+        "shoal.flow_runs",
+        "the flow",
+    )
+    assert records["as always"].name == "shoal.task_runs"
+
+
+def test_outside_a_flow_records_know_of_none(caplog: pytest.LogCaptureFixture) -> None:
+    @task
+    def talks() -> None:
+        get_run_logger().info("alone")
+
+    talks()
+    (record,) = (r for r in caplog.records if r.getMessage() == "alone")
+    facts = vars(record)
+    assert facts["task_name"] == "talks"
+    assert facts["flow_run_name"] is facts["flow_run_id"] is facts["flow_name"] is None
+
+
+def test_every_record_of_task_runs_has_their_attributes(caplog: pytest.LogCaptureFixture) -> None:
+    """So that a format which names them is good for all lines, also for that about a burst."""
+
+    @flow(task_runner=ThreadPoolTaskRunner(2))
+    def main() -> None:
+        inc.map(range(50)).wait()
+
+    main()
+    line = "%(flow_name)s %(flow_run_name)s %(flow_run_id)s %(task_name)s %(task_run_name)s %(task_run_id)s"
+    own = [record for record in caplog.records if record.name == "shoal.task_runs"]
+    assert any("more runs" in record.getMessage() for record in own)
+    for record in own:
+        assert (line % vars(record)).startswith("main ")
+
+
+def test_what_a_record_carries_is_worked_out_when_there_is_one() -> None:
+    @task
+    def looks() -> Any:
+        logger = get_run_logger()
+        before = logger._extra
+        return before, logger.extra["task_name"]
+
+    assert looks() == (None, "looks")
+
+
+def test_run_loggers_can_be_silenced(caplog: pytest.LogCaptureFixture) -> None:
+    @task
+    def talks() -> int:
+        get_run_logger().info("said")
+        return 1
+
+    with pytest.raises(MissingContextError):
+        talks.fn()
+    with disable_run_logger():
+        assert talks.fn() == 1
+        with disable_run_logger():
+            assert talks() == 1
+        assert talks.fn() == 1
+    assert "said" not in caplog.text
+    talks()
+    assert "said" in caplog.text
+    with pytest.raises(MissingContextError):
+        talks.fn()
+
+
+def test_loggers_beneath_ours() -> None:
+    assert get_logger().name == get_logger("shoal").name == "shoal"
+    assert get_logger("mine").name == get_logger("shoal.mine").name == "shoal.mine"
+
+
+# ---------------------------------------------------------------------- contexts
+
+
+def test_contexts_outside_of_runs() -> None:
+    with pytest.raises(MissingContextError, match=re.escape("get_run_context()")):
+        get_run_context()
+    assert FlowRunContext.get() is None
+    assert TaskRunContext.get() is None
+
+
+def test_contexts_of_a_flow_that_a_task_calls() -> None:
+    @flow
+    def inner(number: int) -> Any:
+        context = get_run_context()
+        assert TaskRunContext.get() is None
+        return context.parameters, FlowRunContext.get() is not None
+
+    @task
+    def calls() -> Any:
+        return inner(1), type(get_run_context()).__name__
+
+    @task(log_prints=True)
+    def prints() -> bool:
+        context = TaskRunContext.get()
+        return context is not None and context.log_prints
+
+    @flow(log_prints=True)
+    def outer() -> Any:
+        context = FlowRunContext.get()
+        assert context is not None
+        return calls(), context.log_prints, prints.with_options(log_prints=None)()
+
+    assert outer() == ((({"number": 1}, True), "TaskRunContext"), True, True)
+    assert prints() is True
+    assert calls()[1] == "TaskRunContext"
+
+
+def test_times_of_a_flow_run() -> None:
+    told: list[Any] = []
+
+    def look(a_flow: Any, run: Any, state: Any) -> None:
+        ran = run.total_run_time.total_seconds()
+        told.append((run.state_name, run.state_type, run.start_time, run.end_time, ran))
+        assert state.state_details.flow_run_id == run.id
+
+    @flow(retries=1, retry_delay_seconds=0.2, on_running=[look], on_failure=[look])
+    def fails() -> None:
+        time.sleep(0.05)
+        raise BoomError("no")
+
+    state = fails(return_state=True)
+    assert [entry[0] for entry in told] == ["Running", "Running", "Failed"]
+    assert len({entry[2] for entry in told}) == 1, "it is when the first attempt began"
+    assert [entry[3] for entry in told] == [None, None, state.timestamp]
+    assert 0.1 <= told[2][4] < (state.timestamp - told[0][2]).total_seconds() - 0.15
+
+
+def test_a_flow_run_that_never_began() -> None:
+    runs: list[Any] = []
+
+    @flow(on_failure=[lambda a_flow, run, state: runs.append(run)])
+    def typed(number: int) -> None: ...
+
+    typed("one", return_state=True)  # type: ignore[call-overload, unused-ignore]
+    (run,) = runs
+    assert run.start_time is None
+    assert run.state_name == "Failed"
+    assert run.end_time is not None
+    assert run.total_run_time.total_seconds() == 0

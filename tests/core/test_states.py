@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shoal import flow
 from shoal.exceptions import (
     CancelledRun,
     CrashedRun,
@@ -21,6 +23,7 @@ from shoal.exceptions import (
     UpstreamTaskError,
 )
 from shoal.states import (
+    AwaitingConcurrencySlot,
     AwaitingRetry,
     Cancelled,
     Cancelling,
@@ -35,9 +38,13 @@ from shoal.states import (
     Running,
     Scheduled,
     State,
+    StateDetails,
+    StateGroup,
     StateType,
     TimedOut,
     aggregate_states,
+    exception_to_crashed_state,
+    exception_to_failed_state,
     get_state_exception,
     raise_state_exception,
     state,
@@ -392,3 +399,114 @@ def test_aggregate_raises_the_first_failure() -> None:
 def test_a_state_as_data() -> None:
     error = ValueError("inner")
     assert get_state_exception(Failed(data=Failed(data=error))) is error
+
+
+# ---------------------------------------------------------------------- Prefect's further names
+
+
+def test_states_counted() -> None:
+    group = StateGroup([Completed(), Failed("a"), Crashed(), Cancelled(), Paused(), NotReady()])
+    assert (group.total_count, group.fail_count, group.cancelled_count, group.paused_count) == (
+        6,
+        2,
+        1,
+        1,
+    )
+    assert (group.final_count, group.not_final_count) == (4, 2)
+    assert group.type_counts[StateType.PENDING] == 1
+    assert group.any_failed()
+    assert group.any_cancelled()
+    assert group.any_paused()
+    assert not group.all_completed()
+    assert not group.all_final()
+    assert repr(StateGroup(iter([Completed(), Running()]))) == (
+        "StateGroup<total=2, not_final=1, 'COMPLETED'=1, 'RUNNING'=1>"
+    )
+    good = StateGroup([Completed(), Completed()])
+    assert good.all_completed()
+    assert good.all_final()
+    assert {good.any_failed(), good.any_cancelled(), good.any_paused()} == {False}
+
+
+def test_a_failed_state_of_an_exception() -> None:
+    error = ValueError("no")
+    state = exception_to_failed_state(error)
+    assert state == Failed("ValueError: no", data=error)
+    assert state.result(raise_on_failure=False) is error
+    named = exception_to_failed_state(error, message="loading failed: ", name="Lost", timestamp=1.0)
+    assert (named.name, named.message, named.epoch) == (
+        "Lost",
+        "loading failed: ValueError: no",
+        1.0,
+    )
+    try:
+        raise error
+    except ValueError:
+        assert exception_to_failed_state() == state
+    with pytest.raises(ValueError, match="no exception"):
+        exception_to_failed_state()
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("no"), "unexpected"),
+        (KeyboardInterrupt(), "interrupt"),
+        (SystemExit(3), "exit"),
+        (asyncio.CancelledError(), "cancellation"),
+    ],
+)
+def test_a_crashed_state_of_an_exception(error: BaseException, says: str) -> None:
+    state = exception_to_crashed_state(error)
+    assert state.is_crashed()
+    assert state.data is error
+    assert says in (state.message or "")
+    with pytest.raises(TypeError):
+        exception_to_crashed_state("no")  # type: ignore[arg-type, unused-ignore]
+
+
+def test_states_of_exceptions_can_be_awaited() -> None:
+    async def awaited() -> State[Any]:
+        failed: Any = exception_to_failed_state(ValueError("no"))
+        state: State[Any] = await failed
+        return state
+
+    state = asyncio.run(awaited())
+    assert type(state) is State
+    assert str(state) == "Failed('ValueError: no')"
+    crossed = pickle.loads(pickle.dumps(exception_to_crashed_state(ValueError("no"))))
+    assert type(crossed) is State
+    assert crossed.is_crashed()
+
+
+def test_a_flow_that_returns_the_state_of_an_exception() -> None:
+    @flow
+    def main() -> Any:
+        return exception_to_failed_state(ValueError("no"))
+
+    @flow
+    async def main_async() -> Any:
+        return exception_to_failed_state(ValueError("no"))
+
+    for given_state in (main(return_state=True), asyncio.run(main_async(return_state=True))):  # type: ignore[arg-type, unused-ignore]
+        assert str(given_state) == "Failed('ValueError: no')"
+
+
+def test_details_of_a_state_that_belongs_to_nobody() -> None:
+    assert Completed().state_details == StateDetails()
+    planned = AwaitingConcurrencySlot("in line", scheduled_time=1.0)
+    assert (planned.type, planned.name) == (StateType.SCHEDULED, "AwaitingConcurrencySlot")
+    assert planned.state_details.scheduled_time == planned.scheduled_time
+    assert planned.state_details.cache_key is None
+
+
+def test_details_survive_pickling() -> None:
+    @flow
+    def main() -> int:
+        return 1
+
+    state = main(return_state=True)
+    crossed = pickle.loads(pickle.dumps(state))
+    assert crossed == state
+    assert crossed.state_details == state.state_details
+    assert copy.copy(state).state_details.flow_run_id is not None

@@ -23,6 +23,7 @@ from shoal.exceptions import (
 )
 from shoal.states import Cancelled, Completed, Crashed, Failed, Pending
 from shoal.task_runners import ThreadPoolTaskRunner
+from shoal.tasks import exponential_backoff
 from shoal.testing.base import LOOPS
 from shoal.testing.samples import Account, BoomError, add, boom, inc, note
 from shoal.testing.tools import Signals
@@ -433,6 +434,24 @@ def test_cancelling_a_direct_call_of_an_async_task() -> None:
 
     anyio.run(main)
     assert ended == ["stopped"]
+
+
+# ---------------------------------------------------------------------- SPEC 7.1: delays that double
+
+
+def test_exponential_backoff() -> None:
+    delays = exponential_backoff(backoff_factor=2)
+    assert delays(4) == [2, 4, 8, 16]
+    assert pickle.loads(pickle.dumps(delays))(2) == [2, 4]
+    assert len(delays(100)) == 50
+
+    slow = task(name="slow", retries=3, retry_delay_seconds=exponential_backoff(10))(print)
+    assert [slow.retry_delay(attempt) for attempt in (1, 2, 3, 60)] == [10, 20, 40, 10 * 2**49]
+    jittered = slow.with_options(retry_jitter_factor=0.5)
+    assert 10 <= jittered.retry_delay(2) <= 30
+    for bad in (-1, "2", True, float("inf"), None):
+        with pytest.raises(InvalidOption, match="backoff_factor"):
+            exponential_backoff(bad)  # type: ignore[arg-type, unused-ignore]
 
 
 # ---------------------------------------------------------------------- SPEC 2.5: methods, generators

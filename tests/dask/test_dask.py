@@ -193,6 +193,13 @@ class TestNatives:
 
         assert main() == (2, 6, [1, 2, 3])
 
+    def test_the_client_of_a_runner(self, runner: DaskTaskRunner) -> None:
+        with runner.duplicate() as entered:
+            client = entered.client
+            assert client is not None
+            assert client.submit(pow, 2, 3).result(timeout=PATIENCE) == 8
+        assert entered.client is None
+
     def test_dasks_futures_are_arguments(self, runner: DaskTaskRunner) -> None:
         @flow(task_runner=runner)
         def main() -> Any:

@@ -55,6 +55,40 @@ def test_it_is_a_value(settings: dict[str, Any]) -> None:
         assert f"{name}=" in repr(runner)
 
 
+def test_what_it_was_told() -> None:
+    told = DaskTaskRunner(
+        cluster_class="dask_jobqueue.SLURMCluster",
+        cluster_kwargs={"cores": 3},
+        adapt_kwargs={"maximum": 3},
+        client_kwargs={"timeout": 3},
+    )
+    assert (told.address, told.cluster_class) == (None, "dask_jobqueue.SLURMCluster")
+    assert (told.cluster_kwargs, told.adapt_kwargs, told.client_kwargs) == (
+        {"cores": 3},
+        {"maximum": 3},
+        {"timeout": 3},
+    )
+    told.cluster_kwargs["cores"] = 4
+    assert told.cluster_kwargs == {"cores": 3}, "they are copies: a runner is a value"
+    plain = DaskTaskRunner("tcp://nowhere:8786")
+    assert plain.address == "tcp://nowhere:8786"
+    assert plain.cluster_kwargs == plain.adapt_kwargs == plain.client_kwargs == {}
+    assert plain.client is None
+
+
+def test_names_that_prefect_has() -> None:
+    import shoal_dask
+    from shoal.futures import TaskFuture
+    from shoal_dask import utils
+
+    assert task_runners.PrefectDaskFuture is TaskFuture
+    assert utils.get_dask_client is shoal_dask.get_dask_client is utils.get_async_dask_client
+    for module in ("shoal_dask", "shoal_dask.task_runners"):
+        with pytest.raises(ImportError, match=f"{module}.PrefectDaskClient is not here"):
+            exec(f"from {module} import PrefectDaskClient")
+    assert not hasattr(shoal_dask, "PrefectDaskClient")
+
+
 def test_repr_shows_what_was_given() -> None:
     assert repr(DaskTaskRunner()) == "DaskTaskRunner()"
     assert repr(DaskTaskRunner("tcp://h:1")) == "DaskTaskRunner(address='tcp://h:1')"

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from distributed import Client, Security
-from shoal.exceptions import ClusterUnreachable
+from shoal import flow, task
+from shoal.exceptions import ClusterUnreachable, InvalidOption
 from shoal.testing.tools import eventually
 from shoal_dask.clients import CURRENT, get_dask_client
 from shoal_dask.connection import Connection
@@ -227,9 +228,62 @@ def test_the_client_in_a_task(connection: Connection) -> None:
     assert client.submit(compute_async, 3).result(timeout=20) == 3
 
 
-def test_outside_of_both() -> None:
-    with pytest.raises(MissingDaskClient, match="get_dask_client"), get_dask_client():
-        pass
+def test_a_client_with_options(connection: Connection) -> None:
+    def compute(x: int) -> tuple[str, int]:
+        with get_dask_client(timeout="20s", name="mine") as client:
+            return str(client.id), client.submit(int, x).result()
+
+    async def compute_async() -> int:
+        async with get_dask_client(timeout=20, name="mine") as client:
+            assert "mine" in client.id
+            return int(await client.submit(int, 7))
+
+    token = CURRENT.set(connection.client)
+    try:
+        with get_dask_client(name="mine") as client:
+            assert client is not connection.client
+            assert "mine" in client.id
+            assert Client.current() is client
+            assert client.submit(int, 3).result(timeout=20) == 3
+        assert client.status == "closed"
+        assert connection.client.status == "running"
+        assert asyncio.run(compute_async()) == 7
+    finally:
+        CURRENT.reset(token)
+    name, value = connection.client.submit(compute, 1).result(timeout=20)
+    assert "mine" in name
+    assert value == 1
+    with pytest.raises(InvalidOption, match="asynchronous"):
+        get_dask_client(asynchronous=True)
+
+
+def test_in_a_run_on_another_runner(connection: Connection) -> None:
+    address = connection.client.scheduler.address
+
+    @task
+    def asks() -> int:
+        with pytest.raises(MissingDaskClient, match="get_dask_client"), get_dask_client():
+            pass
+        with get_dask_client(address=address) as client:
+            return int(client.submit(int, 3).result(timeout=20))
+
+    @flow
+    def main() -> int:
+        return asks.submit().result()
+
+    assert main() == 3
+
+
+def test_outside_of_any_run() -> None:
+    async def compute() -> int:
+        async with get_dask_client() as client:
+            return int(await client.submit(int, 7))
+
+    with get_dask_client() as client:
+        assert client.submit(int, 3).result(timeout=30) == 3
+        assert Client.current() is client
+    assert client.status == "closed"
+    assert asyncio.run(compute()) == 7
 
 
 # ------------------------------------------------------------------------ a scheduler that has gone

@@ -7,9 +7,10 @@ import pickle
 from typing import Any
 
 import pytest
+import shoal_ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from shoal.exceptions import InvalidOption
-from shoal_ray import remote_options
+from shoal_ray import RemoteOptionsContext, context, remote_options
 from shoal_ray.options import Options, captured, check_resources, for_task, max_calls
 
 
@@ -199,3 +200,31 @@ def test_resources_that_ray_takes() -> None:
     """SPEC 2.7."""
     check_resources({})
     check_resources({"CPU": 1, "num_gpus": 0.5, "memory": 1e9, "mine": 0.1})
+
+
+def test_the_context_of_options() -> None:
+    assert RemoteOptionsContext.get().current_remote_options == {}
+    with remote_options(num_cpus=2):
+        assert RemoteOptionsContext.get().current_remote_options == {"num_cpus": 2}
+        with remote_options(num_gpus=1):
+            both = {"num_cpus": 2, "num_gpus": 1}
+            assert RemoteOptionsContext.get().current_remote_options == both
+        with RemoteOptionsContext(current_remote_options={"num_gpus": 1}) as alone:
+            assert alone.current_remote_options == {"num_gpus": 1}
+            assert for_task(captured(), None) == {"num_gpus": 1}, "it takes the place of others"
+        assert for_task(captured(), None) == {"num_cpus": 2}
+    assert captured() is None
+    with pytest.raises(InvalidOption, match="num_wheels"), RemoteOptionsContext({"num_wheels": 4}):
+        pass
+    assert context.RemoteOptionsContext is shoal_ray.RemoteOptionsContext is RemoteOptionsContext
+    assert context.remote_options is remote_options
+
+
+def test_names_that_prefect_has() -> None:
+    from shoal.futures import TaskFuture
+    from shoal_ray.task_runners import PrefectRayFuture
+
+    assert PrefectRayFuture is TaskFuture
+    runner = shoal_ray.RayTaskRunner("ray://h:10001", {"namespace": "mine"})
+    assert (runner.address, runner.init_kwargs) == ("ray://h:10001", {"namespace": "mine"})
+    assert shoal_ray.RayTaskRunner().init_kwargs == {}

@@ -5,7 +5,8 @@
     local, clusters             what a cluster is made with, and what became of its workers
     quiet, connection           the cluster and the client
     environment                 what the workers need to have
-    report, clients, options    Dask's own tools, in flows and tasks
+    report, options             Dask's own tools
+    clients, utils              its API in flows and tasks
     handles, values, natives    values that stay, or come from elsewhere; Dask's own objects
     bus, session                messages beside Dask's own; what runs batches on a worker
     members, link, listening    the driver's books; its end of the bus; what it hears
@@ -21,14 +22,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal_dask.clients import get_dask_client
+    from shoal_dask.clients import get_async_dask_client, get_dask_client
     from shoal_dask.task_runners import DaskTaskRunner
 
     __version__: str
 
-__all__ = ["DaskTaskRunner", "get_dask_client"]
+__all__ = ["DaskTaskRunner", "get_async_dask_client", "get_dask_client"]
 
-_HOMES = {"DaskTaskRunner": "task_runners", "get_dask_client": "clients"}
+_HOMES = {
+    "DaskTaskRunner": "task_runners",
+    "get_async_dask_client": "clients",
+    "get_dask_client": "clients",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -40,7 +45,9 @@ def __getattr__(name: str) -> Any:
 
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)
     value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
     return value
 

@@ -18,6 +18,6 @@ class MissingDaskClient(MissingContextError):
 
     def _text(self) -> str:
         return (
-            "get_dask_client() works only inside a flow run on a DaskTaskRunner, or a task run that it sent to "
-            "a Dask worker."
+            "get_dask_client() works in a flow run on a DaskTaskRunner, in a task run that it sent to a Dask worker, "
+            "and outside of any run; not in a run on another task runner, unless it is given an address."
         )

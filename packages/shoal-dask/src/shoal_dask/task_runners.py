@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shoal.exceptions import SerializationError
+from shoal.futures import TaskFuture
 from shoal.task_runners.base import LEAVING
 from shoal.task_runners.remote.cluster_runner import ClusterTaskRunner
 from shoal.task_runners.remote.keywords import copied
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from shoal.scheduling.dispatcher import AnyDispatcher
 
 __all__ = ["DaskTaskRunner"]
+
+#: As Prefect calls the futures of this runner; here there is one kind.
+PrefectDaskFuture = TaskFuture
 
 
 class DaskTaskRunner(ClusterTaskRunner):
@@ -184,6 +188,38 @@ class DaskTaskRunner(ClusterTaskRunner):
         )
         return backend, None
 
+    # ------------------------------------------------------------------ what it was told, and what it has
+
+    @property
+    def address(self) -> Any:
+        """Where the scheduler is, as it was given: an address, a path or a client; `None` for a new cluster."""
+        return self._cluster_settings.address
+
+    @property
+    def cluster_class(self) -> Any:
+        """What makes a new cluster, as it was given; `None` for a local one."""
+        return self._cluster_settings.cluster_class
+
+    @property
+    def cluster_kwargs(self) -> dict[str, Any]:
+        """The new cluster's arguments, a copy; empty if none were given."""
+        return dict(self._cluster_settings.cluster_kwargs or {})
+
+    @property
+    def adapt_kwargs(self) -> dict[str, Any]:
+        """The arguments with which it scales by itself, a copy; empty if none were given."""
+        return dict(self._cluster_settings.adapt_kwargs or {})
+
+    @property
+    def client_kwargs(self) -> dict[str, Any]:
+        """The client's further arguments, a copy; empty if none were given."""
+        return dict(self._cluster_settings.client_kwargs or {})
+
+    @property
+    def client(self) -> Client | None:
+        """The `distributed.Client` that it uses; `None` while it is not entered."""
+        return self._connection.client if self._dispatcher is not None else None
+
     # ------------------------------------------------------------------ the report
 
     def __enter__(self) -> Self:
@@ -220,3 +256,11 @@ def _checked_timeout(given: Any) -> float | str | None:
             "worker_timeout", given, "a number of seconds from 0 up, None or 'auto' is needed"
         )
     return given  # type: ignore[no-any-return]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)

@@ -21,14 +21,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal_ray.options import remote_options
+    from shoal_ray.options import RemoteOptionsContext, remote_options
     from shoal_ray.task_runners import RayTaskRunner
 
     __version__: str
 
-__all__ = ["RayTaskRunner", "remote_options"]
+__all__ = ["RayTaskRunner", "RemoteOptionsContext", "remote_options"]
 
-_HOMES = {"RayTaskRunner": "task_runners", "remote_options": "options"}
+_HOMES = {
+    "RayTaskRunner": "task_runners",
+    "RemoteOptionsContext": "options",
+    "remote_options": "options",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from shoal.exceptions import InvalidOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Options", "captured", "check_resources", "for_task", "max_calls", "remote_options"]
+__all__ = [
+    "Options",
+    "RemoteOptionsContext",
+    "captured",
+    "check_resources",
+    "for_task",
+    "max_calls",
+    "remote_options",
+]
 
 _AMBIENT: ContextVar[Options | None] = ContextVar("shoal_ray_options", default=None)
 
@@ -75,6 +83,45 @@ class remote_options(ContextDecorator):
 
     def _recreate_cm(self) -> remote_options:
         return remote_options(**self._options)  # a decorated function may run in several threads
+
+
+class RemoteOptionsContext:
+    """The options in force at a point of the program, as Prefect gives them.
+
+    As a context manager it puts its own in the place of those in force, where `remote_options` adds to them.
+
+    Args:
+        current_remote_options: by name, as for `remote_options`; none by default.
+
+    Attributes:
+        current_remote_options: these.
+
+    Examples:
+        >>> with remote_options(num_cpus=2):
+        ...     RemoteOptionsContext.get().current_remote_options
+        {'num_cpus': 2}
+    """
+
+    def __init__(self, current_remote_options: Mapping[str, Any] | None = None) -> None:
+        self.current_remote_options = dict(current_remote_options or {})
+        self._tokens: list[Token[Options | None]] = []
+
+    @classmethod
+    def get(cls) -> RemoteOptionsContext:
+        """The options in force here, empty where there are none."""
+        options = captured()
+        return cls(options.given if options is not None else None)
+
+    def __enter__(self) -> Self:
+        _check(self.current_remote_options, "RemoteOptionsContext")
+        self._tokens.append(_AMBIENT.set(Options(self.current_remote_options)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _AMBIENT.reset(self._tokens.pop())
+
+    def __repr__(self) -> str:
+        return f"RemoteOptionsContext({self.current_remote_options!r})"
 
 
 class Options:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.futures import TaskFuture
 from shoal.task_runners.remote.cluster_runner import ClusterTaskRunner
 from shoal.task_runners.remote.keywords import copied
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from shoal.scheduling.backend import Backend
 
 __all__ = ["RayTaskRunner"]
+
+#: As Prefect calls the futures of this runner; here there is one kind.
+PrefectRayFuture = TaskFuture
 
 
 class RayTaskRunner(ClusterTaskRunner):
@@ -76,6 +80,16 @@ class RayTaskRunner(ClusterTaskRunner):
             "init_kwargs": self._cluster_settings.init_kwargs,
             **super().settings(),
         }
+
+    @property
+    def address(self) -> str | None:
+        """Which cluster, as it was given."""
+        return self._cluster_settings.address
+
+    @property
+    def init_kwargs(self) -> dict[str, Any]:
+        """The further arguments of `ray.init`, a copy; empty if none were given."""
+        return dict(self._cluster_settings.init_kwargs or {})
 
     @classmethod
     def from_argument(cls, argument: str) -> RayTaskRunner:

@@ -1,5 +1,6 @@
 """Shoal: write a flow of tasks once; run it on threads, or on any task runner.
 
+    elsewhere                                   what Prefect has and Shoal has not, or in another place
     exceptions, states, annotations, settings   what things are called
     context, logs, names, runtime               what surrounds a run
     calls, futures                              a run to be, and a run
@@ -16,6 +17,8 @@ Each imports only from those above it. The public names below load on first acce
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+__path__.append(f"{__path__[0]}/absent")  # what Prefect has and Shoal has not; see `elsewhere`
 
 if TYPE_CHECKING:
     from shoal.annotations import allow_failure, opaque, quote, unmapped
@@ -65,7 +68,9 @@ def __getattr__(name: str) -> Any:
 
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)
     value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
     return value
 

@@ -6,6 +6,7 @@ surrounds a run (`context`) and what things are called, never futures or schedul
 
 from __future__ import annotations
 
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from shoal.names import task_run_name
@@ -84,11 +85,15 @@ class Call:
         attempt: which comes next, or is under way; 1 for the first.
         name: the run's name, once it was rendered from `task_run_name`.
         options: what the backend captured in the submitter's thread (annotations, remote options), or `None`.
+        clock: what `time.perf_counter` said when the attempt began; later a tuple of the time of day. Unset in tasks that
+            ask for nothing special; see `began`.
     """
 
     __slots__ = (
+        "_earlier",
         "args",
         "attempt",
+        "clock",
         "context",
         "kwargs",
         "name",
@@ -97,6 +102,8 @@ class Call:
         "scope",
         "task",
     )
+
+    clock: float | tuple[float]
 
     def __init__(
         self,
@@ -121,6 +128,51 @@ class Call:
     def run_name(self) -> str:
         """The name of its run."""
         return self.name if self.name is not None else task_run_name(self.task.name, self.number)
+
+    def began(self) -> float | None:
+        """When the attempt began, in seconds since the epoch; `None` where that is not known."""
+        clock = getattr(self, "clock", None)
+        if type(clock) is float:
+            clock = self.clock = (
+                time() - (perf_counter() - clock),
+            )  # the same whenever it is asked for
+        return clock[0] if clock is not None else None
+
+    def must_have_begun(self, when: float) -> None:
+        """The attempt began elsewhere, and what is known here is when, in seconds since the epoch."""
+        if not hasattr(self, "clock"):
+            self.clock = (when,)
+
+    def earlier(self) -> tuple[float, float] | None:
+        """When the first attempt began and how long those before this one ran; `None` in the first, or if not known."""
+        return getattr(self, "_earlier", None)
+
+    def follow(self, earlier: tuple[float, float] | None) -> None:
+        """What `earlier` gives, where the call comes from elsewhere."""
+        if earlier is not None:
+            self._earlier = earlier
+
+    def next_attempt(self, seconds: float, now: float) -> None:
+        """Makes it the call of the next attempt.
+
+        Args:
+            seconds: how long the last one took, 0 where that is not known.
+            now: seconds since the epoch.
+        """
+        self.attempt += 1
+        began = self.began()
+        if began is None and seconds:
+            began = now - seconds
+        if began is not None:
+            first, ran = self.earlier() or (began, 0.0)
+            self._earlier = first, ran + (seconds or now - began)
+        if hasattr(self, "clock"):
+            del self.clock
+
+    def own(self, state: State[Any]) -> State[Any]:
+        """A state of this run, which tells whose it is."""
+        flow_run = self.scope.flow_run if self.scope is not None else None
+        return state.of_run(self.number, flow_run.number if flow_run is not None else None)
 
 
 class Outcome:

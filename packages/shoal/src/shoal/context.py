@@ -1,7 +1,7 @@
 """What surrounds a run: the flow run and the runner it belongs to, the current call, the tags in force.
 
-Context variables only, so that threads, tasks of an event loop and copied contexts each see their own. May import
-`names` and what things are called.
+Context variables only, so that threads, tasks of an event loop and copied contexts each see their own. The records of
+runs are here too, as hooks and `get_run_context` give them. May import `names`, `settings` and what things are called.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import os
 import threading
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from shoal import settings
 from shoal.exceptions import MissingContextError
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
     from shoal.calls import Call
     from shoal.engine.interrupt import Frames
-    from shoal.specs import FlowSpec
+    from shoal.specs import FlowSpec, TaskSpec
+    from shoal.states import State, StateType
 
 __all__ = [
     "CALL",
@@ -26,9 +30,14 @@ __all__ = [
     "LOCK",
     "SCOPE",
     "TAGS",
+    "FlowLabel",
     "FlowRun",
+    "FlowRunContext",
     "Scope",
+    "TaskRun",
+    "TaskRunContext",
     "current_scope",
+    "get_run_context",
     "tags",
 ]
 
@@ -89,30 +98,97 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class FlowRun:
+class FlowLabel(NamedTuple):
+    """What logs and states say of the flow run around a run; it keeps nothing of the user's alive."""
+
+    number: int
+    name: str
+    flow_name: str
+
+
+class _Run:
+    """What the records of task runs and flow runs say alike, each worked out when it is asked for.
+
+    Attributes:
+        started: when its first attempt began, in seconds since the epoch; `None` where that is not known.
+    """
+
+    __slots__ = ()
+
+    state: State[Any] | None
+    started: float | None
+
+    @property
+    def state_type(self) -> StateType | None:
+        """The type of the state, such as RUNNING; `None` before there is a state."""
+        return self.state.type if self.state is not None else None
+
+    @property
+    def state_name(self) -> str | None:
+        """The name of the state, such as `Retrying`; `None` before there is a state."""
+        return self.state.name if self.state is not None else None
+
+    @property
+    def start_time(self) -> datetime | None:
+        """When its first attempt began, in UTC; `None` where that is not known."""
+        from datetime import UTC, datetime
+
+        return None if self.started is None else datetime.fromtimestamp(self.started, UTC)
+
+    @property
+    def end_time(self) -> datetime | None:
+        """When it entered its final state, in UTC; `None` while it has none."""
+        state = self.state
+        return state.timestamp if state is not None and state.is_done() else None
+
+    @property
+    def total_run_time(self) -> timedelta:
+        """How long it has run, up to now or up to its end: retry delays are not in it, nor what is not known."""
+        from datetime import timedelta
+
+        return timedelta(seconds=max(self._seconds(), 0.0))
+
+    def _seconds(self) -> float:
+        raise NotImplementedError
+
+    def _until(self) -> float:
+        """When it ended, or now, in seconds since the epoch."""
+        from time import time
+
+        state = self.state
+        return state.epoch if state is not None and state.is_done() else time()
+
+
+class FlowRun(_Run):
     """A run of a flow, as hooks, logs and `shoal.runtime.flow_run` see it.
 
     Attributes:
-        flow: the flow.
+        flow: the flow; on a worker, what is known of it there: its name.
         number: the run's integer id.
         name: for example `hilarious-collie`.
         parameters: the validated parameters by name.
         tags: the tags in force when it began.
         run_count: attempts so far, 1 in the first.
         parent: the flow run around it, if any.
-        log_prints: whether prints beneath it are logged, where nothing else is said: as the flow says, or the one above.
+        log_prints: whether prints beneath it are logged, where nothing else is said: as the flow says, or the one above,
+            or the setting.
         state: the latest state.
+        started: when its first attempt began, in seconds since the epoch.
+        ran: how long its attempts before this one took, in seconds.
+        began: when this attempt began, in seconds since the epoch.
     """
 
     __slots__ = (
+        "began",
         "flow",
         "log_prints",
         "name",
         "number",
         "parameters",
         "parent",
+        "ran",
         "run_count",
-        "start_time",
+        "started",
         "state",
         "tags",
     )
@@ -132,11 +208,31 @@ class FlowRun:
         self.parameters = parameters
         self.tags = tags
         self.parent = parent
-        above = parent is not None and parent.log_prints
-        self.log_prints: bool = above if flow.log_prints is None else flow.log_prints
+        if flow.log_prints is not None:
+            self.log_prints: bool = flow.log_prints
+        else:
+            self.log_prints = parent.log_prints if parent is not None else settings.log_prints()
         self.run_count = 0
-        self.state: Any = None
-        self.start_time: float | None = None
+        self.state = None
+        self.started = None
+        self.began: float | None = None
+        self.ran = 0.0
+
+    def enter(self, state: State[Any]) -> None:
+        """The run enters a state, which is nobody else's: it is told whose it is."""
+        state.belong(None, self.number)
+        if state.is_running():
+            if self.began is None:
+                self.began = state.epoch
+                if self.started is None:
+                    self.started = state.epoch
+        elif self.began is not None:
+            self.ran += state.epoch - self.began
+            self.began = None
+        self.state = state
+
+    def _seconds(self) -> float:
+        return self.ran + (self._until() - self.began if self.began is not None else 0.0)
 
     @property
     def id(self) -> str:
@@ -157,6 +253,64 @@ class FlowRun:
         while run.parent is not None:
             run = run.parent
         return run
+
+    @property
+    def label(self) -> FlowLabel:
+        """What logs and states say of it."""
+        return FlowLabel(self.number, self.name, self.flow.name)
+
+
+class TaskRun(_Run):
+    """A task run as hooks, retry conditions and `get_run_context` see it.
+
+    Attributes:
+        id: its UUID.
+        name: for example `inc-3f2`.
+        task_name: the task's name.
+        flow_run_id: the UUID of the flow run around it, `None` outside a flow.
+        run_count: which attempt this is, 1 for the first.
+        parameters: by name, with upstream results filled in.
+        tags: sorted.
+        state: the state that the hook is about.
+        started: when its first attempt began, in seconds since the epoch; `None` where that is not known: a task keeps
+            the time if it has hooks, a retry condition, a time limit or a `task_run_name`, or is async or a generator.
+    """
+
+    __slots__ = (
+        "_began",
+        "_ran",
+        "flow_run_id",
+        "id",
+        "name",
+        "parameters",
+        "run_count",
+        "started",
+        "state",
+        "tags",
+        "task_name",
+    )
+
+    def __init__(self, call: Call, state: State[Any]) -> None:
+        from shoal.names import run_uuid
+
+        flow_run = call.scope.flow_run if call.scope is not None else None
+        self.id = run_uuid(call.number)
+        self.name = call.run_name()
+        self.task_name = call.task.name
+        self.flow_run_id = flow_run.id if flow_run is not None else None
+        self.run_count = call.attempt
+        self.parameters = call.task.parameters(call.args, call.kwargs)
+        self.tags = sorted(call.task.tags | TAGS.get())
+        self.state = state
+        self._began = call.began()
+        first, self._ran = call.earlier() or (self._began, 0.0)
+        self.started = first
+
+    def _seconds(self) -> float:
+        return self._ran + (self._until() - self._began if self._began is not None else 0.0)
+
+    def __repr__(self) -> str:
+        return f"<TaskRun {self.name!r} {self.state}>"
 
 
 class Scope:
@@ -182,6 +336,111 @@ def current_scope(task_name: str) -> Scope:
     if scope is None:
         raise MissingContextError(task_name=task_name)
     return scope
+
+
+class FlowRunContext:
+    """The flow run around the caller; what `get_run_context` gives in a flow.
+
+    Attributes:
+        flow: the flow; on a worker, what is known of it there: its name.
+        flow_run: its run.
+    """
+
+    __slots__ = ("flow", "flow_run")
+
+    def __init__(self, flow_run: FlowRun) -> None:
+        self.flow: FlowSpec = flow_run.flow
+        self.flow_run = flow_run
+
+    @classmethod
+    def get(cls) -> FlowRunContext | None:
+        """The one of the caller, also in a task of the flow; `None` outside."""
+        scope = SCOPE.get()
+        flow_run = scope.flow_run if scope is not None else None
+        return cls(flow_run) if flow_run is not None else None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The validated parameters by name."""
+        return dict(self.flow_run.parameters)
+
+    @property
+    def start_time(self) -> datetime | None:
+        """When the run began, in UTC."""
+        return self.flow_run.start_time
+
+    @property
+    def log_prints(self) -> bool:
+        """Whether prints are logged."""
+        return self.flow_run.log_prints
+
+    def __repr__(self) -> str:
+        return f"<FlowRunContext of {self.flow_run.name!r}>"
+
+
+class TaskRunContext:
+    """The task run around the caller; what `get_run_context` gives in a task.
+
+    Attributes:
+        task: the task.
+        task_run: its run.
+    """
+
+    __slots__ = ("call", "task", "task_run")
+
+    def __init__(self, call: Call) -> None:
+        from shoal.states import Retrying, Running
+
+        self.call = call  # for `get_run_logger`
+        self.task: TaskSpec = call.task
+        now = call.began()
+        state = Running(timestamp=now) if call.attempt == 1 else Retrying(timestamp=now)
+        self.task_run = TaskRun(call, call.own(state))
+
+    @classmethod
+    def get(cls) -> TaskRunContext | None:
+        """The one of the caller; `None` outside, also in a flow that a task calls."""
+        call = CALL.get()
+        return cls(call) if call is not None else None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The run's parameters by name, upstream results filled in."""
+        return dict(self.task_run.parameters)
+
+    @property
+    def start_time(self) -> datetime | None:
+        """When the run's first attempt began, in UTC, where that is known."""
+        return self.task_run.start_time
+
+    @property
+    def log_prints(self) -> bool:
+        """Whether prints are logged."""
+        wanted = self.task.log_prints
+        if wanted is not None:
+            return wanted
+        around = FlowRunContext.get()
+        return around.log_prints if around is not None else settings.log_prints()
+
+    def __repr__(self) -> str:
+        return f"<TaskRunContext of {self.task_run.name!r}>"
+
+
+def get_run_context() -> TaskRunContext | FlowRunContext:
+    """What surrounds the caller: its task run, or else its flow run.
+
+    Raises:
+        MissingContextError: there is neither.
+
+    Examples:
+        >>> @flow
+        ... def main(day: int):
+        ...     assert get_run_context().parameters == {"day": day}
+    """
+    context = TaskRunContext.get() or FlowRunContext.get()
+    if context is None:
+        raise MissingContextError(task_name=None, what="get_run_context()")
+    return context
 
 
 class tags(ContextDecorator):
@@ -219,3 +478,11 @@ class tags(ContextDecorator):
 
     def _recreate_cm(self) -> tags:
         return tags(*self._names)  # a decorated function may run in several threads at once
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
+from shoal import elsewhere, settings
 from shoal.checks import Checks, name_of_function
 from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError
 from shoal.names import function_name_to_flow_name
@@ -72,8 +73,11 @@ class Flow(FlowSpec, Generic[P, R_co]):
         self.version = check.text("version", version)
         self.flow_run_name = check.run_name("flow_run_name", flow_run_name)
         self.task_runner = check.runner(task_runner)
-        self.retries = check.whole("retries", retries)
-        self.retry_delay_seconds = check.seconds("retry_delay_seconds", retry_delay_seconds) or 0.0
+        self.retries = (
+            settings.flow_retries() if retries is None else check.whole("retries", retries)
+        )
+        delay = check.seconds("retry_delay_seconds", retry_delay_seconds)
+        self.retry_delay_seconds = settings.flow_retry_delay_seconds() if delay is None else delay
         self.timeout_seconds = check.timeout(timeout_seconds)
         self.validate_parameters = validate_parameters is not False
         self.log_prints = check.flag("log_prints", log_prints)
@@ -102,8 +106,10 @@ class Flow(FlowSpec, Generic[P, R_co]):
             return self
         bound: Flow[Any, Any] = object.__new__(type(self))
         bound.__dict__.update(self.__dict__)
-        bound.fn = self.fn.__get__(owner if self._binding is classmethod else instance, owner)
+        receiver = owner if self._binding is classmethod else instance
+        bound.fn = self.fn.__get__(receiver, owner)
         bound.signature = inspect.signature(bound.fn)
+        bound.bound = dict(zip(self.signature.parameters, [receiver], strict=False))
         bound._validator = None
         bound._binding = staticmethod  # once and for all
         return bound
@@ -146,7 +152,9 @@ class Flow(FlowSpec, Generic[P, R_co]):
                     problem="there is no such option",
                 )
         function: Any = self.fn if self._binding is None else self._binding(self.fn)
-        return Flow(function, **{**kept, **options})
+        changed: Flow[P, R_co] = Flow(function, **{**kept, **options})
+        changed.bound = self.bound
+        return changed
 
     def on_running(self, hook: FlowHook) -> FlowHook:
         """Adds a hook that is called when a run begins; also as a decorator."""
@@ -266,6 +274,9 @@ class Flow(FlowSpec, Generic[P, R_co]):
             raise
 
 
+elsewhere.mark(Flow)
+
+
 @overload
 def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
 @overload
@@ -317,3 +328,11 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
     if fn is None:
         return lambda function: Flow(function, **options)
     return Flow(fn, **options)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)

@@ -11,26 +11,34 @@ import logging
 import os
 import sys
 import threading
+from contextlib import ContextDecorator
 from typing import TYPE_CHECKING, Any
 
 from shoal import settings
-from shoal.context import CALL, HERE, SCOPE
+from shoal.context import CALL, HERE, SCOPE, TaskRunContext
 from shoal.exceptions import MissingContextError
+from shoal.names import ENTROPY, run_uuid
 from shoal.safely import in_words, traceback_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-    from shoal.context import FlowRun
+    from shoal.calls import Call
+    from shoal.context import FlowLabel, FlowRun, FlowRunContext
 
 __all__ = [
     "RunLogger",
+    "burst_facts",
+    "disable_run_logger",
     "flow_run_logger",
+    "get_logger",
     "get_run_logger",
     "library_logger",
     "log_failure",
     "log_prints_of",
     "log_to_stderr",
+    "logger_of",
+    "prints_are_logged",
     "set_up",
     "task_run_logger",
 ]
@@ -178,6 +186,7 @@ def set_up() -> None:
             _ROOT.addHandler(handler)
             # Were logging set up later, lines would appear twice; those handlers take over then.
             handler.addFilter(lambda record: not _others(handler))
+        prints_are_logged(settings.log_prints())
         _is_set_up = True
 
 
@@ -195,21 +204,39 @@ else:
 
 
 class RunLogger(_Adapter):
-    """A logger that knows its run; records carry `run_label`, `run_name` and `run_id`.
+    """A logger that knows its run; `extra` tells what records carry.
 
     Interrupts of the run are kept out while it logs: one raised inside `logging` could leave a handler locked.
     """
 
-    def __init__(self, logger: logging.Logger, kind: str, run_name: str, run_id: str) -> None:
-        super().__init__(
-            logger,
-            {"run_label": f"{kind} run {run_name!r}", "run_name": run_name, "run_id": run_id},
-        )
+    def __init__(
+        self,
+        logger: logging.Logger,
+        facts: Callable[[], dict[str, Any]],
+        given: dict[str, Any] | None = None,
+    ) -> None:
+        self.logger = logger
+        self._facts = facts
+        self._given = given
+        self._extra: dict[str, Any] | None = None
+
+    @property
+    def extra(self) -> dict[str, Any]:  # type: ignore[override]
+        """What records carry, worked out for the first.
+
+        `run_label`, `run_name` and `run_id` of the run; `flow_run_name`, `flow_run_id` and `flow_name`, which are
+        `None` outside a flow; of a task run also `task_run_name`, `task_run_id` and `task_name`; and what
+        `get_run_logger` was given.
+        """
+        extra = self._extra
+        if extra is None:
+            extra = self._extra = {**self._facts(), **(self._given or {})}
+        return extra
 
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        kwargs["extra"] = {**self.extra, **(kwargs.get("extra") or {})}
         return msg, kwargs
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
@@ -227,18 +254,88 @@ class RunLogger(_Adapter):
             frames.leave_shield()
 
 
-def task_run_logger(name: str, run_id: str) -> RunLogger:
-    """The logger of a task run."""
-    return RunLogger(_TASK_RUNS, "Task", name, run_id)
+def task_run_logger(
+    task_name: str,
+    number: int,
+    name: str,
+    flow_run: FlowLabel | None,
+    given: dict[str, Any] | None = None,
+) -> RunLogger:
+    """The logger of a task run.
+
+    Args:
+        task_name: of its task.
+        number: of the run.
+        name: of the run.
+        flow_run: the flow run around it.
+        given: what else records are to carry.
+    """
+    entropy = ENTROPY.get()  # whoever logs may be a thread that knows nothing of the run
+
+    def facts() -> dict[str, Any]:
+        run_id = run_uuid(number, entropy)
+        return {
+            "run_label": f"Task run {name!r}",
+            "run_name": name,
+            "run_id": run_id,
+            "task_name": task_name,
+            "task_run_name": name,
+            "task_run_id": run_id,
+            **_facts_of(flow_run, entropy),
+        }
+
+    return RunLogger(_TASK_RUNS, facts, given)
 
 
-def flow_run_logger(run: FlowRun) -> RunLogger:
+def burst_facts(task_name: str, flow_run: FlowLabel | None) -> dict[str, Any]:
+    """What the record about many runs of a task carries: the same attributes as those of one."""
+    of_none = dict.fromkeys(("run_name", "run_id", "task_run_name", "task_run_id"))
+    label = f"Task {task_name!r}"
+    return {**of_none, "run_label": label, "task_name": task_name, **_facts_of(flow_run, None)}
+
+
+def flow_run_logger(run: FlowRun, given: dict[str, Any] | None = None) -> RunLogger:
     """The logger of a flow run."""
-    return RunLogger(_FLOW_RUNS, "Flow", run.name, run.id)
+    entropy = ENTROPY.get()
+    label = run.label
+
+    def facts() -> dict[str, Any]:
+        facts = _facts_of(label, entropy)
+        return {
+            "run_label": f"Flow run {label.name!r}",
+            "run_name": label.name,
+            "run_id": facts["flow_run_id"],
+            **facts,
+        }
+
+    return RunLogger(_FLOW_RUNS, facts, given)
 
 
-def get_run_logger() -> RunLogger:
+def _facts_of(flow_run: FlowLabel | None, entropy: int | None) -> dict[str, Any]:
+    if flow_run is None:
+        return {"flow_run_name": None, "flow_run_id": None, "flow_name": None}
+    return {
+        "flow_run_name": flow_run.name,
+        "flow_run_id": run_uuid(flow_run.number, entropy),
+        "flow_name": flow_run.flow_name,
+    }
+
+
+def logger_of(call: Call, given: dict[str, Any] | None = None) -> RunLogger:
+    """The logger of a call's run."""
+    flow_run = call.scope.flow_run if call.scope is not None else None
+    label = flow_run.label if flow_run is not None else None
+    return task_run_logger(call.task.name, call.number, call.run_name(), label, given)
+
+
+def get_run_logger(
+    context: TaskRunContext | FlowRunContext | None = None, **extra: Any
+) -> RunLogger:
     """The logger of the run around the caller: the task run, or else the flow run.
+
+    Args:
+        context: what `get_run_context` gave, for the logger of that run.
+        extra: attributes that records are to carry besides those of the run.
 
     Raises:
         MissingContextError: there is none.
@@ -248,15 +345,52 @@ def get_run_logger() -> RunLogger:
         ... def load(path):
         ...     get_run_logger().info("reading %s", path)
     """
+    if isinstance(context, TaskRunContext):
+        return logger_of(context.call, extra)
+    if context is not None:
+        return flow_run_logger(context.flow_run, extra)
     call = CALL.get()
     if call is not None:
-        from shoal.names import run_uuid
-
-        return task_run_logger(call.run_name(), run_uuid(call.number))
+        return logger_of(call, extra)
     scope = SCOPE.get()
     if scope is None or scope.flow_run is None:
+        if _FLOW_RUNS.disabled:
+            return RunLogger(_FLOW_RUNS, dict, extra)
         raise MissingContextError(task_name=None, what="get_run_logger()")
-    return flow_run_logger(scope.flow_run)
+    return flow_run_logger(scope.flow_run, extra)
+
+
+def get_logger(name: str | None = None) -> logging.Logger:
+    """The logger `shoal`, or the one of that name beneath it, whose lines come home from workers."""
+    if name is None or name == "shoal":
+        return _ROOT
+    return logging.getLogger(name if name.startswith("shoal.") else f"shoal.{name}")
+
+
+class disable_run_logger(ContextDecorator):
+    """Inside, the loggers of runs say nothing, and `get_run_logger` works outside runs too: for tests of functions.
+
+    It holds for the whole process, and not for workers.
+
+    Examples:
+        >>> with disable_run_logger():
+        ...     load.fn("orders.csv")
+    """
+
+    _lock = threading.Lock()
+    _inside = 0
+
+    def __enter__(self) -> None:
+        self._add(1)
+
+    def __exit__(self, *_: object) -> None:
+        self._add(-1)
+
+    @classmethod
+    def _add(cls, count: int) -> None:
+        with cls._lock:
+            disable_run_logger._inside += count
+            _TASK_RUNS.disabled = _FLOW_RUNS.disabled = disable_run_logger._inside > 0
 
 
 def task_runs_logged() -> bool:
@@ -265,6 +399,18 @@ def task_runs_logged() -> bool:
 
 
 # ---------------------------------------------------------------------- prints
+
+
+#: Whether prints are logged where no task and no flow says; a worker is told by the driver.
+_by_default = False
+
+
+def prints_are_logged(by_default: bool) -> bool:
+    """Says whether prints are logged where no task and no flow says, and gives that back."""
+    global _by_default
+    _by_default = by_default
+    log_prints_of(by_default)
+    return by_default
 
 
 def log_prints_of(log_prints: bool | None) -> None:
@@ -311,10 +457,11 @@ def _print_there() -> Callable[..., None]:
 
 
 def _prints_go_to() -> RunLogger | None:
-    call = CALL.get()
+    call, scope = CALL.get(), SCOPE.get()
     wanted = call.task.log_prints if call is not None else None
     if wanted is None:
-        scope = SCOPE.get()
         flow_run = scope.flow_run if scope is not None else None
-        wanted = flow_run is not None and flow_run.log_prints
-    return get_run_logger() if wanted else None
+        wanted = flow_run.log_prints if flow_run is not None else _by_default
+    if not wanted or (call is None and (scope is None or scope.flow_run is None)):
+        return None
+    return get_run_logger()

@@ -6,7 +6,7 @@ with and without a run around it. May import `context` and `names`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.context import CALL, SCOPE, TAGS, FlowRun
 from shoal.names import run_uuid
@@ -124,3 +124,11 @@ class _FlowRunView:
 
 task_run = _TaskRunView()
 flow_run = _FlowRunView()
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)

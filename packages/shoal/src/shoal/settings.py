@@ -2,10 +2,18 @@
 
 A handful of plain values; pydantic would cost more at import than all of the library. May import `exceptions`.
 
-    SHOAL_LOGGING_LEVEL   level of the `shoal` loggers                       INFO
-    SHOAL_TASK_RUNNER     the runner of flows that name none                     threads
-    SHOAL_LOG_BURST       runs of one task logged one by one before summing up   20
-    SHOAL_MAX_THREADS     the most threads of a pool without `max_workers`       256
+    SHOAL_LOGGING_LEVEL                       level of the `shoal` loggers                             INFO
+    SHOAL_LOGGING_LOG_PRINTS                  `log_prints` where no task and no flow says              false
+    SHOAL_LOG_BURST                           runs of one task logged one by one before summing up     20
+    SHOAL_TASK_RUNNER                         the runner of flows that name none                       threads
+    SHOAL_MAX_THREADS                         the most threads of a pool without `max_workers`         256
+    SHOAL_TASK_DEFAULT_RETRIES                `retries` of tasks that say nothing                      0
+    SHOAL_TASK_DEFAULT_RETRY_DELAY_SECONDS    their `retry_delay_seconds`: `5`, or `1,10,100`          0
+    SHOAL_FLOW_DEFAULT_RETRIES                `retries` of flows that say nothing                      0
+    SHOAL_FLOW_DEFAULT_RETRY_DELAY_SECONDS    their `retry_delay_seconds`                              0
+
+Those of decorators are read when a function is decorated. Prefect says TASKS and FLOWS for TASK and FLOW in its newer
+names, and takes both; so does this.
 """
 
 from __future__ import annotations
@@ -14,7 +22,20 @@ import os
 
 from shoal.exceptions import InvalidOption
 
-__all__ = ["log_burst", "logging_level", "max_threads", "task_runner"]
+__all__ = [
+    "flow_retries",
+    "flow_retry_delay_seconds",
+    "log_burst",
+    "log_prints",
+    "logging_level",
+    "max_threads",
+    "task_retries",
+    "task_retry_delay_seconds",
+    "task_runner",
+]
+
+_YES = ("1", "true", "t", "yes", "y", "on")
+_NO = ("0", "false", "f", "no", "n", "off")
 
 
 def _whole_number(name: str, default: int, least: int) -> int:
@@ -26,13 +47,69 @@ def _whole_number(name: str, default: int, least: int) -> int:
     except ValueError:
         value = least - 1
     if value < least:
-        raise InvalidOption(
-            where="the environment",
-            option=name,
-            value=text,
-            problem=f"a whole number from {least} up is needed",
-        )
+        raise _refused(name, text, f"a whole number from {least} up is needed")
     return value
+
+
+def _seconds(name: str, text: str, problem: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise _refused(name, os.environ[name], problem)
+    return value
+
+
+def _refused(name: str, text: str, problem: str) -> InvalidOption:
+    return InvalidOption(where="the environment", option=name, value=text, problem=problem)
+
+
+def _of(kind: str, rest: str) -> str:
+    """The name of a variable about tasks or flows, as it is set: with or without the plural."""
+    plural = f"SHOAL_{kind}S_{rest}"
+    return plural if plural in os.environ else f"SHOAL_{kind}_{rest}"
+
+
+def task_retries() -> int:
+    """`retries` of tasks that say nothing."""
+    return _whole_number(_of("TASK", "DEFAULT_RETRIES"), 0, 0)
+
+
+def task_retry_delay_seconds() -> float | list[float]:
+    """`retry_delay_seconds` of tasks that say nothing."""
+    name = _of("TASK", "DEFAULT_RETRY_DELAY_SECONDS")
+    text = os.environ.get(name)
+    if text is None:
+        return 0.0
+    problem = "a number of seconds from 0 up, or several like `1,10,100`, is needed"
+    listed = text.strip().removeprefix("[").removesuffix("]").split(",")
+    delays = [_seconds(name, part, problem) for part in listed]
+    return delays[0] if len(delays) == 1 else delays
+
+
+def flow_retries() -> int:
+    """`retries` of flows that say nothing."""
+    return _whole_number(_of("FLOW", "DEFAULT_RETRIES"), 0, 0)
+
+
+def flow_retry_delay_seconds() -> float:
+    """`retry_delay_seconds` of flows that say nothing."""
+    name = _of("FLOW", "DEFAULT_RETRY_DELAY_SECONDS")
+    text = os.environ.get(name)
+    if text is None:
+        return 0.0
+    return _seconds(name, text, "a number of seconds from 0 up is needed")
+
+
+def log_prints() -> bool:
+    """Whether prints are logged where no task and no flow says."""
+    text = os.environ.get("SHOAL_LOGGING_LOG_PRINTS")
+    if text is None or text.strip().lower() in _NO:
+        return False
+    if text.strip().lower() not in _YES:
+        raise _refused("SHOAL_LOGGING_LOG_PRINTS", text, "true or false is needed")
+    return True
 
 
 def logging_level() -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import random
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import ParameterBindError, ReservedArgumentError
@@ -91,6 +92,7 @@ class TaskSpec:
             or self.on_completion_hooks
             or self.on_failure_hooks
             or self.task_run_name is not None
+            or self.retry_condition_fn is not None
             or self.timeout_seconds is not None
             or self.log_prints
         )
@@ -179,6 +181,7 @@ class FlowSpec:
     Attributes:
         fn: the function.
         is_async, is_generator: what kind of function it is.
+        bound: of a method, what it is bound to, under the name of that argument: for `flow_run_name`.
         name, flow_run_name, retries, retry_delay_seconds, timeout_seconds, log_prints, on_running_hooks,
             on_completion_hooks, on_failure_hooks, on_crashed_hooks, on_cancellation_hooks: the options.
     """
@@ -186,6 +189,7 @@ class FlowSpec:
     fn: Callable[..., Any]
     is_async: bool
     is_generator: bool
+    bound: Mapping[str, Any] = MappingProxyType({})
     name: str
     flow_run_name: Any
     retries: int

@@ -19,10 +19,12 @@ from collections.abc import (
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
+from shoal import elsewhere, settings
 from shoal.annotations import unmapped
+from shoal.backoff import exponential_backoff
 from shoal.calls import Call
 from shoal.checks import Checks, name_of_function
-from shoal.context import SCOPE, TAGS, current_scope
+from shoal.context import SCOPE, TAGS, TaskRun, current_scope
 from shoal.engine.columns import column, common_length
 from shoal.exceptions import InvalidOption
 from shoal.futures import TaskFuture, TaskFutureList
@@ -32,10 +34,7 @@ from shoal.specs import TaskSpec
 from shoal.states import State
 from shoal.tracebacks import fold
 
-if TYPE_CHECKING:
-    from shoal.engine.hooks import TaskRun
-
-__all__ = ["Task", "task"]
+__all__ = ["Task", "exponential_backoff", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,8 +97,14 @@ class Task(TaskSpec, Generic[P, R_co]):
         self.tags = check.tags(tags)
         self.version = check.text("version", version)
         self.task_run_name = check.run_name("task_run_name", task_run_name)
-        self.retries = check.whole("retries", retries)
-        self.retry_delay_seconds = check.delays(retry_delay_seconds)
+        self.retries = (
+            settings.task_retries() if retries is None else check.whole("retries", retries)
+        )
+        self.retry_delay_seconds = (
+            settings.task_retry_delay_seconds()
+            if retry_delay_seconds is None
+            else check.delays(retry_delay_seconds)
+        )
         self.retry_jitter_factor = check.seconds("retry_jitter_factor", retry_jitter_factor)
         self.retry_condition_fn = check.function("retry_condition_fn", retry_condition_fn)
         self.crash_retries = check.whole("crash_retries", crash_retries)
@@ -352,6 +357,9 @@ class Task(TaskSpec, Generic[P, R_co]):
         return futures
 
 
+elsewhere.mark(Task)
+
+
 class BoundTask(Task[P, R_co]):
     """A task that is a method, looked up on an instance (or a class): the instance is its first argument."""
 
@@ -441,3 +449,11 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     if fn is None:
         return lambda function: Task(function, **options)
     return Task(fn, **options)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)

@@ -12,7 +12,7 @@ from shoal.engine.flow_run import FlowSteps, futures_in, state_of_returned
 from shoal.engine.streams import AsyncSteps
 from shoal.engine.task_run import results_in
 from shoal.futures import TaskFuture, TaskFutureList
-from shoal.states import Cancelled, Completed, Running, State
+from shoal.states import Cancelled, Completed, State
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ async def _run_async(
     interruption: BaseException | None = None
     while state is None:
         run.record.run_count += 1
-        await run.call_hooks_async(flow.on_running_hooks, Running())
+        await run.call_hooks_async(flow.on_running_hooks, run.running())
         try:
             state = await _attempt_async(run)
         except Exception as error:
@@ -85,7 +85,7 @@ async def _stream_async(run: FlowSteps, wait_for: Any) -> AsyncGenerator[Any, An
     interruption: BaseException | None = None
     while state is None:
         run.record.run_count += 1
-        await run.call_hooks_async(flow.on_running_hooks, Running())
+        await run.call_hooks_async(flow.on_running_hooks, run.running())
         try:
             async with _entered(run) as runner:
                 items = flow.fn(*run.args, **run.kwargs)

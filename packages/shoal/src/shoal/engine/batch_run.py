@@ -17,11 +17,13 @@ import time
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shoal import settings
 from shoal.calls import CANCELLED, COMPLETED, FAILED, WAITING, Call, Outcome, Report
 from shoal.context import HERE, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine.inputs import ATOMS
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from shoal.exceptions import SerializationError
+from shoal.logs import prints_are_logged
 from shoal.safely import in_words, is_raisable, kind_of
 from shoal.serialization import (
     Portable,
@@ -32,7 +34,7 @@ from shoal.serialization import (
     loads_each,
     portable_error,
 )
-from shoal.states import State
+from shoal.states import Running, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,11 +65,13 @@ class Surroundings(NamedTuple):
     Attributes:
         entropy: of the driver's process, so that run ids read the same here.
         level: of the `shoal` loggers.
+        log_prints: whether prints are logged where no task and no flow says.
         flow: the flow run, without its flow's function; `None` outside a flow.
     """
 
     entropy: int
     level: int
+    log_prints: bool
     flow: tuple[Any, ...] | None
 
 
@@ -77,7 +81,7 @@ class Packed(NamedTuple):
     Attributes:
         tasks: digest and pickle of each task in it.
         surroundings: pickled.
-        calls: pickled: for each call the index of its task, number, attempt, args, kwargs and tags.
+        calls: pickled: for each call the index of its task, number, attempt, args, kwargs, tags and `Call.earlier`.
         seconds: after how long the worker hands back what it has not started.
     """
 
@@ -120,9 +124,9 @@ def surroundings_of(scope: Scope | None) -> bytes:
         while above is not None:
             lineage.append((above.number, above.name, above.flow.name))
             above = above.parent
-        flow = (lineage, sorted(run.tags), run.run_count, run.log_prints, parameters)
+        flow = (lineage, sorted(run.tags), run.run_count, run.log_prints, run.started, parameters)
     level = logging.getLogger("shoal.task_runs").getEffectiveLevel()
-    return dumps(Surroundings(process_entropy(), level, flow))
+    return dumps(Surroundings(process_entropy(), level, settings.log_prints(), flow))
 
 
 class _FlowStub:
@@ -158,13 +162,15 @@ class _DistantFlowRun(FlowRun):
 
 def flow_run_of(flow: tuple[Any, ...]) -> FlowRun:
     """The flow run that `Surroundings.flow` tells of."""
-    lineage, tags, run_count, log_prints, parameters = flow
+    lineage, tags, run_count, log_prints, started, parameters = flow
     run: FlowRun | None = None
     for number, name, flow_name in reversed(lineage):
         stub: Any = _FlowStub(flow_name, log_prints)
         run = _DistantFlowRun(stub, number, name, {}, frozenset(tags), run)
     assert isinstance(run, _DistantFlowRun)  # a lineage has at least the run itself
     run.run_count = run_count
+    if started is not None:
+        run.enter(Running(timestamp=started))
     run.packed = parameters
     return run
 
@@ -225,11 +231,14 @@ def run_packed(packed: Packed, make_runner: Callable[[], Any]) -> bytes:
         flow_run = flow_run_of(surroundings.flow) if surroundings.flow is not None else None
         scope = _LazyScope(make_runner, flow_run)
         calls = []
-        for index, number, attempt, args, kwargs, tags in rows:
+        prints_are_logged(surroundings.log_prints)
+        for index, number, attempt, args, kwargs, tags, earlier in rows:
             context = Context()
             context.run(SCOPE.set, scope)
             context.run(TAGS.set, tags)
-            calls.append(Call(tasks[index], args, kwargs, number, context, scope, attempt))
+            call = Call(tasks[index], args, kwargs, number, context, scope, attempt)
+            call.follow(earlier)
+            calls.append(call)
         values, ends, seconds = run_calls(calls, packed.seconds)
         scope.close()
     finally:
@@ -253,7 +262,7 @@ class _LazyScope(Scope):
         """The dispatcher of the runner, which is made on first use."""
         if self._runner is None:
             self._runner = self._make()
-        return self._runner.scope().dispatcher
+        return self._runner.scope(self.flow_run).dispatcher
 
     def close(self) -> None:
         """Waits for the runs that were submitted inside, and leaves the runner."""

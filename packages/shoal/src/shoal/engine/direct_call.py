@@ -19,7 +19,6 @@ from shoal.engine.hooks import (
     call_running_hooks_async,
     concluded,
     concluded_async,
-    logger_of,
     state_of,
 )
 from shoal.engine.interrupt import Interrupt
@@ -39,7 +38,7 @@ from shoal.exceptions import CancelledRun, CrashedRun
 from shoal.futures import TaskFuture
 from shoal.futures.awaiting import settled
 from shoal.futures.blocking import block
-from shoal.logs import set_up
+from shoal.logs import logger_of, set_up
 from shoal.safely import in_words, is_raisable, text_of
 from shoal.states import Cancelled, State
 from shoal.tracebacks import fold
@@ -88,7 +87,7 @@ def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
             return _finish(call, outcome, return_state)
         _log_retry(call, outcome)
         sleep(outcome.delay)
-        call.attempt += 1
+        call.next_attempt(outcome.seconds, time.time())
 
 
 async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> Any:
@@ -126,7 +125,7 @@ async def _call_async(call: Call, wait_for: Any, return_state: bool) -> Any:
                 return _finish(call, outcome, return_state)
             _log_retry(call, outcome)
             await anyio.sleep(outcome.delay)
-            call.attempt += 1
+            call.next_attempt(outcome.seconds, time.time())
     finally:
         CALL.reset(token)
 
@@ -163,7 +162,7 @@ def _attempts(call: Call) -> Generator[Any, Any, Any]:
                 raise
         _log_retry(call, outcome)
         sleep(outcome.delay)
-        call.attempt += 1
+        call.next_attempt(outcome.seconds, time.time())
 
 
 def _emitted(call: Call) -> Generator[Any, Any, Outcome]:
@@ -171,6 +170,7 @@ def _emitted(call: Call) -> Generator[Any, Any, Outcome]:
     limit = call.task.timeout_seconds
     CALL.set(call)
     try:
+        call.clock = time.perf_counter()
         begin(call)
         call_running_hooks(call)
         items = call.task.fn(*call.args, **(call.kwargs or {}))
@@ -199,6 +199,7 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
         steps: AsyncSteps | None = None
         try:
             with _current(call):
+                call.clock = time.perf_counter()
                 begin(call)
                 await call_running_hooks_async(call)
                 items = call.task.fn(*call.args, **(call.kwargs or {}))
@@ -236,7 +237,7 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
             return
         _log_retry(call, outcome)
         await anyio.sleep(outcome.delay)
-        call.attempt += 1
+        call.next_attempt(outcome.seconds, time.time())
 
 
 @contextmanager
@@ -274,7 +275,7 @@ def _not_started(error: Exception, return_state: bool) -> Any:
 
 
 def _finish(call: Call, outcome: Outcome, return_state: bool) -> Any:
-    state = state_of(outcome)
+    state = call.own(state_of(outcome))
     _log_end(call, state)
     if return_state:
         return state

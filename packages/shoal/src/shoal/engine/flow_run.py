@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
 from contextlib import ExitStack
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -94,11 +93,12 @@ class FlowSteps:
         if flow.flow_run_name is not None:
             with self.around():  # a callable may ask `shoal.runtime`
                 self.record.name = render_run_name(
-                    flow.flow_run_name, self.record.parameters, task_name=flow.name
+                    flow.flow_run_name,
+                    {**flow.bound, **self.record.parameters},
+                    task_name=flow.name,
                 )
             self.logger = flow_run_logger(self.record)
         log_prints_of(self.record.log_prints)
-        self.record.start_time = time.time()
         self.logger.info("Beginning flow run %r for flow %r", self.record.name, flow.name)
 
     def body(self) -> Any:
@@ -143,7 +143,14 @@ class FlowSteps:
             state,
             flow.retry_delay_seconds,
         )
+        self.record.enter(state)
         return True
+
+    def running(self) -> State[Any]:
+        """The state of an attempt that begins; the run enters it."""
+        state = Running()
+        self.record.enter(state)
+        return state
 
     def hooks(self, state: State[Any]) -> list[Any]:
         """The hooks for a final state."""
@@ -158,7 +165,6 @@ class FlowSteps:
 
     def call_hooks(self, hooks: list[Any], state: State[Any]) -> None:
         """Calls hooks in order; async ones on the service loop."""
-        self.record.state = state
         for hook in hooks:
             try:
                 with self.around():
@@ -172,7 +178,6 @@ class FlowSteps:
 
     async def call_hooks_async(self, hooks: list[Any], state: State[Any]) -> None:
         """As `call_hooks`, on the caller's loop."""
-        self.record.state = state
         for hook in hooks:
             try:
                 with self.around():
@@ -185,7 +190,8 @@ class FlowSteps:
                 log_failure(error, f"Hook {name_of_hook(hook)} raised", logger=self.logger)
 
     def log_end(self, state: State[Any]) -> None:
-        """The line about the run's end."""
+        """The line about the run's end; the state is the run's from here."""
+        self.record.enter(state)
         level = logging.INFO if state.is_completed() else logging.ERROR
         self.logger.log(level, "Finished in state %s", str(state))
 
@@ -239,7 +245,7 @@ def state_of_returned(value: Any) -> State[Any]:
     if isinstance(value, TaskFuture):
         value = value.state
     if isinstance(value, State):
-        return final_state(value)
+        return final_state(value).of_run(None, None)  # the user may give it to other runs too
     if isinstance(value, TaskFutureList):
         value = list(value)
     if (
@@ -277,7 +283,7 @@ def run_flow(
     interruption: BaseException | None = None
     while state is None:
         run.record.run_count += 1
-        run.call_hooks(flow.on_running_hooks, Running())
+        run.call_hooks(flow.on_running_hooks, run.running())
         try:
             state = _attempt(run)
         except Exception as error:
@@ -307,7 +313,7 @@ def _stream(run: FlowSteps, wait_for: Any) -> Generator[Any, Any, Any]:
     interruption: BaseException | None = None
     while state is None:
         run.record.run_count += 1
-        run.call_hooks(flow.on_running_hooks, Running())
+        run.call_hooks(flow.on_running_hooks, run.running())
         try:
             state = yield from stepwise(_streamed(run), copy_context().run)
         except GeneratorExit as closed:

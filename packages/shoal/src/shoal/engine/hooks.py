@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import COMPLETED, CRASHED, FAILED, Call, Outcome
-from shoal.context import CALL, TAGS
+from shoal.context import CALL, TaskRun
 from shoal.engine.interrupt import Interrupt
 from shoal.engine.loops import SERVICE_LOOP, cancelled_class
-from shoal.logs import log_failure, task_run_logger
-from shoal.names import run_uuid
+from shoal.logs import log_failure, logger_of
 from shoal.safely import in_words, kind_of, repr_of, text_of
 from shoal.states import Completed, Crashed, Failed, Retrying, Running, State
 
@@ -21,46 +20,16 @@ if TYPE_CHECKING:
     from shoal.specs import TaskSpec
 
 __all__ = [
-    "TaskRun",
     "call_running_hooks",
     "call_running_hooks_async",
     "concluded",
     "concluded_async",
     "failure_message",
     "log_failure_of",
-    "logger_of",
     "name_of_hook",
     "run_final_hooks",
     "state_of",
 ]
-
-
-class TaskRun:
-    """A task run as hooks and retry conditions see it.
-
-    Attributes:
-        id: its UUID.
-        name: for example `inc-3f2`.
-        task_name: the task's name.
-        run_count: which attempt this is, 1 for the first.
-        parameters: by name, with upstream results filled in.
-        tags: sorted.
-        state: the state that the hook is about.
-    """
-
-    __slots__ = ("id", "name", "parameters", "run_count", "state", "tags", "task_name")
-
-    def __init__(self, call: Call, state: State[Any]) -> None:
-        self.id = run_uuid(call.number)
-        self.name = call.run_name()
-        self.task_name = call.task.name
-        self.run_count = call.attempt
-        self.parameters = call.task.parameters(call.args, call.kwargs)
-        self.tags = sorted(call.task.tags | TAGS.get())
-        self.state = state
-
-    def __repr__(self) -> str:
-        return f"<TaskRun {self.name!r} {self.state}>"
 
 
 def failure_message(error: BaseException) -> str:
@@ -80,7 +49,8 @@ def state_of(outcome: Outcome) -> State[Any]:
 
 
 def _running(call: Call) -> State[Any]:
-    return Running() if call.attempt == 1 else Retrying()
+    now = call.began()
+    return call.own(Running(timestamp=now) if call.attempt == 1 else Retrying(timestamp=now))
 
 
 def call_running_hooks(call: Call) -> None:
@@ -105,7 +75,7 @@ def concluded(call: Call, outcome: Outcome) -> Outcome:
     """Calls the hooks of an attempt's end, which know of the run that they are about."""
     hooks = _final_hooks(call.task, outcome)
     if hooks:
-        state = state_of(outcome)
+        state = call.own(state_of(outcome))
         token = CALL.set(call)
         try:
             for hook in hooks:
@@ -119,7 +89,7 @@ async def concluded_async(call: Call, outcome: Outcome) -> Outcome:
     """As `concluded`, on a loop."""
     hooks = _final_hooks(call.task, outcome)
     if hooks:
-        state = state_of(outcome)
+        state = call.own(state_of(outcome))
         token = CALL.set(call)
         try:
             for hook in hooks:
@@ -171,7 +141,3 @@ def name_of_hook(hook: Callable[..., Any]) -> str:
 def log_failure_of(call: Call, error: BaseException, text: str) -> None:
     """Logs an error under a run's name."""
     log_failure(error, text, logger=logger_of(call))
-
-
-def logger_of(call: Call) -> Any:
-    return task_run_logger(call.run_name(), run_uuid(call.number))

@@ -23,11 +23,10 @@ from shoal.calls import (
     Call,
     Outcome,
 )
-from shoal.context import CALL
+from shoal.context import CALL, TaskRun
 from shoal.engine import inputs
 from shoal.engine.forks import CALLS, ends_with
 from shoal.engine.hooks import (
-    TaskRun,
     call_running_hooks,
     call_running_hooks_async,
     concluded,
@@ -144,7 +143,7 @@ def attempt(call: Call) -> Outcome:
         Interrupt: the run was stopped from outside, who did so knows how it ended.
     """
     CALL.set(call)
-    started = time.perf_counter()
+    started = call.clock = time.perf_counter()
     try:
         begin(call)
         call_running_hooks(call)
@@ -165,7 +164,7 @@ def attempt(call: Call) -> Outcome:
 async def attempt_async(call: Call) -> Outcome:
     """As `attempt`, for coroutine functions; cancellation of the coroutine passes through."""
     CALL.set(call)
-    started = time.perf_counter()
+    started = call.clock = time.perf_counter()
     cancelled = cancelled_class()
     try:
         begin(call)
@@ -297,6 +296,7 @@ def _retry_delay(
             assert error is not None  # either says why the attempt failed
             state = Failed(failure_message(error), data=error)
         try:
+            state = call.own(state)
             if not task.retry_condition_fn(task, TaskRun(call, state), state):
                 return None
         except Interrupt:

@@ -24,6 +24,8 @@ asks for more than its value: the user takes it, it fails, somebody depends on i
 May import `calls`, what surrounds a run, and what things are called.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from shoal.futures.blocking import Countdown, Waitable, Wanted, block, block_plainly
 from shoal.futures.collections import (
     DoneAndNotDoneFutures,
@@ -46,6 +48,14 @@ __all__ = [
     "wait",
 ]
 
+# The names that Prefect's kinds of futures have: here there is one.
+PrefectFuture = TaskFuture
+PrefectTaskRunFuture = TaskFuture
+PrefectWrappedFuture = TaskFuture
+PrefectConcurrentFuture = TaskFuture
+PrefectDistributedFuture = TaskFuture
+PrefectFutureList = TaskFutureList
+
 # For the rest of the library.
 _INTERNAL = (
     NO_VALUE,
@@ -58,3 +68,10 @@ _INTERNAL = (
     block,
     block_plainly,
 )
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)

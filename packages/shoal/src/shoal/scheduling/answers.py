@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
 
+    from shoal.context import FlowLabel
     from shoal.futures import TaskFuture
     from shoal.futures.maps import MapRecord
 
@@ -44,8 +45,19 @@ _ENTERED: weakref.WeakSet[Answers] = weakref.WeakSet()
 class Answers:
     """The half of a dispatcher that futures know: with what is left to subclasses, an `Owner`."""
 
+    #: The flow run whose runs these are, as far as there is one and only one.
+    flow_run: FlowLabel | None = None
+    _works_for: FlowLabel | None = None
+
     def __init__(self) -> None:
         _ENTERED.add(self)
+
+    def works_for(self, flow_run: FlowLabel) -> None:
+        """Runs of a flow run are about to be submitted."""
+        if self._works_for is None:
+            self.flow_run = self._works_for = flow_run
+        elif self._works_for != flow_run:
+            self.flow_run = None  # a run that has ended does not tell which of them it was of
 
     def leave_to_parent(self) -> None:
         """In a child that user code has forked: from now on it takes no runs."""
@@ -65,12 +77,20 @@ class Answers:
 
     def state_of(self, future: TaskFuture[Any]) -> State[Any]:
         """The state of a run as it is now."""
+        flow_run = self.flow_run
+        whose = future._number, flow_run.number if flow_run is not None else None
+        detail = future._detail
+        if detail is not None and detail.state is not None and future._phase >= DONE:
+            state = detail.state = detail.state.of_run(*whose)
+            return state
+        state = self._made_state_of(future)
+        state.belong(*whose)
+        return state
+
+    def _made_state_of(self, future: TaskFuture[Any]) -> State[Any]:
         phase = future._phase
         if phase < DONE:
             return self.open_state(future)
-        detail = future._detail
-        if detail is not None and detail.state is not None:
-            return detail.state
         outcome = future._outcome
         now = future._since
         if phase == COMPLETED:

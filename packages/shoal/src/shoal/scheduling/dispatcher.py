@@ -50,6 +50,7 @@ from shoal.states import State, StateType
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shoal.context import FlowLabel
     from shoal.engine.services import Timer
     from shoal.scheduling.backend import Backend
 
@@ -75,6 +76,11 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         self._log = RunLog()
         scheduler.tells_ends = self._log.wanted()
         self._ended: TaskFuture[None] | None = None
+
+    def works_for(self, flow_run: FlowLabel) -> None:
+        """See `Answers`."""
+        super().works_for(flow_run)
+        self._log.flow_run = self.flow_run
 
     # ------------------------------------------------------------------ what futures ask
 
@@ -193,6 +199,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         if expired and future._phase >= DONE and call is not None and call.task.on_failure_hooks:
             from shoal.engine.hooks import run_final_hooks
 
+            call.must_have_begun(time.time() - limit)
             outcome = Outcome(FAILED, future._outcome, future.state)
             CALLBACKS.put(f"A hook of task run {future.name!r}", run_final_hooks, call, outcome)
         self.drain()

@@ -15,13 +15,15 @@ from shoal import settings
 from shoal.calls import COMPLETED, FAILED
 from shoal.engine.services import TIMERS
 from shoal.logs import _TASK_RUNS as LOGGER
-from shoal.logs import task_run_logger
-from shoal.names import run_uuid, task_run_name
+from shoal.logs import burst_facts, task_run_logger
+from shoal.names import task_run_name
 from shoal.safely import in_words
 
 if TYPE_CHECKING:
+    from shoal.context import FlowLabel
     from shoal.futures.maps import MapRecord
     from shoal.futures.run import TaskFuture
+    from shoal.logs import RunLogger
 
 __all__ = ["RunLog"]
 
@@ -43,6 +45,9 @@ class RunLog:
 
     The first runs of a burst (20, a setting) have a line each; the rest is summed up in one line once no run of the
     task has ended for a second, or the runner is left. At DEBUG every run has its line.
+
+    Attributes:
+        flow_run: whose runs these are, for the records.
     """
 
     def __init__(self) -> None:
@@ -50,6 +55,7 @@ class RunLog:
         self._bursts: dict[Any, _Burst] = {}
         self._most = settings.log_burst()
         self._timing = False
+        self.flow_run: FlowLabel | None = None
 
     def wanted(self) -> bool:
         """Whether there are lines about runs that complete."""
@@ -76,13 +82,17 @@ class RunLog:
             return
         for index in range(start, start + self._count(record.task, "Completed", count)):
             number = record.base + index
-            logger = task_run_logger(task_run_name(record.task.name, number), run_uuid(number))
+            name = task_run_name(record.task.name, number)
+            logger = task_run_logger(record.task.name, number, name, self.flow_run)
             _say(logger, logging.INFO, "Finished in state %s", "Completed()")
 
     def _line(self, future: TaskFuture[Any], level: int) -> None:
-        logger = task_run_logger(future.name, future.task_run_id)
+        logger = self._logger_of(future)
         # As text: a record that a handler keeps must not keep the run's value.
         _say(logger, level, "Finished in state %s", str(future.state))
+
+    def _logger_of(self, future: TaskFuture[Any]) -> RunLogger:
+        return task_run_logger(future._task.name, future._number, future.name, self.flow_run)
 
     def _count(self, task: Any, state: str, count: int) -> int:
         """How many of some runs have a line of their own; the others are counted."""
@@ -142,7 +152,7 @@ class RunLog:
             f"{total:,}",
             "" if total == 1 else "s",
             parts,
-            extra={"run_label": f"Task {task.name!r}"},
+            extra=burst_facts(task.name, self.flow_run),
         )
 
     def retried(self, future: TaskFuture[Any], seconds: float) -> None:
@@ -152,7 +162,7 @@ class RunLog:
             return
         error = future._outcome
         _say(
-            task_run_logger(future.name, future.task_run_id),
+            self._logger_of(future),
             logging.INFO,
             "Attempt %d of %d did not complete (%s); the next begins in %g s",
             call.attempt - 1,

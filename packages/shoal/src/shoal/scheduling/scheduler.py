@@ -255,6 +255,8 @@ class Scheduler:
         if outcome.phase == WAITING:
             future._phase = RUNNING
             future._details().returned = True
+            if future._call is not None and outcome.seconds:
+                future._call.must_have_begun(now - outcome.seconds)
             self.effects.append((WAIT_FOR_RETURNED, future, outcome.value))
             return
         if outcome.phase != AWAITING_RETRY:
@@ -265,7 +267,7 @@ class Scheduler:
         detail.overdue = detail.returned = False
         call = future._call
         assert call is not None  # a run that has not ended has its call
-        call.attempt += 1
+        call.next_attempt(outcome.seconds, now)
         future._since = now
         future._outcome = outcome.value
         detail.due = now + outcome.delay

@@ -7,10 +7,13 @@ keeps plain integers instead (`shoal.calls`) and makes a state when somebody ask
 # state.py          `State`, and the exception that stands for one
 # several.py        what becomes of a run that returned states
 # constructors.py   `Completed()` and so on
+# derived.py        several counted, and states made of exceptions; on use
 #
-# May import `exceptions` and `safely`.
+# May import `details`, `elsewhere`, `exceptions` and `safely`.
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 # In the order in which the reference shows them.
 # isort: off
@@ -18,6 +21,7 @@ from shoal.states.state import (
     TERMINAL_TYPES,
     StateType,
     State,
+    StateDetails,
     get_state_exception,
     raise_state_exception,
 )
@@ -37,11 +41,20 @@ from shoal.states.constructors import (
     Paused,
     Scheduled,
     AwaitingRetry,
+    AwaitingConcurrencySlot,
 )
 # isort: on
 
+if TYPE_CHECKING:
+    from shoal.states.derived import (
+        StateGroup,
+        exception_to_crashed_state,
+        exception_to_failed_state,
+    )
+
 __all__ = [
     "TERMINAL_TYPES",
+    "AwaitingConcurrencySlot",
     "AwaitingRetry",
     "Cancelled",
     "Cancelling",
@@ -56,14 +69,31 @@ __all__ = [
     "Running",
     "Scheduled",
     "State",
+    "StateDetails",
+    "StateGroup",
     "StateType",
     "TimedOut",
     "aggregate_states",
+    "exception_to_crashed_state",
+    "exception_to_failed_state",
     "get_state_exception",
     "raise_state_exception",
 ]
 
 # Whatever file it is in, each is one of this module: so it is shown, and pickled.
 for _name in __all__:
-    if callable(globals()[_name]):
+    if callable(globals().get(_name)):
         globals()[_name].__module__ = __name__
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:  # and not above
+            from shoal.states import derived
+
+            value = globals()[name] = getattr(derived, name)
+            return value
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)

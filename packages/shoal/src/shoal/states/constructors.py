@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import TypedDict, Unpack
 
 __all__ = [
+    "AwaitingConcurrencySlot",
     "AwaitingRetry",
     "Cancelled",
     "Cancelling",
@@ -121,6 +122,11 @@ def Scheduled(message: str | None = None, **details: Unpack[_Plan]) -> State[Any
 def AwaitingRetry(message: str | None = None, **details: Unpack[_Plan]) -> State[Any]:
     """An attempt failed; the next one starts at `scheduled_time`."""
     return _named(StateType.SCHEDULED, "AwaitingRetry", message, details)
+
+
+def AwaitingConcurrencySlot(message: str | None = None, **details: Unpack[_Plan]) -> State[Any]:
+    """The run waits for a slot of a limit. For code that makes such states: a run of Shoal that waits is `Queued`."""
+    return _named(StateType.SCHEDULED, "AwaitingConcurrencySlot", message, details)
 
 
 def _named(type_: StateType, name: str | None, message: str | None, details: Any) -> State[Any]:

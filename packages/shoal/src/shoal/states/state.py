@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from shoal.exceptions import CancelledRun, CrashedRun, FailedRun, ResultLost, UnfinishedRun
 from shoal.safely import is_error, is_raisable, repr_of
+from shoal.states.details import StateDetails, WhoseState, uuids_of
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TERMINAL_TYPES",
     "State",
+    "StateDetails",
     "StateType",
     "exception_of",
     "get_state_exception",
@@ -104,7 +106,7 @@ class State(Generic[R_co]):
         epoch: when the state was entered, in seconds since the epoch.
     """
 
-    __slots__ = ("_data", "_remote", "_scheduled", "epoch", "message", "name", "type")
+    __slots__ = ("_data", "_remote", "_scheduled", "_whose", "epoch", "message", "name", "type")
 
     type: StateType
     name: str
@@ -130,6 +132,7 @@ class State(Generic[R_co]):
         self.epoch = time() if timestamp is None else timestamp
         self._data = data
         self._remote = None if fetch is None else _Remote(fetch)
+        self._whose: WhoseState | None = None
         if scheduled_time is None or isinstance(scheduled_time, (int, float)):
             self._scheduled = scheduled_time
         else:
@@ -144,6 +147,28 @@ class State(Generic[R_co]):
     def scheduled_time(self) -> datetime | None:
         """When the run is to start, in UTC; `None` where nothing is planned."""
         return None if self._scheduled is None else _datetime(self._scheduled)
+
+    @property
+    def state_details(self) -> StateDetails:
+        """What more is known of it: whose state it is, and what is planned."""
+        task_run_id, flow_run_id = uuids_of(self._whose)
+        return StateDetails(flow_run_id, task_run_id, self.scheduled_time)
+
+    def belong(self, task_run: int | None, flow_run: int | None) -> None:
+        """For the library: says whose state it is, by the numbers of the runs, while nobody else has it."""
+        self._whose = task_run, flow_run
+
+    def of_run(self, task_run: int | None, flow_run: int | None) -> State[R_co]:
+        """For the library: this state if it belongs to these runs, else one that does: a user may give several one."""
+        whose = task_run, flow_run
+        if self._whose == whose:
+            return self
+        own: State[R_co] = State.__new__(State)
+        own._remote = self._remote  # before the data, which are there once this is `None`
+        for name in ("_data", "_scheduled", "epoch", "message", "name", "type"):
+            setattr(own, name, getattr(self, name))
+        own._whose = whose
+        return own
 
     @property
     def data(self) -> Any:
@@ -280,10 +305,13 @@ class State(Generic[R_co]):
         return hash((self.type, self.name, self.message))  # data need not be hashable
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self.type, self.name, self.message, self.epoch, self.data, self._scheduled
+        whose = None if self._whose is None else uuids_of(self._whose)
+        return self.type, self.name, self.message, self.epoch, self.data, self._scheduled, whose
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.type, self.name, self.message, self.epoch, self._data, self._scheduled = state
+        self.type, self.name, self.message, self.epoch, self._data, self._scheduled, self._whose = (
+            state
+        )
         self._remote = None
 
 

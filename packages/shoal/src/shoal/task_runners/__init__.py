@@ -49,7 +49,9 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)
     from importlib import import_module
 
     module, attribute = _HOMES[name]

@@ -264,7 +264,10 @@ class BaseTaskRunner:
 
     def scope(self, flow_run: Any = None) -> Scope:
         """The scope of runs submitted to this runner."""
-        return Scope(self._entered("take runs"), flow_run)
+        dispatcher = self._entered("take runs")
+        if flow_run is not None:
+            dispatcher.works_for(flow_run.label)
+        return Scope(dispatcher, flow_run)
 
     @overload
     def submit(

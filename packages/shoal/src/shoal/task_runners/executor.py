@@ -198,6 +198,7 @@ class ExecutorBackend:
                 call.args,
                 call.kwargs,
                 call.context.get(TAGS, frozenset()),
+                call.earlier(),
             )
         try:
             data = dumps(list(rows.values()))

@@ -113,6 +113,7 @@ def follow(
     copy = Call(
         call.task, args, kwargs or None, call.number, call.context, call.scope, call.attempt
     )
+    copy.follow(call.earlier())
     return copy, needs
 
 

@@ -84,6 +84,38 @@ class LogTests(SuiteBase):
         main()
 
     @covers("8.4", needs="sends_logs")
+    def test_what_a_record_carries(
+        self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @task(log_prints=True)
+        def talk() -> None:
+            get_run_logger(batch=7).info("talked")
+            print("printed")  # noqa: T201
+
+        @flow(task_runner=runner)
+        def main() -> tuple[Any, Any, Any]:
+            get_run_logger().info("in the flow")
+            future = talk.submit()
+            future.wait()
+            run = runtime.flow_run
+            return future.name, future.task_run_id, (run.name, run.id, run.flow_name)
+
+        name, task_run_id, around = main()
+        records = {record.getMessage(): record for record in caplog.records}
+        of_flow = "flow_run_name", "flow_run_id", "flow_name"
+        own = [r for r in caplog.records if getattr(r, "task_run_id", None) == task_run_id]
+        texts = {"talked", "printed", "Finished in state Completed()"}
+        assert {record.getMessage() for record in own} == texts
+        for record in own:
+            facts: Any = vars(record)
+            assert (facts["task_name"], facts["task_run_name"]) == ("talk", name)
+            assert tuple(facts[key] for key in of_flow) == around
+        assert vars(records["talked"])["batch"] == 7
+        facts = vars(records["in the flow"])
+        assert tuple(facts[key] for key in of_flow) == around
+        assert "task_run_id" not in facts
+
+    @covers("8.4", needs="sends_logs")
     def test_the_drivers_level_holds_on_workers(
         self, runner: TaskRunner, caplog: pytest.LogCaptureFixture
     ) -> None:

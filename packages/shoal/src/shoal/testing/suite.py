@@ -16,8 +16,9 @@ from shoal.testing.section_7_oddities import OddityTests
 from shoal.testing.section_7_retries import RetryTests
 from shoal.testing.section_7_stopping import CancellationTests, TimeoutTests
 from shoal.testing.section_7_travelling import ExceptionTests, OddObjectTests, TravellingTests
+from shoal.testing.section_8_hooks import HookTests
 from shoal.testing.section_8_logs import LogTests
-from shoal.testing.section_8_surroundings import HookTests, RuntimeTests
+from shoal.testing.section_8_runtime import RuntimeTests
 from shoal.testing.section_9_nesting import NestingTests
 from shoal.testing.section_10_limits import LimitTests
 from shoal.testing.section_11_runners import RunnerTests

@@ -124,7 +124,8 @@ class BatchSerializer:
             keys[key] = None
             tags_index = all_tags.setdefault(call.context.get(TAGS, frozenset()), len(all_tags))
             kwargs = None if isinstance(args, Late) else call.kwargs
-            rows.append((position, key, call.number, call.attempt, args, kwargs, tags_index, needs))
+            run = position, key, call.number, call.attempt, args, kwargs, tags_index, needs
+            rows.append((*run, call.earlier()))
         return ("runs", rows) if rows else None, list(keys), list(all_tags), failed
 
     def _plain(
@@ -259,12 +260,12 @@ class BatchSerializer:
         rows: list[Any]
         if content[0] == "map":
             rows = [
-                (p, content[1], content[2] + p, 1, (value,), None, 0, [])
+                (p, content[1], content[2] + p, 1, (value,), None, 0, [], None)
                 for p, value in enumerate(content[3])
             ]
         elif content[0] == "calls":
             rows = [
-                (p, content[1], number, 1, args, None, 0, [])
+                (p, content[1], number, 1, args, None, 0, [], None)
                 for p, (number, args) in enumerate(zip(*content[2:], strict=True))
             ]
         else:

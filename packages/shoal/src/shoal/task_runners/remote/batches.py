@@ -99,7 +99,7 @@ class Rows:
         numbers: run numbers, by place.
         single: for the most common map, the one argument of each run.
         arguments: positional arguments of each run, where they are in columns otherwise.
-        runs: else for each run `(position, task key, number, attempt, args, kwargs, tags, needs)`.
+        runs: else for each run `(position, task key, number, attempt, args, kwargs, tags, needs, earlier)`.
         positions: in the batch, by place.
         linked: whether runs need values of others here.
     """
@@ -139,8 +139,13 @@ class Rows:
             return self.task, 1, (self.single[place],), None, 0, _NO_NEEDS
         if self.arguments is not None:
             return self.task, 1, self.arguments[place], None, 0, _NO_NEEDS
-        _, key, _, attempt, args, kwargs, tags, needs = self.runs[place]
+        _, key, _, attempt, args, kwargs, tags, needs, _ = self.runs[place]
         return self.tasks[key], attempt, args, kwargs, tags, needs
+
+    def earlier(self, place: int) -> tuple[float, float] | None:
+        """See `Call`: of a run that is no first attempt."""
+        earlier: tuple[float, float] | None = self.runs[place][8]
+        return earlier
 
 
 _NO_NEEDS: list[int] = []

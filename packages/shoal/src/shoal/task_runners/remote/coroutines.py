@@ -63,6 +63,8 @@ class Coroutines:
                 continue
             context = under_asyncio(self._worker.context(batch, tags))
             call = Call(task, args, kwargs, number, context, batch.scope, number_of_attempt)
+            if number_of_attempt > 1:
+                call.follow(rows.earlier(place))
             batch.lane.words[position] = BEGUN
             batch.open += 1
             running = loop.create_task(self._run(batch, position, call), context=context)

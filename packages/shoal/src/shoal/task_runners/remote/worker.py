@@ -30,7 +30,7 @@ from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_o
 from shoal.engine.inputs import ATOMS
 from shoal.engine.services import guarded
 from shoal.exceptions import NestingTooDeep
-from shoal.logs import log_failure, log_prints_of
+from shoal.logs import log_failure, log_prints_of, prints_are_logged
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN, Batch, Broadcasts, Rows, Tasks
@@ -191,8 +191,10 @@ class RemoteWorker:
         """Learns what surrounds the runs."""
         told: Surroundings = loads(surroundings)
         flow_run = flow_run_of(told.flow) if told.flow is not None else None
+        if flow_run is not None:
+            self.remote.works_for(flow_run.label)
         self.scopes[0] = Scope(self.remote, flow_run)
-        log_prints_of(flow_run is not None and flow_run.log_prints)
+        log_prints_of(prints_are_logged(told.log_prints) or getattr(flow_run, "log_prints", False))
         return told
 
     def learn(self, key: Any, data: bytes) -> None:

@@ -105,6 +105,8 @@ class WorkerThread:
                     continue  # what it needs did not complete
                 context = base.copy() if not tags else home.context(batch, tags)
                 call = Call(task, args, kwargs, number, context, scope, attempts)
+                if attempts > 1:
+                    call.follow(rows.earlier(place))
             words[position] = BEGUN
             if task.timeout_seconds is not None:
                 if unreported:  # not to be lost if the worker has to be killed for what comes

@@ -1,14 +1,14 @@
-"""Section 8 on any runner: hooks, names, tags, and what a run knows of itself."""
+"""Section 8 on any runner: hooks and names."""
 
 from __future__ import annotations
 
-import contextvars
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shoal import flow, get_run_logger, runtime, tags, task
+from shoal import flow, get_run_logger, runtime, task
 from shoal.exceptions import RunNameError
 from shoal.testing.base import SuiteBase, covers, in_flow
 from shoal.testing.samples import BoomError, Box, boom, identity, inc
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from shoal.task_runners import TaskRunner
     from shoal.testing.tools import Signals
 
-__all__ = ["HookTests", "RuntimeTests"]
-
-COLOUR = contextvars.ContextVar("colour", default="none")
+__all__ = ["HookTests"]
 
 
 class HookTests(SuiteBase):
@@ -90,6 +88,79 @@ class HookTests(SuiteBase):
             assert signals.lines("hooks") == [str(facts)]
 
         main()
+
+    @covers("8.1", "7.1")
+    def test_what_hooks_are_told_of_the_times(self, runner: TaskRunner, signals: Signals) -> None:
+        def look(a_task: Any, run: Any, state: Any) -> None:
+            details = state.state_details
+            assert (details.task_run_id, details.flow_run_id) == (run.id, run.flow_run_id)
+            assert run.end_time == (state.timestamp if state.is_final() else None)
+            ran = run.total_run_time.total_seconds()
+            facts = run.state_name, run.state_type.value, run.start_time.timestamp(), ran
+            signals.append("hooks", json.dumps([*facts, run.flow_run_id]))
+
+        def may_retry(a_task: Any, run: Any, state: Any) -> bool:
+            look(a_task, run, state)
+            return True
+
+        hooks: Any = {"on_running": [look], "on_completion": [look]}
+
+        @task(retries=1, retry_delay_seconds=0.3, retry_condition_fn=may_retry, **hooks)
+        def work() -> None:
+            time.sleep(0.1)
+            if runtime.task_run.run_count == 1:
+                raise BoomError("no")
+
+        @flow(task_runner=runner)
+        def main() -> Any:
+            work.submit().wait()
+            return runtime.flow_run.id
+
+        before = time.time()
+        flow_run_id = main()
+        seconds = time.time() - before
+        told = [json.loads(line) for line in signals.lines("hooks")]
+        assert [(name, kind) for name, kind, *_ in told] == [
+            ("Running", "RUNNING"),
+            ("Failed", "FAILED"),
+            ("Retrying", "RUNNING"),
+            ("Completed", "COMPLETED"),
+        ]
+        assert {around for *_, around in told} == {flow_run_id}
+        starts = [start for _, _, start, _, _ in told]
+        assert before - 1 < min(starts)
+        assert max(starts) - min(starts) < 0.25, "it is when the first attempt began"
+        first, failed, again, last = (ran for _, _, _, ran, _ in told)
+        assert first < failed <= again < last
+        assert failed >= 0.1
+        assert 0.2 <= last < seconds - 0.25, "both attempts, and not the delay between them"
+
+    @covers("8.1", "7.3")
+    def test_late_ends_know_when_the_run_began(self, runner: TaskRunner, signals: Signals) -> None:
+        def look(a_task: Any, run: Any, state: Any) -> None:
+            assert run.start_time is not None
+            signals.append("hooks", f"{state.name} {run.total_run_time.total_seconds()}")
+
+        @task(on_completion=[look])
+        def returns_a_run() -> Any:
+            return inc.submit(1)
+
+        @task(on_failure=[look], timeout_seconds=0.2)
+        def takes_long() -> None:
+            for _ in range(1000):
+                time.sleep(0.01)
+
+        @flow(task_runner=runner)
+        def main() -> None:
+            assert returns_a_run.submit().result() == 2
+            takes_long.submit().wait()
+            eventually(lambda: len(signals.lines("hooks")) == 2, "both hooks")
+
+        main()
+        told = dict(line.split() for line in signals.lines("hooks"))
+        assert told.keys() == {"Completed", "TimedOut"}
+        assert 0 < float(told["Completed"]) < 10
+        assert 0.15 < float(told["TimedOut"]) < 10
 
     @covers("8.1", "7.1")
     def test_hooks_and_retries(self, runner: TaskRunner, signals: Signals) -> None:
@@ -231,135 +302,3 @@ class HookTests(SuiteBase):
                 future.result()
 
         main()
-
-
-class RuntimeTests(SuiteBase):
-    """Sections 1.5 and 8.5, and context variables."""
-
-    @covers("1.5")
-    def test_what_a_run_knows_of_itself(self, runner: TaskRunner) -> None:
-        @task(tags=["own"])
-        def whoami(x: Any, y: int = 2) -> Any:
-            run, around = runtime.task_run, runtime.flow_run
-            return (
-                (run.id, run.name, run.task_name, run.parameters, run.run_count, run.tags),
-                (around.id, around.name, around.flow_name, around.parameters),
-            )
-
-        @task
-        async def whoami_async() -> Any:
-            return runtime.task_run.id, runtime.flow_run.id
-
-        @flow(task_runner=runner)
-        def main(greeting: str = "hello") -> None:
-            future = whoami.submit(inc.submit(0))
-            mine, around = future.result()
-            assert mine == (
-                future.task_run_id,
-                future.name,
-                "whoami",
-                {"x": 1, "y": 2},
-                1,
-                ["own"],
-            )
-            run = runtime.flow_run
-            assert around == (run.id, run.name, "main", {"greeting": "hello"})
-            other = whoami_async.submit()
-            assert other.result() == (other.task_run_id, run.id)
-            assert runtime.task_run.id is None
-
-        main()
-
-    @covers("1.5", "3.3")
-    def test_nested_flows_know_their_parents(self, runner: TaskRunner) -> None:
-        @task
-        def around() -> Any:
-            run = runtime.flow_run
-            return run.id, run.parent_flow_run_id, run.root_flow_run_id
-
-        @flow(task_runner=runner)
-        def inner() -> Any:
-            return around.submit().result()
-
-        @flow(task_runner=runner)
-        def middle() -> Any:
-            return runtime.flow_run.id, inner()
-
-        @flow(task_runner=runner)
-        def outer() -> Any:
-            return runtime.flow_run.id, *middle()
-
-        outer_id, middle_id, (inner_id, parent, root) = outer()
-        assert (parent, root) == (middle_id, outer_id)
-        assert len({outer_id, middle_id, inner_id}) == 3
-
-    @covers("8.5")
-    def test_tags(self, runner: TaskRunner) -> None:
-        @task(tags=["own"])
-        def look() -> Any:
-            return sorted(runtime.task_run.tags)
-
-        @flow(task_runner=runner)
-        def main() -> None:
-            with tags("a"):
-                with tags("b", "a"):
-                    inside = look.submit()
-                    mapped = look.with_options(tags=["more"]).submit()
-                after = look.submit()
-                assert look() == ["a", "own"]
-            assert inside.result() == ["a", "b", "own"]
-            assert mapped.result() == ["a", "b", "more"]
-            assert after.result() == ["a", "own"]
-            assert look.submit().result() == ["own"]
-
-        main()
-        with tags("outside"):
-
-            @flow(task_runner=runner)
-            def tagged() -> Any:
-                return look.submit().result(), runtime.flow_run.tags
-
-            assert tagged() == (["outside", "own"], ["outside"])
-
-    @covers("8.5", "9.1")
-    def test_tags_apply_to_what_is_started_inside(self, runner: TaskRunner) -> None:
-        @task
-        def look() -> Any:
-            return runtime.task_run.tags
-
-        @task
-        def parent() -> Any:
-            with tags("inner"):
-                return look.submit().result()
-
-        def body() -> Any:
-            with tags("outer"):
-                return parent.submit().result()
-
-        assert in_flow(runner, body) == ["inner", "outer"]
-
-    @covers("2.3", needs="shares_context")
-    def test_context_variables(self, runner: TaskRunner) -> None:
-        @task
-        def look() -> str:
-            seen = COLOUR.get()
-            COLOUR.set("changed")
-            return seen
-
-        @task
-        async def look_async() -> str:
-            seen = COLOUR.get()
-            COLOUR.set("changed")
-            return seen
-
-        @flow(task_runner=runner)
-        def main() -> None:
-            COLOUR.set("red")
-            red = [look.submit(), look_async.submit(), look.submit()]
-            COLOUR.set("blue")
-            assert look.submit().result() == "blue"
-            assert look() == "blue"
-            assert [future.result() for future in red] == ["red"] * 3
-            assert COLOUR.get() == "blue"
-
-        contextvars.copy_context().run(main)

@@ -1,0 +1,43 @@
+"""`StateDetails`: what is known of a state beyond its type, name, message and data. May import `names`, on use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = ["StateDetails", "WhoseState", "uuids_of"]
+
+#: The task run and the flow run that a state belongs to: their numbers, or their UUIDs if it came from another process.
+WhoseState = tuple[int | str | None, int | str | None]
+
+
+class StateDetails(NamedTuple):
+    """What is known of a state beyond its type, name, message and data.
+
+    Attributes:
+        flow_run_id: the UUID of the flow run that it is a state of, or in which its task run was submitted; `None`
+            outside a flow, and for a state that belongs to no run yet.
+        task_run_id: the UUID of the task run that it is a state of; `None` for a flow run's.
+        scheduled_time: when the run is to start, in UTC; `None` where nothing is planned.
+        cache_key: always `None`: nothing is cached.
+        cache_expiration: likewise.
+    """
+
+    flow_run_id: str | None = None
+    task_run_id: str | None = None
+    scheduled_time: datetime | None = None
+    cache_key: str | None = None
+    cache_expiration: datetime | None = None
+
+
+def uuids_of(whose: WhoseState | None) -> tuple[str | None, str | None]:
+    """The UUIDs of a state's task run and flow run."""
+    from shoal.names import run_uuid
+
+    task_run, flow_run = whose or (None, None)
+    return (
+        run_uuid(task_run) if isinstance(task_run, int) else task_run,
+        run_uuid(flow_run) if isinstance(flow_run, int) else flow_run,
+    )
