@@ -4,6 +4,8 @@
 * `# prints: 42` at the end of a line in a block means that the script prints a line `42`, in the order of these.
 * In ```bash, ```sh and ```console blocks, the `shoal …` commands run (also behind `$`, `uv run` and `… &&`).
 * `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out.
+* `<!-- test: file NAME -->` there has the commands of the page find the block as that file.
+* A page with functions `test_…` is run by pytest as well.
 * What a page speaks of and a test does not have, such as clusters elsewhere, has stand-ins: see `STAND_INS`. Pages on
   Ray share a cluster.
 
@@ -12,6 +14,7 @@ The script is the page with all other lines blanked, so that a traceback's line 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -32,6 +35,8 @@ from tests.docs import dask_clusters, ray_clusters
 from tests.ray.clusters import STARTS_WITHIN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.ray.clusters import Head
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +48,8 @@ TIMEOUT_ON_RAY = 110
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)")
 SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
+FILE = re.compile(r"<!-- test: file (?P<name>\S+) -->")
+TESTS = re.compile(r"^def test_", re.MULTILINE)
 PRINTS = re.compile(r"# prints: (.*\S)")
 COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>shoal\b.*)")
 
@@ -52,14 +59,24 @@ STAND_INS: dict[str, Callable[[Path], AbstractContextManager[dict[str, str]]]] =
     "docs/dask.md": dask_clusters.stand_ins,
 }
 
+#: By page, what it needs that Shoal does not; slow are those whose packages take seconds to import.
+NEEDS = {
+    "docs/gallery/images.md": "PIL",
+    "docs/gallery/pandas.md": "pandas",
+    "docs/gallery/scikit-learn.md": "sklearn",
+    "docs/how-to/blas-threads.md": "threadpoolctl",
+}
+SLOW = {*STAND_INS, "docs/gallery/pandas.md", "docs/gallery/scikit-learn.md"}
+
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its code, and the line of the page on which the code begins (from 1)."""
+    """A fenced block: its language, its code, the line of the page on which the code begins (from 1), and what file it is."""
 
     language: str
     code: str
     line: int
+    file: str | None
 
 
 def pages() -> list[str]:
@@ -89,7 +106,8 @@ def blocks_of(page: str) -> list[Block]:
                 raise ValueError(f"{page}:{start}: say why this block is skipped")
         else:
             code = textwrap.dedent("\n".join(lines[start:number]))
-            blocks.append(Block(opening["language"], code, start + 1))
+            file = FILE.search(text)
+            blocks.append(Block(opening["language"], code, start + 1, file and file["name"]))
         number, text = number + 1, ""
     return blocks
 
@@ -167,15 +185,32 @@ SCRIPTS = [page for page in pages() if script_of(page)]
 ON_RAY = [page for page in SCRIPTS if "RayTaskRunner" in script_of(page)]
 
 
+def skip_without_what_it_needs(page: str) -> None:
+    package = NEEDS.get(page)
+    if package and not importlib.util.find_spec(package):
+        pytest.skip(f"{package} is not installed: `uv sync --group gallery`")
+
+
+@pytest.fixture(scope="module")
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Workers find the bytecode of what the script has imported, also where Python is told to write none."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        environment.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        yield
+
+
+@pytest.mark.usefixtures("bytecode")
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow) if page in STAND_INS else page
+        pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page
         for page in SCRIPTS
         if page not in ON_RAY
     ],
 )
 def test_python_blocks_run(page: str, tmp_path: Path) -> None:
+    skip_without_what_it_needs(page)
     prepare = STAND_INS.get(page, lambda directory: nullcontext({}))
     with prepare(tmp_path) as replacements:
         run_script(page, tmp_path, replacements)
@@ -190,10 +225,21 @@ def test_python_blocks_run_on_ray(page: str, tmp_path: Path, ray_cluster: Head) 
         run_script(page, tmp_path, replacements, TIMEOUT_ON_RAY)
 
 
+@pytest.mark.parametrize("page", [page for page in SCRIPTS if TESTS.search(script_of(page))])
+def test_tests_of_a_page_pass(page: str, tmp_path: Path) -> None:
+    script = tmp_path / "test_page.py"
+    script.write_text(script_of(page))
+    pytest_alone = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", "."]
+    run([*pytest_alone, str(script)], tmp_path, f"{page} under pytest")
+
+
 @pytest.mark.parametrize(
     ("page", "command"), [(page, command) for page in pages() for command in commands_of(page)]
 )
 def test_commands_run(page: str, command: str, tmp_path: Path) -> None:
+    for block in blocks_of(page):
+        if block.file:
+            (tmp_path / block.file).write_text(block.code)
     program, *arguments = shlex.split(command, comments=True)
     installed = shutil.which(program, path=Path(sys.executable).parent)
     assert installed, f"{program} is not installed beside {sys.executable}"
