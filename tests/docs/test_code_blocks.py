@@ -35,8 +35,6 @@ from tests.docs import dask_clusters, ray_clusters
 from tests.ray.clusters import STARTS_WITHIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.ray.clusters import Head
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +43,8 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT = 50
 #: The same for a page on Ray, which begins anew several times; it takes half a minute on a busy machine.
 TIMEOUT_ON_RAY = 110
+#: And for one whose packages are being compiled, on a busy machine.
+TIMEOUT_OF_LARGE = 110
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)")
 SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
@@ -59,14 +59,15 @@ STAND_INS: dict[str, Callable[[Path], AbstractContextManager[dict[str, str]]]] =
     "docs/dask.md": dask_clusters.stand_ins,
 }
 
-#: By page, what it needs that Shoal does not; slow are those whose packages take seconds to import.
+#: By page, what it needs that Shoal does not.
 NEEDS = {
     "docs/gallery/images.md": "PIL",
     "docs/gallery/pandas.md": "pandas",
     "docs/gallery/scikit-learn.md": "sklearn",
     "docs/how-to/blas-threads.md": "threadpoolctl",
 }
-SLOW = {*STAND_INS, "docs/gallery/pandas.md", "docs/gallery/scikit-learn.md"}
+#: Pages whose packages take seconds to import, in each worker.
+LARGE = {"docs/gallery/pandas.md", "docs/gallery/scikit-learn.md"}
 
 
 @dataclass(frozen=True)
@@ -191,20 +192,20 @@ def skip_without_what_it_needs(page: str) -> None:
         pytest.skip(f"{package} is not installed: `uv sync --group gallery`")
 
 
-@pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Workers find the bytecode of what the script has imported, also where Python is told to write none."""
-    with pytest.MonkeyPatch.context() as environment:
-        environment.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        environment.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
-        yield
+@pytest.fixture
+def bytecode(page: str, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is large to import is compiled once, and not in each worker, also where Python is told to write no bytecode."""
+    if page in LARGE and pytestconfig.cache is not None:
+        monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(pytestconfig.cache.mkdir("bytecode")))
 
 
 @pytest.mark.usefixtures("bytecode")
+@pytest.mark.timeout(TIMEOUT_OF_LARGE + 10)
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow) if page in SLOW else page
+        pytest.param(page, marks=pytest.mark.slow) if page in STAND_INS or page in LARGE else page
         for page in SCRIPTS
         if page not in ON_RAY
     ],
@@ -213,7 +214,7 @@ def test_python_blocks_run(page: str, tmp_path: Path) -> None:
     skip_without_what_it_needs(page)
     prepare = STAND_INS.get(page, lambda directory: nullcontext({}))
     with prepare(tmp_path) as replacements:
-        run_script(page, tmp_path, replacements)
+        run_script(page, tmp_path, replacements, TIMEOUT_OF_LARGE if page in LARGE else TIMEOUT)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from tests.docs import ray_clusters
 from tests.docs.test_code_blocks import (
-    TIMEOUT,
+    LARGE,
     bytecode,  # noqa: F401 - a fixture
     run_script,
     script_of,
@@ -24,6 +24,9 @@ from tests.ray.clusters import STARTS_WITHIN
 if TYPE_CHECKING:
     from tests.ray.clusters import Head
 
+#: For one script: its workers import what they need on a busy machine.
+SECONDS = 110
+
 ROOT = Path(__file__).parents[2]
 PAGES = [
     f"docs/gallery/{path.name}"
@@ -32,10 +35,12 @@ PAGES = [
 ]
 #: Requests to a server in the script's own process, whose counter and whose tasks share memory.
 IN_ONE_PROCESS = "docs/gallery/api.md"
-ELSEWHERE = [page for page in PAGES if page != IN_ONE_PROCESS]
+ELSEWHERE = [
+    pytest.param(page, marks=[pytest.mark.exhaustive] if page in LARGE else [])
+    for page in PAGES
+    if page != IN_ONE_PROCESS
+]
 RUNNER = re.compile(r'"(threads|processes)(:\d+)?"')
-
-pytestmark = [pytest.mark.usefixtures("bytecode")]
 
 
 def on(runner: str, page: str) -> dict[str, str]:
@@ -59,17 +64,20 @@ def test_each_script_is_short_and_fits() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bytecode")
+@pytest.mark.timeout(SECONDS + 10)
 @pytest.mark.parametrize("page", ELSEWHERE)
 def test_on_dask(page: str, tmp_path: Path) -> None:
     skip_without_what_it_needs(page)
-    run_script(page, tmp_path, on("dask:2", page))
+    run_script(page, tmp_path, on("dask:2", page), SECONDS)
 
 
 @pytest.mark.slow
 @pytest.mark.may_leave("processes", reason="a cluster keeps its workers for later")
-@pytest.mark.timeout(TIMEOUT + 2 * STARTS_WITHIN + 10)
+@pytest.mark.usefixtures("bytecode")
+@pytest.mark.timeout(SECONDS + 2 * STARTS_WITHIN + 10)
 @pytest.mark.parametrize("page", ELSEWHERE)
 def test_on_ray(page: str, tmp_path: Path, ray_cluster: Head) -> None:
     skip_without_what_it_needs(page)
     with ray_clusters.stand_ins(ray_cluster):
-        run_script(page, tmp_path, on("ray", page))
+        run_script(page, tmp_path, on("ray", page), SECONDS)
