@@ -1,5 +1,6 @@
-"""Draws the pictures of "How it works", as SVG beside this file: `nox -s pictures`, or `python docs/pictures/draw.py`.
+"""Draws the pictures of the documentation, as SVG beside this file: `nox -s pictures`, or `python docs/pictures/draw.py`.
 
+    flow.svg     what the library does: a flow, and where its runs execute
     call.svg     the way of a call
     layers.svg   who may import whom, as pyproject.toml has it
 
@@ -14,7 +15,7 @@ import tomllib
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-__all__ = ["PICTURES", "call", "layers"]
+__all__ = ["PICTURES", "call", "flow", "layers"]
 
 HERE = Path(__file__).parent
 PYPROJECT = HERE.parents[1] / "pyproject.toml"
@@ -103,15 +104,31 @@ class Picture:
     def arrow(self, x: float, y: float, to_x: float, to_y: float) -> None:
         """A straight arrow, along one of the axes."""
         dx, dy = (to_x > x) - (to_x < x), (to_y > y) - (to_y < y)
-        end_x, end_y = to_x - 8 * dx, to_y - 8 * dy
-        self._shapes.append(f'<path d="M{x:g} {y:g}L{end_x:g} {end_y:g}" class="line"/>')
+        self.path(x, y, to_x - 8 * dx, to_y - 8 * dy)
+        self._head(to_x, to_y, dx, dy)
+
+    def _head(self, x: float, y: float, dx: int, dy: int) -> None:
+        end_x, end_y = x - 8 * dx, y - 8 * dy
         corners = [
-            (to_x, to_y),
+            (x, y),
             (end_x - 5 * dy, end_y - 5 * dx),
             (end_x + 5 * dy, end_y + 5 * dx),
         ]
         points = " ".join(f"{a:g},{b:g}" for a, b in corners)
         self._shapes.append(f'<polygon points="{points}" class="head"/>')
+
+    def path(self, x: float, y: float, to_x: float, to_y: float) -> None:
+        """A straight line."""
+        self._shapes.append(f'<path d="M{x:g} {y:g}L{to_x:g} {to_y:g}" class="line"/>')
+
+    def again(self, x: float, y: float, size: float) -> None:
+        """An arrow out of the upper edge of a box and back into it, for what is repeated."""
+        left, top = x - size / 2, y - 20
+        self._shapes.append(
+            f'<path d="M{left:g} {y:g}C{left:g} {top:g} {x + size / 2:g} {top:g} '
+            f'{x + size / 2:g} {y - 7:g}" class="line"/>'
+        )
+        self._head(x + size / 2, y, 0, 1)
 
     def step(self, x: float, y: float, number: int, words: str) -> None:
         """What happens along an arrow: its number in a disc, and a word or two to its right."""
@@ -139,6 +156,58 @@ class Picture:
                 "</svg>\n",
             ]
         )
+
+
+def flow() -> str:
+    """What the library does."""
+    title = "A flow maps two tasks over four pages and adds up; its runs go to workers of any kind"
+    picture = Picture(920, 348, title)
+    picture.rectangle(12, 12, 574, 324, "room", round_by=8)
+    picture.text(30, 36, "your flow", "faint title", middle=False, within=200)
+    picture.rectangle(690, 12, 218, 324, "room", round_by=8)
+    picture.text(706, 36, "workers, by one word", "faint title", middle=False, within=200)
+
+    pitch, height = 56, 34
+    middles = [54 + height / 2 + pitch * row for row in range(4)]
+    for row, middle in enumerate(middles):
+        picture.box(104, middle - height / 2, 104, "read")
+        picture.box(262, middle - height / 2, 104, "count")
+        picture.text(30, middle + 5, f"page {row + 1}", "ink note", middle=False, within=60)
+        picture.arrow(86, middle, 104, middle)
+        picture.arrow(208, middle, 262, middle)
+        picture.path(366, middle, 456, middle)
+    retried = middles[1]
+    picture.again(176, retried - height / 2, 28)
+    between = (middles[1] + middles[2]) / 2
+    picture.path(456, middles[0], 456, middles[-1])
+    picture.arrow(456, between, 480, between)
+    picture.rectangle(480, between - height / 2, 90, height, "key edge")
+    picture.text(525, between + 5, "sum", "ink name", within=80)
+    says = (
+        (156, "fails now and then:", "is tried again"),
+        (314, "each starts when its", "own page has come"),
+        (500, "in the flow,", "when all have ended"),
+    )
+    for x, *lines in says:
+        for number, line in enumerate(lines):
+            picture.text(x, 292 + LINE * number, line, "faint note", within=180)
+
+    picture.arrow(586, 100, 690, 100)
+    picture.text(638, 92, "runs", "ink note", within=90)
+    picture.arrow(690, 248, 586, 248)
+    picture.text(638, 240, "results", "ink note", within=90)
+    picture.text(638, 268, "the rules are", "faint note", within=104)
+    picture.text(638, 268 + LINE, "the same", "faint note", within=104)
+    picture.text(638, 268 + 2 * LINE, "on each", "faint note", within=104)
+    where = {
+        '"threads"': "of your process",
+        '"processes"': "of your machine",
+        '"dask"': "a cluster, or here",
+        '"ray"': "a cluster, or here",
+    }
+    for number, (name, note) in enumerate(where.items()):
+        picture.box(706, 52 + 70 * number, 186, name, note, key=not number)
+    return picture.svg()
 
 
 def call() -> str:
@@ -276,7 +345,7 @@ def layers() -> str:
 
 
 #: By the name of its file, what draws a picture.
-PICTURES = {"call.svg": call, "layers.svg": layers}
+PICTURES = {"flow.svg": flow, "call.svg": call, "layers.svg": layers}
 
 if __name__ == "__main__":
     for name, draw in PICTURES.items():

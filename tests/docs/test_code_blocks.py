@@ -5,6 +5,8 @@
 * In ```bash, ```sh and ```console blocks, the `shoal …` commands run (also behind `$`, `uv run` and `… &&`).
 * `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out.
 * A page's reader may have saved files beside the script: see `SAVED`.
+* `<!-- test: file NAME -->` there has the commands of the page find the block as that file.
+* A page with functions `test_…` is run by pytest as well.
 * What a page speaks of and a test does not have, such as clusters elsewhere, has stand-ins: see `STAND_INS`. Pages on
   Ray share a cluster.
 
@@ -13,6 +15,7 @@ The script is the page with all other lines blanked, so that a traceback's line 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -40,11 +43,15 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT = 50
 #: The same for a page on Ray, which begins anew several times; it takes half a minute on a busy machine.
 TIMEOUT_ON_RAY = 110
+#: And for one whose packages are being compiled, on a busy machine.
+TIMEOUT_OF_LARGE = 110
 
 FENCE = re.compile(
     r'^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)( +title="(?P<title>[^"]*)")?'
 )
 SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
+FILE = re.compile(r"<!-- test: file (?P<name>\S+) -->")
+TESTS = re.compile(r"^def test_", re.MULTILINE)
 PRINTS = re.compile(r"# prints: (.*\S)")
 COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>shoal\b.*)")
 
@@ -56,16 +63,34 @@ STAND_INS: dict[str, Callable[[Path], AbstractContextManager[dict[str, str]]]] =
 
 #: By page, the files that its reader has saved by the time that its script runs.
 SAVED: dict[str, list[str]] = {"docs/writing-a-runner.md": ["examples/subprocess_runner.py"]}
+#: By page, what it needs that Shoal does not.
+NEEDS = {
+    "docs/gallery/images.md": "PIL",
+    "docs/gallery/pandas.md": "pandas",
+    "docs/gallery/scikit-learn.md": "sklearn",
+    "docs/how-to/blas-threads.md": "threadpoolctl",
+}
+#: Pages whose packages take seconds to import, in each worker.
+LARGE = {"docs/gallery/pandas.md", "docs/gallery/scikit-learn.md"}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its code, the line of the page on which the code begins (from 1), and its title."""
+    """A fenced block.
+
+    Attributes:
+        language: its language.
+        code: its code.
+        line: of the page on which the code begins, from 1.
+        title: what the page shows above it.
+        file: what file it is for the commands of the page.
+    """
 
     language: str
     code: str
     line: int
     title: str | None = None
+    file: str | None = None
 
 
 def pages() -> list[str]:
@@ -90,13 +115,14 @@ def blocks_of(page: str, *, skipped: bool = False) -> list[Block]:
             number += 1
         if number == len(lines):
             raise ValueError(f"{page}:{start}: this block is never closed")
-        skip = SKIP.search(text)
+        skip, file = SKIP.search(text), FILE.search(text)
         if skip and not skip["reason"].strip():
             raise ValueError(f"{page}:{start}: say why this block is skipped")
         if skipped or not skip:
             # Only as far as the fence is indented: a block may hold a part of a class.
             code = "\n".join(line.removeprefix(opening["indent"]) for line in lines[start:number])
-            blocks.append(Block(opening["language"], code, start + 1, opening["title"]))
+            name = file and file["name"]
+            blocks.append(Block(opening["language"], code, start + 1, opening["title"], name))
         number, text = number + 1, ""
     return blocks
 
@@ -176,18 +202,35 @@ SCRIPTS = [page for page in pages() if script_of(page)]
 ON_RAY = [page for page in SCRIPTS if "RayTaskRunner" in script_of(page)]
 
 
+def skip_without_what_it_needs(page: str) -> None:
+    package = NEEDS.get(page)
+    if package and not importlib.util.find_spec(package):
+        pytest.skip(f"{package} is not installed: `uv sync --group gallery`")
+
+
+@pytest.fixture
+def bytecode(page: str, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is large to import is compiled once, and not in each worker, also where Python is told to write no bytecode."""
+    if page in LARGE and pytestconfig.cache is not None:
+        monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(pytestconfig.cache.mkdir("bytecode")))
+
+
+@pytest.mark.usefixtures("bytecode")
+@pytest.mark.timeout(TIMEOUT_OF_LARGE + 10)
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow) if page in STAND_INS else page
+        pytest.param(page, marks=pytest.mark.slow) if page in STAND_INS or page in LARGE else page
         for page in SCRIPTS
         if page not in ON_RAY
     ],
 )
 def test_python_blocks_run(page: str, tmp_path: Path) -> None:
+    skip_without_what_it_needs(page)
     prepare = STAND_INS.get(page, lambda directory: nullcontext({}))
     with prepare(tmp_path) as replacements:
-        run_script(page, tmp_path, replacements)
+        run_script(page, tmp_path, replacements, TIMEOUT_OF_LARGE if page in LARGE else TIMEOUT)
 
 
 @pytest.mark.slow
@@ -199,10 +242,21 @@ def test_python_blocks_run_on_ray(page: str, tmp_path: Path, ray_cluster: Head) 
         run_script(page, tmp_path, replacements, TIMEOUT_ON_RAY)
 
 
+@pytest.mark.parametrize("page", [page for page in SCRIPTS if TESTS.search(script_of(page))])
+def test_tests_of_a_page_pass(page: str, tmp_path: Path) -> None:
+    script = tmp_path / "test_page.py"
+    script.write_text(script_of(page))
+    pytest_alone = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", "."]
+    run([*pytest_alone, str(script)], tmp_path, f"{page} under pytest")
+
+
 @pytest.mark.parametrize(
     ("page", "command"), [(page, command) for page in pages() for command in commands_of(page)]
 )
 def test_commands_run(page: str, command: str, tmp_path: Path) -> None:
+    for block in blocks_of(page):
+        if block.file:
+            (tmp_path / block.file).write_text(block.code)
     program, *arguments = shlex.split(command, comments=True)
     installed = shutil.which(program, path=Path(sys.executable).parent)
     assert installed, f"{program} is not installed beside {sys.executable}"

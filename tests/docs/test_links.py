@@ -18,8 +18,9 @@ HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 
 
 def pages() -> list[Path]:
-    folders = [ROOT, ROOT / "docs", ROOT / "docs" / "concepts", *ROOT.glob("packages/*")]
-    return sorted(page for folder in folders for page in folder.glob("*.md"))
+    folders = [ROOT, *ROOT.glob("packages/*")]
+    outside = [page for folder in folders for page in folder.glob("*.md")]
+    return sorted([*outside, *ROOT.glob("docs/**/*.md")])
 
 
 def anchors_of(page: Path) -> set[str]:
