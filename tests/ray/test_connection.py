@@ -27,7 +27,7 @@ from shoal.exceptions import (
     MissingExtraError,
 )
 from shoal.testing.tools import eventually
-from shoal_ray import connection as connections
+from shoal_ray import ray_thread
 from shoal_ray.connection import Connection
 from shoal_ray.joining import ANSWERS_WITHIN, explain, knock, which
 from shoal_ray.settings import ClusterSettings
@@ -157,7 +157,7 @@ def shared() -> None:
     assert ray.get(ray.put(3)) == 3
     began = time.monotonic()
     first.release(2.0)
-    assert time.monotonic() - began < connections.SHUT_DOWN_WITHIN + MARGIN
+    assert time.monotonic() - began < ray_thread.SHUT_DOWN_WITHIN + MARGIN
     assert not ray.is_initialized()
     assert ray_processes() == []
     assert dict(os.environ) == {**environment, "RAY_CLIENT_MODE": "0"}
@@ -271,7 +271,7 @@ def forked() -> None:
         time.sleep(0.3)
         home = os.path.dirname(ray.__file__)
         os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(60)", f"{home}/"])
-    connections._see_off_new(set())
+    ray_thread._see_off_new(set())
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
 
@@ -335,7 +335,7 @@ def given_up(victim: str) -> None:
             process.kill()
     began = time.monotonic()
     connection.lost()
-    assert time.monotonic() - began < connections.SHUT_DOWN_WITHIN + MARGIN
+    assert time.monotonic() - began < ray_thread.SHUT_DOWN_WITHIN + MARGIN
     assert connection.is_lost
     assert connection.is_open
     connection.lost()

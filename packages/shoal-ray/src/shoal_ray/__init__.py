@@ -3,7 +3,8 @@
     settings                    what was asked for
     wire, door                  messages over TCP; where workers come in
     relay                       the driver's actor: futures for Ray, gates, a bus for Ray Client
-    quiet, connection           Ray in this process, and what it changes here
+    quiet, ray_thread           Ray in this process, and what it changes here
+    connection                  who holds it
     processes                   processes of this machine, and their end
     environment, options        what the workers need to have; Ray's own words around a submit
     handles                     values that stay

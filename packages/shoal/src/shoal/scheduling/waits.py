@@ -5,7 +5,7 @@
                    └─── look_again ◀────────┘ closed, or something that it waits for became ready
     run_resumed ─▶ the run leaves its place; its spare slot ends when nothing is in flight there
 
-May import futures and what lies above them; it is given the scheduler that it sends through.
+May import `blocked_run`, `wait_graph` and what lies above them; it is given the scheduler that it sends through.
 """
 
 from __future__ import annotations
