@@ -3,7 +3,8 @@
 * The ```python blocks of a page run in order, as one script in a fresh process and an empty directory.
 * `# prints: 42` at the end of a line in a block means that the script prints a line `42`, in the order of these.
 * In ```bash, ```sh and ```console blocks, the `shoal …` commands run (also behind `$`, `uv run` and `… &&`).
-* `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out.
+* `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out. `<!-- test: untyped REASON -->`
+  says that type checkers find an error in it: see `test_code_types.py`.
 * What a page speaks of and a test does not have, such as clusters elsewhere, has stand-ins: see `STAND_INS`. Pages on
   Ray share a cluster.
 
@@ -42,7 +43,7 @@ TIMEOUT = 50
 TIMEOUT_ON_RAY = 110
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)")
-SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
+MARK = re.compile(r"<!-- test: (?P<what>\w+)(?P<reason>.*?)-->")
 PRINTS = re.compile(r"# prints: (.*\S)")
 COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>shoal\b.*)")
 
@@ -55,11 +56,19 @@ STAND_INS: dict[str, Callable[[Path], AbstractContextManager[dict[str, str]]]] =
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, its code, and the line of the page on which the code begins (from 1)."""
+    """A fenced block.
+
+    Attributes:
+        language: as the page says.
+        code: what is in it.
+        line: where on the page the code begins, from 1.
+        untyped: whether type checkers find an error in it.
+    """
 
     language: str
     code: str
     line: int
+    untyped: bool
 
 
 def pages() -> list[str]:
@@ -84,12 +93,13 @@ def blocks_of(page: str) -> list[Block]:
             number += 1
         if number == len(lines):
             raise ValueError(f"{page}:{start}: this block is never closed")
-        if skip := SKIP.search(text):
-            if not skip["reason"].strip():
-                raise ValueError(f"{page}:{start}: say why this block is skipped")
-        else:
+        mark = MARK.search(text)
+        what = mark["what"] if mark else None
+        if mark and (what not in ("skip", "untyped") or not mark["reason"].strip()):
+            raise ValueError(f"{page}:{start}: say 'skip' or 'untyped', and why")
+        if what != "skip":
             code = textwrap.dedent("\n".join(lines[start:number]))
-            blocks.append(Block(opening["language"], code, start + 1))
+            blocks.append(Block(opening["language"], code, start + 1, what == "untyped"))
         number, text = number + 1, ""
     return blocks
 
