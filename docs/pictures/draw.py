@@ -277,6 +277,7 @@ PURPOSES = {
     "flows": "@flow: a flow run, and the runner that it enters and leaves",
     "tasks": "@task: to call, submit and map",
     "checks": "of the options of both decorators",
+    "signatures": "of map, for type checkers",
     "task_runners": "threads, processes, executors; and what Dask's and Ray's have in common",
     "limits": "slots of tags, shared by the processes of a machine",
     "scheduling": "what runs when: decided by pure code, and carried out by the dispatcher",

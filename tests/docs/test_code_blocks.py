@@ -3,9 +3,10 @@
 * The ```python blocks of a page run in order, as one script in a fresh process and an empty directory.
 * `# prints: 42` at the end of a line in a block means that the script prints a line `42`, in the order of these.
 * In ```bash, ```sh and ```console blocks, the `shoal …` commands run (also behind `$`, `uv run` and `… &&`).
-* `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out.
-* A page's reader may have saved files beside the script: see `SAVED`.
+* `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out. `<!-- test: untyped REASON -->`
+  says that type checkers find an error in it: see `test_code_types.py`.
 * `<!-- test: file NAME -->` there has the commands of the page find the block as that file.
+* A page's reader may have saved files beside the script: see `SAVED`.
 * A page with functions `test_…` is run by pytest as well.
 * What a page speaks of and a test does not have, such as clusters elsewhere, has stand-ins: see `STAND_INS`. Pages on
   Ray share a cluster.
@@ -49,8 +50,7 @@ TIMEOUT_OF_LARGE = 110
 FENCE = re.compile(
     r'^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)( +title="(?P<title>[^"]*)")?'
 )
-SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
-FILE = re.compile(r"<!-- test: file (?P<name>\S+) -->")
+MARK = re.compile(r"<!-- test: (?P<what>\w+)(?P<said>.*?)-->")
 TESTS = re.compile(r"^def test_", re.MULTILINE)
 PRINTS = re.compile(r"# prints: (.*\S)")
 COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>shoal\b.*)")
@@ -79,11 +79,12 @@ class Block:
     """A fenced block.
 
     Attributes:
-        language: its language.
-        code: its code.
-        line: of the page on which the code begins, from 1.
+        language: as the page says.
+        code: what is in it.
+        line: where on the page the code begins, from 1.
         title: what the page shows above it.
         file: what file it is for the commands of the page.
+        untyped: whether type checkers find an error in it.
     """
 
     language: str
@@ -91,6 +92,7 @@ class Block:
     line: int
     title: str | None = None
     file: str | None = None
+    untyped: bool = False
 
 
 def pages() -> list[str]:
@@ -115,14 +117,18 @@ def blocks_of(page: str, *, skipped: bool = False) -> list[Block]:
             number += 1
         if number == len(lines):
             raise ValueError(f"{page}:{start}: this block is never closed")
-        skip, file = SKIP.search(text), FILE.search(text)
-        if skip and not skip["reason"].strip():
-            raise ValueError(f"{page}:{start}: say why this block is skipped")
-        if skipped or not skip:
+        mark = MARK.search(text)
+        what, said = (mark["what"], mark["said"].strip()) if mark else (None, "")
+        if mark and (what not in ("skip", "untyped", "file") or not said):
+            raise ValueError(
+                f"{page}:{start}: say 'skip' or 'untyped' and why, or 'file' and its name"
+            )
+        if skipped or what != "skip":
             # Only as far as the fence is indented: a block may hold a part of a class.
             code = "\n".join(line.removeprefix(opening["indent"]) for line in lines[start:number])
-            name = file and file["name"]
-            blocks.append(Block(opening["language"], code, start + 1, opening["title"], name))
+            file = said if what == "file" else None
+            language, title = opening["language"], opening["title"]
+            blocks.append(Block(language, code, start + 1, title, file, what == "untyped"))
         number, text = number + 1, ""
     return blocks
 

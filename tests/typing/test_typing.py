@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.typing import checkers
+
 USAGE = Path(__file__).with_name("usage.py")
-ROOT = Path(__file__).parents[2]
 
-# The first run after an installation checks the typed dependencies as well.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(checkers.TIMEOUT)]
 
 
-def check(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def usage(tmp_path: Path) -> Path:
+    """The file where the configuration of this repository, for which a future is no value, does not reach."""
+    return Path(shutil.copy(USAGE, tmp_path))
 
 
-def test_mypy() -> None:
-    done = check("mypy", "--strict", "--python-executable", sys.executable, str(USAGE))
-    assert done.returncode == 0, done.stdout
+def test_mypy(usage: Path) -> None:
+    problems = checkers.mypy(usage.parent, [usage], "--strict")
+    assert not problems, checkers.told(problems)
 
 
-def test_pyright() -> None:
-    started = check("pyright", "--version")
-    if started.returncode != 0:
-        pytest.skip(f"pyright does not start here: {started.stdout.strip()}")
-    done = check("pyright", "--pythonpath", sys.executable, str(USAGE))
-    assert done.returncode == 0, done.stdout
+def test_pyright(usage: Path) -> None:
+    problems = checkers.pyright(usage.parent, [usage])
+    assert not problems, checkers.told(problems)

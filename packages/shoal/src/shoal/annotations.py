@@ -13,15 +13,23 @@ May import the standard library only.
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-__all__ = ["Annotation", "allow_failure", "opaque", "quote", "unmapped"]
+__all__ = ["Annotation", "StandIn", "allow_failure", "opaque", "quote", "unmapped"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+if TYPE_CHECKING:
 
-class Annotation(Generic[T_co]):
+    class StandIn(Any):  # type: ignore[misc]  # which is the point
+        """What stands where a value will be, and therefore fits every type."""
+
+else:
+    StandIn = object
+
+
+class Annotation(Generic[T_co], StandIn):  # noqa: PYI059  # that one is `object`
     """Base of all annotations: a value, and by its class something said about it.
 
     Annotations are equal if they say the same of equal values.
@@ -43,7 +51,7 @@ class Annotation(Generic[T_co]):
 
     def rewrap(self, value: T) -> Annotation[T]:
         """The same annotation around another value."""
-        return type(self)(value)  # type: ignore[arg-type, return-value]  # Self cannot take another parameter
+        return type(self)(value)  # type: ignore[arg-type]  # Self cannot take another parameter
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

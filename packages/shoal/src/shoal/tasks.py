@@ -27,17 +27,24 @@ from shoal.checks import Checks, name_of_function
 from shoal.context import SCOPE, TAGS, TaskRun, current_scope
 from shoal.engine.columns import column, common_length
 from shoal.exceptions import InvalidOption
-from shoal.futures import TaskFuture, TaskFutureList
+from shoal.futures import TaskFuture
 from shoal.limits.settings import limits_in_use
 from shoal.names import next_number
 from shoal.specs import TaskSpec
 from shoal.states import State
 from shoal.tracebacks import fold
 
+if TYPE_CHECKING:
+    from shoal.signatures import BoundTo, mapped
+else:
+    mapped = lambda method: method  # noqa: E731
+
 __all__ = ["Task", "exponential_backoff", "task"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+S = TypeVar("S")
 R_co = TypeVar("R_co", covariant=True)
 
 TaskHook = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], Any]
@@ -119,13 +126,21 @@ class Task(TaskSpec, Generic[P, R_co]):
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__module__ = getattr(function, "__module__", __name__)
         self.__doc__ = getattr(function, "__doc__", None)
-        self.__wrapped__ = function
+        self.__wrapped__: Callable[P, R_co] = self.fn
         self.read_signature()
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r}>"
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+    @overload
+    def __get__(self: BoundTo[S, Q, R], instance: S, owner: Any = None) -> Task[Q, R]: ...
+    @overload
+    def __get__(self: BoundTo[type[S], Q, R], instance: S, owner: Any = None) -> Task[Q, R]: ...
+    @overload
+    def __get__(self: BoundTo[S, Q, R], instance: None, owner: S) -> Task[Q, R]: ...
+    @overload
+    def __get__(self, instance: Any, owner: Any = None) -> Task[P, R_co]: ...
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
         if self._binding is staticmethod or (instance is None and self._binding is not classmethod):
             return self
         return BoundTask(self, owner if self._binding is classmethod else instance)
@@ -313,16 +328,7 @@ class Task(TaskSpec, Generic[P, R_co]):
             return future.state
         return future
 
-    @overload
-    def map(
-        self: Task[P, Coroutine[Any, Any, R]], /, *args: Any, wait_for: Any = None, **kwargs: Any
-    ) -> TaskFutureList[R]: ...
-    @overload
-    def map(
-        self, /, *args: Any, return_state: Literal[True], **kwargs: Any
-    ) -> list[State[Any]]: ...
-    @overload
-    def map(self, /, *args: Any, wait_for: Any = None, **kwargs: Any) -> TaskFutureList[R_co]: ...
+    @mapped
     def map(
         self, /, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
@@ -386,13 +392,14 @@ class BoundTask(Task[P, R_co]):
         """See `Task.submit`."""
         return self._unbound.submit(self._instance, *args, **kwargs)
 
+    @mapped
     def map(self, /, *args: Any, **kwargs: Any) -> Any:
         """See `Task.map`."""
         return self._unbound.map(unmapped(self._instance), *args, **kwargs)
 
 
 @overload
-def task(fn: Callable[P, R], /) -> Task[P, R]: ...
+def task(fn: Callable[P, R], /, **options: Any) -> Task[P, R]: ...
 @overload
 def task(
     fn: None = None,

@@ -15,7 +15,7 @@ from shoal.context import HERE
 from shoal.exceptions import WaitTimeout
 from shoal.futures.blocking import Arrivals, Wanted, block, check_timeout
 from shoal.futures.maps import MapRecord
-from shoal.futures.run import TaskFuture
+from shoal.futures.run import Pending, TaskFuture
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class TaskFutureList(Sequence[TaskFuture[R_co]]):
+class TaskFutureList(Sequence[TaskFuture[R_co]], Pending[list[R_co]]):
     """The futures of a map, in the order of its input.
 
     A sequence; elements of a map are made when they are looked at. Joins with lists by `+`.

@@ -6,9 +6,10 @@ May import `blocking`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from shoal.annotations import StandIn
 from shoal.calls import COMPLETED, DONE, READY, RUNNING, Call
 from shoal.exceptions import CancelledRun, WaitTimeout
 from shoal.futures.blocking import Wanted, block, check_timeout
@@ -27,6 +28,26 @@ if TYPE_CHECKING:
 __all__ = ["TRAVEL", "Detail", "TaskFuture"]
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+#: Whether type checkers tell a future from its value. They do in this repository (see pyproject.toml), where to confuse
+#: them is a mistake; users give their tasks the one for the other.
+STRICT_FUTURES: Final = False
+
+if TYPE_CHECKING:
+    if not STRICT_FUTURES:
+        Base = StandIn
+    else:
+        Base = object
+
+    class Pending(Awaitable[R_co], Base):
+        """A base of futures. That they can be awaited is said here, as pyright asks no further where a class fits all."""
+
+else:
+
+    class Pending:
+        def __class_getitem__(cls, result):
+            return object  # nothing of it is there at run time
 
 
 class _Travel(threading.local):
@@ -114,7 +135,7 @@ class Detail:
             self.timer = None
 
 
-class TaskFuture(Generic[R]):
+class TaskFuture(Generic[R], Pending[R]):  # noqa: PYI059  # `Pending[R]` is `object`
     """A run of a task: its state at every moment, and its result once there is one.
 
     Made by `task.submit` and `task.map`. Dropping it neither cancels nor loses the work. Futures compare by their run.
