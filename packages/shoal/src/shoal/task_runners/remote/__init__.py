@@ -22,6 +22,7 @@ driver     cluster_runner.py    what users configure
            cluster_backend.py   batches go out, and may be had back
            cluster_listener.py  what workers say
            cluster_members.py   the books about workers and batches
+           scratch.py           folders that go with the driver, at last when the next one makes one
 worker     cluster_worker.py    a worker of one session, and its threads
 
 A runner adds how messages and large values travel, and how workers start and end.
