@@ -17,7 +17,7 @@ And the
 processes of an instance end with the thread that has started them. So Ray is initialised in a thread that does nothing
 else, and is there for as long as Ray is: `_Session`.
 
-May import `settings`, `joining`, `processes`, `quiet`, `relay` and `handles`; Ray on use.
+May import `settings`, `joining`, `keeper`, `processes`, `quiet`, `relay` and `handles`; Ray on use.
 """
 
 from __future__ import annotations
@@ -35,9 +35,11 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.engine.interrupt import set_async_exception
 from shoal.logs import library_logger
+from shoal.task_runners.remote.scratch import Scratch
 
 from shoal_ray.handles import let_go
 from shoal_ray.joining import check_arguments, explain, knock, which
+from shoal_ray.keeper import Keeper
 from shoal_ray.processes import Process, descendants, see_off
 from shoal_ray.quiet import Surroundings, quiet
 from shoal_ray.relay import Relay
@@ -123,6 +125,11 @@ class Connection:
         return self._instance.dashboard_link
 
     @property
+    def scratch(self) -> str | None:
+        """The folder for the records of workers of an instance of ours; `None` elsewhere."""
+        return self._instance.scratch
+
+    @property
     def relay_name(self) -> str:
         """What this process's relay is called among Ray's actors."""
         return self._instance.relay_name
@@ -201,7 +208,7 @@ class Instance:
         users: how many hold it.
         lost: whether it is known to be dead.
         prints: whether what tasks print is printed here.
-        is_local, shares_path, is_client, gcs_address, client_address, node_ip, dashboard_link: see `Connection`.
+        is_local, shares_path, is_client, gcs_address, client_address, node_ip, dashboard_link, scratch: see `Connection`.
     """
 
     def __init__(self) -> None:
@@ -222,6 +229,7 @@ class Instance:
         self.gcs_address: str | None = None
         self.client_address: str | None = None
         self.node_ip: str | None = None
+        self.scratch: str | None = None
         if self.is_client:
             from ray.util.client import ray as client
 
@@ -251,6 +259,7 @@ class Instance:
             instance.is_local = address == "local"
             instance.shares_path = instance.is_local and _shares_path(given)
             instance.prints = given.get("log_to_driver") is not False
+            instance.scratch = session.scratch.path if session.scratch is not None else None
             _current = instance  # who is interrupted from here on leaves it
         if given.get("include_dashboard"):
             link = str(getattr(context, "dashboard_url", None) or "")
@@ -328,6 +337,8 @@ class Instance:
         if self._surroundings is not None:
             self._surroundings.restore()
             self._surroundings = None
+        if self._session is not None:
+            self._session.clear()
 
 
 _lock = threading.RLock()
@@ -402,10 +413,13 @@ class _Session(threading.Thread):
 
     Attributes:
         left: set for it to be shut down.
+        scratch: where workers of an instance of ours write their records.
     """
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         super().__init__(name="shoal-ray-session", daemon=True)
+        self.scratch: Scratch | None = None
+        self._keeper: Keeper | None = None
         self._arguments = arguments
         self._begun: Future[Any] = Future()
         self._starting = True
@@ -429,6 +443,13 @@ class _Session(threading.Thread):
                     set_async_exception(self.ident, KeyboardInterrupt)
             self.join(1.0)
 
+    def clear(self) -> None:
+        """Ray was shut down: ends what is left of an instance of ours, and removes what workers have written."""
+        if self._keeper is not None:
+            self._keeper.close()
+        if self.scratch is not None:
+            self.scratch.remove()
+
     def run(self) -> None:
         """See `threading.Thread`."""
         import ray
@@ -436,6 +457,10 @@ class _Session(threading.Thread):
         before = set(descendants(os.getpid()))
         try:
             try:
+                if self._arguments["address"] == "local":
+                    self.scratch = Scratch("ray")
+                    weakref.finalize(self, self.scratch.remove)  # who forgets to leave
+                    self._keeper = Keeper()
                 context = None if self.left.is_set() else ray.init(**self._arguments)
             finally:
                 with self._lock:
@@ -477,6 +502,7 @@ def _whole_or_nothing(
         _current = None
         session.give_up()
         _see_off_new(before)
+        session.clear()
         surroundings.restore()
         if isinstance(error, Exception):
             raise explain(error, address, settings) from error
