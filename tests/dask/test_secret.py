@@ -276,12 +276,13 @@ STRANGER = 65533
 #: It becomes another user once all is imported, which that one may not be allowed to read.
 STRANGE = """
 import os, sys
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 import shoal_dask.secret
+own = Security.temporary() if sys.argv[1].startswith("tls") else None
 os.setgroups([])
 os.setgid(int(sys.argv[2]))
 os.setuid(int(sys.argv[2]))
-client = Client(sys.argv[1], timeout=3)
+client = Client(sys.argv[1], timeout=3, security=own)
 print(sorted(client.run(os.getuid).values())[0])
 """
 
@@ -331,6 +332,7 @@ def test_another_user_runs_code_as_the_owner_of_an_open_cluster(opened: Connecti
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("opened", [{}, {"security": True}], indirect=True, ids=["secret", "tls"])
 def test_another_user_is_not_let_in(opened: Connection) -> None:
-    for protocol in ("tcp://", PROTOCOL):
+    """Also not with a certificate of his own."""
+    for protocol in ("tcp://", PROTOCOL, "tls://"):
         assert code_of_a_stranger(at(opened, protocol)) == ""
     assert opened.client.submit(int, 7).result() == 7

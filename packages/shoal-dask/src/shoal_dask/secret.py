@@ -4,12 +4,12 @@
                  ◀── proof, own challenge ──
                  ── proof ──────────────────▶ and Dask's own messages begin, the first that are unpickled
 
-Dask's `tcp://` asks nobody who they are, so every user of the machine could run code as the cluster's owner. Its `tls://` does, and
-encrypts, which halves the speed of large values, though nobody can listen on the loopback interface who could not read
-the processes' memory, too. So there is a transport between the two: Dask's TCP, but that each connection begins with a proof,
-by HMAC-SHA256 over 32 random bytes, in both directions. A proof is for the two ports of its connection: who has taken the
-port of a worker that died cannot hand it on to another one. It is one more backend of `distributed.comm`, which Dask has
-others register.
+Dask's `tcp://` asks nobody who they are, so every user of the machine could run code as the cluster's owner. Its `tls://` does,
+and encrypts: 100 MB take two to five times as long, though nobody can listen on the loopback interface who could not read
+the processes' memory, too. So there is a transport between the two: Dask's TCP, but that each connection begins with a
+proof, by HMAC-SHA256 over 32 random bytes, in both directions. A proof is for the two ports of its connection: who has
+taken the port of a worker that died cannot hand it on to another one. It is one more backend of `distributed.comm`, which
+Dask has others register.
 
 The secret is made for one cluster, and reaches its workers in the pickled arguments of their processes: never by a file, a
 variable or a command line. May import distributed.
