@@ -135,6 +135,7 @@ IDLE_THREADS = ("AnyIO worker thread", "Trio thread ", "asyncio_", "Dask-Offload
 SERVICE_PROCESSES = {
     "shoal.task_runners.processes.server import serve;": 0,
     "multiprocessing.resource_tracker": 1,
+    "shoal_dask.preloaded": 2,  # a fork server, and the lock of the folder with its socket
     "multiprocessing.forkserver": 1,
     "loky.backend.resource_tracker": 1,
 }

@@ -217,6 +217,28 @@ def test_a_worker_killed_from_outside_while_it_is_idle() -> None:
     main()
 
 
+@pytest.mark.skipif(default_method() != "forkserver", reason="there is no server elsewhere")
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_a_worker_dies_while_the_server_is_stopped(signals: Signals, busy: bool) -> None:
+    """SPEC 7.5. The server, which alone can tell, is continued; the runner ends though it is stopped once more."""
+
+    @flow(task_runner=pool())
+    def main() -> None:
+        first = pid.submit().result()
+        server = psutil.Process(first).parent()
+        assert server is not None
+        run = hold.submit(signals) if busy else None
+        if run is not None:
+            signals.wait("held began")
+        server.suspend()
+        os.kill(first, signal.SIGKILL)
+        assert run is None or isinstance(run.exception(timeout=PATIENCE), WorkerDied)
+        assert pid.submit().result(timeout=PATIENCE) != first
+        server.suspend()
+
+    main()
+
+
 def test_a_worker_killed_from_outside_while_it_is_busy(signals: Signals) -> None:
     @flow(task_runner=pool())
     def main() -> None:

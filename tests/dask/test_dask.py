@@ -18,6 +18,7 @@ from shoal.testing.tools import PATIENCE, eventually
 from shoal_dask import DaskTaskRunner, get_dask_client
 from shoal_dask.backend import DaskBackend
 from shoal_dask.bus import can_profile
+from shoal_dask.secret import PROTOCOL
 from shoal_dask.session import _DaskThread
 
 if TYPE_CHECKING:
@@ -307,7 +308,7 @@ class TestNatives:
 
         pid, address = main()
         assert pid != os.getpid()
-        assert address.startswith("tcp://")
+        assert address.startswith(PROTOCOL)
 
 
 # ---------------------------------------------------------------------- values that stay

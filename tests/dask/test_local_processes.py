@@ -176,6 +176,28 @@ def test_workers_end_with_their_driver(run: Callable[[str], Script], number: int
     eventually(lambda: gone(workers + server), "its processes have ended", SOON)
 
 
+@pytest.mark.timeout(180)
+def test_the_next_driver_removes_what_a_killed_one_has_left(
+    run: Callable[[str], Script], tmp_path: Path
+) -> None:
+    def folders() -> set[Path]:
+        return {path for path in tmp_path.iterdir() if path.is_dir()}
+
+    first = run("tell(pids=pids()); time.sleep(600)")
+    first.told()
+    first.told()
+    left = folders()
+    assert left
+    first.process.kill()
+    first.ended()
+    assert folders() == left
+    second = run("tell(pids=pids()); connection.release(2.0)")
+    second.told()
+    second.told()
+    assert second.ended() == 0
+    assert folders() == set()
+
+
 def test_a_driver_that_forgets_to_release(run: Callable[[str], Script], tmp_path: Path) -> None:
     script = run("tell(pids=pids())")
     script.told()

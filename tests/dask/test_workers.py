@@ -22,7 +22,7 @@ from shoal import flow, task
 from shoal.exceptions import ClusterFailed
 from shoal.testing.samples import inc
 from shoal.testing.tools import PATIENCE, Signals, eventually
-from shoal_dask import DaskTaskRunner, get_dask_client, link, watch
+from shoal_dask import DaskTaskRunner, forking, get_dask_client, link, watch
 from shoal_dask.bus import kill
 from shoal_dask.forking import SERVER, _environment, overruling
 from shoal_dask.settings import is_client
@@ -212,6 +212,28 @@ def test_a_stopped_fork_server() -> None:
     assert main()
     os.kill(SERVER._server._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
     assert main()
+
+
+def test_a_fork_server_that_is_stopped_before_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC 7.5. It is asked for a worker, and stopped before it hears of that."""
+    wake = SERVER.wake
+    woken: list[bool] = []
+
+    def wakes_the_second_time() -> None:
+        woken.append(True)
+        if len(woken) > 1:
+            wake()
+
+    @flow(task_runner=DaskTaskRunner(cluster_kwargs={"n_workers": 1}))
+    def main() -> int:
+        return pid.submit().result(timeout=PATIENCE)
+
+    assert main()
+    monkeypatch.setattr(forking, "ANSWERS_WITHIN", 0.1)
+    monkeypatch.setattr(SERVER, "wake", wakes_the_second_time)
+    os.kill(SERVER._server._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+    assert main()
+    assert len(woken) > 1
 
 
 @task

@@ -478,6 +478,62 @@ def test_a_driver_that_is_killed(tmp_path: Path, cluster: Head) -> None:
         assert output == "fine\n", errors
 
 
+STARTING = """
+import ray
+from shoal_ray.connection import Connection
+from shoal_ray.settings import ClusterSettings
+
+print("starting", flush=True)
+Connection(ClusterSettings(init_kwargs={"num_cpus": 1})).acquire()
+"""
+
+
+#: Seconds for an instance of Ray on a busy machine.
+STARTS_WITHIN = 150.0
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("moment", ["at work", "while Ray starts"])
+def test_a_driver_with_an_instance_of_its_own_that_is_killed(tmp_path: Path, moment: str) -> None:
+    """All of the instance goes with it: also what the raylet has started, which Ray leaves for a minute or longer."""
+    with driver(ENDLESS if moment == "at work" else STARTING, tmp_path) as one:
+        me = psutil.Process(one.pid)
+
+        def processes() -> list[psutil.Process]:
+            return me.children(recursive=True)
+
+        if moment == "at work":
+            eventually(lambda: len(begun_in(tmp_path)) == 2, "both CPUs are busy", STARTS_WITHIN)
+        else:
+            eventually(lambda: any(map(_is_raylet, processes())), "it starts", STARTS_WITHIN)
+            time.sleep(0.5)
+        before = processes()
+        assert len(before) > 3
+        one.kill()
+        began = time.monotonic()
+        one.communicate()
+        eventually(lambda: not any(map(_runs, before)), "nothing is left")
+        assert time.monotonic() - began < 10, "a fraction of a second where the machine is not busy"
+        # Nor is left what was started as the driver was being killed.
+        pattern = f"_{one.pid}/logs/"
+        eventually(lambda: not _with_open(pattern), "nothing writes to its logs")
+
+
+def _is_raylet(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "/raylet/raylet" in " ".join(process.cmdline())
+    return False
+
+
+def _with_open(pattern: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(pattern in file.path for file in process.open_files()):
+                found.append(process)
+    return found
+
+
 def _runs(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

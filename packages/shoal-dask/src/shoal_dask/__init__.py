@@ -2,6 +2,7 @@
 
     exceptions, settings        what was asked for, and what may go wrong
     forking, nanny, preloaded   worker processes of a local cluster
+    secret                      who may connect to it
     local, clusters             what a cluster is made with, and what became of its workers
     quiet, connection           the cluster and the client
     environment                 what the workers need to have

@@ -173,12 +173,10 @@ class Connection:
         given = dict(settings.cluster_kwargs or {})
         make, name = _cluster_class(settings.cluster_class)
         if settings.cluster_class is None:
-            directory = local.scratch()
-            remove = weakref.finalize(
-                self, local.remove, directory
-            )  # also by who forgets to release
+            folder = local.scratch()
+            remove = weakref.finalize(self, local.remove, folder)  # also by who forgets to release
             self._undo.append(lambda grace: remove())
-            given = {"loop": loop, **local.arguments(given, directory)}
+            given = {"loop": loop, **local.arguments(given, folder.path)}
             local.allow_children()
         from shoal_dask.clusters import start
 

@@ -2,7 +2,7 @@
 
 It is a `multiprocessing.forkserver.ForkServer` beside multiprocessing's own one, so that what it preloads and the
 environment it starts with are nobody else's. Starting it before `distributed` is imported saves the time of one of
-the two imports, where there are two processors. May import the standard library only.
+the two imports, where there are two processors. May import the standard library, and `scratch` of the core.
 """
 
 from __future__ import annotations
@@ -13,14 +13,28 @@ import os
 import signal
 import sys
 import threading
-from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
+import weakref
+from multiprocessing import (
+    connection,
+    forkserver,
+    popen_forkserver,
+    process,
+    reduction,
+    spawn,
+    util,
+)
 from multiprocessing.context import set_spawning_popen
 from typing import TYPE_CHECKING, Any
 
+from shoal.task_runners.remote.scratch import Scratch
+
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterator
 
 __all__ = ["SERVER", "Popen", "Server", "overruling"]
+
+#: Seconds within which the server answers as a rule; then it may have been stopped.
+ANSWERS_WITHIN = 1.0
 
 #: What `distributed.nanny.pre-spawn-environ` holds by default, and the seed that Dask gives all workers.
 _ENVIRONMENT = {
@@ -39,6 +53,7 @@ class Server:
         self._server = forkserver.ForkServer()
         self._server.set_forkserver_preload(["shoal_dask.preloaded"])
         self._starting = threading.Lock()
+        self._folder: Scratch | None = None
 
     def start(self) -> None:
         """Makes sure that it runs; does not wait until it is ready."""
@@ -49,11 +64,29 @@ class Server:
             before = {name: os.environ.get(name) for name in wanted}
             os.environ.update({k: v for k, v in wanted.items() if before[k] is None})
             try:
-                self._server.ensure_running()
+                with self._own_folder():
+                    self._server.ensure_running()
             finally:
                 for name, value in before.items():
                     if value is None:
                         del os.environ[name]
+
+    @contextlib.contextmanager
+    def _own_folder(self) -> Iterator[None]:
+        """Has the server's socket made in a folder that goes with this process, also if that is killed; for as long as it lives.
+
+        multiprocessing's own one stays then.
+        """
+        if self._folder is None:
+            self._folder = Scratch("fork")
+            weakref.finalize(self, self._folder.remove)
+        config: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
+        before = config.get("tempdir")
+        config["tempdir"] = self._folder.path
+        try:
+            yield
+        finally:
+            config["tempdir"] = before
 
     def wake(self) -> None:
         """Has it go on if somebody has stopped it: it alone can tell that a worker has ended, and start another."""
@@ -134,6 +167,8 @@ class Popen(popen_forkserver.Popen):
         self.finalizer = util.Finalize(self, _close, (parent, self.sentinel))
         with open(write, "wb", closefd=True) as file:
             file.write(data.getbuffer())
+        while not connection.wait([self.sentinel], ANSWERS_WITHIN):
+            SERVER.wake()
         self.pid = forkserver.read_signed(self.sentinel)
 
 

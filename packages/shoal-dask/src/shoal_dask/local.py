@@ -1,15 +1,15 @@
 """The temporary local cluster: what it is made with where the user did not say.
 
-May import `forking` and `nanny` (and with it distributed) on use.
+May import `scratch` of the core; `forking`, `nanny` and `secret` (and with them distributed) on use.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from typing import Any
+
+from shoal.task_runners.remote.scratch import Scratch
 
 __all__ = ["allow_children", "arguments", "prepare", "remove", "scratch", "wake"]
 
@@ -38,7 +38,7 @@ def arguments(given: dict[str, Any], directory: str) -> dict[str, Any]:
     """The arguments of `distributed.LocalCluster`.
 
     Worker processes have one thread each and are as many as this process may use processors; threads of this process
-    (`processes=False`) are one worker. No dashboard is started.
+    (`processes=False`) are one worker. No dashboard is started. Processes connect to each other by a `Secret`.
 
     Args:
         given: the user's `cluster_kwargs`, which prevail.
@@ -73,6 +73,10 @@ def arguments(given: dict[str, Any], directory: str) -> dict[str, Any]:
         from shoal_dask.nanny import LocalNanny
 
         made["worker_class"] = LocalNanny
+    if _has_processes(given) and not _says_who_connects(given):
+        from shoal_dask.secret import PROTOCOL, Secret
+
+        made |= {"protocol": PROTOCOL, "security": Secret()}
     return made
 
 
@@ -88,18 +92,18 @@ def allow_children() -> None:
     current._config.pop("daemon", None)
 
 
-def scratch() -> str:
-    """A new directory for the files of a cluster, where Dask is to have its own."""
+def scratch() -> Scratch:
+    """A new folder for the files of a cluster, where Dask is to have its own."""
     from dask import config
 
-    return tempfile.mkdtemp(prefix="shoal-dask-", dir=config.get("temporary-directory", None))
+    return Scratch("dask", config.get("temporary-directory", None))
 
 
-def remove(directory: str) -> None:
+def remove(folder: Scratch) -> None:
     """Removes what `scratch` made, and what is in it."""
     # Dask puts the directories of scheduler and nannies there, and does not always take them away.
-    sys.path[:] = [path for path in sys.path if not path.startswith(directory)]
-    shutil.rmtree(directory, ignore_errors=True)
+    sys.path[:] = [path for path in sys.path if not path.startswith(folder.path)]
+    folder.remove()
 
 
 def can_fork() -> bool:
@@ -117,6 +121,18 @@ def _has_processes(given: dict[str, Any]) -> bool:
         kind = given.get("worker_class")
         return kind is None or any(base.__name__ == "Nanny" for base in kind.__mro__)
     return bool(processes)
+
+
+def _says_who_connects(given: dict[str, Any]) -> bool:
+    """Whether the user, or Dask's configuration, says how processes connect, and so who else can."""
+    from dask import config
+
+    return (
+        given.get("protocol") is not None
+        or given.get("security") is not None
+        or "://" in str(given.get("host"))
+        or bool(config.get("distributed.comm.require-encryption"))
+    )
 
 
 def _processors() -> int:

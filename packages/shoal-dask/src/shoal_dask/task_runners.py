@@ -46,7 +46,8 @@ class DaskTaskRunner(ClusterTaskRunner):
             path of a scheduler file (`….json`), or a `distributed.Client`, used as it is.
         cluster_class: what makes a new cluster: a class, a function or a dotted name like
             `"dask_jobqueue.SLURMCluster"`. By default `distributed.LocalCluster`.
-        cluster_kwargs: its keyword arguments.
+        cluster_kwargs: its keyword arguments. The local cluster lets in its own workers and clients only; `"security": True`
+            encrypts, too, and `"protocol": "tcp://"` lets in every user of the machine.
         adapt_kwargs: the new cluster scales by itself, with these arguments of its `adapt()`.
         client_kwargs: more arguments of `distributed.Client`, such as `security`, `timeout` (seconds to connect) or
             `scheduler_file`.

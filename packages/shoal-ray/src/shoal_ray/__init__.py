@@ -5,7 +5,7 @@
     relay                       the driver's actor: futures for Ray, gates, a bus for Ray Client
     quiet, ray_thread           Ray in this process, and what it changes here
     connection                  who holds it
-    processes                   processes of this machine, and their end
+    processes, keeper           processes of this machine, and their end; also if the driver is killed
     environment, options        what the workers need to have; Ray's own words around a submit
     handles                     values that stay
     natives, members, session   Ray's own objects; the driver's books; what runs batches on a worker

@@ -155,8 +155,10 @@ class RayBackend(ClusterBackend):
             relay = self.relay()
             host, port = ray.get(relay.listen.remote(self.session, secret))
             self.link.ask(relay, self.session)
-        name = self.connection.relay_name
-        return Contact(self.session, host, port, secret, process_entropy(), name, namespace)
+        name, scratch = self.connection.relay_name, self.connection.scratch
+        return Contact(
+            self.session, host, port, secret, process_entropy(), name, namespace, scratch
+        )
 
     def stop(self, grace: float) -> None:
         """See `Backend`."""

@@ -116,6 +116,11 @@ class Connection:
         return self._instance.dashboard_link
 
     @property
+    def scratch(self) -> str | None:
+        """The folder for the records of workers of an instance of ours; `None` elsewhere."""
+        return self._instance.scratch
+
+    @property
     def relay_name(self) -> str:
         """What this process's relay is called among Ray's actors."""
         return self._instance.relay_name
@@ -194,7 +199,7 @@ class Instance:
         users: how many hold it.
         lost: whether it is known to be dead.
         prints: whether what tasks print is printed here.
-        is_local, shares_path, is_client, gcs_address, client_address, node_ip, dashboard_link: see `Connection`.
+        is_local, shares_path, is_client, gcs_address, client_address, node_ip, dashboard_link, scratch: see `Connection`.
     """
 
     def __init__(self) -> None:
@@ -215,6 +220,7 @@ class Instance:
         self.gcs_address: str | None = None
         self.client_address: str | None = None
         self.node_ip: str | None = None
+        self.scratch: str | None = None
         if self.is_client:
             from ray.util.client import ray as client
 
@@ -244,6 +250,7 @@ class Instance:
             instance.is_local = address == "local"
             instance.shares_path = instance.is_local and shares_path(given)
             instance.prints = given.get("log_to_driver") is not False
+            instance.scratch = thread.scratch.path if thread.scratch is not None else None
             _current = instance  # who is interrupted from here on leaves it
         if given.get("include_dashboard"):
             link = str(getattr(context, "dashboard_url", None) or "")
@@ -321,6 +328,8 @@ class Instance:
         if self._surroundings is not None:
             self._surroundings.restore()
             self._surroundings = None
+        if self._thread is not None:
+            self._thread.clear()
 
 
 _lock = threading.RLock()

@@ -6,7 +6,7 @@ names, at which Ray ends the process ("Tried to create an owned object that alre
 And the processes of an instance end with the thread that has started them. So Ray is initialised in a thread that
 does nothing else, and is there for as long as Ray is: `RayThread`.
 
-May import `settings`, `joining`, `processes`, `quiet` and `handles`; Ray on use.
+May import `settings`, `joining`, `keeper`, `processes`, `quiet` and `handles`; Ray on use.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ import sys
 import sysconfig
 import threading
 import time
+import weakref
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any
 
 from shoal.engine.interrupt import set_async_exception
 from shoal.logs import library_logger
+from shoal.task_runners.remote.scratch import Scratch
 
 from shoal_ray.handles import let_go
 from shoal_ray.joining import explain
+from shoal_ray.keeper import Keeper
 from shoal_ray.processes import Process, descendants, see_off
 from shoal_ray.quiet import Surroundings, quiet
 
@@ -57,10 +60,13 @@ class RayThread(threading.Thread):
 
     Attributes:
         left: set for it to be shut down.
+        scratch: where workers of an instance of ours write their records.
     """
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         super().__init__(name="shoal-ray-session", daemon=True)
+        self.scratch: Scratch | None = None
+        self._keeper: Keeper | None = None
         self._arguments = arguments
         self._begun: Future[Any] = Future()
         self._starting = True
@@ -84,6 +90,13 @@ class RayThread(threading.Thread):
                     set_async_exception(self.ident, KeyboardInterrupt)
             self.join(1.0)
 
+    def clear(self) -> None:
+        """Ray was shut down: ends what is left of an instance of ours, and removes what workers have written."""
+        if self._keeper is not None:
+            self._keeper.close()
+        if self.scratch is not None:
+            self.scratch.remove()
+
     def run(self) -> None:
         """See `threading.Thread`."""
         import ray
@@ -91,6 +104,10 @@ class RayThread(threading.Thread):
         before = set(descendants(os.getpid()))
         try:
             try:
+                if self._arguments["address"] == "local":
+                    self.scratch = Scratch("ray")
+                    weakref.finalize(self, self.scratch.remove)  # who forgets to leave
+                    self._keeper = Keeper()
                 context = None if self.left.is_set() else ray.init(**self._arguments)
             finally:
                 with self._lock:
@@ -143,6 +160,7 @@ def whole_or_nothing(
         forget()
         thread.give_up()
         _see_off_new(before)
+        thread.clear()
         surroundings.restore()
         if isinstance(error, Exception):
             raise explain(error, address, settings) from error

@@ -121,7 +121,7 @@ def _returned(begun: bool | str, values: Sequence[Any], slots: int) -> Any:
 
 
 def _scratch() -> str:
-    """A folder of this node: that of Ray's session, which goes with it."""
+    """A folder of this node, where the driver has none here: that of Ray's session."""
     node = getattr(ray._private.worker, "_global_node", None)
     return node.get_session_dir_path() if node is not None else tempfile.gettempdir()
 
@@ -292,7 +292,7 @@ class WorkerSession(ClusterWorker):
 
     def begin(self) -> None:
         """Says who this is, and begins to listen."""
-        self.identify(self._contact.entropy, _scratch())
+        self.identify(self._contact.entropy, self._contact.scratch or _scratch())
         hello = self.hello(this_environment())
         hello["node"] = ray.get_runtime_context().get_node_id()
         self.channel.send(messages.HELLO, dumps(hello))

@@ -56,6 +56,7 @@ class Contact(NamedTuple):
         entropy: of the driver (see `shoal.names`).
         relay: name of the relay, which is an actor.
         namespace: where it has that name.
+        scratch: a folder of the driver's for records of workers, where these are on its machine for sure.
     """
 
     session: str
@@ -65,6 +66,7 @@ class Contact(NamedTuple):
     entropy: int
     relay: str
     namespace: str
+    scratch: str | None = None
 
 
 def frame(kind: int, body: bytes) -> bytes:

@@ -27,6 +27,7 @@ driver     cluster_runner.py    what users configure
            cluster_backend.py   batches go out, and may be had back
            cluster_listener.py  what workers say
            cluster_members.py   the books about workers and batches
+           scratch.py           folders that go with the driver, at last when the next one makes one
 worker     cluster_worker.py    a worker of one session, and its threads
            columns.py           outcomes of a batch, until they are reported
 
