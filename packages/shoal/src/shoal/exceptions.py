@@ -24,14 +24,15 @@ May import `safely`. Everything else may import this module.
     ├── ReservedArgumentError     a parameter has a name that is ours        (TypeError)
     ├── MappingLengthMismatch     map() over iterables of different lengths  (ValueError)
     ├── MappingMissingIterable    map() without anything to map over         (ValueError)
-    ├── InvalidOption             an unknown or impossible option            (ValueError, TypeError)
+    ├── InvalidOption             an impossible option                       (ValueError, TypeError)
+    │   ├── UnknownOption         there is none of this name
+    │   └── UnknownRunner         a runner name that nobody registered
     ├── RunNameError              a run name template that cannot be used    (ValueError, TypeError)
     ├── SerializationError        something cannot cross to a worker or back
     ├── ConcurrencyLimitError     a tag limit that is unknown, zero or misused
     ├── BackendError              a backend told of what cannot be            (RuntimeError)
     ├── RunnerStateError          a runner used before, after, or twice      (RuntimeError)
     ├── MissingExtraError         a package is not installed                 (ImportError)
-    ├── UnknownRunner             a runner name that nobody registered       (ValueError)
     ├── ClusterError              there is no cluster to run anything on
     │   ├── ClusterUnreachable    none answers at an address                 (ConnectionError)
     │   ├── ClusterFailed         it could not be started, or would not be joined
@@ -49,6 +50,7 @@ import reprlib
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 from shoal.safely import repr_of
+from shoal.spelling import or_perhaps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,6 +87,7 @@ __all__ = [
     "ShoalError",
     "TaskRunTimeout",
     "UnfinishedRun",
+    "UnknownOption",
     "UnknownRunner",
     "UpstreamTaskError",
     "WaitCycle",
@@ -550,6 +553,21 @@ class InvalidOption(ShoalError, ValueError, TypeError):
         return f"The option {self.option}={self.value}{where} is not valid: {self.problem}"
 
 
+class UnknownOption(InvalidOption):
+    """There is no option of this name.
+
+    Attributes:
+        known: the options that there are.
+    """
+
+    known: Sequence[str] = ()
+    problem: str = "there is no such option"
+
+    def _text(self) -> str:
+        there = "There" if self.where is None else f"{self.where}: there"
+        return f"{there} is no option {self.option!r}{or_perhaps(self.option, self.known)}"
+
+
 class RunNameError(ShoalError, ValueError, TypeError):
     """A `task_run_name` or `flow_run_name` could not be turned into a name.
 
@@ -660,8 +678,8 @@ class MissingExtraError(ShoalError, ImportError):
     def command(self) -> str:
         """The exact command that installs it; for packages of ours, in a clone of the repository."""
         if self._ours:  # there are no releases yet
-            return f"python3 -m pip install ./packages/shoal ./packages/{self.requirement}"
-        return f'python3 -m pip install "{self.requirement}"'
+            return _install(f"./packages/shoal ./packages/{self.requirement}")
+        return _install(f'"{self.requirement}"')
 
     @property
     def _ours(self) -> bool:
@@ -672,7 +690,19 @@ class MissingExtraError(ShoalError, ImportError):
         return f"{self.feature} needs a package that is not installed: {self.command}{where}"
 
 
-class UnknownRunner(ShoalError, ValueError):
+def _install(packages: str) -> str:
+    """The command that installs into the environment in which this program runs, and into no other."""
+    import shlex
+    import sys
+    from importlib.util import find_spec
+
+    python = shlex.quote(sys.executable or "python3")
+    if find_spec("pip") is None:  # an environment that uv has made has none of its own
+        return f"uv pip install {packages} --python {python}"
+    return f"{python} -m pip install {packages}"
+
+
+class UnknownRunner(InvalidOption):
     """No task runner has this name or address.
 
     Attributes:
@@ -682,9 +712,18 @@ class UnknownRunner(ShoalError, ValueError):
 
     runner: str
     known: Sequence[str] = ()
+    option: str = "task_runner"
+    value: object = None
+    problem: str = "there is no such task runner"
+
+    def _prepare(self) -> None:
+        self.value = self.runner
+        super()._prepare()
 
     def _text(self) -> str:
-        return f"There is no task runner {self.runner!r}. Known: {_names(self.known)}."
+        there = "There" if self.where is None else f"{self.where}: there"
+        perhaps = or_perhaps(self.runner.partition(":")[0], self.known)
+        return f"{there} is no task runner {self.runner!r}{perhaps} Known: {_names(self.known)}."
 
 
 class ClusterError(ShoalError):

@@ -1,6 +1,6 @@
 """The commands by name, and how each of them ends.
 
-Exit codes: 0 it worked, 1 the flow failed, 2 the command line cannot be carried out as typed, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 it worked, 1 the flow failed (or, of `doctor`, something is wrong), 2 the command line cannot be carried out as typed, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from shoal import __version__
 from shoal.cli.concurrency_limit import concurrency_limit
 from shoal.cli.console import UsageError, print_error
 from shoal.cli.demo_command import demo
+from shoal.cli.doctor import doctor
 from shoal.cli.run import run
 from shoal.cli.runners import runners
 from shoal.exceptions import ShoalError
@@ -32,6 +33,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "runners": runners,
     "concurrency-limit": concurrency_limit,
     "demo": demo,
+    "doctor": doctor,
 }
 
 #: Any arguments at all, options included.
@@ -52,6 +54,7 @@ def make_app(*, plugins: bool = True) -> App:
     app = App(name="shoal", help=_HELP, version=f"shoal {__version__}", help_format="markdown")
     for name, command in _COMMANDS.items():
         app.command(command, name=sorted({name, name.replace("-", "_")}))
+    app.register_install_completion_command(help="Install completion for the shell in use.")
     if plugins:
         _add_plugins(app)
     return app
@@ -84,7 +87,7 @@ def _bench_is_missing(*arguments: _Anything) -> None:
     """Measure what a task costs beside the bare engines (package shoal-bench)."""
     raise UsageError(
         "the benchmarks are in the package shoal-bench, which is not installed. It comes with a clone of the "
-        "repository: run `uv run shoal bench` there, or `pip install ./benchmarks`."
+        "repository: run `uv run shoal bench` there."
     )
 
 
