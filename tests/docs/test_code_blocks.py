@@ -2,7 +2,7 @@
 
 * The ```python blocks of a page run in order, as one script in a fresh process and an empty directory.
 * `# prints: 42` at the end of a line in a block means that the script prints a line `42`, in the order of these.
-* In ```bash, ```sh and ```console blocks, the `shoal …` commands run (also behind `$`, `uv run` and `… &&`).
+* In ```bash, ```sh and ```console blocks, the `shoal …` commands run (also behind `$`, `uv run`, `.venv/bin/` and `… &&`).
 * `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out.
 * What a page speaks of and a test does not have, such as clusters elsewhere, has stand-ins: see `STAND_INS`. Pages on
   Ray share a cluster.
@@ -44,7 +44,7 @@ TIMEOUT_ON_RAY = 110
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>```+|~~~+) *\{?\.?(?P<language>\w*)")
 SKIP = re.compile(r"<!-- test: skip\b(?P<reason>.*?)-->")
 PRINTS = re.compile(r"# prints: (.*\S)")
-COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>shoal\b.*)")
+COMMAND = re.compile(r"(?:\$ )?(?:uv run |\.venv/bin/)?(?P<command>shoal\b.*)")
 
 
 #: By page, what gets the directory that its script is to run in ready, and says what to replace in the script.
