@@ -440,6 +440,8 @@ class ExecutorTaskRunner(BaseTaskRunner):
 
     Short runs travel in batches. What is beyond an executor: stopping a run that executes (a cancelled run is settled
     at once, its work goes on), and nesting on other workers (runs submitted inside a task run in its process).
+    At its time limit a run is stopped where it runs, and told; one in another process that is inside C code then is told
+    when that returns.
 
     Args:
         executor: an executor, used as it is and never shut down; or its class, or any callable that gives one, which
