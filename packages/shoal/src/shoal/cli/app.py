@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
@@ -54,10 +54,26 @@ def make_app(*, plugins: bool = True) -> App:
     app = App(name="shoal", help=_HELP, version=f"shoal {__version__}", help_format="markdown")
     for name, command in _COMMANDS.items():
         app.command(command, name=sorted({name, name.replace("-", "_")}))
-    app.register_install_completion_command(help="Install completion for the shell in use.")
+    app.command(_completion_of(app), name="--install-completion")
     if plugins:
         _add_plugins(app)
     return app
+
+
+def _completion_of(app: App) -> Callable[..., None]:
+    """What installs completion. As `register_install_completion_command`, which takes its time to import for every command."""
+
+    def install(*, shell: Literal["zsh", "bash", "fish"] | None = None) -> None:
+        """Have the shell complete commands, options and runners.
+
+        Args:
+            shell: which one; by default that in use.
+        """
+        from cyclopts.completion.install import create_install_completion_command
+
+        create_install_completion_command(app.install_completion, True)(shell=shell)
+
+    return install
 
 
 def _add_plugins(app: App) -> None:
