@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +26,8 @@ def doctor(
 
     Nothing is started and nothing is changed. The exit code is 1 if something is wrong; warnings are none.
     """
+    import json
+
     from shoal.cli.doctor_facts import Facts
     from shoal.cli.doctor_findings import Level, findings
 

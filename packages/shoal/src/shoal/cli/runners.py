@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -42,6 +41,8 @@ def runners(
     ] = False,
 ) -> None:
     """List the task runners that are installed, how to select one, and how to install the others."""
+    import json
+
     found = _runners()
     if json_output:
         print(json.dumps([asdict(runner) for runner in found], indent=2))

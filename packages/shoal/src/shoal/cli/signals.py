@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shoal.engine import handlers
 from shoal.exceptions import CancelledRun
-from shoal.task_runners.base import STOPPED
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -42,6 +41,10 @@ class Signals:
     """
 
     def __init__(self) -> None:
+        # Loaded with the first flow, and not for commands that run none.
+        from shoal.task_runners.base import STOPPED
+
+        self._stopped = STOPPED
         self.received: int | None = None
         self._handles = False
         self._clock: SimpleQueue[int | None] = SimpleQueue()
@@ -59,7 +62,9 @@ class Signals:
     def __exit__(self, *raised: object) -> None:
         if self.received is not None:
             if raised[0] is not None:  # else the flow has caught it, and ended all the same
-                print(_what_was_stopped(STOPPED.cancelled, STOPPED.ended), file=sys.stderr)
+                print(
+                    _what_was_stopped(self._stopped.cancelled, self._stopped.ended), file=sys.stderr
+                )
             return  # until the end of the process a signal ends it, and the clock goes on
         if self._handles:
             for number in _SIGNALS:
@@ -104,7 +109,7 @@ class Signals:
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
-        STOPPED.forget()  # flows that failed before are not what is told of
+        self._stopped.forget()  # flows that failed before are not what is told of
         self._clock.put(number)
         if self._cancel is not None:
             self._cancel()
