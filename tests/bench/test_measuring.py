@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from shoal_bench.fresh_process import SampleFailed, in_fresh_process, run_python
-from shoal_bench.harness import Result, Round, Spread, measure
+from shoal_bench.harness import Result, Round, Spread, measure, measure_all
 from shoal_bench.measurement import BYTES, SECONDS, Figure, Measurement, Sampler, Unit, Verdict
 from shoal_bench.workloads import WrongResults, seconds
 
@@ -90,6 +90,48 @@ class TestRounds:
         assert caught.value.__notes__ == ["while taking the measurement 'made-up'"]
 
 
+class TestQuickLooks:
+    """Each has a share of the time, by a clock of the test's own, on which a sample takes a second."""
+
+    def look(self, measurements: list[Measurement], seconds: float) -> list[Result]:
+        now = 0.0
+
+        def sample(size: int) -> float:
+            nonlocal now
+            now += 1.0
+            return 1.0
+
+        timed = [replace(each, ours=sample, bare=sample) for each in measurements]
+        return list(measure_all(timed, rounds=5, quick=True, seconds=seconds, clock=lambda: now))
+
+    @pytest.mark.parametrize(
+        ("seconds", "rounds"),
+        [(1000, [5, 5]), (12, [2, 2]), (0, [1, 1])],
+        ids=["plenty", "some", "none"],
+    )
+    def test_rounds_are_taken_while_there_is_time(self, seconds: float, rounds: list[int]) -> None:
+        results = self.look([measurement(), measurement()], seconds)
+        assert [len(result.rounds) for result in results] == rounds
+
+    def test_what_one_leaves_the_others_have(self) -> None:
+        first, second = self.look([measurement(repeats=1 / 5), measurement()], 14)
+        assert (len(first.rounds), len(second.rounds)) == (1, 5)
+
+    def test_what_takes_long_is_not_warmed_up(self) -> None:
+        sizes: list[int] = []
+
+        def sample(size: int) -> float:
+            sizes.append(size)
+            return 1.0
+
+        measure(measurement(sample, repeats=1 / 3), rounds=3, quick=True)
+        assert len(sizes) == 1
+
+    def test_further_engines_are_left_out(self) -> None:
+        (result,) = self.look([replace(measurement(), also={"other": float})], 10)
+        assert result.also == {}
+
+
 class TestFigures:
     def test_medians_are_of_what_each_round_gave(self) -> None:
         result = Result(measurement(), 100, (Round(1, 2), Round(1, 4), Round(2, 6)))
@@ -134,7 +176,8 @@ class TestFigures:
             (SECONDS, 4e-9, "0.004 µs"),
             (SECONDS, -0.002, "-2 ms"),
             (BYTES, 24.16, "24.2 B"),
-            (BYTES, 1922.4, "1,922 B"),
+            (BYTES, 1922.4, "1.92 kB"),
+            (BYTES, 50_002_107, "50 MB"),
         ],
     )
     def test_units(self, unit: Unit, value: float, text: str) -> None:

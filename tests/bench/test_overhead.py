@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from shoal_bench import cli
-from shoal_bench.measurement import SECONDS, Figure, Measurement
+from rich.console import Console
+from shoal_bench import cli, report
+from shoal_bench.harness import Result, Round
+from shoal_bench.machine import Machine
+from shoal_bench.measurement import BYTES, SECONDS, Figure, Measurement
 from shoal_bench.suites import Runner, measurements_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -156,27 +161,45 @@ class TestReports:
         assert overhead() == 0
         shown = capsys.readouterr()
         rows = [re.split(r"\s{2,}", line.strip()) for line in shown.out.splitlines()]
-        assert HEADINGS in rows
-        good = rows.index(
-            ["good", "1 s", "3 s", "3.00", "3x faster", "3x - 3x", "2x", "5x", "floor"]
-        )
-        assert rows[good + 1] == ["beside other", "2 s", "2.00"]
+        assert [heading for heading in HEADINGS if heading != "bare / ours"] in rows
+        good = rows.index(["good", "1 s", "3 s", "3x faster", "3 - 3x", "2x", "5x", "floor"])
+        assert rows[good + 1] == ["beside other", "2 s"]
         assert shown.err.splitlines() == ["good: 3x faster (floor)", "bad: 1.5x faster (missed)"]
+
+    def test_a_table_of_wide_figures_fits_a_terminal(self) -> None:
+        """100 columns, with the longest names there are."""
+        longest = max(
+            (m.name for runner in ("threads", "processes") for m in measurements_of(runner)),
+            key=len,
+        )
+        wide = replace(made_up(longest, ours=1), figure=Figure.TIMES_THE_COST, floor=1.25, aim=0.75)
+        also = {"joblib": 123e-6}
+        rounds = (Round(123.4e-6, 1.23e-9, also), Round(234.5e-3, 123e-6, also))
+        results = [
+            Result(replace(wide, also={"joblib": float}), 1, rounds),
+            Result(replace(wide, figure=Figure.EXTRA_COST, floor=70e-3, aim=35e-3), 1, rounds),
+            Result(replace(wide, unit=BYTES, figure=Figure.COST), 1, (Round(50_002_107, 999_999),)),
+        ]
+        console = Console(width=report.WIDTH, file=io.StringIO())
+        console.print(report.as_table(results, Machine.here()))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "…" not in shown
+        assert max(map(len, shown.splitlines())) <= 100
 
     def test_markdown(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert overhead("--markdown") == 0
         heading, rule, *rows, _, machine = capsys.readouterr().out.splitlines()
         assert heading == f"| {' | '.join(HEADINGS)} |"
         assert rule.count("|") == len(HEADINGS) + 1
-        assert rows[0] == "| good | 1 s | 3 s | 3.00 | 3x faster | 3x - 3x | 2x | 5x | floor |"
+        assert rows[0] == "| good | 1 s | 3 s | 3.00 | 3x faster | 3 - 3x | 2x | 5x | floor |"
         assert rows[1] == "| beside other |  | 2 s | 2.00 |  |  |  |  |  |"
         assert machine.startswith("Measured 20")
 
     def test_json(self, tmp_path: Path) -> None:
         file = tmp_path / "overhead.json"
-        assert overhead("--rounds", "2", "--quick", "--only", "good", "--json", str(file)) == 0
+        assert overhead("--rounds", "2", "--only", "good", "--json", str(file)) == 0
         written: dict[str, Any] = json.loads(file.read_text())
-        assert written["options"] == {"runner": "threads", "rounds": 2, "quick": True}
+        assert written["options"] == {"runner": "threads", "rounds": 2, "quick": False}
         machine = written["machine"]
         assert machine["cpus"] >= machine["usable_cpus"] >= 1
         assert "shoal" in machine["libraries"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import operator
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 from shoal.cli.app import PLUGINS, invoke
 from shoal.cli.signals import Signals
+from shoal.task_runners import registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,10 +102,6 @@ FLOWS = """
     @flow
     def leaves():
         raise SystemExit(3)
-
-    @flow(task_runner="treads")
-    def misses_runner():
-        pass
 
     here = 5
 """
@@ -204,21 +203,23 @@ def test_every_command_has_help(shoal: Shoal, command: str) -> None:
         ("run flows.py:types -p shop=x", ["Shop", "JSON", "'shop={"]),
         ("run flows.py:types -p kind=c", ["kind=c", "'a' or 'b'"]),
         ("run flows.py:loose -p first=1 -p rate=high", ["-p rate=high", "**options: float"]),
-        ("run flows.py:place --runner treads", ["'treads'", "Did you mean 'threads'?"]),
+        ("run flows.py:place --runner treads", ["'treads'", "did you mean 'threads'?"]),
+        ("run flows.py:place --runner thread", ["'thread'", "did you mean 'threads'?"]),
         ("run flows.py:place --runner threads:many", ["'many'", "a whole number is needed"]),
         ("run flows.py:place --runner threads:0", ["max_workers=0"]),
-        ("run flows.py:place --runner proceses", ["'proceses'", "Did you mean 'processes'?"]),
+        ("run flows.py:place --runner proceses", ["'proceses'", "did you mean 'processes'?"]),
         ("run flows.py:place --runner processes:0", ["max_workers=0"]),
         ("run flows.py:place --runner processes:two", ["'two'", "a whole number is needed"]),
-        ("run flows.py:misses_runner", ["'treads'", "Did you mean 'threads'?"]),
+        ("run bad.py", ["flow 'only'", "'treads'", "did you mean 'threads'?"]),
         ("demo --limit 0", ["--limit", ">= 1"]),
-        ("demo --runner treads", ["Did you mean 'threads'?"]),
+        ("demo --runner treads", ["did you mean 'threads'?"]),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(
     shoal: Shoal, folder: Path, line: str, parts: list[str]
 ) -> None:
     (folder / "none.py").write_text("x = 1\n")
+    (folder / "bad.py").write_text(ONE_FLOW.replace("@flow", "@flow(task_runner='treads')"))
     (folder / "notes.txt").write_text("x = 1\n")
     code, out, err = shoal(*line.split())
     assert (code, out) == (2, "")
@@ -241,7 +242,7 @@ def test_the_runner_of_the_environment_is_checked(
     monkeypatch.setenv("SHOAL_TASK_RUNNER", "treads")
     code, _, err = shoal("run", "flows.py:nothing")
     assert code == 2
-    assert "'treads'" in err
+    assert "SHOAL_TASK_RUNNER: there is no task runner 'treads'; did you mean 'threads'?" in err
 
 
 # ---------------------------------------------------------------------- parameters
@@ -441,13 +442,75 @@ def test_runners_are_listed(shoal: Shoal) -> None:
     code, out, err = shoal("runners")
     assert (code, err) == (0, "")
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
-    assert rows["threads"][1:5] == ["shoal", package.__version__, "--runner", "threads"]
-    assert rows["processes"][1:5] == ["shoal", package.__version__, "--runner", "processes"]
+    assert rows["threads"][1:5] == ["shoal", package.__version__, "-r", "threads"]
+    assert rows["processes"][1:5] == ["shoal", package.__version__, "-r", "processes"]
     assert "default" in " ".join(rows["threads"])
     assert "default" not in " ".join(rows["processes"])
-    for name in ("dask", "ray"):
-        row = " ".join(rows[name])
-        assert f"--runner {name}" in row or f"./packages/shoal-{name}" in row
+    assert max(map(len, out.splitlines()[: len(rows)])) < 101
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """shoal-ray is not installed."""
+    found = registry.installed()
+    without = {name: entry for name, entry in found.items() if name != "ray"}
+    monkeypatch.setattr(registry, "installed", lambda: without)
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_runners_that_are_not_installed_say_how(shoal: Shoal) -> None:
+    _, out, _ = shoal("runners")
+    assert "ray comes with shoal-ray; in a clone: " in out
+    assert "pip install ./packages/shoal ./packages/shoal-ray" in out
+    code, _, err = shoal("run", "flows.py:place", "-r", "ray")
+    assert code == 2
+    assert "pip install ./packages/shoal ./packages/shoal-ray" in err
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_runners_as_json(shoal: Shoal) -> None:
+    """With the versions of engines, where a package brings one (SPEC 11.3)."""
+    code, out, err = shoal("runners", "--json")
+    assert (code, err) == (0, "")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["threads"]["is_default"]
+    assert rows["threads"]["engines"] == {}
+    assert "shoal-ray" in rows["ray"]["install"]
+    assert rows["ray"]["version"] is None
+    for name in rows.keys() & {"dask"}:
+        assert rows[name]["engines"]["distributed"] == importlib.metadata.version("distributed")
+
+
+def test_the_package_runs_as_the_command() -> None:
+    import shoal as package
+
+    command = [sys.executable, "-m", "shoal", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"shoal {package.__version__}\n"
+
+
+def test_shells_complete_commands_and_runners(
+    shoal: Shoal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its script is in a home of the test's own; bash is asked what it makes of that."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, _, _ = shoal("--install-completion", "--shell", "bash")
+    assert code == 0
+    script = tmp_path / ".local/share/bash-completion/completions/shoal"
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+
+    def completed(*words: str) -> list[str]:
+        asked = " ".join(f"'{word}'" for word in words)
+        code = f"COMP_WORDS=({asked}); COMP_CWORD={len(words) - 1}; _shoal; echo ${{COMPREPLY[@]}}"
+        command = ["bash", "-c", f"source {script}; {code}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert completed("shoal", "doc") == ["doctor"]
+    assert completed("shoal", "run", "flows.py", "--runner", "th") == ["threads"]
+    assert completed("shoal", "demo", "-r", "") == [
+        *("threads", "processes", "sequential", "dask", "ray")
+    ]
+    assert completed("shoal", "run", "flo") == ["flows.py"]
 
 
 def entry(name: str, value: str) -> importlib.metadata.EntryPoint:
@@ -514,6 +577,10 @@ SLOW = """
     from shoal.futures import as_completed
 
     @task
+    def quick(n):
+        return n
+
+    @task
     def spin():
         while True:
             time.sleep(0.01)
@@ -523,6 +590,7 @@ SLOW = """
 
     @flow
     def tasks():
+        quick.map(range(3)).result()
         futures = spin.map(range(0, 50, 10))
         say("ready")
         futures.wait()
@@ -563,6 +631,22 @@ SLOW = """
         await asyncio.sleep(60)
 
     @flow
+    def covers_up():
+        try:
+            say("ready")
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise ValueError("cannot be pickled") from None
+
+    @flow
+    def takes_notice():
+        try:
+            say("ready")
+            time.sleep(60)
+        except KeyboardInterrupt:
+            return "noticed"
+
+    @flow
     def held_up():
         threading.Thread(target=time.sleep, args=(60,)).start()
         say("ready")
@@ -594,6 +678,42 @@ def test_a_signal_ends_the_flow_quietly(
         _, err = process.communicate(timeout=20)
     assert process.returncode == code
     assert time.monotonic() - began < 15
+    assert "Traceback" not in err
+    stopped = "Stopped." if flow == "coroutine" else "Stopped: 5 runs were cancelled, 3 had ended."
+    assert stopped in err.splitlines()
+
+
+def test_a_signal_that_comes_as_another_error_is_no_failure(tmp_path: Path) -> None:
+    """Where it is raised in the midst of pickling, say, and that is told as what it is: an error."""
+    with started(tmp_path, SHOAL, "run", "slow.py:covers_up") as process:
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "Stopped." in err.splitlines()
+
+
+def test_a_flow_that_takes_notice_of_a_signal_has_the_last_word(tmp_path: Path) -> None:
+    with started(tmp_path, SHOAL, "run", "slow.py:takes_notice") as process:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "noticed\n")
+    assert "Stopped" not in err
+
+
+def test_the_demo_says_what_was_stopped(tmp_path: Path) -> None:
+    command = [SHOAL, "demo", "--runner", "threads:1"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert "measured" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert re.search(
+        r"^Stopped: [\d,]+ runs were cancelled, [\d,]+ had ended\.$", err, re.MULTILINE
+    )
     assert "Traceback" not in err
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from shoal import State
-from shoal.cli import demo
+from shoal.cli import demo, demo_screen
 from shoal.cli.app import invoke
 from shoal.serialization import dumps, loads
 from shoal.states import Failed
@@ -129,11 +130,22 @@ def test_the_command_shows_progress_and_a_summary(
     assert invoke(["demo", "--runner", "threads:2"]) == 0
     out, err = capsys.readouterr()
     assert err.splitlines()[-1] == "measured 5 of 5 files"
+    assert "starting" not in err
     for title in ("Largest modules", "Longest functions", "Most imported"):
         assert title in out
     assert "5 files, 18 lines, 3 functions; 3 modules, 7 imports" in out
     assert "ThreadPoolTaskRunner(max_workers=2): 16 task runs" in out
     assert "1 files do not parse: broken.py" in out
+    gain = r"[\d.]+ s of a processor's work in ([\d.]+) s: [\d.]+x one worker \([\d.]+ s to start and stop the runner\)"
+    assert re.fullmatch(gain, out.splitlines()[-1])
+
+
+def test_the_gain_is_worked_out_from_what_was_measured(library: Path, tmp_path: Path) -> None:
+    found = demo.survey.with_options(task_runner="sequential")(tmp_path / "report.md")
+    assert 0 < sum(module.seconds for module in found.modules) < found.seconds
+    assert demo_screen._gain(6.0, 2.0, 1.5) == (
+        "6.00 s of a processor's work in 2.00 s: 3.0x one worker (1.50 s to start and stop the runner)"
+    )
 
 
 @pytest.mark.usefixtures("library")
@@ -159,7 +171,9 @@ def test_the_command_in_a_process_of_its_own(runner: str, shown: str) -> None:
     command = [SHOAL, "demo", "--limit", "30", "--runner", runner]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == "measured 30 of 30 files"
+    lines = done.stderr.splitlines()
+    assert lines[-1] == "measured 30 of 30 files"
+    assert ("starting worker processes ..." in lines) is (runner != "threads")
     assert "30 files, " in done.stdout
     assert f" s on {shown}: " in done.stdout
     assert "a second" in done.stdout

@@ -41,6 +41,7 @@ from shoal.exceptions import (
     ShoalError,
     TaskRunTimeout,
     UnfinishedRun,
+    UnknownOption,
     UnknownRunner,
     UpstreamTaskError,
     WaitCycle,
@@ -110,7 +111,14 @@ EXAMPLES: list[tuple[ShoalError, list[str]]] = [
         MissingExtraError(feature="'dask'", requirement="shoal-dask"),
         ["'dask'", "pip install ./packages/shoal ./packages/shoal-dask", "clone"],
     ),
-    (UnknownRunner(runner="treads", known=("threads", "dask")), ["'treads'", "'threads'"]),
+    (
+        UnknownOption(where="task 'fetch'", option="retrys", value=3, known=("retries", "tags")),
+        ["task 'fetch': there is no option 'retrys'; did you mean 'retries'?"],
+    ),
+    (
+        UnknownRunner(runner="treads:4", known=("threads", "dask")),
+        ["There is no task runner 'treads:4'; did you mean 'threads'? Known: 'threads', 'dask'."],
+    ),
     (
         ClusterUnreachable(cluster="Ray", address="ray://h:1", problem="no answer"),
         ["Ray", "ray://h:1", "no answer"],

@@ -359,11 +359,37 @@ def test_the_environment_names_the_default_runner(monkeypatch: pytest.MonkeyPatc
 
 
 def test_runners_that_there_are_not() -> None:
-    with pytest.raises(UnknownRunner, match="treads") as caught:
-        flow(task_runner="treads:4")(plain_function)()
-    assert "threads" in caught.value.known
+    """Refused where they are written, and not where the flow runs (SPEC 3.1)."""
+    message = "flow 'plain-function': there is no task runner 'treads:4'; did you mean 'threads'?"
+    for make in (
+        flow(task_runner="treads:4"),
+        lambda fn: flow(fn).with_options(task_runner="treads:4"),
+    ):
+        with pytest.raises(UnknownRunner, match=re.escape(message)) as caught:
+            make(plain_function)
+        assert "threads" in caught.value.known
+        assert isinstance(caught.value, InvalidOption)
     with pytest.raises(InvalidOption, match="max_workers"):
         flow(task_runner="threads:many")(plain_function)()
+
+
+@pytest.mark.parametrize(
+    "runner", ["threads:4", "processes", "dask", "tcp://host:8786", "ray://host:10001"]
+)
+def test_naming_a_runner_of_ours_looks_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, runner: str
+) -> None:
+    """Nor must its package be installed where the flow is only defined (SPEC 11.3)."""
+    monkeypatch.setattr("shoal.task_runners.registry.installed", None)
+    assert flow(task_runner=runner)(plain_function).task_runner == runner
+
+
+def test_a_misspelt_option_is_named_with_its_flow() -> None:
+    message = "flow 'plain-function': there is no option 'task_runer'; did you mean 'task_runner'?"
+    with pytest.raises(InvalidOption, match=re.escape(message)):
+        flow(task_runer="threads")(plain_function)  # type: ignore[call-overload]
+    with pytest.raises(InvalidOption, match="flow 'mine'"):
+        flow(task_runer="threads", name="mine")(plain_function)  # type: ignore[call-overload]
 
 
 def test_a_runner_of_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,13 @@ import pytest
 from loky import ProcessPoolExecutor as LokyExecutor
 from shoal import flow, runtime, task
 from shoal.engine.loops import SERVICE_LOOP
-from shoal.exceptions import CancelledRun, InvalidOption, SerializationError, WorkerDied
+from shoal.exceptions import (
+    CancelledRun,
+    InvalidOption,
+    SerializationError,
+    TaskRunTimeout,
+    WorkerDied,
+)
 from shoal.task_runners import ExecutorTaskRunner
 from shoal.testing import TaskRunnerSuite
 from shoal.testing.samples import boom, hold, inc, note
@@ -284,6 +290,59 @@ def test_a_broken_pool_whose_workers_do_not_want_to_end(signals: Signals) -> Non
             with pytest.raises(WorkerDied):
                 run.result(timeout=PATIENCE)
         assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_run_in_this_process_is_reported_at_its_limit(retries: int) -> None:
+    """SPEC 7.3: where a call that blocks cannot be stopped, nobody waits for its end; hooks are called once."""
+    failures: list[str] = []
+    began = [threading.Event() for _ in range(retries + 1)]
+    go_on = [threading.Event() for _ in range(retries + 1)]
+
+    @task(
+        timeout_seconds=0.1,
+        retries=retries,
+        on_failure=[lambda task, run, state: failures.append(state.name)],
+    )
+    def overruns() -> None:
+        attempt = runtime.task_run.run_count - 1
+        began[attempt].set()
+        go_on[attempt].wait(PATIENCE)
+
+    with ExecutorTaskRunner(ThreadPoolExecutor, max_workers=1) as runner:
+        future = runner.submit(overruns, {})
+        for attempt in range(retries):  # the next never overlaps one that still runs
+            assert began[attempt].wait(PATIENCE)
+            time.sleep(0.3)
+            assert not began[attempt + 1].is_set()
+            go_on[attempt].set()
+        assert began[-1].wait(PATIENCE)
+        with pytest.raises(TaskRunTimeout):
+            future.result(timeout=PATIENCE)
+        assert future.state.name == "TimedOut"
+        go_on[-1].set()
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+    assert failures == ["TimedOut"]
+
+
+@pytest.mark.parametrize("arguments", ["wait=True", "wait=True, *, cancel_futures=False"])
+def test_any_executor_that_is_made_is_shut_down(arguments: str) -> None:
+    """loky's takes no `cancel_futures`; a thread that died of it was all that was to be seen."""
+    ended: list[bool] = []
+
+    class Made(ThreadPoolExecutor):
+        pass
+
+    space = {"ThreadPoolExecutor": ThreadPoolExecutor, "ended": ended}
+    exec(
+        f"def shutdown(self, {arguments}):\n"
+        "    ThreadPoolExecutor.shutdown(self, wait)\n    ended.append(wait)",
+        space,
+    )
+    Made.shutdown = space["shutdown"]  # type: ignore[method-assign, assignment]
+    with ExecutorTaskRunner(Made, max_workers=1) as runner:
+        assert runner.submit(inc, {"x": 1}).result(timeout=PATIENCE) == 2
+    assert ended == [True]
 
 
 def test_cancelling_what_runs_settles_it_at_once(signals: Signals) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import pickle
+import re
 import threading
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -157,6 +158,17 @@ def test_bad_options(option: str, value: Any) -> None:
             make(**{option: value})  # type: ignore[operator, unused-ignore]
         assert caught.value.option == option
         assert isinstance(caught.value, (ValueError, TypeError))
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("retrys", "retries"), ("timeout", "timeout_seconds"), ("on_complete", "on_completion")],
+)
+def test_a_misspelt_option_is_named_with_its_task(option: str, meant: str) -> None:
+    message = f"task 'plain_function': there is no option {option!r}; did you mean '{meant}'"
+    for make in (task(plain_function).with_options, lambda **o: task(**o)(plain_function)):
+        with pytest.raises(InvalidOption, match=re.escape(message)):
+            make(**{option: 1})  # type: ignore[operator, unused-ignore]
 
 
 def test_what_cannot_be_a_task() -> None:

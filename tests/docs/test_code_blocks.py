@@ -2,7 +2,7 @@
 
 * The ```python blocks of a page run in order, as one script in a fresh process and an empty directory.
 * `# prints: 42` at the end of a line in a block means that the script prints a line `42`, in the order of these.
-* In ```bash, ```sh and ```console blocks, the `shoal …` commands run (also behind `$`, `uv run` and `… &&`).
+* In ```bash, ```sh and ```console blocks, the `shoal …` commands run (also behind `$`, `uv run`, `.venv/bin/` and `… &&`).
 * `<!-- test: skip REASON -->` on the last line of text before a block leaves that block out. `<!-- test: untyped REASON -->`
   says that type checkers find an error in it: see `test_code_types.py`.
 * `<!-- test: file NAME -->` there has the commands of the page find the block as that file.
@@ -53,7 +53,7 @@ FENCE = re.compile(
 MARK = re.compile(r"<!-- test: (?P<what>\w+)(?P<said>.*?)-->")
 TESTS = re.compile(r"^def test_", re.MULTILINE)
 PRINTS = re.compile(r"# prints: (.*\S)")
-COMMAND = re.compile(r"(?:\$ )?(?:uv run )?(?P<command>shoal\b.*)")
+COMMAND = re.compile(r"(?:\$ )?(?:uv run |\.venv/bin/)?(?P<command>shoal\b.*)")
 
 
 #: By page, what gets the directory that its script is to run in ready, and says what to replace in the script.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +24,9 @@ app = App(name="bench", help="Measure what Shoal costs per task, beside the bare
 ROUNDS = 7
 QUICK_ROUNDS = 3
 
-#: Columns of the table, whatever the terminal has: figures that are cut off tell nothing.
-TABLE_WIDTH = 140
+#: Seconds for all measurements of a quick look; each takes a warm-up and a round all the same, and starting engines
+#: takes its time.
+QUICK_SECONDS = 30.0
 
 
 @app.command
@@ -40,13 +42,13 @@ def overhead(
 ) -> int:
     """Measure the overhead of a runner against its bare engine, in rounds of one sample each.
 
-    docs/benchmarks.md explains what is measured and how to read it.
+    Ours and the bare engine do the same work in turn; the table has the medians, and what floor and aim were set.
 
     Args:
         runner: whose measurements to take: threads, processes, dask or ray.
         only: take this measurement and no other; can be given several times.
-        rounds: how many rounds count; 7, or 3 with --quick.
-        quick: do less work in fewer rounds: for a first look, not for conclusions.
+        rounds: how many rounds count; 7, or with --quick up to 3, as long as the time lasts.
+        quick: do less work in fewer rounds, beside the bare engine only: a first look in under a minute.
         json_file: write everything that was measured to this file, with the machine it was measured on.
         markdown: print the table in Markdown.
         check: end with 1 if a floor was missed.
@@ -60,19 +62,20 @@ def overhead(
         )
         return 2
     chosen = [m for m in measurements if not only or m.name in only]
+    seconds = QUICK_SECONDS if quick and rounds is None else math.inf
     if rounds is None:
         rounds = QUICK_ROUNDS if quick else ROUNDS
 
     machine = Machine.here()  # now, because the measurements are a load themselves
     results = []
-    for result in measure_all(chosen, rounds, quick=quick):
+    for result in measure_all(chosen, rounds, quick=quick, seconds=seconds):
         progress.print(report.summary(result))
         results.append(result)
 
     if markdown:
         print(report.as_markdown(results, machine), end="")
     else:
-        Console(width=TABLE_WIDTH).print(report.as_table(results, machine))
+        Console(width=report.WIDTH).print(report.as_table(results, machine))
     if json_file is not None:
         options = {"runner": runner, "rounds": rounds, "quick": quick}
         json_file.write_text(json.dumps(report.as_json(results, machine, options), indent=2) + "\n")

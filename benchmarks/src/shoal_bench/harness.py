@@ -6,6 +6,9 @@
 
 What disturbs a machine lasts longer than a round, so it meets both sides alike: ratios are made within a round, and
 the median of the rounds is judged. The warm-up takes what happens once: bytecode, lazy imports, caches.
+
+A quick look has so many seconds for all measurements. It leaves the further engines out, takes no further round of one
+that has had its share, and warms nothing up that takes long.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from __future__ import annotations
 import gc
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from shoal_bench.measurement import Measurement, Sampler, Verdict
 
@@ -98,27 +102,56 @@ class Result:
 
 
 def measure_all(
-    measurements: Iterable[Measurement], rounds: int, *, quick: bool = False
+    measurements: Sequence[Measurement],
+    rounds: int,
+    *,
+    quick: bool = False,
+    seconds: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Result]:
-    """Measures one after the other; gives each result as it is there."""
-    for measurement in measurements:
-        yield measure(measurement, rounds, quick=quick)
+    """Measures one after the other; gives each result as it is there.
+
+    Args:
+        measurements: what to measure.
+        rounds: see `measure`.
+        quick: see `measure`.
+        seconds: for all: each may have an equal share of what is left.
+        clock: tells the time, in seconds.
+    """
+    end = clock() + seconds
+    for position, measurement in enumerate(measurements):
+        now = clock()
+        share = (end - now) / (len(measurements) - position)
+        yield measure(measurement, rounds, quick=quick, until=now + share, clock=clock)
 
 
-def measure(measurement: Measurement, rounds: int, *, quick: bool = False) -> Result:
+def measure(
+    measurement: Measurement,
+    rounds: int,
+    *,
+    quick: bool = False,
+    until: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
     """Takes one measurement.
 
     Args:
         measurement: what to measure.
         rounds: how many rounds count, times what the measurement itself asks for.
-        quick: whether to do less work in each sample.
+        quick: whether to do less work in each sample, and to leave further engines out.
+        until: when no further round is begun, by the clock; one is taken in any case.
+        clock: tells the time, in seconds.
     """
     size = measurement.size
-    if quick and measurement.quick_size is not None:
-        size = measurement.quick_size
-    _take_round(measurement, size)  # the warm-up
-    count = math.ceil(rounds * measurement.repeats)
-    return Result(measurement, size, tuple(_take_round(measurement, size) for _ in range(count)))
+    if quick:
+        size = measurement.quick_size or size
+        measurement = replace(measurement, also={})
+    if not quick or measurement.repeats >= 1:  # those that take long are alike from the first on
+        _take_round(measurement, size)  # the warm-up
+    taken = [_take_round(measurement, size)]
+    while len(taken) < math.ceil(rounds * measurement.repeats) and clock() < until:
+        taken.append(_take_round(measurement, size))
+    return Result(measurement, size, tuple(taken))
 
 
 def _take_round(measurement: Measurement, size: int) -> Round:

@@ -32,7 +32,7 @@ class Unit:
 
 
 SECONDS = Unit("seconds", ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")))
-BYTES = Unit("bytes", ((1.0, "B"),))
+BYTES = Unit("bytes", ((1e6, "MB"), (1e3, "kB"), (1.0, "B")))
 
 
 class Figure(Enum):

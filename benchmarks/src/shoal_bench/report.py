@@ -16,12 +16,17 @@ from shoal_bench.measurement import Verdict
 
 __all__ = ["as_json", "as_markdown", "as_table", "summary"]
 
+#: Columns of the table on a terminal, whatever that has: figures that are cut off tell nothing.
+WIDTH = 100
+
+RATIO = "bare / ours"
+
 #: Headings of the columns, and whether they hold numbers.
 COLUMNS = (
     ("measurement", False),
     ("ours", True),
     ("bare", True),
-    ("bare / ours", True),
+    (RATIO, True),
     ("judged", True),
     ("min - max", True),
     ("floor", True),
@@ -42,13 +47,20 @@ def as_table(results: Iterable[Result], machine: Machine) -> Table:
         caption_justify="left",
     )
     for heading, is_number in COLUMNS:
-        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
+        if heading != RATIO:
+            table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
     for result in results:
-        *cells, verdict = _cells(result)
+        *cells, verdict = _without_ratio(list(_cells(result)))
         table.add_row(*cells, Text(verdict, style=STYLES[result.verdict]))
         for row in _rows_of_others(result):
-            table.add_row(*row, style="dim")
+            table.add_row(*_without_ratio(row), style="dim")
     return table
+
+
+def _without_ratio(row: Sequence[str]) -> list[str]:
+    """A row without what it says twice, or can be worked out: a terminal is narrow."""
+    ratio = [heading for heading, _ in COLUMNS].index(RATIO)
+    return [cell for position, cell in enumerate(row) if position != ratio]
 
 
 def as_markdown(results: Iterable[Result], machine: Machine) -> str:
@@ -84,7 +96,9 @@ def _cells(result: Result) -> Iterator[str]:
     yield unit.show(result.bare.median)
     yield f"{result.ratio.median:.2f}"
     yield _judged(result)
-    yield f"{figure.show(judged.min, unit)} - {figure.show(judged.max, unit)}"
+    least, most = figure.show(judged.min, unit), figure.show(judged.max, unit)
+    same = least.partition(" ")[2] == most.partition(" ")[2] or "x" in least
+    yield f"{least.rstrip('x').partition(' ')[0] if same else least} - {most}"
     yield figure.show(measurement.floor, unit)
     yield figure.show(measurement.aim, unit)
     yield result.verdict

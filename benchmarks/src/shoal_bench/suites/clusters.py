@@ -320,7 +320,7 @@ class ClusterSamples(ABC):
                 bare=self.native_long_tasks,
                 figure=Figure.TIMES_THE_COST,
                 size=200,
-                quick_size=40,
+                quick_size=20,
                 repeats=1 / 3,
             ),
         )

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from shoal.exceptions import InvalidOption
+from shoal.exceptions import InvalidOption, UnknownOption
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["Checks", "name_of_function"]
+__all__ = ["Checks", "check_names", "name_of_function"]
 
 
 class Checks:
@@ -128,6 +128,25 @@ class Checks:
                 "batch", value, "True, False, or the most runs that may travel together"
             )
         return value
+
+
+def check_names(where: str, options: Mapping[str, Any], make: Callable[..., Any]) -> None:
+    """Checks that a decorator has the options that it was given.
+
+    Args:
+        where: the task or flow, for an error.
+        options: what it was given.
+        make: what takes the options, after itself and the function.
+
+    Raises:
+        UnknownOption: it has not.
+    """
+    import inspect
+
+    known = list(inspect.signature(make).parameters)[2:]
+    for option, value in options.items():
+        if option not in known:
+            raise UnknownOption(where=where, option=option, value=value, known=known)
 
 
 def name_of_function(function: Any) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from shoal import elsewhere, settings
-from shoal.checks import Checks, name_of_function
-from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError
+from shoal.checks import Checks, check_names, name_of_function
+from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError, UnknownOption
 from shoal.names import function_name_to_flow_name
 from shoal.specs import RESERVED, FlowSpec, bind_error, kind_of_function
 from shoal.task_runners.base import TaskRunner
@@ -73,6 +73,10 @@ class Flow(FlowSpec, Generic[P, R_co]):
         self.version = check.text("version", version)
         self.flow_run_name = check.run_name("flow_run_name", flow_run_name)
         self.task_runner = check.runner(task_runner)
+        if isinstance(task_runner, str):
+            from shoal.task_runners.registry import check_name
+
+            check_name(task_runner, check.where)
         self.retries = (
             settings.flow_retries() if retries is None else check.whole("retries", retries)
         )
@@ -145,11 +149,8 @@ class Flow(FlowSpec, Generic[P, R_co]):
         kept = self.options()
         for option, value in options.items():
             if option not in kept:
-                raise InvalidOption(
-                    where=f"flow {self.name!r}",
-                    option=option,
-                    value=value,
-                    problem="there is no such option",
+                raise UnknownOption(
+                    where=f"flow {self.name!r}", option=option, value=value, known=tuple(kept)
                 )
         function: Any = self.fn if self._binding is None else self._binding(self.fn)
         changed: Flow[P, R_co] = Flow(function, **{**kept, **options})
@@ -319,15 +320,13 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
         ... def squares(numbers: list[int]) -> list[int]:
         ...     return square.map(numbers).result()
     """
-    known = inspect.signature(Flow.__init__).parameters
-    for option, value in options.items():
-        if option not in known or option in ("self", "fn"):
-            raise InvalidOption(
-                where="@flow", option=option, value=value, problem="there is no such option"
-            )
-    if fn is None:
-        return lambda function: Flow(function, **options)
-    return Flow(fn, **options)
+
+    def make(function: Any) -> Flow[Any, Any]:
+        name = options.get("name") or function_name_to_flow_name(name_of_function(function))
+        check_names(f"flow {name!r}", options, Flow.__init__)
+        return Flow(function, **options)
+
+    return make if fn is None else make(fn)
 
 
 if not TYPE_CHECKING:

@@ -23,10 +23,10 @@ from shoal import elsewhere, settings
 from shoal.annotations import unmapped
 from shoal.backoff import exponential_backoff
 from shoal.calls import Call
-from shoal.checks import Checks, name_of_function
+from shoal.checks import Checks, check_names, name_of_function
 from shoal.context import SCOPE, TAGS, TaskRun, current_scope
 from shoal.engine.columns import column, common_length
-from shoal.exceptions import InvalidOption
+from shoal.exceptions import InvalidOption, UnknownOption
 from shoal.futures import TaskFuture
 from shoal.limits.settings import limits_in_use
 from shoal.names import next_number
@@ -178,11 +178,8 @@ class Task(TaskSpec, Generic[P, R_co]):
         kept = self.options()
         for option, value in options.items():
             if option not in kept:
-                raise InvalidOption(
-                    where=f"task {self.name!r}",
-                    option=option,
-                    value=value,
-                    problem="there is no such option",
+                raise UnknownOption(
+                    where=f"task {self.name!r}", option=option, value=value, known=tuple(kept)
                 )
         return type(self)(self._original(), **{**kept, **options})
 
@@ -447,15 +444,13 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         >>> @task(retries=2, retry_delay_seconds=0.5)
         ... def fetch(url: str) -> bytes: ...
     """
-    known = inspect.signature(Task.__init__).parameters
-    for option, value in options.items():
-        if option not in known or option in ("self", "fn"):
-            raise InvalidOption(
-                where="@task", option=option, value=value, problem="there is no such option"
-            )
-    if fn is None:
-        return lambda function: Task(function, **options)
-    return Task(fn, **options)
+
+    def make(function: Any) -> Task[Any, Any]:
+        name = options.get("name") or name_of_function(function)
+        check_names(f"task {name!r}", options, Task.__init__)
+        return Task(function, **options)
+
+    return make if fn is None else make(fn)
 
 
 if not TYPE_CHECKING:

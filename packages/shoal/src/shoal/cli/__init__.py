@@ -7,6 +7,9 @@
       parameters.py             with what: `-p name=value`
       signals.py                until when: Ctrl-C and SIGTERM
     runners.py                shoal runners
+    doctor.py                 shoal doctor
+      doctor_facts.py           what is so: it looks at the machine
+      doctor_findings.py        what is wrong with that, and the way out; pure
     concurrency_limit.py      shoal concurrency-limit
     demo_command.py           shoal demo
       demo.py                   its flow, an example worth reading

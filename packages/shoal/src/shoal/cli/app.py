@@ -1,13 +1,13 @@
 """The commands by name, and how each of them ends.
 
-Exit codes: 0 it worked, 1 the flow failed, 2 the command line cannot be carried out as typed, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 it worked, 1 the flow failed (or, of `doctor`, something is wrong), 2 the command line cannot be carried out as typed, 130 Ctrl-C, 143 SIGTERM.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
@@ -15,6 +15,7 @@ from shoal import __version__
 from shoal.cli.concurrency_limit import concurrency_limit
 from shoal.cli.console import UsageError, print_error
 from shoal.cli.demo_command import demo
+from shoal.cli.doctor import doctor
 from shoal.cli.run import run
 from shoal.cli.runners import runners
 from shoal.exceptions import ShoalError
@@ -32,6 +33,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "runners": runners,
     "concurrency-limit": concurrency_limit,
     "demo": demo,
+    "doctor": doctor,
 }
 
 #: Any arguments at all, options included.
@@ -52,9 +54,26 @@ def make_app(*, plugins: bool = True) -> App:
     app = App(name="shoal", help=_HELP, version=f"shoal {__version__}", help_format="markdown")
     for name, command in _COMMANDS.items():
         app.command(command, name=sorted({name, name.replace("-", "_")}))
+    app.command(_completion_of(app), name="--install-completion")
     if plugins:
         _add_plugins(app)
     return app
+
+
+def _completion_of(app: App) -> Callable[..., None]:
+    """What installs completion. As `register_install_completion_command`, which takes its time to import for every command."""
+
+    def install(*, shell: Literal["zsh", "bash", "fish"] | None = None) -> None:
+        """Have the shell complete commands, options and runners.
+
+        Args:
+            shell: which one; by default that in use.
+        """
+        from cyclopts.completion.install import create_install_completion_command
+
+        create_install_completion_command(app.install_completion, True)(shell=shell)
+
+    return install
 
 
 def _add_plugins(app: App) -> None:
@@ -84,7 +103,7 @@ def _bench_is_missing(*arguments: _Anything) -> None:
     """Measure what a task costs beside the bare engines (package shoal-bench)."""
     raise UsageError(
         "the benchmarks are in the package shoal-bench, which is not installed. It comes with a clone of the "
-        "repository: run `uv run shoal bench` there, or `pip install ./benchmarks`."
+        "repository: run `uv run shoal bench` there."
     )
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from shoal.cli.console import did_you_mean
 from shoal.exceptions import ConcurrencyLimitError
+from shoal.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from datetime import datetime

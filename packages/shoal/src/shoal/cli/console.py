@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,20 +12,11 @@ from shoal.exceptions import ShoalError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["UsageError", "did_you_mean", "print_error", "print_failure", "print_value"]
+__all__ = ["UsageError", "print_error", "print_failure", "print_value"]
 
 
 class UsageError(Exception):
     """The command line cannot be carried out as typed; the message says why and what to do."""
-
-
-def did_you_mean(word: str, known: Iterable[str] | Mapping[str, str]) -> str:
-    """Asks for the known words that look like this one, in the form in which to type them; else it is empty."""
-    import difflib
-
-    forms = known if isinstance(known, Mapping) else {name: name for name in known}
-    close = [repr(forms[match]) for match in difflib.get_close_matches(word, forms)]
-    return f"Did you mean {' or '.join(close)}?" if close else ""
 
 
 def print_error(error: Exception) -> None:

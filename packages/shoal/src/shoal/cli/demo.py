@@ -16,6 +16,7 @@ import ast
 import os
 import sys
 import sysconfig
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Module:
     functions: int
     longest: Rows  # its longest functions and their lines
     imports: set[str]  # top-level names
+    seconds: float = 0.0  # of a processor, that measuring it took
 
 
 @dataclass
@@ -81,6 +83,7 @@ class Survey:
     imports: dict[str, set[str]]  # the import graph, by top-level names
     attempts: list[int]  # that each section of the report needed
     task_runs: int
+    seconds: float  # from the first line of the flow to its last
 
 
 def stdlib() -> Path:
@@ -94,6 +97,7 @@ def stdlib() -> Path:
 @task
 def measure(path: str) -> Module:
     """Parses one file of the standard library and counts what is in it."""
+    began = time.thread_time()
     source = (stdlib() / path).read_bytes()
     module = Module(
         _dotted(path), source.count(b"\n"), classes=0, functions=0, longest=[], imports=set()
@@ -110,6 +114,7 @@ def measure(path: str) -> Module:
             case ast.ImportFrom(module=str(name), level=0):
                 module.imports.add(name.partition(".")[0])
     module.functions, module.longest = len(functions), _largest(functions)
+    module.seconds = time.thread_time() - began
     return module
 
 
@@ -226,6 +231,7 @@ def survey(report: Path, limit: int | None = None, watch: Watch = wait) -> Surve
         limit: how many files to measure, the first by name; all by default.
         watch: called with the futures of the files, to wait for them and perhaps to show how many have ended.
     """
+    began = time.perf_counter()
     paths = find_files(limit)
     groups = by_folder(paths)
 
@@ -245,7 +251,8 @@ def survey(report: Path, limit: int | None = None, watch: Watch = wait) -> Surve
     attempts = publish.submit(report, sections_of(rankings.result(), graph)).result()
     publishing = 2 + len(attempts)  # publish itself, the heading, the sections
     task_runs = len(files) + len(folders) + len(rankings) + publishing
-    return Survey(modules, failures, rankings.result(), graph, attempts, task_runs)
+    seconds = time.perf_counter() - began
+    return Survey(modules, failures, rankings.result(), graph, attempts, task_runs, seconds)
 
 
 def find_files(limit: int | None) -> list[str]:

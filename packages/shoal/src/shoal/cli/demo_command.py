@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from shoal.cli.console import print_failure
-from shoal.cli.run import with_runner
+from shoal.cli.run import Named, with_runner
 from shoal.cli.signals import Signals
 
 __all__ = ["demo"]
@@ -20,7 +20,7 @@ __all__ = ["demo"]
 def demo(
     *,
     runner: Annotated[
-        str | None,
+        Named | None,
         Parameter(
             name=["--runner", "-r"],
             help="Task runner, say `threads:4`; `shoal runners` lists them",
@@ -43,14 +43,16 @@ def demo(
     # A file that does not parse makes a failed run and a log line; the summary tells of it in any case.
     os.environ.setdefault("SHOAL_LOGGING_LEVEL", "CRITICAL")
     from shoal.cli.demo import survey
-    from shoal.cli.demo_screen import show, watch
+    from shoal.cli.demo_screen import Progress, show
 
     flow = with_runner(survey, runner)
-    with Signals(), tempfile.TemporaryDirectory(prefix="shoal-demo-") as folder:
+    with Signals() as signals, tempfile.TemporaryDirectory(prefix="shoal-demo-") as folder:
         started = time.perf_counter()
         try:
-            found = flow(Path(folder, "report.md"), limit, watch)
+            with Progress(flow.make_runner().name) as progress:
+                found = flow(Path(folder, "report.md"), limit, progress.watch)
         except Exception as error:
+            signals.raise_again()
             print_failure(error)
             return 1
         seconds = time.perf_counter() - started

@@ -16,7 +16,8 @@ from typing import Any
 import pydantic
 
 from shoal import Flow
-from shoal.cli.console import UsageError, did_you_mean
+from shoal.cli.console import UsageError
+from shoal.spelling import did_you_mean
 
 __all__ = ["parse"]
 

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from shoal.cli.console import UsageError, did_you_mean, print_failure, print_value
+from shoal.cli.console import UsageError, print_failure, print_value
 from shoal.cli.signals import Signals
-from shoal.exceptions import ShoalError, UnknownRunner
+from shoal.exceptions import ShoalError
 
 if TYPE_CHECKING:
     from shoal import Flow
 
-__all__ = ["run", "with_runner"]
+__all__ = ["Named", "run", "with_runner"]
+
+#: A string that names a runner. Those of ours are what a shell completes, and what help lists; any other will do.
+Named = Literal["threads", "processes", "sequential", "dask", "ray"] | str  # noqa: PYI051
 
 
 def run(
-    target: Annotated[str, Parameter(help="`path/to/file.py:flow` or `package.module:flow`")],
+    target: Annotated[
+        str | Path,  # text; that it may be a path is for shells, which complete it
+        Parameter(help="`path/to/file.py:flow` or `package.module:flow`"),
+    ],
     /,
     *,
     runner: Annotated[
-        str | None,
+        Named | None,
         Parameter(
             name=["--runner", "-r"],
             help="Task runner in place of the flow's own, say `threads:4`; `shoal runners` lists them",
@@ -48,11 +55,12 @@ def run(
 
     with Signals() as signals:
         try:
-            flow = with_runner(find_flow(target), runner)
+            flow = with_runner(find_flow(str(target)), runner)
             args, kwargs = parse(flow, param or [])
         except (UsageError, ShoalError):
             raise
         except Exception as error:  # the user's module cannot be loaded
+            signals.raise_again()
             print_failure(error)
             return 1
         try:
@@ -60,6 +68,7 @@ def run(
             if flow.is_async:
                 value = signals.run(value)
         except Exception as error:
+            signals.raise_again()
             print_failure(error)
             return 1
     if value is not None:
@@ -77,9 +86,5 @@ def with_runner(flow: Flow[..., Any], runner: str | None) -> Flow[..., Any]:
     """
     if runner is not None:
         flow = flow.with_options(task_runner=runner)
-    try:
-        flow.make_runner()
-    except UnknownRunner as error:
-        error.add_note(did_you_mean(error.runner.partition(":")[0], error.known))
-        raise
+    flow.make_runner()
     return flow

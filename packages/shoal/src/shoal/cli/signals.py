@@ -2,7 +2,7 @@
 
 The first signal raises `KeyboardInterrupt` or `SystemExit` in a sync flow, and cancels an async one. From then on the
 time runs: where user code (a thread that is no daemon, a handler at exit) holds the process up, it ends without asking.
-A second signal ends it at once.
+A second signal ends it at once. One line says what was stopped.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import contextmanager, nullcontext
@@ -40,6 +41,10 @@ class Signals:
     """
 
     def __init__(self) -> None:
+        # Loaded with the first flow, and not for commands that run none.
+        from shoal.task_runners.base import STOPPED
+
+        self._stopped = STOPPED
         self.received: int | None = None
         self._handles = False
         self._clock: SimpleQueue[int | None] = SimpleQueue()
@@ -56,6 +61,10 @@ class Signals:
 
     def __exit__(self, *raised: object) -> None:
         if self.received is not None:
+            if raised[0] is not None:  # else the flow has caught it, and ended all the same
+                print(
+                    _what_was_stopped(self._stopped.cancelled, self._stopped.ended), file=sys.stderr
+                )
             return  # until the end of the process a signal ends it, and the clock goes on
         if self._handles:
             for number in _SIGNALS:
@@ -84,13 +93,23 @@ class Signals:
             raise CancelledRun(cause=error) from error
         finally:
             self._cancel = None
-            if self.received is not None:
-                self._raise(self.received)
+            self.raise_again()
+
+    def raise_again(self) -> None:
+        """Raises what the signal asks for, where one came and the flow ended with something else: it cuts short what it meets.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C.
+            SystemExit: SIGTERM.
+        """
+        if self.received is not None:
+            self._raise(self.received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
+        self._stopped.forget()  # flows that failed before are not what is told of
         self._clock.put(number)
         if self._cancel is not None:
             self._cancel()
@@ -107,6 +126,13 @@ class Signals:
         if number is not None:
             time.sleep(PATIENCE)
             os._exit(128 + number)
+
+
+def _what_was_stopped(cancelled: int, ended: int) -> str:
+    if not cancelled and not ended:
+        return "Stopped."
+    runs = "1 run was" if cancelled == 1 else f"{cancelled:,} runs were"
+    return f"Stopped: {runs} cancelled, {ended:,} had ended."
 
 
 @contextmanager

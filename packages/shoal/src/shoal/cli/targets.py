@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal import Flow, Task
-from shoal.cli.console import did_you_mean
 from shoal.exceptions import FlowNotFound, ScriptError
+from shoal.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from types import ModuleType

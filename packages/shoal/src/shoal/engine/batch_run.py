@@ -270,8 +270,15 @@ class _LazyScope(Scope):
             self._runner.__exit__(None, None, None)
 
 
-def run_calls(calls: Sequence[Call], seconds: float) -> tuple[list[Any], list[float], float]:
+def run_calls(
+    calls: Sequence[Call], seconds: float, begins: Callable[[int], object] | None = None
+) -> tuple[list[Any], list[float], float]:
     """Runs calls one after another (coroutines together) until `seconds` are over.
+
+    Args:
+        calls: the calls.
+        seconds: when they are over, no further call is begun.
+        begins: told where in `calls` the first one is, and each with a time limit, when it begins.
 
     Returns:
         For each call that was run its value, or an `Outcome` where there is more to say; when each ended; and how
@@ -281,13 +288,17 @@ def run_calls(calls: Sequence[Call], seconds: float) -> tuple[list[Any], list[fl
     values: list[Any] = []
     ends: list[float] = []
     if calls and calls[0].task.is_async:
+        if begins is not None:
+            begins(0)
         for outcome in _run_coroutines(calls):
             values.append(_brief(outcome))
             ends.append(time.time())
         return values, ends, time.perf_counter() - started
-    for call in calls:
+    for index, call in enumerate(calls):
         HERE.batch_call = call
         try:
+            if begins is not None and (index == 0 or call.task.timeout_seconds is not None):
+                begins(index)
             outcome = timed_attempt(call)
             if outcome.phase == WAITING:
                 outcome = call.context.copy().run(waited_for, call, outcome.value)

@@ -24,14 +24,15 @@ May import `safely`. Everything else may import this module.
     ├── ReservedArgumentError     a parameter has a name that is ours        (TypeError)
     ├── MappingLengthMismatch     map() over iterables of different lengths  (ValueError)
     ├── MappingMissingIterable    map() without anything to map over         (ValueError)
-    ├── InvalidOption             an unknown or impossible option            (ValueError, TypeError)
+    ├── InvalidOption             an impossible option                       (ValueError, TypeError)
+    │   ├── UnknownOption         there is none of this name
+    │   └── UnknownRunner         a runner name that nobody registered
     ├── RunNameError              a run name template that cannot be used    (ValueError, TypeError)
     ├── SerializationError        something cannot cross to a worker or back
     ├── ConcurrencyLimitError     a tag limit that is unknown, zero or misused
     ├── BackendError              a backend told of what cannot be            (RuntimeError)
     ├── RunnerStateError          a runner used before, after, or twice      (RuntimeError)
     ├── MissingExtraError         a package is not installed                 (ImportError)
-    ├── UnknownRunner             a runner name that nobody registered       (ValueError)
     ├── ClusterError              there is no cluster to run anything on
     │   ├── ClusterUnreachable    none answers at an address                 (ConnectionError)
     │   ├── ClusterFailed         it could not be started, or would not be joined
@@ -80,6 +81,7 @@ from shoal.exceptions.calls import (
     MappingLengthMismatch,
     MappingMissingIterable,
     InvalidOption,
+    UnknownOption,
     RunNameError,
     SerializationError,
 )
@@ -134,6 +136,7 @@ __all__ = [
     "ShoalError",
     "TaskRunTimeout",
     "UnfinishedRun",
+    "UnknownOption",
     "UnknownRunner",
     "UpstreamTaskError",
     "WaitCycle",

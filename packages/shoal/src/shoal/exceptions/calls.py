@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shoal.exceptions.base import ShoalError, names_of, shown
+from shoal.spelling import or_perhaps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ __all__ = [
     "ReservedArgumentError",
     "RunNameError",
     "SerializationError",
+    "UnknownOption",
 ]
 
 
@@ -162,6 +164,21 @@ class InvalidOption(ShoalError, ValueError, TypeError):
     def _text(self) -> str:
         where = "" if self.where is None else f" in {self.where}"
         return f"The option {self.option}={self.value}{where} is not valid: {self.problem}"
+
+
+class UnknownOption(InvalidOption):
+    """There is no option of this name.
+
+    Attributes:
+        known: the options that there are.
+    """
+
+    known: Sequence[str] = ()
+    problem: str = "there is no such option"
+
+    def _text(self) -> str:
+        there = "There" if self.where is None else f"{self.where}: there"
+        return f"{there} is no option {self.option!r}{or_perhaps(self.option, self.known)}"
 
 
 class RunNameError(ShoalError, ValueError, TypeError):

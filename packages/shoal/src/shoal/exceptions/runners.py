@@ -1,6 +1,6 @@
 """A runner, a limit or a package cannot be used.
 
-May import `base`.
+May import `base` and `calls`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shoal.exceptions.base import ShoalError, names_of
+from shoal.exceptions.calls import InvalidOption
+from shoal.spelling import or_perhaps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,8 +90,8 @@ class MissingExtraError(ShoalError, ImportError):
     def command(self) -> str:
         """The exact command that installs it; for packages of ours, in a clone of the repository."""
         if self._ours:  # there are no releases yet
-            return f"python3 -m pip install ./packages/shoal ./packages/{self.requirement}"
-        return f'python3 -m pip install "{self.requirement}"'
+            return _install(f"./packages/shoal ./packages/{self.requirement}")
+        return _install(f'"{self.requirement}"')
 
     @property
     def _ours(self) -> bool:
@@ -100,7 +102,19 @@ class MissingExtraError(ShoalError, ImportError):
         return f"{self.feature} needs a package that is not installed: {self.command}{where}"
 
 
-class UnknownRunner(ShoalError, ValueError):
+def _install(packages: str) -> str:
+    """The command that installs into the environment in which this program runs, and into no other."""
+    import shlex
+    import sys
+    from importlib.util import find_spec
+
+    python = shlex.quote(sys.executable or "python3")
+    if find_spec("pip") is None:  # an environment that uv has made has none of its own
+        return f"uv pip install {packages} --python {python}"
+    return f"{python} -m pip install {packages}"
+
+
+class UnknownRunner(InvalidOption):
     """No task runner has this name or address.
 
     Attributes:
@@ -110,6 +124,15 @@ class UnknownRunner(ShoalError, ValueError):
 
     runner: str
     known: Sequence[str] = ()
+    option: str = "task_runner"
+    value: object = None
+    problem: str = "there is no such task runner"
+
+    def _prepare(self) -> None:
+        self.value = self.runner
+        super()._prepare()
 
     def _text(self) -> str:
-        return f"There is no task runner {self.runner!r}. Known: {names_of(self.known)}."
+        there = "There" if self.where is None else f"{self.where}: there"
+        perhaps = or_perhaps(self.runner.partition(":")[0], self.known)
+        return f"{there} is no task runner {self.runner!r}{perhaps} Known: {names_of(self.known)}."

@@ -196,7 +196,9 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         call = future._call
         with LOCK:
             expired = self.scheduler.endings.expired(future, attempt, limit, time.time())
-        if expired and future._phase >= DONE and call is not None and call.task.on_failure_hooks:
+        # Code that is out of reach has a limit of its own where it runs, and calls the hooks there when it stops.
+        told = expired and future._phase >= DONE and self.capabilities.stops
+        if told and call is not None and call.task.on_failure_hooks:
             from shoal.engine.hooks import run_final_hooks
 
             call.must_have_begun(time.time() - limit)

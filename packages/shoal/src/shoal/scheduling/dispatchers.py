@@ -203,12 +203,18 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         with LOCK:
             future = self.scheduler.batch_started(batch, position)
             call = future._call if future is not None else None
-            if future is not None and call is not None and self.capabilities.stops_hard:
+            if future is not None and call is not None and self._tells_in_time():
                 future._since = time.time()
                 limit = call.task.timeout_seconds
                 if limit is not None:
                     self._start_time_limit(future, call.attempt, limit)
         self.drain()
+
+    def _tells_in_time(self) -> bool:
+        """Whether `started` comes when a run begins, so that its time limit can be kept here too: code that will not stop
+        at it is stopped by force, or, in this process, left to itself.
+        """
+        return self.capabilities.stops_hard or not self.capabilities.isolated
 
     def returned(self, batch: int, position: int) -> None:
         """See `BackendEvents`."""

@@ -17,7 +17,7 @@ from typing import (
     runtime_checkable,
 )
 
-from shoal.context import INHERITED, SCOPE, Scope
+from shoal.context import INHERITED, LOCK, SCOPE, Scope
 from shoal.engine.interrupt import raise_if_due, shielded
 from shoal.exceptions import InvalidOption, RunnerStateError
 from shoal.futures.blocking import block
@@ -40,6 +40,26 @@ R = TypeVar("R")
 
 #: Seconds within which a runner is left when something went wrong.
 LEAVING = 2.0
+
+
+class Stopped:
+    """What became of the runs of runners that were left by an exception, for who tells about it at the end.
+
+    Attributes:
+        cancelled: runs that had not ended.
+        ended: runs that had.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Counts from now on."""
+        self.cancelled = self.ended = 0
+
+
+#: Of all runners of this process; written with `LOCK` held.
+STOPPED = Stopped()
 
 
 @runtime_checkable
@@ -237,6 +257,9 @@ class BaseTaskRunner:
         with shielded():
             try:
                 if stopped:
+                    with LOCK:
+                        STOPPED.cancelled += dispatcher.scheduler.open
+                        STOPPED.ended += dispatcher.scheduler.finished
                     dispatcher.cancel_all()
                 dispatcher.close()
             finally:

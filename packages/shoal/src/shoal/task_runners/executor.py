@@ -15,6 +15,7 @@ batch is told on a thread of ours. May import `threads` and what lies above it.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import socket
 import threading
@@ -118,7 +119,7 @@ class ExecutorBackend:
             self._report(batch, [], [], last=True)
             return
         try:
-            item, executor = self._submit(packed, [calls[position] for position in positions])
+            item, executor = self._submit(packed, calls, positions, batch)
         except (
             BaseException
         ) as error:  # what one raises that is broken or was shut down is its own affair
@@ -128,9 +129,8 @@ class ExecutorBackend:
             return
         with self._lock:
             self._in_flight[item] = batch
-        self._events.started(
-            batch.number, positions[0]
-        )  # a slot has one item, so it begins at once
+        if packed is not None:  # a slot has one item, so it begins at once
+            self._events.started(batch.number, positions[0])
         item.add_done_callback(
             guarded(lambda done: self._ended(done, batch, positions, executor), self._events.failed)
         )
@@ -145,10 +145,17 @@ class ExecutorBackend:
         call.scope = scope
         call.context.run(SCOPE.set, scope)
 
-    def _submit(self, packed: Packed | None, calls: list[Call]) -> tuple[Future[Any], Executor]:
+    def _submit(
+        self, packed: Packed | None, calls: dict[int, Call], positions: list[int], batch: Batch
+    ) -> tuple[Future[Any], Executor]:
         work: tuple[Any, ...] = (_run_on_worker, packed)
         if packed is None:
-            work = (run_calls, calls, self.capabilities.policy.target * 4)
+
+            def begins(index: int) -> None:
+                self._events.started(batch.number, positions[index])
+
+            here = [calls[position] for position in positions]
+            work = (run_calls, here, self.capabilities.policy.target * 4, begins)
         executor = self._executor
         try:
             return executor.submit(*work), executor
@@ -322,7 +329,8 @@ class ExecutorBackend:
         executor = self._executor
         # `shutdown` has no time limit of its own, so it waits on a thread that can be left.
         closing = threading.Thread(
-            target=lambda: executor.shutdown(wait=True, cancel_futures=True),
+            target=_shut_down,
+            args=(executor,),
             name="shoal-executor-close",
             daemon=True,
         )
@@ -366,6 +374,15 @@ class ExecutorBackend:
     def native(self, run: TaskFuture[Any]) -> Any:
         """See `Backend`."""
         return None
+
+
+def _shut_down(executor: Executor) -> None:
+    """Ends an executor that nobody waits for any more, and waits for its workers."""
+    parameters = inspect.signature(executor.shutdown).parameters
+    if "cancel_futures" in parameters:
+        executor.shutdown(wait=True, cancel_futures=True)
+    else:  # loky's, and others that are older than the argument
+        executor.shutdown(wait=True)
 
 
 def _kill_workers(executor: Executor) -> int:
@@ -418,6 +435,8 @@ class ExecutorTaskRunner(BaseTaskRunner):
 
     Short runs travel in batches. What is beyond an executor: stopping a run that executes (a cancelled run is settled
     at once, its work goes on), and nesting on other workers (runs submitted inside a task run in its process).
+    At its time limit a run is stopped where it runs, and told; one in another process that is inside C code then is told
+    when that returns.
 
     Args:
         executor: an executor, used as it is and never shut down; or its class, or any callable that gives one, which

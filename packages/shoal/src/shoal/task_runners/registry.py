@@ -13,9 +13,12 @@ from shoal.exceptions import InvalidOption, MissingExtraError, UnknownRunner
 from shoal.task_runners.base import BaseTaskRunner, TaskRunner
 from shoal.task_runners.foreign import ForeignRunner
 
-__all__ = ["GROUP", "installed", "load", "missing", "resolve"]
+__all__ = ["GROUP", "check_name", "installed", "load", "missing", "resolve"]
 
 GROUP = "shoal.task_runners"
+
+#: The runners of this package: known without a look at what is installed, which takes some milliseconds.
+_OURS = {"processes", "sequential", "threads"}
 
 #: Runners of packages of ours: what their names need where they are not installed.
 _PACKAGES = {"dask": "shoal-dask", "ray": "shoal-ray"}
@@ -56,20 +59,48 @@ def load(text: str) -> Any:
         MissingExtraError: it belongs to a package that is not installed.
         InvalidOption: the runner refuses the argument.
     """
-    scheme, separator, _ = text.partition("://")
-    if separator:
-        name, argument = _SCHEMES.get(scheme, scheme), text
-    else:
-        name, _, argument = text.partition(":")
+    name, argument = _parts(text)
     found = installed()
     if name not in found:
         if name in _PACKAGES:
             raise MissingExtraError(
                 feature=f"the task runner {text!r}", requirement=_PACKAGES[name]
             )
-        raise UnknownRunner(runner=text, known=sorted({*found, *_PACKAGES}))
+        raise _unknown(text, found)
     kind = found[name].load()
     return kind.from_argument(argument) if argument else kind()
+
+
+def check_name(text: str, where: str | None = None) -> None:
+    """Refuses a string that names no runner; loads none, and asks what is installed only where that matters.
+
+    One of a package of ours passes although that may not be installed: the flow may be run on another.
+
+    Args:
+        text: as for `load`.
+        where: who has given it, for an error.
+
+    Raises:
+        UnknownRunner: nothing has this name.
+    """
+    name, _ = _parts(text)
+    if name not in _OURS and name not in _PACKAGES:
+        found = installed()
+        if name not in found:
+            raise _unknown(text, found, where)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """The name in a string, and what the runner is to make of the rest."""
+    scheme, separator, _ = text.partition("://")
+    if separator:
+        return _SCHEMES.get(scheme, scheme), text
+    name, _, argument = text.partition(":")
+    return name, argument
+
+
+def _unknown(text: str, found: dict[str, Any], where: str | None = None) -> UnknownRunner:
+    return UnknownRunner(where=where, runner=text, known=sorted({*found, *_PACKAGES}))
 
 
 def resolve(option: Any) -> Any:
@@ -83,6 +114,7 @@ def resolve(option: Any) -> Any:
     """
     if option is None:
         option = settings.task_runner()
+        check_name(option, "SHOAL_TASK_RUNNER")
     if isinstance(option, str):
         return load(option)
     if isinstance(option, type):

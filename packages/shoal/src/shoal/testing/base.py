@@ -5,7 +5,7 @@ A test says which paragraphs of the specification it covers and which flags it n
     @covers("7.4", needs=("concurrent", "stops"))
     def test_cancelling_what_runs_stops_it(self, runner, signals): ...
 
-Where the backend lacks a flag, the test is skipped, and the reason names the paragraph and the flag.
+Where the backend lacks a flag, the test is skipped, and the reason says what it means to be without.
 """
 
 from __future__ import annotations
@@ -130,9 +130,8 @@ class SuiteBase:
             flags: dict[str, bool] = request.getfixturevalue("flags")
             missing = [flag for flag in covered.needs if not flags[flag]]
             if missing:
-                paragraphs = ", ".join(covered.paragraphs)
                 why = "; ".join(f"{flag}: {FLAGS[flag]}" for flag in missing)
-                pytest.skip(f"SPEC {paragraphs} is excused ({why})")
+                pytest.skip(f"excused, as the backend lacks {why}")
 
 
 def _declared_by(runner: Any) -> Capabilities:

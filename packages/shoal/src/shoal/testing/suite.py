@@ -83,7 +83,7 @@ class TaskRunnerSuite(
                             not see the driver's temporary directory under the same path
 
     What a backend cannot do it declares as a flag of `Capabilities`. Tests that need a missing flag are skipped, with
-    a reason that names the paragraph of the specification and the flag. `excuses()` lists what each flag excuses.
+    a reason that names the flag and says what it means. `excuses()` lists the tests that each flag excuses.
 
     Requirements of the tests: pytest, and trio for the halves of tests that are about it. Add
     `pytest.register_assert_rewrite("shoal.testing")` to your `conftest.py`, before anything imports the suite,
@@ -99,17 +99,11 @@ class TaskRunnerSuite(
 
     @classmethod
     def excuses(cls) -> dict[str, list[str]]:
-        """The paragraphs of which a missing flag excuses at least a part, by flag.
+        """The tests that a missing flag excuses, by flag.
 
         Examples:
-            >>> TaskRunnerSuite.excuses()["sends_logs"]
-            ['8.1', '8.4']
+            >>> TaskRunnerSuite.excuses()["shares_context"]
+            ['test_context_variables']
         """
-        excused: dict[str, set[str]] = {flag: set() for flag in FLAGS}
-        for covered in cls.covered().values():
-            for flag in covered.needs:
-                excused[flag].update(covered.paragraphs)
-        return {
-            flag: sorted(paragraphs, key=lambda text: [int(part) for part in text.split(".")])
-            for flag, paragraphs in excused.items()
-        }
+        covered = cls.covered().items()
+        return {flag: [name for name, facts in covered if flag in facts.needs] for flag in FLAGS}
