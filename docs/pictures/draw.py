@@ -276,7 +276,9 @@ PURPOSES = {
     "testing": "the suite that every runner passes, for authors of further ones",
     "flows": "@flow: a flow run, and the runner that it enters and leaves",
     "tasks": "@task: to call, submit and map",
-    "checks": "of the options of both decorators",
+    "logging": "names of logs, as elsewhere",
+    "utilities": "names, as elsewhere",
+    "checks": "of options",
     "signatures": "of map, for type checkers",
     "task_runners": "threads, processes, executors; and what Dask's and Ray's have in common",
     "limits": "slots of tags, shared by the processes of a machine",
@@ -297,6 +299,10 @@ PURPOSES = {
     "tracebacks": "without our frames; as they cross to another process",
     "exceptions": "of all kinds",
     "safely": "words about objects that misbehave",
+    "spelling": "which word was meant",
+    "backoff": "delays of retries",
+    "elsewhere": "what Prefect has and Shoal has not",
+    "absent": "the modules of that",
 }
 #: The layer that the others are there for.
 HEART = "scheduling"

@@ -23,15 +23,19 @@ def _without_hard_stop() -> Capabilities:
     return capabilities
 
 
+#: For runners that join by an address.
+OPEN = {"protocol": "tcp://"}
+
+
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[str]:
-    with DaskTaskRunner(cluster_kwargs={"n_workers": 2}) as runner:
+    with DaskTaskRunner(cluster_kwargs={"n_workers": 2, **OPEN}) as runner:
         yield runner._connection.cluster.scheduler_address
 
 
 @pytest.fixture(scope="module")
 def one_worker() -> Iterator[str]:
-    with DaskTaskRunner(cluster_kwargs={"n_workers": 1}) as runner:
+    with DaskTaskRunner(cluster_kwargs={"n_workers": 1, **OPEN}) as runner:
         yield runner._connection.cluster.scheduler_address
 
 
@@ -54,7 +58,7 @@ class TestProcesses(TaskRunnerSuite):
 
 @pytest.fixture(scope="module")
 def threads() -> Iterator[list[str]]:
-    local = {"processes": False, "threads_per_worker": 1}
+    local = {"processes": False, "threads_per_worker": 1, **OPEN}
     two = DaskTaskRunner(cluster_kwargs={"n_workers": 2, **local})
     one = DaskTaskRunner(cluster_kwargs={"n_workers": 1, **local})
     with two, one:

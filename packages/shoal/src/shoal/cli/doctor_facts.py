@@ -334,8 +334,25 @@ def _settings_of(module: str, function: str) -> Callable[[], object]:
 SETTINGS: dict[str, Callable[[], object]] = {
     "SHOAL_LOGGING_LEVEL": _check_level,
     "SHOAL_TASK_RUNNER": _check_runner,
+    "SHOAL_LOGGING_LOG_PRINTS": _settings_of("shoal.settings", "log_prints"),
     "SHOAL_LOG_BURST": _settings_of("shoal.settings", "log_burst"),
     "SHOAL_MAX_THREADS": _settings_of("shoal.settings", "max_threads"),
+    "SHOAL_TASK_DEFAULT_RETRIES": _settings_of("shoal.settings", "task_retries"),
+    "SHOAL_TASKS_DEFAULT_RETRIES": _settings_of("shoal.settings", "task_retries"),
+    "SHOAL_TASK_DEFAULT_RETRY_DELAY_SECONDS": _settings_of(
+        "shoal.settings", "task_retry_delay_seconds"
+    ),
+    "SHOAL_TASKS_DEFAULT_RETRY_DELAY_SECONDS": _settings_of(
+        "shoal.settings", "task_retry_delay_seconds"
+    ),
+    "SHOAL_FLOW_DEFAULT_RETRIES": _settings_of("shoal.settings", "flow_retries"),
+    "SHOAL_FLOWS_DEFAULT_RETRIES": _settings_of("shoal.settings", "flow_retries"),
+    "SHOAL_FLOW_DEFAULT_RETRY_DELAY_SECONDS": _settings_of(
+        "shoal.settings", "flow_retry_delay_seconds"
+    ),
+    "SHOAL_FLOWS_DEFAULT_RETRY_DELAY_SECONDS": _settings_of(
+        "shoal.settings", "flow_retry_delay_seconds"
+    ),
     "SHOAL_LIMITS_URL": _settings_of("shoal.limits.settings", "limits_path"),
     "SHOAL_LIMITS_LEASE_SECONDS": _settings_of("shoal.limits.settings", "lease_seconds"),
     "SHOAL_LIMITS_POLL_SECONDS": _settings_of("shoal.limits.settings", "poll_seconds"),
