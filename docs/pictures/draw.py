@@ -295,14 +295,14 @@ PURPOSES = {
     "settings": "variables",
     "annotations": "unmapped(…)",
     "states": "of runs",
-    "specs": "what a task and a flow are: functions, and the options of their runs",
+    "specs": "what a task and a flow are",
     "tracebacks": "without our frames; as they cross to another process",
     "exceptions": "of all kinds",
     "safely": "words about objects that misbehave",
     "spelling": "which word was meant",
     "backoff": "delays of retries",
-    "elsewhere": "what Prefect has and Shoal has not",
-    "absent": "the modules of that",
+    "elsewhere": "what each of these, and of further names, was for",
+    "absent": "modules that Prefect has and Shoal has not: each says so",
 }
 #: The layer that the others are there for.
 HEART = "scheduling"

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -17,7 +19,6 @@ from shoal.testing.tools import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -83,12 +84,19 @@ class Script:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[[str], Script]]:
+def folder() -> Iterator[Path]:
+    """Where a script is, and whatever it leaves; not pytest's, as sockets want short paths."""
+    with tempfile.TemporaryDirectory(prefix="mh-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def run(folder: Path) -> Iterator[Callable[[str], Script]]:
     """Starts a script; ends it after the test."""
     started: list[Script] = []
 
     def run(code: str) -> Script:
-        path = tmp_path / "script.py"
+        path = folder / "script.py"
         path.write_text(BEGINNING + textwrap.dedent(code))
         started.append(Script(path))
         return started[-1]
@@ -178,10 +186,10 @@ def test_workers_end_with_their_driver(run: Callable[[str], Script], number: int
 
 @pytest.mark.timeout(180)
 def test_the_next_driver_removes_what_a_killed_one_has_left(
-    run: Callable[[str], Script], tmp_path: Path
+    run: Callable[[str], Script], folder: Path
 ) -> None:
     def folders() -> set[Path]:
-        return {path for path in tmp_path.iterdir() if path.is_dir()}
+        return {path for path in folder.iterdir() if path.is_dir()}
 
     first = run("tell(pids=pids()); time.sleep(600)")
     first.told()
@@ -198,13 +206,13 @@ def test_the_next_driver_removes_what_a_killed_one_has_left(
     assert folders() == set()
 
 
-def test_a_driver_that_forgets_to_release(run: Callable[[str], Script], tmp_path: Path) -> None:
+def test_a_driver_that_forgets_to_release(run: Callable[[str], Script], folder: Path) -> None:
     script = run("tell(pids=pids())")
     script.told()
     workers = script.told()["pids"]
     assert script.ended() == 0
     eventually(lambda: gone(workers), "its workers have ended", SOON)
-    assert list(tmp_path.glob("shoal-dask-*")) == []
+    assert list(folder.glob("shoal-dask-*")) == []
     assert script.errors() == ""
 
 

@@ -257,8 +257,10 @@ def test_a_client_with_options(connection: Connection) -> None:
         get_dask_client(asynchronous=True)
 
 
-def test_in_a_run_on_another_runner(connection: Connection) -> None:
-    address = connection.client.scheduler.address
+def test_in_a_run_on_another_runner() -> None:
+    opened = Connection(ClusterSettings(cluster_kwargs={"n_workers": 1, "protocol": "tcp://"}))
+    opened.acquire()
+    address = opened.client.scheduler.address
 
     @task
     def asks() -> int:
@@ -271,7 +273,10 @@ def test_in_a_run_on_another_runner(connection: Connection) -> None:
     def main() -> int:
         return asks.submit().result()
 
-    assert main() == 3
+    try:
+        assert main() == 3
+    finally:
+        opened.release(2.0)
 
 
 def test_outside_of_any_run() -> None:
