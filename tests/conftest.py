@@ -115,7 +115,11 @@ SMOKE = {
 }
 
 #: Classes, by file, that have the shared suite on another kind of what a class beside them has it on.
-SECOND = {"test_runners_dask": ("TestThreads",), "test_runners_executor": ("TestLoky",)}
+SECOND = {
+    "test_runners_dask": ("TestThreads",),
+    "test_runners_executor": ("TestLoky",),
+    "test_subprocess_runner": ("TestSubprocesses",),
+}
 
 #: How long what is ending may take to end, in seconds.
 PATIENCE = 15.0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.test_code_blocks import SCRIPTS, blocks_of, script_of
+from tests.docs.test_code_blocks import LARGE, SCRIPTS, blocks_of, script_of
 from tests.typing import checkers
 from tests.typing.checkers import Problem
 
@@ -35,8 +35,8 @@ disallow_untyped_calls = false
 warn_return_any = false
 disable_error_code = var-annotated
 
-# Has no types.
-[mypy-shoal_bench.*]
+# Have no types.
+[mypy-shoal_bench.*,pandas.*,sklearn.*,threadpoolctl.*]
 ignore_missing_imports = true
 
 # Does not mark what it exports, though its documentation imports it from there.
@@ -63,7 +63,9 @@ def directory(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(script_of(page))
     (tmp_path / "mypy.ini").write_text(MYPY)
-    (tmp_path / "pyrightconfig.json").write_text(json.dumps(PYRIGHT))
+    # Without stubs, pyright takes what pandas and scikit-learn return for more than they say it is.
+    exclude = [module for module, page in MODULES.items() if page in LARGE]
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({**PYRIGHT, "exclude": exclude}))
     return tmp_path
 
 
@@ -88,5 +90,6 @@ def unexpected(problems: Iterable[Problem]) -> list[Problem]:
 
 def test_python_blocks_are_typed(directory: Path) -> None:
     files = [directory / module for module in MODULES]
-    problems = checkers.mypy(directory, files) + checkers.pyright(directory, files)
+    looked_at = [directory / module for module, page in MODULES.items() if page not in LARGE]
+    problems = checkers.mypy(directory, files) + checkers.pyright(directory, looked_at)
     assert not (found := unexpected(problems)), checkers.told(found)

@@ -73,6 +73,7 @@ def test_on_dask(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.may_leave("processes", reason="a cluster keeps its workers for later")
 @pytest.mark.usefixtures("bytecode")
 @pytest.mark.timeout(SECONDS + 2 * STARTS_WITHIN + 10)

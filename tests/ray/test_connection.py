@@ -321,6 +321,7 @@ def asked_afterwards() -> None:
     assert uses(return_state=True).data == 1_000_000
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("victim", ["gcs_server", "raylet"])
 def test_a_dead_instance_is_given_up(victim: str) -> None:
     alone(given_up, victim)
