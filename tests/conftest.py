@@ -117,7 +117,7 @@ SMOKE = {
 #: Classes, by file, that have the shared suite on another kind of what a class beside them has it on.
 SECOND = {
     "test_runners_dask": ("TestThreads",),
-    "test_runners_executor": ("TestLoky",),
+    "test_runners_executor": ("TestLoky", "TestProcessPool"),
     "test_subprocess_runner": ("TestSubprocesses",),
 }
 

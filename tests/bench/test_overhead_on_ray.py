@@ -39,7 +39,8 @@ def samples() -> Iterator[RaySamples]:
     "name",
     [
         *("submit", "map", "round-trip", "chain", "chain-of-work", "long"),
-        *("array", "first-result"),
+        "array",
+        pytest.param("first-result", marks=pytest.mark.exhaustive),  # starts instances
     ],
 )
 def test_ray_is_sampled(name: str) -> None:

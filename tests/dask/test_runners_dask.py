@@ -58,7 +58,7 @@ class TestProcesses(TaskRunnerSuite):
 
 @pytest.fixture(scope="module")
 def threads() -> Iterator[list[str]]:
-    local = {"processes": False, "threads_per_worker": 1, **OPEN}
+    local = {"processes": False, "threads_per_worker": 1}
     two = DaskTaskRunner(cluster_kwargs={"n_workers": 2, **local})
     one = DaskTaskRunner(cluster_kwargs={"n_workers": 1, **local})
     with two, one:

@@ -276,6 +276,34 @@ def forked() -> None:
         os.kill(child, 0)
 
 
+def test_references_that_are_dropped_while_ray_is_shut_down(keeper: Keeper) -> None:
+    """By another thread; Ray would end the process."""
+    keeper.let_go()
+    out, _ = alone(dropped_meanwhile)
+    assert out.endswith("it lives\n")
+
+
+def dropped_meanwhile() -> None:
+    import ray
+    from shoal_ray import RayTaskRunner
+
+    references: list[Any] = []
+
+    def drop() -> None:
+        while references:
+            del references[-5:]
+            time.sleep(0.0005)
+
+    dropper = threading.Thread(target=drop)
+    with RayTaskRunner(init_kwargs={"num_cpus": 1}):
+        references += [ray.put(number) for number in range(30_000)]
+        dropper.start()
+    assert references, "there would be no more to drop"
+    references.clear()
+    dropper.join()
+    print("it lives", flush=True)
+
+
 def test_values_end_with_their_instance(keeper: Keeper) -> None:
     """Nobody waits for them, and Ray does not come back for their sake."""
     keeper.let_go()
@@ -558,6 +586,7 @@ def mismatched(address: str, client: str) -> None:
         assert "3.9.1" in str(raised.value)
 
 
+@pytest.mark.exhaustive
 @keeps_workers
 def test_a_cluster_without_tokens_after_an_instance_with_one(cluster: Head) -> None:
     alone(joined_later, cluster.address)
@@ -570,6 +599,7 @@ def joined_later(address: str) -> None:
     connection.release(2.0)
 
 
+@pytest.mark.exhaustive
 @needs_tokens
 def test_a_cluster_that_asks_for_a_token(keeper: Keeper) -> None:
     keeper.let_go()  # with an instance of its own this process has a token too
@@ -582,6 +612,7 @@ def test_a_cluster_that_asks_for_a_token(keeper: Keeper) -> None:
         alone(joined_with_a_token, cluster.address, cluster.client, **variables)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(120)
 def test_a_cluster_with_tls(
     keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -269,10 +269,39 @@ def shut_down(started: RayThread | None) -> None:
         library_logger().warning("Ray was not shut down within %g s", SHUT_DOWN_WITHIN)
 
 
+class _Leaving:
+    """Ray's core worker while it is shut down.
+
+    A reference that is dropped meanwhile, by whichever thread, has it forget the value, and it ends the process instead
+    ("the core worker has already been shutdown"). Here such references find nobody, which they bear.
+
+    Args:
+        worker: Ray's own.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._has_left = False
+
+    def shutdown_driver(self) -> None:
+        """As Ray calls it, when nothing else is to be done with it."""
+        self._has_left = True
+        self._worker.shutdown_driver()
+
+    def __getattr__(self, name: str) -> Any:
+        if self._has_left:
+            raise AttributeError(name)
+        return getattr(self._worker, name)
+
+
 def _end() -> None:
     """`ray.shutdown`."""
     import ray
+    from ray._private.worker import global_worker
 
+    worker: Any = getattr(global_worker, "core_worker", None)
+    if worker is not None:
+        global_worker.core_worker = _Leaving(worker)
     try:
         ray.shutdown()
     except Exception as error:
