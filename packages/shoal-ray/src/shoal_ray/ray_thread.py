@@ -297,11 +297,12 @@ class _Leaving:
 def _end() -> None:
     """`ray.shutdown`."""
     import ray
-    from ray._private.worker import global_worker
+    from ray._private import worker
 
-    worker: Any = getattr(global_worker, "core_worker", None)
-    if worker is not None:
-        global_worker.core_worker = _Leaving(worker)
+    here: Any = worker.global_worker
+    core = getattr(here, "core_worker", None)
+    if core is not None:
+        here.core_worker = _Leaving(core)
     try:
         ray.shutdown()
     except Exception as error:
