@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -213,6 +214,8 @@ def test_flows_of_classes() -> None:
     for method in ("below", "above"):
         assert getattr(Stall, method)(given) == getattr(Stall("ann"), method)(1) == "Stall 1"
         assert getattr(Booth, method)(given) == getattr(Booth("bob"), method)(1) == "Booth 1"
+        if method == "above" and sys.version_info >= (3, 13):
+            continue  # it is bound as any function is there, so its methods are those of the flow
         changed = getattr(Booth, method).with_options(retries=1)
         assert (changed(given), changed.retries) == ("Booth 1", 1)
     for method in ("plain_below", "plain_above"):
