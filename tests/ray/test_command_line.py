@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,17 +48,22 @@ def shoal(*arguments: str, folder: Path, address: str | None = None) -> tuple[st
     environment["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     if address is not None:
         environment["RAY_ADDRESS"] = address
-    done = subprocess.run(
+    environment["PYTHONFAULTHANDLER"] = "1"
+    process = subprocess.Popen(
         [SHOAL, *arguments],
         cwd=folder,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=200,  # the limit of a test is 240
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
+    try:
+        out, err = process.communicate(timeout=150)  # the limit of a test is 240
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # for the stacks of its threads
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    return out, err
 
 
 @pytest.fixture
