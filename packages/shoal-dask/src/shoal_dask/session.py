@@ -226,7 +226,6 @@ class WorkerSession(ClusterWorker):
 
     def leave_to_parent(self) -> None:
         """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""
-        self.is_child = True
         for worker_thread in self.worker_threads:
             for frame in worker_thread.frames.stack:
                 worker_thread.frames.disarm(frame)  # which `_run` notices at no cost to others

@@ -300,7 +300,6 @@ class WorkerSession(ClusterWorker):
 
     def leave_to_parent(self) -> None:
         """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""
-        self.is_child = True
         frames = self._worker_thread.frames
         for frame in frames.stack:
             frames.disarm(frame)  # which `WorkerThread` notices at no cost to others
