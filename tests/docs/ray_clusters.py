@@ -28,6 +28,9 @@ def stand_ins(cluster: Head) -> Iterator[dict[str, str]]:
     """
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_ADDRESS", cluster.address)
+        environment.delenv(
+            "RAY_AUTH_MODE", raising=False
+        )  # of an instance that this process may have
         # Under `uv run` a plain `ray.init` would send the page's directory along, and set up an environment for it.
         environment.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         yield {"head:6379": cluster.address, "ray://head:10001": cluster.client}

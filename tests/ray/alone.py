@@ -12,9 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 ROOT = Path(__file__).parents[2]
+
+
+def without_ray(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables without those of a Ray that this process has: its cluster, and that it asks for tokens."""
+    return {k: v for k, v in environment.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
 
 
 def alone(
@@ -31,11 +36,7 @@ def alone(
     Returns:
         What it has written to its standard output and to its standard error.
     """
-    variables = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in ("RAY_ADDRESS", "RAY_AUTH_MODE")  # of a Ray that this process has
-    }
+    variables = without_ray(os.environ)
     # Under `uv run` Ray would send the whole workspace to a cluster that is joined.
     variables["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     for name, value in environment.items():

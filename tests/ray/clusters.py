@@ -18,6 +18,8 @@ import psutil
 from shoal.exceptions import ClusterUnreachable
 from shoal_ray.joining import knock
 
+from tests.ray.alone import without_ray
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -95,11 +97,9 @@ def _ray_start(
     home, work = directory / "home", directory / "work"
     for folder in (home, work):
         folder.mkdir()
-    # An instance that this process has asks for a token, which says nothing about others.
-    outside = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
     # Else a server for a client of Ray Client, forked from a process with threads of gRPC's, now and then dies at once.
     forks = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
-    variables = {**outside, "HOME": str(home), **_PLAIN, **forks, **environment}
+    variables = {**without_ray(os.environ), "HOME": str(home), **_PLAIN, **forks, **environment}
     with open(directory / "log", "wb") as log:
         return subprocess.Popen(
             [

@@ -25,7 +25,7 @@ from shoal.testing.tools import PATIENCE, Signals, eventually
 from shoal_ray import RayTaskRunner, remote_options
 
 from tests.disturbed import pid_of_newest, run_disturbed
-from tests.ray.alone import alone
+from tests.ray.alone import alone, without_ray
 from tests.ray.clusters import head, node
 
 if TYPE_CHECKING:
@@ -424,9 +424,7 @@ finally:
 def driver(script: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     path = folder / "driver.py"
     path.write_text(textwrap.dedent(script).replace("FOLDER", repr(str(folder))))
-    variables = {**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
-        variables.pop(name, None)
+    variables = {**without_ray(os.environ), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
     return subprocess.Popen(
         [sys.executable, str(path), *arguments],
         env=variables,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ray.alone import without_ray
+
 if TYPE_CHECKING:
     from tests.ray.clusters import Head
 
@@ -40,9 +42,7 @@ def double(number):
 def shoal(*arguments: str, folder: Path, address: str | None = None) -> tuple[str, str]:
     """Runs the command in a folder; gives what it writes to standard output and to standard error."""
     environment = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith("SHOAL_") and key != "RAY_ADDRESS"
+        key: value for key, value in without_ray(os.environ).items() if not key.startswith("SHOAL_")
     }
     # Under `uv run` Ray would send the folder to a cluster that is joined, and set up an environment there.
     environment["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"

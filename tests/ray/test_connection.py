@@ -599,6 +599,17 @@ def joined_later(address: str) -> None:
     connection.release(2.0)
 
 
+@needs_tokens
+def test_a_process_that_asks_for_tokens_on_a_cluster_that_does_not(ray_cluster: Head) -> None:
+    """Such a process refuses what the cluster tells it of actors, and runs that wait would do so for ever."""
+    alone(not_joined, ray_cluster.address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="t" * 40)
+
+
+def not_joined(address: str) -> None:
+    with pytest.raises(ClusterUnreachable, match="unset"):
+        connected(address)
+
+
 @pytest.mark.exhaustive
 @needs_tokens
 def test_a_cluster_that_asks_for_a_token(keeper: Keeper) -> None:

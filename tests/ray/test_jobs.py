@@ -9,6 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from shoal.exceptions import ClusterFailed
+from shoal.scheduling.in_flight import JobEnd
 from shoal_ray import jobs
 from shoal_ray.jobs import Jobs
 
@@ -108,3 +111,53 @@ class TestLeaving:
         began = time.monotonic()
         closing(job).join()
         assert time.monotonic() - began < jobs.TOLD_WITHIN
+
+
+class TestTheRelay:
+    """Workers wait until it is there: if it cannot start, runs must end all the same."""
+
+    def test_it_starts(self) -> None:
+        job, failures, _ = new()
+        answer = Reference()
+        job.await_start(answer)
+        answer.told.set_result(True)
+        closing(job).join()
+        assert not failures
+
+    def test_it_cannot_start(self) -> None:
+        job, failures, _ = new()
+        answer = Reference()
+        job.await_start(answer)
+        answer.told.set_exception(ActorDiedError())
+        closing(job).join()
+        [failure] = failures
+        assert type(failure) is ClusterFailed
+        assert isinstance(failure.__cause__, ActorDiedError)
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        (TypeError("'Handlers' object is not callable"), [(1, JobEnd.NOT_BEGUN)]),
+        (TypeError("not of Ray's making"), [(1, JobEnd.UNFIT)]),
+    ],
+)
+def test_a_cancel_of_another_task_on_a_cluster_that_ignores_sigint(
+    cause: TypeError, expected: list[Any]
+) -> None:
+    """SPEC 7.5: such a cancel ends a task before our function begins, so its runs are sent again."""
+    job, _, actions = new()
+    ends: list[Any] = []
+    job._backend.stopping = False
+    job._backend.ledger = SimpleNamespace(  # type: ignore[assignment]
+        job_ended=lambda number, end, **_: ends.append((number, end))
+    )
+    status = Reference()
+    batch = sent(status)
+    batch.number, batch.stored, batch.worker = 1, [], None
+    batch.killed = batch.withdrawn = False
+    job.await_end(batch)
+    status.told.set_exception(RayTaskError("execute", "", cause).as_instanceof_cause())
+    [act] = actions
+    act()
+    assert ends == expected

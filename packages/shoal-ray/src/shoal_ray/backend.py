@@ -222,9 +222,10 @@ class RayBackend(ClusterBackend):
             self.calls.do(self.count_slots)
 
     def relay(self) -> Any:
-        """The driver's actor in the cluster."""
+        """The driver's actor in the cluster; workers wait for it to start, so if it cannot, runs end."""
         if self._relay is None:
             self._relay = self.connection.relay()
+            self.jobs.await_start(self._relay.is_there.remote())
         return self._relay
 
     # ------------------------------------------------------------------ batches go out

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.logs import library_logger
 
-from shoal_ray.joining import check_arguments, knock, which
+from shoal_ray.joining import check_arguments, check_joinable, which
 from shoal_ray.processes import Process, descendants, see_off
 from shoal_ray.quiet import Surroundings
 from shoal_ray.ray_thread import (
@@ -239,7 +239,7 @@ class Instance:
         address = which(settings)
         check_arguments(settings)
         if address != "local":
-            knock(address)
+            check_joinable(address)
         surroundings = Surroundings()
         thread = RayThread(arguments_of(address, settings))
         given = settings.init_kwargs or {}

@@ -18,7 +18,7 @@ import ray
 from ray import exceptions as of_ray
 from shoal.calls import FAILED, NOT_READY
 from shoal.engine.services import guarded
-from shoal.exceptions import ResultLost, SerializationError, UpstreamTaskError
+from shoal.exceptions import ClusterFailed, ResultLost, SerializationError, UpstreamTaskError
 from shoal.safely import kind_of, repr_of, text_of
 from shoal.scheduling.in_flight import Departure, JobEnd
 from shoal.task_runners.remote.files import is_own
@@ -51,6 +51,9 @@ _CRASHES: tuple[type[BaseException], ...] = (
     of_ray.OutOfMemoryError,
     of_ray.RaySystemError,
 )
+#: What a cancel that comes too late for its task does to the next one where Ray ignores SIGINT, as all does that a shell
+#: starts in the background: Ray calls the handler that it had put its own in place of.
+_DEAF = "'Handlers' object is not callable"
 #: How Ray says that it may have begun, whatever was heard of it.
 _UNHEARD: tuple[type[BaseException], ...] = (of_ray.OutOfMemoryError, of_ray.NodeDiedError)
 #: How Ray says that a value is nowhere.
@@ -100,6 +103,23 @@ class Jobs:
 
         assert sent.status is not None  # it was given just now
         self._once_there(sent.status, ended)
+
+    def await_start(self, answer: Any) -> None:
+        """The relay was made.
+
+        Args:
+            answer: a reference of what it says once it has started.
+        """
+
+        def started(done: Any) -> None:
+            error = done.exception()
+            if error is not None:
+                problem = f"its actor for waiting runs could not be started: {text_of(error)}"
+                failure = ClusterFailed(cluster="Ray", problem=problem, was_started=True)
+                failure.__cause__ = error
+                self._backend.failed(failure)
+
+        self._once_there(answer, started)
 
     def _once_there(self, reference: Any, action: Callable[[Any], object]) -> None:
         """Calls a function with a reference's future once that is done, in a thread of Ray's."""
@@ -271,8 +291,10 @@ def _is_borrowed(stored: Any) -> bool:
 
 
 def _is_cancel(error: BaseException) -> bool:
-    """Whether a Ray task was cancelled: also as it began, while Ray looked for its function."""
+    """Whether a Ray task was cancelled: also as it began, while Ray looked for its function, and in another's stead."""
     cause = getattr(error, "cause", None)
-    return isinstance(error, of_ray.TaskCancelledError) or isinstance(
-        cause, of_ray.TaskCancelledError
+    return (
+        isinstance(error, of_ray.TaskCancelledError)
+        or isinstance(cause, of_ray.TaskCancelledError)
+        or (type(cause) is TypeError and str(cause) == _DEAF)
     )

@@ -31,7 +31,7 @@ from shoal_ray.settings import CLIENT, invalid, is_address, uses_tls
 if TYPE_CHECKING:
     from shoal_ray.settings import ClusterSettings
 
-__all__ = ["check_arguments", "explain", "in_words", "knock", "which"]
+__all__ = ["check_arguments", "check_joinable", "explain", "in_words", "knock", "which"]
 
 #: Seconds within which a cluster has to answer.
 ANSWERS_WITHIN = 4.0
@@ -80,11 +80,29 @@ def _running_here(settings: ClusterSettings) -> str:
 _NONE_HERE = "none runs on this machine; `ray start --head` starts one"
 
 
-def knock(address: str) -> None:
+def check_joinable(address: str) -> None:
+    """Finds out whether a cluster answers at an address, and whether it is one that this process can be part of.
+
+    Raises:
+        ClusterUnreachable: it is not.
+    """
+    if knock(address) and _has_token_mode():
+        # It would refuse what the cluster says to it; Ray goes on all the same, until an actor is asked for.
+        problem = (
+            "it asks for no token, and this process does, as RAY_AUTH_MODE=token is in its environment (Ray puts it there "
+            "for programs that a driver of an instance of its own starts): unset that"
+        )
+        raise _unreachable(address, problem)
+
+
+def knock(address: str) -> bool:
     """Finds out whether a cluster answers at an address.
 
     Args:
         address: `"host:port"` or `"ray://host:port"`.
+
+    Returns:
+        Whether it is a cluster's own port where everybody is let in: there are no tokens.
 
     Raises:
         ClusterUnreachable: none does.
@@ -101,12 +119,12 @@ def knock(address: str) -> None:
     except OSError as error:
         raise _unreachable(address, in_words(error)) from error
     if uses_tls():
-        return  # somebody listens; the rest is between Ray and its certificates
-    _ask(address, bare, max(deadline - time.monotonic(), 0.5))
+        return False  # somebody listens; the rest is between Ray and its certificates
+    return _ask(address, bare, max(deadline - time.monotonic(), 0.5))
 
 
-def _ask(address: str, bare: str, limit: float) -> None:
-    """Asks who is listening. Whatever answers in gRPC and knows the question will do."""
+def _ask(address: str, bare: str, limit: float) -> bool:
+    """Asks who is listening. Whatever answers in gRPC and knows the question will do; see `knock`."""
     import grpc
 
     is_client = address.startswith(CLIENT)
@@ -114,7 +132,6 @@ def _ask(address: str, bare: str, limit: float) -> None:
         call = channel.unary_unary(_ASKS_CLIENT if is_client else _ASKS_CLUSTER)
         try:
             call(b"", timeout=limit, metadata=(("client_id", "shoal"),))
-            return
         except grpc.RpcError as error:
             code = error.code()
             if code is grpc.StatusCode.UNIMPLEMENTED:
@@ -135,8 +152,9 @@ def _ask(address: str, bare: str, limit: float) -> None:
             elif code is grpc.StatusCode.UNAVAILABLE:
                 problem = f"what listens there does not talk like Ray ({error.details()})"
             else:
-                return
+                return False
             raise _unreachable(address, problem) from error
+    return not is_client
 
 
 def _unreachable(address: str, problem: str) -> ClusterUnreachable:

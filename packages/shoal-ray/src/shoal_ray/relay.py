@@ -44,6 +44,10 @@ class Relay:
         await self._event(key).wait()
         self._events.pop(key, None)
 
+    async def is_there(self) -> bool:
+        """Whether it has started: it has."""
+        return True
+
     # ------------------------------------------------------------------ gates
 
     async def wait(self, key: str) -> None:

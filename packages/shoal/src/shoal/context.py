@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from shoal.calls import Call
     from shoal.engine.interrupt import Frames
+    from shoal.futures import TaskFuture, TaskFutureList
     from shoal.specs import FlowSpec, TaskSpec
     from shoal.states import State, StateType
 
@@ -313,12 +314,41 @@ class TaskRun(_Run):
         return f"<TaskRun {self.name!r} {self.state}>"
 
 
+class Submitter(Protocol):
+    """A dispatcher, as `Task.submit` and `Task.map` see it: in the driver and on workers alike."""
+
+    def submit(
+        self,
+        task: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        wait_for: Any,
+        scope: Scope,
+    ) -> TaskFuture[Any]:
+        """Takes a run; does not wait for it.
+
+        Raises:
+            RunnerStateError: the runner has been left.
+        """
+
+    def submit_map(
+        self,
+        task: Any,
+        positional: list[tuple[list[Any] | None, Any]],
+        keywords: dict[str, tuple[list[Any] | None, Any]],
+        size: int,
+        wait_for: Any,
+        scope: Scope,
+    ) -> TaskFutureList[Any]:
+        """Takes the runs of a map, whose arguments are in columns: see `MapRecord`."""
+
+
 class Scope:
     """Where a submitted run goes: the dispatcher of the entered runner, and the flow run it works for."""
 
     __slots__ = ("dispatcher", "flow_run")
 
-    def __init__(self, dispatcher: Any, flow_run: FlowRun | None) -> None:
+    def __init__(self, dispatcher: Submitter, flow_run: FlowRun | None) -> None:
         self.dispatcher = dispatcher
         self.flow_run = flow_run
 

@@ -39,6 +39,7 @@ from shoal.states import Running, State
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from shoal.context import Submitter
     from shoal.specs import TaskSpec
 
 __all__ = [
@@ -258,11 +259,11 @@ class _LazyScope(Scope):
         self.flow_run = flow_run
 
     @property
-    def dispatcher(self) -> Any:
+    def dispatcher(self) -> Submitter:  # type: ignore[override]  # nobody assigns it
         """The dispatcher of the runner, which is made on first use."""
         if self._runner is None:
             self._runner = self._make()
-        return self._runner.scope(self.flow_run).dispatcher
+        return self._runner.scope(self.flow_run).dispatcher  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Waits for the runs that were submitted inside, and leaves the runner."""

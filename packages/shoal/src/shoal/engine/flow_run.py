@@ -360,7 +360,7 @@ def _stopping_what_is_in_place() -> Callable[[], None] | None:
     """How to stop a run that the flow's own thread executes, so that the flow can end at its limit."""
     scope = SCOPE.get()
     assert scope is not None  # the flow's
-    dispatcher = scope.dispatcher
+    dispatcher: Any = scope.dispatcher  # the runner's own
     if not dispatcher.in_place:
         return None  # runs are elsewhere, and stopped when the flow leaves its runner
     return lambda: CALLBACKS.put("The end of a flow's time", dispatcher.cancel_all)

@@ -37,7 +37,7 @@ class ClusterListener(Listener):
 
     def __init__(self, backend: ClusterBackend) -> None:
         super().__init__(backend.events, backend.serializer, self)
-        self.backend: Any = backend
+        self.backend = backend
 
     #: Whether values that stay in the cluster exist when their job has ended, and not before.
     values_come_last = False
@@ -49,8 +49,8 @@ class ClusterListener(Listener):
         return nullcontext()
 
     def kept(self, member: Any, sent: Any, told: Any) -> Any:
-        """The handle of a value that a worker keeps; the backend's, if it makes no difference which batch that was in."""
-        return self.backend.kept(told, member)
+        """The handle of a value that a worker keeps."""
+        raise NotImplementedError
 
     def is_kept(self, value: Any) -> bool:
         """Whether a run's value is a handle that workers find the value by."""
