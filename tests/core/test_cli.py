@@ -731,7 +731,13 @@ def test_an_async_flow_of_the_command_in_another_thread() -> None:
         assert pool.submit(run).result() == 1
 
 
-@pytest.mark.parametrize("flow", ["lost", "lost_in_turn", "lost_in_a_loop"])
+@pytest.mark.parametrize(
+    "flow",
+    [
+        "lost_in_a_loop",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("lost", "lost_in_turn")),
+    ],
+)
 def test_a_signal_that_ends_no_system_call_is_seen(tmp_path: Path, flow: str) -> None:
     """It reached another thread, or the main thread just before that went to wait."""
     with started(tmp_path, SHOAL, "run", f"slow.py:{flow}") as process:

@@ -162,7 +162,7 @@ def test_on_a_terminal_there_is_a_bar(
     ("runner", "shown"),
     [
         ("threads", "ThreadPoolTaskRunner()"),
-        ("processes", "ProcessPoolTaskRunner()"),
+        pytest.param("processes", "ProcessPoolTaskRunner()", marks=pytest.mark.slow),
         ("processes:2", "ProcessPoolTaskRunner(max_workers=2)"),
     ],
 )

@@ -93,6 +93,7 @@ IN_C: dict[str, Callable[[], object]] = {
 
 
 # SPEC 7.3
+@pytest.mark.slow
 @pytest.mark.parametrize("what", IN_C)
 def test_a_time_limit_holds_in_c_code(signals: Signals, what: str) -> None:
     work = IN_C[what]
@@ -119,6 +120,7 @@ def test_a_time_limit_holds_in_c_code(signals: Signals, what: str) -> None:
 
 
 # SPEC 7.3
+@pytest.mark.slow
 def test_attempts_that_are_stopped_by_force_do_not_overlap(signals: Signals) -> None:
     @task(timeout_seconds=1, retries=1)
     def stuck() -> str:
@@ -258,6 +260,7 @@ def returns_large(signals: Signals, name: str) -> Any:
         signals.set(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noisy", [prints, submits, asks, returns_large], ids=lambda t: t.name)
 def test_cancelling_a_run_that_talks_to_the_driver(noisy: Any, signals: Signals) -> None:
     """An interrupt in the middle of a message would garble all that come after."""
@@ -579,6 +582,7 @@ def test_returned_futures_of_children() -> None:
 
 
 # SPEC 5.8, 9.1
+@pytest.mark.slow
 def test_flows_inside_runs_on_one_worker() -> None:
     @task
     def on_processes() -> int:
@@ -837,6 +841,7 @@ def segments_here() -> int:
 
 
 # SPEC 4.6
+@pytest.mark.slow
 def test_values_are_freed_with_their_futures() -> None:
     @task
     def nests(x: int) -> int:
@@ -872,6 +877,7 @@ def test_values_are_freed_with_their_futures() -> None:
     assert segments_here() == 0
 
 
+@pytest.mark.slow
 def test_a_value_that_is_kept_is_not_overwritten() -> None:
     """Whoever keeps a view of a freed value, its memory is not used again."""
 
@@ -1043,6 +1049,7 @@ def test_a_worker_that_cannot_be_started(caplog: pytest.LogCaptureFixture) -> No
 
 
 # SPEC 7.3
+@pytest.mark.slow
 def test_a_coroutine_that_goes_on_waiting_is_stopped_by_force() -> None:
     @task
     def slow() -> None:

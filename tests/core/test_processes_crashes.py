@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
     from shoal.futures import TaskFuture
 
-pytestmark = pytest.mark.skipif(default_method() != "forkserver", reason="there is no forking here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(default_method() != "forkserver", reason="there is no forking here"),
+]
 
 #: How a worker may end: what does it, and the exit code and signal that are told.
 DEATHS: dict[str, tuple[Callable[[], object], int | None, int | None]] = {
@@ -779,7 +782,6 @@ def test_more_large_values_than_go_with_one_message() -> None:
 # ------------------------------------------------------------------------ crowds
 
 
-@pytest.mark.slow
 def test_a_fork_bomb_of_tasks_is_none() -> None:
     @task
     def leaf(x: int) -> int:

@@ -51,6 +51,7 @@ def scratch(tmp_path: Path) -> Iterator[Callable[[], list[Path]]]:
 # ------------------------------------------------------------------------ a local cluster
 
 
+@pytest.mark.slow
 def test_one_worker_process_for_each_processor(
     monkeypatch: pytest.MonkeyPatch, scratch: Callable[[], list[Path]]
 ) -> None:
@@ -76,6 +77,7 @@ def test_workers_find_the_surroundings_of_the_driver(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SHOAL_TEST", "now")
+    monkeypatch.setenv("__DASK_PARENT_PID", str(os.getpid()))  # as Dask does, once for a process
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
 
@@ -104,6 +106,7 @@ def test_workers_find_the_surroundings_of_the_driver(
         assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 def test_arguments_of_the_cluster() -> None:
     options = {"n_workers": 1, "threads_per_worker": 3, "name": "mine", "worker_class": Nanny}
     connection = Connection(settings(cluster_kwargs=options))

@@ -72,6 +72,8 @@ NEEDS = {
 }
 #: Pages whose packages take seconds to import, in each worker.
 LARGE = {"docs/gallery/pandas.md", "docs/gallery/scikit-learn.md"}
+#: Pages that a reader sees first: the others are slow.
+FIRST = {"README.md", "docs/index.md", "docs/first-steps.md"}
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def bytecode(page: str, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=pytest.mark.slow) if page in STAND_INS or page in LARGE else page
+        page if page in FIRST else pytest.param(page, marks=pytest.mark.slow)
         for page in SCRIPTS
         if page not in ON_RAY
     ],
@@ -248,6 +250,7 @@ def test_python_blocks_run_on_ray(page: str, tmp_path: Path, ray_cluster: Head) 
         run_script(page, tmp_path, replacements, TIMEOUT_ON_RAY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in SCRIPTS if TESTS.search(script_of(page))])
 def test_tests_of_a_page_pass(page: str, tmp_path: Path) -> None:
     script = tmp_path / "test_page.py"
@@ -257,7 +260,12 @@ def test_tests_of_a_page_pass(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "command"), [(page, command) for page in pages() for command in commands_of(page)]
+    ("page", "command"),
+    [
+        (page, command) if page in FIRST else pytest.param(page, command, marks=pytest.mark.slow)
+        for page in pages()
+        for command in commands_of(page)
+    ],
 )
 def test_commands_run(page: str, command: str, tmp_path: Path) -> None:
     for block in blocks_of(page):

@@ -190,6 +190,7 @@ def requirements_in(wheel: zipfile.Path) -> list[str]:
     return re.findall(r"^Requires-Dist: (.*)$", metadata, flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["shoal", "shoal-dask", "shoal-ray"])
 def test_wheel_is_complete(build: Callable[[str], zipfile.Path], package: str) -> None:
     wheel = build(package)
@@ -210,6 +211,7 @@ def test_wheel_is_complete(build: Callable[[str], zipfile.Path], package: str) -
     assert (info_of(wheel) / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
+@pytest.mark.slow
 def test_wheel_tells_what_it_needs(build: Callable[[str], zipfile.Path]) -> None:
     wheel = build("shoal")
     required = [line for line in requirements_in(wheel) if "extra ==" not in line]
@@ -222,6 +224,7 @@ def test_wheel_tells_what_it_needs(build: Callable[[str], zipfile.Path]) -> None
     assert "sequential = shoal.task_runners:SequentialTaskRunner" in entry_points
 
 
+@pytest.mark.slow
 def test_the_packages_of_one_version_belong_together(
     build: Callable[[str], zipfile.Path],
 ) -> None:
@@ -241,6 +244,7 @@ def test_the_packages_of_one_version_belong_together(
         assert info_of(wheel).name.split("-")[1].startswith(f"{version}.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "runner"), [("dask", "DaskTaskRunner"), ("ray", "RayTaskRunner")], ids=["dask", "ray"]
 )

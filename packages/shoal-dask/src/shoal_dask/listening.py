@@ -85,10 +85,6 @@ class Listener(ClusterListener):
 
     # ------------------------------------------------------------------ see `ClusterListener`
 
-    def kept(self, member: DaskMember, sent: Any, told: str) -> Kept:
-        """See `ClusterListener`: it makes no difference which batch it was in."""
-        return self.backend.kept(told, member)
-
     def take_more(self, member: Any, message: Message) -> None:
         """See `ClusterListener`."""
         if message.kind == messages.WANTED:

@@ -105,8 +105,10 @@ class LimitTests(SuiteBase):
             assert first.state.name == ends.get(how, "Completed")
 
         main()
-        runs = 3 if retries else 2
-        assert signals.lines("crowd") == ["1"] * runs, "never two at once"
+        crowds = signals.lines("crowd")
+        assert set(crowds) == {"1"}, "never two at once"
+        # On a busy machine an attempt may be past its limit before it has said so.
+        assert 2 <= len(crowds) <= 2 + retries
 
     @covers("10.2", "7.4", needs=("concurrent", "stops"))
     def test_a_run_that_was_cancelled_before_it_began_holds_no_slot(

@@ -202,6 +202,10 @@ class ClusterBackend:
         for kind, body in self._told:
             self.down(member, kind, body)
 
+    def kept(self, told: Any, member: Any) -> Any:
+        """The handle of a large value that a worker keeps, by what the worker told of it."""
+        raise NotImplementedError
+
     # ------------------------------------------------------------------ batches go out
 
     def died(self, run_name: str, text: str | None, cause: BaseException | None = None) -> Any:

@@ -49,8 +49,8 @@ class ClusterListener(Listener):
         return nullcontext()
 
     def kept(self, member: Any, sent: Any, told: Any) -> Any:
-        """The handle of a value that a worker keeps."""
-        raise NotImplementedError
+        """The handle of a value that a worker keeps; the backend's, if it makes no difference which batch that was in."""
+        return self.backend.kept(told, member)
 
     def is_kept(self, value: Any) -> bool:
         """Whether a run's value is a handle that workers find the value by."""
