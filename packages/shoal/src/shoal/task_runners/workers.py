@@ -28,7 +28,7 @@ from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.task_run import attempt_here, overdue_outcome
 from shoal.exceptions import NestingTooDeep
-from shoal.futures.blocking import Countdown, block_plainly, slices
+from shoal.futures.blocking import Countdown, acquire, block_plainly
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import wait_graph
@@ -109,7 +109,7 @@ class Worker:
 
     def park(self) -> None:
         """Blocks until `look_again`; `_asleep` was set under the lock before."""
-        any(self._parked.acquire(timeout=seconds) for seconds in slices(None))
+        acquire(self._parked)
 
     def look_again(self) -> None:
         """Something has changed for a worker that sleeps."""
