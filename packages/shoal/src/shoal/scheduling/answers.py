@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NOT_HERE", "Answers"]
 
-_COMPLETED = StateType.COMPLETED  # a lookup in the enumeration costs more than the rest of a State
-
-
 #: Why a child that user code forks cannot use what it inherited.
 NOT_HERE = (
     "its runs belong to the process that entered it, and this one was forked from that; "
@@ -78,13 +75,16 @@ class Answers:
     def state_of(self, future: TaskFuture[Any]) -> State[Any]:
         """The state of a run as it is now."""
         flow_run = self.flow_run
-        whose = future._number, flow_run.number if flow_run is not None else None
-        detail = future._detail
-        if detail is not None and detail.state is not None and future._phase >= DONE:
-            state = detail.state = detail.state.of_run(*whose)
+        whose = flow_run.number if flow_run is not None else None
+        phase, detail = future._phase, future._detail  # the phase is set last
+        if detail is not None and detail.state is not None and phase >= DONE:
+            state = detail.state = detail.state.of_run(future._number, whose)
             return state
+        outcome = future._outcome
+        if phase == COMPLETED and not isinstance(outcome, Handle):
+            return State.of_completed(outcome, future._since, future._number, whose)
         state = self._made_state_of(future)
-        state.belong(*whose)
+        state.belong(future._number, whose)
         return state
 
     def _made_state_of(self, future: TaskFuture[Any]) -> State[Any]:
@@ -94,9 +94,7 @@ class Answers:
         outcome = future._outcome
         now = future._since
         if phase == COMPLETED:
-            if isinstance(outcome, Handle):
-                return State(_COMPLETED, timestamp=now, fetch=lambda: self.value_of(future))
-            return State(_COMPLETED, data=outcome, timestamp=now)
+            return State(StateType.COMPLETED, timestamp=now, fetch=lambda: self.value_of(future))
         if phase == FAILED:
             from shoal.engine.hooks import failure_message
 

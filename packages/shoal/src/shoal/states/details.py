@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["StateDetails", "WhoseState", "uuids_of"]
-
-#: The task run and the flow run that a state belongs to: their numbers, or their UUIDs if it came from another process.
-WhoseState = tuple[int | str | None, int | str | None]
+__all__ = ["StateDetails", "uuid_of"]
 
 
 class StateDetails(NamedTuple):
@@ -32,12 +29,8 @@ class StateDetails(NamedTuple):
     cache_expiration: datetime | None = None
 
 
-def uuids_of(whose: WhoseState | None) -> tuple[str | None, str | None]:
-    """The UUIDs of a state's task run and flow run."""
+def uuid_of(run: int | str | None) -> str | None:
+    """The UUID of a run, by its number or its UUID."""
     from shoal.names import run_uuid
 
-    task_run, flow_run = whose or (None, None)
-    return (
-        run_uuid(task_run) if isinstance(task_run, int) else task_run,
-        run_uuid(flow_run) if isinstance(flow_run, int) else flow_run,
-    )
+    return run_uuid(run) if isinstance(run, int) else run

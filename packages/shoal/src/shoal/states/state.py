@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from shoal.exceptions import CancelledRun, CrashedRun, FailedRun, ResultLost, UnfinishedRun
 from shoal.safely import is_error, is_raisable, repr_of
-from shoal.states.details import StateDetails, WhoseState, uuids_of
+from shoal.states.details import StateDetails, uuid_of
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ _BAD_ENDS: dict[StateType, type[FailedRun | CrashedRun | CancelledRun]] = {
 TERMINAL_TYPES: frozenset[StateType] = frozenset({_COMPLETED, *_BAD_ENDS})
 
 _NOT_READY = "NotReady"
+_new = object.__new__
 _DEFAULT_NAMES = {type_: type_.capitalize() for type_ in StateType}
 
 
@@ -106,7 +107,17 @@ class State(Generic[R_co]):
         epoch: when the state was entered, in seconds since the epoch.
     """
 
-    __slots__ = ("_data", "_remote", "_scheduled", "_whose", "epoch", "message", "name", "type")
+    __slots__ = (
+        "_data",
+        "_flow_run",
+        "_remote",
+        "_scheduled",
+        "_task_run",
+        "epoch",
+        "message",
+        "name",
+        "type",
+    )
 
     type: StateType
     name: str
@@ -132,11 +143,31 @@ class State(Generic[R_co]):
         self.epoch = time() if timestamp is None else timestamp
         self._data = data
         self._remote = None if fetch is None else _Remote(fetch)
-        self._whose: WhoseState | None = None
+        # Whose it is: numbers of runs, or their UUIDs if it came from another process. Two slots: a pair would be one more
+        # object for the garbage collector, and reading a state would take twice as long.
+        self._task_run: int | str | None = None
+        self._flow_run: int | str | None = None
         if scheduled_time is None or isinstance(scheduled_time, (int, float)):
             self._scheduled = scheduled_time
         else:
             self._scheduled = scheduled_time.timestamp()
+
+    @classmethod
+    def of_completed(
+        cls, data: Any, epoch: float, task_run: int, flow_run: int | None
+    ) -> State[Any]:
+        """For the library: that of a run with a value, by the numbers of the runs. Hot."""
+        state: State[Any] = _new(State)
+        state.type = _COMPLETED
+        state.name = "Completed"
+        state.message = None
+        state.epoch = epoch
+        state._data = data
+        state._remote = None
+        state._scheduled = None
+        state._task_run = task_run
+        state._flow_run = flow_run
+        return state
 
     @property
     def timestamp(self) -> datetime:
@@ -151,23 +182,22 @@ class State(Generic[R_co]):
     @property
     def state_details(self) -> StateDetails:
         """What more is known of it: whose state it is, and what is planned."""
-        task_run_id, flow_run_id = uuids_of(self._whose)
-        return StateDetails(flow_run_id, task_run_id, self.scheduled_time)
+        return StateDetails(uuid_of(self._flow_run), uuid_of(self._task_run), self.scheduled_time)
 
     def belong(self, task_run: int | None, flow_run: int | None) -> None:
         """For the library: says whose state it is, by the numbers of the runs, while nobody else has it."""
-        self._whose = task_run, flow_run
+        self._task_run, self._flow_run = task_run, flow_run
 
     def of_run(self, task_run: int | None, flow_run: int | None) -> State[R_co]:
         """For the library: this state if it belongs to these runs, else one that does: a user may give several one."""
         whose = task_run, flow_run
-        if self._whose == whose:
+        if (self._task_run, self._flow_run) == whose != (None, None):
             return self
         own: State[R_co] = State.__new__(State)
         own._remote = self._remote  # before the data, which are there once this is `None`
         for name in ("_data", "_scheduled", "epoch", "message", "name", "type"):
             setattr(own, name, getattr(self, name))
-        own._whose = whose
+        own._task_run, own._flow_run = whose
         return own
 
     @property
@@ -305,13 +335,12 @@ class State(Generic[R_co]):
         return hash((self.type, self.name, self.message))  # data need not be hashable
 
     def __getstate__(self) -> tuple[Any, ...]:
-        whose = None if self._whose is None else uuids_of(self._whose)
+        whose = uuid_of(self._task_run), uuid_of(self._flow_run)
         return self.type, self.name, self.message, self.epoch, self.data, self._scheduled, whose
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.type, self.name, self.message, self.epoch, self._data, self._scheduled, self._whose = (
-            state
-        )
+        self.type, self.name, self.message, self.epoch, self._data, self._scheduled, whose = state
+        self._task_run, self._flow_run = whose
         self._remote = None
 
 
