@@ -106,7 +106,7 @@ class TestQuickLooks:
 
     @pytest.mark.parametrize(
         ("seconds", "rounds"),
-        [(1000, [5, 5]), (12, [2, 2]), (0, [1, 1])],
+        [(1000, [5, 5]), (12, [2, 3]), (0, [1, 1])],
         ids=["plenty", "some", "none"],
     )
     def test_rounds_are_taken_while_there_is_time(self, seconds: float, rounds: list[int]) -> None:

@@ -24,8 +24,8 @@ app = App(name="bench", help="Measure what Shoal costs per task, beside the bare
 ROUNDS = 7
 QUICK_ROUNDS = 3
 
-#: Seconds for all measurements of a quick look; each takes a warm-up and a round all the same, and starting engines
-#: takes its time.
+#: Seconds for all measurements of a quick look; the first takes a warm-up and each a round all the same, and starting
+#: engines takes its time.
 QUICK_SECONDS = 30.0
 
 

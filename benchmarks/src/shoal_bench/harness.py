@@ -8,7 +8,7 @@ What disturbs a machine lasts longer than a round, so it meets both sides alike:
 the median of the rounds is judged. The warm-up takes what happens once: bytecode, lazy imports, caches.
 
 A quick look has so many seconds for all measurements. It leaves the further engines out, takes no further round of one
-that has had its share, and warms nothing up that takes long.
+that has had its share, and has one warm-up for all.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def measure_all(
     for position, measurement in enumerate(measurements):
         now = clock()
         share = (end - now) / (len(measurements) - position)
-        yield measure(measurement, rounds, quick=quick, until=now + share, clock=clock)
+        warm = not quick or position == 0
+        yield measure(measurement, rounds, quick=quick, until=now + share, clock=clock, warm=warm)
 
 
 def measure(
@@ -132,6 +133,7 @@ def measure(
     quick: bool = False,
     until: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
+    warm: bool = True,
 ) -> Result:
     """Takes one measurement.
 
@@ -141,12 +143,13 @@ def measure(
         quick: whether to do less work in each sample, and to leave further engines out.
         until: when no further round is begun, by the clock; one is taken in any case.
         clock: tells the time, in seconds.
+        warm: whether a round is taken first that does not count, unless that takes long in a quick look.
     """
     size = measurement.size
     if quick:
         size = measurement.quick_size or size
         measurement = replace(measurement, also={})
-    if not quick or measurement.repeats >= 1:  # those that take long are alike from the first on
+    if warm and (not quick or measurement.repeats >= 1):  # what takes long is alike from the first on
         _take_round(measurement, size)  # the warm-up
     taken = [_take_round(measurement, size)]
     while len(taken) < math.ceil(rounds * measurement.repeats) and clock() < until:

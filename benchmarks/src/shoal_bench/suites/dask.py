@@ -221,6 +221,7 @@ MEASUREMENTS = (
         floor=600,
         aim=250,
         size=100_000,
+        quick_size=20_000,
         repeats=1 / 3,
     ),
 )
