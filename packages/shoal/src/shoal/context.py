@@ -318,27 +318,12 @@ class Submitter(Protocol):
     """A dispatcher, as `Task.submit` and `Task.map` see it: in the driver and on workers alike."""
 
     def submit(
-        self,
-        task: Any,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any] | None,
-        wait_for: Any,
-        scope: Scope,
+        self, task: Any, args: tuple[Any, ...], kwargs: Any, wait_for: Any, scope: Scope
     ) -> TaskFuture[Any]:
-        """Takes a run; does not wait for it.
-
-        Raises:
-            RunnerStateError: the runner has been left.
-        """
+        """Takes a run; does not wait for it."""
 
     def submit_map(
-        self,
-        task: Any,
-        positional: list[tuple[list[Any] | None, Any]],
-        keywords: dict[str, tuple[list[Any] | None, Any]],
-        size: int,
-        wait_for: Any,
-        scope: Scope,
+        self, task: Any, positional: Any, keywords: Any, size: int, wait_for: Any, scope: Scope
     ) -> TaskFutureList[Any]:
         """Takes the runs of a map, whose arguments are in columns: see `MapRecord`."""
 
