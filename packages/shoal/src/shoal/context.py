@@ -16,6 +16,7 @@ from shoal import settings
 from shoal.exceptions import MissingContextError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime, timedelta
 
     from shoal.calls import Call
@@ -52,30 +53,19 @@ SCOPE: ContextVar[Scope | None] = ContextVar("shoal_scope", default=None)
 TAGS: ContextVar[frozenset[str]] = ContextVar("shoal_tags", default=frozenset())
 
 
-class Blocker(Protocol):
-    """How a special thread waits (a worker runs what it waits for; a loop refuses).
-
-    Takes what `block` takes, with a deadline of `time.monotonic` for the timeout.
-    """
-
-    def __call__(
-        self, wanted: Any, deadline: float | None, fail_fast: bool, first: bool
-    ) -> bool: ...
-
-
 class _Here(threading.local):
     """What is special about the current thread.
 
     Attributes:
         block: how this thread waits for futures, `None` for the plain way. A worker runs what it waits for; the loop
-            of async tasks refuses.
+            of async tasks refuses. It takes what `block` takes, with a deadline of `time.monotonic` for the timeout.
         frames: the interruptible runs on this thread's stack, `None` where there never was one.
         worker: the pool's worker that this thread is, if any.
         loop: whether this is the thread of the loop that runs async tasks.
         batch_call: the call that it is at, of a batch on an executor's worker.
     """
 
-    block: Blocker | None = None
+    block: Callable[[Any, float | None, bool, bool], bool] | None = None
     frames: Frames | None = None
     worker: Any = None
     loop: bool = False
