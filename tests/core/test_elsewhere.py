@@ -12,8 +12,9 @@ import pytest
 import shoal
 import shoal.absent
 import shoal.logging
-from shoal import Flow, Task, annotations, elsewhere, futures, logs, task
-from shoal.elsewhere import MODULES, NAMES, PAGE
+from shoal import Flow, Task, annotations, elsewhere, flow, futures, logs, task
+from shoal.elsewhere import MODULES, NAMES, OPTIONS, PAGE
+from shoal.exceptions import UnknownOption
 from shoal.utilities import annotations as utilities
 
 ABSENT = Path(shoal.absent.__path__[0])
@@ -144,3 +145,20 @@ def test_our_logging_is_not_in_the_way_of_pythons() -> None:
 
 def test_the_page_is_there() -> None:
     assert (Path(__file__).parents[2] / elsewhere.PAGE).exists()
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_that_is_missing(option: str) -> None:
+    for kind, decorator in (("task", task), ("flow", flow)):
+        sentence = f"{kind} 'print': there is no option {option!r}: in Prefect it {OPTIONS[option]} (see {PAGE})"
+        for give in (
+            lambda decorator=decorator: decorator(**{option: None})(print),
+            lambda decorator=decorator: decorator(print).with_options(**{option: None}),
+        ):
+            with pytest.raises(UnknownOption) as raised:
+                give()
+            assert str(raised.value) == sentence
+
+
+def test_an_option_that_is_there_is_not_said_to_be_missing() -> None:
+    assert not {*task(print).options(), *flow(print).options()} & set(OPTIONS)

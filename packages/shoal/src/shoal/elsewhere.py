@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
 
-__all__ = ["MODULES", "NAMES", "mark", "missing", "refuse"]
+__all__ = ["MODULES", "NAMES", "OPTIONS", "mark", "missing", "purpose_of_option", "refuse"]
 
 PAGE = "docs/coming-from-prefect.md"
 
@@ -134,6 +134,29 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "PrefectDaskClient": "submitted tasks through Dask's client; a task's own submit does",
     },
 }
+
+#: What options of the decorators were for.
+OPTIONS: Mapping[str, str] = {
+    "asset_deps": MODULES["assets"],
+    "cache_expiration": "said how long a stored result takes a run's place",
+    "cache_key_fn": "made the keys of stored results",
+    "cache_policy": MODULES["cache_policies"],
+    "cache_result_in_memory": "kept results in memory beside storage",
+    "on_commit": MODULES["transactions"],
+    "on_rollback": MODULES["transactions"],
+    "persist_result": "stored results",
+    "refresh_cache": "had a run replace a stored result",
+    "result_serializer": MODULES["serializers"],
+    "result_storage": "said where results are stored",
+    "result_storage_key": "named a stored result",
+    "viz_return_value": "stood for a task's result in the drawing of a flow",
+}
+
+
+def purpose_of_option(option: str) -> str | None:
+    """What an option was for in Prefect, to be said after "there is no option …"; `None` for any other."""
+    purpose = OPTIONS.get(option)
+    return None if purpose is None else f"in Prefect it {purpose} (see {PAGE})"
 
 
 def sentence(what: str, purpose: str) -> str:
