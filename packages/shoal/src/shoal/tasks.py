@@ -345,6 +345,7 @@ class Task(TaskSpec, Generic[P, R_co]):
             MissingContextError: there is no flow or task around the caller.
             MappingMissingIterable: no argument is iterable.
             MappingLengthMismatch: the iterables have different lengths.
+            ParameterBindError: the arguments do not fit the signature.
         """
         scope = SCOPE.get()
         if scope is None:
