@@ -12,9 +12,10 @@ import pytest
 import shoal
 import shoal.absent
 import shoal.logging
-from shoal import Flow, Task, annotations, elsewhere, flow, futures, logs, task
+from shoal import Flow, State, Task, annotations, elsewhere, flow, futures, logs, task
 from shoal.elsewhere import MODULES, NAMES, OPTIONS, PAGE
 from shoal.exceptions import UnknownOption
+from shoal.states import Pending
 from shoal.utilities import annotations as utilities
 
 ABSENT = Path(shoal.absent.__path__[0])
@@ -24,12 +25,12 @@ IN_MODULES = [
     (module, name)
     for module, names in NAMES.items()
     for name in names
-    if not module.endswith((".Task", ".Flow"))
+    if not module.endswith((".Task", ".Flow", ".State"))
     and not module.startswith(("shoal_dask", "shoal_ray"))
 ]
 ON_CLASSES = [
     (owner, name)
-    for owner in (Task, Flow)
+    for owner in (Task, Flow, State)
     for name in NAMES[f"{owner.__module__}.{owner.__qualname__}"]
 ]
 
@@ -86,7 +87,8 @@ def test_a_missing_method(owner: type, name: str) -> None:
     @shoal.flow
     def main() -> None: ...
 
-    for holder in (owner, one if owner is Task else main):
+    examples = {Task: one, Flow: main, State: Pending()}
+    for holder in (owner, examples[owner]):
         assert not hasattr(holder, name)
         with pytest.raises(AttributeError) as raised:
             getattr(holder, name)
@@ -114,7 +116,8 @@ def test_a_missing_name_while_code_is_traced() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["shoal", "shoal.states", "shoal.tasks", "shoal.flows", "shoal.context"]
+    "module",
+    ["shoal", "shoal.states", "shoal.tasks", "shoal.flows", "shoal.context", "shoal.exceptions"],
 )
 def test_any_other_name_is_answered_as_everywhere(module: str) -> None:
     with pytest.raises(ImportError, match="cannot import name 'nonsense'"):

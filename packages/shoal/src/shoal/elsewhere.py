@@ -23,6 +23,7 @@ _BACKGROUND = "ran tasks in the background, on the workers of a server"
 _DEPLOY = "made deployments, which a server starts"
 _PAUSE = "paused a flow run on a server, for a person or a later time"
 _SERVER = "spoke to a server"
+_SIGNAL = "told a flow run to stop or to wait, on a server's behalf"
 
 #: What modules were for.
 MODULES: Mapping[str, str] = {
@@ -115,6 +116,35 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "is_state_iterable": "told lists of states from other values",
         "return_value_to_state": "stored a return value; aggregate_states makes one state of several",
         "to_state_create": "wrote a state for a server",
+    },
+    "shoal.states.State": {
+        "aresult": "awaited what a server was asked for; result() asks nobody",
+    },
+    "shoal.exceptions": {
+        "Abort": _SIGNAL,
+        "BlockMissingCapabilities": MODULES["blocks"],
+        "ConfigurationError": "was raised for a profile whose settings are wrong",
+        "ExternalSignal": _SIGNAL,
+        "FlowPauseTimeout": _PAUSE,
+        "FlowRunWaitTimeout": "was raised when a run of a deployment did not end in time",
+        "InfrastructureError": MODULES["infrastructure"],
+        "InfrastructureNotAvailable": MODULES["infrastructure"],
+        "InfrastructureNotFound": MODULES["infrastructure"],
+        "InvalidNameError": "was raised for a name that a server does not take",
+        "MissingFlowError": "was raised when the flow of a deployment was not found",
+        "MissingProfileError": "was raised for a profile that is not there",
+        "NotPausedError": _PAUSE,
+        "ObjectAlreadyExists": _SERVER,
+        "ObjectNotFound": _SERVER,
+        "Pause": _PAUSE,
+        "PausedRun": _PAUSE,
+        "PrefectException": "was the base of all errors, as ShoalError is here",
+        "PrefectHTTPStatusError": _SERVER,
+        "PrefectSignal": _SIGNAL,
+        "ProtectedBlockError": MODULES["blocks"],
+        "SignatureMismatchError": "was raised for arguments that do not fit; ParameterBindError is",
+        "TerminationSignal": "was raised in a flow on SIGTERM, which ends flows here as Ctrl-C does",
+        "UnspecifiedFlowError": "was raised when a deployment's file has several flows",
     },
     "shoal.task_runners": {
         "PrefectTaskRunner": _BACKGROUND,
