@@ -12,8 +12,10 @@ import pytest
 import shoal
 import shoal.absent
 import shoal.logging
-from shoal import Flow, Task, annotations, elsewhere, futures, logs, task
-from shoal.elsewhere import MODULES, NAMES, PAGE
+from shoal import Flow, State, Task, annotations, elsewhere, flow, futures, logs, task
+from shoal.elsewhere import MODULES, NAMES, OPTIONS, PAGE
+from shoal.exceptions import UnknownOption
+from shoal.states import Pending
 from shoal.utilities import annotations as utilities
 
 ABSENT = Path(shoal.absent.__path__[0])
@@ -23,12 +25,12 @@ IN_MODULES = [
     (module, name)
     for module, names in NAMES.items()
     for name in names
-    if not module.endswith((".Task", ".Flow"))
+    if not module.endswith((".Task", ".Flow", ".State"))
     and not module.startswith(("shoal_dask", "shoal_ray"))
 ]
 ON_CLASSES = [
     (owner, name)
-    for owner in (Task, Flow)
+    for owner in (Task, Flow, State)
     for name in NAMES[f"{owner.__module__}.{owner.__qualname__}"]
 ]
 
@@ -85,7 +87,8 @@ def test_a_missing_method(owner: type, name: str) -> None:
     @shoal.flow
     def main() -> None: ...
 
-    for holder in (owner, one if owner is Task else main):
+    examples = {Task: one, Flow: main, State: Pending()}
+    for holder in (owner, examples[owner]):
         assert not hasattr(holder, name)
         with pytest.raises(AttributeError) as raised:
             getattr(holder, name)
@@ -113,7 +116,8 @@ def test_a_missing_name_while_code_is_traced() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["shoal", "shoal.states", "shoal.tasks", "shoal.flows", "shoal.context"]
+    "module",
+    ["shoal", "shoal.states", "shoal.tasks", "shoal.flows", "shoal.context", "shoal.exceptions"],
 )
 def test_any_other_name_is_answered_as_everywhere(module: str) -> None:
     with pytest.raises(ImportError, match="cannot import name 'nonsense'"):
@@ -144,3 +148,20 @@ def test_our_logging_is_not_in_the_way_of_pythons() -> None:
 
 def test_the_page_is_there() -> None:
     assert (Path(__file__).parents[2] / elsewhere.PAGE).exists()
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_that_is_missing(option: str) -> None:
+    for kind, decorator in (("task", task), ("flow", flow)):
+        sentence = f"{kind} 'print': there is no option {option!r}: in Prefect it {OPTIONS[option]} (see {PAGE})"
+        for give in (
+            lambda decorator=decorator: decorator(**{option: None})(print),
+            lambda decorator=decorator: decorator(print).with_options(**{option: None}),
+        ):
+            with pytest.raises(UnknownOption) as raised:
+                give()
+            assert str(raised.value) == sentence
+
+
+def test_an_option_that_is_there_is_not_said_to_be_missing() -> None:
+    assert not {*task(print).options(), *flow(print).options()} & set(OPTIONS)

@@ -350,7 +350,9 @@ def test_direct_async_calls_take_slots(limits: ConcurrencyLimits) -> None:
         return number
 
     async def main() -> list[int]:
-        return await asyncio.gather(*[work(number) for number in range(4)])
+        calls = [work(number) for number in range(4)]
+        assert {call.__name__ for call in calls} == {"work"}
+        return await asyncio.gather(*calls)
 
     assert asyncio.run(main()) == [0, 1, 2, 3]
     assert gauge.most == 1

@@ -106,6 +106,8 @@ def test_errors_name_what_there_is() -> None:
             combine.map()
         with pytest.raises(ParameterBindError, match="colour"):
             combine.map([1], colour=[1])
+        with pytest.raises(ParameterBindError, match="colour"):
+            combine.map([1, 2], colour=[1])
 
     main()
 

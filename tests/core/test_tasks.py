@@ -618,3 +618,27 @@ def test_the_run_logger_of_direct_calls(caplog: pytest.LogCaptureFixture) -> Non
     assert (record.run_name, record.run_id) == (name, run_id)  # type: ignore[attr-defined]
     with pytest.raises(MissingContextError, match="get_run_logger"):
         get_run_logger()
+
+
+def test_a_coroutine_that_is_not_awaited_is_named_after_the_function() -> None:
+    async def sends(number: int) -> int:
+        return number
+
+    class Post:
+        @task
+        async def sends(self) -> None: ...
+
+        @flow
+        async def sends_all(self) -> None: ...
+
+    for coroutine in (
+        task(sends)(1),
+        task(sends)(1, return_state=True),
+        task(functools.partial(sends, 1))(),
+        flow(sends)(1),
+        Post().sends(),
+        Post().sends_all(),
+    ):
+        assert coroutine.__name__.startswith("sends")
+        assert coroutine.__qualname__.endswith(coroutine.__name__)
+        coroutine.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import linecache
 import os
 import subprocess
@@ -20,6 +21,7 @@ from shoal.tracebacks import folded, rebuilt, told
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import FrameType
 
 HERE = os.path.basename(__file__)
 
@@ -188,6 +190,25 @@ def test_lines_of_code_that_is_in_no_file() -> None:
     error = loads(portable_error(raised(function), "run"))
     assert "return 1 / 0  # in a cell" in "".join(traceback.format_exception(error))
     del linecache.cache[name]
+
+
+def test_a_rebuilt_frame_finds_the_source_of_its_function() -> None:
+    """As IPython looks for it: from where the code begins."""
+
+    def inner() -> Any:
+        return divides(1)
+
+    for function in (inner, lambda: 1 / 0):
+        error = raised(function)
+        again: Any = loads(portable_error(error, "run"))
+        own, rebuilt_frame = (last_frame(each) for each in (error, again))
+        assert inspect.getsource(rebuilt_frame) == inspect.getsource(own)
+        assert rebuilt_frame.f_locals == {}
+
+
+def last_frame(error: BaseException) -> FrameType:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame
 
 
 def test_a_long_traceback_is_cut() -> None:

@@ -13,7 +13,7 @@ from shoal.exceptions import InvalidOption, UnknownOption
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Checks", "check_names", "name_of_function"]
+__all__ = ["Checks", "check_names", "name_of_function", "named_after"]
 
 
 class Checks:
@@ -155,3 +155,10 @@ def name_of_function(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__)
+
+
+def named_after(coroutine: Any, function: Any) -> Any:
+    """Gives a coroutine the name of the user's function: warnings of what is never awaited show it, and debuggers."""
+    coroutine.__name__ = name_of_function(function)
+    coroutine.__qualname__ = getattr(function, "__qualname__", coroutine.__name__)
+    return coroutine

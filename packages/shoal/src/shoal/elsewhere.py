@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
 
-__all__ = ["MODULES", "NAMES", "mark", "missing", "refuse"]
+__all__ = ["MODULES", "NAMES", "OPTIONS", "mark", "missing", "purpose_of_option", "refuse"]
 
 PAGE = "docs/coming-from-prefect.md"
 
@@ -23,6 +23,7 @@ _BACKGROUND = "ran tasks in the background, on the workers of a server"
 _DEPLOY = "made deployments, which a server starts"
 _PAUSE = "paused a flow run on a server, for a person or a later time"
 _SERVER = "spoke to a server"
+_SIGNAL = "told a flow run to stop or to wait, on a server's behalf"
 
 #: What modules were for.
 MODULES: Mapping[str, str] = {
@@ -116,6 +117,35 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "return_value_to_state": "stored a return value; aggregate_states makes one state of several",
         "to_state_create": "wrote a state for a server",
     },
+    "shoal.states.State": {
+        "aresult": "awaited what a server was asked for; result() asks nobody",
+    },
+    "shoal.exceptions": {
+        "Abort": _SIGNAL,
+        "BlockMissingCapabilities": MODULES["blocks"],
+        "ConfigurationError": "was raised for a profile whose settings are wrong",
+        "ExternalSignal": _SIGNAL,
+        "FlowPauseTimeout": _PAUSE,
+        "FlowRunWaitTimeout": "was raised when a run of a deployment did not end in time",
+        "InfrastructureError": MODULES["infrastructure"],
+        "InfrastructureNotAvailable": MODULES["infrastructure"],
+        "InfrastructureNotFound": MODULES["infrastructure"],
+        "InvalidNameError": "was raised for a name that a server does not take",
+        "MissingFlowError": "was raised when the flow of a deployment was not found",
+        "MissingProfileError": "was raised for a profile that is not there",
+        "NotPausedError": _PAUSE,
+        "ObjectAlreadyExists": _SERVER,
+        "ObjectNotFound": _SERVER,
+        "Pause": _PAUSE,
+        "PausedRun": _PAUSE,
+        "PrefectException": "was the base of all errors, as ShoalError is here",
+        "PrefectHTTPStatusError": _SERVER,
+        "PrefectSignal": _SIGNAL,
+        "ProtectedBlockError": MODULES["blocks"],
+        "SignatureMismatchError": "was raised for arguments that do not fit; ParameterBindError is",
+        "TerminationSignal": "was raised in a flow on SIGTERM, which ends flows here as Ctrl-C does",
+        "UnspecifiedFlowError": "was raised when a deployment's file has several flows",
+    },
     "shoal.task_runners": {
         "PrefectTaskRunner": _BACKGROUND,
     },
@@ -134,6 +164,29 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "PrefectDaskClient": "submitted tasks through Dask's client; a task's own submit does",
     },
 }
+
+#: What options of the decorators were for.
+OPTIONS: Mapping[str, str] = {
+    "asset_deps": MODULES["assets"],
+    "cache_expiration": "said how long a stored result takes a run's place",
+    "cache_key_fn": "made the keys of stored results",
+    "cache_policy": MODULES["cache_policies"],
+    "cache_result_in_memory": "kept results in memory beside storage",
+    "on_commit": MODULES["transactions"],
+    "on_rollback": MODULES["transactions"],
+    "persist_result": "stored results",
+    "refresh_cache": "had a run replace a stored result",
+    "result_serializer": MODULES["serializers"],
+    "result_storage": "said where results are stored",
+    "result_storage_key": "named a stored result",
+    "viz_return_value": "stood for a task's result in the drawing of a flow",
+}
+
+
+def purpose_of_option(option: str) -> str | None:
+    """What an option was for in Prefect, to be said after "there is no option …"; `None` for any other."""
+    purpose = OPTIONS.get(option)
+    return None if purpose is None else f"in Prefect it {purpose} (see {PAGE})"
 
 
 def sentence(what: str, purpose: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from shoal import elsewhere, settings
-from shoal.checks import Checks, check_names, name_of_function
+from shoal.checks import Checks, check_names, name_of_function, named_after
 from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError, UnknownOption
 from shoal.names import function_name_to_flow_name
 from shoal.specs import RESERVED, FlowSpec, bind_error, kind_of_function
@@ -269,7 +269,8 @@ class Flow(FlowSpec, Generic[P, R_co]):
         if self.is_generator and not return_state:
             return stream(self, args, kwargs, wait_for)
         try:
-            return run(self, args, kwargs, wait_for, return_state)
+            result = run(self, args, kwargs, wait_for, return_state)
+            return named_after(result, self.fn) if self.is_async else result
         except BaseException as error:
             fold(error)
             raise

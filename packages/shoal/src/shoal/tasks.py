@@ -23,7 +23,7 @@ from shoal import elsewhere, settings
 from shoal.annotations import unmapped
 from shoal.backoff import exponential_backoff
 from shoal.calls import Call
-from shoal.checks import Checks, check_names, name_of_function
+from shoal.checks import Checks, check_names, name_of_function, named_after
 from shoal.context import SCOPE, TAGS, TaskRun, current_scope
 from shoal.engine.columns import column, common_length
 from shoal.exceptions import InvalidOption, UnknownOption
@@ -250,7 +250,8 @@ class Task(TaskSpec, Generic[P, R_co]):
                 streams = direct_call.stream_async if self.is_async else direct_call.stream
                 return streams(call, wait_for)
             if self.is_async:
-                return direct_call.call_directly_async(call, wait_for, return_state)
+                coroutine = direct_call.call_directly_async(call, wait_for, return_state)
+                return named_after(coroutine, self.fn)
             return direct_call.call_directly(call, wait_for, return_state)
         except BaseException as error:
             fold(error)
@@ -270,7 +271,8 @@ class Task(TaskSpec, Generic[P, R_co]):
             return holding.streaming(tags, call.number, direct_call.stream(call, wait_for))
         if self.is_async:
             coroutine = direct_call.call_directly_async(call, wait_for, return_state)
-            return holding.holding_async(tags, call.number, coroutine)
+            holder = holding.holding_async(tags, call.number, named_after(coroutine, self.fn))
+            return named_after(holder, self.fn)
         with holding.holding(tags, call.number):
             return direct_call.call_directly(call, wait_for, return_state)
 
@@ -345,6 +347,7 @@ class Task(TaskSpec, Generic[P, R_co]):
             MissingContextError: there is no flow or task around the caller.
             MappingMissingIterable: no argument is iterable.
             MappingLengthMismatch: the iterables have different lengths.
+            ParameterBindError: the arguments do not fit the signature.
         """
         scope = SCOPE.get()
         if scope is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from functools import lru_cache
-from types import TracebackType
+from types import CodeType, FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.exceptions import ShoalError
@@ -19,7 +19,7 @@ from shoal.safely import traceback_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import CodeType, FrameType
+    from types import FrameType
 
 __all__ = ["Line", "fold", "folded", "rebuilt", "told"]
 
@@ -111,6 +111,7 @@ class Line(NamedTuple):
         filename: as its code names it.
         function: the function's name.
         module: the module's name.
+        first_line: where the function begins; IPython looks for its source from there.
         line: the line, 1 for the first.
         end_line: where what was executed ends.
         column: where it begins in its line, in bytes; `None` where that is not known.
@@ -120,6 +121,7 @@ class Line(NamedTuple):
     filename: str
     function: str
     module: str
+    first_line: int
     line: int
     end_line: int
     column: int | None
@@ -143,6 +145,7 @@ def _line(entry: TracebackType) -> Line:
         code.co_filename,
         code.co_name,
         module if isinstance(module, str) else "",
+        code.co_firstlineno,
         line,
         end_line or line,
         column,
@@ -167,7 +170,7 @@ def _frame(line: Line) -> tuple[FrameType, int, int]:
     }
     reached: TracebackType | None = None
     try:
-        exec(_code(line), known)
+        FunctionType(_code(line), known)()
     except _Reached as error:
         reached = error.__traceback__
     *_, entry = _entries(reached)  # of this function, and of that code
@@ -191,5 +194,9 @@ def _code(line: Line) -> CodeType:
         "end_col_offset": end_column,
     }
     raising = ast.Raise(exc=ast.Name(id="reached", ctx=ast.Load(), **place), **place)
-    code: CodeType = compile(ast.Module([raising], type_ignores=[]), line.filename, "exec")
+    tree = ast.parse("def function(): pass")
+    ast.increment_lineno(tree, max(line.first_line, 1) - 1)
+    tree.body[0].body = [raising]  # type: ignore[attr-defined]
+    module = compile(tree, line.filename, "exec")
+    code = next(constant for constant in module.co_consts if isinstance(constant, CodeType))
     return code.replace(co_name=line.function, co_qualname=line.function)

@@ -66,6 +66,7 @@ def common_length(task: TaskSpec, positional: list[Column], keywords: dict[str, 
     Raises:
         MappingMissingIterable: no argument is mapped over.
         MappingLengthMismatch: those that are have different lengths.
+        ParameterBindError: they have, and do not fit the signature either.
     """
     names = _positional_names(task.signature, len(positional))
     lengths = {
@@ -76,6 +77,7 @@ def common_length(task: TaskSpec, positional: list[Column], keywords: dict[str, 
     if not lengths:
         raise MappingMissingIterable(task_name=task.name, arguments=[*names, *keywords])
     if len(set(lengths.values())) > 1:
+        task.bind(tuple(positional), dict(keywords))
         raise MappingLengthMismatch(task_name=task.name, lengths=lengths)
     return next(iter(lengths.values()))
 

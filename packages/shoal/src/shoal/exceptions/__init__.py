@@ -53,6 +53,8 @@ take facts by keyword only. (The real `dataclasses` would import `inspect`, too 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 # In the order in which the reference shows them.
 # isort: off
 from shoal.exceptions.base import ShoalError
@@ -147,3 +149,11 @@ __all__ = [
 # Whatever file it is in, an error is one of this module: so it is shown, and pickled.
 for _name in __all__:
     globals()[_name].__module__ = __name__
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)

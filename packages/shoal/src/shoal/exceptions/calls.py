@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shoal.elsewhere import purpose_of_option
 from shoal.exceptions.base import ShoalError, names_of, shown
 from shoal.spelling import or_perhaps
 
@@ -178,7 +179,10 @@ class UnknownOption(InvalidOption):
 
     def _text(self) -> str:
         there = "There" if self.where is None else f"{self.where}: there"
-        return f"{there} is no option {self.option!r}{or_perhaps(self.option, self.known)}"
+        text = f"{there} is no option {self.option!r}"
+        if purpose := purpose_of_option(self.option):
+            return f"{text}: {purpose}"
+        return f"{text}{or_perhaps(self.option, self.known)}"
 
 
 class RunNameError(ShoalError, ValueError, TypeError):

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal import elsewhere
+
 # In the order in which the reference shows them.
 # isort: off
 from shoal.states.state import (
@@ -85,6 +87,7 @@ for _name in __all__:
     if callable(globals().get(_name)):
         globals()[_name].__module__ = __name__
 
+elsewhere.mark(State)
 
 if not TYPE_CHECKING:
 
@@ -94,6 +97,4 @@ if not TYPE_CHECKING:
 
             value = globals()[name] = getattr(derived, name)
             return value
-        from shoal.elsewhere import missing
-
-        raise missing(__name__, name)
+        raise elsewhere.missing(__name__, name)

@@ -346,6 +346,7 @@ class BaseTaskRunner:
             RunnerStateError: the runner is not entered.
             MappingMissingIterable: no parameter is iterable.
             MappingLengthMismatch: the iterables have different lengths.
+            ParameterBindError: the parameters do not fit the task.
         """
         self._check_task(task)
         token = SCOPE.set(self._scope_here())
