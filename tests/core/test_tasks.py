@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import pickle
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import cloudpickle
 import pytest
-from shoal import Task, flow, get_run_logger, runtime, task
+from shoal import Flow, Task, flow, get_run_logger, runtime, task
 from shoal.exceptions import (
     CancelledRun,
     InvalidOption,
@@ -43,6 +44,23 @@ def plain_function(number: int, *more: int, scale: int = 1) -> int:
 
 
 def a_hook(a_task: Any, run: Any, state: Any) -> None: ...
+
+
+@pytest.mark.parametrize("kind", [Task, Flow])
+def test_type_checkers_are_told_of_every_option(kind: type[Any]) -> None:
+    module = ast.parse(inspect.getsource(inspect.getmodule(kind)))  # type: ignore[arg-type]
+    told = next(
+        node
+        for node in ast.walk(module)
+        if isinstance(node, ast.ClassDef) and node.name == f"{kind.__name__}Options"
+    )
+    fields = {
+        ast.unparse(field.target): ast.unparse(field.annotation)
+        for field in told.body
+        if isinstance(field, ast.AnnAssign)
+    }
+    _self, _fn, *options = inspect.signature(kind.__init__).parameters.values()
+    assert fields == {option.name: option.annotation for option in options}
 
 
 # ---------------------------------------------------------------------- SPEC 2.1: the decorator

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -410,10 +411,10 @@ def refused(options: str, named: str) -> None:
 
 
 @makes_tokens
-def test_a_home_that_cannot_be_written_to(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.touch()
-    alone(without_home, HOME=str(home))
+@pytest.mark.parametrize("name", ["home", "home/none"])
+def test_a_home_that_cannot_be_written_to(tmp_path: Path, name: str) -> None:
+    (tmp_path / "home").touch()
+    alone(without_home, HOME=str(tmp_path / name))
 
 
 def without_home() -> None:
@@ -422,6 +423,22 @@ def without_home() -> None:
     assert os.environ["HOME"] in str(raised.value)
     assert ray_processes() == []
     assert "RAY_AUTH_MODE" not in os.environ
+
+
+@makes_tokens
+def test_nobody_else_can_read_the_token_of_an_instance(tmp_path: Path) -> None:
+    alone(with_new_token, HOME=str(tmp_path))
+
+
+def with_new_token() -> None:
+    os.umask(0)
+    connection = connected("local", num_cpus=1)
+    try:
+        token = Path.home() / ".ray" / "auth_token"
+        assert stat.S_IMODE(token.stat().st_mode) == 0o600
+        assert len(token.read_text()) == 64
+    finally:
+        connection.release(5)
 
 
 def test_what_is_in_the_way_of_an_instance() -> None:

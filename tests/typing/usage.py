@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, assert_type
+from typing import Any, NoReturn, assert_type
 
 from shoal import (
     Flow,
@@ -22,6 +22,7 @@ from shoal import (
     task,
     unmapped,
 )
+from shoal.context import FlowRun, TaskRun
 from shoal.futures import TaskFuture, TaskFutureList, as_completed, wait
 from shoal.task_runners import (
     ProcessPoolTaskRunner,
@@ -125,6 +126,31 @@ class Scale:
         return number
 
 
+class Report:
+    @flow
+    def write(self, numbers: list[int], title: str = "") -> str:
+        return title
+
+    @flow(retries=1)
+    async def fetch(self, number: int) -> str:
+        return str(number)
+
+    @flow
+    @classmethod
+    def named(cls, name: str) -> Report:
+        return cls()
+
+    @flow
+    @staticmethod
+    def count(number: int) -> int:
+        return number
+
+
+@task
+def refuse() -> NoReturn:
+    raise ValueError
+
+
 def plain(number: int) -> float:
     return number / 2
 
@@ -147,6 +173,10 @@ async def async_calls() -> None:
     assert_type(await fetch(1), str)
     assert_type(await fetch_again(1), str)
 
+    assert_type(await fetch(1, return_state=True), State[Any])
+    assert_type(refuse(return_state=True), State[Any])
+    assert_type(await count_up(1, return_state=True), State[Any])
+
     await fetch("one")  # type: ignore
 
 
@@ -168,12 +198,34 @@ def submits() -> None:
 
 def options() -> None:
     assert_type(task(plain, name="halve", retries=1).submit(1), TaskFuture[float])
+    assert_type(flow(plain, name="halve", retries=1)(1), float)
+    assert_type(inc.with_options(name="one more", tags=None, retry_delay_seconds=[1, 2])(1), int)
     assert_type(inc.submit(1, return_state=True), State[Any])
     assert_type(inc(1, return_state=True), State[Any])
     assert_type(inc.map([1], return_state=True), list[State[Any]])
     assert_type(inc(1, wait_for=[fetch.submit(1), [inc.map([1])], 3]), int)
     assert_type(count_down.submit(3), TaskFuture[list[int]])
     assert_type(count_up.submit(3), TaskFuture[list[int]])
+
+    task(plain, retires=1)  # type: ignore
+    flow(plain, retires=1)  # type: ignore
+    inc.with_options(retires=3)  # type: ignore
+    inc.with_options(retries="3")  # type: ignore
+    add_up.with_options(retires=3)  # type: ignore
+    add_up.with_options(task_runner=3)  # type: ignore
+
+
+@inc.on_failure
+def told(task: Task[..., Any], run: TaskRun, state: State) -> str:
+    return run.name
+
+
+def hooks(run: TaskRun, state: State) -> None:
+    assert_type(told(task=inc, run=run, state=state), str)
+    assert_type(state, State[Any])
+
+    told(task=inc, run=run)  # type: ignore
+    inc.on_failure(plain)  # type: ignore
 
 
 def futures_as_arguments() -> None:
@@ -301,6 +353,11 @@ def futures() -> None:
     for ended in as_completed(both):
         assert_type(ended, TaskFuture[int])
 
+    mixed = [inc.submit(1), repeat.submit("a"), five.submit(1, "", b"", 1.0, True)]
+    assert len(wait(mixed).done) == len(list(as_completed(mixed)))
+    anything: TaskFuture[object] = future
+    print(anything)
+
     text: str = future.result()  # type: ignore
     print(text)
 
@@ -322,6 +379,11 @@ async def fetch_all(numbers: list[int]) -> list[str]:
     return [await future for future in fetch.map(numbers)]
 
 
+@fetch_all.on_crashed
+async def told_of_flow(flow: Flow[..., Any], run: FlowRun, state: State) -> str:
+    return run.name
+
+
 def bound() -> Flow[..., int]:
     return add_up
 
@@ -334,12 +396,26 @@ def flows() -> None:
 
     assert_type(add_up(inc.map([1]), offset=inc.submit(1)), int)
 
+    report = Report()
+    assert_type(report.write([1], title="a"), str)
+    assert_type(Report.write(report, [1]), str)
+    assert_type(report.write.with_options(retries=1)([1]), str)
+    assert_type(Report.named("a"), Report)
+    assert_type(report.named("a"), Report)
+    assert_type(Report.count(1), int)
+    assert_type(report.count(1), int)
+
+    report.write(["a"])  # type: ignore
+    report.write([1], titel="a")  # type: ignore
+    report.count("one")  # type: ignore
     add_up(["a"])  # type: ignore
     add_up([1], shift=1)  # type: ignore
 
 
 async def async_flows() -> None:
     assert_type(await fetch_all([1, 2]), list[str])
+    assert_type(await fetch_all([1, 2], return_state=True), State[Any])
+    assert_type(await Report().fetch(1), str)
 
     await fetch_all("a")  # type: ignore
 

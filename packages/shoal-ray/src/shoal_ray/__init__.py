@@ -3,6 +3,7 @@
     settings                    what was asked for
     wire, door                  messages over TCP; where workers come in
     relay                       the driver's actor: futures for Ray, gates, a bus for Ray Client
+    tokens                      who may use an instance that is started here
     quiet, ray_thread           Ray in this process, and what it changes here
     connection                  who holds it
     processes, keeper           processes of this machine, and their end; also if the driver is killed

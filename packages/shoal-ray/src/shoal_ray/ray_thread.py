@@ -6,7 +6,7 @@ names, at which Ray ends the process ("Tried to create an owned object that alre
 And the processes of an instance end with the thread that has started them. So Ray is initialised in a thread that
 does nothing else, and is there for as long as Ray is: `RayThread`.
 
-May import `settings`, `joining`, `keeper`, `processes`, `quiet` and `handles`; Ray on use.
+May import `settings`, `joining`, `keeper`, `processes`, `quiet`, `tokens` and `handles`; Ray on use.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from shoal_ray.joining import explain
 from shoal_ray.keeper import Keeper
 from shoal_ray.processes import Process, descendants, see_off
 from shoal_ray.quiet import Surroundings, quiet
+from shoal_ray.tokens import keep_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,6 +109,7 @@ class RayThread(threading.Thread):
                     self.scratch = Scratch("ray")
                     weakref.finalize(self, self.scratch.remove)  # who forgets to leave
                     self._keeper = Keeper()
+                    keep_private()
                 context = None if self.left.is_set() else ray.init(**self._arguments)
             finally:
                 with self._lock:

@@ -6,8 +6,8 @@ May import everything but testing and the command line; pydantic on first use.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from shoal import elsewhere, settings
 from shoal.checks import Checks, check_names, name_of_function, named_after
@@ -18,17 +18,44 @@ from shoal.task_runners.base import TaskRunner
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
+    from typing import TypedDict, Unpack
+
     from shoal.context import FlowRun
+    from shoal.signatures import BoundTo
     from shoal.states import State
 
 __all__ = ["Flow", "flow"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+S = TypeVar("S")
 R_co = TypeVar("R_co", covariant=True)
 
 FlowHook = Callable[["Flow[Any, Any]", "FlowRun", "State[Any]"], Any]
 RunnerOption = TaskRunner | type[Any] | str | None
+H = TypeVar("H", bound=FlowHook)
+
+if TYPE_CHECKING:
+
+    class FlowOptions(TypedDict, total=False):
+        """The options of a flow, as type checkers are told of them."""
+
+        name: str | None
+        description: str | None
+        version: str | None
+        flow_run_name: str | Callable[..., str] | None
+        task_runner: RunnerOption
+        retries: int | None
+        retry_delay_seconds: float | None
+        timeout_seconds: float | None
+        validate_parameters: bool | None
+        log_prints: bool | None
+        on_running: Sequence[FlowHook] | None
+        on_completion: Sequence[FlowHook] | None
+        on_failure: Sequence[FlowHook] | None
+        on_crashed: Sequence[FlowHook] | None
+        on_cancellation: Sequence[FlowHook] | None
 
 
 class Flow(FlowSpec, Generic[P, R_co]):
@@ -94,7 +121,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__module__ = getattr(function, "__module__", __name__)
         self.__doc__ = getattr(function, "__doc__", None)
-        self.__wrapped__ = function
+        self.__wrapped__: Callable[P, R_co] = self.fn
         self.is_async, self.is_generator = kind_of_function(function)
         self.signature = inspect.signature(function)
         for argument in self.signature.parameters:
@@ -105,7 +132,15 @@ class Flow(FlowSpec, Generic[P, R_co]):
     def __repr__(self) -> str:
         return f"<Flow {self.name!r}>"
 
-    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+    @overload
+    def __get__(self: BoundTo[S, Q, R], instance: S, owner: Any = None) -> Flow[Q, R]: ...
+    @overload
+    def __get__(self: BoundTo[type[S], Q, R], instance: S, owner: Any = None) -> Flow[Q, R]: ...
+    @overload
+    def __get__(self: BoundTo[S, Q, R], instance: None, owner: S) -> Flow[Q, R]: ...
+    @overload
+    def __get__(self, instance: Any, owner: Any = None) -> Flow[P, R_co]: ...
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
         if self._binding is staticmethod or (instance is None and self._binding is not classmethod):
             return self
         bound: Flow[Any, Any] = object.__new__(type(self))
@@ -140,7 +175,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
             "on_cancellation": list(self.on_cancellation_hooks),
         }
 
-    def with_options(self, **options: Any) -> Flow[P, R_co]:
+    def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R_co]:
         """A copy with some options changed; `None` clears one.
 
         Raises:
@@ -157,27 +192,27 @@ class Flow(FlowSpec, Generic[P, R_co]):
         changed.bound = self.bound
         return changed
 
-    def on_running(self, hook: FlowHook) -> FlowHook:
+    def on_running(self, hook: H) -> H:
         """Adds a hook that is called when a run begins; also as a decorator."""
         self.on_running_hooks.append(hook)
         return hook
 
-    def on_completion(self, hook: FlowHook) -> FlowHook:
+    def on_completion(self, hook: H) -> H:
         """Adds a hook that is called when a run has completed; also as a decorator."""
         self.on_completion_hooks.append(hook)
         return hook
 
-    def on_failure(self, hook: FlowHook) -> FlowHook:
+    def on_failure(self, hook: H) -> H:
         """Adds a hook that is called when a run has failed; also as a decorator."""
         self.on_failure_hooks.append(hook)
         return hook
 
-    def on_crashed(self, hook: FlowHook) -> FlowHook:
+    def on_crashed(self, hook: H) -> H:
         """Adds a hook that is called when a run has crashed; also as a decorator."""
         self.on_crashed_hooks.append(hook)
         return hook
 
-    def on_cancellation(self, hook: FlowHook) -> FlowHook:
+    def on_cancellation(self, hook: H) -> H:
         """Adds a hook that is called when a run was cancelled; also as a decorator."""
         self.on_cancellation_hooks.append(hook)
         return hook
@@ -234,6 +269,18 @@ class Flow(FlowSpec, Generic[P, R_co]):
     @overload
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
+    def __call__(
+        self: Flow[P, NoReturn], /, *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> State[Any]: ...
+    @overload
+    def __call__(
+        self: Flow[P, Coroutine[Any, Any, Any] | AsyncIterator[Any]],
+        /,
+        *args: Any,
+        return_state: Literal[True],
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, State[Any]]: ...
+    @overload
     def __call__(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
     @overload
     def __call__(self, /, *args: Any, wait_for: Any, **kwargs: Any) -> R_co: ...
@@ -280,7 +327,7 @@ elsewhere.mark(Flow)
 
 
 @overload
-def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
+def flow(fn: Callable[P, R], /, **options: Unpack[FlowOptions]) -> Flow[P, R]: ...
 @overload
 def flow(
     fn: None = None,

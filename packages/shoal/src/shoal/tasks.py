@@ -17,7 +17,7 @@ from collections.abc import (
     Sequence,
 )
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from shoal import elsewhere, settings
 from shoal.annotations import unmapped
@@ -35,6 +35,8 @@ from shoal.states import State
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
+    from typing import TypedDict, Unpack
+
     from shoal.signatures import BoundTo, mapped
 else:
     mapped = lambda method: method  # noqa: E731
@@ -49,6 +51,32 @@ R_co = TypeVar("R_co", covariant=True)
 
 TaskHook = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], Any]
 RetryCondition = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], bool]
+H = TypeVar("H", bound=TaskHook)
+
+if TYPE_CHECKING:
+
+    class TaskOptions(TypedDict, total=False):
+        """The options of a task, as type checkers are told of them."""
+
+        name: str | None
+        description: str | None
+        tags: Iterable[str] | None
+        version: str | None
+        task_run_name: str | Callable[..., str] | None
+        retries: int | None
+        retry_delay_seconds: (
+            float | Sequence[float] | Callable[[int], float | Sequence[float]] | None
+        )
+        retry_jitter_factor: float | None
+        retry_condition_fn: RetryCondition | None
+        crash_retries: int | None
+        timeout_seconds: float | None
+        log_prints: bool | None
+        on_running: Sequence[TaskHook] | None
+        on_completion: Sequence[TaskHook] | None
+        on_failure: Sequence[TaskHook] | None
+        resources: Mapping[str, float] | None
+        batch: bool | int | None
 
 
 class Task(TaskSpec, Generic[P, R_co]):
@@ -169,7 +197,7 @@ class Task(TaskSpec, Generic[P, R_co]):
             "batch": self.batch,
         }
 
-    def with_options(self, **options: Any) -> Task[P, R_co]:
+    def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R_co]:
         """A copy with some options changed; `None` clears one.
 
         Raises:
@@ -186,19 +214,19 @@ class Task(TaskSpec, Generic[P, R_co]):
     def _original(self) -> Any:
         return self._binding(self.fn) if self._binding is not None else self.fn
 
-    def on_running(self, hook: TaskHook) -> TaskHook:
+    def on_running(self, hook: H) -> H:
         """Adds a hook that is called when a run begins; also as a decorator."""
         return self._add_hook(self.on_running_hooks, hook)
 
-    def on_completion(self, hook: TaskHook) -> TaskHook:
+    def on_completion(self, hook: H) -> H:
         """Adds a hook that is called when a run has completed; also as a decorator."""
         return self._add_hook(self.on_completion_hooks, hook)
 
-    def on_failure(self, hook: TaskHook) -> TaskHook:
+    def on_failure(self, hook: H) -> H:
         """Adds a hook that is called when a run has failed for good; also as a decorator."""
         return self._add_hook(self.on_failure_hooks, hook)
 
-    def _add_hook(self, hooks: list[TaskHook], hook: TaskHook) -> TaskHook:
+    def _add_hook(self, hooks: list[TaskHook], hook: H) -> H:
         if not callable(hook):
             raise InvalidOption(
                 where=f"task {self.name!r}",
@@ -216,6 +244,18 @@ class Task(TaskSpec, Generic[P, R_co]):
     # ignores on the overloads and their implementations.
     @overload
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    @overload
+    def __call__(
+        self: Task[P, NoReturn], /, *args: Any, return_state: Literal[True], **kwargs: Any
+    ) -> State[Any]: ...
+    @overload
+    def __call__(
+        self: Task[P, Coroutine[Any, Any, Any] | AsyncIterator[Any]],
+        /,
+        *args: Any,
+        return_state: Literal[True],
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, State[Any]]: ...
     @overload
     def __call__(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
     @overload
@@ -380,7 +420,7 @@ class BoundTask(Task[P, R_co]):
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self
 
-    def with_options(self, **options: Any) -> Task[P, R_co]:
+    def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R_co]:
         """See `Task.with_options`; bound to the same instance."""
         return BoundTask(self._unbound.with_options(**options), self._instance)
 
@@ -399,7 +439,7 @@ class BoundTask(Task[P, R_co]):
 
 
 @overload
-def task(fn: Callable[P, R], /, **options: Any) -> Task[P, R]: ...
+def task(fn: Callable[P, R], /, **options: Unpack[TaskOptions]) -> Task[P, R]: ...
 @overload
 def task(
     fn: None = None,

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TRAVEL", "Detail", "TaskFuture"]
 
-R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 #: Whether type checkers tell a future from its value. They do in this repository (see pyproject.toml), where to confuse
@@ -135,7 +134,7 @@ class Detail:
             self.timer = None
 
 
-class TaskFuture(Generic[R], Pending[R]):  # noqa: PYI059  # `Pending[R]` is `object`
+class TaskFuture(Generic[R_co], Pending[R_co]):  # noqa: PYI059  # `Pending[R_co]` is `object`
     """A run of a task: its state at every moment, and its result once there is one.
 
     Made by `task.submit` and `task.map`. Dropping it neither cancels nor loses the work. Futures compare by their run.
@@ -195,7 +194,7 @@ class TaskFuture(Generic[R], Pending[R]):  # noqa: PYI059  # `Pending[R]` is `ob
         return task_run_name(self._task.name, self._number)
 
     @property
-    def state(self) -> State[R]:
+    def state(self) -> State[R_co]:
         """The run's state as it is now, without waiting."""
         return self._dispatcher.state_of(self)
 
@@ -228,7 +227,7 @@ class TaskFuture(Generic[R], Pending[R]):  # noqa: PYI059  # `Pending[R]` is `ob
         if self._phase < DONE:
             block((self,), timeout)
 
-    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R_co:
         """The task's return value, waiting for it.
 
         Args:
@@ -287,14 +286,14 @@ class TaskFuture(Generic[R], Pending[R]):  # noqa: PYI059  # `Pending[R]` is `ob
         """
         return self._dispatcher.cancel(self)
 
-    def add_done_callback(self, fn: Callable[[TaskFuture[R]], object]) -> None:
+    def add_done_callback(self, fn: Callable[[TaskFuture[R_co]], object]) -> None:
         """Calls `fn(future)` on the callback thread once the run has ended, at once if it has.
 
         An exception in it is logged.
         """
         self._dispatcher.add_callback(self, fn)
 
-    def __await__(self) -> Generator[Any, None, R]:
+    def __await__(self) -> Generator[Any, None, R_co]:
         """Waits without blocking the loop, under asyncio and trio; being cancelled only detaches."""
         if self._phase < DONE:
             from shoal.futures.awaiting import settled

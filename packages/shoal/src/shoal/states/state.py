@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from enum import StrEnum
 from time import time
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from shoal.exceptions import CancelledRun, CrashedRun, FailedRun, ResultLost, UnfinishedRun
 from shoal.safely import is_error, is_raisable, repr_of
@@ -18,6 +18,14 @@ from shoal.tracebacks import fold
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
+
+    from typing_extensions import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True)
 
 __all__ = [
     "TERMINAL_TYPES",
@@ -29,8 +37,6 @@ __all__ = [
     "raise_state_exception",
     "values_of",
 ]
-
-R_co = TypeVar("R_co", covariant=True)
 
 
 class StateType(StrEnum):

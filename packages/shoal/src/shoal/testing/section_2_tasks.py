@@ -358,7 +358,7 @@ class TaskTests(SuiteBase):
 
         @flow(task_runner=runner)
         async def main() -> Any:
-            state = await later(1, return_state=True)  # type: ignore[misc]
+            state = await later(1, return_state=True)
             assert state.is_completed()
             return await later(5), await later.submit(6), await inc.submit(7), inc(8)
 

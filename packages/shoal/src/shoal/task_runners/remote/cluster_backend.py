@@ -202,7 +202,7 @@ class ClusterBackend:
         for kind, body in self._told:
             self.down(member, kind, body)
 
-    def kept(self, told: Any, member: Any) -> Any:
+    def kept(self, told: Any, member: Any, /) -> Any:
         """The handle of a large value that a worker keeps, by what the worker told of it."""
         raise NotImplementedError
 
