@@ -38,6 +38,28 @@ if TYPE_CHECKING:
     from typing import TypedDict, Unpack
 
     from shoal.signatures import BoundTo, mapped
+
+    class TaskOptions(TypedDict, total=False):
+        """The options of a task, as type checkers are told of them."""
+
+        name: str | None
+        description: str | None
+        tags: Iterable[str] | None
+        version: str | None
+        task_run_name: str | Callable[..., str] | None
+        retries: int | None
+        retry_delay_seconds: float | Sequence[float] | Callable[[int], Any] | None
+        retry_jitter_factor: float | None
+        retry_condition_fn: RetryCondition | None
+        crash_retries: int | None
+        timeout_seconds: float | None
+        log_prints: bool | None
+        on_running: Sequence[TaskHook] | None
+        on_completion: Sequence[TaskHook] | None
+        on_failure: Sequence[TaskHook] | None
+        resources: Mapping[str, float] | None
+        batch: bool | int | None
+
 else:
     mapped = lambda method: method  # noqa: E731
 
@@ -52,31 +74,7 @@ R_co = TypeVar("R_co", covariant=True)
 TaskHook = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], Any]
 RetryCondition = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], bool]
 H = TypeVar("H", bound=TaskHook)
-
-if TYPE_CHECKING:
-
-    class TaskOptions(TypedDict, total=False):
-        """The options of a task, as type checkers are told of them."""
-
-        name: str | None
-        description: str | None
-        tags: Iterable[str] | None
-        version: str | None
-        task_run_name: str | Callable[..., str] | None
-        retries: int | None
-        retry_delay_seconds: (
-            float | Sequence[float] | Callable[[int], float | Sequence[float]] | None
-        )
-        retry_jitter_factor: float | None
-        retry_condition_fn: RetryCondition | None
-        crash_retries: int | None
-        timeout_seconds: float | None
-        log_prints: bool | None
-        on_running: Sequence[TaskHook] | None
-        on_completion: Sequence[TaskHook] | None
-        on_failure: Sequence[TaskHook] | None
-        resources: Mapping[str, float] | None
-        batch: bool | int | None
+_Async = Coroutine[Any, Any, Any] | AsyncIterator[Any]
 
 
 class Task(TaskSpec, Generic[P, R_co]):
@@ -250,11 +248,7 @@ class Task(TaskSpec, Generic[P, R_co]):
     ) -> State[Any]: ...
     @overload
     def __call__(
-        self: Task[P, Coroutine[Any, Any, Any] | AsyncIterator[Any]],
-        /,
-        *args: Any,
-        return_state: Literal[True],
-        **kwargs: Any,
+        self: Task[P, _Async], /, *args: Any, return_state: Literal[True], **kwargs: Any
     ) -> Coroutine[Any, Any, State[Any]]: ...
     @overload
     def __call__(self, /, *args: Any, return_state: Literal[True], **kwargs: Any) -> State[Any]: ...
