@@ -48,7 +48,9 @@ if TYPE_CHECKING:
         version: str | None
         task_run_name: str | Callable[..., str] | None
         retries: int | None
-        retry_delay_seconds: float | Sequence[float] | Callable[[int], Any] | None
+        retry_delay_seconds: (
+            float | Sequence[float] | Callable[[int], float | Sequence[float]] | None
+        )
         retry_jitter_factor: float | None
         retry_condition_fn: RetryCondition | None
         crash_retries: int | None
