@@ -83,10 +83,10 @@ class BatchPolicy:
             return self.target
         return max(self.target, min(self.longest, ready * seconds / (GUIDED * max(slots, 1))))
 
-    def is_few(self, seconds: float, observed: int, ready: int) -> bool:
-        """Whether what is ready would fill less than a quarter of a message."""
+    def quarter(self, seconds: float, observed: int) -> float:
+        """How many runs fill a quarter of a message."""
         full = self.target / max(seconds, 1e-9)
-        return ready < min(self.cap, full, observed * self.growth) // 4
+        return min(self.cap, full, observed * self.growth) // 4
 
     def has_room(self, messages: int, seconds: float, *, known: bool) -> bool:
         """Whether a slot takes another message.

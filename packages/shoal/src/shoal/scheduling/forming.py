@@ -64,10 +64,18 @@ class BatchMaker:
         known = True
         linked = 0
         company: Any = None
+        expected_of: TaskSpec | None = None
+        seconds: float | None = None
+        observed, most, worth = 0, 1, 0.0  # of that task
         while ready and len(runs) < limit:
             item = ready[0]
             task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
-            seconds, observed = self.expected(task)
+            if task is not expected_of:
+                expected_of = task
+                seconds, observed = self.expected(task)
+                left = len(ready) + len(runs)
+                most = self._policy.size(seconds, observed, left, spread, task.batch_limit)
+                worth = self._policy.worth(seconds or 0.0, left, spread)
             if type(item) is MapRecord:
                 if runs:
                     break
@@ -80,11 +88,10 @@ class BatchMaker:
             if item._phase != READY or not hasattr(item, "_start"):
                 ready.popleft()
                 continue
-            left = len(ready) + len(runs)
-            size = self._policy.size(seconds, observed, left, spread, task.batch_limit)
+            size = most
             if runs and (
                 size == 1
-                or total + (seconds or 0.0) > self._policy.worth(seconds or 0.0, left, spread)
+                or total + (seconds or 0.0) > worth
                 or task.is_async != runs[0]._task.is_async
             ):
                 break

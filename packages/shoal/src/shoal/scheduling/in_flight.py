@@ -120,6 +120,7 @@ class InFlight:
 
     Attributes:
         batch: the batch.
+        number: of the batch.
         tasks: the tasks in it, by key.
         is_job: whether it is a job of the system's; else it was given to a blocked run.
         worker: that has it, if any has.
@@ -145,6 +146,7 @@ class InFlight:
         "is_job",
         "killed",
         "may_have_begun",
+        "number",
         "recalled",
         "skipped",
         "suspects",
@@ -159,6 +161,7 @@ class InFlight:
         self, batch: Batch, *, is_job: bool, tasks: Mapping[int, TaskSpec] | None = None
     ) -> None:
         self.batch = batch
+        self.number = batch.number
         self.tasks = tasks if tasks is not None else {}
         self.is_job = is_job
         self.worker: WorkerState | None = None
@@ -174,11 +177,6 @@ class InFlight:
         self.held: list[Report] = []
         self.suspects: Sequence[Any] = ()
         self._places: dict[TaskFuture[Any], int] | None = None
-
-    @property
-    def number(self) -> int:
-        """Of the batch."""
-        return self.batch.number
 
     def position_of(self, run: TaskFuture[Any]) -> int | None:
         """Where a run is in it, if it is."""
@@ -262,10 +260,8 @@ class Books:
         self.certain(number)
         if entry.worker is not None:
             entry.worker.batches.discard(number)
-        for (
-            blocked_run
-        ) in entry.wanting:  # whatever has become of it: they may need something else now
-            blocked_run.look_again()
+        for blocked_run in entry.wanting:
+            blocked_run.look_again()  # whatever has become of it: it may need something else now
         self._effects.append((effects.CLOSED, entry))
 
     def certain(self, number: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import FAILED
@@ -15,7 +16,7 @@ from shoal.scheduling import effects as effects_of
 from shoal.scheduling.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
@@ -63,6 +64,7 @@ class LedgerEvents:
         self._drain = drain
         self._after = after
         self._certain = threading.Condition(LOCK)
+        self._waiting = 0  # threads that wait for what the condition tells
 
     # ------------------------------------------------------------------ batches go out
 
@@ -235,7 +237,7 @@ class LedgerEvents:
         if self._backend.is_listening():
             return
         deadline = time.monotonic() + CERTAIN_WITHIN
-        with self._certain:
+        with self._waited_for():
             asked = set(self._ledger.books.uncertain)
             while asked & self._ledger.books.uncertain:
                 if not self._certain.wait(max(deadline - time.monotonic(), 0.0)):
@@ -254,9 +256,19 @@ class LedgerEvents:
 
     def wait_until_idle(self, seconds: float) -> list[Any]:
         """Waits until no worker has anything; returns what is left in flight after so many seconds."""
-        with self._certain:
+        with self._waited_for():
             self._certain.wait_for(lambda: not self._at_workers(), seconds)
             return list(self._ledger.books.batches.values())
+
+    @contextmanager
+    def _waited_for(self) -> Iterator[None]:
+        """Inside, the condition is told of what is certain and what is closed."""
+        with self._certain:
+            self._waiting += 1
+            try:
+                yield
+            finally:
+                self._waiting -= 1
 
     def _at_workers(self) -> bool:
         return any(entry.worker is not None for entry in self._ledger.books.batches.values())
@@ -280,8 +292,9 @@ class LedgerEvents:
         elif kind == effects_of.LATER:
             self._look_later(effect[1], effect[2])
         elif kind == effects_of.CLOSED or kind == effects_of.CERTAIN:
-            with self._certain:
-                self._certain.notify_all()
+            if self._waiting:
+                with self._certain:
+                    self._certain.notify_all()
             if kind == effects_of.CLOSED:
                 backend.closed(effect[1])
         elif kind == effects_of.PASSED_ON:

@@ -55,6 +55,7 @@ class SendingScheduler(Scheduler):
         self.worker_waits = WorkerWaits(self)
         self._asked_of: set[TaskSpec] = set()  # tasks of which nothing is known yet
         self._slow: set[TaskSpec] = set()  # those whose first runs take their time
+        self._enough = 0.0  # runs below which `fill` would find too few ready, as it did last
 
     # ------------------------------------------------------------------ what is ready
 
@@ -64,7 +65,7 @@ class SendingScheduler(Scheduler):
             return
         future._start = True
         self.lane(future._task).append(future)
-        if self.slots.has_room or self.ready_async:
+        if self.ready_async or (self.slots.has_room and len(self.ready) >= self._enough):
             self.fill()
 
     def _push_record(self, record: MapRecord[Any], last: bool) -> None:
@@ -129,6 +130,7 @@ class SendingScheduler(Scheduler):
         if self.broken is not None:
             return
         slots = self.slots
+        self._enough = 0.0
         while self.ready_async:
             slot = slots.roomiest_loop()
             if slot is None:
@@ -142,8 +144,10 @@ class SendingScheduler(Scheduler):
             if slot is None or not self._takes_more(slot):
                 slots.has_room = False
                 return
-            if idle == 0 and self._few_ready():
-                return  # it is better company for what comes while the slots are busy
+            if idle == 0:
+                self._enough = self._worth_sending()
+                if len(self.ready) < self._enough:
+                    return  # it is better company for what comes while the slots are busy
             batch = self.maker.make(self.ready, slot, idle or len(slots.in_flight))
             if batch is None:
                 return
@@ -174,13 +178,15 @@ class SendingScheduler(Scheduler):
             self.effects.append((UNKNOWN, task))
         return self.policy.has_room(in_flight, self.slots.seconds.get(slot, 0.0), known=known)
 
-    def _few_ready(self) -> bool:
-        """Whether what is ready would fill less than a quarter of a message."""
+    def _worth_sending(self) -> float:
+        """How many runs have to be ready for a message while all slots are busy: what fills a quarter of one."""
         item = self.ready[0]
-        seconds, observed = self.durations.of(item._task if type(item) is TaskFuture else item.task)  # type: ignore[union-attr]
-        if seconds is None or seconds >= self.policy.alone or type(item) is not TaskFuture:
-            return False
-        return self.policy.is_few(seconds, observed, len(self.ready))
+        if type(item) is not TaskFuture:
+            return 0.0
+        seconds, observed = self.durations.of(item._task)
+        if seconds is None or seconds >= self.policy.alone:
+            return 0.0
+        return self.policy.quarter(seconds, observed)
 
     def is_slow(self, task: TaskSpec) -> None:
         """The first runs of a task take their time: the system is to see how many there are."""
