@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal.calls import (
     AWAITING_RETRY,
@@ -52,9 +52,6 @@ from shoal.states import (
 )
 from shoal.states.several import final_state
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = [
     "attempt",
     "attempt_async",
@@ -85,7 +82,7 @@ def run_plain(call: Call) -> Any:
 
 
 def attempt_here(
-    frames: Frames, frame: Frame, call: Call, prepare: Callable[[], object] | None = None
+    frames: Frames, frame: Frame, call: Call, prepare: Callable[[Any], object] | None = None
 ) -> tuple[Outcome | None, Any, bool]:
     """Runs a call to the end of one attempt on this thread, where it can be interrupted meanwhile. Hot.
 
@@ -93,7 +90,7 @@ def attempt_here(
         frames: of this thread.
         frame: of the run, not on the stack yet.
         call: the call, with its arguments filled in unless `prepare` does that.
-        prepare: what comes first, when the run can be seen here; it may raise `Interrupt`.
+        prepare: what comes first, when the run can be seen here; it is given the frame's run, and may raise `Interrupt`.
 
     Returns:
         The outcome, or `None` where there is no more to say than the value; the value; whether the run was interrupted,
@@ -107,7 +104,7 @@ def attempt_here(
         try:
             stack.append(frame)
             if prepare is not None:
-                prepare()
+                prepare(frame.run)
             if call.task.is_plain:
                 context = call.context if call.attempt == 1 else call.context.copy()
                 value = context.run(run_plain, call)

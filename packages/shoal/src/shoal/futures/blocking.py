@@ -16,11 +16,11 @@ from shoal.context import HERE, INHERITED, LOCK
 from shoal.exceptions import InvalidOption, RunnerStateError
 
 __all__ = [
+    "GLANCE",
     "Arrivals",
     "Countdown",
     "Waitable",
     "Wanted",
-    "acquire",
     "block",
     "block_plainly",
     "check_timeout",
@@ -44,13 +44,6 @@ def slices(deadline: float | None) -> Iterator[float]:
         yield min(left, longest)
         if not left:
             return
-
-
-def acquire(lock: threading.Lock, deadline: float | None = None) -> bool:
-    """Takes a lock before `deadline`, if it can be had by then, as `slices` says. Hot."""
-    if deadline is None and lock.acquire(timeout=GLANCE):
-        return True  # which is most often
-    return any(lock.acquire(timeout=seconds) for seconds in slices(deadline))
 
 
 class Waitable(Protocol):
@@ -143,7 +136,9 @@ class Countdown:
 
     def wait(self, deadline: float | None) -> bool:
         """Blocks; returns whether it was woken before `deadline` (of `time.monotonic`)."""
-        return acquire(self._closed, deadline)
+        if deadline is None and self._closed.acquire(timeout=GLANCE):
+            return True  # which is most often
+        return any(self._closed.acquire(timeout=seconds) for seconds in slices(deadline))
 
     def forget(self, wanted: Wanted) -> None:
         """Unregisters after a wait that ended early, so that nothing is kept alive; with `LOCK` held."""

@@ -28,7 +28,7 @@ from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.task_run import attempt_here, overdue_outcome
 from shoal.exceptions import NestingTooDeep
-from shoal.futures.blocking import Countdown, acquire, block_plainly
+from shoal.futures.blocking import GLANCE, Countdown, block_plainly, slices
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import wait_graph
@@ -109,7 +109,8 @@ class Worker:
 
     def park(self) -> None:
         """Blocks until `look_again`; `_asleep` was set under the lock before."""
-        acquire(self._parked)
+        if not self._parked.acquire(timeout=GLANCE):
+            any(self._parked.acquire(timeout=seconds) for seconds in slices(None))
 
     def look_again(self) -> None:
         """Something has changed for a worker that sleeps."""
@@ -139,7 +140,7 @@ class Worker:
         scheduler = backend.dispatcher.scheduler
         slept = False
         try:
-            while not self._is_over():
+            while not (self.stopping or self.abandoned):
                 # Most runs are had without the lock; see `Scheduler`.
                 work: TaskFuture[Any] | Span | None = None
                 if not (slept or scheduler.counting or backend.surplus):
@@ -200,7 +201,7 @@ class Worker:
             outcome = not_begun(future, error)
         else:
             outcome, value, interrupted = attempt_here(
-                self.frames, Frame(future), call, lambda: _interrupt_if_over(future)
+                self.frames, Frame(future), call, _interrupt_if_over
             )
         scheduler = dispatcher.scheduler
         if outcome is None and not interrupted:

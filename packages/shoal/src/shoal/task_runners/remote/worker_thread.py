@@ -22,6 +22,8 @@ from shoal.task_runners.remote.batches import BEGUN, Batch
 from shoal.task_runners.remote.parcels import unpack
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoal.futures.blocking import Wanted
     from shoal.task_runners.remote.worker import RemoteWorker
 
@@ -87,6 +89,13 @@ class WorkerThread:
         report_every = home.report_every
         base = home.context(batch, 0)
         clock = time.time
+
+        def prepare(call: Call) -> None:
+            if batch.skipped and call.number in batch.skipped:
+                raise Interrupt  # it came between the look at `skipped` and here
+            if rows.linked and isinstance(call.args, bytes):
+                self._unpack_late(batch, call)
+
         reported = batch.began = batch.observed_until = clock()
         last = len(rows) - 1
         for place in batch.indices:
@@ -112,7 +121,7 @@ class WorkerThread:
                 if unreported:  # not to be lost if the worker has to be killed for what comes
                     home.report(batch)
                 home.channel.send(messages.STARTED, dumps((batch.number, position)))
-            outcome, value = self._run(batch, call)
+            outcome, value = self._run(call, prepare)
             if task.timeout_seconds is not None:
                 home.channel.send(messages.RETURNED, dumps((batch.number, position)))
             ends[position] = now = batch.began = clock()
@@ -136,19 +145,12 @@ class WorkerThread:
                     home.retire()
         home.close(batch)
 
-    def _run(self, batch: Batch, call: Call) -> tuple[Outcome | None, Any]:
+    def _run(self, call: Call, prepare: Callable[[Call], object]) -> tuple[Outcome | None, Any]:
         """Runs one call to the end of this attempt. Hot.
 
         Returns:
             Its outcome, or `None` and its value if there is no more to say.
         """
-
-        def prepare() -> None:
-            if batch.skipped and call.number in batch.skipped:
-                raise Interrupt  # it came between the look at `skipped` and here
-            if batch.rows.linked and isinstance(call.args, bytes):
-                self._unpack_late(batch, call)
-
         outcome, value, interrupted = attempt_here(self.frames, Frame(call), call, prepare)
         if interrupted:
             if call.number in self.home.overdue:
