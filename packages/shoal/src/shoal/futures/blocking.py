@@ -16,7 +16,6 @@ from shoal.context import HERE, INHERITED, LOCK
 from shoal.exceptions import InvalidOption, RunnerStateError
 
 __all__ = [
-    "GLANCE",
     "Arrivals",
     "Countdown",
     "Waitable",

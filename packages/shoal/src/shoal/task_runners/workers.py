@@ -28,7 +28,7 @@ from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.task_run import attempt_here, overdue_outcome
 from shoal.exceptions import NestingTooDeep
-from shoal.futures.blocking import GLANCE, Countdown, block_plainly, slices
+from shoal.futures.blocking import Countdown, block_plainly
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import wait_graph
@@ -108,9 +108,8 @@ class Worker:
     # -------------------------------------------------------------- parking; all but `park` with `LOCK` held
 
     def park(self) -> None:
-        """Blocks until `look_again`; `_asleep` was set under the lock before."""
-        if not self._parked.acquire(timeout=GLANCE):
-            any(self._parked.acquire(timeout=seconds) for seconds in slices(None))
+        """Blocks until `look_again`; `_asleep` was set under the lock before. No signal is handled here."""
+        self._parked.acquire()
 
     def look_again(self) -> None:
         """Something has changed for a worker that sleeps."""
