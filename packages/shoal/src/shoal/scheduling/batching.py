@@ -121,7 +121,7 @@ class BatchPolicy:
         Returns:
             At least 1.
         """
-        if seconds is None or seconds >= self.alone:
+        if ready == 1 or seconds is None or seconds >= self.alone:
             return 1
         worth = self.worth(seconds, ready, slots)
         most = self.cap if seconds * self.cap <= worth else int(worth / seconds)

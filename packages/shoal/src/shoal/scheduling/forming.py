@@ -75,7 +75,8 @@ class BatchMaker:
                 seconds, observed = self.expected(task)
                 left = len(ready) + len(runs)
                 most = self._policy.size(seconds, observed, left, spread, task.batch_limit)
-                worth = self._policy.worth(seconds or 0.0, left, spread)
+                if left > 1:
+                    worth = self._policy.worth(seconds or 0.0, left, spread)
             if type(item) is MapRecord:
                 if runs:
                     break
