@@ -221,7 +221,6 @@ MEASUREMENTS = (
         floor=600,
         aim=250,
         size=100_000,
-        quick_size=20_000,
         repeats=1 / 3,
     ),
 )
