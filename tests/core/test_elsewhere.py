@@ -153,10 +153,10 @@ def test_the_page_is_there() -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_that_is_missing(option: str) -> None:
     for kind, decorator in (("task", task), ("flow", flow)):
-        sentence = f"{kind} 'print': there is no option {option!r}: in Prefect it {OPTIONS[option]} (see {PAGE})"
+        sentence = f"{kind} 'len': there is no option {option!r}: in Prefect it {OPTIONS[option]} (see {PAGE})"
         for give in (
-            lambda decorator=decorator: decorator(**{option: None})(print),
-            lambda decorator=decorator: decorator(print).with_options(**{option: None}),
+            lambda decorator=decorator: decorator(**{option: None})(len),
+            lambda decorator=decorator: decorator(len).with_options(**{option: None}),
         ):
             with pytest.raises(UnknownOption) as raised:
                 give()
