@@ -149,9 +149,8 @@ def measure(
     if quick:
         size = measurement.quick_size or size
         measurement = replace(measurement, also={})
-    if warm and (
-        not quick or measurement.repeats >= 1
-    ):  # what takes long is alike from the first on
+    takes_long = measurement.repeats < 1  # and is alike from the first on
+    if warm and not (quick and takes_long):
         _take_round(measurement, size)  # the warm-up
     taken = [_take_round(measurement, size)]
     while len(taken) < math.ceil(rounds * measurement.repeats) and clock() < until:
