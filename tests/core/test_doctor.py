@@ -51,6 +51,7 @@ def test_facts_that_a_system_does_not_have_are_no_findings() -> None:
 PROBLEMS = [
     ({"shared_memory": Place("/dev/shm", problem="Read-only")}, "shared memory", "--shm-size"),
     ({"temporary": Place("/tmp", problem="No space left")}, "temporary files", "TMPDIR"),
+    ({"home": Place("/home/x", problem="Read-only"), "runners": ("ray",)}, "home", "set HOME"),
     ({"loopback": "Permission denied"}, "ports", "loopback"),
     ({"packages": (Package("shoal", "0.2.0"), Package("shoal-ray", "0.1.0"))}, "shoal-ray", "pip"),
     ({"packages": (Package("ray", None, ">=2.49,<3", "shoal-ray"),)}, "ray", '"ray>=2.49,<3"'),
@@ -70,6 +71,7 @@ WARNINGS = [
     ({"open_files": (256, -1)}, "open files", "ulimit -n 4096"),
     ({"shared_memory": Place("/dev/shm", 64_000_000, 64_000_000)}, "shared memory", "--shm-size"),
     ({"temporary": Place("/tmp", GB, 1_000_000)}, "temporary files", "make room"),
+    ({"home": Place("/home/x", problem="Read-only")}, "home", "set HOME"),
     ({"busy_ports": {"dask": 8787}}, "ports", "end what is there"),
     (
         {"settings": (Setting("SHOAL_LOG_BRUST", "5", known=False),)},

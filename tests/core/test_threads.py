@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -462,6 +463,30 @@ def test_a_stuck_run_is_not_retried_beside_itself(lock: threading.Event) -> None
 
     main()
     assert began == [1]
+
+
+def test_what_a_leaving_flow_leaves_behind_is_named(
+    lock: threading.Event, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:  # SPEC 7.6
+    monkeypatch.setattr("shoal.scheduling.dispatchers.GRACE", PATIENCE)  # longer than leaving
+    waiting = lock._cond._waiters  # type: ignore[attr-defined]  # who is inside C code now
+
+    @task
+    def stuck(number: int) -> None:
+        lock.wait()
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=5))
+    def main() -> None:
+        stuck.map(range(5))
+        eventually(lambda: len(waiting) == 5, "all of them wait")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        main()
+    (told,) = [line for line in caplog.messages if "left behind" in line]
+    assert len(re.findall(r"shoal-worker-\d in task run 'stuck-\w+'", told)) == 3
+    assert told.endswith(", and 2 more")
+    lock.set()
 
 
 def test_cancelling_a_stuck_run(lock: threading.Event) -> None:  # SPEC 7.4

@@ -250,6 +250,27 @@ def test_hooks_of_a_timeout() -> None:
     assert [entry[1] for entry in seen] == ["TimedOut"] * 2
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_limit_of_a_direct_call_is_not_for_its_hooks(loop: str) -> None:  # SPEC 8.1
+    seen: list[str] = []
+
+    def takes_long(a_task: Any, run: Any, state: Any) -> None:
+        time.sleep(0.75)
+        seen.append(state.name)
+
+    @task(timeout_seconds=0.5, on_completion=[takes_long], on_failure=[takes_long])
+    def work() -> int:
+        return 1
+
+    @task(timeout_seconds=0.5, on_completion=[takes_long], on_failure=[takes_long])
+    async def coroutine() -> int:
+        return 1
+
+    assert work() == 1
+    assert anyio.run(coroutine, backend=loop) == 1
+    assert seen == ["Completed"] * 2
+
+
 # ---------------------------------------------------------------------- flows
 
 

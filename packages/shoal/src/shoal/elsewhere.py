@@ -2,7 +2,7 @@
 
 Whoever changes the imports of a program to Shoal's learns here, name by name, what is missing and where to read on. A
 name leaves the table when Shoal gets it. Modules that are missing have a file each in `absent/`, which is looked at
-after the real ones; the tests see that table and files agree. May import nothing of Shoal's at the top.
+after the real ones (in `shoal.testing`, likewise); the tests see that table and files agree. May import nothing of Shoal's at the top.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _BACKGROUND = "ran tasks in the background, on the workers of a server"
 _DEPLOY = "made deployments, which a server starts"
 _PAUSE = "paused a flow run on a server, for a person or a later time"
 _SERVER = "spoke to a server"
+_SETTINGS = "read the settings of a profile, which are environment variables here"
 _SIGNAL = "told a flow run to stop or to wait, on a server's behalf"
 
 #: What modules were for.
@@ -48,6 +49,7 @@ MODULES: Mapping[str, str] = {
     "serializers": "said how stored results are written",
     "server": "was the server",
     "task_worker": _BACKGROUND,
+    "testing.utilities": "set up a server for the tests of flows, which need none here",
     "transactions": "committed the results of several tasks together, or rolled them back",
     "variables": "kept values on a server",
     "workers": "ran deployments for a work pool",
@@ -154,6 +156,12 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "AsyncClientContext": _SERVER,
         "SyncClientContext": _SERVER,
     },
+    "shoal.settings": {
+        "PREFECT_API_URL": _SERVER,
+        "Settings": _SETTINGS,
+        "get_current_settings": _SETTINGS,
+        "temporary_settings": _SETTINGS,
+    },
     "shoal.runtime": {
         "deployment": "told of the deployment of a run, which a server had started",
     },
@@ -205,14 +213,15 @@ def missing(module: str, name: str) -> AttributeError | ImportError:
         name: what was looked for.
     """
     purpose = NAMES.get(module, {}).get(name)
-    if purpose is None and module == "shoal":
-        purpose = MODULES.get(name)
+    is_module = purpose is None and f"{module}.{name}".removeprefix("shoal.") in MODULES
+    if is_module:
+        purpose = MODULES[f"{module}.{name}".removeprefix("shoal.")]
     if purpose is None:
         return AttributeError(f"module {module!r} has no attribute {name!r}")
     text = sentence(f"{module}.{name}", purpose)
     if not _imports_from(sys._getframe(2)):
         return AttributeError(text)
-    if module == "shoal" and name in MODULES:
+    if is_module:
         return ModuleNotFoundError(text, name=f"{module}.{name}")
     return ImportError(text, name=module)
 
@@ -232,7 +241,7 @@ def refuse(module: str) -> NoReturn:
     Raises:
         ModuleNotFoundError: always.
     """
-    purpose = MODULES[module.rpartition(".")[2]]
+    purpose = MODULES[module.removeprefix("shoal.")]
     raise ModuleNotFoundError(sentence(module, purpose), name=module)
 
 

@@ -19,6 +19,7 @@ names, and takes both; so does this.
 from __future__ import annotations
 
 import os
+from typing import NoReturn
 
 from shoal.exceptions import InvalidOption
 
@@ -130,3 +131,9 @@ def log_burst() -> int:
 def max_threads() -> int:
     """The most threads of a pool that was given no `max_workers`."""
     return _whole_number("SHOAL_MAX_THREADS", 256, 1)
+
+
+def __getattr__(name: str) -> NoReturn:
+    from shoal.elsewhere import missing
+
+    raise missing(__name__, name)

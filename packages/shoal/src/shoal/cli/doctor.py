@@ -78,6 +78,7 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
     if facts.shared_memory is not None:
         yield "shared memory", _place(facts.shared_memory)
     yield "temporary files", _place(facts.temporary)
+    yield "home", _place(facts.home)
     if facts.open_files is not None:
         soft, hard = ("no limit" if most < 0 else f"{most:,}" for most in facts.open_files)
         yield "open files", f"{soft} (may be raised to {hard})"

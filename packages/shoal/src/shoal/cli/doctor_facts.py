@@ -113,6 +113,7 @@ class Facts:
         shared_memory: `/dev/shm`.
         open_files: how many this process may have open, and how many it may ask for.
         temporary: the folder of temporary files.
+        home: the user's own folder, where limits are kept and Ray keeps its token.
         start_methods: of processes, the default of `multiprocessing` first.
         packages: ours and their engines, installed or not.
         runners: names of the runners that are installed.
@@ -134,6 +135,7 @@ class Facts:
     shared_memory: Place | None = None
     open_files: tuple[int, int] | None = None
     temporary: Place = field(default_factory=lambda: Place("/tmp"))
+    home: Place = field(default_factory=lambda: Place("~"))
     start_methods: tuple[str, ...] = ()
     packages: tuple[Package, ...] = ()
     runners: tuple[str, ...] = ()
@@ -166,6 +168,7 @@ class Facts:
             shared_memory=place("/dev/shm") if sys.platform == "linux" else None,
             open_files=_open_files(),
             temporary=_temporary(),
+            home=_home(),
             start_methods=tuple(multiprocessing.get_all_start_methods()),
             packages=tuple(_packages()),
             runners=runners,
@@ -240,6 +243,13 @@ def _temporary() -> Place:
         return place(tempfile.gettempdir())
     except FileNotFoundError as error:  # none of the usual folders can be written to
         return Place(os.environ.get("TMPDIR", "/tmp"), problem=error.strerror or str(error))
+
+
+def _home() -> Place:
+    path = os.path.expanduser("~")
+    if path == "~":
+        return Place(path, problem="HOME is not set, and the system knows no user of this number")
+    return place(path)
 
 
 def _open_files() -> tuple[int, int] | None:

@@ -109,6 +109,15 @@ def _places(facts: Facts) -> Iterator[Finding]:
             f"{temporary.path} has room for {in_bytes(temporary.free)}",
             "make room there, or set TMPDIR to another folder",
         )
+    if facts.home.problem is not None:
+        needed = "ray" in facts.runners
+        yield Finding(
+            Level.PROBLEM if needed else Level.WARNING,
+            "home",
+            f"{facts.home.path} cannot be written to ({facts.home.problem}): limits are kept there"
+            + (", and Ray keeps its token there and does not start without" if needed else ""),
+            "set HOME to a folder that can",
+        )
 
 
 def _packages(facts: Facts) -> Iterator[Finding]:

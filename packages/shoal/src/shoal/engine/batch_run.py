@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import settings
@@ -272,7 +273,10 @@ class _LazyScope(Scope):
 
 
 def run_calls(
-    calls: Sequence[Call], seconds: float, begins: Callable[[int], object] | None = None
+    calls: Sequence[Call],
+    seconds: float,
+    begins: Callable[[int], object] | None = None,
+    returns: Callable[[int], object] | None = None,
 ) -> tuple[list[Any], list[float], float]:
     """Runs calls one after another (coroutines together) until `seconds` are over.
 
@@ -280,6 +284,7 @@ def run_calls(
         calls: the calls.
         seconds: when they are over, no further call is begun.
         begins: told where in `calls` the first one is, and each with a time limit, when it begins.
+        returns: told likewise when the function of one with a time limit has ended.
 
     Returns:
         For each call that was run its value, or an `Outcome` where there is more to say; when each ended; and how
@@ -291,7 +296,7 @@ def run_calls(
     if calls and calls[0].task.is_async:
         if begins is not None:
             begins(0)
-        for outcome in _run_coroutines(calls):
+        for outcome in _run_coroutines(calls, begins, returns):
             values.append(_brief(outcome))
             ends.append(time.time())
         return values, ends, time.perf_counter() - started
@@ -300,7 +305,7 @@ def run_calls(
         try:
             if begins is not None and (index == 0 or call.task.timeout_seconds is not None):
                 begins(index)
-            outcome = timed_attempt(call)
+            outcome = timed_attempt(call, None if returns is None else partial(returns, index))
             if outcome.phase == WAITING:
                 outcome = call.context.copy().run(waited_for, call, outcome.value)
         except BaseException as error:
@@ -318,12 +323,19 @@ def _brief(outcome: Outcome) -> Any:
     return outcome.value if plain else outcome
 
 
-def _run_coroutines(calls: Sequence[Call]) -> list[Outcome]:
+def _run_coroutines(
+    calls: Sequence[Call],
+    begins: Callable[[int], object] | None,
+    returns: Callable[[int], object] | None,
+) -> list[Outcome]:
     import asyncio
 
-    async def one(call: Call) -> Outcome:
+    async def one(index: int, call: Call) -> Outcome:
         try:
-            outcome = await timed_attempt_async(call)
+            if begins is not None and index > 0 and call.task.timeout_seconds is not None:
+                begins(index)
+            returned = None if returns is None else partial(returns, index)
+            outcome = await timed_attempt_async(call, returned)
             if outcome.phase == WAITING:
                 outcome = waited_for(call, outcome.value)
         except asyncio.CancelledError:
@@ -338,8 +350,8 @@ def _run_coroutines(calls: Sequence[Call]) -> list[Outcome]:
         loop = asyncio.get_running_loop()
         contexts = [under_asyncio(call.context.copy()) for call in calls]
         tasks = [
-            loop.create_task(one(call), context=context)
-            for call, context in zip(calls, contexts, strict=True)
+            loop.create_task(one(index, call), context=context)
+            for index, (call, context) in enumerate(zip(calls, contexts, strict=True))
         ]
         pending = set(tasks)
         while pending:

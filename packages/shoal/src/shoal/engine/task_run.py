@@ -8,6 +8,7 @@ May import futures and what lies above them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from types import CoroutineType
@@ -34,7 +35,7 @@ from shoal.engine.hooks import (
     failure_message,
     log_failure_of,
 )
-from shoal.engine.interrupt import Frame, Frames, Interrupt
+from shoal.engine.interrupt import Frame, Frames, Interrupt, shielded
 from shoal.engine.loops import cancelled_class
 from shoal.engine.time_limit import TimeLimit
 from shoal.exceptions import CrashedRun, TaskRunTimeout
@@ -53,6 +54,7 @@ from shoal.states import (
 from shoal.states.several import final_state
 
 __all__ = [
+    "EndLimit",
     "attempt",
     "attempt_async",
     "attempt_here",
@@ -61,6 +63,9 @@ __all__ = [
     "timed_attempt",
     "timed_attempt_async",
 ]
+
+#: Ends the time limit of an attempt whose function has ended.
+EndLimit = Callable[[], object]
 
 _PHASES = {
     StateType.COMPLETED: COMPLETED,
@@ -82,7 +87,11 @@ def run_plain(call: Call) -> Any:
 
 
 def attempt_here(
-    frames: Frames, frame: Frame, call: Call, prepare: Callable[[Any], object] | None = None
+    frames: Frames,
+    frame: Frame,
+    call: Call,
+    prepare: Callable[[Any], object] | None = None,
+    end_limit: EndLimit | None = None,
 ) -> tuple[Outcome | None, Any, bool]:
     """Runs a call to the end of one attempt on this thread, where it can be interrupted meanwhile. Hot.
 
@@ -91,6 +100,7 @@ def attempt_here(
         frame: of the run, not on the stack yet.
         call: the call, with its arguments filled in unless `prepare` does that.
         prepare: what comes first, when the run can be seen here; it is given the frame's run, and may raise `Interrupt`.
+        end_limit: see `attempt`.
 
     Returns:
         The outcome, or `None` where there is no more to say than the value; the value; whether the run was interrupted,
@@ -113,7 +123,7 @@ def attempt_here(
                     if outcome.phase == COMPLETED and outcome.state is None:
                         value, outcome = outcome.value, None
             else:
-                outcome = call.context.copy().run(attempt, call)
+                outcome = call.context.copy().run(attempt, call, end_limit)
         except Interrupt:
             interrupted = True
         except BaseException as error:
@@ -133,8 +143,13 @@ def attempt_here(
     return outcome, value, interrupted
 
 
-def attempt(call: Call) -> Outcome:
+def attempt(call: Call, end_limit: EndLimit | None = None) -> Outcome:
     """Runs one attempt; in the run's context.
+
+    Args:
+        call: the call.
+        end_limit: called when the function has ended, and with it what the task's time limit is for, before the hooks
+            that are told how; may raise `Interrupt` if the time was over before.
 
     Raises:
         Interrupt: the run was stopped from outside, who did so knows how it ended.
@@ -155,11 +170,14 @@ def attempt(call: Call) -> Outcome:
     except BaseException as error:
         outcome = raised(call, error)
     outcome.seconds = time.perf_counter() - started
+    if end_limit is not None:
+        with shielded():
+            end_limit()
     return concluded(call, outcome)
 
 
-async def attempt_async(call: Call) -> Outcome:
-    """As `attempt`, for coroutine functions; cancellation of the coroutine passes through."""
+async def attempt_async(call: Call, end_limit: EndLimit | None = None) -> Outcome:
+    """As `attempt`, for coroutine functions; cancellation of the coroutine passes through, and `end_limit` may raise it."""
     CALL.set(call)
     started = call.clock = time.perf_counter()
     cancelled = cancelled_class()
@@ -180,6 +198,8 @@ async def attempt_async(call: Call) -> Outcome:
     except BaseException as error:
         outcome = raised(call, error)
     outcome.seconds = time.perf_counter() - started
+    if end_limit is not None:
+        end_limit()
     return await concluded_async(call, outcome)
 
 
@@ -328,26 +348,43 @@ def waited_for(call: Call, value: Any) -> Outcome:
 # ---------------------------------------------------------------------- time limits where the run itself waits
 
 
-def timed_attempt(call: Call) -> Outcome:
-    """One attempt in the current thread within the task's time limit, in a context of its own."""
+def timed_attempt(call: Call, returned: Callable[[], object] | None = None) -> Outcome:
+    """One attempt in the current thread within the task's time limit, in a context of its own.
+
+    Args:
+        call: the call.
+        returned: told when the function of a call with a time limit has ended.
+    """
     limit = call.task.timeout_seconds
     if limit is None:
         return call.context.copy().run(attempt, call)
     outcome: Outcome | None = None
     with TimeLimit(limit) as time_limit:
-        outcome = time_limit.expose(lambda: call.context.copy().run(attempt, call))
+
+        def end_limit() -> None:
+            time_limit.end()
+            if returned is not None:
+                returned()
+
+        outcome = time_limit.expose(lambda: call.context.copy().run(attempt, call, end_limit))
     return overdue_outcome(call) if time_limit.expired or outcome is None else outcome
 
 
-async def timed_attempt_async(call: Call) -> Outcome:
-    """One attempt on the current loop within the task's time limit."""
+async def timed_attempt_async(call: Call, returned: Callable[[], object] | None = None) -> Outcome:
+    """As `timed_attempt`, on the current loop."""
     limit = call.task.timeout_seconds
     if limit is None:
         return await attempt_async(call)
     import anyio
 
-    with anyio.move_on_after(limit):
-        return await attempt_async(call)
+    with anyio.move_on_after(limit) as scope:
+
+        def end_limit() -> None:
+            scope.deadline = math.inf
+            if returned is not None:
+                returned()
+
+        return await attempt_async(call, end_limit)
     return await overdue_outcome_async(call)
 
 

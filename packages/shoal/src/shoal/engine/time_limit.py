@@ -44,6 +44,7 @@ class TimeLimit:
     def __init__(self, seconds: float | None = None) -> None:
         self.expired = False
         self._seconds = seconds
+        self._ended = False
         self._timer: Timer | None = None
         self._kicks = Kicks()
 
@@ -70,11 +71,24 @@ class TimeLimit:
 
         def fire() -> None:
             with LOCK:
+                if self._ended:
+                    return
                 frames.fire(token)
             if at_end is not None:
                 at_end()
 
         self._timer = TIMERS.after(seconds, fire)
+
+    def end(self) -> None:
+        """Ends the clock: user code that is yet to come is not held to it.
+
+        Raises:
+            Interrupt: the time was over before.
+        """
+        with LOCK:
+            self._ended = True
+            if self._frame.fired:
+                raise Interrupt
 
     def expose(self, function: Callable[[], R]) -> R:
         """Calls user code."""

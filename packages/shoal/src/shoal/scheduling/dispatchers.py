@@ -101,6 +101,13 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
             if future._phase < DONE:
                 self._start_time_limit(future, call.attempt, limit)
 
+    def end_limit(self, future: TaskFuture[Any]) -> bool:
+        """Ends an attempt's time limit, as its function has ended; whether nobody has stopped the run before."""
+        with LOCK:
+            detail = future._details()
+            detail.cancel_timer()
+            return future._phase < DONE and not detail.overdue
+
     def ended(self, future: TaskFuture[Any], outcome: Outcome) -> None:
         """An attempt has ended; with `LOCK` held."""
         if outcome.phase == WAITING and future._phase < DONE:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.calls import Call
+    from shoal.engine.task_run import EndLimit
     from shoal.futures import TaskFuture
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.dispatchers import PullingDispatcher
@@ -101,11 +102,18 @@ class AsyncLane:
     async def _outcome(self, future: TaskFuture[Any], call: Call) -> Outcome:
         import asyncio
 
+        end_limit: EndLimit | None = None
+        if call.task.timeout_seconds is not None:
+
+            def end_limit() -> None:
+                if not self.dispatcher.end_limit(future):
+                    raise asyncio.CancelledError
+
         try:
-            if call.task.timeout_seconds is not None:
+            if end_limit is not None:
                 # Not sooner: others of the bulk may have come before.
                 self.dispatcher.start_limit(future, call)
-            return await attempt_async(call)
+            return await attempt_async(call, end_limit)
         except asyncio.CancelledError:
             detail = future._detail
             if detail is not None and detail.overdue:

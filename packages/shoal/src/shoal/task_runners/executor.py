@@ -154,8 +154,11 @@ class ExecutorBackend:
             def begins(index: int) -> None:
                 self._events.started(batch.number, positions[index])
 
+            def returns(index: int) -> None:
+                self._events.returned(batch.number, positions[index])
+
             here = [calls[position] for position in positions]
-            work = (run_calls, here, self.capabilities.policy.target * 4, begins)
+            work = (run_calls, here, self.capabilities.policy.target * 4, begins, returns)
         executor = self._executor
         try:
             return executor.submit(*work), executor

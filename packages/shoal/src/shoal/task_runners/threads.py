@@ -45,6 +45,8 @@ LONG_ENOUGH = 0.5
 BETWEEN_RUNS = 1.0
 #: Runs shorter than this gain nothing from another thread: the interpreter switches threads every 5 ms.
 TOO_SHORT = 0.0002
+#: Threads that a warning names.
+MOST_NAMED = 3
 
 #: A run that is ready, or a map and the index of an element of it.
 _Waiting = tuple[Any, int | None]
@@ -264,6 +266,20 @@ class ThreadBackend(WorkerBackend):
         )
         self.dispatcher.after(0, self.dispatcher.drain)
 
+    def _warn_of(self, left: list[threading.Thread]) -> None:
+        """Says which threads are left behind, and what they do."""
+        with LOCK:
+            runs = {w.thread: run.name for w in self.workers for run in w.running()[-1:]}
+        told = [
+            f"{thread.name} in task run {runs[thread]!r}" if thread in runs else thread.name
+            for thread in left[:MOST_NAMED]
+        ]
+        if len(left) > MOST_NAMED:
+            told.append(f"and {len(left) - MOST_NAMED} more")
+        library_logger().warning(
+            "Worker threads did not stop and are left behind: %s", ", ".join(told)
+        )
+
     def stop(self, grace: float) -> None:
         """See `Backend`."""
         with LOCK:
@@ -274,6 +290,7 @@ class ThreadBackend(WorkerBackend):
                 worker.look_again()
             self.lane.stop()
         deadline = time.monotonic() + grace
+        left = []
         for thread in self._threads:
             if thread is threading.current_thread() or any(
                 w.thread is thread for w in self._given_up
@@ -281,9 +298,9 @@ class ThreadBackend(WorkerBackend):
                 continue
             thread.join(max(deadline - time.monotonic(), 0.0))
             if thread.is_alive():
-                library_logger().warning(
-                    "Worker thread %s did not end; it is left behind", thread.name
-                )
+                left.append(thread)
+        if left:
+            self._warn_of(left)
         self.lane.join(max(deadline - time.monotonic(), 0.0))
 
 

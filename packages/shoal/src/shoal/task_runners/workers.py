@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
@@ -36,6 +37,7 @@ from shoal.scheduling.dispatchers import GoneError
 from shoal.task_runners.packing import not_begun
 
 if TYPE_CHECKING:
+    from shoal.engine.task_run import EndLimit
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.dispatchers import PullingDispatcher
 
@@ -189,10 +191,12 @@ class Worker:
         value: Any = None
         call: Call | None = None
         interrupted = False
+        end_limit: EndLimit | None = None
         try:
             call = dispatcher.begin(future)
             if call.task.timeout_seconds is not None:
                 dispatcher.start_limit(future, call)
+                end_limit = partial(_end_limit, dispatcher, future)
             self.since = future._since
         except GoneError:
             pass
@@ -200,7 +204,7 @@ class Worker:
             outcome = not_begun(future, error)
         else:
             outcome, value, interrupted = attempt_here(
-                self.frames, Frame(future), call, _interrupt_if_over
+                self.frames, Frame(future), call, _interrupt_if_over, end_limit
             )
         scheduler = dispatcher.scheduler
         if outcome is None and not interrupted:
@@ -418,6 +422,16 @@ class Worker:
             backend.lend_back()
             if me is not None:
                 self._take_place(_dispatcher_of(me))
+
+
+def _end_limit(dispatcher: PullingDispatcher, future: TaskFuture[Any]) -> None:
+    """The function of a run has ended.
+
+    Raises:
+        Interrupt: the run was stopped before.
+    """
+    if not dispatcher.end_limit(future):
+        raise Interrupt
 
 
 def _interrupt_if_over(future: TaskFuture[Any]) -> None:

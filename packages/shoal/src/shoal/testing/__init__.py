@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from shoal.testing.suite import TaskRunnerSuite
     from shoal.testing.tools import Signals
 
+__path__.append(f"{__path__[0]}/../absent/testing")  # see `shoal.elsewhere`
+
 __all__ = ["Capabilities", "Signals", "TaskRunnerSuite"]
 
 _HOMES = {
@@ -30,9 +32,11 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    from shoal.elsewhere import missing
+
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise missing(__name__, name)
     try:
         module = import_module(home)
     except ModuleNotFoundError as error:

@@ -10,6 +10,7 @@ import pytest
 
 from shoal import flow, get_run_logger, runtime, task
 from shoal.exceptions import RunNameError
+from shoal.futures import wait
 from shoal.testing.base import SuiteBase, covers, in_flow
 from shoal.testing.samples import BoomError, Box, boom, identity, inc
 from shoal.testing.tools import eventually
@@ -161,6 +162,42 @@ class HookTests(SuiteBase):
         assert told.keys() == {"Completed", "TimedOut"}
         assert 0 < float(told["Completed"]) < 10
         assert 0.15 < float(told["TimedOut"]) < 10
+
+    @covers("8.1", "7.3")
+    def test_a_time_limit_is_for_the_function_not_its_hooks(
+        self, runner: TaskRunner, signals: Signals
+    ) -> None:
+        limit = 0.7
+
+        def takes_long(a_task: Any, run: Any, state: Any) -> None:
+            signals.append("hooks", f"{a_task.name} {state.name}")
+            time.sleep(1.5 * limit)
+            signals.append("hooks", f"{a_task.name} ends")
+
+        options: Any = {"timeout_seconds": limit, "on_completion": [takes_long]}
+
+        @task(**options)
+        def work() -> int:
+            return 1
+
+        @task(**options)
+        async def coroutine() -> int:
+            return 1
+
+        @task(timeout_seconds=limit, on_failure=[takes_long])
+        def fails() -> None:
+            raise BoomError("no")
+
+        @flow(task_runner=runner)
+        def main() -> list[str]:
+            futures = [work.submit(), coroutine.submit(), fails.submit()]
+            wait(futures)
+            return [future.state.name for future in futures]
+
+        assert main() == ["Completed", "Completed", "Failed"]
+        told = sorted(signals.lines("hooks"))
+        names = [("coroutine", "Completed"), ("fails", "Failed"), ("work", "Completed")]
+        assert told == [f"{name} {end}" for name, state in names for end in (state, "ends")]
 
     @covers("8.1", "7.1")
     def test_hooks_and_retries(self, runner: TaskRunner, signals: Signals) -> None:

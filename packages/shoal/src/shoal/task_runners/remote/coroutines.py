@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from shoal.engine.task_run import EndLimit
     from shoal.futures.blocking import Wanted
     from shoal.task_runners.remote.batches import Batch
     from shoal.task_runners.remote.worker import RemoteWorker
@@ -90,6 +91,7 @@ class Coroutines:
 
         PLACES[call.number] = _Place(self._worker, batch, position)
         began = time.time()
+        end_limit: EndLimit | None = None
         try:
             if call.task.timeout_seconds is not None:
                 # Now that nothing but its function is to come: neither an import nor others of the batch. What has
@@ -97,9 +99,8 @@ class Coroutines:
                 if batch.unreported:
                     self._worker.report(batch)
                 self._worker.channel.send(messages.STARTED, dumps((batch.number, position)))
-            outcome = await attempt_async(call)
-            if call.task.timeout_seconds is not None:
-                self._worker.channel.send(messages.RETURNED, dumps((batch.number, position)))
+                end_limit = partial(self._worker.returned, batch, position)
+            outcome = await attempt_async(call, end_limit)
         except asyncio.CancelledError:
             if call.number in self._worker.overdue:
                 self._worker.overdue.discard(call.number)

@@ -270,6 +270,10 @@ class RemoteWorker:
         if not batch.lane.put_pickled(position, data):
             self.tell(batch, position, data)
 
+    def returned(self, batch: Batch, position: int) -> None:
+        """The function of a run with a time limit has ended, and with it the time that counts."""
+        self.channel.send(messages.RETURNED, dumps((batch.number, position)))
+
     def report(self, batch: Batch, last: bool = False) -> None:
         """Tells the driver of the runs that have ended since the last report."""
         unreported = batch.unreported

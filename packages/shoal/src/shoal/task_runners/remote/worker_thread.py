@@ -7,6 +7,7 @@ A run that waits does not leave its worker_thread: what it waits for is sent the
 from __future__ import annotations
 
 import time
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from shoal.task_runners.remote.parcels import unpack
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shoal.engine.task_run import EndLimit
     from shoal.futures.blocking import Wanted
     from shoal.task_runners.remote.worker import RemoteWorker
 
@@ -117,13 +119,13 @@ class WorkerThread:
                 if attempts > 1:
                     call.follow(rows.earlier(place))
             words[position] = BEGUN
+            end_limit = None
             if task.timeout_seconds is not None:
                 if unreported:  # not to be lost if the worker has to be killed for what comes
                     home.report(batch)
                 home.channel.send(messages.STARTED, dumps((batch.number, position)))
-            outcome, value = self._run(call, prepare)
-            if task.timeout_seconds is not None:
-                home.channel.send(messages.RETURNED, dumps((batch.number, position)))
+                end_limit = partial(home.returned, batch, position)
+            outcome, value = self._run(call, prepare, end_limit)
             ends[position] = now = batch.began = clock()
             if outcome is not None or rows.linked or not put(position, value):
                 home.put(batch, position, call, outcome, value)
@@ -145,13 +147,17 @@ class WorkerThread:
                     home.retire()
         home.close(batch)
 
-    def _run(self, call: Call, prepare: Callable[[Call], object]) -> tuple[Outcome | None, Any]:
+    def _run(
+        self, call: Call, prepare: Callable[[Call], object], end_limit: EndLimit | None
+    ) -> tuple[Outcome | None, Any]:
         """Runs one call to the end of this attempt. Hot.
 
         Returns:
             Its outcome, or `None` and its value if there is no more to say.
         """
-        outcome, value, interrupted = attempt_here(self.frames, Frame(call), call, prepare)
+        outcome, value, interrupted = attempt_here(
+            self.frames, Frame(call), call, prepare, end_limit
+        )
         if interrupted:
             if call.number in self.home.overdue:
                 self.home.overdue.discard(call.number)
