@@ -271,6 +271,32 @@ def test_the_limit_of_a_direct_call_is_not_for_its_hooks(loop: str) -> None:  # 
     assert seen == ["Completed"] * 2
 
 
+def test_a_timer_that_was_due_when_it_was_called_off() -> None:  # SPEC 8.1
+    """The timer thread may have taken it already, and wait for the lock: then it finds that nothing is to expire."""
+
+    @task(timeout_seconds=FOR_EVER)
+    def work() -> int:
+        future: Any = runtime_future()
+        dispatcher = future._dispatcher
+        assert dispatcher.end_limit(future)
+        dispatcher._expired(future, 1, FOR_EVER)
+        return 1
+
+    made: list[Any] = []
+
+    def runtime_future() -> Any:
+        while not made:
+            time.sleep(0.001)
+        return made[0]
+
+    @flow
+    def main() -> int:
+        made.append(work.submit())
+        return made[0].result()
+
+    assert main() == 1
+
+
 # ---------------------------------------------------------------------- flows
 
 

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
 
-    from distributed.scheduler import Scheduler
+    from distributed.scheduler import Scheduler, TaskState, WorkerState
     from distributed.worker import Worker
 
 __all__ = [
@@ -53,6 +53,8 @@ SESSION = "mh"
 
 #: Sessions that a worker remembers to have ended.
 ENDED = 4096
+#: Seconds after which a worker that was asked for a task has answered, as a rule.
+ANSWERED_WITHIN = 0.01
 #: How Dask names the reasons for which a worker is removed that has not left by itself.
 DEATHS = (
     "handle-worker-cleanup",
@@ -99,15 +101,17 @@ class _Session:
     Attributes:
         client: its client.
         told: what every worker is told, those that join later too.
+        asked: keys that a worker was asked for, on behalf of one that had nothing, and that worker's address.
         entered: keys that were sent to a worker once.
         kept: keys of values that stay on workers.
     """
 
-    __slots__ = ("client", "entered", "kept", "told")
+    __slots__ = ("asked", "client", "entered", "kept", "told")
 
     def __init__(self, client: str) -> None:
         self.client = client
         self.told: list[tuple[int, bytes]] = []
+        self.asked: dict[str, str] = {}
         self.entered: set[str] = set()
         self.kept: set[str] = set()
 
@@ -127,6 +131,7 @@ class SchedulerBus(SchedulerPlugin):
         self._sessions: dict[str, _Session] = {}
         self._scheduler: Any = None
         self._tells_why = True
+        self._evens_out = False
 
     async def start(self, scheduler: Scheduler) -> None:
         """See `SchedulerPlugin`."""
@@ -264,6 +269,9 @@ class SchedulerBus(SchedulerPlugin):
         self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
     ) -> None:
         """See `SchedulerPlugin`. Called for every task of the cluster: cheap for those of others."""
+        if start == "processing" and not self._evens_out and session_in(key) in self._sessions:
+            self._evens_out = True
+            self._scheduler.loop.add_callback(self._even_out)
         if finish not in ("processing", "forgotten"):
             return
         session = session_in(key)
@@ -271,6 +279,7 @@ class SchedulerBus(SchedulerPlugin):
         if session is None or known is None:
             return
         if finish == "forgotten":
+            known.asked.pop(key, None)
             known.entered.discard(key)
             known.kept.discard(key)
             return
@@ -284,6 +293,52 @@ class SchedulerBus(SchedulerPlugin):
         address = task.processing_on.address
         self._scheduler.worker_send(address, {"op": NAME, "session": session, "refuse": key})
         self._say(session, again=key)
+
+    def _even_out(self) -> None:
+        """Has workers that have nothing take tasks of ours which wait behind others on their worker.
+
+        Dask's own stealing looks once a second, and leaves alone what it takes for short: a batch is as long as its
+        runs turn out to be. The way is Dask's: the worker refuses if it has begun the task, and another is asked for.
+        """
+        self._evens_out = False
+        scheduler = self._scheduler
+        stealing = scheduler.extensions.get("stealing")  # there is none where it is switched off
+        if stealing is None or scheduler.queued or not scheduler.idle:
+            return
+
+        def room(worker: WorkerState) -> int:
+            held = len(worker.processing) - len(worker.long_running)
+            return int(worker.nthreads - held - stealing.in_flight_tasks[worker])
+
+        victims = [worker for worker in scheduler.workers.values() if room(worker) < 0]
+        for thief in list(scheduler.idle.values()) if victims else ():
+            if room(thief) <= 0:
+                continue
+            task = self._waiting_task(victims, thief, stealing.in_flight)
+            if task is not None:
+                stealing.move_task_request(task, task.processing_on, thief)
+                self._evens_out = True
+        if self._evens_out:
+            scheduler.loop.call_later(ANSWERED_WITHIN, self._even_out)
+
+    def _waiting_task(
+        self, victims: Sequence[WorkerState], thief: WorkerState, in_flight: Container[TaskState]
+    ) -> TaskState | None:
+        """A task of ours that may be waiting on one of these workers, and that another may take: each once for the worker
+        where it is.
+        """
+        for victim in victims:
+            for task in victim.processing:
+                key: Any = task.key
+                known = self._sessions.get(session_in(key) or "")
+                if known is None or known.asked.get(key) == victim.address:
+                    continue
+                valid = self._scheduler.valid_workers(task)
+                allowed = valid is None or thief in valid
+                if allowed and task not in in_flight and task not in victim.long_running:
+                    known.asked[key] = victim.address
+                    return task
+        return None
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """See `SchedulerPlugin`."""

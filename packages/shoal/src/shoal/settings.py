@@ -19,7 +19,7 @@ names, and takes both; so does this.
 from __future__ import annotations
 
 import os
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from shoal.exceptions import InvalidOption
 
@@ -133,7 +133,9 @@ def max_threads() -> int:
     return _whole_number("SHOAL_MAX_THREADS", 256, 1)
 
 
-def __getattr__(name: str) -> NoReturn:
-    from shoal.elsewhere import missing
+if not TYPE_CHECKING:
 
-    raise missing(__name__, name)
+    def __getattr__(name: str) -> NoReturn:
+        from shoal.elsewhere import missing
+
+        raise missing(__name__, name)

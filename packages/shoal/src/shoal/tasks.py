@@ -471,7 +471,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:
             callable); `retries` (further attempts after a failure); `retry_delay_seconds` (a number, a list whose
             last entry repeats, or a callable given the retry's count); `retry_jitter_factor` (spreads each delay
             over ± that share); `retry_condition_fn(task, run, state)`; `crash_retries` (further attempts when a
-            worker dies); `timeout_seconds` (of each attempt, while its function runs); `log_prints`; the hooks
+            worker dies); `timeout_seconds` (of each attempt, up to its function's end); `log_prints`; the hooks
             `on_running`, `on_completion`, `on_failure`, each a list of functions of `(task, run, state)`; `resources` (what a
             worker must have); `batch` (whether short runs may travel together, or how many at the most).
 

@@ -148,8 +148,8 @@ def attempt(call: Call, end_limit: EndLimit | None = None) -> Outcome:
 
     Args:
         call: the call.
-        end_limit: called when the function has ended, and with it what the task's time limit is for, before the hooks
-            that are told how; may raise `Interrupt` if the time was over before.
+        end_limit: called when the function has ended, and with it what the task's time limit is for, before it is
+            decided what that means; may raise `Interrupt` if the time was over before.
 
     Raises:
         Interrupt: the run was stopped from outside, who did so knows how it ended.
@@ -164,15 +164,21 @@ def attempt(call: Call, end_limit: EndLimit | None = None) -> Outcome:
             value = list(value)
         if CALLS:
             ends_with(call)
-        outcome = returned(call, value)
     except Interrupt:
         raise
     except BaseException as error:
+        seconds = time.perf_counter() - started
+        if end_limit is not None:
+            with shielded():
+                end_limit()
         outcome = raised(call, error)
-    outcome.seconds = time.perf_counter() - started
-    if end_limit is not None:
-        with shielded():
-            end_limit()
+    else:
+        seconds = time.perf_counter() - started
+        if end_limit is not None:
+            with shielded():
+                end_limit()
+        outcome = _given(call, value)
+    outcome.seconds = seconds
     return concluded(call, outcome)
 
 
@@ -192,15 +198,27 @@ async def attempt_async(call: Call, end_limit: EndLimit | None = None) -> Outcom
                 value = await value
         if CALLS:
             ends_with(call)
-        outcome = returned(call, value)
     except cancelled:
         raise
     except BaseException as error:
+        seconds = time.perf_counter() - started
+        if end_limit is not None:
+            await _end_limit(end_limit)
         outcome = raised(call, error)
-    outcome.seconds = time.perf_counter() - started
-    if end_limit is not None:
-        end_limit()
+    else:
+        seconds = time.perf_counter() - started
+        if end_limit is not None:
+            await _end_limit(end_limit)
+        outcome = _given(call, value)
+    outcome.seconds = seconds
     return await concluded_async(call, outcome)
+
+
+async def _end_limit(end_limit: EndLimit) -> None:
+    from anyio.lowlevel import checkpoint_if_cancelled
+
+    end_limit()
+    await checkpoint_if_cancelled()  # a coroutine that has taken no notice is stopped here
 
 
 def begin(call: Call) -> None:
@@ -211,6 +229,16 @@ def begin(call: Call) -> None:
         )
     flow_run = call.scope.flow_run if call.scope is not None else None
     log_prints_of(task.log_prints or (flow_run is not None and flow_run.log_prints))
+
+
+def _given(call: Call, value: Any) -> Outcome:
+    """How an attempt ends whose function has returned."""
+    try:
+        return returned(call, value)
+    except Interrupt:
+        raise
+    except BaseException as error:
+        return raised(call, error)
 
 
 def returned(call: Call, value: Any) -> Outcome:

@@ -195,7 +195,10 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
     def _expired(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
         call = future._call
         with LOCK:
-            expired = self.scheduler.endings.expired(future, attempt, limit, time.time())
+            # Called off, it may have been due already.
+            expired = future._details().timer is not None and self.scheduler.endings.expired(
+                future, attempt, limit, time.time()
+            )
         # Code that is out of reach has a limit of its own where it runs, and calls the hooks there when it stops.
         told = expired and future._phase >= DONE and self.capabilities.stops
         if told and call is not None and call.task.on_failure_hooks:

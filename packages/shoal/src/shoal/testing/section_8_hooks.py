@@ -188,13 +188,21 @@ class HookTests(SuiteBase):
         def fails() -> None:
             raise BoomError("no")
 
+        def takes_its_time(a_task: Any, run: Any, state: Any) -> bool:
+            time.sleep(1.5 * limit)
+            return False
+
+        doubtful = fails.with_options(
+            name="doubtful", retries=1, retry_condition_fn=takes_its_time, on_failure=[]
+        )
+
         @flow(task_runner=runner)
         def main() -> list[str]:
-            futures = [work.submit(), coroutine.submit(), fails.submit()]
+            futures = [work.submit(), coroutine.submit(), fails.submit(), doubtful.submit()]
             wait(futures)
             return [future.state.name for future in futures]
 
-        assert main() == ["Completed", "Completed", "Failed"]
+        assert main() == ["Completed", "Completed", "Failed", "Failed"]
         told = sorted(signals.lines("hooks"))
         names = [("coroutine", "Completed"), ("fails", "Failed"), ("work", "Completed")]
         assert told == [f"{name} {end}" for name, state in names for end in (state, "ends")]

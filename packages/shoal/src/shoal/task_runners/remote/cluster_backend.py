@@ -51,6 +51,8 @@ __all__ = ["ClusterBackend"]
 
 #: Seconds of work in a message: what a cluster spends on one (0.4 to 2 ms) shall be little beside it.
 TARGET = 0.1
+#: Seconds of work in a message while much is ready for each worker.
+LONGEST = 0.5
 #: Runs from this many seconds travel alone.
 ALONE = 0.05
 #: Seconds of work handed over for each slot: the scaling of clusters looks every 5 s at what waits.
@@ -119,6 +121,7 @@ class ClusterBackend:
                 most=128,
                 least=least,
                 patience=patience,
+                longest=LONGEST,
             )
             if queues
             # A worker with one batch at a time has begun what it has, as the driver takes it for.

@@ -99,7 +99,12 @@ class Coroutines:
                 if batch.unreported:
                     self._worker.report(batch)
                 self._worker.channel.send(messages.STARTED, dumps((batch.number, position)))
-                end_limit = partial(self._worker.returned, batch, position)
+
+                def end_limit() -> None:
+                    if batch.skipped and call.number in batch.skipped:
+                        raise asyncio.CancelledError  # it was stopped, and has taken no notice
+                    self._worker.guarded(self._worker.returned)(batch, position)
+
             outcome = await attempt_async(call, end_limit)
         except asyncio.CancelledError:
             if call.number in self._worker.overdue:

@@ -124,7 +124,7 @@ class WorkerThread:
                 if unreported:  # not to be lost if the worker has to be killed for what comes
                     home.report(batch)
                 home.channel.send(messages.STARTED, dumps((batch.number, position)))
-                end_limit = partial(home.returned, batch, position)
+                end_limit = home.guarded(partial(home.returned, batch, position))
             outcome, value = self._run(call, prepare, end_limit)
             ends[position] = now = batch.began = clock()
             if outcome is not None or rows.linked or not put(position, value):
