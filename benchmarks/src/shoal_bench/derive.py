@@ -10,7 +10,7 @@ called too noisy rather than believed:
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shoal_bench.record import Entry, Quartiles, Ratio, Sample
 
@@ -36,7 +36,7 @@ def quartiles(values: Sequence[float]) -> Quartiles:
 def entry_of(
     contestant: str,
     samples: Sequence[Sample],
-    others: dict[str, Sequence[Sample]],
+    others: Mapping[str, Sequence[Sample]],
     void: str | None = None,
 ) -> Entry:
     """A contestant's entry.

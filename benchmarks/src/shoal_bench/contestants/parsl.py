@@ -5,17 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from typing import Any, ClassVar
-
-import parsl
-from parsl.app.python import PythonApp
-from parsl.config import Config
-from parsl.executors import HighThroughputExecutor
-from parsl.providers import LocalProvider
 
 from shoal_bench.contestants.base import System
 
 __all__ = ["Parsl"]
+
+parsl = import_module("parsl")  # by name: type checkers need not have it
+executors = import_module("parsl.executors")
+providers = import_module("parsl.providers")
 
 
 class Parsl(System):
@@ -26,14 +25,14 @@ class Parsl(System):
     def run(self, body: Callable[[], None]) -> None:
         """See `System`. One block of workers, from the beginning to the end; no monitoring."""
         with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
-            executor = HighThroughputExecutor(
+            executor = executors.HighThroughputExecutor(
                 address="127.0.0.1",
                 max_workers_per_node=self.workers,
                 cores_per_worker=1e-6,
                 encrypted=False,
-                provider=LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1),
+                provider=providers.LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1),
             )
-            config = Config(
+            config = parsl.Config(
                 executors=[executor],
                 run_dir=folder,
                 strategy="none",
@@ -54,5 +53,5 @@ class Parsl(System):
 
 @cache
 def _app(function: Callable[..., Any]) -> Any:
-    """An app, made once, as by a decorator; not memoized, so that equal calls are calls of their own."""
-    return PythonApp(function, cache=False)
+    """An app, made once, as by a decorator."""
+    return parsl.python_app(function)

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any, ClassVar
 
 from shoal_bench.contestants.base import System
@@ -34,14 +35,10 @@ class Prefect(System):
     def run(self, body: Callable[[], None]) -> None:
         """See `System`."""
         with _server():
-            from prefect import flow
-            from prefect.task_runners import ThreadPoolTaskRunner
-
-            @flow(task_runner=ThreadPoolTaskRunner(max_workers=self.workers))
-            def everything() -> None:
-                body()
-
-            everything()
+            prefect = import_module("prefect")
+            runners = import_module("prefect.task_runners")
+            runner = runners.ThreadPoolTaskRunner(max_workers=self.workers)
+            prefect.flow(task_runner=runner, name="everything")(body)()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """See `System`."""
@@ -64,9 +61,7 @@ class Prefect(System):
 
 @cache
 def _task_of(function: Callable[..., Any]) -> Any:
-    from prefect import task
-
-    return task(function)
+    return import_module("prefect").task(function)
 
 
 @contextmanager

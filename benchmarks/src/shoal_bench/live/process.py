@@ -19,12 +19,13 @@ from typing import IO, Any
 
 import shoal_bench
 from shoal_bench.contestants import ContestantSpec
+from shoal_bench.fresh_process import with_bytecode
 from shoal_bench.live.protocol import CLOCK, FAILED, VOID
 from shoal_bench.live.watch import Tree
 from shoal_bench.record import Sample
 from shoal_bench.scenarios.base import CaseSpec
 
-__all__ = ["Lost", "LiveProcess", "Void"]
+__all__ = ["LiveProcess", "Lost", "Void"]
 
 #: Seconds that a system may take to open, and to close; starting Ray takes the longest.
 OPENING, CLOSING = 90.0, 30.0
@@ -247,6 +248,8 @@ def _folder_of_ours() -> tempfile.TemporaryDirectory[str]:
 
 
 def _environment(folder: tempfile.TemporaryDirectory[str] | None) -> dict[str, str]:
-    if folder is None:
-        return dict(os.environ)
-    return {**os.environ, "PYTHONPATH": folder.name}
+    """Modules are compiled once, as those of an installed package are; starting is measured."""
+    environment = with_bytecode(os.environ)
+    if folder is not None:
+        environment["PYTHONPATH"] = folder.name
+    return environment

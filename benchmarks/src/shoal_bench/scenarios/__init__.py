@@ -1,6 +1,6 @@
 """What is measured: a small file for each scenario, and the list of them, here. Standard library only, like `contestants`.
 
-    base.py     `Scenario`, its cases, its clock            work.py    the functions that travel to workers
+base.py     `Scenario`, its cases, its clock            work.py    the functions that travel to workers
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ __all__ = ["SCENARIOS", "UnknownScenario", "load"]
 #: By name, in the order in which they are taken and shown: where each is, as `module:class` of this package.
 SCENARIOS = {
     "overhead": "overhead:Overhead",
+    "start": "start:Start",
 }
 
 

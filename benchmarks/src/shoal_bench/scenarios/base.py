@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from shoal_bench.contestants.base import System
 
@@ -88,7 +88,7 @@ class Clock:
         self.seconds = 0.0
         self.total = 0.0
 
-    def __enter__(self) -> Clock:
+    def __enter__(self) -> Self:
         gc.collect()  # nobody pays for the garbage of the sample before
         self._tell(True)
         self._started = time.perf_counter()
@@ -107,11 +107,13 @@ class Scenario(ABC):
         name: what `--scenario` takes.
         measures: what, in a sentence.
         source: who has proposed to measure this, or why it is measured.
+        is_of_opening: whether it is measured from outside, when systems are opened and closed, and not by `sample`.
     """
 
     name: ClassVar[str]
     measures: ClassVar[str]
     source: ClassVar[str]
+    is_of_opening: ClassVar[bool] = False
 
     @abstractmethod
     def cases(self, *, full: bool) -> Sequence[CaseSpec]:
