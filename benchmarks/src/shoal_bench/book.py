@@ -36,6 +36,7 @@ class Book:
         contestants: who takes part, or was to.
         scenarios: what is measured.
         options: as they go into the record.
+        speed: see `record.Record`.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class Book:
         contestants: Sequence[ContestantSpec],
         scenarios: Sequence[Scenario],
         options: Options,
+        speed: float | None = None,
     ) -> None:
+        self._speed = speed
         self._contestants = contestants
         self._scenarios = scenarios
         self._options = options
@@ -92,6 +95,7 @@ class Book:
             complete=complete,
             machine=self._machine,
             options=self._options,
+            speed=self._speed,
             contestants=tuple(self._took_part.values()),
             absent=tuple(self._absent),
             scenarios=tuple(scenario for scenario in scenarios if scenario.cases),

@@ -88,6 +88,7 @@ class Comparison:
         options: as they go into the record. Rounds, workers, and whether it is the full set are taken from them.
         open_live: opens a contestant.
         listener: is told how it gets on.
+        speed: as it goes into the record.
         seconds: how long it may take all in all; rounds beyond the third are left out where they would not fit in.
         clock: tells the time, in seconds.
 
@@ -103,10 +104,11 @@ class Comparison:
         *,
         open_live: Opener,
         listener: Listener,
+        speed: float | None = None,
         seconds: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.book = Book(contestants, scenarios, options)
+        self.book = Book(contestants, scenarios, options, speed)
         self._engines = [list(specs) for _, specs in groupby(contestants, lambda s: s.engine)]
         self._cases = [
             (scenario, case)

@@ -217,6 +217,11 @@ class Record(_Part):
     )
     machine: Machine
     options: Options
+    speed: float | None = Field(
+        default=None,
+        description="bytes that a processor hashes a second: what computing for a second means in the scenarios; the same "
+        "work for all contestants",
+    )
     contestants: tuple[Contestant, ...]
     absent: tuple[Absent, ...] = ()
     scenarios: tuple[Scenario, ...]

@@ -70,7 +70,7 @@ def compare_runners(
     try:
         peers = interpreters(peer)
         chosen = choose(runner, contestant, peers=full, asked=peers)
-        scenarios = load(scenario)
+        scenarios = load(scenario, full=full)
         if json_file is not None:
             check_target(json_file)
     except (Refused, UnknownContestant, UnknownScenario) as error:
@@ -110,15 +110,18 @@ def _compare(
 
     from shoal_bench.comparison import Comparison
     from shoal_bench.progress import shown_on
+    from shoal_bench.scenarios.calibration import bytes_per_second
 
+    speed = bytes_per_second(options.workers)
     installed = [spec for spec in chosen if spec.is_installed or spec.name in peers]
     with shown_on(Console(stderr=True, highlight=False)) as progress:
         comparison = Comparison(
             installed,
             scenarios,
             options,
-            open_live=lambda spec, workers: _open(spec, workers, peers.get(spec.name)),
+            open_live=lambda spec, workers: _open(spec, workers, speed, peers.get(spec.name)),
             listener=progress,
+            speed=speed,
             seconds=SECONDS if hurried and not options.full else float("inf"),
         )
         for spec in chosen:
@@ -131,10 +134,10 @@ def _compare(
     return comparison, False
 
 
-def _open(spec: ContestantSpec, workers: int, python: Path | None) -> Live:
+def _open(spec: ContestantSpec, workers: int, speed: float, python: Path | None) -> Live:
     from shoal_bench.live.process import LiveProcess
 
-    return LiveProcess(spec, workers, None if python is None else str(python))
+    return LiveProcess(spec, workers, speed, None if python is None else str(python))
 
 
 def _processors() -> int:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Any, ClassVar
 
-__all__ = ["Layer", "NotPossible", "System"]
+from shoal_bench.contestants.traffic import through_pipes_and_tcp
+
+__all__ = ["Layer", "NotPossible", "Results", "System"]
 
 #: Nodes of a task graph that may run side by side: of each, the positions of what it needs in the layer before.
 Layer = Sequence[tuple[int, ...]]
@@ -14,6 +18,27 @@ Layer = Sequence[tuple[int, ...]]
 
 class NotPossible(Exception):
     """The system cannot do what the scenario is about; the message says why."""
+
+
+class Results:
+    """What a system gives of a map whose results come one after another; for `first` and `gather`.
+
+    Args:
+        coming: the results.
+    """
+
+    def __init__(self, coming: Iterable[Any]) -> None:
+        self._coming = iter(coming)
+        self._taken: list[Any] = []
+
+    def first(self) -> Any:
+        """The first one, as soon as it is there."""
+        self._taken.append(next(self._coming))
+        return self._taken[0]
+
+    def all(self) -> list[Any]:
+        """All of them."""
+        return list(chain(self._taken, self._coming))
 
 
 class System(ABC):
@@ -81,6 +106,10 @@ class System(ABC):
             else:
                 before = self.call_each(function, rows)
         return self.gather(before) if self.takes_futures else before
+
+    def traffic(self) -> AbstractContextManager[Callable[[], int]]:
+        """Counts meanwhile the bytes that pass through this process, which is the driver; gives what gives the count."""
+        return through_pipes_and_tcp()
 
     def map_retrying(
         self, function: Callable[[Any], Any], items: Sequence[Any], retries: int

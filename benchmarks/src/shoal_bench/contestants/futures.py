@@ -7,7 +7,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from shoal_bench.contestants.base import System
+from shoal_bench.contestants.base import Results, System
 
 __all__ = ["Chunks", "Executors", "Processes", "Threads"]
 
@@ -85,12 +85,12 @@ class Chunks(Processes):
         """See `System`."""
         items = list(items)
         size = max(1, len(items) // (4 * self.workers))
-        return self.pool.map(function, items, chunksize=size)
+        return Results(self.pool.map(function, items, chunksize=size))
 
     def gather(self, futures: Any) -> list[Any]:
-        """See `System`: a list of futures, or the results of a map as they come."""
-        return super().gather(futures) if isinstance(futures, list) else list(futures)
+        """See `System`."""
+        return futures.all() if isinstance(futures, Results) else super().gather(futures)
 
     def first(self, futures: Any) -> Any:
         """See `System`."""
-        return next(iter(futures))
+        return futures.first()

@@ -8,7 +8,7 @@ from typing import Any
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 
-from shoal_bench.contestants.base import NotPossible, System
+from shoal_bench.contestants.base import NotPossible, Results, System
 
 __all__ = ["Joblib"]
 
@@ -34,7 +34,17 @@ class Joblib(System):
 
     def gather(self, futures: Any) -> list[Any]:
         """See `System`."""
-        raise NotPossible("joblib has no futures")
+        results: list[Any] = futures.all()
+        return results
+
+    def start_map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Any:
+        """See `System`: results as they come need a `Parallel` of their own, which uses the same pool."""
+        parallel = Parallel(n_jobs=self.workers, backend=self.argument, return_as="generator")
+        return Results(parallel(delayed(function)(item) for item in items))
+
+    def first(self, futures: Any) -> Any:
+        """See `System`."""
+        return futures.first()
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         """See `System`."""

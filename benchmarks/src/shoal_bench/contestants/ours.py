@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
 
@@ -50,6 +51,18 @@ class Shoal(System):
         """See `System`."""
         return futures[0].result()
 
+    @contextmanager
+    def traffic(self) -> Iterator[Callable[[], int]]:
+        """See `System`. What a runner moves in its own way is counted there."""
+        if self.argument == "processes":
+            from shoal_bench.suites.process_arrays import driver_traffic as moved
+        elif self.argument.startswith("ray"):
+            from shoal_bench.contestants.ray import taken_from_store as moved
+        else:
+            moved = _nothing
+        with super().traffic() as passed, moved() as more:
+            yield lambda: passed() + more()
+
     def map_retrying(
         self, function: Callable[[Any], Any], items: Sequence[Any], retries: int
     ) -> list[Any]:
@@ -63,6 +76,11 @@ class Shoal(System):
             raise NotPossible("a thread cannot die without its process")
         results: list[Any] = _task_of(function).with_options(crash_retries=3).map(items).result()
         return results
+
+
+@contextmanager
+def _nothing() -> Iterator[Callable[[], int]]:
+    yield lambda: 0
 
 
 @cache

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
 
@@ -12,10 +13,12 @@ from typing import Any, ClassVar
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import ray  # after the variable, which it reads when it is imported
+from ray._private.worker import Worker
 
 from shoal_bench.contestants.base import System
+from shoal_bench.contestants.traffic import counted
 
-__all__ = ["RayRemote"]
+__all__ = ["RayRemote", "taken_from_store"]
 
 
 class RayRemote(System):
@@ -44,6 +47,12 @@ class RayRemote(System):
         results: list[Any] = ray.get(futures)
         return results
 
+    @contextmanager
+    def traffic(self) -> Iterator[Callable[[], int]]:
+        """See `System`."""
+        with super().traffic() as passed, taken_from_store() as taken:
+            yield lambda: passed() + taken()
+
     def map_retrying(
         self, function: Callable[[Any], Any], items: Sequence[Any], retries: int
     ) -> list[Any]:
@@ -54,6 +63,21 @@ class RayRemote(System):
     def map_surviving(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """See `System`: Ray runs again what a dead worker had, three times."""
         return self.map(function, items)
+
+
+@contextmanager
+def taken_from_store() -> Iterator[Callable[[], int]]:
+    """Counts meanwhile the bytes of values that this process takes from the object store.
+
+    A process of the machine whose store it is gets values as shared memory, which no socket carries.
+    """
+
+    def take(original: Any, worker: Any, found: Any, *args: Any, **kwargs: Any) -> Any:
+        size = sum(len(item[0]) for item in found if item[0] is not None)
+        return original(worker, found, *args, **kwargs), size
+
+    with counted(Worker, "deserialize_objects", take) as taken:
+        yield taken
 
 
 @cache

@@ -29,10 +29,12 @@ class Server:
     Args:
         system: the open system.
         pipe: the way to the parent.
+        speed: see `Scenario`.
     """
 
-    def __init__(self, system: System, pipe: Pipe) -> None:
+    def __init__(self, system: System, pipe: Pipe, speed: float) -> None:
         self._system = system
+        self._speed = speed
         self._pipe = pipe
         self._scenarios: dict[str, Scenario] = {}
 
@@ -73,7 +75,7 @@ class Server:
     def _scenario(self, name: str) -> Scenario:
         """The same object each time: it may remember what it has learned of the system."""
         if name not in self._scenarios:
-            (self._scenarios[name],) = load([name])
+            (self._scenarios[name],) = load([name], speed=self._speed)
         return self._scenarios[name]
 
 
@@ -81,7 +83,8 @@ def main(description: str) -> int:
     """Opens the system that is described, and serves.
 
     Args:
-        description: JSON with `adapter`, `argument`, `workers` and `packages`; see `ContestantSpec`.
+        description: JSON with `adapter`, `argument`, `workers` and `packages`, see `ContestantSpec`; and `speed`, see
+            `Scenario`.
 
     Returns:
         The exit code.
@@ -95,7 +98,7 @@ def main(description: str) -> int:
         system.call_each(work.same, [(1,)])
         pipe.say(OPENED, python=platform.python_version(), versions=_versions(wanted["packages"]))
         is_open = True
-        server = Server(system, pipe)
+        server = Server(system, pipe, wanted["speed"])
         server.arrive()
         server.serve()
 

@@ -47,6 +47,7 @@ class LiveProcess:
     Args:
         spec: whose.
         workers: how many the system is to have.
+        speed: bytes that computing gets through in a second; see `Scenario`.
         python: the interpreter.
 
     Attributes:
@@ -59,13 +60,20 @@ class LiveProcess:
         Lost: the system could not be opened.
     """
 
-    def __init__(self, spec: ContestantSpec, workers: int, python: str | None = None) -> None:
+    def __init__(
+        self, spec: ContestantSpec, workers: int, speed: float, python: str | None = None
+    ) -> None:
         self._spec = spec
         self._errors: IO[bytes] = tempfile.TemporaryFile(prefix="shoal-bench-")  # noqa: SIM115 - closed by kill
         self._folder = None if python is None else _folder_of_ours()
         began = time.perf_counter()
         self._process = subprocess.Popen(
-            [python or sys.executable, "-m", "shoal_bench.live.child", _description(spec, workers)],
+            [
+                python or sys.executable,
+                "-m",
+                "shoal_bench.live.child",
+                _description(spec, workers, speed),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -229,11 +237,12 @@ def _close(stream: IO[bytes]) -> None:
         return
 
 
-def _description(spec: ContestantSpec, workers: int) -> str:
+def _description(spec: ContestantSpec, workers: int, speed: float) -> str:
     wanted = {
         "adapter": spec.adapter,
         "argument": spec.argument,
         "workers": workers,
+        "speed": speed,
         "packages": spec.packages,
     }
     return json.dumps(wanted)

@@ -16,6 +16,16 @@ __all__ = ["SCENARIOS", "UnknownScenario", "load"]
 SCENARIOS = {
     "overhead": "overhead:Overhead",
     "start": "start:Start",
+    "metg": "metg:Metg",
+    "efficiency": "efficiency:Efficiency",
+    "chain": "chain:Chain",
+    "data": "data:Data",
+    "memory": "memory:Memory",
+    "scale": "scale:Scale",
+    "million": "million:Million",
+    "imbalance": "imbalance:Imbalance",
+    "failures": "failures:Failures",
+    "real": "real:Real",
 }
 
 
@@ -36,8 +46,15 @@ class UnknownScenario(Exception):
         return f"there is no scenario {self.name!r}, but: {', '.join(self.known)}"
 
 
-def load(names: Sequence[str] = ()) -> tuple[Scenario, ...]:
-    """The scenarios of these names, or all, in their own order.
+def load(
+    names: Sequence[str] = (), *, full: bool = False, speed: float = 1e9
+) -> tuple[Scenario, ...]:
+    """The scenarios of these names, in their own order; without names, the short set or all.
+
+    Args:
+        names: which.
+        full: whether all, if no names are given.
+        speed: see `Scenario`; it matters only where samples are taken.
 
     Raises:
         UnknownScenario: there is none of a name.
@@ -49,6 +66,7 @@ def load(names: Sequence[str] = ()) -> tuple[Scenario, ...]:
     for name, place in SCENARIOS.items():
         if not names or name in names:
             module, _, kind = place.partition(":")
-            scenario: Scenario = getattr(import_module(f"{__name__}.{module}"), kind)()
-            loaded.append(scenario)
+            scenario: Scenario = getattr(import_module(f"{__name__}.{module}"), kind)(speed)
+            if names or full or scenario.in_short_set:
+                loaded.append(scenario)
     return tuple(loaded)

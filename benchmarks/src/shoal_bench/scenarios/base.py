@@ -14,11 +14,24 @@ from typing import Any, ClassVar, Literal, Self
 
 from shoal_bench.contestants.base import System
 
-__all__ = ["TARGET", "CaseSpec", "Clock", "Sampled", "Scenario", "WrongResults", "check", "fitting"]
+__all__ = [
+    "TARGET",
+    "CaseSpec",
+    "Clock",
+    "Sampled",
+    "Scenario",
+    "WrongResults",
+    "check",
+    "fitting",
+    "share_of_ideal",
+]
 
 #: Seconds that a sample is to take, where its size can be chosen: long beside what a clock and a scheduler of an
 #: operating system do to it, short enough for the contestants to take turns quickly.
 TARGET = 0.2
+
+#: An efficiency above is a mistake of measuring; up to it, processors may have run faster than when that was found out.
+IMPOSSIBLE = 1.15
 
 
 class WrongResults(Exception):
@@ -33,6 +46,20 @@ def check(result: object, expected: object) -> None:
     """
     if result != expected:
         raise WrongResults(f"it gave {result!r:.60} instead of {expected!r:.60}")
+
+
+def share_of_ideal(ideal: float, seconds: float) -> float:
+    """The efficiency of work that takes `ideal` seconds if spreading it costs nothing, and took `seconds`.
+
+    Raises:
+        WrongResults: it took less than the work itself takes, so that one of both was measured wrongly.
+    """
+    share = ideal / seconds
+    if share > IMPOSSIBLE:
+        raise WrongResults(
+            f"it took {seconds:.3g} s for work that takes {ideal:.3g} s at best: the work was not what it was taken for"
+        )
+    return share
 
 
 @dataclass(frozen=True)
@@ -103,17 +130,29 @@ class Clock:
 class Scenario(ABC):
     """Something to measure. An object of it lives as long as the system that it is asked of.
 
+    Args:
+        speed: bytes that `work.compute` gets through in a second; the same for all contestants of a comparison.
+
     Attributes:
         name: what `--scenario` takes.
         measures: what, in a sentence.
         source: who has proposed to measure this, or why it is measured.
         is_of_opening: whether it is measured from outside, when systems are opened and closed, and not by `sample`.
+        in_short_set: whether it is taken when nobody asks for it by name.
     """
 
     name: ClassVar[str]
     measures: ClassVar[str]
     source: ClassVar[str]
     is_of_opening: ClassVar[bool] = False
+    in_short_set: ClassVar[bool] = True
+
+    def __init__(self, speed: float = 1e9) -> None:
+        self._speed = speed
+
+    def amount(self, seconds: float) -> int:
+        """Bytes that `work.compute` takes so long for."""
+        return round(seconds * self._speed)
 
     @abstractmethod
     def cases(self, *, full: bool) -> Sequence[CaseSpec]:
