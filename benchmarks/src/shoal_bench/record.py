@@ -97,7 +97,8 @@ class Sample(_Part):
     wall: float = Field(description="seconds that the clock ran, for the whole sample")
     cpu: float | None = Field(
         default=None,
-        description="seconds of processors that all its processes used meanwhile, ended ones included",
+        description="seconds of processors that all its processes used meanwhile, ended ones included; none "
+        "where one ended whose time nobody has",
     )
     quantities: dict[str, float] = Field(
         default={}, description="what else it found, by names of QUANTITIES"

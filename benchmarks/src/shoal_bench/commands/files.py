@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["Refused", "check_target", "write"]
+__all__ = ["INTERRUPTED", "REFUSED", "Refused", "check_target", "write"]
+
+#: Exit codes: what was asked for cannot be done; Ctrl-C.
+REFUSED, INTERRUPTED = 2, 130
 
 
 class Refused(Exception):

@@ -16,14 +16,12 @@ if TYPE_CHECKING:
     from shoal_bench.record import Options
     from shoal_bench.scenarios.base import Scenario
 
-__all__ = ["INTERRUPTED", "REFUSED", "compare_runners"]
+__all__ = ["compare_runners"]
 
 #: Rounds that count, unless `--rounds` says otherwise.
 ROUNDS = 5
 #: Seconds that the short set may take; rounds beyond the third are left out where it would take longer.
 SECONDS = 240.0
-#: Exit codes: what was asked for cannot be done; Ctrl-C.
-REFUSED, INTERRUPTED = 2, 130
 
 Names = Annotated[tuple[str, ...], Parameter(negative=())]
 Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
@@ -40,6 +38,7 @@ def compare_runners(
     full: Flag = False,
     peer: Names = (),
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    floors: Path | None = None,
 ) -> int:
     """Compare threads, processes, Dask and Ray, each beside its bare engine.
 
@@ -56,12 +55,15 @@ def compare_runners(
         full: all cases of all scenarios, and all peers that are installed; takes hours.
         peer: NAME=/path/to/python: the interpreter that has this contestant, which then takes part.
         json_file: write everything that was measured to this file.
+        floors: end with 1 if a floor of this file was missed.
     """
     from rich.console import Console
 
-    from shoal_bench.commands.files import Refused, check_target, write
+    from shoal_bench.advice import advice
+    from shoal_bench.commands.files import INTERRUPTED, REFUSED, Refused, check_target, write
     from shoal_bench.commands.peers import interpreters
     from shoal_bench.contestants import UnknownContestant, choose
+    from shoal_bench.floors import UnreadableFloors, missed, read_floors
     from shoal_bench.record import Options
     from shoal_bench.scenarios import UnknownScenario, load
     from shoal_bench.table import WIDTH, as_table
@@ -71,9 +73,10 @@ def compare_runners(
         peers = interpreters(peer)
         chosen = choose(runner, contestant, peers=full, asked=peers)
         scenarios = load(scenario, full=full)
+        held = () if floors is None else read_floors(floors)
         if json_file is not None:
             check_target(json_file)
-    except (Refused, UnknownContestant, UnknownScenario) as error:
+    except (Refused, UnknownContestant, UnknownScenario, UnreadableFloors) as error:
         notes.print(f"Error: {error}")
         return REFUSED
     options = Options(
@@ -87,14 +90,22 @@ def compare_runners(
     comparison, interrupted = _compare(chosen, scenarios, options, peers, hurried=not rounds)
 
     record = comparison.record()
-    Console(width=WIDTH, highlight=False).print(as_table(record))
+    console = Console(width=WIDTH, highlight=False)
+    console.print(as_table(record))
+    for sentence in advice(record):
+        console.print(sentence)
     if json_file is not None:
         try:
             write(json_file, record.to_json())
         except Refused as error:
             notes.print(f"Error: {error}")
             return 1
-    return INTERRUPTED if interrupted else 0
+    if interrupted:
+        return INTERRUPTED
+    lines = list(missed(record, held))
+    for line in lines:
+        notes.print(f"Floor missed: {line}")
+    return 1 if lines else 0
 
 
 def _compare(

@@ -21,7 +21,7 @@ import shoal_bench
 from shoal_bench.contestants import ContestantSpec
 from shoal_bench.fresh_process import with_bytecode
 from shoal_bench.live.protocol import CLOCK, FAILED, VOID
-from shoal_bench.live.watch import Tree
+from shoal_bench.live.watch import Tree, Used
 from shoal_bench.record import Sample
 from shoal_bench.scenarios.base import CaseSpec
 
@@ -81,7 +81,8 @@ class LiveProcess:
             start_new_session=True,  # Ctrl-C is for us: we end it when what it has said is written down
         )
         self._tree = Tree(self._process.pid)
-        self._cpu = self._peak = 0.0
+        self._cpu: float | None = None
+        self._peak = 0.0
         self._heard: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="bench-reader", daemon=True)
         self._reader.start()
@@ -90,7 +91,7 @@ class LiveProcess:
             self.opened = time.perf_counter() - began
             if reply["event"] == FAILED:
                 raise Lost(reply["reason"])
-            self.opened_cpu = self._tree.cpu()
+            self.opened_cpu = self._tree.used().total
         except BaseException:
             self.kill()
             raise
@@ -114,7 +115,7 @@ class LiveProcess:
             Void: see `warm`.
             Lost: see `warm`.
         """
-        self._cpu = self._peak = 0.0
+        self._cpu, self._peak = 0.0, 0.0
         reply = self._ask(case, do="sample", scenario=scenario, size=size)
         quantities = dict(reply["quantities"])
         if case.watches_memory:
@@ -166,8 +167,7 @@ class LiveProcess:
         self._say(case=asdict(case), **request)
         try:
             while (reply := self._next(end, case.watches_memory))["event"] == CLOCK:
-                used = self._tree.cpu()
-                self._cpu += -used if reply["running"] else used
+                self._note(self._tree.used(), running=reply["running"])
                 self._say(do="go")
         except TimeoutError:
             self.kill()
@@ -175,6 +175,14 @@ class LiveProcess:
         if reply["event"] == VOID:
             raise Void(reply["reason"])
         return reply
+
+    def _note(self, used: Used, *, running: bool) -> None:
+        """Adds up what was used while the clock ran."""
+        if running:
+            self._before = used
+        elif self._cpu is not None:
+            since = used.since(self._before)
+            self._cpu = None if since is None else self._cpu + since
 
     def _first(self) -> dict[str, Any]:
         try:

@@ -43,7 +43,7 @@ def _texts() -> list[str]:
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 
-def _add_up(counts: list[dict[str, int]]) -> list[tuple[str, int]]:
+def _add_up(counts: list[Counter[str]]) -> list[tuple[str, int]]:
     total: Counter[str] = Counter()
     for count in counts:
         total.update(count)
