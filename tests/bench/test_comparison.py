@@ -74,11 +74,23 @@ class TestOrder:
             arena.comparison.run()
             assert arena.listener.done == arena.listener.steps
 
-    def test_without_time_three_rounds_are_taken(self) -> None:
+    def test_without_time_one_round_is_taken_and_called_noisy(self) -> None:
         arena = Arena(rounds=9, seconds=0)
         arena.comparison.run()
-        assert "a one 3" in arena.log
-        assert "a one 4" not in arena.log
+        assert "a one 1" in arena.log
+        assert "a one 2" not in arena.log
+        entry = arena.comparison.record().scenarios[0].cases[0].entry("a")
+        assert entry is not None
+        assert entry.noisy
+
+    def test_with_little_time_three_rounds_are_taken(self) -> None:
+        arena = Arena(rounds=9, seconds=12)  # of which each look at the clock takes one
+        arena.comparison.run()
+        counts = [
+            sum(f"a {case} {n}" in arena.log for n in range(1, 10)) for case in ("one", "two")
+        ]
+        assert min(counts) >= 3
+        assert max(counts) < 9
 
     def test_starts_are_sampled_but_for_the_first(self) -> None:
         arena = Arena((A, B), (Start(),))

@@ -89,7 +89,8 @@ class Comparison:
         open_live: opens a contestant.
         listener: is told how it gets on.
         speed: as it goes into the record.
-        seconds: how long it may take all in all; rounds beyond the third are left out where they would not fit in.
+        seconds: how long it may take all in all; rounds beyond the third are left out where they would not fit in, and
+            beyond the first when an engine's time is over, so that its figures are called noisy.
         clock: tells the time, in seconds.
 
     Attributes:
@@ -152,17 +153,29 @@ class Comparison:
         for position, (scenario, case) in enumerate(self._cases):
             self._listener.begins(specs[0].engine, f"{scenario.name}: {case.name}")
             until = self._share(end, len(self._cases) - position)
-            if case.workers in (None, self._options.workers):
-                self._take(specs, scenario, case, until)
-            else:
-                self._take_apart(specs, scenario, case, until)
+            apart = case.workers not in (None, self._options.workers)
+            take = self._take_apart if apart else self._take
+            take(specs, scenario, case, until, end)
         for spec in specs:
             self._close(spec, ENOUGH)
 
     def _take(
-        self, specs: Sequence[ContestantSpec], scenario: Scenario, case: CaseSpec, until: float
+        self,
+        specs: Sequence[ContestantSpec],
+        scenario: Scenario,
+        case: CaseSpec,
+        until: float,
+        end: float,
     ) -> None:
-        """A case: all are warmed up, then take turns while there is time."""
+        """A case: all are warmed up, then take turns.
+
+        Args:
+            specs: who.
+            scenario: of which the case is.
+            case: it.
+            until: when its share of the time is over.
+            end: when that of all cases is.
+        """
         name = scenario.name
         sizes: dict[str, int] = {}
         for spec in specs:
@@ -170,7 +183,9 @@ class Comparison:
             if size is not None:
                 sizes[spec.name] = size
         done = 0
-        while done < self._options.rounds and (done < ENOUGH or self._clock() < until):
+        while done < self._options.rounds and (
+            done == 0 or self._clock() < (end if done < ENOUGH else until)
+        ):
             done += 1
             for spec in specs:
                 self._sample(spec, scenario, case, sizes, done)
@@ -198,7 +213,12 @@ class Comparison:
             self.book.add(scenario.name, case.name, spec.name, sample)
 
     def _take_apart(
-        self, specs: Sequence[ContestantSpec], scenario: Scenario, case: CaseSpec, until: float
+        self,
+        specs: Sequence[ContestantSpec],
+        scenario: Scenario,
+        case: CaseSpec,
+        until: float,
+        end: float,
     ) -> None:
         """A case with another number of workers, for which all are opened once more."""
         usual, self._lives = self._lives, {}
@@ -206,7 +226,7 @@ class Comparison:
             for spec in specs:
                 if spec.name in usual:
                     self._open(spec, case.workers)
-            self._take(specs, scenario, case, until)
+            self._take(specs, scenario, case, until, end)
         finally:
             _kill_all(self._lives)
             self._lives = usual

@@ -20,7 +20,7 @@ __all__ = ["compare_runners"]
 
 #: Rounds that count, unless `--rounds` says otherwise.
 ROUNDS = 5
-#: Seconds that the short set may take; rounds beyond the third are left out where it would take longer.
+#: Seconds that the short set may take; rounds are left out where it would take longer.
 SECONDS = 240.0
 
 Names = Annotated[tuple[str, ...], Parameter(negative=())]
@@ -50,7 +50,7 @@ def compare_runners(
             runs, tcp://HOST:PORT or ray://HOST:PORT; can be given several times.
         contestant: this contestant besides, or alone, if no runner is given; can be given several times.
         scenario: only this scenario; can be given several times.
-        rounds: how many rounds count; by default 5, or 3 where time is short.
+        rounds: how many rounds count; by default 5, or fewer where time is short.
         workers: how many each has; by default as many as there are processors. Of a cluster that runs: how many it has.
         full: all cases of all scenarios, and all peers that are installed; takes hours.
         peer: NAME=/path/to/python: the interpreter that has this contestant, which then takes part.

@@ -28,7 +28,7 @@ __all__ = [
 
 #: Seconds that a sample is to take, where its size can be chosen: long beside what a clock and a scheduler of an
 #: operating system do to it, short enough for the contestants to take turns quickly.
-TARGET = 0.2
+TARGET = 0.15
 
 #: An efficiency above is a mistake of measuring; up to it, processors may have run faster than when that was found out.
 IMPOSSIBLE = 1.15

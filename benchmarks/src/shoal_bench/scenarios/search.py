@@ -14,7 +14,7 @@ NEAR = 1.3
 #: At most so many times longer, or shorter, is the next length that is tried.
 STRIDE = 16.0
 #: How many lengths are tried; and seconds of the longest, as a run of longer ones would take too long.
-TRIES, LONGEST = 12, 0.05
+TRIES, LONGEST = 8, 0.03
 
 
 class NotFound(Exception):
