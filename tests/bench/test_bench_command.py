@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from shoal_bench.advice import advice
 from shoal_bench.changes import changes
 from shoal_bench.commands import runners
 from shoal_bench.commands.files import Refused, write
+from shoal_bench.commands.interrupts import interrupted_once
 from shoal_bench.contestants import RUNNERS, choose
 from shoal_bench.floors import Floor, UnreadableFloors, missed, read_floors
 from shoal_bench.record import Record, read
@@ -114,6 +116,16 @@ class TestComparing:
         monkeypatch.setattr("shoal_bench.contestants.find_spec", lambda name: None)
         assert bench("--scenario", "chain", "--runner", "threads", "--contestant", "loky") == 0
         assert "loky: is not installed; `pip install loky` installs it" in capsys.readouterr().out
+
+
+class TestInterrupts:
+    def test_a_second_ctrl_c_does_not_disturb_the_end_of_the_first(self) -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with interrupted_once():
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is before
 
 
 class TestBadInput:

@@ -67,7 +67,7 @@ class TestScenarios:
 
 class TestSizes:
     @pytest.mark.parametrize(
-        ("cost", "size"), [(1e-3, 200), (1.0, 10), (1e-9, 5_000)], ids=["fits", "least", "most"]
+        ("cost", "size"), [(1e-3, 150), (1.0, 10), (1e-9, 5_000)], ids=["fits", "least", "most"]
     )
     def test_as_many_as_take_the_time(self, cost: float, size: int) -> None:
         assert fitting(lambda n: n * cost, 10, 5_000) == size

@@ -61,6 +61,7 @@ def compare_runners(
 
     from shoal_bench.advice import advice
     from shoal_bench.commands.files import INTERRUPTED, REFUSED, Refused, check_target, write
+    from shoal_bench.commands.interrupts import interrupted_once
     from shoal_bench.commands.peers import interpreters
     from shoal_bench.contestants import UnknownContestant, choose
     from shoal_bench.floors import UnreadableFloors, missed, read_floors
@@ -87,19 +88,19 @@ def compare_runners(
         workers=workers or _processors(),
         peers={name: str(python) for name, python in peers.items()},
     )
-    comparison, interrupted = _compare(chosen, scenarios, options, peers, hurried=not rounds)
-
-    record = comparison.record()
-    console = Console(width=WIDTH, highlight=False)
-    console.print(as_table(record))
-    for sentence in advice(record):
-        console.print(sentence)
-    if json_file is not None:
-        try:
-            write(json_file, record.to_json())
-        except Refused as error:
-            notes.print(f"Error: {error}")
-            return 1
+    with interrupted_once():
+        comparison, interrupted = _compare(chosen, scenarios, options, peers, hurried=not rounds)
+        record = comparison.record()
+        console = Console(width=WIDTH, highlight=False)
+        console.print(as_table(record))
+        for sentence in advice(record):
+            console.print(sentence)
+        if json_file is not None:
+            try:
+                write(json_file, record.to_json())
+            except Refused as error:
+                notes.print(f"Error: {error}")
+                return 1
     if interrupted:
         return INTERRUPTED
     lines = list(missed(record, held))
