@@ -76,6 +76,6 @@ class Million(Scenario):
         check(results, amounts)
         ideal = size * length / system.workers
         quantities = {"tasks": size, "ideal": ideal, "first_result": first}
-        return Sampled(
-            clock.seconds / size, {**quantities, "efficiency": share_of_ideal(ideal, clock.seconds)}
-        )
+        if length > 0:  # of no work there is no share
+            quantities["efficiency"] = share_of_ideal(ideal, clock.seconds)
+        return Sampled(clock.seconds / size, quantities)
