@@ -106,9 +106,9 @@ def pictures(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST)
 def bench(session: nox.Session) -> None:
-    """The benchmarks; arguments after `--` go to `shoal bench`."""
+    """The short set, which has to hold the floors; or `shoal bench` with the arguments after `--`."""
     install(session)
-    session.run("shoal", "bench", *session.posargs)
+    session.run("shoal", "bench", *(session.posargs or ["--floors", "benchmarks/floors.toml"]))
 
 
 @nox.session(python=False)

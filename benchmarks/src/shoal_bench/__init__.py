@@ -1,5 +1,7 @@
 """What Shoal costs per task: every figure stands beside the bare engine's, measured in the same run.
 
+`shoal bench overhead`, a runner at a time:
+
     measurement.py    the words: a measurement, its figure, floor and aim
     fresh_process.py  takes a sample in a process of its own
     workloads.py      what is measured: the same work for a runner and for a bare engine
@@ -7,7 +9,19 @@
     harness.py        takes samples of both sides in turn and sums them up
     machine.py        what the figures were measured on
     report.py         results as a table, as Markdown, as JSON
-    cli.py            `shoal bench`
+
+`shoal bench`, all runners at once:
+
+    contestants/      who takes part: an adapter for each system
+    scenarios/        what is measured
+    live/             a contestant in a process of its own, which takes samples on request
+    record.py         the schema of what is written; derive.py: what samples come to
+    comparison.py     who is asked for what, in which order; book.py: what was taken
+    progress.py  table.py  advice.py      what is shown
+    changes.py  floors.py                 what is made of records
+    commands/         the commands
+
+    cli.py            `shoal bench`, and its command `overhead`
 
 Each imports only from those above it. docs/benchmarks.md tells how to read the figures and how to add one.
 """

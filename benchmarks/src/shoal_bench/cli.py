@@ -11,6 +11,8 @@ from cyclopts import App, Parameter, validators
 from rich.console import Console
 
 from shoal_bench import report
+from shoal_bench.commands.compare import compare
+from shoal_bench.commands.runners import compare_runners
 from shoal_bench.harness import measure_all
 from shoal_bench.machine import Machine
 from shoal_bench.measurement import Verdict
@@ -18,7 +20,9 @@ from shoal_bench.suites import Runner, measurements_of
 
 __all__ = ["app"]
 
-app = App(name="bench", help="Measure what Shoal costs per task, beside the bare engines.")
+app = App(name="bench", help="Compare task runners with each other and with the bare engines.")
+app.default(compare_runners)
+app.command(compare)
 
 #: Rounds that count, unless `--rounds` says otherwise; in a quick look.
 ROUNDS = 7

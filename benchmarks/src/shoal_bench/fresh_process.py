@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import cache, wraps
 
 from shoal_bench.measurement import Sampler
 
-__all__ = ["SampleFailed", "first_result", "in_fresh_process", "run_python"]
+__all__ = ["SampleFailed", "first_result", "in_fresh_process", "run_python", "with_bytecode"]
 
 #: The name to run this module by; as a script it is called `__main__`.
 MODULE = "shoal_bench.fresh_process"
@@ -45,19 +46,27 @@ class SampleFailed(Exception):
 def run_python(*arguments: str) -> str:
     """Runs this interpreter with arguments; gives what it printed.
 
-    Modules are compiled once and then loaded as bytecode, like those of an installed package. Else they would be
-    compiled each time where PYTHONDONTWRITEBYTECODE is set, as in many containers, and importing takes twice as long.
-
     Raises:
         SampleFailed: it did not end with 0.
     """
     command = [sys.executable, *arguments]
-    environment = os.environ | {"PYTHONPYCACHEPREFIX": _bytecode()}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=with_bytecode(os.environ), capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise SampleFailed(command, done.stderr)
     return done.stdout
+
+
+def with_bytecode(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which modules are compiled once and then loaded, like those of an installed package.
+
+    Else they would be compiled each time where PYTHONDONTWRITEBYTECODE is set, as in many containers, and importing takes
+    twice as long.
+    """
+    changed = {**environment, "PYTHONPYCACHEPREFIX": _bytecode()}
+    changed.pop("PYTHONDONTWRITEBYTECODE", None)
+    return changed
 
 
 @cache

@@ -36,7 +36,6 @@ __all__ = [
     "WrongResults",
     "arrive",
     "check",
-    "counted",
     "executor_chain",
     "executor_pending",
     "executor_round_trips",
@@ -374,33 +373,3 @@ def sums_of_one(megabytes: int) -> list[float]:
     """In a flow: one task makes the value, others sum it up."""
     made: Any = make_array_task.submit(megabytes)
     return [future.result() for future in [sum_up_task.submit(made) for _ in range(CONSUMERS)]]
-
-
-@contextmanager
-def counted(
-    kind: Any, method: str, call: Callable[..., tuple[Any, int]]
-) -> Iterator[Callable[[], int]]:
-    """Counts meanwhile what a method of a class moves.
-
-    Args:
-        kind: the class.
-        method: the method's name.
-        call: calls the method, which it gets first, with the arguments; gives its result, and how many bytes it moved.
-
-    Yields:
-        What gives the count.
-    """
-    original = getattr(kind, method)
-    total = 0
-
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        nonlocal total
-        result, size = call(original, *args, **kwargs)
-        total += size
-        return result
-
-    setattr(kind, method, counting)
-    try:
-        yield lambda: total
-    finally:
-        setattr(kind, method, original)

@@ -22,6 +22,7 @@ from shoal_dask.connection import Connection
 from shoal_dask.settings import ClusterSettings
 
 from shoal_bench import workloads
+from shoal_bench.contestants.traffic import counted
 from shoal_bench.fresh_process import first_result, in_fresh_process
 from shoal_bench.measurement import BYTES, SECONDS, Figure, Measurement
 from shoal_bench.suites.clusters import ClusterSamples, Native, cold
@@ -98,8 +99,8 @@ class DaskSamples(ClusterSamples):
             return moved, moved or 0
 
         with (
-            workloads.counted(IOStream, "read_from_fd", move) as received,
-            workloads.counted(IOStream, "write_to_fd", move) as sent,
+            counted(IOStream, "read_from_fd", move) as received,
+            counted(IOStream, "write_to_fd", move) as sent,
         ):
             yield lambda: received() + sent()
 

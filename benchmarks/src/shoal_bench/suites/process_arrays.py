@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
 from shoal.task_runners.processes.wire import DriverChannel, Inbox
 
 from shoal_bench import workloads
+from shoal_bench.contestants.traffic import counted
 from shoal_bench.measurement import BYTES, SECONDS, Figure, Measurement
 from shoal_bench.suites.process_pools import (
     RUNNER,
@@ -19,7 +22,7 @@ from shoal_bench.suites.process_pools import (
     others,
 )
 
-__all__ = ["MEASUREMENTS"]
+__all__ = ["MEASUREMENTS", "driver_traffic"]
 
 
 def array(megabytes: int) -> float:
@@ -75,6 +78,22 @@ HEADER = 8
 
 def array_bytes(megabytes: int) -> float:
     """Bytes through the driver's sockets."""
+    moved = 0
+
+    def work() -> list[float]:
+        nonlocal moved
+        with driver_traffic() as count:
+            given = workloads.sums_of_one(megabytes)
+            moved = count()
+        return given
+
+    workloads.seconds_in_flow(RUNNER, work, workloads.sums(megabytes), WORKERS, "numpy")
+    return float(moved)
+
+
+@contextmanager
+def driver_traffic() -> Iterator[Callable[[], int]]:
+    """Counts meanwhile what passes through the sockets between our driver and its worker processes."""
 
     def send(original: Any, channel: Any, kind: int, body: bytes = b"", *fds: Any) -> Any:
         return original(channel, kind, body, *fds), HEADER + len(body)
@@ -83,20 +102,11 @@ def array_bytes(megabytes: int) -> float:
         before = len(inbox._data)
         return original(inbox), len(inbox._data) - before
 
-    moved = 0
-
-    def work() -> list[float]:
-        nonlocal moved
-        with (
-            workloads.counted(DriverChannel, "send", send) as sent,
-            workloads.counted(Inbox, "receive", receive) as received,
-        ):
-            given = workloads.sums_of_one(megabytes)
-            moved = sent() + received()
-        return given
-
-    workloads.seconds_in_flow(RUNNER, work, workloads.sums(megabytes), WORKERS, "numpy")
-    return float(moved)
+    with (
+        counted(DriverChannel, "send", send) as sent,
+        counted(Inbox, "receive", receive) as received,
+    ):
+        yield lambda: sent() + received()
 
 
 def executor_array_bytes(megabytes: int) -> float:
@@ -111,8 +121,8 @@ def executor_array_bytes(megabytes: int) -> float:
     with executor() as pool:
         workloads.start_executor(pool, WORKERS, "numpy")
         with (
-            workloads.counted(Connection, "_send", send) as sent,
-            workloads.counted(Connection, "_recv", receive) as received,
+            counted(Connection, "_send", send) as sent,
+            counted(Connection, "_recv", receive) as received,
         ):
             workloads.check(_sums_of_one_on(pool, megabytes), workloads.sums(megabytes))
             return float(sent() + received())

@@ -8,9 +8,6 @@ and one `ray.get` for all. What is measured is in `clusters`, but for what only 
 from __future__ import annotations
 
 import atexit
-import os
-import socket
-import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,12 +15,13 @@ from functools import cache
 from typing import Any, TypeVar
 
 import ray
-from ray._private.worker import Worker
 from shoal_ray import RayTaskRunner
 from shoal_ray.connection import Connection
 from shoal_ray.settings import ClusterSettings
 
 from shoal_bench import workloads
+from shoal_bench.contestants.ray import taken_from_store
+from shoal_bench.contestants.traffic import carried
 from shoal_bench.fresh_process import first_result
 from shoal_bench.measurement import SECONDS, Figure, Measurement
 from shoal_bench.suites.clusters import ClusterSamples, Native, cold
@@ -105,39 +103,11 @@ class RaySamples(ClusterSamples):
 
     @contextmanager
     def traffic(self) -> Iterator[Callable[[], int]]:
-        """Counts meanwhile what TCP carries from and to this process, and the values that it takes from the object store.
-
-        A process of the machine whose store it is gets values as shared memory, which no socket carries.
-        """
-
-        def take(original: Any, worker: Any, found: Any, *args: Any, **kwargs: Any) -> Any:
-            size = sum(len(item[0]) for item in found if item[0] is not None)
-            return original(worker, found, *args, **kwargs), size
+        """Counts meanwhile what TCP carries from and to this process, and the values that it takes from the object store."""
 
         before = Counter(carried())
-        with workloads.counted(Worker, "deserialize_objects", take) as taken:
+        with taken_from_store() as taken:
             yield lambda: taken() + sum((Counter(carried()) - before).values())
-
-
-#: Where the kernel's description of a connection says how many bytes were acknowledged, and how many received.
-_ACKED_AND_RECEIVED = (120, struct.Struct("=QQ"))
-
-
-def carried() -> dict[str, int]:
-    """Bytes that each TCP connection of this process has carried since it was made; whoever uses it, Ray's C++ included."""
-    offset, fields = _ACKED_AND_RECEIVED
-    found = {}
-    for entry in os.listdir("/proc/self/fd"):
-        try:
-            name = os.readlink(f"/proc/self/fd/{entry}")
-            if not name.startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(entry))) as connection:
-                described = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        except OSError:
-            continue  # it was closed just now, or is no TCP
-        found[name] = sum(fields.unpack_from(described, offset))
-    return found
 
 
 # ---------------------------------------------------------------------- starting

@@ -1,0 +1,50 @@
+"""Files that are named on the command line: checked before hours of measuring, and written after them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["INTERRUPTED", "REFUSED", "Refused", "check_target", "write"]
+
+#: Exit codes: what was asked for cannot be done; Ctrl-C.
+REFUSED, INTERRUPTED = 2, 130
+
+
+class Refused(Exception):
+    """What was asked for cannot be done; the message says why, and what can."""
+
+
+def check_target(path: Path) -> None:
+    """Makes sure that a file can be written, as far as can be known before.
+
+    Raises:
+        Refused: it cannot.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise Refused(f"{path} is a folder; name a file in it")
+    if folder.exists() and not folder.is_dir():
+        raise Refused(f"{folder} is a file, where the folder of {path.name} should be")
+    if not folder.exists():
+        raise Refused(f"there is no folder {folder}; make it first")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise Refused(f"{path} may not be written")
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all where it is a regular one.
+
+    Raises:
+        Refused: that failed, for example because the disk is full.
+    """
+    is_special = path.exists() and not path.is_file()
+    part = path if is_special else path.with_name(path.name + ".part")
+    try:
+        part.write_text(text)
+        if not is_special:
+            part.replace(path)
+    except OSError as error:
+        if not is_special:
+            part.unlink(missing_ok=True)
+        raise Refused(f"{path} could not be written: {error.strerror}") from error

@@ -1,0 +1,157 @@
+"""`shoal bench` without a command: compares the runners."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter, validators
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from shoal_bench.comparison import Comparison, Live
+    from shoal_bench.contestants import ContestantSpec
+    from shoal_bench.record import Options
+    from shoal_bench.scenarios.base import Scenario
+
+__all__ = ["compare_runners"]
+
+#: Rounds that count, unless `--rounds` says otherwise.
+ROUNDS = 5
+#: Seconds that the short set aims at; rounds are left out where it would take longer. Openings and the one round that each
+#: case has in any case come on top, on a busy machine more than a minute.
+SECONDS = 200.0
+
+Names = Annotated[tuple[str, ...], Parameter(negative=())]
+Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def compare_runners(
+    *,
+    runner: Names = (),
+    contestant: Names = (),
+    scenario: Names = (),
+    rounds: Count = None,
+    workers: Count = None,
+    full: Flag = False,
+    peer: Names = (),
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    floors: Path | None = None,
+) -> int:
+    """Compare threads, processes, Dask and Ray, each beside its bare engine.
+
+    All of an engine take turns at each scenario; the table has the medians, and how many times what ours costs the bare
+    engine costs. Without options it takes less than five minutes.
+
+    Args:
+        runner: only this runner and its bare engine: threads, processes, dask, ray, or the address of a cluster that
+            runs, tcp://HOST:PORT or ray://HOST:PORT; can be given several times.
+        contestant: this contestant besides, or alone, if no runner is given; can be given several times.
+        scenario: only this scenario; can be given several times.
+        rounds: how many rounds count; by default 5, or fewer where time is short.
+        workers: how many each has; by default as many as there are processors. Of a cluster that runs: how many it has.
+        full: all cases of all scenarios, and all peers that are installed; takes hours.
+        peer: NAME=/path/to/python: the interpreter that has this contestant, which then takes part.
+        json_file: write everything that was measured to this file.
+        floors: end with 1 if a floor of this file was missed.
+    """
+    from rich.console import Console
+
+    from shoal_bench.advice import advice
+    from shoal_bench.commands.files import INTERRUPTED, REFUSED, Refused, check_target, write
+    from shoal_bench.commands.interrupts import interrupted_once
+    from shoal_bench.commands.peers import interpreters
+    from shoal_bench.contestants import UnknownContestant, choose
+    from shoal_bench.floors import UnreadableFloors, missed, read_floors
+    from shoal_bench.record import Options
+    from shoal_bench.scenarios import UnknownScenario, load
+    from shoal_bench.table import WIDTH, as_table
+
+    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        peers = interpreters(peer)
+        chosen = choose(runner, contestant, peers=full, asked=peers)
+        scenarios = load(scenario, full=full)
+        held = () if floors is None else read_floors(floors)
+        if json_file is not None:
+            check_target(json_file)
+    except (Refused, UnknownContestant, UnknownScenario, UnreadableFloors) as error:
+        notes.print(f"Error: {error}")
+        return REFUSED
+    options = Options(
+        scenarios=scenario,
+        contestants=(*runner, *contestant),
+        rounds=rounds or ROUNDS,
+        full=full,
+        workers=workers or _processors(),
+        peers={name: str(python) for name, python in peers.items()},
+    )
+    with interrupted_once():
+        comparison, interrupted = _compare(chosen, scenarios, options, peers, hurried=not rounds)
+        record = comparison.record()
+        console = Console(width=WIDTH, highlight=False)
+        console.print(as_table(record))
+        for sentence in advice(record):
+            console.print(sentence)
+        if json_file is not None:
+            try:
+                write(json_file, record.to_json())
+            except Refused as error:
+                notes.print(f"Error: {error}")
+                return 1
+    if interrupted:
+        return INTERRUPTED
+    lines = list(missed(record, held))
+    for line in lines:
+        notes.print(f"Floor missed: {line}")
+    return 1 if lines else 0
+
+
+def _compare(
+    chosen: Sequence[ContestantSpec],
+    scenarios: Sequence[Scenario],
+    options: Options,
+    peers: Mapping[str, Path],
+    *,
+    hurried: bool,
+) -> tuple[Comparison, bool]:
+    """A comparison that has run, and whether it was interrupted."""
+    from rich.console import Console
+
+    from shoal_bench.comparison import Comparison
+    from shoal_bench.progress import shown_on
+    from shoal_bench.scenarios.calibration import bytes_per_second
+
+    speed = bytes_per_second(options.workers)
+    installed = [spec for spec in chosen if spec.is_installed or spec.name in peers]
+    with shown_on(Console(stderr=True, highlight=False)) as progress:
+        comparison = Comparison(
+            installed,
+            scenarios,
+            options,
+            open_live=lambda spec, workers: _open(spec, workers, speed, peers.get(spec.name)),
+            listener=progress,
+            speed=speed,
+            seconds=SECONDS if hurried and not options.full else float("inf"),
+        )
+        for spec in chosen:
+            if spec not in installed:
+                comparison.book.is_absent(spec, "is not installed")
+        try:
+            comparison.run()
+        except KeyboardInterrupt:
+            return comparison, True
+    return comparison, False
+
+
+def _open(spec: ContestantSpec, workers: int, speed: float, python: Path | None) -> Live:
+    from shoal_bench.live.process import LiveProcess
+
+    return LiveProcess(spec, workers, speed, None if python is None else str(python))
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,316 @@
+"""`shoal bench` and `shoal bench compare`: what they print, what they refuse, how they end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from shoal_bench import cli
+from shoal_bench.advice import advice
+from shoal_bench.changes import changes
+from shoal_bench.commands import runners
+from shoal_bench.commands.files import Refused, write
+from shoal_bench.commands.interrupts import interrupted_once
+from shoal_bench.contestants import RUNNERS, choose
+from shoal_bench.floors import Floor, UnreadableFloors, missed, read_floors
+from shoal_bench.record import Record, read
+from shoal_bench.table import WIDTH, as_table
+
+from tests.bench.fakes import FakeLive
+from tests.bench.records import example
+
+FLOORS = Path(__file__).parents[2] / "benchmarks" / "floors.toml"
+
+
+def bench(*arguments: str) -> int:
+    """Runs the command in this process; gives its exit code."""
+    code = cli.app(
+        list(arguments), result_action="return_value", exit_on_error=False, print_error=False
+    )
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Contestants are faked; gives what they are asked for."""
+    log: list[str] = []
+
+    def open_fake(spec: Any, workers: int, speed: float, python: Path | None) -> FakeLive:
+        log.append(f"{spec.name} open")
+        return FakeLive(spec.name, log)
+
+    monkeypatch.setattr(runners, "_open", open_fake)
+    return log
+
+
+def slower(record: Record, factor: float) -> Record:
+    """The same record, in which processes take so many times as long in a map of no-ops."""
+    data = record.model_dump()
+    for entry in data["scenarios"][0]["cases"][0]["entries"]:
+        if entry["contestant"] == "processes":
+            for figure in (entry["figure"], *(ratio["quartiles"] for ratio in entry["ratios"])):
+                figure |= {name: value * factor for name, value in figure.items()}
+    return Record.model_validate(data)
+
+
+class TestComparing:
+    def test_all_four_beside_their_bare_engines(
+        self, opened: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        file = tmp_path / "record.json"
+        assert bench("--scenario", "chain", "--rounds", "3", "--json", str(file)) == 0
+        record = read(file)
+        assert [one.name for one in record.contestants if one.ours] == list(RUNNERS)
+        assert len(record.contestants) == 8
+        assert record.complete
+        assert record.speed
+        shown = capsys.readouterr()
+        assert "bare engine" in shown.out
+        assert "threads: chain: chain" in shown.err
+
+    def test_ctrl_c_writes_and_shows_what_was_measured(
+        self,
+        opened: list[str],
+        capsys: pytest.CaptureFixture[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def interrupt(self: FakeLive, *arguments: object) -> int:
+            if self.name == "dask":
+                raise KeyboardInterrupt
+            return 1
+
+        monkeypatch.setattr(FakeLive, "warm", interrupt)
+        file = tmp_path / "record.json"
+        assert bench("--scenario", "chain", "--rounds", "3", "--json", str(file)) == 130
+        record = read(file)
+        assert not record.complete
+        assert record.scenarios[0].cases[0].entry("processes") is not None
+        assert "Interrupted" in capsys.readouterr().out
+        assert "dask kill" in opened
+
+    def test_a_runner_comes_with_its_bare_engine(self) -> None:
+        assert [s.name for s in choose(["dask"])] == ["dask", "dask-client"]
+        assert [s.name for s in choose((), ["joblib"])] == ["joblib"]
+        assert [s.name for s in choose(["processes"], ["joblib"])] == [
+            *("processes", "futures-processes", "joblib"),
+        ]
+
+    def test_a_cluster_that_runs(self) -> None:
+        ours, bare = choose(["tcp://host:8786"])
+        assert (ours.ours, ours.bare, bare.argument) == (True, bare.name, "tcp://host:8786")
+        assert ours.engine == bare.engine == "tcp://host:8786"
+
+    def test_what_is_not_installed_says_what_installs_it(
+        self,
+        opened: list[str],
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("shoal_bench.contestants.find_spec", lambda name: None)
+        assert bench("--scenario", "chain", "--runner", "threads", "--contestant", "loky") == 0
+        assert "loky: is not installed; `pip install loky` installs it" in capsys.readouterr().out
+
+
+class TestInterrupts:
+    def test_a_second_ctrl_c_does_not_disturb_the_end_of_the_first(self) -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with interrupted_once():
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is before
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "problem"),
+        [
+            (["--scenario", "nothing"], "no scenario 'nothing', but: overhead"),
+            (["--contestant", "nobody"], "no contestant 'nobody', but: threads"),
+            (["--runner", "nobody"], "no contestant 'nobody', but: threads, processes, dask, ray"),
+            (["--peer", "prefect"], "NAME=/path/to/python is needed"),
+            (["--peer", "prefect=/no/such/python"], "is no interpreter of Python"),
+            (["--peer", f"nobody={sys.executable}"], "no contestant 'nobody'"),
+            (["--json", "/no/such/folder/a.json"], "there is no folder /no/such/folder"),
+            (["--json", "/"], "is a folder"),
+            (["--floors", "/no/such/floors.toml"], "no file of floors"),
+        ],
+        ids=lambda item: " ".join(item[:2]) if isinstance(item, list) else "",
+    )
+    def test_is_refused_before_anything_is_measured(
+        self,
+        opened: list[str],
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        problem: str,
+    ) -> None:
+        assert bench(*arguments) == 2
+        assert problem in capsys.readouterr().err
+        assert opened == []
+
+    def test_a_peer_that_the_interpreter_does_not_have(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert bench("--peer", f"prefect={sys.executable}") == 2
+        assert "has no prefect; " in capsys.readouterr().err
+
+    def test_a_file_where_the_folder_should_be(
+        self, opened: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        assert bench("--json", str(tmp_path / "file" / "a.json")) == 2
+        assert "is a file, where the folder of a.json should be" in capsys.readouterr().err
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+    def test_a_full_disk_still_shows_the_table(
+        self, opened: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ("--scenario", "chain", "--runner", "threads", "--json", "/dev/full")
+        assert bench(*arguments) == 1
+        shown = capsys.readouterr()
+        assert "chain" in shown.out
+        assert "/dev/full could not be written: No space left on device" in shown.err
+
+    def test_a_file_is_written_whole_or_not_at_all(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "a.json"
+        file.write_text("before")
+
+        def fail(self: Path, target: Path) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "replace", fail)
+        with pytest.raises(Refused, match="No space left"):
+            write(file, "after")
+        assert file.read_text() == "before"
+        assert list(tmp_path.iterdir()) == [file]
+
+
+class TestTable:
+    def shown(self, record: Record) -> str:
+        console = Console(width=WIDTH, highlight=False)
+        with console.capture() as captured:
+            console.print(as_table(record))
+        return captured.get()
+
+    def test_fits_a_terminal(self) -> None:
+        text = self.shown(example())
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= WIDTH
+
+    def test_ours_stand_above_the_others(self) -> None:
+        lines = [line.strip() for line in self.shown(example()).splitlines()]
+        start = next(n for n, line in enumerate(lines) if line.startswith("map"))
+        assert lines[start + 1].startswith("bare engine")
+        assert lines[start + 2].startswith("joblib")
+
+    def test_voids_and_who_is_absent_are_said(self) -> None:
+        text = self.shown(example(complete=False))
+        assert "void: overhead, joblib round-trip: cannot do this" in text
+        assert "parsl: is not installed; `pip install parsl` installs it" in text
+        assert "Interrupted" in text
+
+
+class TestAdvice:
+    def test_is_derived_from_figures(self) -> None:
+        sentences = advice(example())
+        assert any("worth spreading" in s and "on threads" in s for s in sentences)
+        assert any(s.startswith("Take ray for more than one machine") for s in sentences)
+
+    def test_nothing_is_advised_from_noise(self) -> None:
+        data = example().model_dump()
+        for scenario in data["scenarios"]:
+            for case in scenario["cases"]:
+                for entry in case["entries"]:
+                    entry["noisy"] = True
+        assert advice(Record.model_validate(data)) == [
+            "These figures are too few or too noisy to recommend a runner."
+        ]
+
+
+class TestChanges:
+    def files(self, folder: Path, records: Sequence[Record]) -> list[str]:
+        paths = []
+        for number, record in enumerate(records):
+            path = folder / f"{number}.json"
+            path.write_text(record.to_json())
+            paths.append(str(path))
+        return paths
+
+    def test_the_same_twice(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        paths = self.files(tmp_path, [example(), example()])
+        assert bench("compare", *paths, "--fail-over", "10%") == 0
+        assert "0 of " in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("factor", "code"), [(2.0, 1), (0.5, 0)], ids=["costs more", "costs less"]
+    )
+    def test_what_costs_more_fails(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float, code: int
+    ) -> None:
+        paths = self.files(tmp_path, [example(), slower(example(), factor)])
+        assert bench("compare", *paths, "--fail-over", "10%") == code
+        shown = capsys.readouterr()
+        assert "1 of " in shown.out
+        assert ("overhead: map, processes: +100%" in shown.err) is (code == 1)
+
+    def test_noise_is_no_change(self) -> None:
+        for change in changes(example(), slower(example(), 1.01)):
+            assert not change.beyond_noise
+
+    def test_another_version_is_refused(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (one,) = self.files(tmp_path, [example()])
+        other = tmp_path / "other.json"
+        other.write_text('{"schema_version": 2}')
+        assert bench("compare", one, str(other)) == 2
+        assert "its schema_version is 2" in capsys.readouterr().err
+
+    def test_no_share(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        paths = self.files(tmp_path, [example(), example()])
+        assert bench("compare", *paths, "--fail-over", "much") == 2
+        assert "a share such as 10% is needed" in capsys.readouterr().err
+
+
+class TestFloors:
+    def floor(self, at_most: float, case: str = "map") -> Floor:
+        return Floor(
+            scenario="overhead",
+            case=case,
+            contestant="processes",
+            against="futures-processes",
+            at_most=at_most,
+        )
+
+    def test_held_and_missed(self) -> None:
+        assert list(missed(example(), [self.floor(0.5)])) == []
+        (line,) = missed(example(), [self.floor(0.01)])
+        assert line.startswith("overhead: map, processes beside futures-processes: 0.05")
+
+    def test_one_without_a_figure_is_missed(self) -> None:
+        (line,) = missed(example(), [self.floor(1, "nothing")])
+        assert line.endswith("there is no figure")
+
+    def test_those_of_the_project_name_what_exists(self) -> None:
+        from shoal_bench.contestants import known
+        from shoal_bench.scenarios import load
+
+        for floor in read_floors(FLOORS):
+            (scenario,) = load([floor.scenario])
+            assert floor.case in [case.name for case in scenario.cases(full=False)]
+            assert known()[floor.contestant].bare == floor.against
+
+    def test_another_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "floors.toml"
+        file.write_text("[[floor]]\nscenario = 1\n")
+        with pytest.raises(UnreadableFloors, match="no file of floors"):
+            read_floors(file)

@@ -1,0 +1,76 @@
+"""Real live processes: what they answer, and that nothing of them is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psutil
+import pytest
+from shoal_bench.contestants import RUNNERS, known
+from shoal_bench.live.process import LiveProcess, Lost, Void
+from shoal_bench.scenarios import load
+
+OVERHEAD = load(["overhead"])[0]
+MAP = OVERHEAD.cases(full=False)[0]
+
+
+@contextmanager
+def live(name: str) -> Iterator[LiveProcess]:
+    process = LiveProcess(known()[name], 2, 1e9)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("name", ["threads", "futures-threads"])
+def test_takes_samples_and_closes(name: str) -> None:
+    with live(name) as process:
+        assert process.warm("overhead", MAP) >= MAP.least
+        sample = process.sample("overhead", MAP, 100, 3)
+        assert (sample.round, sample.quantities) == (3, {"tasks": 100})
+        assert sample.value == pytest.approx(sample.wall / 100)
+        assert sample.cpu is not None
+        assert sample.cpu >= 0
+        assert process.close() > 0
+
+
+def test_what_it_cannot_do_is_void_and_it_goes_on() -> None:
+    (failures,) = load(["failures"])
+    _, death = failures.cases(full=False)
+    with live("futures-threads") as process:
+        with pytest.raises(Void, match="does not outlive the death of a worker"):
+            process.sample("failures", death, 1, 1)
+        assert process.sample("overhead", MAP, 100, 1).value > 0
+
+
+def test_who_takes_too_long_is_ended() -> None:
+    with live("futures-threads") as process:
+        with pytest.raises(Lost, match="took longer than 0 s"):
+            process.sample("overhead", replace(MAP, limit=0.0), 100, 1)
+        assert process._process.poll() is not None
+
+
+def test_who_was_killed_is_lost() -> None:
+    with live("futures-threads") as process:
+        psutil.Process(process._process.pid).kill()
+        with pytest.raises(Lost, match="its process ended"):
+            process.sample("overhead", MAP, 100, 1)
+
+
+def test_a_system_that_cannot_be_opened() -> None:
+    spec = replace(known()["loky"], adapter="nothing:Nothing")
+    with pytest.raises(Lost, match="ModuleNotFoundError"):
+        LiveProcess(spec, 2, 1e9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ours", RUNNERS)
+def test_every_runner_beside_its_bare_engine(ours: str) -> None:
+    for name in (ours, known()[ours].bare or ""):
+        with live(name) as process:
+            size = process.warm("overhead", MAP)
+            assert process.sample("overhead", MAP, size, 1).value > 0
+            process.close()
