@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from shoal.exceptions import InvalidOption, MissingExtraError, SerializationError
 from shoal.task_runners import ThreadPoolTaskRunner, registry
-from shoal_dask import DaskTaskRunner, task_runners
+from shoal_dask import DaskTaskRunner, backend, task_runners
 from shoal_dask.report import Report
 
 if TYPE_CHECKING:
@@ -294,3 +294,19 @@ def test_the_report_covers_the_whole_use_also_when_it_fails(
         _ = 1 / 0
     assert FakeReport.events == ["begun", "written by a client that is running"]
     assert not runner._connection.is_open
+
+
+def test_how_often_the_client_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = types.SimpleNamespace(scheduler_comm=types.SimpleNamespace(interval=0.01))
+    backend._send_more_often(client)
+    assert client.scheduler_comm.interval == backend.SEND_SECONDS
+    monkeypatch.setenv("SHOAL_DASK_SEND_SECONDS", "0.02")
+    backend._send_more_often(client)
+    assert client.scheduler_comm.interval == 0.02
+
+
+@pytest.mark.parametrize("bad", ["", "soon", "-1", "nan", "inf"])
+def test_how_often_nobody_can_send(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_DASK_SEND_SECONDS", bad)
+    with pytest.raises(InvalidOption, match="SHOAL_DASK_SEND_SECONDS"):
+        backend._send_more_often(types.SimpleNamespace())
