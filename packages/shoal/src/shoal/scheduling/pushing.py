@@ -215,6 +215,7 @@ class PushingScheduler(SendingScheduler):
             return
         batch, open_positions = entry
         self.recalled.discard(number)
+        self._several.pop(number, None)
         self._again(batch, sorted(open_positions))
         if batch.blocked_run is None:
             self.slots.closed(batch)

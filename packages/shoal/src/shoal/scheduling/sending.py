@@ -5,7 +5,7 @@ May import `scheduler`, `forming`, `slots` and `waits`.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CRASHED, DONE, READY, SENT, Batch
@@ -55,6 +55,7 @@ class SendingScheduler(Scheduler):
         self.worker_waits = WorkerWaits(self)
         self._asked_of: set[TaskSpec] = set()  # tasks of which nothing is known yet
         self._slow: set[TaskSpec] = set()  # those whose first runs take their time
+        self._several: OrderedDict[int, None] = OrderedDict()  # batches in flight that may be shared
         self._enough = 0.0  # runs below which `fill` would find too few ready, as it did last
 
     # ------------------------------------------------------------------ what is ready
@@ -122,7 +123,7 @@ class SendingScheduler(Scheduler):
 
     def slots_changed(self, numbers: Iterable[int], *, awaited: bool = False) -> None:
         """These slots exist now; no worker behind them yet if they are `awaited`."""
-        self.slots.replace(numbers, (batch for batch, _ in self.batches.values()), awaited=awaited)
+        self.slots.replace(numbers, awaited=awaited)
         self.fill()
 
     def fill(self) -> None:
@@ -159,6 +160,8 @@ class SendingScheduler(Scheduler):
         """A batch is in flight from now."""
         self.batches[batch.number] = (batch, set(range(len(batch))))
         self.latest = max(self.latest, batch.number)
+        if len(batch) > batch.linked + 1:
+            self._several[batch.number] = None
         self.effects.append((LAUNCH, batch))
 
     def _takes_more(self, slot: int) -> bool:
@@ -236,7 +239,8 @@ class SendingScheduler(Scheduler):
         """If a slot is still idle: what others have not begun becomes ready again."""
         if self.ready or not self._idle_slot():
             return
-        for batch, positions in self.batches.values():
+        for number in list(self._several if self.capabilities.queues else self.batches):
+            batch, positions = self.batches[number]
             if self._can_be_shared(batch, positions):
                 self._recall(batch)
 
@@ -244,7 +248,7 @@ class SendingScheduler(Scheduler):
         """Has the dispatcher look again in a while if a slot is idle and another has more than it is at."""
         if not self.capabilities.recalls or self.ready or not self.batches or not self._idle_slot():
             return
-        if any(self._can_be_shared(batch, positions) for batch, positions in self.batches.values()):
+        if self._can_any_be_shared():
             self.effects.append((IDLE,))
 
     def _idle_slot(self) -> bool:
@@ -252,6 +256,18 @@ class SendingScheduler(Scheduler):
             at_slots = len(self.batches) - len(self.worker_waits.helping)
             return at_slots < len(self.slots.in_flight) - len(self.slots.spares)
         return self.slots.has_idle(self.worker_waits.blocked())
+
+    def _can_any_be_shared(self) -> bool:
+        if not self.capabilities.queues:
+            return any(self._can_be_shared(*entry) for entry in self.batches.values())
+        # Of ten thousand batches in flight all may be of one run: nothing is looked at twice.
+        several = self._several
+        while several:
+            number = next(iter(several))
+            if self._can_be_shared(*self.batches[number]):
+                return True
+            del several[number]  # nor can it ever be
+        return False
 
     def _can_be_shared(self, batch: Batch, positions: set[int]) -> bool:
         """Whether its worker may hold runs of a batch that another could begin."""

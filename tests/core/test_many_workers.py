@@ -1,0 +1,166 @@
+"""What the scheduler and the ledger do so that thousands of workers cost no more each than two (DESIGN: Scheduler, Ledger)."""
+
+from __future__ import annotations
+
+import itertools
+from contextvars import copy_context
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from shoal import task
+from shoal.calls import Batch, Report
+from shoal.futures.maps import MapRecord
+from shoal.names import reserve
+from shoal.scheduling import effects
+from shoal.scheduling.batching import BatchPolicy
+from shoal.scheduling.capabilities import Capabilities, LedgerRules
+from shoal.scheduling.in_flight import InFlight, WorkerState
+from shoal.scheduling.ledger import Ledger
+from shoal.scheduling.pushing import PushingScheduler
+from shoal.scheduling.slots import Slots
+
+
+@task
+def work(x: int) -> int:
+    return x
+
+
+class SlotsMachine(RuleBasedStateMachine):
+    """Slots come, go, are lent and fill up, beside a book that is plain."""
+
+    @initialize(most=st.integers(0, 70))
+    def begin(self, most: int) -> None:
+        self.slots = Slots(BatchPolicy(seconds=10.0))
+        self.numbers = itertools.count(1)
+        self.sent: list[Batch] = []
+        self.there: set[int] = set()
+        self.most = most
+        self.replace(most)
+
+    @rule(most=st.integers(0, 70))
+    def replace(self, most: int) -> None:
+        """As many as that, besides those that are lent."""
+        self.there = set(range(most)) | self.slots.spares
+        self.slots.replace(range(most), awaited=False)
+
+    @rule()
+    def lend(self) -> None:
+        self.there.add(self.slots.lend())
+
+    @rule()
+    def end(self) -> None:
+        idle = self.slots.spares - {batch.slot for batch in self.sent}
+        if idle:
+            self.slots.end(min(idle))
+            self.there.discard(min(idle))
+
+    @rule(where=st.integers(0, 200))
+    def send(self, where: int) -> None:
+        if self.there:
+            slot = sorted(self.there)[where % len(self.there)]
+            batch = Batch(next(self.numbers), slot, [None], 1.0)
+            self.sent.append(batch)
+            self.slots.count(batch)
+
+    @rule(which=st.integers(0, 200))
+    def close(self, which: int) -> None:
+        if self.sent:
+            self.slots.closed(self.sent.pop(which % len(self.sent)))
+
+    def load(self) -> dict[int, int]:
+        return {slot: sum(batch.slot == slot for batch in self.sent) for slot in self.there}
+
+    @invariant()
+    def it_counts_what_was_sent(self) -> None:
+        if hasattr(self, "slots"):
+            assert self.slots.in_flight == self.load()
+            for slot, batches in self.load().items():
+                assert self.slots.seconds.get(slot, 0.0) == batches
+
+    @rule(blocked=st.sets(st.integers(0, 70), max_size=5))
+    def who_asks_is_told(self, blocked: set[int]) -> None:
+        load = self.load()
+        usable = sorted(self.there - blocked - self.slots.spares)
+        expected = min(usable, key=lambda slot: (load[slot], slot), default=None)
+        idle = sum(load[slot] == 0 for slot in usable)
+        assert self.slots.roomiest(blocked) == (expected, idle)
+        idle_ones = {slot for slot in self.there if load[slot] == 0 or slot in blocked}
+        assert self.slots.has_idle(blocked) == bool(idle_ones - self.slots.spares)
+
+
+TestSlots = SlotsMachine.TestCase
+
+
+class Cluster:
+    """A system with a queue of its own, as far as a scheduler and its ledger know it."""
+
+    def __init__(self, workers: int, size: int, seconds: float) -> None:
+        policy = BatchPolicy(target=4.0, alone=3.0, cap=4, window=1, seconds=4.0)
+        capabilities = Capabilities(isolated=True, queues=True, policy=policy)
+        self.scheduler = PushingScheduler(capabilities)
+        self.ledger = Ledger(self.scheduler, LedgerRules("Made up"))
+        self.scheduler.durations.observe(work, seconds, 100)
+        self.scheduler.slots_changed(range(workers))
+        column = list(range(size))
+        dispatcher: Any = None  # who made the map has no part in this
+        scope: Any = None
+        self.record: MapRecord[int] = MapRecord(
+            dispatcher, work, reserve(size), size, [(column, None)], None, copy_context(), scope
+        )
+        self.scheduler.submit_map(self.record)
+        self.launched = [batch for kind, batch in self.asked() if kind == effects.LAUNCH]
+
+    def asked(self) -> list[tuple[Any, Any]]:
+        """What was asked for since, and about what."""
+        asked = [
+            (effect[0], effect[1] if len(effect) > 1 else None) for effect in self.scheduler.effects
+        ]
+        self.scheduler.effects.clear()
+        return asked
+
+    def arrives(self, batch: Batch) -> None:
+        worker = WorkerState(batch.number)
+        self.ledger.joined(worker)
+        self.ledger.sent(InFlight(batch, is_job=True))
+        self.ledger.arrived(worker, batch.number)
+
+    def reports(self, batch: Batch, *positions: int, last: bool) -> None:
+        count = len(positions)
+        self.ledger.reported(
+            Report(batch.number, positions, [0] * count, [1.0] * count, 0.0, last=last)
+        )
+
+
+def test_an_element_that_begins_alone_gets_no_future_that_nobody_holds() -> None:
+    cluster = Cluster(workers=2, size=2, seconds=5.0)
+    first, second = cluster.launched
+    held = cluster.record.future(1)
+    cluster.arrives(first)
+    cluster.arrives(second)
+    assert set(cluster.record.futures) == {1}
+    assert held._is_running()
+
+
+def test_an_idle_slot_looks_for_runs_that_others_have_not_begun() -> None:
+    cluster = Cluster(workers=2, size=8, seconds=1.0)
+    first, second = cluster.launched
+    assert [len(first), len(second)] == [4, 4]
+    for batch in (first, second):
+        cluster.arrives(batch)
+    cluster.reports(first, 0, 1, 2, 3, last=True)
+    assert (effects.IDLE, None) in cluster.asked()
+    cluster.scheduler.recall()
+    assert (effects.RECALL, second) in cluster.asked()
+
+
+def test_it_does_not_look_where_each_has_one_run_left() -> None:
+    cluster = Cluster(workers=2, size=8, seconds=1.0)
+    first, second = cluster.launched
+    for batch in (first, second):
+        cluster.arrives(batch)
+    cluster.reports(second, 0, 1, 2, last=False)
+    cluster.reports(first, 0, 1, 2, 3, last=True)
+    assert (effects.IDLE, None) not in cluster.asked()
+    cluster.scheduler.recall()
+    assert effects.RECALL not in [kind for kind, _ in cluster.asked()]
