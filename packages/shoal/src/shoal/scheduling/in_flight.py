@@ -211,6 +211,11 @@ class InFlight:
             return list(range(len(runs))) if runs.record.task is task else []
         return [position for position, run in enumerate(runs) if run._task is task]
 
+    def has_futures(self) -> bool:
+        """Whether somebody has the future of a run of it."""
+        runs = self.batch.runs
+        return type(runs) is not Span or runs.has_futures()
+
     def has_time_limit(self) -> bool:
         """Whether its first run has a time limit."""
         runs = self.batch.runs

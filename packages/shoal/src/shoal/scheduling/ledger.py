@@ -135,8 +135,13 @@ class Ledger:
         wanting, entry.wanting = entry.wanting, []
         self.books.certain(number)
         self._scheduler.batch_arrived(number)
-        if entry.is_job and len(entry.batch) == 1 and not entry.has_time_limit():
-            self._scheduler.batch_started(number, 0)  # else the worker says so
+        if (
+            entry.is_job
+            and len(entry.batch) == 1
+            and not entry.has_time_limit()  # else the worker says so
+            and entry.has_futures()  # else nobody asks, and the future that would be made costs 600 bytes
+        ):
+            self._scheduler.batch_started(number, 0)
         for run in skipped:
             self.stopping.interrupt(run)
         if entry.recalled:
