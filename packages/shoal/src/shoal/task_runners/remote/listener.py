@@ -45,7 +45,7 @@ class Listener:
     ) -> None:
         self.events = events
         self.ledger = events.ledger
-        self.nested = NestedRuns(events, serializer, self.ledger.workers, carrier)
+        self.nested = NestedRuns(events, serializer, carrier)
 
     def take(self, member: Any, message: Message) -> None:
         """Takes a message of a worker; see `futures_of`."""
@@ -94,7 +94,7 @@ class Listener:
     def tell_others(self, sent: InFlight, report: Report) -> None:
         """Workers whose runs have submitted these are told of their ends."""
         runs = sent.batch.runs
-        if type(runs) is Span and any(other.maps for other in self.ledger.workers()):
+        if type(runs) is Span:
             self.nested.tell_elements(runs, report.positions)
 
     def unpickled(self, data: bytes) -> Any:

@@ -102,7 +102,6 @@ class NestedRuns:
     Args:
         dispatcher: of the runner.
         serializer: of its batches.
-        members: gives its living workers.
         carrier: to and from them.
     """
 
@@ -110,12 +109,11 @@ class NestedRuns:
         self,
         dispatcher: PushingDispatcher[Any],
         serializer: BatchSerializer,
-        members: Callable[[], Iterable[Member]],
         carrier: Carrier,
     ) -> None:
         self._dispatcher = dispatcher
         self._serializer = serializer
-        self._members = members
+        self._mapped_by: dict[int, Member] = {}  # by the first number of a map that has not ended
         self._carrier = carrier
 
     def _scope(self) -> Scope:
@@ -174,6 +172,7 @@ class NestedRuns:
             items = futures._items
             unwatched: list[TaskFuture[Any]] = []
             if isinstance(items, MapRecord):
+                self._mapped_by[base] = member
                 items.watch(lambda _: self._tell_rest(member, nested))
                 items.each = lambda run: self._tell_some(member, nested, [run._number - base])
                 for run in items.futures.values():
@@ -196,14 +195,15 @@ class NestedRuns:
 
     def tell_elements(self, span: Span, positions: Sequence[int]) -> None:
         """Elements of a map have ended: if a worker submitted it, that worker is told."""
-        record = span.record
-        for member in list(self._members()):
-            nested = member.maps.get(record.base)
-            if nested is not None:
-                self._tell_some(member, nested, [span.start + p for p in positions])
+        base = span.record.base
+        member = self._mapped_by.get(base)
+        nested = member.maps.get(base) if member is not None else None
+        if member is not None and nested is not None:
+            self._tell_some(member, nested, [span.start + p for p in positions])
 
     def _tell_rest(self, member: Member, nested: NestedMap) -> None:
         if nested.futures._items.done():  # type: ignore[union-attr]
+            self._mapped_by.pop(nested.futures._items.base, None)  # type: ignore[union-attr]
             self._tell_some(member, nested, [i for i, told in enumerate(nested.told) if not told])
         else:
             record: Any = nested.futures._items
