@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from shoal import task
 from shoal.calls import Batch, Report
+from shoal.context import Scope
 from shoal.futures.maps import MapRecord
 from shoal.names import reserve
 from shoal.scheduling import effects
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities, LedgerRules
+from shoal.scheduling.dispatchers import dispatcher_for
 from shoal.scheduling.in_flight import InFlight, WorkerState
 from shoal.scheduling.ledger import Ledger
 from shoal.scheduling.pushing import PushingScheduler
+from shoal.scheduling.sending import MADE_AT_ONCE
 from shoal.scheduling.slots import Slots
 
 
@@ -164,3 +168,32 @@ def test_it_does_not_look_where_each_has_one_run_left() -> None:
     assert (effects.IDLE, None) not in cluster.asked()
     cluster.scheduler.recall()
     assert effects.RECALL not in [kind for kind, _ in cluster.asked()]
+
+
+def test_many_batches_are_not_made_before_the_first_is_sent() -> None:
+    size = 2 * MADE_AT_ONCE + 100
+    cluster = Cluster(workers=size, size=size, seconds=5.0)
+    assert len(cluster.launched) == MADE_AT_ONCE
+    for expected in (MADE_AT_ONCE, 100):
+        cluster.scheduler.fill()
+        asked = [kind for kind, _ in cluster.asked()]
+        assert asked.count(effects.LAUNCH) == expected
+        assert (asked[-1] == effects.FILL) == (expected == MADE_AT_ONCE)
+
+
+def test_all_of_many_batches_are_sent() -> None:
+    size = 2 * MADE_AT_ONCE + 100
+    launched: list[Batch] = []
+    backend: Any = SimpleNamespace(
+        capabilities=Capabilities(isolated=True, policy=BatchPolicy(window=1)),
+        captures=False,
+        launch=launched.append,
+    )
+    dispatcher = dispatcher_for(backend, None, "made up")
+    events: Any = dispatcher
+    events.slots(list(range(size)))
+    futures = dispatcher.submit_map(
+        work, [(list(range(size)), None)], {}, size, None, Scope(dispatcher, None)
+    )
+    assert len(futures) == size
+    assert sorted(batch.slot for batch in launched) == list(range(size))

@@ -314,6 +314,9 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
             self._settled(effect[1])
         elif kind == effects_of.LAUNCH:
             self.backend.launch(effect[1])
+        elif kind == effects_of.FILL:
+            with LOCK:
+                self.scheduler.fill()
         elif kind == effects_of.HELP:
             self._help(effect[1])
         elif kind == effects_of.RECALL:

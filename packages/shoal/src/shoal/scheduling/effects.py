@@ -27,6 +27,7 @@ IDLE = 17  # a slot has nothing to do while others have more than they are at
 HELP = 18  # blocked run: look whether a waiting worker can be given what it waits for
 GONE = 19  # slot: a spare one is not needed any more
 UNKNOWN = 21  # task: say `is_slow` in a while, unless its first runs have ended by then
+FILL = 33  # there may be more to launch, once what was launched before has left
 OVERDUE = 20  # future, call: an attempt was stopped by force at its time limit
 
 # Of the ledger:

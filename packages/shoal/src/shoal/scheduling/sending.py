@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import CRASHED, DONE, READY, SENT, Batch
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
-from shoal.scheduling.effects import IDLE, LAUNCH, RECALL, UNKNOWN
+from shoal.scheduling.effects import FILL, IDLE, LAUNCH, RECALL, UNKNOWN
 from shoal.scheduling.forming import BatchMaker
 from shoal.scheduling.scheduler import Scheduler
 from shoal.scheduling.slots import Slots
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from shoal.specs import TaskSpec
 
 __all__ = ["SendingScheduler"]
+
+#: Batches that are made before they are sent. For ten thousand workers a million may be due at once, which takes seconds.
+MADE_AT_ONCE = 256
 
 
 class SendingScheduler(Scheduler):
@@ -55,7 +58,9 @@ class SendingScheduler(Scheduler):
         self.worker_waits = WorkerWaits(self)
         self._asked_of: set[TaskSpec] = set()  # tasks of which nothing is known yet
         self._slow: set[TaskSpec] = set()  # those whose first runs take their time
-        self._several: OrderedDict[int, None] = OrderedDict()  # batches in flight that may be shared
+        self._several: OrderedDict[int, None] = (
+            OrderedDict()
+        )  # batches in flight that may be shared
         self._enough = 0.0  # runs below which `fill` would find too few ready, as it did last
 
     # ------------------------------------------------------------------ what is ready
@@ -127,10 +132,13 @@ class SendingScheduler(Scheduler):
         self.fill()
 
     def fill(self) -> None:
-        """Launches batches while something is ready and a slot has room."""
+        """Launches batches while something is ready and a slot has room; many not all at once, but those that are made leave
+        before the next are.
+        """
         if self.broken is not None:
             return
         slots = self.slots
+        last = self.latest + MADE_AT_ONCE
         self._enough = 0.0
         while self.ready_async:
             slot = slots.roomiest_loop()
@@ -154,6 +162,9 @@ class SendingScheduler(Scheduler):
                 return
             slots.count(batch)
             self.launch(batch)
+            if batch.number >= last:
+                self.effects.append((FILL,))
+                return
         self._look_for_idle()
 
     def launch(self, batch: Batch) -> None:
