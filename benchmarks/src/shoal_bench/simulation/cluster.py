@@ -120,7 +120,8 @@ class PlayedCluster:
         self.driver.begin(states, len(states), awaited=False)
 
     def _new_worker(self) -> Worker:
-        worker = self._workers[key] = Worker(key := next(self._keys))
+        key = next(self._keys)
+        worker = self._workers[key] = Worker(key)
         self._living += 1
         if self._cluster.deaths_per_hour:
             lives = self._drawn.expovariate(self._cluster.deaths_per_hour / HOUR)

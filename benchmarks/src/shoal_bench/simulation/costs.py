@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from shoal import task
 from shoal.calls import Batch, Report
@@ -29,7 +29,24 @@ from shoal.task_runners.remote.batch_serializer import BatchSerializer
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
 from shoal.task_runners.remote.columns import KEPT, PICKLED, PLAIN
 
-__all__ = ["FREE", "DriverCosts", "Line", "measure_costs"]
+if TYPE_CHECKING:
+    from shoal.scheduling.backend import LedgerBackend
+
+__all__ = [
+    "FREE",
+    "RULES",
+    "DriverCosts",
+    "Line",
+    "dispatcher_of_nothing",
+    "measure_costs",
+    "played",
+]
+
+RULES = LedgerRules("the simulated cluster")
+#: As on Dask: seconds of work below which a message is not made smaller to spread it over more workers, and seconds
+#: after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
+LEAST = 0.005
+PATIENCE = 0.05
 
 #: Runs in the larger of the two messages that a cost a run is worked out from.
 MANY = 200
@@ -88,10 +105,15 @@ def played(x: int) -> int:
     return x
 
 
+def dispatcher_of_nothing() -> LedgerDispatcher:
+    """A dispatcher for runs of a cluster that is never started: whose scheduler it is, and what maps belong to."""
+    backend = ClusterBackend(RULES, least=LEAST, patience=PATIENCE)
+    return LedgerDispatcher(cast("LedgerBackend", backend), RULES, RULES.name)
+
+
 def measure_costs() -> DriverCosts:
     """What messages cost here and now; takes about a tenth of a second."""
-    backend = ClusterBackend(LedgerRules("a cluster"))
-    dispatcher = LedgerDispatcher(backend, LedgerRules("a cluster"), "measured")
+    dispatcher = dispatcher_of_nothing()
     scope = Scope(dispatcher, None)
     record: MapRecord[int] = MapRecord(
         dispatcher,

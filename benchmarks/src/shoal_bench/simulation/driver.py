@@ -20,23 +20,13 @@ from shoal.context import Scope
 from shoal.futures.maps import MapRecord
 from shoal.names import reserve
 from shoal.scheduling import effects
-from shoal.scheduling.capabilities import LedgerRules
-from shoal.scheduling.dispatchers import LedgerDispatcher
 from shoal.scheduling.in_flight import Departure, InFlight, Outcomes, WorkerState
 from shoal.scheduling.ledger import Ledger
-from shoal.task_runners.remote.cluster_backend import ClusterBackend
 
 from shoal_bench.simulation.clock import VirtualTime
-from shoal_bench.simulation.costs import DriverCosts, played
+from shoal_bench.simulation.costs import RULES, DriverCosts, dispatcher_of_nothing, played
 
 __all__ = ["Driver", "Engine"]
-
-#: As on Dask: seconds of work below which a message is not made smaller to spread it over more workers, and seconds
-#: after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
-LEAST = 0.005
-PATIENCE = 0.05
-
-RULES = LedgerRules("the cluster")
 
 
 class Engine(Protocol):
@@ -80,8 +70,7 @@ class Driver:
         self._clock = costs.clock
         self._engine = engine
         self._latency = latency
-        backend = ClusterBackend(RULES, least=LEAST, patience=PATIENCE)
-        self._dispatcher = LedgerDispatcher(backend, RULES, "the simulation")
+        self._dispatcher = dispatcher_of_nothing()
         self._scheduler = self._dispatcher.scheduler
         self._scheduler.tells_ends = False  # the log is at WARNING, as in the other benchmarks
         self._ledger = Ledger(self._scheduler, RULES)
@@ -221,6 +210,8 @@ class Driver:
                 cost += self._send(
                     self._costs.batch.of(len(entry.batch)), self._engine.submit, entry
                 )
+            elif kind == effects.FILL:
+                self._scheduler.fill()
             elif kind == effects.CLOSED:
                 pass  # of no interest to a cluster's backend
             else:
