@@ -16,6 +16,7 @@ from shoal_bench.commands.runners import compare_runners
 from shoal_bench.harness import measure_all
 from shoal_bench.machine import Machine
 from shoal_bench.measurement import Verdict
+from shoal_bench.simulation.command import simulate
 from shoal_bench.suites import Runner, measurements_of
 
 __all__ = ["app"]
@@ -84,3 +85,6 @@ def overhead(
         options = {"runner": runner, "rounds": rounds, "quick": quick}
         json_file.write_text(json.dumps(report.as_json(results, machine, options), indent=2) + "\n")
     return int(check and any(result.verdict is Verdict.MISSED for result in results))
+
+
+app.command(simulate)

@@ -86,7 +86,8 @@ class Work:
         """
         if not self.skew and not self.stragglers:
             return -(-self.tasks // workers) * self.duration
-        return max(math.fsum(durations) / workers, max(durations))
+        longest = max(durations)
+        return max(math.fsum(durations) / workers, longest)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from shoal_bench.simulation.model import Cluster, Work
 
 __all__ = ["Simulated", "simulate"]
 
+#: A batch is sent, has arrived, and is reported.
+MESSAGES_OF_A_BATCH = 3
+
 
 @dataclass(frozen=True)
 class Simulated:
@@ -31,6 +34,8 @@ class Simulated:
         crashed: runs that ended with their worker.
         deaths: workers that died.
         took: real seconds.
+        memory: bytes that the process has had at most, with the interpreter and all that is played; `None` where other
+            simulations ran in it too.
     """
 
     workers: int
@@ -44,6 +49,7 @@ class Simulated:
     crashed: int
     deaths: int
     took: float
+    memory: int | None = None
 
     @property
     def ceiling(self) -> float:
@@ -54,6 +60,11 @@ class Simulated:
     def share(self) -> float:
         """Share of the makespan in which the driver worked."""
         return self.driver / self.makespan
+
+    def safe_duration(self) -> float:
+        """Seconds of tasks that keep the workers busy, each in a message of its own: four times what the driver can do."""
+        batches = self.messages / MESSAGES_OF_A_BATCH
+        return max(4 * self.workers * self.driver / batches, 0.001)
 
     @property
     def utilisation(self) -> float:
