@@ -32,13 +32,13 @@ __all__ = ["Driver", "Engine"]
 class Engine(Protocol):
     """The cluster, as the driver speaks to it; each is called when the message is there."""
 
-    def submit(self, entry: InFlight) -> None:
+    def submit(self, entry: InFlight, /) -> None:
         """Takes a batch as a job."""
 
-    def recall(self, worker: WorkerState, number: int) -> None:
+    def recall(self, worker: WorkerState, number: int, /) -> None:
         """Asks a worker for what it has not begun of a batch."""
 
-    def read_outcomes(self, worker: WorkerState) -> None:
+    def read_outcomes(self, worker: WorkerState, /) -> None:
         """Has what a worker that has gone had written down read."""
 
 
@@ -172,18 +172,15 @@ class Driver:
         clock = self._clock
         started = clock()
         action(*arguments)
-        decided = clock()
         sent = self._carry_out() if self._effects else 0.0
-        done = clock()
+        decided = clock() - started
 
-        deciding, carrying = decided - started, done - decided
-        begins = max(self._time.now, self._free_at)
-        at = begins + cost + deciding
-        self._free_at = at + carrying + sent
-        self.busy += cost + deciding + carrying + sent
-        self.decided += deciding + carrying
+        at = max(self._time.now, self._free_at) + cost
+        self._free_at = at + decided + sent
+        self.busy += cost + decided + sent
+        self.decided += decided
         if self._leaving:
-            each = carrying / len(self._leaving)
+            each = decided / len(self._leaving)
             for own_cost, word, about in self._leaving:
                 at += each + own_cost
                 self._time.at(at + self._latency, word, *about)
