@@ -14,9 +14,10 @@ import pytest
 from shoal.task_runners.remote.cluster_backend import ALONE
 from shoal_bench.cli import app
 from shoal_bench.simulation import cluster as cluster_module
-from shoal_bench.simulation import command, process
+from shoal_bench.simulation import command, engines, process
 from shoal_bench.simulation.cluster import REPLACED_WITHIN
 from shoal_bench.simulation.costs import FREE, MANY, DriverCosts, Line, measure_costs
+from shoal_bench.simulation.engines import Engine, EngineMissing, cost_of_job
 from shoal_bench.simulation.model import (
     STRAGGLER,
     BadSimulation,
@@ -228,6 +229,23 @@ class TestCosts:
         assert 0 < costs.report.message < 0.01
         assert 0 < costs.word < 0.01
 
+    def test_a_client_is_paid_for_each_batch(self) -> None:
+        result = simulate(Work(3, 1.0), Cluster(3), replace(FREE, job=0.5))
+        assert result.makespan == almost(3 * 0.5 + 1.0)
+
+    def test_no_client_costs_nothing(self) -> None:
+        assert cost_of_job("none") == 0
+
+    def test_a_client_that_is_not_installed_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engines, "find_spec", lambda module: None)
+        with pytest.raises(EngineMissing, match=r"shoal\[dask\]"):
+            cost_of_job("dask")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("engine", ["dask", "ray"])
+    def test_clients_cost_something(self, engine: Engine) -> None:
+        assert 1e-5 < cost_of_job(engine) < 0.1
+
 
 class TestSearch:
     def test_it_finds_where_the_driver_is_the_limit(self) -> None:
@@ -267,7 +285,7 @@ class TestCommand:
         monkeypatch.setattr(
             process,
             "simulate_apart",
-            lambda work, cluster: replace(simulate(work, cluster, FREE), memory=123_000_000),
+            lambda work, cluster, job: replace(simulate(work, cluster, FREE), memory=123_000_000),
         )
 
     @pytest.mark.usefixtures("quick")

@@ -11,6 +11,7 @@ happens. What lies beyond them is played: the wire, the cluster's queue, and wor
     model.py      what is simulated: the tasks and the cluster, checked
     clock.py      virtual time: what happens next
     costs.py      what a message costs the driver
+    engines.py    what a job costs the client of Dask or Ray besides
     driver.py     the driver: one server, which does one thing after another
     cluster.py    the queue and the workers behind it
     run.py        one simulation, and what came out

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from shoal_bench.simulation.engines import Engine
+
 if TYPE_CHECKING:
     from shoal_bench.simulation.model import Cluster
     from shoal_bench.simulation.report import Results
@@ -31,6 +33,7 @@ def simulate(
     ramp: float = 0.0,
     latency: float = 0.0005,
     seed: int = 0,
+    engine: Engine = "none",
     search: bool = True,
     published: bool = True,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
@@ -50,6 +53,7 @@ def simulate(
         ramp: seconds over which the workers come, as an autoscaler starts them; 0 if they are there.
         latency: seconds that a message takes.
         seed: of durations and deaths.
+        engine: whose own client the driver pays for each batch, as measured before: none, dask (with its scheduler) or ray.
         search: also find the shortest tasks that keep so many workers busy.
         published: also repeat what others have measured.
         json_file: write everything that came out to this file.
@@ -57,8 +61,10 @@ def simulate(
     from shoal_bench.machine import Machine
     from shoal_bench.simulation import report
     from shoal_bench.simulation.costs import measure_costs
+    from shoal_bench.simulation.engines import EngineMissing, cost_of_job
     from shoal_bench.simulation.model import BadSimulation, Cluster, Work, worker_counts
 
+    machine = Machine.here()  # now, because what follows is a load itself
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
     options = {
         "workers": workers,
@@ -71,6 +77,7 @@ def simulate(
         "ramp": ramp,
         "latency": latency,
         "seed": seed,
+        "engine": engine,
     }
     try:
         work = Work(tasks, duration, skew, stragglers, crash_retries, seed)
@@ -79,11 +86,13 @@ def simulate(
         ]
         if json_file is not None:
             json_file.open("a").close()  # now, rather than when all is done
-    except (BadSimulation, OSError) as error:
+        with progress.status(f"What a job costs {engine}'s own client"):
+            costs = measure_costs(cost_of_job(engine))
+    except (BadSimulation, EngineMissing, OSError) as error:
         progress.print(f"Nothing can be simulated: {error}")
         return 2
 
-    results = report.Results(work, Machine.here(), measure_costs())
+    results = report.Results(work, engine, machine, costs)
     code = 0
     try:
         for cluster in clusters:
@@ -110,7 +119,9 @@ def _run(results: Results, cluster: Cluster, progress: Console, *, search: bool)
     from shoal_bench.simulation.search import shortest_tasks
 
     with progress.status(f"{cluster.workers:,} workers: {results.work.tasks:,} tasks"):
-        result = results.runs[cluster.workers] = simulate_apart(results.work, cluster)
+        result = results.runs[cluster.workers] = simulate_apart(
+            results.work, cluster, results.costs.job
+        )
     progress.print(summary(result))
     if search:
         with progress.status(

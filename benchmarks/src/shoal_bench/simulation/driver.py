@@ -204,9 +204,8 @@ class Driver:
             if kind == effects.LAUNCH:
                 entry = InFlight(effect[1], is_job=True)
                 self._ledger.sent(entry)
-                cost += self._send(
-                    self._costs.batch.of(len(entry.batch)), self._engine.submit, entry
-                )
+                own = self._costs.batch.of(len(entry.batch)) + self._costs.job
+                cost += self._send(own, self._engine.submit, entry)
             elif kind == effects.FILL:
                 self._scheduler.fill()
             elif kind == effects.CLOSED:

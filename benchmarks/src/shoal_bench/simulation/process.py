@@ -18,13 +18,18 @@ from shoal_bench.simulation.run import Simulated, simulate
 __all__ = ["simulate_apart"]
 
 
-def simulate_apart(work: Work, cluster: Cluster) -> Simulated:
+def simulate_apart(work: Work, cluster: Cluster, job: float = 0.0) -> Simulated:
     """Simulates in a new interpreter, with the costs of messages as it measures them, and its peak of memory.
+
+    Args:
+        work: the tasks.
+        cluster: the workers.
+        job: seconds that the system's own client takes for a batch.
 
     Raises:
         SampleFailed: that process failed; the error has what it wrote.
     """
-    described = json.dumps({"work": asdict(work), "cluster": asdict(cluster)})
+    described = json.dumps({"work": asdict(work), "cluster": asdict(cluster), "job": job})
     return Simulated(**json.loads(run_python("-m", __name__, described)))
 
 
@@ -46,7 +51,8 @@ def peak_memory() -> int:
 def main(described: str) -> None:
     """Prints what comes out of one simulation."""
     given = json.loads(described)
-    result = simulate(Work(**given["work"]), Cluster(**given["cluster"]), measure_costs())
+    costs = measure_costs(given["job"])
+    result = simulate(Work(**given["work"]), Cluster(**given["cluster"]), costs)
     print(json.dumps(asdict(replace(result, memory=peak_memory()))))
 
 

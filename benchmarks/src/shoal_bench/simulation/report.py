@@ -13,6 +13,7 @@ from rich.table import Table
 from shoal_bench.machine import Machine
 from shoal_bench.measurement import BYTES, SECONDS
 from shoal_bench.simulation.costs import DriverCosts
+from shoal_bench.simulation.engines import Engine
 from shoal_bench.simulation.model import Work
 from shoal_bench.simulation.published import Published
 from shoal_bench.simulation.run import Simulated
@@ -30,6 +31,7 @@ class Results:
 
     Attributes:
         work: the tasks.
+        engine: whose client the driver has, "none" for one that takes no time.
         machine: where the driver's time was measured.
         costs: of its messages.
         runs: by number of workers.
@@ -38,6 +40,7 @@ class Results:
     """
 
     work: Work
+    engine: Engine
     machine: Machine
     costs: DriverCosts
     runs: dict[int, Simulated] = field(default_factory=dict)
@@ -70,9 +73,9 @@ def _table_of_runs(results: Results) -> Table:
         caption=(
             "driver: tasks/s that it could get through, share of the makespan in which it works, peak memory of its "
             "process. 90 % busy: the shortest equal tasks that keep so many workers busy. "
-            f"Of the driver's time the scheduler's and the ledger's is measured as they run; to that comes, for a batch, "
-            f"{_seconds(costs.batch.message)} to send it and {_seconds(costs.report.message)} to hear its report, and "
-            "nothing for what the cluster's own client and scheduler do.\n"
+            f"The driver's time is measured: that of scheduler and ledger as they run, and for a batch "
+            f"{_seconds(costs.batch.message)} to send it, {_seconds(costs.report.message)} to hear its report, and "
+            f"{_client_of(results)}.\n"
             f"{results.machine}"
         ),
     )
@@ -167,6 +170,12 @@ def _as_json(run: Simulated) -> dict[str, Any]:
         "utilisation": run.utilisation,
     }
     return asdict(run) | worked_out
+
+
+def _client_of(results: Results) -> str:
+    if results.engine == "none":
+        return "nothing for what the cluster's own client does (--engine)"
+    return f"{_seconds(results.costs.job)} for what {results.engine.capitalize()}'s own client does"
 
 
 def _finite(value: float) -> float | None:
