@@ -247,6 +247,13 @@ class TestCosts:
         assert 1e-5 < cost_of_job(engine) < 0.1
 
 
+@pytest.mark.slow
+def test_a_task_costs_the_driver_no_more_with_many_workers() -> None:
+    costs = DriverCosts()
+    few, many = (simulate(Work(20_000, 1.0), Cluster(count), costs) for count in (50, 5000))
+    assert many.decided < 4 * few.decided  # where each slot was looked at, it was ten times as much
+
+
 class TestSearch:
     def test_it_finds_where_the_driver_is_the_limit(self) -> None:
         costs = replace(FREE, batch=Line(0.04))

@@ -78,7 +78,7 @@ class Worker:
 
 
 class PlayedCluster:
-    """See the module. What the driver has to say comes in by the methods of `Engine`.
+    """See the module. What the driver has to say comes in by the methods of `System`.
 
     Args:
         cluster: what it is like.
@@ -145,7 +145,7 @@ class PlayedCluster:
         worker.is_missed = True
 
     def read_outcomes(self, state: WorkerState) -> None:
-        """See `Engine`."""
+        """See `System`."""
         worker = self._workers.pop(state.key)
         outcomes = {}
         execution = worker.execution
@@ -161,7 +161,7 @@ class PlayedCluster:
     # ------------------------------------------------------------------ the queue
 
     def submit(self, entry: InFlight) -> None:
-        """See `Engine`. Hot."""
+        """See `System`. Hot."""
         while self._idle:
             worker = self._idle.popleft()
             if not worker.is_missed:
@@ -226,7 +226,7 @@ class PlayedCluster:
             self._plan_report(worker, execution)
 
     def recall(self, state: WorkerState, number: int) -> None:
-        """See `Engine`: all but what is being run is given back."""
+        """See `System`: all but what is being run is given back."""
         worker = self._workers[state.key]
         execution = worker.execution
         if worker.died < math.inf or execution is None or execution.entry.number != number:

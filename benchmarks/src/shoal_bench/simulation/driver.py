@@ -26,10 +26,10 @@ from shoal.scheduling.ledger import Ledger
 from shoal_bench.simulation.clock import VirtualTime
 from shoal_bench.simulation.costs import RULES, DriverCosts, dispatcher_of_nothing, played
 
-__all__ = ["Driver", "Engine"]
+__all__ = ["Driver", "System"]
 
 
-class Engine(Protocol):
+class System(Protocol):
     """The cluster, as the driver speaks to it; each is called when the message is there."""
 
     def submit(self, entry: InFlight, /) -> None:
@@ -48,7 +48,7 @@ class Driver:
     Args:
         time: virtual time.
         costs: what its time is made of.
-        engine: the cluster.
+        system: the cluster.
         latency: seconds that its messages take.
 
     Attributes:
@@ -63,12 +63,12 @@ class Driver:
     record: MapRecord[None]
 
     def __init__(
-        self, time: VirtualTime, costs: DriverCosts, engine: Engine, latency: float
+        self, time: VirtualTime, costs: DriverCosts, system: System, latency: float
     ) -> None:
         self._time = time
         self._costs = costs
         self._clock = costs.clock
-        self._engine = engine
+        self._system = system
         self._latency = latency
         self._dispatcher = dispatcher_of_nothing()
         self._scheduler = self._dispatcher.scheduler
@@ -205,7 +205,7 @@ class Driver:
                 entry = InFlight(effect[1], is_job=True)
                 self._ledger.sent(entry)
                 own = self._costs.batch.of(len(entry.batch)) + self._costs.job
-                cost += self._send(own, self._engine.submit, entry)
+                cost += self._send(own, self._system.submit, entry)
             elif kind == effects.FILL:
                 self._scheduler.fill()
             elif kind == effects.CLOSED:
@@ -219,9 +219,9 @@ class Driver:
         if kind == effects.RECALL:
             self._ledger.recall(effect[1])
         elif kind == effects.TELL and effect[2] == "recall":
-            return self._send(self._costs.word, self._engine.recall, effect[1], effect[3])
+            return self._send(self._costs.word, self._system.recall, effect[1], effect[3])
         elif kind == effects.READ:
-            return self._send(self._costs.word, self._engine.read_outcomes, effect[1])
+            return self._send(self._costs.word, self._system.read_outcomes, effect[1])
         elif kind == effects.IDLE:
             if not self._is_looking:
                 self._is_looking = True
