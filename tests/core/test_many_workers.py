@@ -7,18 +7,20 @@ from contextvars import copy_context
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from shoal import task
-from shoal.calls import Batch, Report
+from shoal.calls import Batch, Call, Report
 from shoal.context import Scope
-from shoal.futures.maps import MapRecord
-from shoal.names import reserve
+from shoal.futures import TaskFuture
+from shoal.futures.maps import MapRecord, Span
+from shoal.names import next_number, reserve
 from shoal.scheduling import effects
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.scheduling.dispatchers import dispatcher_for
-from shoal.scheduling.in_flight import InFlight, WorkerState
+from shoal.scheduling.in_flight import LOOKED_THROUGH, InFlight, WorkerState
 from shoal.scheduling.ledger import Ledger
 from shoal.scheduling.pushing import PushingScheduler
 from shoal.scheduling.sending import MADE_AT_ONCE
@@ -197,3 +199,77 @@ def test_all_of_many_batches_are_sent() -> None:
     )
     assert len(futures) == size
     assert sorted(batch.slot for batch in launched) == list(range(size))
+
+
+def lists_and_spans(count: int) -> tuple[Cluster, list[InFlight]]:
+    """A cluster that was sent more batches than that: pairs of elements of a map, and single runs."""
+    cluster = Cluster(workers=2 * count, size=4 * count, seconds=1.0)
+    for number in range(0, count, 3):
+        call = Call(work, (number,), None, next_number(), copy_context(), None)
+        dispatcher: Any = None
+        run: TaskFuture[int] = TaskFuture(dispatcher, work, call.number, call, 0.0)
+        cluster.scheduler.submit(run)
+    cluster.launched += [batch for kind, batch in cluster.asked() if kind == effects.LAUNCH]
+    entries = [InFlight(batch, is_job=True) for batch in cluster.launched]
+    for entry in entries:
+        cluster.ledger.sent(entry)
+    return cluster, entries
+
+
+def runs_of(cluster: Cluster, entry: InFlight) -> list[TaskFuture[Any]]:
+    return [cluster.scheduler.run_at(entry.batch, p) for p in range(len(entry.batch))]
+
+
+def test_a_run_is_found_in_its_batch_among_many() -> None:
+    cluster, entries = lists_and_spans(3 * LOOKED_THROUGH)
+    assert len(entries) > 3 * LOOKED_THROUGH
+    for entry in entries:
+        assert all(cluster.ledger.books.find(run) is entry for run in runs_of(cluster, entry))
+
+
+def test_it_is_found_no_more_once_that_has_said_all() -> None:
+    cluster, entries = lists_and_spans(3 * LOOKED_THROUGH)
+    runs = [(entry, runs_of(cluster, entry)[0]) for entry in entries]
+    closed = entries[:3]
+    assert cluster.ledger.books.find(runs[0][1]) is entries[0]
+    for entry in closed:
+        cluster.ledger.books.close(entry)
+    for entry, run in runs:
+        assert cluster.ledger.books.find(run) is (None if entry in closed else entry)
+
+
+def test_it_is_found_where_it_was_sent_last() -> None:
+    cluster, entries = lists_and_spans(3 * LOOKED_THROUGH)
+    first, second = entries[:2]
+    run = runs_of(cluster, second)[1]
+    again = InFlight(
+        Batch(cluster.scheduler.latest + 1, 0, Span(cluster.record, 0, 4), None), is_job=True
+    )
+    # All that both had was given back, and travels together now; they have not said all yet.
+    for entry in (first, second):
+        cluster.scheduler.batches[entry.number][1].clear()
+    cluster.scheduler.launch(again.batch)
+    cluster.ledger.sent(again)
+    for other in entries[-LOOKED_THROUGH:]:  # sent after it
+        del cluster.ledger.books.batches[other.number]
+        cluster.ledger.sent(other)
+    assert cluster.ledger.books.find(run) is again
+
+
+def test_to_cancel_all_that_many_workers_have_looks_at_each_batch_a_few_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster, entries = lists_and_spans(6 * LOOKED_THROUGH)
+    looks = itertools.count()
+    position_of = InFlight.position_of
+
+    def counted(entry: InFlight, run: TaskFuture[Any]) -> int | None:
+        next(looks)
+        return position_of(entry, run)
+
+    monkeypatch.setattr(InFlight, "position_of", counted)
+    runs = [run for entry in entries for run in runs_of(cluster, entry)]
+    for run in runs:
+        cluster.ledger.stopping.interrupt(run)
+    assert next(looks) < len(runs) * (LOOKED_THROUGH + 5)
+    assert all(entry.withdrawn for entry in entries)

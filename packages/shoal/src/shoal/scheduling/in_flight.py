@@ -5,8 +5,11 @@ May import the schedulers and what lies above them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from enum import Enum
+from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.calls import SENT, WAITING
@@ -223,6 +226,41 @@ class InFlight:
         return task.timeout_seconds is not None
 
 
+#: Batches that are looked through for a run, from the newest, before whereabouts are made of all.
+LOOKED_THROUGH = 32
+
+
+class _Whereabouts:
+    """Which batch each run was sent in: who cancels all that ten thousand workers have must not search for each run.
+
+    Args:
+        entries: the batches, by number.
+    """
+
+    def __init__(self, entries: Iterable[InFlight]) -> None:
+        self._by_run: dict[TaskFuture[Any], InFlight] = {}
+        spans: list[tuple[int, int, InFlight]] = []
+        for entry in entries:
+            runs = entry.batch.runs
+            if type(runs) is Span:
+                spans.append((runs.record.base + runs.start, entry.number, entry))
+            else:
+                self._by_run.update(dict.fromkeys(runs, entry))
+        spans.sort(key=itemgetter(0, 1))
+        self._firsts = [first for first, _, _ in spans]
+        self._spans = [entry for _, _, entry in spans]
+
+    def of(self, run: TaskFuture[Any]) -> InFlight | None:
+        """A batch with a run, as a rule the last: one that was sent again in a longer span may be in both."""
+        entry = self._by_run.get(run)
+        place = bisect_right(self._firsts, run._number) - 1
+        if place >= 0:
+            span = self._spans[place]
+            if span.position_of(run) is not None and (entry is None or span.number > entry.number):
+                return span
+        return entry
+
+
 #: Times that a batch may come back without having begun, for no known reason.
 FRUITLESS = 5
 
@@ -251,8 +289,14 @@ class Books:
         self._error_for = error_for
         self._system = rules.name
         self._fruitless: dict[TaskFuture[Any], int] = {}
+        self._whereabouts: _Whereabouts | None = None
         self.batches: dict[int, InFlight] = {}
         self.uncertain: set[int] = set()
+
+    def add(self, entry: InFlight) -> None:
+        """A batch is about to be sent."""
+        self.batches[entry.number] = entry
+        self._whereabouts = None
 
     def is_open(self, entry: InFlight) -> bool:
         """Whether a batch has not said all."""
@@ -277,10 +321,21 @@ class Books:
 
     def find(self, run: TaskFuture[Any]) -> InFlight | None:
         """The batch in which a run was sent last, if any."""
-        for entry in reversed(self.batches.values()):  # numbers grow
+        newest_first = reversed(self.batches.values())  # numbers grow
+        for entry in islice(newest_first, LOOKED_THROUGH):
             if entry.position_of(run) is not None:
                 return entry
-        return None
+        if self._whereabouts is None:
+            self._whereabouts = _Whereabouts(self.batches.values())
+        found = self._whereabouts.of(run)
+        if found is not None and self._awaits(found, run):
+            return found
+        return next((e for e in newest_first if e.position_of(run) is not None), None)
+
+    def _awaits(self, entry: InFlight, run: TaskFuture[Any]) -> bool:
+        """Whether a batch has yet to say what became of a run of it: it was not given back, to be sent in another."""
+        known = self._scheduler.batches.get(entry.number)
+        return self.is_open(entry) and known is not None and entry.position_of(run) in known[1]
 
     def first_unbegun(self, wanted: Wanted) -> InFlight | None:
         """A job that nobody has begun, of what a run waits for or what that needs."""

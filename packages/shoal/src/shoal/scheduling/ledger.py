@@ -95,14 +95,14 @@ class Ledger:
 
     def sent(self, entry: InFlight) -> None:
         """A batch is about to be given to the system."""
-        self.books.batches[entry.number] = entry
+        self.books.add(entry)
 
     def given(self, entry: InFlight, worker: WorkerState) -> bool:
         """A batch is about to go to a certain worker; False if nothing is heard of that one any more, and it is sent again."""
         if worker.seen_off:
             self._scheduler.batch_lost(entry.number, self._errors.of_unknown(), [], 0.0)
             return False
-        self.books.batches[entry.number] = entry
+        self.books.add(entry)
         entry.worker = worker
         worker.batches.add(entry.number)
         return True
