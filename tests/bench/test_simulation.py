@@ -307,7 +307,7 @@ class TestCommand:
         assert max(map(len, lines)) <= 100
         text = " ".join(" ".join(lines).split())
         assert "Simulated: 20,000 tasks of 12.5 s" in text
-        assert "workers driver share memory makespan ideal busy 90 % busy deaths crashed" in text
+        assert "workers driver share memory makespan ideal busy deaths crashed" in text
         assert "123 MB" in text
         assert "issues/8950" in text
         assert "Ray, one-second tasks 704 10,000 71 s 15 s" in text
@@ -345,6 +345,17 @@ class TestCommand:
         captured = capsys.readouterr()
         assert told in captured.err
         assert not captured.out
+
+    @pytest.mark.usefixtures("quick")
+    def test_a_full_disk_costs_the_file_only(self, capsys: pytest.CaptureFixture[str]) -> None:
+        full = Path("/dev/full")
+        if not full.exists():
+            pytest.skip("there is no /dev/full")
+        options = {"search": False, "published": False}
+        assert command.simulate(workers="2", tasks=10, json_file=full, **options) == 1
+        captured = capsys.readouterr()
+        assert "10 tasks of 1 s" in captured.out
+        assert "No space left" in captured.err
 
     @pytest.mark.usefixtures("quick")
     def test_what_was_simulated_is_shown_if_it_is_interrupted(

@@ -106,8 +106,12 @@ def simulate(
     for table in report.as_tables(results):
         console.print(table)
     if json_file is not None:
-        found = report.as_json(results, options)
-        json_file.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(report.as_json(results, options), indent=2, allow_nan=False)
+        try:
+            json_file.write_text(text + "\n")
+        except OSError as error:
+            progress.print(f"What came out could not be written: {error}")
+            code = 1
     return code
 
 

@@ -72,22 +72,26 @@ def _table_of_runs(results: Results) -> Table:
         f"Simulated: {work.tasks:,} tasks of {_seconds(work.duration)}",
         caption=(
             "driver: tasks/s that it could get through, share of the makespan in which it works, peak memory of its "
-            "process. 90 % busy: the shortest equal tasks that keep so many workers busy. "
-            f"The driver's time is measured: that of scheduler and ledger as they run, and for a batch "
+            "process. "
+            + (
+                "90 % busy: the shortest equal tasks that keep so many workers busy. "
+                if results.shortest
+                else ""
+            )
+            + f"The driver's time is measured: that of scheduler and ledger as they run, and for a batch "
             f"{_seconds(costs.batch.message)} to send it, {_seconds(costs.report.message)} to hear its report, and "
             f"{_client_of(results)}.\n"
             f"{results.machine}"
         ),
     )
     table.add_column("workers", justify="right")
-    for heading in ("driver", "share", "memory", "makespan", "ideal", "busy", "90 % busy"):
-        table.add_column(heading, justify="right", no_wrap=True)
     has_deaths = any(run.deaths for run in results.runs.values())
-    if has_deaths:
-        table.add_column("deaths", justify="right", no_wrap=True)
-        table.add_column("crashed", justify="right", no_wrap=True)
+    headings = ["driver", "share", "memory", "makespan", "ideal", "busy"]
+    headings += ["90 % busy"] if results.shortest else []
+    headings += ["deaths", "crashed"] if has_deaths else []
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for workers, run in results.runs.items():
-        shortest = results.shortest.get(workers)
         cells = [
             f"{workers:,}",
             _rate(run.ceiling),
@@ -96,8 +100,9 @@ def _table_of_runs(results: Results) -> Table:
             _seconds(run.makespan),
             _seconds(run.ideal),
             _percent(run.utilisation),
-            _from_length(shortest) if shortest is not None else "",
         ]
+        if results.shortest:
+            cells.append(_from_length(results.shortest.get(workers)))
         if has_deaths:
             cells += [f"{run.deaths:,}", f"{run.crashed:,}"]
         table.add_row(*cells)
@@ -194,5 +199,7 @@ def _rate(tasks: float) -> str:
     return f"{tasks:,.0f}/s" if math.isfinite(tasks) else "∞"
 
 
-def _from_length(shortest: Shortest) -> str:
+def _from_length(shortest: Shortest | None) -> str:
+    if shortest is None:  # it was interrupted
+        return ""
     return _seconds(shortest.duration) if math.isfinite(shortest.duration) else "never"
