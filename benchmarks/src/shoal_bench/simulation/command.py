@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["simulate"]
 
-#: What a program ends with that was interrupted.
-INTERRUPTED = 130
-
 
 def simulate(
     *,
@@ -58,10 +55,14 @@ def simulate(
         published: also repeat what others have measured.
         json_file: write everything that came out to this file.
     """
+    from shoal.exceptions import MissingExtraError
+
+    from shoal_bench.commands.files import INTERRUPTED, REFUSED, Refused, check_target, write
+    from shoal_bench.commands.interrupts import interrupted_once
     from shoal_bench.machine import Machine
     from shoal_bench.simulation import report
     from shoal_bench.simulation.costs import measure_costs
-    from shoal_bench.simulation.engines import EngineMissing, cost_of_job
+    from shoal_bench.simulation.engines import cost_of_job
     from shoal_bench.simulation.model import BadSimulation, Cluster, Work, worker_counts
 
     machine = Machine.here()  # now, because what follows is a load itself
@@ -85,33 +86,34 @@ def simulate(
             Cluster(count, latency, deaths_per_hour, ramp, seed) for count in worker_counts(workers)
         ]
         if json_file is not None:
-            json_file.open("a").close()  # now, rather than when all is done
+            check_target(json_file)
         with progress.status(f"What a job costs {engine}'s own client"):
             costs = measure_costs(cost_of_job(engine))
-    except (BadSimulation, EngineMissing, OSError) as error:
-        progress.print(f"Nothing can be simulated: {error}")
-        return 2
+    except (BadSimulation, MissingExtraError, Refused) as error:
+        progress.print(f"Error: {error}")
+        return REFUSED
 
     results = report.Results(work, engine, machine, costs)
     code = 0
-    try:
-        for cluster in clusters:
-            _run(results, cluster, progress, search=search)
-        if published:
-            _repeat_published(results, latency, progress)
-    except KeyboardInterrupt:
-        progress.print("Interrupted; this is what there is:")
-        code = INTERRUPTED
-    console = Console(width=report.WIDTH)
-    for table in report.as_tables(results):
-        console.print(table)
-    if json_file is not None:
-        text = json.dumps(report.as_json(results, options), indent=2, allow_nan=False)
+    with interrupted_once():
         try:
-            json_file.write_text(text + "\n")
-        except OSError as error:
-            progress.print(f"What came out could not be written: {error}")
-            code = 1
+            for cluster in clusters:
+                _run(results, cluster, progress, search=search)
+            if published:
+                _repeat_published(results, latency, progress)
+        except KeyboardInterrupt:
+            progress.print("Interrupted; this is what there is:")
+            code = INTERRUPTED
+        console = Console(width=report.WIDTH)
+        for table in report.as_tables(results):
+            console.print(table)
+        if json_file is not None:
+            found = json.dumps(report.as_json(results, options), indent=2, allow_nan=False)
+            try:
+                write(json_file, found + "\n")
+            except Refused as error:
+                progress.print(f"Error: {error}")
+                return 1
     return code
 
 

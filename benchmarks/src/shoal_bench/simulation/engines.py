@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from shoal_bench.fresh_process import run_python
 
-__all__ = ["Engine", "EngineMissing", "cost_of_job"]
+__all__ = ["Engine", "cost_of_job"]
 
 Engine = Literal["none", "dask", "ray"]
 
@@ -30,32 +30,19 @@ WARM_UP = 50
 MODULES = {"dask": "distributed", "ray": "ray"}
 
 
-class EngineMissing(Exception):
-    """A system is not installed.
-
-    Attributes:
-        engine: its name.
-    """
-
-    def __init__(self, engine: str) -> None:
-        super().__init__(engine)
-        self.engine = engine
-
-    def __str__(self) -> str:
-        return f"{self.engine} is not installed: `uv pip install 'shoal[{self.engine}]'`"
-
-
 def cost_of_job(engine: Engine) -> float:
     """CPU seconds that a job takes the driver's process, on top of what Shoal does; measured in a process of its own.
 
     Raises:
-        EngineMissing: it is not installed.
+        MissingExtraError: it is not installed.
         SampleFailed: it could not be measured; the error has what that process wrote.
     """
     if engine == "none":
         return 0.0
+    from shoal.exceptions import MissingExtraError
+
     if find_spec(MODULES[engine]) is None:
-        raise EngineMissing(engine)
+        raise MissingExtraError(feature=f"--engine {engine}", requirement=f"shoal-{engine}")
     return float(run_python("-m", __name__, engine).split()[-1])
 
 
