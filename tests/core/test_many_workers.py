@@ -40,6 +40,7 @@ class SlotsMachine(RuleBasedStateMachine):
         self.slots = Slots(BatchPolicy(seconds=10.0))
         self.numbers = itertools.count(1)
         self.sent: list[Batch] = []
+        self.on_loops: list[Batch] = []
         self.there: set[int] = set()
         self.most = most
         self.replace(most)
@@ -73,6 +74,28 @@ class SlotsMachine(RuleBasedStateMachine):
     def close(self, which: int) -> None:
         if self.sent:
             self.slots.closed(self.sent.pop(which % len(self.sent)))
+
+    @rule()
+    def send_to_a_loop(self) -> None:
+        usable = sorted(self.there - self.slots.spares)
+        expected = min(usable, key=lambda slot: (self.on_loop(slot), slot), default=None)
+        slot = self.slots.roomiest_loop()
+        assert slot == expected
+        if slot is not None:
+            batch = Batch(next(self.numbers), slot, [None], None)
+            self.on_loops.append(batch)
+            self.slots.count_on_loop(batch, under_way=False)
+
+    @rule(which=st.integers(0, 200), waits=st.booleans())
+    def a_loop_goes_on(self, which: int, waits: bool) -> None:
+        if self.on_loops:
+            batch = self.on_loops.pop(which % len(self.on_loops))
+            if waits:
+                self.slots.leave_loop(batch)
+            self.slots.closed(batch)
+
+    def on_loop(self, slot: int) -> int:
+        return sum(batch.slot == slot for batch in self.on_loops)
 
     def load(self) -> dict[int, int]:
         return {slot: sum(batch.slot == slot for batch in self.sent) for slot in self.there}

@@ -46,7 +46,7 @@ class Slots:
 
     __slots__ = (
         "_having",
-        "_least",
+        "_having_on_loops",
         "_left_behind",
         "_on_loops",
         "_policy",
@@ -63,8 +63,8 @@ class Slots:
         self._policy = policy
         self._on_loops: dict[int, bool] = {}  # batches, and whether they hold a place
         self._under_way: set[int] = set()  # batches of coroutines that no worker has yet
-        self._having: list[int] = [0]  # by number of batches, the slots that have so many, as bits
-        self._least = 0  # no slot has fewer
+        self._having = _Having()
+        self._having_on_loops = _Having()
         self._left_behind: dict[int, int] = {}  # what is in flight at slots that have gone
         self.in_flight: dict[int, int] = {}
         self.seconds: dict[int, float] = {}
@@ -110,30 +110,19 @@ class Slots:
             blocked: slots whose workers wait.
         """
         others = ~_bits((*self.spares, *blocked)) if blocked or self.spares else -1
-        if not self.in_flight:
+        found, in_flight = self._having.fewest(others)
+        if not found:
             return None, 0
-        having = self._having
-        while not having[self._least]:
-            self._least += 1
-        for in_flight in range(self._least, len(having)):
-            found = having[in_flight] & others
-            if found:
-                lowest = (found & -found).bit_length() - 1
-                return lowest, 0 if in_flight else found.bit_count()
-        return None, 0
+        return _lowest(found), 0 if in_flight else found.bit_count()
 
     def roomiest_loop(self) -> int | None:
         """The slot with the fewest batches of coroutines; `None` if none takes another."""
-        slot = min(
-            self.in_flight.keys() - self.spares,
-            key=lambda number: (self.loops.get(number, 0), number),
-            default=None,
-        )
-        if slot is None or self.loops.get(slot, 0) >= LOOP_WINDOW:
+        found, on_loop = self._having_on_loops.fewest(~_bits(self.spares) if self.spares else -1)
+        if not found or on_loop >= LOOP_WINDOW:
             return None
         if len(self._under_way) >= len(self.in_flight):
             return None  # what comes meanwhile travels together
-        return slot
+        return _lowest(found)
 
     def has_idle(self, blocked: Collection[int]) -> bool:
         """Whether a slot has nothing, or nothing that its worker is at.
@@ -141,7 +130,7 @@ class Slots:
         Args:
             blocked: slots whose workers wait.
         """
-        idle = self._having[0] | _bits(slot for slot in blocked if slot in self.in_flight)
+        idle = self._having.with_none() | _bits(slot for slot in blocked if slot in self.in_flight)
         return bool(idle & ~_bits(self.spares))
 
     # ------------------------------------------------------------------ batches come and go
@@ -156,7 +145,7 @@ class Slots:
 
     def count_on_loop(self, batch: Batch, *, under_way: bool) -> None:
         """A batch of coroutines is in flight at its slot; `under_way` until its worker has it."""
-        self.loops[batch.slot] = self.loops.get(batch.slot, 0) + 1
+        self._now_has_on_loop(batch.slot, self.loops.get(batch.slot, 0) + 1)
         self._on_loops[batch.number] = True
         if under_way:
             self._under_way.add(batch.number)
@@ -172,7 +161,7 @@ class Slots:
         """A coroutine waits: its batch holds no place, as what it waits for may need one."""
         if self._on_loops.get(batch.number):
             self._on_loops[batch.number] = False
-            self.loops[batch.slot] -= 1
+            self._now_has_on_loop(batch.slot, self.loops[batch.slot] - 1)
 
     def closed(self, batch: Batch) -> None:
         """A batch that was counted is in flight no more."""
@@ -180,7 +169,7 @@ class Slots:
         self._under_way.discard(batch.number)
         if batch.number in self._on_loops:
             if self._on_loops.pop(batch.number):
-                self.loops[slot] -= 1
+                self._now_has_on_loop(slot, self.loops[slot] - 1)
             return
         if slot in self.in_flight:
             batches = self.in_flight[slot] - 1
@@ -201,27 +190,76 @@ class Slots:
     def _come(self, slot: int) -> None:
         """A slot exists now; one that comes again may have left something behind."""
         self.in_flight[slot] = batches = self._left_behind.pop(slot, 0)
-        self._having.extend([0] * (batches + 1 - len(self._having)))
-        self._having[batches] |= 1 << slot
-        self._least = min(self._least, batches)
+        self._having.put(slot, batches)
+        self._having_on_loops.put(slot, self.loops.get(slot, 0))
 
     def _leave(self, slot: int) -> None:
         """A slot exists no more; what is in flight there is."""
         batches = self.in_flight.pop(slot)
-        self._having[batches] ^= 1 << slot
+        self._having.drop(slot, batches)
+        self._having_on_loops.drop(slot, self.loops.get(slot, 0))
         if batches:
             self._left_behind[slot] = batches
 
     def _now_has(self, slot: int, batches: int) -> None:
-        """A slot has one batch more, or less. Hot."""
-        having, bit = self._having, 1 << slot
-        having[self.in_flight[slot]] ^= bit
-        if batches == len(having):
-            having.append(0)
-        having[batches] |= bit
+        """A slot has so many batches. Hot."""
+        self._having.move(slot, self.in_flight[slot], batches)
         self.in_flight[slot] = batches
-        if batches < self._least:
-            self._least = batches
+
+    def _now_has_on_loop(self, slot: int, batches: int) -> None:
+        """The loop at a slot has so many batches; the slot may have gone."""
+        if slot in self.in_flight:
+            self._having_on_loops.move(slot, self.loops.get(slot, 0), batches)
+        self.loops[slot] = batches
+
+
+class _Having:
+    """Slots by how many batches they have: for each number a set, as the bits of an integer."""
+
+    __slots__ = ("_least", "_sets")
+
+    def __init__(self) -> None:
+        self._sets = [0]
+        self._least = 0  # no slot has fewer
+
+    def put(self, slot: int, batches: int) -> None:
+        """A slot comes, and has so many."""
+        self._sets.extend([0] * (batches + 1 - len(self._sets)))
+        self._sets[batches] |= 1 << slot
+        self._least = min(self._least, batches)
+
+    def drop(self, slot: int, batches: int) -> None:
+        """A slot goes that had so many."""
+        self._sets[batches] ^= 1 << slot
+
+    def move(self, slot: int, before: int, after: int) -> None:
+        """A slot has one more, or one less. Hot."""
+        sets, bit = self._sets, 1 << slot
+        sets[before] ^= bit
+        if after == len(sets):
+            sets.append(0)
+        sets[after] |= bit
+        if after < self._least:
+            self._least = after
+
+    def with_none(self) -> int:
+        """The slots that have none, as bits."""
+        return self._sets[0]
+
+    def fewest(self, among: int) -> tuple[int, int]:
+        """Those that have the fewest of some slots, as bits, and how many that is; 0 if there are none of these. Hot.
+
+        Args:
+            among: these slots, as bits.
+        """
+        sets = self._sets
+        while self._least < len(sets) - 1 and not sets[self._least]:
+            self._least += 1
+        for batches in range(self._least, len(sets)):
+            found = sets[batches] & among
+            if found:
+                return found, batches
+        return 0, 0
 
 
 def _bits(slots: Iterable[int]) -> int:
@@ -230,6 +268,11 @@ def _bits(slots: Iterable[int]) -> int:
     for slot in slots:
         bits |= 1 << slot
     return bits
+
+
+def _lowest(slots: int) -> int:
+    """The lowest of some slots that are given as bits."""
+    return (slots & -slots).bit_length() - 1
 
 
 def _seconds_of(batch: Batch) -> float:
