@@ -21,6 +21,7 @@
     changes.py  floors.py                 what is made of records
     commands/         the commands
 
+    simulation/       `shoal bench simulate`: the real scheduler and ledger with many workers, in virtual time
     cli.py            `shoal bench`, and its command `overhead`
 
 Each imports only from those above it. docs/benchmarks.md tells how to read the figures and how to add one.
