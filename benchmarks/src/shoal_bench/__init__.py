@@ -19,6 +19,7 @@
     comparison.py     who is asked for what, in which order; book.py: what was taken
     progress.py  table.py  advice.py      what is shown
     changes.py  floors.py                 what is made of records
+    trial/            a user's own flow on every runner
     commands/         the commands
 
     simulation/       `shoal bench simulate`: the real scheduler and ledger with many workers, in virtual time

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter, validators
 from rich.console import Console
 
 from shoal_bench import report
+from shoal_bench.commands.advise import advise_on
 from shoal_bench.commands.compare import compare
 from shoal_bench.commands.runners import compare_runners
 from shoal_bench.harness import measure_all
@@ -24,6 +25,7 @@ __all__ = ["app"]
 app = App(name="bench", help="Compare task runners with each other and with the bare engines.")
 app.default(compare_runners)
 app.command(compare)
+app.command(advise_on, name="advise")
 
 #: Rounds that count, unless `--rounds` says otherwise; in a quick look.
 ROUNDS = 7

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shoal_bench.record import Options
     from shoal_bench.scenarios.base import Scenario
 
-__all__ = ["compare_runners"]
+__all__ = ["compare_runners", "processors"]
 
 #: Rounds that count, unless `--rounds` says otherwise.
 ROUNDS = 5
@@ -86,7 +86,7 @@ def compare_runners(
         contestants=(*runner, *contestant),
         rounds=rounds or ROUNDS,
         full=full,
-        workers=workers or _processors(),
+        workers=workers or processors(),
         peers={name: str(python) for name, python in peers.items()},
     )
     with interrupted_once():
@@ -153,5 +153,6 @@ def _open(spec: ContestantSpec, workers: int, speed: float, python: Path | None)
     return LiveProcess(spec, workers, speed, None if python is None else str(python))
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
