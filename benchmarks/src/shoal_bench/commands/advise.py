@@ -88,12 +88,10 @@ class Seen:
     Attributes:
         trials: the flow's.
         metg: for each runner the length of the shortest tasks that are worth spreading, in seconds.
-        starts: for each runner the seconds to its first result.
     """
 
     trials: list[Trial] = field(default_factory=list)
     metg: dict[str, float] = field(default_factory=dict)
-    starts: dict[str, float] = field(default_factory=dict)
 
 
 def _try_out(
@@ -135,7 +133,6 @@ def _measure(seen: Seen, spec: ContestantSpec, workers: int, speed: float, notes
     try:
         live = LiveProcess(spec, workers, speed)
         try:
-            seen.starts[spec.name] = live.opened
             size = live.warm(Overhead.name, case)
             cost = live.sample(Overhead.name, case, size, 1).value
             seen.metg[spec.name] = workers * cost
@@ -154,7 +151,7 @@ def _show(seen: Seen) -> None:
 
     console = Console(width=WIDTH, highlight=False)
     console.print(_table(seen))
-    for sentence in advise(seen.trials, seen.metg, seen.starts):
+    for sentence in advise(seen.trials, seen.metg):
         console.print(sentence)
 
 
@@ -166,18 +163,18 @@ def _table(seen: Seen) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("runner")
-    headings = ("time", "processors", "through the driver", "first result", "shortest tasks")
+    headings = ("time", "of it start", "processors", "through the driver", "shortest tasks")
     for heading in headings:
         table.add_column(heading, justify="right")
     for trial in seen.trials:
-        start, shortest = seen.starts.get(trial.runner), seen.metg.get(trial.runner)
+        shortest = seen.metg.get(trial.runner)
         failed = trial.failed is not None
         table.add_row(
             trial.runner,
             "failed" if failed else SECONDS.show(trial.seconds),
+            "" if failed else SECONDS.show(trial.started),
             "" if failed or trial.cpu is None else SECONDS.show(trial.cpu),
             "" if failed else BYTES.show(trial.moved),
-            "" if start is None else SECONDS.show(start),
             "" if shortest is None else SECONDS.show(shortest),
         )
     return table

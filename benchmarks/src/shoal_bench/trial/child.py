@@ -10,7 +10,9 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,23 @@ def main(target: str, runner: str, workers: int, folder: Path, assignments: list
     name = runner if runner == SEQUENTIAL else f"{runner}:{workers}"
     flow = find_flow(target).with_options(task_runner=name)
     args, kwargs = parse(flow, assignments)
-    found: dict[str, Any] = {"error": None, "value": False}
+    found: dict[str, Any] = {"error": None, "value": False, "started": 0.0, "moved": 0}
     value: Any = None
+    moved: Callable[[], int] | None = None
+    body = flow.fn
+
+    @wraps(body)
+    def begun(*given: Any, **named: Any) -> Any:
+        """The flow's own function, which is called once the runner has started."""
+        nonlocal moved
+        if moved is None:  # else it is another attempt
+            found["started"] = time.perf_counter() - began
+            moved = stack.enter_context(Shoal(workers, runner).traffic())
+        return body(*given, **named)
+
+    flow.fn = begun
     began = time.perf_counter()
     with ExitStack() as stack:
-        moved = stack.enter_context(Shoal(workers, runner).traffic())
         lengths = stack.enter_context(task_lengths()) if runner == SEQUENTIAL else {}
         try:
             value = flow(*args, **kwargs)
@@ -52,7 +66,9 @@ def main(target: str, runner: str, workers: int, folder: Path, assignments: list
                 value = asyncio.run(value)
         except Exception as error:
             found["error"] = f"{type(error).__name__}: {error}".strip()
-        found |= {"seconds": time.perf_counter() - began, "moved": moved(), "tasks": lengths}
+        found |= {"seconds": time.perf_counter() - began, "tasks": lengths}
+        if moved is not None:
+            found["moved"] = moved()
     if found["error"] is None:
         try:
             (folder / "value").write_bytes(cloudpickle.dumps(value))

@@ -29,8 +29,9 @@ class Trial:
     Attributes:
         runner: its name.
         seconds: from the call of the flow to its end, the start of the runner included.
+        started: how many of these the start of the runner took, before the flow's function was called.
         cpu: seconds of processors that all processes used, imports included; `None` if that is not known.
-        moved: bytes that passed through the driver.
+        moved: bytes that passed through the driver once the flow's function was called.
         tasks: how often each task ran and how many seconds that took, by name; of the sequential runner only.
         failed: why there is no result, or `None`.
         value: the pickle of what the flow returned; `None` if there is none.
@@ -38,6 +39,7 @@ class Trial:
 
     runner: str
     seconds: float = 0.0
+    started: float = 0.0
     cpu: float | None = None
     moved: int = 0
     tasks: Mapping[str, tuple[int, float]] = field(default_factory=dict)
@@ -103,7 +105,16 @@ def _found(runner: str, folder: Path, errors: str, cpu: float | None) -> Trial:
         return Trial(runner, failed=f"its process ended: {words}")
     value = (folder / "value").read_bytes() if found["value"] else None
     tasks = {name: (runs, seconds) for name, (runs, seconds) in found["tasks"].items()}
-    return Trial(runner, found["seconds"], cpu, found["moved"], tasks, found["error"], value)
+    return Trial(
+        runner,
+        seconds=found["seconds"],
+        started=found["started"],
+        cpu=cpu,
+        moved=found["moved"],
+        tasks=tasks,
+        failed=found["error"],
+        value=value,
+    )
 
 
 def differs(one: Trial, other: Trial) -> bool | None:

@@ -18,26 +18,23 @@ MUCH_MOVED = 50e6
 LOCAL = ("threads", "processes")
 
 
-def advise(
-    trials: Sequence[Trial], metg: Mapping[str, float], starts: Mapping[str, float]
-) -> list[str]:
+def advise(trials: Sequence[Trial], metg: Mapping[str, float]) -> list[str]:
     """What a flow's trials come to.
 
     Args:
         trials: on the sequential runner first, as far as it could be run there.
         metg: for each runner the length, in seconds, of the shortest mapped tasks that are worth spreading: half of the
             time of its workers is work then.
-        starts: for each runner the seconds to its first result.
     """
     return [
-        *_choice(trials, starts),
+        *_choice(trials),
         *_lengths(trials, metg),
         *_moved(trials),
         *_differences(trials),
     ]
 
 
-def _choice(trials: Sequence[Trial], starts: Mapping[str, float]) -> Iterator[str]:
+def _choice(trials: Sequence[Trial]) -> Iterator[str]:
     ended = sorted((t for t in trials if t.failed is None), key=lambda trial: trial.seconds)
     spread = [trial for trial in ended if trial.runner != SEQUENTIAL]
     if not spread:
@@ -63,9 +60,9 @@ def _choice(trials: Sequence[Trial], starts: Mapping[str, float]) -> Iterator[st
             )
             yield f"No clear difference: {others}."
     started = [
-        f"{trial.runner} ({SECONDS.show(starts[trial.runner])})"
+        f"{trial.runner} ({SECONDS.show(trial.started)})"
         for trial in spread
-        if trial.runner not in LOCAL and starts.get(trial.runner, 0.0) > trial.seconds / 2
+        if trial.started > trial.seconds / 2
     ]
     if started:
         yield (
