@@ -30,8 +30,17 @@ def good(n: int = 3):
     return sum(work.map(range(n)).result()) + wait.submit(1).result()
 
 @flow
-def by_chance():
-    return work.submit(object()).result() is None and os.getpid() or [os.getpid()]
+async def in_a_loop():
+    return await work.submit(2)
+
+@flow
+def emits():
+    yield from work.map(range(3)).result()
+
+@flow
+async def emits_in_a_loop():
+    for number in range(3):
+        yield await work.submit(number)
 
 @flow
 def fails(n: int = 1):
@@ -81,6 +90,15 @@ def test_a_trial_on_threads(script: Path) -> None:
     assert trial.failed is None
     assert pickle.loads(trial.value or b"") == 4
     assert not trial.tasks
+
+
+@pytest.mark.parametrize(
+    ("flow", "value"), [("in_a_loop", 2), ("emits", [0, 1, 2]), ("emits_in_a_loop", [0, 1, 2])]
+)
+def test_flows_of_other_kinds(flow: str, value: object, script: Path) -> None:
+    trial = on(script, flow, "threads")
+    assert trial.failed is None
+    assert pickle.loads(trial.value or b"") == value
 
 
 def test_trials_that_fail(script: Path) -> None:

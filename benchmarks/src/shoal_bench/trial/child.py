@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
@@ -44,31 +44,45 @@ def main(target: str, runner: str, workers: int, folder: Path, assignments: list
     args, kwargs = parse(flow, assignments)
     found: dict[str, Any] = {"error": None, "value": False, "started": 0.0, "moved": 0}
     value: Any = None
-    moved: Callable[[], int] | None = None
     body = flow.fn
+    runs = Shoal(workers, runner)
+
+    def start() -> Callable[[], int]:
+        """The flow's function is called: the runner has started."""
+        found["started"] = time.perf_counter() - began
+        return stack.enter_context(runs.traffic())
+
+    # What passes through the driver while a runner is left, such as files that Ray reads then, is none of the flow's.
+    @wraps(body)
+    def timed(*given: Any, **named: Any) -> Any:
+        moved = start()
+        try:
+            return body(*given, **named)
+        finally:
+            found["moved"] = moved()
 
     @wraps(body)
-    def begun(*given: Any, **named: Any) -> Any:
-        """The flow's own function, which is called once the runner has started."""
-        nonlocal moved
-        if moved is None:  # else it is another attempt
-            found["started"] = time.perf_counter() - began
-            moved = stack.enter_context(Shoal(workers, runner).traffic())
-        return body(*given, **named)
+    async def timed_async(*given: Any, **named: Any) -> Any:
+        moved = start()
+        try:
+            return await body(*given, **named)
+        finally:
+            found["moved"] = moved()
 
-    flow.fn = begun
+    if not flow.is_generator:
+        flow.fn = timed_async if flow.is_async else timed
     began = time.perf_counter()
     with ExitStack() as stack:
         lengths = stack.enter_context(task_lengths()) if runner == SEQUENTIAL else {}
         try:
             value = flow(*args, **kwargs)
             if flow.is_async:
-                value = asyncio.run(value)
+                value = asyncio.run(_collected(value) if flow.is_generator else value)
+            elif flow.is_generator:
+                value = list(value)
         except Exception as error:
             found["error"] = f"{type(error).__name__}: {error}".strip()
         found |= {"seconds": time.perf_counter() - began, "tasks": lengths}
-        if moved is not None:
-            found["moved"] = moved()
     if found["error"] is None:
         try:
             (folder / "value").write_bytes(cloudpickle.dumps(value))
@@ -76,6 +90,10 @@ def main(target: str, runner: str, workers: int, folder: Path, assignments: list
         except Exception as error:  # what was returned stays here, and cannot be compared
             found["value_error"] = f"{type(error).__name__}: {error}"
     (folder / "found.json").write_text(json.dumps(found))
+
+
+async def _collected(items: AsyncIterable[Any]) -> list[Any]:
+    return [item async for item in items]
 
 
 if __name__ == "__main__":

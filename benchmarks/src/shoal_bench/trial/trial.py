@@ -31,7 +31,7 @@ class Trial:
         seconds: from the call of the flow to its end, the start of the runner included.
         started: how many of these the start of the runner took, before the flow's function was called.
         cpu: seconds of processors that all processes used, imports included; `None` if that is not known.
-        moved: bytes that passed through the driver once the flow's function was called.
+        moved: bytes that passed through the driver while the flow's function ran.
         tasks: how often each task ran and how many seconds that took, by name; of the sequential runner only.
         failed: why there is no result, or `None`.
         value: the pickle of what the flow returned; `None` if there is none.
