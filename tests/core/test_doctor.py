@@ -109,6 +109,11 @@ def test_variables_that_contradict_each_other() -> None:
     )
 
 
+def test_a_home_that_nobody_needs() -> None:
+    nobodys = Place("/home/x", problem="Read-only")
+    assert findings(replace(WELL, home=nobodys, keeps_limits=False)) == []
+
+
 def test_problems_come_first() -> None:
     facts = replace(WELL, cores=2, loopback="no", settings=(Setting("SHOAL_X", "1", known=False),))
     assert [finding.level for finding in findings(facts)] == ["problem", "warning", "warning"]

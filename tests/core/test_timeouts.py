@@ -271,6 +271,17 @@ def test_the_limit_of_a_direct_call_is_not_for_its_hooks(loop: str) -> None:  # 
     assert seen == ["Completed"] * 2
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_coroutine_that_never_looks_at_the_loop_is_late_all_the_same(loop: str) -> None:
+    @task(timeout_seconds=LIMIT)
+    async def blocks() -> int:
+        time.sleep(2 * LIMIT)  # noqa: ASYNC251  as users do
+        return 1
+
+    with pytest.raises(TaskRunTimeout):
+        anyio.run(blocks, backend=loop)
+
+
 def test_a_timer_that_was_due_when_it_was_called_off() -> None:  # SPEC 8.1
     """The timer thread may have taken it already, and wait for the lock: then it finds that nothing is to expire."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from shoal_dask.bus import SESSION, SchedulerBus, key_of
+from shoal_dask.bus import LOOKED_AT, NAME, SESSION, SchedulerBus, _Session, key_of, session_in
 
 OURS = f"{SESSION}1"
 
@@ -30,8 +30,14 @@ class Task(SimpleNamespace):
 
     __hash__ = object.__hash__
 
-    def __init__(self, key: str, valid: set[Worker] | None = None) -> None:
-        super().__init__(key=key, valid=valid, processing_on=None)
+    def __init__(self, key: str, resources: dict[str, float] | None = None) -> None:
+        super().__init__(
+            key=key,
+            processing_on=None,
+            worker_restrictions=set(),
+            host_restrictions=set(),
+            resource_restrictions=resources or {},
+        )
 
 
 class Stealing:
@@ -57,9 +63,6 @@ class Loop:
     def __init__(self) -> None:
         self.later: list[Callable[[], None]] = []
 
-    def add_callback(self, action: Callable[[], None]) -> None:
-        self.later.append(action)
-
     def call_later(self, seconds: float, action: Callable[[], None]) -> None:
         self.later.append(action)
 
@@ -82,17 +85,19 @@ def after_an_end(
     """Has the bus see that a task of ours has ended; gives what Dask's stealing was asked for."""
     stealing = Stealing(executing)
     loop = Loop()
+    tasks = {task.key: task for worker in workers for task in worker.processing}
     bus: Any = SchedulerBus()
-    bus._sessions = {OURS: SimpleNamespace(asked={}, entered=set(), kept=set())}
+    bus._sessions = {OURS: _Session("client")}
+    bus._sessions[OURS].sent = dict.fromkeys(sorted(key for key in tasks if session_in(key)))
     bus._scheduler = SimpleNamespace(
         workers={worker.address: worker for worker in workers},
         idle={worker.address: worker for worker in workers if not worker.processing},
         queued=set(queued),
         extensions={"stealing": stealing} if steals else {},
-        valid_workers=lambda task: task.valid,
+        tasks=tasks,
         loop=loop,
     )
-    bus.transition(key_of("work", OURS, 0), "processing", "memory", stimulus_id="")
+    bus.transition(key_of("work", OURS, 99), "processing", "memory", stimulus_id="")
     loop.run()
     return stealing
 
@@ -123,8 +128,8 @@ def test_what_is_left_alone() -> None:
     others = Task("somebody-elses"), Task("another")
     there = Worker("there")
     assert not after_an_end([Worker("busy", *others), there], set()).asked, "is not ours"
-    bound = ours(3, valid=set()), ours(4, valid=set())
-    assert not after_an_end([Worker("busy", *bound), there], set()).asked, "may not go there"
+    bound = ours(3, resources={"GPU": 1}), ours(4, resources={"GPU": 1})
+    assert not after_an_end([Worker("busy", *bound), there], set()).asked, "may not go everywhere"
     seceded = Worker("busy", first, second)
     seceded.long_running = {second}
     assert not after_an_end([seceded, there], set()).asked, "it holds no thread"
@@ -132,3 +137,41 @@ def test_what_is_left_alone() -> None:
     assert not after_an_end([busy, there], set(), queued=("more",)).asked, "it will get that"
     assert not after_an_end([busy, there], set(), steals=False).asked, "it is switched off"
     assert not after_an_end([busy, Worker("full", ours(5))], set()).asked, "nobody is idle"
+
+
+def test_no_more_is_looked_at_than_a_scheduler_has_time_for() -> None:
+    tasks = {ours(number) for number in range(10 * LOOKED_AT)}
+    idle = Worker("idle", nthreads=20 * LOOKED_AT)
+    stealing = after_an_end([Worker("busy", *tasks), idle], tasks)
+    assert 0 < len(stealing.asked) <= LOOKED_AT
+
+
+def test_what_may_have_begun_is_refused_by_everybody_else() -> None:
+    """Dask may have another worker steal it from the one that it went to."""
+    said: list[tuple[str, dict[str, Any]]] = []
+    task = ours(1)
+    workers = [Worker("first"), Worker("second")]
+    bus: Any = SchedulerBus()
+    bus._sessions = {OURS: _Session("client")}
+    bus._scheduler = SimpleNamespace(
+        workers={worker.address: worker for worker in workers},
+        tasks={task.key: task},
+        allowed_failures=3,
+        client_comms={},
+        worker_send=lambda address, message: said.append((address, message)),
+    )
+    task.suspicious = 0
+    bus._say = bus._tell_joined = lambda *args, **message: None
+    bus.transition(task.key, "waiting", "processing", stimulus_id="")
+    assert not said
+    bus.transition(task.key, "waiting", "processing", stimulus_id="")
+    assert [(address, message["refuse"]) for address, message in said] == [
+        ("first", task.key),
+        ("second", task.key),
+    ]
+    bus.add_worker(bus._scheduler, "third")
+    assert said[-1] == ("third", {"op": NAME, "session": OURS, "refuse": task.key})
+    bus.transition(task.key, "released", "forgotten", stimulus_id="")
+    said.clear()
+    bus.add_worker(bus._scheduler, "fourth")
+    assert not said

@@ -298,7 +298,7 @@ def test_the_report_covers_the_whole_use_also_when_it_fails(
 
 def test_how_often_the_client_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     client = types.SimpleNamespace(scheduler_comm=types.SimpleNamespace(interval=0.01))
-    backend._send_more_often(client)
+    assert backend._send_more_often(client) == 0.01
     assert client.scheduler_comm.interval == backend.SEND_SECONDS
     monkeypatch.setenv("SHOAL_DASK_SEND_SECONDS", "0.02")
     backend._send_more_often(client)

@@ -113,6 +113,7 @@ class DaskBackend(ClusterBackend):
         self.client: Client
         self.connection = connection
         self._check = check_environment
+        self._sent_every: float | None = None
         self._shipping = shipped_by_value(ship_modules, "DaskTaskRunner")
         self._link: Link
         self.jobs = Jobs(self)
@@ -139,7 +140,7 @@ class DaskBackend(ClusterBackend):
             events.slots([0], awaited=True)
             self._link = Link(self.client, self.session, self.listener.hear, events.failed)
             self._link.open()
-            _send_more_often(self.client)
+            self._sent_every = _send_more_often(self.client)
             self.watch.start()
         except BaseException:
             self.stop(0.0)
@@ -163,6 +164,9 @@ class DaskBackend(ClusterBackend):
         self.jobs.join()
         self.ledger.close()
         self.relays.clear()
+        if self._sent_every is not None and self.client.status == "running":
+            stream: Any = self.client.scheduler_comm
+            stream.interval = self._sent_every  # it may be the user's
         self._shipping.__exit__(None, None, None)
         self.connection.release(grace)
 
@@ -377,8 +381,8 @@ class DaskBackend(ClusterBackend):
 SEND_SECONDS = 0.001
 
 
-def _send_more_often(client: Any) -> None:
-    """Sets how often the runner's client sends, by an attribute that Dask does not document."""
+def _send_more_often(client: Any) -> float:
+    """Sets how often the runner's client sends, by an attribute that Dask does not document; gives what it was before."""
     text = os.environ.get("SHOAL_DASK_SEND_SECONDS", str(SEND_SECONDS))
     try:
         seconds = float(text)
@@ -391,7 +395,9 @@ def _send_more_often(client: Any) -> None:
             value=text,
             problem="a number of seconds is needed",
         )
+    before: float = client.scheduler_comm.interval
     client.scheduler_comm.interval = seconds
+    return before
 
 
 def _is_on_its_way(stored: Any) -> bool:

@@ -25,12 +25,13 @@ import inspect
 import logging
 import sys
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from distributed.scheduler import Scheduler, TaskState, WorkerState
     from distributed.worker import Worker
@@ -53,8 +54,10 @@ SESSION = "mh"
 
 #: Sessions that a worker remembers to have ended.
 ENDED = 4096
-#: Seconds after which a worker that was asked for a task has answered, as a rule.
-ANSWERED_WITHIN = 0.01
+#: Seconds between two looks for workers that have nothing: one that was asked for a task has answered by then, as a rule.
+BETWEEN_LOOKS = 0.01
+#: Tasks of a session that are looked at then, at most: the scheduler has others to serve.
+LOOKED_AT = 500
 #: How Dask names the reasons for which a worker is removed that has not left by itself.
 DEATHS = (
     "handle-worker-cleanup",
@@ -101,19 +104,22 @@ class _Session:
     Attributes:
         client: its client.
         told: what every worker is told, those that join later too.
-        asked: keys that a worker was asked for, on behalf of one that had nothing, and that worker's address.
         entered: keys that were sent to a worker once.
         kept: keys of values that stay on workers.
+        refused: keys that may have begun at a worker that has left: no other is to begin them.
+        sent: keys that are at a worker, the last one last; each with the address of the worker that was asked to give it
+            to one that had nothing, if any was.
     """
 
-    __slots__ = ("asked", "client", "entered", "kept", "told")
+    __slots__ = ("client", "entered", "kept", "refused", "sent", "told")
 
     def __init__(self, client: str) -> None:
         self.client = client
         self.told: list[tuple[int, bytes]] = []
-        self.asked: dict[str, str] = {}
         self.entered: set[str] = set()
         self.kept: set[str] = set()
+        self.refused: set[str] = set()
+        self.sent: dict[str, str | None] = {}
 
 
 class SchedulerBus(SchedulerPlugin):
@@ -269,30 +275,44 @@ class SchedulerBus(SchedulerPlugin):
         self, key: Any, start: str, finish: str, *args: Any, stimulus_id: str, **kwargs: Any
     ) -> None:
         """See `SchedulerPlugin`. Called for every task of the cluster: cheap for those of others."""
-        if start == "processing" and not self._evens_out and session_in(key) in self._sessions:
-            self._evens_out = True
-            self._scheduler.loop.add_callback(self._even_out)
-        if finish not in ("processing", "forgotten"):
+        if start != "processing" and finish not in ("processing", "forgotten"):
             return
         session = session_in(key)
         known = self._sessions.get(session) if session is not None else None
         if session is None or known is None:
             return
+        if start == "processing":
+            known.sent.pop(key, None)
+            self._even_out_soon()
         if finish == "forgotten":
-            known.asked.pop(key, None)
             known.entered.discard(key)
             known.kept.discard(key)
+            known.refused.discard(key)
             return
+        if finish != "processing":
+            return
+        known.sent[key] = None
         task = self._scheduler.tasks[key]
         task.suspicious = max(task.suspicious, self._scheduler.allowed_failures)
         if key not in known.entered:
             known.entered.add(key)
             return
-        # Its worker was retired. It may have begun there, and may be going on: the next one is to refuse it, which this
-        # message tells it before the task arrives.
-        address = task.processing_on.address
-        self._scheduler.worker_send(address, {"op": NAME, "session": session, "refuse": key})
+        # Its worker was retired. It may have begun there, and may be going on: any other one is to refuse it, which this
+        # message tells them before the task arrives, there or where it is stolen to.
+        known.refused.add(key)
+        for address in list(self._scheduler.workers):
+            self._refuse(address, session, key)
         self._say(session, again=key)
+
+    def _refuse(self, address: str, session: str, key: str) -> None:
+        self._scheduler.worker_send(address, {"op": NAME, "session": session, "refuse": key})
+
+    # ------------------------------------------------------------------ workers that have nothing
+
+    def _even_out_soon(self) -> None:
+        if not self._evens_out:
+            self._evens_out = True
+            self._scheduler.loop.call_later(BETWEEN_LOOKS, self._even_out)
 
     def _even_out(self) -> None:
         """Has workers that have nothing take tasks of ours which wait behind others on their worker.
@@ -310,41 +330,42 @@ class SchedulerBus(SchedulerPlugin):
             held = len(worker.processing) - len(worker.long_running)
             return int(worker.nthreads - held - stealing.in_flight_tasks[worker])
 
-        victims = [worker for worker in scheduler.workers.values() if room(worker) < 0]
-        for thief in list(scheduler.idle.values()) if victims else ():
+        waiting = self._waiting_tasks(room, stealing.in_flight)
+        for thief in list(scheduler.idle.values()):
             if room(thief) <= 0:
                 continue
-            task = self._waiting_task(victims, thief, stealing.in_flight)
-            if task is not None:
-                stealing.move_task_request(task, task.processing_on, thief)
-                self._evens_out = True
-        if self._evens_out:
-            scheduler.loop.call_later(ANSWERED_WITHIN, self._even_out)
+            task = next(waiting, None)
+            if task is None:
+                return
+            self._even_out_soon()  # when this one has been answered
+            stealing.move_task_request(task, task.processing_on, thief)
 
-    def _waiting_task(
-        self, victims: Sequence[WorkerState], thief: WorkerState, in_flight: Container[TaskState]
-    ) -> TaskState | None:
-        """A task of ours that may be waiting on one of these workers, and that another may take: each once for the worker
-        where it is.
+    def _waiting_tasks(
+        self, room: Callable[[WorkerState], int], in_flight: Container[TaskState]
+    ) -> Iterator[TaskState]:
+        """Tasks of ours that may be waiting on a worker with more than it has threads, and that any other may take; each
+        once for the worker where it is. What was sent last, which waits if anything does, comes first.
         """
-        for victim in victims:
-            for task in victim.processing:
-                key: Any = task.key
-                known = self._sessions.get(session_in(key) or "")
-                if known is None or known.asked.get(key) == victim.address:
+        for known in self._sessions.values():
+            for key in list(islice(reversed(known.sent), LOOKED_AT)):
+                task = self._scheduler.tasks[key]
+                victim = task.processing_on
+                restricted = (
+                    task.worker_restrictions or task.host_restrictions or task.resource_restrictions
+                )
+                if victim.address == known.sent[key] or restricted or room(victim) >= 0:
                     continue
-                valid = self._scheduler.valid_workers(task)
-                allowed = valid is None or thief in valid
-                if allowed and task not in in_flight and task not in victim.long_running:
-                    known.asked[key] = victim.address
-                    return task
-        return None
+                if task not in in_flight and task not in victim.long_running:
+                    known.sent[key] = victim.address
+                    yield task
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """See `SchedulerPlugin`."""
         for session, known in self._sessions.items():
             for kind, body in known.told:
                 self._send(worker, session, kind, body)
+            for key in known.refused:
+                self._refuse(worker, session, key)
             self._tell_joined(session, worker)
 
     def remove_worker(

@@ -113,7 +113,8 @@ class Facts:
         shared_memory: `/dev/shm`.
         open_files: how many this process may have open, and how many it may ask for.
         temporary: the folder of temporary files.
-        home: the user's own folder, where limits are kept and Ray keeps its token.
+        home: the user's own folder, where Ray keeps its token.
+        keeps_limits: whether limits are kept in the user's own folder, too.
         start_methods: of processes, the default of `multiprocessing` first.
         packages: ours and their engines, installed or not.
         runners: names of the runners that are installed.
@@ -136,6 +137,7 @@ class Facts:
     open_files: tuple[int, int] | None = None
     temporary: Place = field(default_factory=lambda: Place("/tmp"))
     home: Place = field(default_factory=lambda: Place("~"))
+    keeps_limits: bool = True
     start_methods: tuple[str, ...] = ()
     packages: tuple[Package, ...] = ()
     runners: tuple[str, ...] = ()
@@ -169,6 +171,7 @@ class Facts:
             open_files=_open_files(),
             temporary=_temporary(),
             home=_home(),
+            keeps_limits=not any(map(os.environ.get, ("SHOAL_LIMITS_URL", "XDG_STATE_HOME"))),
             start_methods=tuple(multiprocessing.get_all_start_methods()),
             packages=tuple(_packages()),
             runners=runners,

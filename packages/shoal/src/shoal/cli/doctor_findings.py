@@ -110,14 +110,18 @@ def _places(facts: Facts) -> Iterator[Finding]:
             "make room there, or set TMPDIR to another folder",
         )
     if facts.home.problem is not None:
-        needed = "ray" in facts.runners
-        yield Finding(
-            Level.PROBLEM if needed else Level.WARNING,
-            "home",
-            f"{facts.home.path} cannot be written to ({facts.home.problem}): limits are kept there"
-            + (", and Ray keeps its token there and does not start without" if needed else ""),
-            "set HOME to a folder that can",
-        )
+        by_ray = "ray" in facts.runners
+        missed = [
+            *(["limits are kept there"] if facts.keeps_limits else []),
+            *(["Ray keeps its token there and does not start without"] if by_ray else []),
+        ]
+        if missed:
+            yield Finding(
+                Level.PROBLEM if by_ray else Level.WARNING,
+                "home",
+                f"{facts.home.path} cannot be written to ({facts.home.problem}): {', and '.join(missed)}",
+                "set HOME to a folder that can",
+            )
 
 
 def _packages(facts: Facts) -> Iterator[Finding]:

@@ -294,11 +294,9 @@ def run_calls(
     values: list[Any] = []
     ends: list[float] = []
     if calls and calls[0].task.is_async:
-        if begins is not None:
-            for index, call in enumerate(calls):
-                if index == 0 or call.task.timeout_seconds is not None:
-                    begins(index)
-        for outcome in _run_coroutines(calls, returns):
+        if begins is not None and calls[0].task.timeout_seconds is None:
+            begins(0)
+        for outcome in _run_coroutines(calls, begins, returns):
             values.append(_brief(outcome))
             ends.append(time.time())
         return values, ends, time.perf_counter() - started
@@ -326,12 +324,16 @@ def _brief(outcome: Outcome) -> Any:
 
 
 def _run_coroutines(
-    calls: Sequence[Call], returns: Callable[[int], object] | None
+    calls: Sequence[Call],
+    begins: Callable[[int], object] | None,
+    returns: Callable[[int], object] | None,
 ) -> list[Outcome]:
     import asyncio
 
     async def one(index: int, call: Call) -> Outcome:
         try:
+            if begins is not None and call.task.timeout_seconds is not None:
+                begins(index)  # not sooner: others of the batch come before
             returned = None if returns is None else partial(returns, index)
             outcome = await timed_attempt_async(call, returned)
             if outcome.phase == WAITING:

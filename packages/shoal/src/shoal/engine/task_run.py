@@ -408,6 +408,9 @@ async def timed_attempt_async(call: Call, returned: Callable[[], object] | None 
     with anyio.move_on_after(limit) as scope:
 
         def end_limit() -> None:
+            if anyio.current_time() >= scope.deadline:
+                scope.cancel()  # it has not looked at the loop since
+                return
             scope.deadline = math.inf
             if returned is not None:
                 returned()
