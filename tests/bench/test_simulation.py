@@ -14,6 +14,7 @@ import pytest
 from shoal.exceptions import MissingExtraError
 from shoal.task_runners.remote.cluster_backend import ALONE
 from shoal_bench.cli import app
+from shoal_bench.measurement import SECONDS
 from shoal_bench.simulation import cluster as cluster_module
 from shoal_bench.simulation import command, engines, process
 from shoal_bench.simulation.cluster import REPLACED_WITHIN
@@ -89,6 +90,13 @@ class TestSchedules:
         result = simulate(Work(1000, 0.01), Cluster(2), FREE)
         assert result.messages < 1000
         assert result.makespan == pytest.approx(result.ideal, rel=0.05)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_no_worker_does_two_things_at_once(self, seed: int) -> None:
+        work = Work(1000, 1.0, skew=5.0, seed=seed)
+        result = simulate(work, Cluster(4, latency=0.0005), FREE)
+        assert result.makespan >= result.ideal
+        assert result.utilisation <= 1
 
     def test_workers_that_come_later_share_what_is_left(self) -> None:
         result = simulate(Work(3, 1.0), Cluster(2, ramp=2.0), FREE)  # they come at 1 and at 2
@@ -177,6 +185,7 @@ class TestBadInput:
             ("duration", -1.0),
             ("duration", float("nan")),
             ("skew", -0.1),
+            ("skew", 5.1),
             ("skew", float("inf")),
             ("stragglers", 1.5),
             ("stragglers", -0.5),
@@ -345,6 +354,14 @@ class TestCommand:
         captured = capsys.readouterr()
         assert told in captured.err
         assert not captured.out
+
+    @pytest.mark.usefixtures("quick")
+    def test_the_mean_that_was_drawn_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:
+        options = "--workers 4 --tasks 10 --skew 3 --no-search --no-published"
+        assert app(f"simulate {options}", result_action="return_value") == 0
+        drawn = sum(Work(10, 1.0, skew=3.0).durations()) / 10
+        told = f"10 tasks of {SECONDS.show(drawn)} in the mean as drawn (1 s asked for)"
+        assert told in " ".join(capsys.readouterr().out.split())
 
     @pytest.mark.usefixtures("quick")
     def test_a_full_disk_costs_the_file_only(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -237,7 +237,10 @@ class PlayedCluster:
             back = list(range(kept, len(ends)))
             del ends[kept:]
             self._in_a_latency(self.driver.handed_back, number, back)
-            self._plan_report(worker, execution)
+            if (
+                execution.next_report > kept
+            ):  # else it is still right, and planned twice it would come twice
+                self._plan_report(worker, execution)
 
     def _in_a_latency(self, action: Callable[..., None], *arguments: Any) -> None:
         self._time.at(self._time.now + self._latency, action, *arguments)

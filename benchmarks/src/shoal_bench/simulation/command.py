@@ -43,7 +43,7 @@ def simulate(
         workers: how many: 64,704, or 10..10000 for 10, 100, 1,000 and 10,000.
         tasks: how many, in one map.
         duration: seconds that a task takes in the mean.
-        skew: sigma of the lognormal distribution of durations; 0 for all alike.
+        skew: sigma of the lognormal distribution of durations, up to 5; 0 for all alike.
         stragglers: share of tasks that take ten times as long, from 0 to 1.
         deaths_per_hour: how often each worker dies in an hour; another comes 10 s later.
         crash_retries: how often a task is repeated whose worker has died.

@@ -11,6 +11,8 @@ __all__ = ["BadSimulation", "Cluster", "Work", "worker_counts"]
 
 #: How many times its time a straggler takes.
 STRAGGLER = 10.0
+#: The largest sigma of durations: beyond it, hardly anything but the longest task counts, and numbers overflow.
+MOST_SKEW = 5.0
 
 
 class BadSimulation(ValueError):
@@ -38,8 +40,9 @@ class Work:
 
     Attributes:
         tasks: how many.
-        duration: seconds that one takes in the mean, without stragglers.
-        skew: sigma of the lognormal distribution of durations; 0 for all alike.
+        duration: seconds that one takes in the mean, without stragglers. Of a skewed distribution it is the expectation,
+            and what is drawn may have another mean: at a sigma of 2 it is that of 1,000,000 tasks to a percent.
+        skew: sigma of the lognormal distribution of durations, up to `MOST_SKEW`; 0 for all alike.
         stragglers: share of tasks that take `STRAGGLER` times their time.
         crash_retries: how often a task may be repeated whose worker has died.
         seed: durations are the same for the same seed.
@@ -58,7 +61,7 @@ class Work:
     def __post_init__(self) -> None:
         _check("tasks", self.tasks, least=1)
         _check("duration", self.duration, above=0.0)
-        _check("skew", self.skew, least=0.0)
+        _check("skew", self.skew, least=0.0, most=MOST_SKEW)
         _check("stragglers", self.stragglers, least=0.0, most=1.0)
         _check("crash_retries", self.crash_retries, least=0)
 

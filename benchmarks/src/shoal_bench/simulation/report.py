@@ -69,7 +69,7 @@ def as_tables(results: Results) -> list[Table]:
 def _table_of_runs(results: Results) -> Table:
     work, costs = results.work, results.costs
     table = _table(
-        f"Simulated: {work.tasks:,} tasks of {_seconds(work.duration)}",
+        f"Simulated: {work.tasks:,} tasks of {_length_of_tasks(results)}",
         caption=(
             "driver: tasks/s that it could get through, share of the makespan in which it works, peak memory of its "
             "process. "
@@ -185,6 +185,15 @@ def _client_of(results: Results) -> str:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _length_of_tasks(results: Results) -> str:
+    """What tasks take: where durations differ, in the mean of those that were drawn, which may be far from the one asked for."""
+    work = results.work
+    if not work.skew and not work.stragglers:
+        return _seconds(work.duration)
+    drawn = next(iter(results.runs.values()))  # the same in all of them
+    return f"{_seconds(drawn.work / drawn.tasks)} in the mean as drawn ({_seconds(work.duration)} asked for)"
 
 
 def _seconds(value: float) -> str:
