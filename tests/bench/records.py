@@ -49,14 +49,14 @@ COSTS = {
     "ray": (5.3e-6, 8.9e-6, 3.3e-3, 3.1),
     "ray-remote": (541e-6, 544e-6, 3.2e-3, 2.9),
 }
-ROUNDS = 5
+ROUNDS = 6
 LENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
 
 
 def samples(
     value: float, rng: random.Random, tasks: int = 1_000, **quantities: float
 ) -> list[Sample]:
-    """Five rounds around a value."""
+    """Six rounds around a value."""
     values = [value * rng.lognormvariate(0, 0.04) for _ in range(ROUNDS)]
     return [
         Sample(

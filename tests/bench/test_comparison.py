@@ -143,7 +143,7 @@ class TestFailures:
         assert len(record.scenarios[0].cases[0].entries[0].samples) == 2
 
     def test_ratios_are_ours_by_the_bare_engines(self) -> None:
-        arena = Arena(rounds=3)
+        arena = Arena(rounds=6)
         arena.comparison.run()
         record = arena.comparison.record()
         assert record.complete
@@ -151,4 +151,4 @@ class TestFailures:
         assert entry is not None
         found = entry.ratio("b")
         assert found is not None
-        assert (found.quartiles.median, found.conclusive, found.pairs) == (0.25, True, 3)
+        assert (found.quartiles.median, found.conclusive, found.pairs) == (0.25, True, 6)

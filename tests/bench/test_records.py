@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 from shoal_bench.derive import entry_of, quartiles
 from shoal_bench.record import QUANTITIES, Quartiles, Sample, UnreadableRecord, read
+from shoal_bench.significance import chance_of
 
 from tests.bench.records import example
 
@@ -66,7 +68,8 @@ class TestDerived:
         assert quartiles([7]) == Quartiles(low=7, median=7, high=7)
 
     def test_ratios_are_made_within_a_round(self) -> None:
-        entry = entry_of("a", taken(1, 10, 100), {"b": taken(2, 20, 200)})
+        values = [10.0**n for n in range(6)]
+        entry = entry_of("a", taken(*values), {"b": taken(*(2 * v for v in values))})
         assert entry.ratios[0].quartiles == Quartiles(low=0.5, median=0.5, high=0.5)
         assert entry.ratios[0].conclusive
         assert entry.noisy  # its own values are far apart
@@ -79,17 +82,28 @@ class TestDerived:
     @pytest.mark.parametrize(
         ("ours", "conclusive"),
         [
-            ([0.5, 0.6, 0.9], True),
-            ([1.2, 1.5, 3], True),
-            ([0.97, 1, 1.03], True),
-            ([0.8, 1, 1.2], False),
-            ([0.5, 0.5], False),
+            ([0.5, 0.6, 0.9, 0.5, 0.5, 0.99], True),
+            ([1.2, 1.5, 3, 1.01, 2, 2], True),
+            ([0.97, 1, 1.03, 0.98, 1, 1.2], True),
+            ([0.8, 1, 1.2, 0.7, 1.1, 0.8], False),
+            ([0.5, 0.5, 0.5, 0.5, 0.5, 1.1], False),
+            ([0.5, 0.5, 0.5, 0.5, 0.5], False),
         ],
-        ids=["less", "more", "alike", "either", "too few"],
+        ids=["less", "more", "alike", "either", "all but one", "too few"],
     )
     def test_conclusive(self, ours: list[float], conclusive: bool) -> None:
-        entry = entry_of("a", taken(*ours), {"b": taken(1, 1, 1)})
+        entry = entry_of("a", taken(*ours), {"b": taken(1, 1, 1, 1, 1, 1)})
         assert entry.ratios[0].conclusive is conclusive
+
+    def test_noise_is_seldom_taken_for_a_difference(self) -> None:
+        rng = random.Random(1)
+        alarms = 0
+        for _ in range(2000):
+            ours, theirs = ([rng.lognormvariate(0, 0.1) for _ in range(6)] for _ in range(2))
+            (found,) = entry_of("a", taken(*ours), {"b": taken(*theirs)}).ratios
+            times = found.quartiles
+            alarms += found.conclusive and not (0.95 <= times.low <= times.high <= 1.05)
+        assert 0 < alarms / 2000 < 0.05
 
     @pytest.mark.parametrize(
         ("values", "noisy"),
@@ -103,3 +117,21 @@ class TestDerived:
         entry = entry_of("a", taken(1, 1, 1), {"b": taken(1, 1, 1)}, void="it gave 3 instead of 4")
         assert (entry.figure, entry.ratios, entry.void) == (None, (), "it gave 3 instead of 4")
         assert entry_of("a", [], {}).void == "no sample"
+
+
+class TestSignificance:
+    @pytest.mark.parametrize(
+        ("one", "other", "chance"),
+        [
+            ([1, 2, 3, 4, 5], [6, 7, 8, 9, 10], 2 / 252),
+            ([6, 7, 8, 9, 10], [1, 2, 3, 4, 5], 2 / 252),
+            ([1, 2, 3, 4, 6], [5, 7, 8, 9, 10], 4 / 252),
+            ([1, 3], [2, 4], 4 / 6),
+            ([1, 1, 1], [1, 1, 1], 1),
+            ([1], [2], 1),
+        ],
+    )
+    def test_how_likely_chance_is(
+        self, one: list[float], other: list[float], chance: float
+    ) -> None:
+        assert chance_of(one, other) == pytest.approx(chance)

@@ -4,20 +4,26 @@ A sample is compared with one of the same round only, since what disturbs a mach
 called too noisy rather than believed:
 
 * a figure, if half of its samples are further apart than `SPREAD` of the median, or there are fewer than `ENOUGH`;
-* a ratio, if half of the rounds lie on both sides of 1, unless they all but say that there is no difference (`ALIKE`).
+* a ratio, if there are fewer than `PAIRS` rounds, or some of them lie on either side of 1, unless half of them all but say
+  that there is no difference (`ALIKE`).
+
+That all rounds lie on one side of 1 is the sign test: six or more do so by chance, where there is no difference, in at most
+2 of 64 runs (p < 0.05, both sides counted).
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from shoal_bench.record import Entry, Quartiles, Ratio, Sample
 
-__all__ = ["ALIKE", "ENOUGH", "SPREAD", "entry_of", "quartiles"]
+__all__ = ["ALIKE", "ENOUGH", "PAIRS", "SPREAD", "entry_of", "pairs", "quartiles"]
 
 #: Rounds from which quartiles say anything.
 ENOUGH = 3
+#: Rounds from which a ratio can be concluded from: all of fewer lie on one side by chance too often.
+PAIRS = 6
 #: Of the median: how far apart the quartiles of a figure may be.
 SPREAD = 0.3
 #: Ratios so close to 1 are no difference.
@@ -60,18 +66,23 @@ def entry_of(
     )
 
 
+def pairs(samples: Iterable[Sample], others: Iterable[Sample]) -> list[float]:
+    """How many times what the others cost, in each round that both have and in which theirs is more than nothing."""
+    theirs = {sample.round: sample.value for sample in others}
+    return [s.value / theirs[s.round] for s in samples if theirs.get(s.round, 0) > 0]
+
+
 def _ratio(against: str, samples: Sequence[Sample], others: Sequence[Sample]) -> Ratio | None:
     """The ratio in the rounds that both have; none without such a round."""
-    theirs = {sample.round: sample.value for sample in others}
-    pairs = [s.value / theirs[s.round] for s in samples if theirs.get(s.round, 0) > 0]
-    if not pairs:
+    times = pairs(samples, others)
+    if not times:
         return None
-    spread = quartiles(pairs)
-    one_sided = spread.high < 1 or spread.low > 1
+    spread = quartiles(times)
+    one_sided = max(times) < 1 or min(times) > 1
     alike = spread.low >= 1 - ALIKE and spread.high <= 1 + ALIKE
     return Ratio(
         against=against,
-        pairs=len(pairs),
+        pairs=len(times),
         quartiles=spread,
-        conclusive=len(pairs) >= ENOUGH and (one_sided or alike),
+        conclusive=len(times) >= PAIRS and (one_sided or alike),
     )

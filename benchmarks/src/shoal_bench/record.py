@@ -112,8 +112,8 @@ class Ratio(_Part):
     pairs: int = Field(description="how many rounds both have")
     quartiles: Quartiles
     conclusive: bool = Field(
-        description="whether the rounds agree on which of them took less, or that both took the same; else the run was "
-        "too noisy to tell"
+        description="whether at least six rounds agree on which of them took less (the sign test, p < 0.05), or half of "
+        "them that both took the same, within 5 %; else the run was too noisy to tell"
     )
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from rich.table import Table
 
-    from shoal_bench.changes import Change
+    from shoal_bench.changes import Aside, Change
 
 __all__ = ["compare"]
 
@@ -24,12 +26,14 @@ def compare(
 ) -> int:
     """Print what changed between two records beyond noise.
 
-    Runners are compared by what they cost beside their bare engine, all others by what they cost.
+    Runners are compared by what they cost beside their bare engine, all others by what they cost. A figure has changed if
+    chance hardly explains how its rounds differ (rank-sum test, p < 0.01: one of a hundred that have not changed seems to).
 
     Args:
         before: a file that `shoal bench --json` has written.
         after: another one.
-        fail_over: end with 1 if something of ours costs more than before by more than this, such as 10%.
+        fail_over: end with 1 if something of ours costs more than before by more than this, such as 10%; and if a figure
+            of ours has gone, or none can be compared.
     """
     from rich.console import Console
 
@@ -41,19 +45,43 @@ def compare(
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         share = None if fail_over is None else _share(fail_over)
-        found = list(changes(read(before), read(after)))
+        found = changes(read(before), read(after))
     except (Refused, UnreadableRecord) as error:
         notes.print(f"Error: {error}")
         return REFUSED
-    beyond = [change for change in found if change.beyond_noise]
+    beyond = [change for change in found.compared if change.beyond_noise]
     console = Console(width=WIDTH, highlight=False)
     if beyond:
         console.print(_table(beyond))
-    console.print(f"{len(beyond)} of {len(found)} figures changed beyond noise.")
-    worse = [] if share is None else worse_than(found, share)
+    console.print(f"{len(beyond)} of {len(found.compared)} figures changed beyond noise.")
+    for what, asides in (
+        ("Lost", found.lost),
+        ("New", found.added),
+        ("Not compared", found.skipped),
+    ):
+        for line in _lines(what, asides):
+            console.print(line, markup=False)
+    if share is None:
+        return 0
+    worse = worse_than(found, share)
+    lost = [aside for aside in found.lost if aside.ours]
     for change in worse:
         notes.print(f"{change.place}, {change.contestant}: {change.times - 1:+.0%}")
-    return 1 if worse else 0
+    for aside in lost:
+        notes.print(f"{aside.place}, {aside.contestant}: lost, {aside.reason}", markup=False)
+    is_nothing = not any(change.ours for change in found.compared)
+    if is_nothing:
+        notes.print("Nothing of ours can be compared.")
+    return 1 if worse or lost or is_nothing else 0
+
+
+def _lines(what: str, asides: Iterable[Aside]) -> Iterator[str]:
+    """A line for each place and reason, with all it is true of."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for aside in asides:
+        names.setdefault((aside.place, aside.reason), []).append(aside.contestant)
+    for (place, reason), contestants in names.items():
+        yield f"{what}: {place}, {', '.join(contestants)}: {reason}"
 
 
 def _share(text: str) -> float:
@@ -80,12 +108,13 @@ def _table(found: list[Change]) -> Table:
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right")
     for change in found:
+        before, after = change.medians
         table.add_row(
             change.place,
             change.contestant,
             "ratio" if change.is_ratio else "value",
-            f"{change.before.median:.3g}",
-            f"{change.after.median:.3g}",
+            f"{before:.3g}",
+            f"{after:.3g}",
             f"{change.times - 1:+.0%}",
         )
     return table

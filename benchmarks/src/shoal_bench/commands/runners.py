@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compare_runners", "processors"]
 
-#: Rounds that count, unless `--rounds` says otherwise.
-ROUNDS = 5
+#: Rounds that count, unless `--rounds` says otherwise: with fewer, no ratio can be concluded from (`derive.PAIRS`).
+ROUNDS = 6
 #: Seconds that the short set aims at; rounds are left out where it would take longer. Openings and the one round that each
 #: case has in any case come on top, on a busy machine more than a minute.
 SECONDS = 200.0
@@ -51,7 +51,7 @@ def compare_runners(
             runs, tcp://HOST:PORT or ray://HOST:PORT; can be given several times.
         contestant: this contestant besides, or alone, if no runner is given; can be given several times.
         scenario: only this scenario; can be given several times.
-        rounds: how many rounds count; by default 5, or fewer where time is short.
+        rounds: how many rounds count; by default 6, or fewer where time is short.
         workers: how many each has; by default as many as there are processors. Of a cluster that runs: how many it has.
         full: all cases of all scenarios, and all peers that are installed; takes hours.
         peer: NAME=/path/to/python: the interpreter that has this contestant, which then takes part.
