@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import signal
 import sys
@@ -162,6 +163,72 @@ class TestComparing:
         monkeypatch.setattr("shoal_bench.contestants.find_spec", lambda name: None)
         assert bench("--scenario", "chain", "--runner", "threads", "--contestant", "loky") == 0
         assert "loky: is not installed; `pip install loky` installs it" in capsys.readouterr().out
+
+
+class TestWhatWasMeasuredIsWritten:
+    """Also where it cannot be shown, or measuring fails."""
+
+    ARGUMENTS = ("--scenario", "chain", "--rounds", "3", "--json")
+
+    def test_before_it_is_shown(
+        self, opened: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(record: Record) -> str:
+            raise RuntimeError("no table")
+
+        monkeypatch.setattr("shoal_bench.table.as_table", fail)
+        file = tmp_path / "record.json"
+        with pytest.raises(RuntimeError, match="no table"):
+            bench(*self.ARGUMENTS, str(file))
+        assert read(file).complete
+
+    @pytest.mark.parametrize("stream", ["stdout", "stderr"])
+    def test_nobody_reads_what_is_shown(
+        self, opened: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str
+    ) -> None:
+        def end(console: Console) -> None:
+            raise SystemExit(1)  # as rich does, which also has standard output go nowhere
+
+        monkeypatch.setattr(Console, "on_broken_pipe", end)
+        monkeypatch.setattr(sys, stream, Unread())
+        file = tmp_path / "record.json"
+        with pytest.raises(SystemExit) as ended:
+            bench(*self.ARGUMENTS, str(file))
+        assert ended.value.code == 1
+        assert read(file).complete is (stream == "stdout")
+
+    def test_measuring_fails(
+        self, opened: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(self: FakeLive, *arguments: object) -> int:
+            if self.name == "dask":
+                raise RuntimeError("unforeseen")
+            return 1
+
+        monkeypatch.setattr(FakeLive, "warm", fail)
+        file = tmp_path / "record.json"
+        with pytest.raises(RuntimeError, match="unforeseen"):
+            bench(*self.ARGUMENTS, str(file))
+        assert read(file).scenarios[0].cases[0].entry("processes") is not None
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+    def test_measuring_fails_and_so_does_writing(
+        self, opened: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(self: FakeLive, *arguments: object) -> int:
+            raise RuntimeError("unforeseen")
+
+        monkeypatch.setattr(FakeLive, "warm", fail)
+        with pytest.raises(RuntimeError, match="unforeseen") as caught:
+            bench(*self.ARGUMENTS, "/dev/full")
+        assert "No space left on device" in caught.value.__notes__[0]
+
+
+class Unread(io.StringIO):
+    """A pipe that nobody reads."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
 
 
 class TestInterrupts:

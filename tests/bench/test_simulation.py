@@ -375,6 +375,32 @@ class TestCommand:
         assert "No space left" in captured.err
 
     @pytest.mark.usefixtures("quick")
+    def test_what_was_simulated_is_written_before_it_is_shown(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(results: object) -> None:
+            raise RuntimeError("no table")
+
+        monkeypatch.setattr("shoal_bench.simulation.report.as_tables", fail)
+        path = tmp_path / "simulated.json"
+        with pytest.raises(RuntimeError, match="no table"):
+            command.simulate(workers="2", tasks=10, search=False, published=False, json_file=path)
+        assert json.loads(path.read_text())["runs"]
+
+    @pytest.mark.usefixtures("quick")
+    def test_what_was_simulated_is_written_if_the_next_fails(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("unforeseen")
+
+        monkeypatch.setattr("shoal_bench.simulation.search.shortest_tasks", fail)
+        path = tmp_path / "simulated.json"
+        with pytest.raises(RuntimeError, match="unforeseen"):
+            command.simulate(workers="2", tasks=10, json_file=path)
+        assert json.loads(path.read_text())["runs"]
+
+    @pytest.mark.usefixtures("quick")
     def test_what_was_simulated_is_shown_if_it_is_interrupted(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

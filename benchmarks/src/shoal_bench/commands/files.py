@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-__all__ = ["INTERRUPTED", "REFUSED", "Refused", "check_target", "write"]
+__all__ = ["INTERRUPTED", "REFUSED", "Kept", "Refused", "check_target", "write"]
 
 #: Exit codes: what was asked for cannot be done; Ctrl-C.
 REFUSED, INTERRUPTED = 2, 130
@@ -48,3 +51,40 @@ def write(path: Path, text: str) -> None:
         if not is_special:
             part.unlink(missing_ok=True)
         raise Refused(f"{path} could not be written: {error.strerror}") from error
+
+
+class Kept:
+    """Writes what was measured to a file when the block that measures is left, however that is.
+
+    That is before anything is shown: whoever reads what is shown may have gone, and end the program.
+
+    Args:
+        path: of the file; none, if nothing is to be written.
+        text: gives what there is.
+
+    Attributes:
+        problem: why the file could not be written, if so. An exception that leaves the block has it as a note.
+    """
+
+    def __init__(self, path: Path | None, text: Callable[[], str]) -> None:
+        self._path = path
+        self._text = text
+        self.problem: Refused | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._path is None:
+            return
+        try:
+            write(self._path, self._text())
+        except Refused as refused:
+            self.problem = refused
+            if error is not None:
+                error.add_note(str(refused))

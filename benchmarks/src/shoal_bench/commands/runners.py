@@ -11,6 +11,7 @@ from cyclopts import Parameter, validators
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from shoal_bench.commands.files import Refused
     from shoal_bench.comparison import Comparison, Live
     from shoal_bench.contestants import ContestantSpec
     from shoal_bench.record import Options
@@ -61,7 +62,7 @@ def compare_runners(
     from rich.console import Console
 
     from shoal_bench.advice import advice
-    from shoal_bench.commands.files import INTERRUPTED, REFUSED, Refused, check_target, write
+    from shoal_bench.commands.files import INTERRUPTED, REFUSED, Refused, check_target
     from shoal_bench.commands.interrupts import interrupted_once
     from shoal_bench.commands.peers import interpreters
     from shoal_bench.contestants import UnknownContestant, choose
@@ -90,18 +91,17 @@ def compare_runners(
         peers={name: str(python) for name, python in peers.items()},
     )
     with interrupted_once():
-        comparison, interrupted = _compare(chosen, scenarios, options, peers, hurried=not rounds)
+        comparison, interrupted, problem = _compare(
+            chosen, scenarios, options, peers, json_file, hurried=not rounds
+        )
         record = comparison.record()
         console = Console(width=WIDTH, highlight=False)
         console.print(as_table(record))
         for sentence in advice(record):
             console.print(sentence)
-        if json_file is not None:
-            try:
-                write(json_file, record.to_json())
-            except Refused as error:
-                notes.print(f"Error: {error}")
-                return 1
+        if problem is not None:
+            notes.print(f"Error: {problem}")
+            return 1
     if interrupted:
         return INTERRUPTED
     lines = list(missed(record, held))
@@ -115,12 +115,14 @@ def _compare(
     scenarios: Sequence[Scenario],
     options: Options,
     peers: Mapping[str, Path],
+    json_file: Path | None,
     *,
     hurried: bool,
-) -> tuple[Comparison, bool]:
-    """A comparison that has run, and whether it was interrupted."""
+) -> tuple[Comparison, bool, Refused | None]:
+    """A comparison that has run, whether it was interrupted, and why its record could not be written, if so."""
     from rich.console import Console
 
+    from shoal_bench.commands.files import Kept
     from shoal_bench.comparison import Comparison
     from shoal_bench.progress import shown_on
     from shoal_bench.scenarios.calibration import bytes_per_second
@@ -140,11 +142,13 @@ def _compare(
         for spec in chosen:
             if spec not in installed:
                 comparison.book.is_absent(spec, "is not installed")
-        try:
-            comparison.run()
-        except KeyboardInterrupt:
-            return comparison, True
-    return comparison, False
+        interrupted = False
+        with Kept(json_file, lambda: comparison.record().to_json()) as kept:
+            try:
+                comparison.run()
+            except KeyboardInterrupt:
+                interrupted = True
+    return comparison, interrupted, kept.problem
 
 
 def _open(spec: ContestantSpec, workers: int, speed: float, python: Path | None) -> Live:

@@ -57,7 +57,7 @@ def simulate(
     """
     from shoal.exceptions import MissingExtraError
 
-    from shoal_bench.commands.files import INTERRUPTED, REFUSED, Refused, check_target, write
+    from shoal_bench.commands.files import INTERRUPTED, REFUSED, Kept, Refused, check_target
     from shoal_bench.commands.interrupts import interrupted_once
     from shoal_bench.machine import Machine
     from shoal_bench.simulation import report
@@ -94,26 +94,28 @@ def simulate(
         return REFUSED
 
     results = report.Results(work, engine, machine, costs)
+
+    def found() -> str:
+        return json.dumps(report.as_json(results, options), indent=2, allow_nan=False) + "\n"
+
     code = 0
     with interrupted_once():
-        try:
-            for cluster in clusters:
-                _run(results, cluster, progress, search=search)
-            if published:
-                _repeat_published(results, latency, progress)
-        except KeyboardInterrupt:
+        with Kept(json_file, found) as kept:
+            try:
+                for cluster in clusters:
+                    _run(results, cluster, progress, search=search)
+                if published:
+                    _repeat_published(results, latency, progress)
+            except KeyboardInterrupt:
+                code = INTERRUPTED
+        if code == INTERRUPTED:
             progress.print("Interrupted; this is what there is:")
-            code = INTERRUPTED
         console = Console(width=report.WIDTH)
         for table in report.as_tables(results):
             console.print(table)
-        if json_file is not None:
-            found = json.dumps(report.as_json(results, options), indent=2, allow_nan=False)
-            try:
-                write(json_file, found + "\n")
-            except Refused as error:
-                progress.print(f"Error: {error}")
-                return 1
+        if kept.problem is not None:
+            progress.print(f"Error: {kept.problem}")
+            return 1
     return code
 
 
