@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,9 @@ from rich.console import Console
 from shoal_bench import cli
 from shoal_bench.advice import advice
 from shoal_bench.changes import changes
-from shoal_bench.commands import runners
+from shoal_bench.commands import interrupts, runners
 from shoal_bench.commands.files import Refused, write
-from shoal_bench.commands.interrupts import interrupted_once
+from shoal_bench.commands.interrupts import DUPLICATES, interrupted_once
 from shoal_bench.contestants import RUNNERS, choose
 from shoal_bench.derive import entry_of
 from shoal_bench.floors import Floor, UnreadableFloors, missed, read_floors
@@ -239,6 +240,18 @@ class TestInterrupts:
                 signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is before
+
+    def test_a_later_one_is_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The first may have been swallowed, in a finalizer for example."""
+        now = [10.0]
+        monkeypatch.setattr(interrupts, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        with interrupted_once():
+            for later in (0.0, DUPLICATES, DUPLICATES):
+                now[0] += later
+                with pytest.raises(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+                now[0] += DUPLICATES / 2
+                signal.raise_signal(signal.SIGINT)
 
 
 class TestBadInput:

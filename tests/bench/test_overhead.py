@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -240,6 +241,39 @@ class TestCommand:
         assert overhead("--only", "nothing") == 2
         expected = "There is no measurement 'nothing' of threads, but: good, bad"
         assert capsys.readouterr().err.strip() == expected
+
+    def test_a_folder_is_refused_before_anything_is_measured(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert overhead("--json", str(tmp_path)) == 2
+        shown = capsys.readouterr()
+        assert "is a folder; name a file in it" in shown.err
+        assert not shown.out
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+    def test_a_full_disk_still_shows_the_table(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert overhead("--json", "/dev/full") == 1
+        shown = capsys.readouterr()
+        assert "good" in shown.out
+        assert "No space left on device" in shown.err
+
+    def test_ctrl_c_writes_and_shows_what_was_measured(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def interrupt(size: int) -> float:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # the same Ctrl-C, as `uv run` passes it on
+            return 1.0
+
+        suite = [made_up("good", ours=1), replace(made_up("bad", ours=2), ours=interrupt)]
+        monkeypatch.setattr(cli, "measurements_of", lambda runner: suite)
+        file = tmp_path / "overhead.json"
+        assert overhead("--json", str(file)) == 130
+        (written,) = json.loads(file.read_text())["measurements"]
+        assert written["name"] == "good"
+        shown = capsys.readouterr()
+        assert "good" in shown.out
+        assert "Interrupted" in shown.err
 
     def test_is_a_command_of_shoal(self) -> None:
         (entry,) = entry_points(group="shoal.commands", name="bench")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,10 @@ from rich.console import Console
 from shoal_bench import report
 from shoal_bench.commands.advise import advise_on
 from shoal_bench.commands.compare import compare
+from shoal_bench.commands.files import INTERRUPTED, REFUSED, Kept, Refused, check_target
+from shoal_bench.commands.interrupts import interrupted_once
 from shoal_bench.commands.runners import compare_runners
-from shoal_bench.harness import measure_all
+from shoal_bench.harness import Result, measure_all
 from shoal_bench.machine import Machine
 from shoal_bench.measurement import Verdict
 from shoal_bench.simulation.command import simulate
@@ -63,30 +66,55 @@ def overhead(
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
     measurements = measurements_of(runner)
     names = [measurement.name for measurement in measurements]
+    if json_file is not None:
+        try:
+            check_target(json_file)
+        except Refused as error:
+            progress.print(f"Error: {error}")
+            return REFUSED
     if unknown := [name for name in only if name not in names]:
         progress.print(
             f"There is no measurement {unknown[0]!r} of {runner}, but: {', '.join(names)}"
         )
-        return 2
+        return REFUSED
     chosen = [m for m in measurements if not only or m.name in only]
     seconds = QUICK_SECONDS if quick and rounds is None else math.inf
     if rounds is None:
         rounds = QUICK_ROUNDS if quick else ROUNDS
 
     machine = Machine.here()  # now, because the measurements are a load themselves
-    results = []
-    for result in measure_all(chosen, rounds, quick=quick, seconds=seconds):
-        progress.print(report.summary(result))
-        results.append(result)
+    results: list[Result] = []
 
+    def found() -> str:
+        options = {"runner": runner, "rounds": rounds, "quick": quick}
+        return json.dumps(report.as_json(results, machine, options), indent=2) + "\n"
+
+    interrupted = False
+    with interrupted_once():
+        with Kept(json_file, found) as kept:
+            try:
+                for result in measure_all(chosen, rounds, quick=quick, seconds=seconds):
+                    results.append(result)
+                    progress.print(report.summary(result))
+            except KeyboardInterrupt:
+                interrupted = True
+        _show(results, machine, markdown=markdown)
+    if interrupted:
+        progress.print("Interrupted: what had been measured until then.")
+    if kept.problem is not None:
+        progress.print(f"Error: {kept.problem}")
+        return 1
+    if interrupted:
+        return INTERRUPTED
+    return int(check and any(result.verdict is Verdict.MISSED for result in results))
+
+
+def _show(results: Sequence[Result], machine: Machine, *, markdown: bool) -> None:
     if markdown:
-        print(report.as_markdown(results, machine), end="")
+        plain = Console(soft_wrap=True, markup=False, highlight=False, emoji=False)
+        plain.print(report.as_markdown(results, machine), end="")
     else:
         Console(width=report.WIDTH).print(report.as_table(results, machine))
-    if json_file is not None:
-        options = {"runner": runner, "rounds": rounds, "quick": quick}
-        json_file.write_text(json.dumps(report.as_json(results, machine, options), indent=2) + "\n")
-    return int(check and any(result.verdict is Verdict.MISSED for result in results))
 
 
 app.command(simulate)

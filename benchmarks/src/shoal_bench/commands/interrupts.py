@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 __all__ = ["interrupted_once"]
 
+#: Seconds within which a further SIGINT is the same Ctrl-C: `uv run` passes on what the terminal has sent already.
+DUPLICATES = 1.0
+
 
 @contextmanager
 def interrupted_once() -> Iterator[None]:
-    """Has the first SIGINT raise KeyboardInterrupt meanwhile, and ignores all others until the end.
+    """Has each Ctrl-C raise KeyboardInterrupt once meanwhile, however often it arrives within `DUPLICATES`.
 
-    `uv run` passes on what the terminal has sent already, so that one Ctrl-C arrives twice; the second one would hit the
-    cleaning up after the first, and leave processes behind. For the main thread.
+    The second arrival would hit the cleaning up after the first, and leave processes behind. A later one is raised again:
+    Python swallows an exception where the first may have come, in a finalizer or a callback. For the main thread.
     """
+    last = -math.inf
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= DUPLICATES:
+            last = now
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
