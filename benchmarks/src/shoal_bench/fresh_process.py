@@ -20,7 +20,7 @@ from functools import cache, wraps
 
 from shoal_bench.measurement import Sampler
 
-__all__ = ["SampleFailed", "first_result", "in_fresh_process", "run_python", "with_bytecode"]
+__all__ = ["SampleFailed", "clean_environment", "first_result", "in_fresh_process", "run_python"]
 
 #: The name to run this module by; as a script it is called `__main__`.
 MODULE = "shoal_bench.fresh_process"
@@ -51,20 +51,20 @@ def run_python(*arguments: str) -> str:
     """
     command = [sys.executable, *arguments]
     done = subprocess.run(
-        command, env=with_bytecode(os.environ), capture_output=True, text=True, check=False
+        command, env=clean_environment(os.environ), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise SampleFailed(command, done.stderr)
     return done.stdout
 
 
-def with_bytecode(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which modules are compiled once and then loaded, like those of an installed package.
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which interpreters, and those that they start, load modules like those of an installed package.
 
-    Else they would be compiled each time where PYTHONDONTWRITEBYTECODE is set, as in many containers, and importing takes
-    twice as long.
+    They are compiled once. Else they would be each time where PYTHONDONTWRITEBYTECODE is set, as in many containers, and
+    importing takes twice as long. And a file of the current folder, such as `random.py`, hides no module of that name.
     """
-    changed = {**environment, "PYTHONPYCACHEPREFIX": _bytecode()}
+    changed = {**environment, "PYTHONPYCACHEPREFIX": _bytecode(), "PYTHONSAFEPATH": "1"}
     changed.pop("PYTHONDONTWRITEBYTECODE", None)
     return changed
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shoal_bench.commands.files import Refused
 from shoal_bench.contestants import known
+from shoal_bench.fresh_process import clean_environment
 
 __all__ = ["interpreters"]
 
@@ -46,7 +47,12 @@ def _check(name: str, python: Path) -> None:
     )
     try:
         done = subprocess.run(
-            [python, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True
+            [python, "-c", code],
+            env=clean_environment(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
         )
         is_recent, has_module = done.stdout.split()
     except (OSError, ValueError, subprocess.SubprocessError) as error:

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import shoal_bench
 from shoal_bench.contestants import ContestantSpec
-from shoal_bench.fresh_process import with_bytecode
+from shoal_bench.fresh_process import clean_environment
 from shoal_bench.live.protocol import CLOCK, FAILED, VOID
 from shoal_bench.live.watch import Tree, Used
 from shoal_bench.record import Sample
@@ -265,8 +265,8 @@ def _folder_of_ours() -> tempfile.TemporaryDirectory[str]:
 
 
 def _environment(folder: tempfile.TemporaryDirectory[str] | None) -> dict[str, str]:
-    """Modules are compiled once, as those of an installed package are; starting is measured."""
-    environment = with_bytecode(os.environ)
+    """See `clean_environment`; starting is measured."""
+    environment = clean_environment(os.environ)
     if folder is not None:
         environment["PYTHONPATH"] = folder.name
     return environment

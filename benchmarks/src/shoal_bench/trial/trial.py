@@ -60,7 +60,8 @@ def tried(
         limit: seconds after which it is ended, with all that it has started.
     """
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
-        command = [sys.executable, "-m", "shoal_bench.trial.child", target, runner]
+        # -P: what lies in the current folder hides no module, until the flow's own folder is put first as in `shoal run`.
+        command = [sys.executable, "-P", "-m", "shoal_bench.trial.child", target, runner]
         with (Path(folder) / "errors").open("wb+") as errors:
             process = subprocess.Popen(
                 [*command, str(workers), folder, *assignments],
