@@ -22,6 +22,7 @@ from shoal_bench.commands.interrupts import DUPLICATES, interrupted_once
 from shoal_bench.contestants import RUNNERS, choose
 from shoal_bench.derive import entry_of
 from shoal_bench.floors import Floor, UnreadableFloors, missed, read_floors
+from shoal_bench.live.process import Lost, Void
 from shoal_bench.record import Case, Contestant, Entry, Record, Sample, Scenario, read
 from shoal_bench.table import WIDTH, as_table
 
@@ -166,6 +167,47 @@ class TestComparing:
         assert "loky: is not installed; `pip install loky` installs it" in capsys.readouterr().out
 
 
+class TestNothingWasMeasured:
+    def test_as_it_cannot_be_opened(
+        self,
+        opened: list[str],
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def fail(*_: object) -> FakeLive:
+            raise Lost("[Errno 1] no such cluster")
+
+        monkeypatch.setattr(runners, "_open", fail)
+        assert bench("--runner", "tcp://nowhere:1", "--scenario", "chain") == 1
+        shown = capsys.readouterr()
+        assert "Nothing was measured.\ntcp://nowhere:1: [Errno 1] no such cluster\n" in shown.err
+        assert not shown.out
+
+    def test_as_it_is_not_installed(
+        self,
+        opened: list[str],
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("shoal_bench.contestants.find_spec", lambda name: None)
+        assert bench("--contestant", "loky", "--scenario", "chain") == 1
+        shown = capsys.readouterr().err
+        assert "Nothing was measured.\nloky: is not installed; `pip install loky`" in shown
+
+    def test_as_nobody_can_do_it(
+        self,
+        opened: list[str],
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def fail(self: FakeLive, *arguments: object) -> int:
+            raise Void("it cannot")
+
+        monkeypatch.setattr(FakeLive, "warm", fail)
+        assert bench("--runner", "threads", "--scenario", "chain") == 1
+        assert "threads chain, futures-threads chain: it cannot" in capsys.readouterr().err
+
+
 class TestWhatWasMeasuredIsWritten:
     """Also where it cannot be shown, or measuring fails."""
 
@@ -266,6 +308,7 @@ class TestBadInput:
             (["--peer", f"nobody={sys.executable}"], "no contestant 'nobody'"),
             (["--json", "/no/such/folder/a.json"], "there is no folder /no/such/folder"),
             (["--json", "/"], "is a folder"),
+            (["--json", "/no/such/[red]/a.json"], "there is no folder /no/such/[red]"),
             (["--floors", "/no/such/floors.toml"], "no file of floors"),
         ],
         ids=lambda item: " ".join(item[:2]) if isinstance(item, list) else "",
@@ -360,6 +403,23 @@ class TestAdvice:
         assert advice(Record.model_validate(data)) == [
             "These figures are too few or too noisy to recommend a runner."
         ]
+
+    @pytest.mark.parametrize(
+        ("scenarios", "runners", "count"),
+        [((), 4, 1), (("metg",), 4, 1), (("overhead", "chain"), 4, 0), ((), 1, 0)],
+        ids=["all", "one of which advice is derived", "others", "one runner"],
+    )
+    def test_only_who_has_asked_is_told_that_there_is_none(
+        self, scenarios: tuple[str, ...], runners: int, count: int
+    ) -> None:
+        record = example()
+        ours = [one for one in record.contestants if one.ours][:runners]
+        narrow = {
+            "options": record.options.model_copy(update={"scenarios": scenarios}),
+            "contestants": tuple(ours),
+            "scenarios": (),
+        }
+        assert len(advice(record.model_copy(update=narrow))) == count
 
 
 class TestChanges:

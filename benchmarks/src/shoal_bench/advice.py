@@ -14,6 +14,8 @@ __all__ = ["advice"]
 
 #: The engines of one machine, which are what a job on one machine can choose from.
 LOCAL = ("threads", "processes")
+#: The scenarios of which advice is derived.
+SPOKEN_OF = frozenset({"real", "metg", "start"})
 #: One runner is recommended before another if the other takes so many times as long at least.
 CLEARLY = 1.15
 
@@ -25,10 +27,19 @@ def advice(record: Record) -> list[str]:
         record: what was measured.
 
     Returns:
-        Sentences; that nothing can be recommended is one too.
+        Sentences; that nothing can be recommended is one too, unless nobody has asked for that.
     """
     found = [*_by_work(record), *_by_length(record), *_by_start(record)]
-    return found or ["These figures are too few or too noisy to recommend a runner."]
+    if not found and _is_asked_for(record):
+        return ["These figures are too few or too noisy to recommend a runner."]
+    return found
+
+
+def _is_asked_for(record: Record) -> bool:
+    """Whether there are runners to choose from, and scenarios of which advice can be derived."""
+    runners = [one for one in record.contestants if one.ours]
+    asked = record.options.scenarios
+    return len(runners) > 1 and (not asked or not SPOKEN_OF.isdisjoint(asked))
 
 
 def _usable(record: Record, scenario: str, case: str) -> dict[str, Entry]:

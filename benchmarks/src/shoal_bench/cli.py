@@ -63,7 +63,7 @@ def overhead(
         markdown: print the table in Markdown.
         check: end with 1 if a floor was missed.
     """
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     measurements = measurements_of(runner)
     names = [measurement.name for measurement in measurements]
     if json_file is not None:

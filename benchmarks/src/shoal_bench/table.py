@@ -20,7 +20,7 @@ from rich.text import Text
 from shoal_bench.measurement import BYTES, SECONDS
 from shoal_bench.record import Case, Contestant, Entry, Record, Scenario
 
-__all__ = ["WIDTH", "as_table", "cost", "ratio"]
+__all__ = ["WIDTH", "as_table", "cost", "ratio", "remarks"]
 
 #: Columns of a terminal that a table may take, whatever that has: figures that are cut off tell nothing.
 WIDTH = 100
@@ -49,7 +49,7 @@ def as_table(record: Record) -> RenderableType:
         _table(record, engines[first : first + ENGINES_WIDE])
         for first in range(0, len(engines), ENGINES_WIDE)
     ]
-    parts += [Text(line, style="yellow") for line in _remarks(record)]
+    parts += [Text(line, style="yellow") for line in remarks(record)]
     parts.append(Text(str(record.machine), style="dim"))
     return Group(*parts)
 
@@ -116,8 +116,8 @@ def _beside(entry: Entry, bare: str | None) -> str:
     return ratio(1 / found.quartiles.median) + ("" if found.conclusive else "?")
 
 
-def _remarks(record: Record) -> Iterator[str]:
-    """What the table cannot say: who is absent, and why results are void."""
+def remarks(record: Record) -> Iterator[str]:
+    """What the table cannot say: who is absent, and why results are void; a line each."""
     if not record.complete:
         yield "Interrupted: what had been measured until then."
     for absent in record.absent:

@@ -56,7 +56,7 @@ def advise_on(
     from shoal_bench.commands.runners import processors
     from shoal_bench.contestants import RUNNERS, UnknownContestant, known
 
-    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
         if unknown := [name for name in runner if name not in RUNNERS]:
             raise UnknownContestant(unknown[0], RUNNERS)

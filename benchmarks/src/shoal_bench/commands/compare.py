@@ -42,7 +42,7 @@ def compare(
     from shoal_bench.record import UnreadableRecord, read
     from shoal_bench.table import WIDTH
 
-    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
         share = None if fail_over is None else _share(fail_over)
         found = changes(read(before), read(after))
@@ -68,7 +68,7 @@ def compare(
     for change in worse:
         notes.print(f"{change.place}, {change.contestant}: {change.times - 1:+.0%}")
     for aside in lost:
-        notes.print(f"{aside.place}, {aside.contestant}: lost, {aside.reason}", markup=False)
+        notes.print(f"{aside.place}, {aside.contestant}: lost, {aside.reason}")
     is_nothing = not any(change.ours for change in found.compared)
     if is_nothing:
         notes.print("Nothing of ours can be compared.")

@@ -69,9 +69,9 @@ def compare_runners(
     from shoal_bench.floors import UnreadableFloors, missed, read_floors
     from shoal_bench.record import Options
     from shoal_bench.scenarios import UnknownScenario, load
-    from shoal_bench.table import WIDTH, as_table
+    from shoal_bench.table import WIDTH, as_table, remarks
 
-    notes = Console(stderr=True, highlight=False, soft_wrap=True)
+    notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
         peers = interpreters(peer)
         chosen = choose(runner, contestant, peers=full, asked=peers)
@@ -95,15 +95,23 @@ def compare_runners(
             chosen, scenarios, options, peers, json_file, hurried=not rounds
         )
         record = comparison.record()
-        console = Console(width=WIDTH, highlight=False)
-        console.print(as_table(record))
-        for sentence in advice(record):
-            console.print(sentence)
+        is_nothing = all(entry.figure is None for _, _, entry in record.entries())
+        if is_nothing:
+            notes.print("Nothing was measured.")
+            for line in remarks(record):
+                notes.print(line)
+        else:
+            console = Console(width=WIDTH, highlight=False)
+            console.print(as_table(record))
+            for sentence in advice(record):
+                console.print(sentence)
         if problem is not None:
             notes.print(f"Error: {problem}")
             return 1
     if interrupted:
         return INTERRUPTED
+    if is_nothing:
+        return 1
     lines = list(missed(record, held))
     for line in lines:
         notes.print(f"Floor missed: {line}")

@@ -66,7 +66,7 @@ def simulate(
     from shoal_bench.simulation.model import BadSimulation, Cluster, Work, worker_counts
 
     machine = Machine.here()  # now, because what follows is a load itself
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     options = {
         "workers": workers,
         "tasks": tasks,
