@@ -305,6 +305,11 @@ class TestBadInput:
             (["--runner", "nobody"], "no contestant 'nobody', but: threads, processes, dask, ray"),
             (["--peer", "prefect"], "NAME=/path/to/python is needed"),
             (["--peer", "prefect=/no/such/python"], "is no interpreter of Python"),
+            (
+                ["--peer", "prefect=/bin/false"],
+                "/bin/false is no interpreter of Python: it ended with 1\n",
+            ),
+            (["--peer", "nobody=/no/such/python"], "no contestant 'nobody', but: threads"),
             (["--peer", f"nobody={sys.executable}"], "no contestant 'nobody'"),
             (["--json", "/no/such/folder/a.json"], "there is no folder /no/such/folder"),
             (["--json", "/"], "is a folder"),
@@ -329,6 +334,25 @@ class TestBadInput:
     ) -> None:
         assert bench("--peer", f"prefect={sys.executable}") == 2
         assert "has no prefect; " in capsys.readouterr().err
+
+    def test_an_interpreter_without_shoal(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        bare = tmp_path / "python"
+        bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # without site-packages
+        bare.chmod(0o755)
+        assert bench("--peer", f"threads={bare}", "--scenario", "chain") == 2
+        assert f"{bare} has no shoal; " in capsys.readouterr().err
+
+    def test_an_interpreter_that_greets(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        greeting = tmp_path / "python"
+        greeting.write_text("#!/bin/sh\necho Welcome here\n")
+        greeting.chmod(0o755)
+        assert bench("--peer", f"loky={greeting}") == 2
+        expected = f"{greeting} is no interpreter of Python: it ended with 0: Welcome here\n"
+        assert expected in capsys.readouterr().err
 
     def test_a_file_where_the_folder_should_be(
         self, opened: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -64,6 +66,20 @@ def test_a_system_that_cannot_be_opened() -> None:
     spec = replace(known()["loky"], adapter="nothing:Nothing")
     with pytest.raises(Lost, match="ModuleNotFoundError"):
         LiveProcess(spec, 2, 1e9)
+
+
+@pytest.mark.parametrize(
+    "written", ["Welcome!", "[1]", '{"event": "greeting"}', "[" * 100_000], ids=lambda w: w[:10]
+)
+def test_an_interpreter_that_writes_something_else_is_lost(tmp_path: Path, written: str) -> None:
+    greeting = tmp_path / "greeting"
+    greeting.write_text(written + "\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ncat {greeting}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with pytest.raises(Lost, match=r"it wrote .* where an answer was due") as caught:
+        LiveProcess(known()["futures-threads"], 1, 1e9, str(python))
+    assert written[:200] in str(caught.value)
 
 
 @pytest.mark.slow

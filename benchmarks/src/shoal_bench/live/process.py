@@ -20,7 +20,7 @@ from typing import IO, Any
 import shoal_bench
 from shoal_bench.contestants import ContestantSpec
 from shoal_bench.fresh_process import clean_environment
-from shoal_bench.live.protocol import CLOCK, FAILED, VOID
+from shoal_bench.live.protocol import CLOCK, FAILED, VOID, message_in
 from shoal_bench.live.watch import Tree, Used
 from shoal_bench.record import Sample
 from shoal_bench.scenarios.base import CaseSpec
@@ -83,7 +83,7 @@ class LiveProcess:
         self._tree = Tree(self._process.pid)
         self._cpu: float | None = None
         self._peak = 0.0
-        self._heard: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[dict[str, Any] | bytes | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="bench-reader", daemon=True)
         self._reader.start()
         try:
@@ -204,7 +204,7 @@ class LiveProcess:
 
         Raises:
             TimeoutError: it said nothing.
-            Lost: it has ended.
+            Lost: it has ended, or wrote something that is no message, and was ended.
         """
         while True:
             left = end - time.monotonic()
@@ -220,13 +220,17 @@ class LiveProcess:
                 words = self._last_words()
                 self.kill()
                 raise Lost(words)
+            if isinstance(reply, bytes):
+                self.kill()
+                raise Lost(f"it wrote {_beginning(reply)!r} where an answer was due")
             return reply
 
     def _read(self) -> None:
+        """Hears messages, what is none as it was written, and the end as `None`."""
         stdout = self._process.stdout
         assert stdout is not None
         for line in stdout:
-            self._heard.put(json.loads(line))
+            self._heard.put(message_in(line) or line)
         self._heard.put(None)
 
     def _last_words(self) -> str:
@@ -236,6 +240,10 @@ class LiveProcess:
         lines = self._errors.read().decode(errors="replace").split("\n")
         words = next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
         return f"its process ended: {words[:200]}"
+
+
+def _beginning(line: bytes) -> str:
+    return line.decode(errors="replace").strip()[:200]
 
 
 def _close(stream: IO[bytes]) -> None:

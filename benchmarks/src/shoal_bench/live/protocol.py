@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any, TextIO
 
-__all__ = ["CLOCK", "FAILED", "OPENED", "SAMPLED", "VOID", "WARMED", "Pipe"]
+__all__ = ["CLOCK", "FAILED", "OPENED", "SAMPLED", "VOID", "WARMED", "Pipe", "message_in"]
 
 OPENED = "opened"  # python, versions
 CLOCK = "clock"  # running; the child goes on when it is told to
@@ -19,6 +19,18 @@ WARMED = "warmed"  # size
 SAMPLED = "sampled"  # value, wall, quantities
 VOID = "void"  # reason; the system goes on
 FAILED = "failed"  # reason; the system could not be opened
+
+
+EVENTS = frozenset({OPENED, CLOCK, WARMED, SAMPLED, VOID, FAILED})
+
+
+def message_in(line: bytes) -> dict[str, Any] | None:
+    """The child's message in a line; none if it is something else, such as what an interpreter greets with."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) and message.get("event") in EVENTS else None
 
 
 class Pipe:
