@@ -51,6 +51,10 @@ def dies():
     os._exit(3)
 
 @flow
+def is_killed():
+    os.kill(os.getpid(), 9)
+
+@flow
 def hangs():
     threading.Event().wait()
 
@@ -103,7 +107,8 @@ def test_flows_of_other_kinds(flow: str, value: object, script: Path) -> None:
 
 def test_trials_that_fail(script: Path) -> None:
     assert on(script, "fails", "threads").failed == "ValueError: no luck"
-    assert "its process ended" in str(on(script, "dies", "threads").failed)
+    assert on(script, "dies", "threads").failed == "its process ended with 3"
+    assert on(script, "is_killed", "threads").failed == "its process was killed by SIGKILL"
     assert (
         on(script, "hangs", "threads", limit=2).failed == "it took longer than 2 s, and was ended"
     )

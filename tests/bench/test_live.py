@@ -58,7 +58,7 @@ def test_who_takes_too_long_is_ended() -> None:
 def test_who_was_killed_is_lost() -> None:
     with live("futures-threads") as process:
         psutil.Process(process._process.pid).kill()
-        with pytest.raises(Lost, match="its process ended"):
+        with pytest.raises(Lost, match="its process was killed by SIGKILL"):
             process.sample("overhead", MAP, 100, 1)
 
 

@@ -14,6 +14,7 @@ import pytest
 from shoal.exceptions import MissingExtraError
 from shoal.task_runners.remote.cluster_backend import ALONE
 from shoal_bench.cli import app
+from shoal_bench.fresh_process import SampleFailed
 from shoal_bench.measurement import SECONDS
 from shoal_bench.simulation import cluster as cluster_module
 from shoal_bench.simulation import command, engines, process
@@ -29,7 +30,7 @@ from shoal_bench.simulation.model import (
 )
 from shoal_bench.simulation.published import PUBLISHED
 from shoal_bench.simulation.run import Simulated, simulate
-from shoal_bench.simulation.search import shortest_tasks
+from shoal_bench.simulation.search import Shortest, shortest_tasks
 
 
 def almost(seconds: float) -> object:
@@ -143,6 +144,13 @@ class TestDeaths:
         result = simulate(Work(2, 1.0), Cluster(2, latency=0.1, deaths_per_hour=1.0), FREE)
         assert (result.deaths, result.crashed) == (1, 0)
 
+    def test_workers_that_die_before_they_end_a_task(self) -> None:
+        work, cluster = Work(1000, 1.0), Cluster(4, latency=0.0005, deaths_per_hour=1e9)
+        with pytest.raises(BadSimulation, match="workers die before they end a task"):
+            simulate(work, cluster, FREE)
+        with pytest.raises(BadSimulation, match=r"deaths_per_hour is 1000000000\.0"):
+            process.simulate_apart(work, cluster)
+
 
 class TestChance:
     WORK = Work(400, 0.2, skew=1.0, stragglers=0.05, crash_retries=2, seed=7)
@@ -181,6 +189,9 @@ class TestBadInput:
         ("option", "value"),
         [
             ("tasks", 0),
+            ("tasks", 10**20),
+            ("tasks", 10**400),
+            ("duration", 1e308),
             ("duration", 0.0),
             ("duration", -1.0),
             ("duration", float("nan")),
@@ -202,6 +213,9 @@ class TestBadInput:
         [
             ("workers", 0),
             ("workers", -3),
+            ("workers", 10**7),
+            ("latency", 1e300),
+            ("ramp", 1e308),
             ("latency", -0.1),
             ("deaths_per_hour", -1.0),
             ("ramp", -1.0),
@@ -214,7 +228,21 @@ class TestBadInput:
 
     @pytest.mark.parametrize(
         "text",
-        ["0", "", "ten", "10..", "..10", "100..10", "4,0", "-5", "1.5", "10..20..30", "0..10"],
+        [
+            "0",
+            "",
+            "ten",
+            "10..",
+            "..10",
+            "100..10",
+            "4,0",
+            "-5",
+            "1.5",
+            "10..20..30",
+            "0..10",
+            "9" * 5000,
+            "10..99999999",
+        ],
     )
     def test_of_numbers_of_workers(self, text: str) -> None:
         with pytest.raises(BadSimulation, match="workers"):
@@ -354,6 +382,50 @@ class TestCommand:
         captured = capsys.readouterr()
         assert told in captured.err
         assert not captured.out
+
+    @pytest.mark.usefixtures("quick")
+    def test_the_shortest_tasks_are_told_with_how_many_each_worker_has(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def found(cluster: Cluster, *_: object, **__: object) -> Shortest:
+            steps = [simulate(Work(250, length), cluster, FREE) for length in (0.5, 0.25)]
+            return Shortest(cluster.workers, 0.25, tuple(steps))
+
+        monkeypatch.setattr("shoal_bench.simulation.search.shortest_tasks", found)
+        path = tmp_path / "simulated.json"
+        options = f"--workers 10,100 --tasks 20 --no-published --json {path}"
+        assert app(f"simulate {options}", result_action="return_value") == 0
+        shown = capsys.readouterr().out
+        assert "250 ms (25 each)" in shown
+        assert "250 ms (2.5 each)" in shown
+        assert max(map(len, shown.splitlines())) <= 100
+        assert json.loads(path.read_text())["shortest"][0]["tasks_a_worker"] == 25
+
+    @pytest.mark.parametrize(
+        ("error", "code", "told"),
+        [
+            (BadSimulation("deaths_per_hour", 1.0, "too often"), 2, "too often; this is what"),
+            (SampleFailed(["python"], -9, ""), 1, "was killed by SIGKILL; this is what there is:"),
+        ],
+        ids=["comes to no end", "killed"],
+    )
+    @pytest.mark.usefixtures("quick")
+    def test_what_fails_is_told_in_a_line(
+        self,
+        error: Exception,
+        code: int,
+        told: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("shoal_bench.simulation.search.shortest_tasks", fail)
+        assert command.simulate(workers="2", tasks=10, published=False) == code
+        captured = capsys.readouterr()
+        assert told in captured.err
+        assert "10 tasks of 1 s" in captured.out
 
     @pytest.mark.usefixtures("quick")
     def test_the_mean_that_was_drawn_is_told(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,16 +32,33 @@ class SampleFailed(Exception):
 
     Attributes:
         command: what was run.
+        code: what it ended with; of a signal, its negative number.
         output: what it wrote to standard error.
     """
 
-    def __init__(self, command: list[str], output: str) -> None:
-        super().__init__(command, output)
+    def __init__(self, command: list[str], code: int, output: str) -> None:
+        super().__init__(command, code, output)
         self.command = command
+        self.code = code
         self.output = output
 
     def __str__(self) -> str:
-        return f"{' '.join(self.command)} failed:\n{self.output}"
+        return f"{' '.join(self.command)}: {how_it_ended(self.code, self.output)}\n{self.output}"
+
+
+def how_it_ended(code: int, output: str) -> str:
+    """A line about a process that has failed: `its process was killed by SIGKILL: its last words`.
+
+    Args:
+        code: what it ended with; of a signal, its negative number.
+        output: what it wrote to standard error, or the end of it.
+    """
+    try:
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    except ValueError:  # a signal without a name
+        how = f"was killed by signal {-code}"
+    words = next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
+    return f"its process {how}" + (f": {words[:200]}" if words else "")
 
 
 def run_python(*arguments: str) -> str:
@@ -54,7 +72,7 @@ def run_python(*arguments: str) -> str:
         command, env=clean_environment(os.environ), capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise SampleFailed(command, done.stderr)
+        raise SampleFailed(command, done.returncode, done.stderr)
     return done.stdout
 
 

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import shoal_bench
 from shoal_bench.contestants import ContestantSpec
-from shoal_bench.fresh_process import clean_environment
+from shoal_bench.fresh_process import clean_environment, how_it_ended
 from shoal_bench.live.protocol import CLOCK, FAILED, VOID, message_in
 from shoal_bench.live.watch import Tree, Used
 from shoal_bench.record import Sample
@@ -29,6 +29,8 @@ __all__ = ["LiveProcess", "Lost", "Void"]
 
 #: Seconds that a system may take to open, and to close; starting Ray takes the longest.
 OPENING, CLOSING = 90.0, 30.0
+#: Seconds from the end of what it says to the end of a process.
+ENDING = 5.0
 #: Seconds between two looks at the memory of all processes.
 LOOK = 0.5
 
@@ -234,12 +236,15 @@ class LiveProcess:
         self._heard.put(None)
 
     def _last_words(self) -> str:
-        """What the process wrote last to standard error."""
+        """How the process ended, and what it wrote last to standard error."""
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - 2000))
-        lines = self._errors.read().decode(errors="replace").split("\n")
-        words = next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
-        return f"its process ended: {words[:200]}"
+        output = self._errors.read().decode(errors="replace")
+        try:
+            code = self._process.wait(ENDING)
+        except subprocess.TimeoutExpired:  # it has closed its end of the pipe, and lives
+            return "its process says nothing any more"
+        return how_it_ended(code, output)
 
 
 def _beginning(line: bytes) -> str:

@@ -59,6 +59,7 @@ def simulate(
 
     from shoal_bench.commands.files import INTERRUPTED, REFUSED, Kept, Refused, check_target
     from shoal_bench.commands.interrupts import interrupted_once
+    from shoal_bench.fresh_process import SampleFailed, how_it_ended
     from shoal_bench.machine import Machine
     from shoal_bench.simulation import report
     from shoal_bench.simulation.costs import measure_costs
@@ -98,7 +99,7 @@ def simulate(
     def found() -> str:
         return json.dumps(report.as_json(results, options), indent=2, allow_nan=False) + "\n"
 
-    code = 0
+    code, problem = 0, ""
     with interrupted_once():
         with Kept(json_file, found) as kept:
             try:
@@ -107,9 +108,13 @@ def simulate(
                 if published:
                     _repeat_published(results, latency, progress)
             except KeyboardInterrupt:
-                code = INTERRUPTED
-        if code == INTERRUPTED:
-            progress.print("Interrupted; this is what there is:")
+                code, problem = INTERRUPTED, "Interrupted"
+            except BadSimulation as error:
+                code, problem = REFUSED, f"Error: {error}"
+            except SampleFailed as error:
+                code, problem = 1, f"Error: {how_it_ended(error.code, error.output)}"
+        if problem:
+            progress.print(f"{problem}; this is what there is:" if results.runs else problem)
         console = Console(width=report.WIDTH)
         for table in report.as_tables(results):
             console.print(table)

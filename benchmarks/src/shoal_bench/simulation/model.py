@@ -13,6 +13,11 @@ __all__ = ["BadSimulation", "Cluster", "Work", "worker_counts"]
 STRAGGLER = 10.0
 #: The largest sigma of durations: beyond it, hardly anything but the longest task counts, and numbers overflow.
 MOST_SKEW = 5.0
+#: The most tasks and workers that fit into the memory of a usual machine.
+MOST_TASKS = 100_000_000
+MOST_WORKERS = 1_000_000
+#: Seconds, thirty years: beyond it, the numbers of a simulation lose the seconds that matter.
+MOST_SECONDS = 1e9
 
 
 class BadSimulation(ValueError):
@@ -59,8 +64,8 @@ class Work:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check("tasks", self.tasks, least=1)
-        _check("duration", self.duration, above=0.0)
+        _check("tasks", self.tasks, least=1, most=MOST_TASKS)
+        _check("duration", self.duration, above=0.0, most=MOST_SECONDS)
         _check("skew", self.skew, least=0.0, most=MOST_SKEW)
         _check("stragglers", self.stragglers, least=0.0, most=1.0)
         _check("crash_retries", self.crash_retries, least=0)
@@ -115,10 +120,10 @@ class Cluster:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check("workers", self.workers, least=1)
-        _check("latency", self.latency, least=0.0)
+        _check("workers", self.workers, least=1, most=MOST_WORKERS)
+        _check("latency", self.latency, least=0.0, most=MOST_SECONDS)
         _check("deaths_per_hour", self.deaths_per_hour, least=0.0)
-        _check("ramp", self.ramp, least=0.0)
+        _check("ramp", self.ramp, least=0.0, most=MOST_SECONDS)
 
 
 def worker_counts(text: str) -> list[int]:
@@ -143,6 +148,8 @@ def worker_counts(text: str) -> list[int]:
 
 def _count(text: str, whole: str) -> int:
     stripped = text.strip().replace("_", "")
+    if len(stripped) > len(str(MOST_WORKERS)):
+        raise BadSimulation("workers", whole, f"at most {MOST_WORKERS:,} are possible")
     if not (stripped.isascii() and stripped.isdecimal()) or int(stripped) == 0:
         raise BadSimulation(
             "workers", whole, "numbers from 1 are needed, as in 64,704 or 10..10000"
@@ -158,11 +165,11 @@ def _check(
     above: float | None = None,
     most: float | None = None,
 ) -> None:
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise BadSimulation(option, value, "a finite number is needed")
     if least is not None and value < least:
         raise BadSimulation(option, value, f"at least {least:g} is needed")
     if above is not None and value <= above:
         raise BadSimulation(option, value, f"more than {above:g} is needed")
     if most is not None and value > most:
-        raise BadSimulation(option, value, f"at most {most:g} is possible")
+        raise BadSimulation(option, value, f"at most {most:,.10g} is possible")

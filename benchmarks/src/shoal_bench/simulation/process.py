@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shoal_bench.fresh_process import run_python
 from shoal_bench.simulation.costs import measure_costs
-from shoal_bench.simulation.model import Cluster, Work
+from shoal_bench.simulation.model import BadSimulation, Cluster, Work
 from shoal_bench.simulation.run import Simulated, simulate
 
 __all__ = ["simulate_apart"]
@@ -27,10 +27,14 @@ def simulate_apart(work: Work, cluster: Cluster, job: float = 0.0) -> Simulated:
         job: seconds that the system's own client takes for a batch.
 
     Raises:
+        BadSimulation: it comes to no end.
         SampleFailed: that process failed; the error has what it wrote.
     """
     described = json.dumps({"work": asdict(work), "cluster": asdict(cluster), "job": job})
-    return Simulated(**json.loads(run_python("-m", __name__, described)))
+    found = json.loads(run_python("-m", __name__, described))
+    if "refused" in found:
+        raise BadSimulation(*found["refused"])
+    return Simulated(**found)
 
 
 def peak_memory() -> int:
@@ -49,10 +53,14 @@ def peak_memory() -> int:
 
 
 def main(described: str) -> None:
-    """Prints what comes out of one simulation."""
+    """Prints what comes out of one simulation, or why nothing does."""
     given = json.loads(described)
     costs = measure_costs(given["job"])
-    result = simulate(Work(**given["work"]), Cluster(**given["cluster"]), costs)
+    try:
+        result = simulate(Work(**given["work"]), Cluster(**given["cluster"]), costs)
+    except BadSimulation as error:
+        print(json.dumps({"refused": [error.option, error.value, error.problem]}))
+        return
     print(json.dumps(asdict(replace(result, memory=peak_memory()))))
 
 

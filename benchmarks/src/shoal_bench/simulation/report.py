@@ -74,7 +74,7 @@ def _table_of_runs(results: Results) -> Table:
             "driver: tasks/s that it could get through, share of the makespan in which it works, peak memory of its "
             "process. "
             + (
-                "90 % busy: the shortest equal tasks that keep so many workers busy. "
+                "90 % busy: the shortest equal tasks that keep so many workers busy, if each gets so many of them. "
                 if results.shortest
                 else ""
             )
@@ -157,6 +157,7 @@ def as_json(results: Results, options: dict[str, Any]) -> dict[str, Any]:
             {
                 "workers": found.workers,
                 "duration": _finite(found.duration),
+                "tasks_a_worker": found.tasks_a_worker,
                 "steps": [_as_json(step) for step in found.steps],
             }
             for found in results.shortest.values()
@@ -211,4 +212,6 @@ def _rate(tasks: float) -> str:
 def _from_length(shortest: Shortest | None) -> str:
     if shortest is None:  # it was interrupted
         return ""
-    return _seconds(shortest.duration) if math.isfinite(shortest.duration) else "never"
+    length = _seconds(shortest.duration) if math.isfinite(shortest.duration) else "never"
+    each = shortest.tasks_a_worker
+    return f"{length} ({f'{each:,.0f}' if each >= 10 else f'{each:.2g}'} each)"

@@ -81,6 +81,7 @@ def simulate(work: Work, cluster: Cluster, costs: DriverCosts) -> Simulated:
         costs: what the driver's time is made of.
 
     Raises:
+        BadSimulation: workers die so often that it would come to no end.
         RuntimeError: nothing is left that could happen, and not all tasks have ended.
     """
     started = time.perf_counter()

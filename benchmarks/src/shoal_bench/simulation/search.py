@@ -37,6 +37,14 @@ class Shortest:
     duration: float
     steps: tuple[Simulated, ...]
 
+    @property
+    def tasks_a_worker(self) -> float:
+        """How many tasks of that length each worker had; of the longest, if none do. With fewer, begin and end weigh more."""
+        step = self.steps[-1]
+        if math.isfinite(self.duration):
+            step = min(self.steps, key=lambda one: abs(one.work / one.tasks - self.duration))
+        return step.tasks / step.workers
+
 
 def shortest_tasks(
     cluster: Cluster, costs: DriverCosts, *, most: int, around: float = 0.1

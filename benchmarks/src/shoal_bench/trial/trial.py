@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shoal_bench.fresh_process import how_it_ended
 from shoal_bench.live.watch import Tree
 
 __all__ = ["Trial", "differs", "tried"]
@@ -78,7 +79,7 @@ def tried(
                 process.wait()
             if not in_time:
                 return Trial(runner, failed=f"it took longer than {limit:.0f} s, and was ended")
-            return _found(runner, Path(folder), errors.name, cpu)
+            return _found(runner, Path(folder), errors.name, process.returncode, cpu)
 
 
 def _watch(process: subprocess.Popen[bytes], tree: Tree, limit: float) -> tuple[float | None, bool]:
@@ -97,13 +98,12 @@ def _watch(process: subprocess.Popen[bytes], tree: Tree, limit: float) -> tuple[
     return None if cpu is None else cpu + start.total, True
 
 
-def _found(runner: str, folder: Path, errors: str, cpu: float | None) -> Trial:
+def _found(runner: str, folder: Path, errors: str, code: int, cpu: float | None) -> Trial:
     try:
         found: dict[str, Any] = json.loads((folder / "found.json").read_text())
     except FileNotFoundError:
-        said = Path(errors).read_text(errors="replace").strip().splitlines()
-        words = said[-1][:200] if said else "without a word"
-        return Trial(runner, failed=f"its process ended: {words}")
+        said = Path(errors).read_text(errors="replace")
+        return Trial(runner, failed=how_it_ended(code, said))
     value = (folder / "value").read_bytes() if found["value"] else None
     tasks = {name: (runs, seconds) for name, (runs, seconds) in found["tasks"].items()}
     return Trial(
