@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from shoal_bench.record import Case, Contestant, Entry, Record, Sample, Scenario
 from shoal_bench.table import WIDTH, as_table
 
 from tests.bench.fakes import FakeLive
-from tests.bench.records import example
+from tests.bench.records import MACHINE, example
 
 FLOORS = Path(__file__).parents[2] / "benchmarks" / "floors.toml"
 
@@ -165,6 +166,47 @@ class TestComparing:
         monkeypatch.setattr("shoal_bench.contestants.find_spec", lambda name: None)
         assert bench("--scenario", "chain", "--runner", "threads", "--contestant", "loky") == 0
         assert "loky: is not installed; `pip install loky` installs it" in capsys.readouterr().out
+
+
+class TestDoubts:
+    """Lines before it begins, about what will make figures say little."""
+
+    def at_a_load_of(self, monkeypatch: pytest.MonkeyPatch, load: float) -> None:
+        machine = replace(MACHINE, load=load)
+        monkeypatch.setattr("shoal_bench.machine.Machine.here", lambda: machine)
+
+    @pytest.mark.parametrize(
+        ("load", "workers", "told"),
+        [
+            (0.5, "2", []),
+            (0.5, "100", ["100 workers share 2 processors"]),
+            (4.5, "2", ["this machine is busy (a load of 4.5 on 2 processors)"]),
+        ],
+        ids=["none", "many workers", "a busy machine"],
+    )
+    def test_are_told(
+        self,
+        opened: list[str],
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        load: float,
+        workers: str,
+        told: list[str],
+    ) -> None:
+        self.at_a_load_of(monkeypatch, load)
+        monkeypatch.setattr("shoal_bench.scenarios.calibration.bytes_per_second", lambda _: 1e9)
+        assert bench("--scenario", "chain", "--rounds", "1", "--workers", workers) == 0
+        lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("Warning: ")]
+        assert len(lines) == len(told)
+        assert all(part in line for part, line in zip(told, lines, strict=True))
+
+    def test_of_a_simulation(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.at_a_load_of(monkeypatch, 4.5)
+        options = ("--tasks", "2", "--workers", "2", "--no-search", "--no-published")
+        assert bench("simulate", *options) == 0
+        assert "Warning: this machine is busy" in capsys.readouterr().err
 
 
 class TestNothingWasMeasured:

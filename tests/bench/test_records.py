@@ -13,6 +13,9 @@ from shoal_bench.significance import chance_of
 
 from tests.bench.records import example
 
+#: What Python takes for numbers in JSON, and nothing can be compared with.
+NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999")
+
 
 def taken(*values: float, first: int = 1) -> list[Sample]:
     return [Sample(round=n, value=v, wall=v) for n, v in enumerate(values, start=first)]
@@ -40,8 +43,10 @@ class TestFiles:
                 "its schema_version is 99, and 1 is what this version reads",
             ),
             ('{"schema_version": 1}', "Field required"),
+            ("[" * 100_000, "no record of `shoal bench`"),
+            *((f'{{"speed": {text}}}', f"{text} is no number") for text in NUMBERS),
         ],
-        ids=["text", "list", "other JSON", "other version", "incomplete"],
+        ids=["text", "list", "other JSON", "other version", "incomplete", "deep", *NUMBERS],
     )
     def test_others_are_refused(self, tmp_path: Path, text: str, problem: str) -> None:
         file = tmp_path / "record.json"

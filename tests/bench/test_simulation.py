@@ -144,11 +144,18 @@ class TestDeaths:
         result = simulate(Work(2, 1.0), Cluster(2, latency=0.1, deaths_per_hour=1.0), FREE)
         assert (result.deaths, result.crashed) == (1, 0)
 
+    def test_idle_workers_may_die_as_they_like(self, dies_at: list[float]) -> None:
+        dies_at += [1e9] + [0.01] * 2000
+        work = Work(1, 2000 * REPLACED_WITHIN)
+        result = simulate(work, Cluster(2, deaths_per_hour=1.0), FREE)
+        assert (result.deaths, result.crashed) == (1999, 0)
+
     def test_workers_that_die_before_they_end_a_task(self) -> None:
-        work, cluster = Work(1000, 1.0), Cluster(4, latency=0.0005, deaths_per_hour=1e9)
+        work = Work(10, 100.0, crash_retries=10**6)
+        cluster = Cluster(4, latency=0.0005, deaths_per_hour=3600.0)
         with pytest.raises(BadSimulation, match="workers die before they end a task"):
             simulate(work, cluster, FREE)
-        with pytest.raises(BadSimulation, match=r"deaths_per_hour is 1000000000\.0"):
+        with pytest.raises(BadSimulation, match=r"deaths_per_hour is 3600\.0"):
             process.simulate_apart(work, cluster)
 
 
@@ -218,6 +225,7 @@ class TestBadInput:
             ("ramp", 1e308),
             ("latency", -0.1),
             ("deaths_per_hour", -1.0),
+            ("deaths_per_hour", 1e9),
             ("ramp", -1.0),
             ("ramp", float("nan")),
         ],

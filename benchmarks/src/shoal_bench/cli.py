@@ -83,6 +83,8 @@ def overhead(
         rounds = QUICK_ROUNDS if quick else ROUNDS
 
     machine = Machine.here()  # now, because the measurements are a load themselves
+    for doubt in machine.doubts():
+        progress.print(doubt)
     results: list[Result] = []
 
     def found() -> str:

@@ -51,7 +51,7 @@ def read_floors(path: Path) -> tuple[Floor, ...]:
     """
     try:
         return _File.model_validate(tomllib.loads(path.read_text())).floor
-    except (OSError, ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError, RecursionError) as error:
         raise UnreadableFloors(f"{path}: no file of floors ({error})") from error
 
 

@@ -53,6 +53,24 @@ class Machine:
             libraries={name: found for name in LIBRARIES if (found := _version(name)) is not None},
         )
 
+    def doubts(self, workers: int = 0) -> list[str]:
+        """Why what is about to be measured here will not say much, a line each.
+
+        Args:
+            workers: how many are to share the processors; 0 if they are elsewhere, or there are none.
+        """
+        found = []
+        if workers > self.usable_cpus:
+            found.append(
+                f"Warning: {workers:,} workers share {self.usable_cpus} processors, so they wait for each other."
+            )
+        if self.load is not None and self.load > self.usable_cpus:
+            found.append(
+                f"Warning: this machine is busy (a load of {self.load:g} on {self.usable_cpus} processors), so figures "
+                "will be noisy."
+            )
+        return found
+
     def __str__(self) -> str:
         load = "" if self.load is None else f", load {self.load}"
         libraries = ", ".join(f"{name} {version}" for name, version in self.libraries.items())

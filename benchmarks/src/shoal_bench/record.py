@@ -12,6 +12,7 @@ All values that are compared are costs: less is better. Base units: seconds, byt
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator
 from datetime import datetime
@@ -254,8 +255,8 @@ def read(path: Path) -> Record:
         UnreadableRecord: the file cannot be read, is no record, or is one of another version.
     """
     try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        data = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
+    except (OSError, ValueError, RecursionError) as error:
         raise UnreadableRecord(path, f"no record of `shoal bench` ({error})") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version is None:
@@ -272,3 +273,10 @@ def read(path: Path) -> Record:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UnreadableRecord(path, f"{where}: {first['msg']}") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number that can be compared")
+    return value

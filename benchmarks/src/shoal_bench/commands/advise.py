@@ -55,6 +55,7 @@ def advise_on(
     from shoal_bench.commands.interrupts import interrupted_once
     from shoal_bench.commands.runners import processors
     from shoal_bench.contestants import RUNNERS, UnknownContestant, known
+    from shoal_bench.machine import Machine
 
     notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
@@ -68,11 +69,14 @@ def advise_on(
         print_failure(error)
         return 1
     specs = [known()[name] for name in runner or RUNNERS]
+    count = workers or processors()
+    for doubt in Machine.here().doubts(count):
+        notes.print(doubt)
     seen = Seen()
     interrupted = False
     with interrupted_once():
         try:
-            _try_out(seen, specs, str(target), param, workers or processors(), limit, notes)
+            _try_out(seen, specs, str(target), param, count, limit, notes)
         except KeyboardInterrupt:
             interrupted = True
         _show(seen)

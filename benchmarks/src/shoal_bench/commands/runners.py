@@ -67,6 +67,7 @@ def compare_runners(
     from shoal_bench.commands.peers import interpreters
     from shoal_bench.contestants import UnknownContestant, choose
     from shoal_bench.floors import UnreadableFloors, missed, read_floors
+    from shoal_bench.machine import Machine
     from shoal_bench.record import Options
     from shoal_bench.scenarios import UnknownScenario, load
     from shoal_bench.table import WIDTH, as_table, remarks
@@ -90,6 +91,9 @@ def compare_runners(
         workers=workers or processors(),
         peers={name: str(python) for name, python in peers.items()},
     )
+    is_elsewhere = any("://" in name for name in runner)
+    for doubt in Machine.here().doubts(0 if is_elsewhere else options.workers):
+        notes.print(doubt)
     with interrupted_once():
         comparison, interrupted, problem = _compare(
             chosen, scenarios, options, peers, json_file, hurried=not rounds

@@ -34,8 +34,9 @@ __all__ = ["PlayedCluster"]
 #: Seconds until another worker is there in the place of one that has died.
 REPLACED_WITHIN = 10.0
 HOUR = 3600.0
-#: Deaths of each worker without a single end of a task, from which none is to be expected; and some more for few workers.
-FUTILE_DEATHS, FUTILE_DEATHS_OF_FEW = 100, 1000
+#: Jobs for each worker that meet its death one after the other, while no task ends, from which none is to be expected; and
+#: some more for few workers.
+FUTILE, FUTILE_OF_FEW = 10, 1000
 
 
 class Execution:
@@ -105,7 +106,7 @@ class PlayedCluster:
         self._idle: deque[Worker] = deque()
         self._workers: dict[object, Worker] = {}  # also those that have died, until that is settled
         self._living = 0
-        self._deaths_since_an_end = 0
+        self._lost_in_a_row = 0
         self.deaths = 0
 
     # ------------------------------------------------------------------ workers come and go
@@ -140,13 +141,18 @@ class PlayedCluster:
         worker.died = self._time.now
         self.deaths += 1
         self._living -= 1
-        self._deaths_since_an_end += 1
-        if self._deaths_since_an_end > FUTILE_DEATHS * self._cluster.workers + FUTILE_DEATHS_OF_FEW:
-            rate = self._cluster.deaths_per_hour
-            raise BadSimulation("deaths_per_hour", rate, "workers die before they end a task")
+        if worker.execution is not None:
+            self._lose()
         self._in_a_latency(self._miss, worker)
         self._in_a_latency(self.driver.left, worker.state, self._living)
         self._time.at(self._time.now + REPLACED_WITHIN, self._join)
+
+    def _lose(self) -> None:
+        """A job has met the death of its worker."""
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row > FUTILE * self._cluster.workers + FUTILE_OF_FEW:
+            rate = self._cluster.deaths_per_hour
+            raise BadSimulation("deaths_per_hour", rate, "workers die before they end a task")
 
     def _miss(self, worker: Worker) -> None:
         worker.is_missed = True
@@ -159,7 +165,7 @@ class PlayedCluster:
         if execution is not None:
             ended = bisect_right(execution.ends, worker.died)
             if ended > execution.reported:
-                self._deaths_since_an_end = 0
+                self._lost_in_a_row = 0
             positions = range(execution.reported, ended)
             begun = [ended] if ended < len(execution.ends) else []
             ends = execution.ends[execution.reported : ended]
@@ -192,6 +198,7 @@ class PlayedCluster:
     def _take(self, worker: Worker, entry: InFlight) -> None:
         """A worker begins a job. Hot."""
         if worker.died < math.inf:
+            self._lose()
             self._in_a_latency(self.submit, entry)  # the queue gives it to another
             return
         now = self._time.now
@@ -218,7 +225,7 @@ class PlayedCluster:
         """Runs have ended, and are reported. Hot."""
         if worker.died < math.inf or execution.next_report != count:
             return  # it has died, or given back what it was about to run
-        self._deaths_since_an_end = 0
+        self._lost_in_a_row = 0
         now = self._time.now
         first, ends = execution.reported, execution.ends
         is_last = count == len(ends)

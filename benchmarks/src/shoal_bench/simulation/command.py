@@ -94,6 +94,8 @@ def simulate(
         progress.print(f"Error: {error}")
         return REFUSED
 
+    for doubt in machine.doubts():
+        progress.print(doubt)
     results = report.Results(work, engine, machine, costs)
 
     def found() -> str:

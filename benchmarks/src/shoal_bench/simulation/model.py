@@ -18,6 +18,8 @@ MOST_TASKS = 100_000_000
 MOST_WORKERS = 1_000_000
 #: Seconds, thirty years: beyond it, the numbers of a simulation lose the seconds that matter.
 MOST_SECONDS = 1e9
+#: Of each worker in an hour: one a second.
+MOST_DEATHS = 3600.0
 
 
 class BadSimulation(ValueError):
@@ -122,7 +124,7 @@ class Cluster:
     def __post_init__(self) -> None:
         _check("workers", self.workers, least=1, most=MOST_WORKERS)
         _check("latency", self.latency, least=0.0, most=MOST_SECONDS)
-        _check("deaths_per_hour", self.deaths_per_hour, least=0.0)
+        _check("deaths_per_hour", self.deaths_per_hour, least=0.0, most=MOST_DEATHS)
         _check("ramp", self.ramp, least=0.0, most=MOST_SECONDS)
 
 
