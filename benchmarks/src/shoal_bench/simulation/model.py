@@ -167,7 +167,7 @@ def _check(
     above: float | None = None,
     most: float | None = None,
 ) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
+    if not -math.inf < value < math.inf:
         raise BadSimulation(option, value, "a finite number is needed")
     if least is not None and value < least:
         raise BadSimulation(option, value, f"at least {least:g} is needed")
