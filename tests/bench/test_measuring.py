@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from shoal_bench.fresh_process import SampleFailed, in_fresh_process, run_python
@@ -190,7 +191,9 @@ class TestSamples:
         with pytest.raises(WrongResults, match=r"\[1\] instead of \[1, 2\]"):
             seconds(lambda: [1], [1, 2])
 
-    def test_fresh_process(self) -> None:
+    def test_fresh_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # The current folder is not searched for modules.
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         assert process_number(1) != os.getpid()
 
     def test_a_process_that_fails_shows_its_error(self) -> None:
