@@ -101,6 +101,17 @@ class TestOrder:
         assert [s.value for s in start.entries[0].samples] == [0.5] * 3
         assert [s.value for s in stop.entries[0].samples] == [0.125] * 3
 
+    @pytest.mark.parametrize(("seconds", "count"), [(1e9, 6), (0, 3)], ids=["with time", "without"])
+    def test_starts_have_as_many_rounds_as_the_rest_where_there_is_time(
+        self, seconds: float, count: int
+    ) -> None:
+        arena = Arena((A, B), (Start(),), rounds=6, seconds=seconds)
+        arena.comparison.run()
+        assert arena.listener.done == arena.listener.steps
+        (scenario,) = arena.comparison.record().scenarios
+        rounds = [[s.round for s in case.entries[0].samples] for case in scenario.cases]
+        assert rounds == [list(range(1, count + 1))] * 2
+
 
 class TestFailures:
     def test_a_void_result_ends_the_case_and_nothing_else(self) -> None:

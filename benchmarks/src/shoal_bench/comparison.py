@@ -7,7 +7,8 @@
     close A, B              close C, D
 
 Only one engine is there at a time, so none is measured beside the heartbeats of another; within it, ours and the others
-alternate, so that ratios are made of neighbours. What opening and closing takes is measured by doing it several times.
+alternate, so that ratios are made of neighbours. What opening and closing takes is measured by doing it several times,
+as long as a part of the engine's time lasts.
 
 Whatever a contestant does, the others go on: a case that it cannot do, does wrongly or too slowly is void for it, and a
 process that is lost is opened again. What was taken is in the book at any time, also after an interruption.
@@ -32,6 +33,9 @@ from shoal_bench.scenarios.start import START, STOP, Start
 __all__ = ["Comparison", "Listener", "Live", "Opener"]
 
 T = TypeVar("T")
+
+#: Share of an engine's time in which it is opened more often than is needed for a figure.
+OPENING = 0.2
 
 
 class Live(Protocol):
@@ -117,7 +121,8 @@ class Comparison:
             if not scenario.is_of_opening
             for case in scenario.cases(full=options.full)
         ]
-        self._openings = 1 + (ENOUGH if any(s.is_of_opening for s in scenarios) else 0)
+        are_measured = any(scenario.is_of_opening for scenario in scenarios)
+        self._openings = 1 + (max(ENOUGH, options.rounds) if are_measured else 0)
         self._options = options
         self._open_live = open_live
         self._listener = listener
@@ -149,7 +154,7 @@ class Comparison:
 
     def _compare(self, specs: Sequence[ContestantSpec], end: float) -> None:
         """All cases, by the contestants of one engine."""
-        self._open_all(specs)
+        opened = self._open_all(specs, end)
         for position, (scenario, case) in enumerate(self._cases):
             self._listener.begins(specs[0].engine, f"{scenario.name}: {case.name}")
             until = self._share(end, len(self._cases) - position)
@@ -157,7 +162,7 @@ class Comparison:
             take = self._take_apart if apart else self._take
             take(specs, scenario, case, until, end)
         for spec in specs:
-            self._close(spec, ENOUGH)
+            self._close(spec, opened)
 
     def _take(
         self,
@@ -254,15 +259,23 @@ class Comparison:
 
     # ---------------------------------------------------------------------- opening and closing
 
-    def _open_all(self, specs: Sequence[ContestantSpec]) -> None:
-        """Opens them; several times, if that is what is measured."""
+    def _open_all(self, specs: Sequence[ContestantSpec], end: float) -> int:
+        """Opens them; several times, if that is what is measured. Gives the number of the last round of that."""
         self._listener.begins(specs[0].engine, "start")
+        now = self._clock()
+        until = now + OPENING * (end - now)
+        last = 0
         for number in range(self._openings):
+            if number > ENOUGH and self._clock() >= until:
+                self._listener.did(len(specs) * (self._openings - number))
+                break
+            last = number
             for spec in specs:
                 # The first opening, which compiles and fills caches, does not count, nor does its closing.
                 if number == 0 or self._close(spec, number - 1):
                     self._open(spec, number=number)
                 self._listener.did(1)
+        return last
 
     def _open(self, spec: ContestantSpec, workers: int | None = None, number: int = 0) -> None:
         """Opens a contestant, or notes why that fails.
