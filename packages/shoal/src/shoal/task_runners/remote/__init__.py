@@ -12,7 +12,7 @@ worker     worker.py      a worker process: what it holds, and what it says
            main_thread.py its main thread, where the process is there for runs alone
            batches.py     a batch as its worker has it
            coroutines.py  async tasks
-           record.py      which runs have begun, in memory that outlives the worker
+           record.py      what has begun, and how it ended, in memory that outlives the worker
            dispatcher.py  the driver's dispatcher, as runs on a worker see it
            submitted.py   what was submitted there, while somebody holds it
            untold.py      runs that the driver is not told of yet
