@@ -44,9 +44,9 @@ from shoal.task_runners.processes.wire import WorkerChannel
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch, UnknownKeyError
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
-from shoal.task_runners.remote.main_thread import MainThread
 from shoal.task_runners.remote.parcels import Packed, unpack
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
+from shoal.task_runners.remote.worker_thread import MainThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

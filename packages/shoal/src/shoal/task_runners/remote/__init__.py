@@ -8,8 +8,7 @@ driver     batch_serializer.py  what a batch holds, as its message
            modules.py     modules that workers cannot import
            environment.py whether workers have what works with the driver's
 worker     worker.py      a worker process: what it holds, and what it says
-           worker_thread.py  one of its threads: runs batches, waits
-           main_thread.py its main thread, where the process is there for runs alone
+           worker_thread.py  one of its threads, or its main thread: runs batches, waits
            batches.py     a batch as its worker has it
            coroutines.py  async tasks
            record.py      what has begun, and how it ended, in memory that outlives the worker

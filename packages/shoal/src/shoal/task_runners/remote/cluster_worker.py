@@ -26,11 +26,10 @@ from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch
 from shoal.task_runners.remote.columns import Columns
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
-from shoal.task_runners.remote.main_thread import MainThread
 from shoal.task_runners.remote.parcels import unpack
 from shoal.task_runners.remote.record import ARGUMENTS, Record
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
-from shoal.task_runners.remote.worker_thread import WorkerThread
+from shoal.task_runners.remote.worker_thread import MainThread, WorkerThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
