@@ -34,9 +34,9 @@ from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batch_serializer import BatchSerializer
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
 from shoal.task_runners.remote.cluster_listener import ClusterListener
-from shoal.task_runners.remote.cluster_members import ClusterMember
 from shoal.task_runners.remote.cluster_worker import ClusterWorker
 from shoal.task_runners.remote.file_store import FileStore, FileValue
+from shoal.task_runners.remote.members import ClusterMember
 from shoal.task_runners.remote.messages import Message
 from shoal.task_runners.remote.outbox import Outbox
 

@@ -3,7 +3,7 @@
 driver     batch_serializer.py  what a batch holds, as its message
            listener.py    what workers say
            keywords.py    options that are keyword arguments of something else
-           members.py     the books about workers
+           members.py     the books about workers, and about a cluster's batches
            nested.py      runs that workers submit
            modules.py     modules that workers cannot import
            environment.py whether workers have what works with the driver's
@@ -25,7 +25,6 @@ The same for clusters, which decide themselves where a batch goes:
 driver     cluster_runner.py    what users configure
            cluster_backend.py   batches go out, and may be had back
            cluster_listener.py  what workers say
-           cluster_members.py   the books about workers and batches
            scratch.py           folders that go with the driver, at last when the next one makes one
 worker     cluster_worker.py    a worker of one session, and its threads
            columns.py           outcomes of a batch, until they are reported

@@ -9,7 +9,7 @@ A slot is any worker's, of which the cluster decides; or, where it has no queue 
 becomes of batches is for the ledger to say (`LedgerDispatcher.ledger`); a runner's package adds the cluster's own tasks,
 and says how these and its workers end.
 
-May import `batch_serializer`, `cluster_members` and what lies above task runners.
+May import `batch_serializer`, `members` and what lies above task runners.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.scheduling.in_flight import WorkerState
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.cluster_members import ClusterMember, Sent, died
-from shoal.task_runners.remote.members import is_overdue
+from shoal.task_runners.remote.members import ClusterMember, Sent, died, is_overdue
 from shoal.task_runners.remote.parcels import Packed, pack
 from shoal.task_runners.remote.record import CAPACITY
 

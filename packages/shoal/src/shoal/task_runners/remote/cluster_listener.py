@@ -1,6 +1,6 @@
 """What a cluster's workers say, as the driver takes it.
 
-May import `cluster_members`, `listener` and what lies above task runners.
+May import `listener`, `members` and what lies above task runners.
 """
 
 from __future__ import annotations
