@@ -3,7 +3,6 @@
     inputs.py       futures and States in arguments: finding them, putting values in their place
     columns.py      the arguments of a map
     containers.py   which objects are looked into for them, and how each kind is taken apart and rebuilt
-    values.py       what an ended upstream stands for in arguments
     task_run.py     one attempt of a task run
     hooks.py        the user's hooks on a task run, and the run as they see it
     direct_call.py  a task called directly: all its attempts, in the caller's thread

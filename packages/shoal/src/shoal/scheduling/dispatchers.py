@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from shoal.calls import DONE, WAITING, Call, Outcome
 from shoal.context import LOCK
 from shoal.engine import inputs
+from shoal.engine.inputs import value_of
 from shoal.engine.services import CALLBACKS
-from shoal.engine.values import value_of
 from shoal.exceptions import BackendError, WaitCycle
 from shoal.logs import log_failure
 from shoal.safely import in_words

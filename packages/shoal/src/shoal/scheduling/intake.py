@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from shoal.calls import Call
 from shoal.context import HERE, INHERITED, LOCK, SCOPE, TAGS, Scope
 from shoal.engine import inputs
-from shoal.engine.inputs import ATOMS
-from shoal.engine.values import value_of
+from shoal.engine.inputs import ATOMS, value_of
 from shoal.exceptions import RunnerStateError
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.blocking import refuse_inherited

@@ -47,7 +47,7 @@ from shoal.calls import (
     Outcome,
 )
 from shoal.context import LOCK
-from shoal.engine.values import upstream_error
+from shoal.engine.inputs import upstream_error
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, RELEASED, MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.safely import is_raisable

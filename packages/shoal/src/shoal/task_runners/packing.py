@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CRASHED, DONE, FAILED, Batch, Call, Outcome
 from shoal.engine import inputs
-from shoal.engine.values import value_of
+from shoal.engine.inputs import value_of
 from shoal.exceptions import CrashedRun
 from shoal.futures.maps import Span
 from shoal.futures.run import TaskFuture
