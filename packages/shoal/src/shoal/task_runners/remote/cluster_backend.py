@@ -27,7 +27,7 @@ from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.scheduling.in_flight import WorkerState
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.members import ClusterMember, Sent, died, is_overdue
+from shoal.task_runners.remote.members import ClusterMember, Sent, is_overdue
 from shoal.task_runners.remote.parcels import Packed, pack
 from shoal.task_runners.remote.record import CAPACITY
 
@@ -212,7 +212,8 @@ class ClusterBackend:
 
     def died(self, run_name: str, text: str | None, cause: BaseException | None = None) -> Any:
         """The end of a run of whose worker no more is known."""
-        return died(run_name, text, cause, host=f"(a {self.cluster} worker)")
+        host = f"(a {self.cluster} worker)"
+        return WorkerDied(run_name=run_name, host=host, message=text, cause=cause)
 
     def launch(self, batch: Batch) -> None:
         """See `Backend`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from shoal.exceptions import SerializationError, WorkerDied
+from shoal.exceptions import SerializationError
 from shoal.safely import kind_of, repr_of
 from shoal.scheduling.in_flight import InFlight, WorkerState
 from shoal.task_runners.remote import parcels
@@ -28,7 +28,6 @@ __all__ = [
     "Member",
     "NestedMap",
     "Sent",
-    "died",
     "futures_of",
     "is_overdue",
     "not_unpacked",
@@ -132,13 +131,6 @@ def not_unpickled(error: BaseException, path: str = "result") -> SerializationEr
         type_name="unknown",
         problem=f"unpickling in the driver raised {repr_of(error)}",
     )
-
-
-def died(
-    run_name: str, text: str | None, cause: BaseException | None = None, *, host: str = "(a worker)"
-) -> WorkerDied:
-    """The end of a run of whose worker no more is known."""
-    return WorkerDied(run_name=run_name, host=host, message=text, cause=cause)
 
 
 class ClusterMember(Member):
