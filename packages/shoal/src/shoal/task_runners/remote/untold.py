@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.futures.blocking import Wanted
-    from shoal.futures.owner import Owner
+    from shoal.futures.run import Owner
 
 __all__ = ["Untold"]
 
