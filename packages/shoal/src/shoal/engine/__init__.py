@@ -9,7 +9,7 @@
     batch_run.py    a batch of runs in another process
     flow_run.py     one run of a flow
     async_flow_run.py  the same on the caller's loop
-    interrupt.py    stopping what runs
+    interrupt.py    stopping what runs, at its time limit too
     services.py     the service threads of a driver: timers, user callbacks
     loops.py        the event loop that runs async tasks
 

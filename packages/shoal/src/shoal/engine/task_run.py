@@ -35,9 +35,8 @@ from shoal.engine.hooks import (
     failure_message,
     log_failure_of,
 )
-from shoal.engine.interrupt import Frame, Frames, Interrupt, shielded
+from shoal.engine.interrupt import Frame, Frames, Interrupt, TimeLimit, shielded
 from shoal.engine.loops import cancelled_class
-from shoal.engine.time_limit import TimeLimit
 from shoal.exceptions import CrashedRun, TaskRunTimeout
 from shoal.futures import TaskFuture
 from shoal.logs import log_failure, log_prints_of
