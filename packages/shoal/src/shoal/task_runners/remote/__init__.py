@@ -2,7 +2,6 @@
 
 driver     batch_serializer.py  what a batch holds, as its message
            listener.py    what workers say
-           keywords.py    options that are keyword arguments of something else
            members.py     the books about workers, and about a cluster's batches
            nested.py      runs that workers submit
            modules.py     modules that workers cannot import
@@ -13,8 +12,7 @@ worker     worker.py      a worker process: what it holds, and what it says
            coroutines.py  async tasks
            record.py      what has begun, and how it ended, in memory that outlives the worker
            dispatcher.py  the driver's dispatcher, as runs on a worker see it
-           submitted.py   what was submitted there, while somebody holds it
-           untold.py      runs that the driver is not told of yet
+           untold.py      what was submitted there, and what of it the driver is not told of yet
 between    messages.py    what they tell each other
            outbox.py      a channel on which nobody waits
            parcels.py     values as they cross
