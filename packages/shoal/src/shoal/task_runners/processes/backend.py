@@ -31,8 +31,7 @@ from shoal.logs import library_logger
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.serialization import dumps
-from shoal.task_runners.processes.carrier import SegmentCarrier
-from shoal.task_runners.processes.driver_store import DriverStore
+from shoal.task_runners.processes.driver_store import DriverStore, SegmentCarrier
 from shoal.task_runners.processes.link import Link
 from shoal.task_runners.processes.listener import ProcessListener
 from shoal.task_runners.processes.members import ProcessMember, Sent, died
