@@ -26,7 +26,6 @@ from shoal.calls import (
     RUNNING,
     SENT,
     Call,
-    Handle,
     Outcome,
 )
 from shoal.context import HERE, LOCK
@@ -105,11 +104,6 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
     def _has_begun(self, future: TaskFuture[Any]) -> bool:
         """Whether a run that was sent has begun, as far as can be known at once."""
         raise NotImplementedError
-
-    def argument_of(self, future: TaskFuture[Any]) -> Any:
-        """What a completed run gives to a run of the same runner: its value, or where that is."""
-        value = future._outcome
-        return value if isinstance(value, Handle) else self.value_of(future)
 
     def native(self, future: TaskFuture[Any]) -> Any:
         """The system's own future of a run, `None` on runners of this machine."""
