@@ -119,9 +119,6 @@ class Backend(Protocol):
     def stop(self, grace: float) -> None:
         """Joins, or stops within about `grace` seconds, all that was started."""
 
-    def running(self) -> list[TaskFuture[Any]]:
-        """Runs that execute and that the scheduler sees in no batch. With the lock held."""
-
     def capture(self, task: TaskSpec) -> Any:
         """The system's ambient options for a run of a task, in the submitter's thread, or `None`.
 
@@ -203,6 +200,9 @@ class LedgerBackend(LaunchingBackend, Protocol):
 
 class PullingBackend(Backend, Protocol):
     """Workers of this process, which take runs from the scheduler."""
+
+    def running(self) -> list[TaskFuture[Any]]:
+        """Runs that execute, which the scheduler sees in no batch. With the lock held."""
 
     def wake(self, worker: Any) -> None:
         """There is something to take for this idle worker."""

@@ -133,10 +133,14 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
                 with LOCK:
                     more = self.scheduler.cancel_some(1000, now)
                     if not more:
-                        for future in self.backend.running():
+                        for future in self._running():
                             self.scheduler.endings.cancel(future, now)
                 self.drain()
             self._cancelled()
+
+    def _running(self) -> list[TaskFuture[Any]]:
+        """Runs that execute and that the scheduler sees in no batch; with `LOCK` held."""
+        return []
 
     def _cancelled(self) -> None:
         """Returns once what was cancelled before it began cannot begin any more."""

@@ -143,6 +143,9 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
     def _stop(self, future: TaskFuture[Any]) -> None:
         self.backend.interrupt(future)
 
+    def _running(self) -> list[TaskFuture[Any]]:
+        return self.backend.running()
+
     def _see_it_stop(self, future: TaskFuture[Any], attempt: int | None) -> None:
         self.after(GRACE / 4, lambda: self._insist(future, attempt, 3), future)
 
@@ -155,7 +158,7 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
             self.backend.give_up(future)
             return
         with LOCK:
-            running = future in self.backend.running()
+            running = future in self._running()
             if running:
                 self.backend.interrupt(future)
         if running:

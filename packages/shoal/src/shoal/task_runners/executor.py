@@ -350,10 +350,6 @@ class ExecutorBackend:
     def interrupt(self, run: TaskFuture[Any]) -> None:
         """See `Backend`: an executor cannot."""
 
-    def running(self) -> list[TaskFuture[Any]]:
-        """Nothing that the scheduler does not know of."""
-        return []
-
     def capture(self, task: TaskSpec) -> Any:
         """See `Backend`."""
         return None

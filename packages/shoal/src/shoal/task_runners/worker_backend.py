@@ -86,7 +86,7 @@ class WorkerBackend:
                 scheduler.idle.remove(worker)
 
     def running(self) -> list[TaskFuture[Any]]:
-        """Runs that are executing; with `LOCK` held."""
+        """See `PullingBackend`."""
         found = [future for worker in self.workers for future in worker.running()]
         return found + self.lane.running()
 

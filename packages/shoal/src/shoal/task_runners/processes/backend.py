@@ -253,10 +253,6 @@ class ProcessBackend:
         member, wait = blocked_run.tag
         member.channel.send(messages.REFUSED, dumps((wait, error)))
 
-    def running(self) -> list[TaskFuture[Any]]:
-        """Nothing that the scheduler does not know of."""
-        return []
-
     def capture(self, task: TaskSpec) -> Any:
         """There are no ambient options."""
         return None

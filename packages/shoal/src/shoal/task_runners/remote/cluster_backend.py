@@ -360,10 +360,6 @@ class ClusterBackend:
     def withdraw(self, entry: InFlight) -> None:
         """Not asked where the cluster has no queue of its own: a batch is at its worker at once."""
 
-    def running(self) -> list[TaskFuture[Any]]:
-        """Nothing that the scheduler does not know of."""
-        return []
-
     def capture(self, task: TaskSpec) -> Any:
         """There are no ambient options."""
         return None
