@@ -111,12 +111,12 @@ class Frames:
             return False
         return True
 
-    def begin(self, run: object, shield: int = 0) -> Frame:
-        """Puts a run on the stack."""
+    def begin(self, run: object) -> Frame:
+        """Puts a run on the stack, in a shield."""
         frame = Frame(run)
-        frame.shield = shield
+        frame.shield = 1
         with LOCK:
-            if shield and any(below.fired for below in self.stack):
+            if any(below.fired for below in self.stack):
                 self.withdraw()
             self.stack.append(frame)
         return frame
@@ -367,14 +367,10 @@ class TimeLimit:
 
     Attributes:
         expired: afterwards, whether its time was over before it ended.
-
-    Args:
-        seconds: the limit; `None` if `start` is to be called.
     """
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self) -> None:
         self.expired = False
-        self._seconds = seconds
         self._ended = False
         self._timer: Timer | None = None
         self._kicks = Kicks()
@@ -382,13 +378,11 @@ class TimeLimit:
     def __enter__(self) -> Self:
         self._frames = frames_of_this_thread()
         self._token = object()
-        self._frame = self._frames.begin(self._token, shield=1)
+        self._frame = self._frames.begin(self._token)
         self._kicks.__enter__()
         self._blocker = HERE.block
         if self._blocker is None:
             HERE.block = interruptible_block
-        if self._seconds is not None:
-            self.start(self._seconds)
         return self
 
     def start(self, seconds: float, at_end: Callable[[], object] | None = None) -> None:

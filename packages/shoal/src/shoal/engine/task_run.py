@@ -386,7 +386,8 @@ def timed_attempt(call: Call, returned: Callable[[], object] | None = None) -> O
     if limit is None:
         return call.context.copy().run(attempt, call)
     outcome: Outcome | None = None
-    with TimeLimit(limit) as time_limit:
+    with TimeLimit() as time_limit:
+        time_limit.start(limit)
 
         def end_limit() -> None:
             time_limit.end()
