@@ -297,7 +297,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
     ) -> BlockedRun | None:
         """See `BackendEvents`."""
         with LOCK:
-            blocked_run: BlockedRun | None = self.scheduler.run_waits(
+            blocked_run: BlockedRun | None = self.scheduler.worker_waits.run_waits(
                 batch, position, wanted, blocks=blocks, timed=timed, tag=tag
             )
         self.drain()
@@ -306,7 +306,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
     def resumed(self, blocked_run: BlockedRun) -> None:
         """See `BackendEvents`."""
         with LOCK:
-            self.scheduler.run_resumed(blocked_run)
+            self.scheduler.worker_waits.run_resumed(blocked_run)
         self.drain()
 
     # ------------------------------------------------------------------ effects
@@ -343,7 +343,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
     def _help(self, blocked_run: BlockedRun) -> None:
         try:
             with LOCK:
-                found = self.scheduler.help(blocked_run)
+                found = self.scheduler.worker_waits.help(blocked_run)
             if not found:
                 self._stuck(blocked_run)
         except WaitCycle as error:

@@ -30,7 +30,6 @@ from shoal.scheduling.wait_graph import tell_wanting
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shoal.futures.blocking import Wanted
     from shoal.scheduling.blocked_run import BlockedRun
 
 __all__ = ["PushingScheduler"]
@@ -45,31 +44,6 @@ class PushingScheduler(SendingScheduler):
     Args:
         capabilities: of the backend.
     """
-
-    # ------------------------------------------------------------------ workers wait
-
-    def run_waits(
-        self,
-        number: int,
-        position: int | None,
-        wanted: Wanted,
-        *,
-        blocks: bool,
-        timed: bool,
-        tag: Any = None,
-    ) -> BlockedRun | None:
-        """See `WorkerWaits`."""
-        return self.worker_waits.run_waits(
-            number, position, wanted, blocks=blocks, timed=timed, tag=tag
-        )
-
-    def run_resumed(self, blocked_run: BlockedRun) -> None:
-        """See `WorkerWaits`."""
-        self.worker_waits.run_resumed(blocked_run)
-
-    def help(self, blocked_run: BlockedRun) -> bool:
-        """See `WorkerWaits`."""
-        return self.worker_waits.help(blocked_run)
 
     # ------------------------------------------------------------------ batches begin, and runs of them end
 
