@@ -1,10 +1,11 @@
 """What an execution system has to offer, and what it may tell.
 
-A backend carries messages and owns the workers; it decides nothing about runs. Two kinds:
+A backend carries messages and owns the workers; it decides nothing about runs. Three kinds:
 
-    pushing   (most)  the scheduler makes batches and `launch`es them; the backend reports.
     pulling   (`Capabilities.pulls`: workers are threads of this process)  an idle worker is woken, takes what is
               ready from the scheduler itself, and hands the outcome back in the same step.
+    slots     pushing: the scheduler makes batches and `launch`es them; the backend reports.
+    ledger    (`Capabilities.ledger`)  pushing, too; and the ledger knows the workers, and what became of each batch.
 
 May import `calls` and what lies above it.
 """
@@ -103,11 +104,11 @@ class BackendEvents(Protocol):
 
 
 class Backend(Protocol):
-    """What both kinds of backends have."""
+    """What all kinds of backends have. One that names its kind as a base has the methods that few have an answer to."""
 
     capabilities: Capabilities
     #: Whether `capture` may give something: asked at every submit only then.
-    captures: bool
+    captures: bool = False
 
     def start(self, events: Any) -> None:
         """Starts what must run before the first run; the rest may start on use.
@@ -125,9 +126,11 @@ class Backend(Protocol):
         Raises:
             InvalidOption: they, or the task's `resources`, ask for what the system does not know.
         """
+        return None
 
     def native(self, run: TaskFuture[Any]) -> Any:
         """The system's own future of a run, or `None`."""
+        return None
 
 
 class LaunchingBackend(Backend, Protocol):
@@ -175,15 +178,18 @@ class LedgerBackend(LaunchingBackend, Protocol):
 
     def closed(self, entry: InFlight) -> None:
         """A batch has said all."""
+        return
 
     def withdraw(self, entry: InFlight) -> None:
         """Asks the system for a job that nobody has begun: `withdrawn` follows, or its worker says that it has begun."""
+        return
 
     def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
         """Stops by force what executes a run: the worker goes, or `kill_refused` follows."""
 
     def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
         """A run does not stop, and its worker is not killed for it: what executes it is given up."""
+        return
 
     def read_outcomes(self, worker: WorkerState) -> None:
         """Has what a worker that has gone had written down read: `outcomes_read` follows, perhaps after a while."""
@@ -212,6 +218,7 @@ class PullingBackend(Backend, Protocol):
 
     def crowded(self) -> None:
         """A run is ready and no worker is idle."""
+        return
 
     def wake_loop(self) -> None:
         """There are async runs to take."""
@@ -224,3 +231,4 @@ class PullingBackend(Backend, Protocol):
 
     def give_up(self, run: TaskFuture[Any]) -> None:
         """An interrupted run has had its grace: what still executes it is given up."""
+        return

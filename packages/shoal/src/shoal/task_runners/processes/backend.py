@@ -28,6 +28,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from shoal.logs import library_logger
+from shoal.scheduling.backend import LedgerBackend
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.serialization import dumps
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from shoal.scheduling.dispatchers import LedgerDispatcher
     from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.scheduling.ledger_events import LedgerEvents
-    from shoal.specs import TaskSpec
 
 __all__ = ["ProcessBackend"]
 
@@ -60,7 +60,7 @@ __all__ = ["ProcessBackend"]
 LONGEST = 0.1
 
 
-class ProcessBackend:
+class ProcessBackend(LedgerBackend):
     """Worker processes of this machine.
 
     Args:
@@ -84,7 +84,6 @@ class ProcessBackend:
         carrier: of runs that workers submit; knows large values by their numbers.
     """
 
-    captures = False
     events: LedgerDispatcher
     ledger: LedgerEvents
     serializer: BatchSerializer
@@ -240,26 +239,12 @@ class ProcessBackend:
         """See `LedgerBackend`."""
         return self.link.is_here()
 
-    def withdraw(self, entry: InFlight) -> None:
-        """Not asked: a batch is at its worker at once."""
-
-    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
-        """Not asked: a worker can always be killed."""
-
     # ------------------------------------------------------------------ the rest of a backend
 
     def refuse(self, blocked_run: BlockedRun, error: Exception) -> None:
         """See `Backend`."""
         member, wait = blocked_run.tag
         member.channel.send(messages.REFUSED, dumps((wait, error)))
-
-    def capture(self, task: TaskSpec) -> Any:
-        """There are no ambient options."""
-        return None
-
-    def native(self, run: TaskFuture[Any]) -> Any:
-        """There is none."""
-        return None
 
 
 #: What is entered in this process.

@@ -22,6 +22,7 @@ from shoal.exceptions import ResultLost, WorkerDied
 from shoal.futures.maps import Span
 from shoal.logs import library_logger
 from shoal.names import process_entropy, reserve_block
+from shoal.scheduling.backend import LedgerBackend
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.scheduling.in_flight import WorkerState
@@ -68,7 +69,7 @@ _KINDS = {
 }
 
 
-class ClusterBackend:
+class ClusterBackend(LedgerBackend):
     """See the module.
 
     Args:
@@ -335,9 +336,6 @@ class ClusterBackend:
         assert isinstance(worker, ClusterMember)  # there are no others
         self.down(worker, messages.INTERRUPT, dumps((run._number, is_overdue(run))))
 
-    def closed(self, entry: InFlight) -> None:
-        """See `LedgerBackend`."""
-
     def slot_gone(self, slot: int) -> None:
         """See `LedgerBackend`: any worker takes a batch, so that is nothing to anybody."""
 
@@ -350,23 +348,9 @@ class ClusterBackend:
         """See `LedgerBackend`."""
         self.serializer.packed_tasks[key] = error
 
-    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
-        """See `LedgerBackend`: its place at its worker is not taken."""
-
     def passed_on(self, entry: InFlight, report: Report) -> None:
         """See `LedgerBackend`."""
         self.listener.tell_others(entry, report)
-
-    def withdraw(self, entry: InFlight) -> None:
-        """Not asked where the cluster has no queue of its own: a batch is at its worker at once."""
-
-    def capture(self, task: TaskSpec) -> Any:
-        """There are no ambient options."""
-        return None
-
-    def native(self, run: TaskFuture[Any]) -> Any:
-        """There is none."""
-        return None
 
 
 def _first_of(batch: Batch) -> tuple[TaskSpec, Any]:
