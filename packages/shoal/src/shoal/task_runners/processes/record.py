@@ -15,6 +15,7 @@ no outcome with it. May import `remote.record`.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 from shoal.task_runners.remote.record import TOLD, Lane, size_of_lane
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CAPACITY",
     "LANES",
+    "REPORT",
     "REPORT_EVERY",
     "TOLD",
     "Lane",
@@ -39,6 +41,9 @@ HEAP = 256 * 1024
 #: Batches that a worker may hold at once: two in flight, one for each level of waiting, and those of coroutines, which
 #: may wait for each other as deep as they like.
 LANES = 1024
+
+#: A report: the batch's number, seconds, how many runs these were for, and whether it is the last; positions follow.
+REPORT = struct.Struct("<QdI?")
 
 #: Seconds after which outcomes are reported while their batch goes on.
 REPORT_EVERY = 0.003

@@ -37,7 +37,7 @@ from shoal.context import LOCK
 from shoal.engine.batch_run import pack_error
 from shoal.logs import library_logger, log_to_stderr
 from shoal.serialization import dumps, loads
-from shoal.task_runners.processes.record import REPORT_EVERY, TOLD, Record, size_of_record
+from shoal.task_runners.processes.record import REPORT, REPORT_EVERY, TOLD, Record, size_of_record
 from shoal.task_runners.processes.segments import NoSegment, Segment, SegmentPool
 from shoal.task_runners.processes.stored import Store, Stored
 from shoal.task_runners.processes.wire import WorkerChannel
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from shoal.task_runners.remote.messages import Message
 
 __all__ = ["Settings", "main"]
-
-REPORT = struct.Struct("<QdI?")
 
 
 class Settings(NamedTuple):
