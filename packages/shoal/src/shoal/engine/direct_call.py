@@ -61,8 +61,7 @@ def _fill_in(call: Call, found: list[Any]) -> None:
     """
     for entry in found:
         value_of(entry.future, entry.allow_failure)
-    call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
-    call.kwargs = kwargs or None
+    call.args, call.kwargs = inputs.substitute(call.args, call.kwargs, value_of)
 
 
 def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:

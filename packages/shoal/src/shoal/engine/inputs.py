@@ -139,7 +139,7 @@ def substitute(
         resolve: gives the values, which are not looked into.
 
     Returns:
-        The arguments; the very same where nothing had to be replaced.
+        The arguments, the very same where nothing had to be replaced; `None` for no keyword arguments.
 
     Raises:
         Exception: whatever `resolve` raises, and copying a container raises (with a note that names its type).
@@ -147,11 +147,11 @@ def substitute(
     if not kwargs:
         types = {*map(type, args)}
         if types <= ATOMS:
-            return args, kwargs
+            return args, None
         if types <= _ATOMS_AND_FUTURES:
             values = [resolve(arg, False) if type(arg) is TaskFuture else arg for arg in args]
-            return tuple(values), kwargs
-        return _Scan(args).rebuild(resolve), kwargs
+            return tuple(values), None
+        return _Scan(args).rebuild(resolve), None
     old = (*args, *kwargs.values())
     new = _Scan(old).rebuild(resolve)
     if new is old:

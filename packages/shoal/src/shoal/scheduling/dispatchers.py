@@ -88,8 +88,7 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
             call = future._call = record.call(index)
         future._since = time.time()
         if detail is not None and detail.upstreams:
-            call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
-            call.kwargs = kwargs or None
+            call.args, call.kwargs = inputs.substitute(call.args, call.kwargs, value_of)
             detail.upstreams = ()  # filled in once, for all attempts
         return call
 

@@ -172,8 +172,7 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
         found = inputs.collect(call.args, call.kwargs)
         if not found:
             # Annotations around plain values are taken off here, once.
-            call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
-            call.kwargs = kwargs or None
+            call.args, call.kwargs = inputs.substitute(call.args, call.kwargs, value_of)
         if wait_for is not None:
             found = [*found, *inputs.collect_wait_for(wait_for)]
         if INHERITED:

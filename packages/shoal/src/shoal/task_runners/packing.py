@@ -50,8 +50,7 @@ def calls_of(
             if detail.blockers and position and _waits(future):
                 continue
             try:
-                call.args, kwargs = inputs.substitute(call.args, call.kwargs, resolve)
-                call.kwargs = kwargs or None
+                call.args, call.kwargs = inputs.substitute(call.args, call.kwargs, resolve)
                 detail.upstreams = ()  # filled in once, for all attempts
             except BaseException as error:
                 failed[position] = not_begun(future, error)
@@ -110,9 +109,7 @@ def follow(
         return resolve(source, allow_failure)
 
     args, kwargs = inputs.substitute(call.args, call.kwargs, filled_in)
-    copy = Call(
-        call.task, args, kwargs or None, call.number, call.context, call.scope, call.attempt
-    )
+    copy = Call(call.task, args, kwargs, call.number, call.context, call.scope, call.attempt)
     copy.follow(call.earlier())
     return copy, needs
 
