@@ -20,7 +20,7 @@ from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.services import TIMERS
 from shoal.engine.task_run import attempt_here, overdue_outcome
-from shoal.futures.blocking import Countdown
+from shoal.futures.blocking import Wakeup
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages, parcels
 from shoal.task_runners.remote.batches import BEGUN, Batch
@@ -185,7 +185,7 @@ class WorkerThread:
         """How this thread waits: untimed, it runs what it waits for, as the driver gives it that."""
         self.frames.enter_shield()
         try:
-            countdown = _Wakeup(self, fail_fast, first)
+            countdown = Wakeup(fail_fast, first, partial(self.give, None))
             with LOCK:
                 countdown.watch(wanted)
                 self.frames.countdown = countdown
@@ -201,7 +201,7 @@ class WorkerThread:
         finally:
             self.frames.leave_shield()
 
-    def _wait(self, countdown: _Wakeup, wanted: Wanted, deadline: float | None) -> bool:
+    def _wait(self, countdown: Wakeup, wanted: Wanted, deadline: float | None) -> bool:
         home = self.home
         home.flush()
         home.hand_back_all(self)
@@ -272,22 +272,6 @@ class WorkerThread:
             if type(frame.run) is Call:
                 return frame.run.number
         return None
-
-
-class _Wakeup(Countdown):
-    """A countdown that wakes a worker thread."""
-
-    __slots__ = ("woken",)
-
-    def __init__(self, worker_thread: WorkerThread, fail_fast: bool, first: bool) -> None:
-        super().__init__(fail_fast, first)
-        self.woken = False
-
-        def wake() -> None:
-            self.woken = True
-            worker_thread.give(None)
-
-        self._wake = wake
 
 
 class _Watcher:
