@@ -262,7 +262,7 @@ class RayBackend(ClusterBackend):
 
     def down(self, member: Any, kind: int, body: bytes) -> None:
         """See `ClusterBackend`."""
-        if kind == messages.STEP_ASIDE:
+        if kind == messages.SECEDE:
             self.relay()  # it blocks at a gate there
         member.channel.send(kind, body)
 

@@ -65,7 +65,7 @@ ALONG = 16 * 1024
 #: What a worker is told, by the ledger's word for it.
 _KINDS = {
     "recall": messages.RECALL,
-    "secede": messages.STEP_ASIDE,
+    "secede": messages.SECEDE,
 }
 
 
@@ -266,7 +266,7 @@ class ClusterBackend(LedgerBackend):
             self._send_to(member, wait, sent, dumps((len(batch), tasks, tags, packed.data, {})))
             return
         if member is not None:
-            self.down(member, messages.STEP_ASIDE, dumps(wait))
+            self.down(member, messages.SECEDE, dumps(wait))
         blob = dumps((len(batch), tasks, tags, packed.data, self._pickles(tasks, ALONG)))
         sent.is_job = True
         self.ledger.sent(sent)

@@ -161,4 +161,4 @@ class ClusterListener(Listener):
         blocked_run = member.waits.get(wait)
         if blocked_run is not None and blocked_run.spare is not None:
             # Who waits with a limit runs nothing meanwhile.
-            self.backend.down(member, messages.STEP_ASIDE, dumps(wait))
+            self.backend.down(member, messages.SECEDE, dumps(wait))

@@ -76,12 +76,12 @@ class ClusterThread(WorkerThread):
     """A thread of the cluster's that runs a batch; nobody looks into its queue when that has ended.
 
     Attributes:
-        wish: whether what waits can be given nothing, so that its place in the cluster is wanted for others.
+        asked_to_secede: whether what waits can be given nothing, so that its place in the cluster is wanted for others.
     """
 
     def __init__(self, home: ClusterWorker) -> None:
         super().__init__(home)
-        self.wish = False
+        self.asked_to_secede = False
 
     def resumed(self) -> None:
         """See `WorkerThread`: what was sent for a wait that has ended goes back."""
