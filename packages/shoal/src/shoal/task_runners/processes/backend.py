@@ -73,7 +73,7 @@ class ProcessBackend(LedgerBackend):
     Attributes:
         lock: guards the books about workers. Anew in a forked child, so it is looked up where it is taken.
         stopping: whether the runner is being left, or was left to the parent.
-        events: whom to tell; there once it has started, like `engine`, `serializer` and `listener`.
+        events: whom to tell; there once it has started, like `ledger`, `serializer` and `listener`.
         ledger: whom to tell of batches and workers.
         serializer: what batches hold.
         link: the I/O thread.

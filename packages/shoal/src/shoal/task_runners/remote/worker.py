@@ -138,7 +138,7 @@ class RemoteWorker:
         return False
 
     def capture(self) -> Any:
-        """The engine's ambient options where a run submits another; `None` for none."""
+        """The execution system's ambient options where a run submits another; `None` for none."""
         return None
 
     def new_context(self) -> Context:
