@@ -332,8 +332,8 @@ def _run_coroutines(
 
     async def one(index: int, call: Call) -> Outcome:
         try:
-            returned = None if returns is None else partial(returns, index)
-            outcome = await timed_attempt_async(call, returned)
+            on_returned = None if returns is None else partial(returns, index)
+            outcome = await timed_attempt_async(call, on_returned)
             if outcome.phase == WAITING:
                 outcome = waited_for(call, outcome.value)
         except asyncio.CancelledError:
