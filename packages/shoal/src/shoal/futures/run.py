@@ -80,7 +80,7 @@ class Detail:
         limited: tags whose concurrency limits it needs a slot of; it holds one, or asks for one, once it is ready.
         due: when the next attempt begins, seconds since the epoch.
         overdue: the running attempt is past its limit and will be retried once it has stopped.
-        returned: its code has ended, though the run has not: what that means is still to be found out.
+        code_ended: whether its code has ended, though the run has not: what that means is still to be found out.
         traceback: of the exception that the run ended with.
         timer: what will wake a run that waits for its retry, or end one that is past its limit.
         origin: the map record and index of a mapped run.
@@ -90,6 +90,7 @@ class Detail:
         "alone",
         "attempts",
         "blockers",
+        "code_ended",
         "crashes",
         "dependants",
         "due",
@@ -97,7 +98,6 @@ class Detail:
         "name",
         "origin",
         "overdue",
-        "returned",
         "state",
         "timer",
         "traceback",
@@ -122,7 +122,7 @@ class Detail:
         self.due: float | None = None
         self.limited: frozenset[str] = frozenset()
         self.overdue = False
-        self.returned = False
+        self.code_ended = False
         self.timer: Any = None
         self.traceback: TracebackType | None = None
         self.origin: tuple[MapRecord[Any], int] | None = None

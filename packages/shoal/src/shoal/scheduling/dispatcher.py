@@ -166,7 +166,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
                 finished = not pending
             if finished:
                 try:
-                    self._returned(future, call, value)
+                    self._returned_ended(future, call, value)
                 except BaseException as error:
                     self.crash(future, error)
 
@@ -174,7 +174,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         if not pending:
             self.scheduler.effects.append((effects_of.RETURNED_ENDED, future, call, value))
 
-    def _returned(self, future: TaskFuture[Any], call: Call, value: Any) -> None:
+    def _returned_ended(self, future: TaskFuture[Any], call: Call, value: Any) -> None:
         """The last of the futures in a run's return value has ended."""
         from shoal.engine.hooks import run_final_hooks
         from shoal.engine.task_run import resolved
@@ -321,7 +321,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         elif kind == effects_of.INTERRUPT:
             self._interrupt(effect[1])
         elif kind == effects_of.RETURNED_ENDED:
-            self._returned(effect[1], effect[2], effect[3])
+            self._returned_ended(effect[1], effect[2], effect[3])
         elif kind == effects_of.OTHER:
             effect[1].drain()
         elif kind == effects_of.LIMIT:

@@ -110,7 +110,7 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
     def ended(self, future: TaskFuture[Any], outcome: Outcome) -> None:
         """An attempt has ended; with `LOCK` held."""
         if outcome.phase == WAITING and future._phase < DONE:
-            future._details().returned = True
+            future._details().code_ended = True
             self._wait_for_returned(future, outcome.value)
         else:
             self.scheduler.ended(future, outcome, time.time())

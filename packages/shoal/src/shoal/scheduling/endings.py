@@ -138,7 +138,7 @@ class Endings:
             Whether it has any.
         """
         detail = future._detail
-        if detail is None or not detail.limited or detail.returned:
+        if detail is None or not detail.limited or detail.code_ended:
             return False
         self.lingering.add(future)
         return True

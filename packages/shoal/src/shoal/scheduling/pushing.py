@@ -221,7 +221,7 @@ class PushingScheduler(SendingScheduler):
                 continue
             detail = future._details()
             if detail.overdue:  # it was stopped at its limit, and has attempts left
-                detail.returned = True
+                detail.code_ended = True
                 self.effects.append((OVERDUE, future, future._call))
             elif detail.crashes < future._task.crash_retries:
                 detail.crashes += 1
