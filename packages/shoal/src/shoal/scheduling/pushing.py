@@ -263,7 +263,7 @@ class PushingScheduler(SendingScheduler):
                 record.give_back(index)
             if record.unclaimed and not record.queued:
                 record.queued = True
-                self.lane(record.task).appendleft(record)
+                self.ready_queue(record.task).appendleft(record)
             if positions:
                 tell_wanting(record.wanting)
             return
@@ -291,5 +291,5 @@ class PushingScheduler(SendingScheduler):
             return
         future._phase = READY
         future._start = True
-        self.lane(future._task).appendleft(future)
+        self.ready_queue(future._task).appendleft(future)
         tell_wanting(detail.wanting)

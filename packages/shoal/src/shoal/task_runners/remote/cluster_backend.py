@@ -56,7 +56,7 @@ LONGEST = 0.5
 #: Runs from this many seconds travel alone.
 ALONE = 0.05
 #: Seconds of work handed over for each slot: the scaling of clusters looks every 5 s at what waits.
-WINDOW = 10.0
+SECONDS_AHEAD = 10.0
 #: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
 LAST_WORDS = 0.6
 #: Bytes up to which the pickle of a task goes with every batch of it: a worker that has it takes no notice.
@@ -117,7 +117,7 @@ class ClusterBackend(LedgerBackend):
                 alone=ALONE,
                 cap=CAPACITY,
                 growth=256,
-                seconds=WINDOW,
+                seconds=SECONDS_AHEAD,
                 most=128,
                 least=least,
                 patience=patience,
