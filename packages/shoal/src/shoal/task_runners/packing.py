@@ -1,4 +1,4 @@
-"""What backends across a process border do before they send a batch: its calls, with upstream values filled in.
+"""What comes between a batch and its calls: upstream values filled in.
 
 May import the engine and what lies above it.
 """
