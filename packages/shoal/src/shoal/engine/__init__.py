@@ -9,9 +9,12 @@
     batch_run.py    a batch of runs in another process
     flow_run.py     one run of a flow
     async_flow_run.py  the same on the caller's loop
+    streams.py      generators of the user's, step by step, for both kinds of runs
     interrupt.py    stopping what runs, at its time limit too
     services.py     the service threads of a driver: timers, user callbacks
     loops.py        the event loop that runs async tasks
+    forks.py        processes that user code forks inside a run
+    handlers.py     signal handlers, in force in this process only
 
 Import the modules; nothing is gathered here, so that a worker loads only what it uses.
 """
