@@ -72,6 +72,8 @@ class Line:
 class Worker(ClusterWorker):
     """This process, if it is a worker."""
 
+    channel: Line
+
     def __init__(self, line: Line) -> None:
         super().__init__(line, report_every=0.005)
         self.store: FileStore
@@ -114,6 +116,8 @@ def serve() -> None:
 
 class Member(ClusterMember):
     """A worker as the driver knows it."""
+
+    channel: Outbox
 
     def __init__(self, number: int, slot: int, backend: SubprocessBackend) -> None:
         ours, theirs = Pipe()

@@ -209,6 +209,8 @@ class WorkerSession(ClusterWorker):
         values: those that are elsewhere in the cluster.
     """
 
+    channel: _Channel
+
     def __init__(self, worker: Any, session: str) -> None:
         super().__init__(_Channel(worker, session), REPORT_EVERY)
         register()

@@ -34,7 +34,7 @@ from shoal.task_runners.remote.worker_thread import MainThread, WorkerThread
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shoal.task_runners.remote.messages import Message
+    from shoal.task_runners.remote.messages import Message, WorkerEnd
 
 __all__ = ["ClusterThread", "ClusterWorker"]
 
@@ -116,7 +116,7 @@ class ClusterWorker(RemoteWorker):
         news: told of what batches may wait for: what surrounds the runs, tasks, the end.
     """
 
-    def __init__(self, channel: Any, report_every: float) -> None:
+    def __init__(self, channel: WorkerEnd, report_every: float) -> None:
         super().__init__(channel, report_every)
         self._numbers = _Numbers()
         self.remote = RemoteDispatcher(self, self._numbers)

@@ -67,7 +67,7 @@ class Member(WorkerState):
     def __init__(self, number: int, channel: Channel, key: Hashable) -> None:
         super().__init__(key)
         self.number = number
-        self.channel: Any = channel
+        self.channel = channel
         self.tasks: set[int] = set()
         self.runs: dict[int, TaskFuture[Any]] = {}
         self.maps: dict[int, NestedMap] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Channel", "Message"]
+__all__ = ["Channel", "Message", "WorkerEnd"]
 
 # To the worker.
 BATCH = 1  # (number, lane, wait, surroundings, tasks, stored values, own segment, content, tags): runs to be run
@@ -80,3 +80,10 @@ class Channel(Protocol):
 
     def send(self, kind: int, body: bytes = b"") -> None:
         """Sends a message, after all that were sent before."""
+
+
+class WorkerEnd(Channel, Protocol):
+    """A worker's end of it."""
+
+    def leave_to_parent(self) -> None:
+        """In a child that a run has forked: the way is the parent's."""
