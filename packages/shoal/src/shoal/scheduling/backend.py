@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from shoal.futures import TaskFuture
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import Capabilities
-    from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.specs import TaskSpec
 
 __all__ = [
@@ -168,33 +167,34 @@ class LedgerBackend(LaunchingBackend, Protocol):
     `batch.blocked_run` waits for it.
 
     What it has to say goes to `LedgerDispatcher.ledger`, whose ledger decides what becomes of batches. It carries out.
+    Workers (`WorkerState`) and entries (`InFlight`) are those that it has told of: it may say of which classes it makes them.
     """
 
-    def tell(self, worker: WorkerState, what: str, about: Any) -> None:
+    def tell(self, worker: Any, what: str, about: Any) -> None:
         """Sends a worker word: "recall" a batch's number, "secede" a wait's."""
 
-    def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
+    def interrupt(self, worker: Any, entry: Any, run: TaskFuture[Any]) -> None:
         """Has a worker stop a run, or not begin it."""
 
-    def closed(self, entry: InFlight) -> None:
+    def closed(self, entry: Any) -> None:
         """A batch has said all."""
         return
 
-    def withdraw(self, entry: InFlight) -> None:
+    def withdraw(self, entry: Any) -> None:
         """Asks the system for a job that nobody has begun: `withdrawn` follows, or its worker says that it has begun."""
         return
 
-    def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
+    def kill(self, worker: Any, job: Any, run: TaskFuture[Any]) -> None:
         """Stops by force what executes a run: the worker goes, or `kill_refused` follows."""
 
-    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
+    def give_up(self, entry: Any, run: TaskFuture[Any]) -> None:
         """A run does not stop, and its worker is not killed for it: what executes it is given up."""
         return
 
-    def read_outcomes(self, worker: WorkerState) -> None:
+    def read_outcomes(self, worker: Any) -> None:
         """Has what a worker that has gone had written down read: `outcomes_read` follows, perhaps after a while."""
 
-    def passed_on(self, entry: InFlight, report: Report) -> None:
+    def passed_on(self, entry: Any, report: Report) -> None:
         """A report that waited for the end of its job, or was written down, is known now; workers may be interested."""
 
     def deadly(self, key: int, error: BaseException) -> None:

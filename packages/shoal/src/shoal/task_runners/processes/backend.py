@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.dispatchers import LedgerDispatcher
-    from shoal.scheduling.in_flight import InFlight, WorkerState
+    from shoal.scheduling.in_flight import InFlight
     from shoal.scheduling.ledger_events import LedgerEvents
 
 __all__ = ["ProcessBackend"]
@@ -184,10 +184,8 @@ class ProcessBackend(LedgerBackend):
 
     # ------------------------------------------------------------------ what the ledger wants done
 
-    def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
+    def interrupt(self, worker: ProcessMember, entry: Sent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, ProcessMember)  # there are no others
-        assert isinstance(entry, Sent)
         position = entry.position_of(run)
         with self.lock:
             if worker.buried:
@@ -196,28 +194,23 @@ class ProcessBackend(LedgerBackend):
                 entry.lane.words[position] = WITHDRAWN  # sooner than the message
             worker.channel.send(messages.INTERRUPT, dumps((run._number, is_overdue(run))))
 
-    def tell(self, worker: WorkerState, what: str, about: Any) -> None:
+    def tell(self, worker: ProcessMember, what: str, about: Any) -> None:
         """See `LedgerBackend`: nobody has to secede, as another worker takes a spare slot."""
-        assert isinstance(worker, ProcessMember)  # there are no others
         if what == "recall":
             worker.channel.send(messages.RECALL, dumps(about))
 
-    def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
+    def kill(self, worker: ProcessMember, job: Sent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, ProcessMember)  # there are no others
         worker.process.kill()
 
-    def closed(self, entry: InFlight) -> None:
+    def closed(self, entry: Sent) -> None:
         """See `LedgerBackend`: its lane is free for another."""
-        worker = entry.worker
-        assert isinstance(worker, ProcessMember)  # it was sent to one
-        assert isinstance(entry, Sent)
+        worker: Any = entry.worker
         with self.lock:
             worker.lanes.append(entry.lane_number)
 
-    def read_outcomes(self, worker: WorkerState) -> None:
+    def read_outcomes(self, worker: ProcessMember) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, ProcessMember)  # there are no others
         self.link.do(lambda: self.pool.see_to(worker))
 
     def passed_on(self, entry: InFlight, report: Report) -> None:

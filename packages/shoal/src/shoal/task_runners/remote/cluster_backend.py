@@ -25,7 +25,6 @@ from shoal.names import process_entropy, reserve_block
 from shoal.scheduling.backend import LedgerBackend
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities, LedgerRules
-from shoal.scheduling.in_flight import WorkerState
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.members import ClusterMember, Sent, is_overdue
@@ -326,14 +325,12 @@ class ClusterBackend(LedgerBackend):
 
     # ------------------------------------------------------------------ what the ledger wants done
 
-    def tell(self, worker: WorkerState, what: str, about: Any) -> None:
+    def tell(self, worker: ClusterMember, what: str, about: Any) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, ClusterMember)  # there are no others
         self.down(worker, _KINDS[what], dumps(about))
 
-    def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
+    def interrupt(self, worker: ClusterMember, entry: Sent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, ClusterMember)  # there are no others
         self.down(worker, messages.INTERRUPT, dumps((run._number, is_overdue(run))))
 
     def slot_gone(self, slot: int) -> None:
