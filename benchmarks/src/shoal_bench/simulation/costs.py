@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal import task
 from shoal.calls import Batch, Report
@@ -28,8 +28,6 @@ from shoal.serialization import dumps, loads
 from shoal.task_runners.remote.batch_serializer import BatchSerializer
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
 from shoal.task_runners.remote.columns import KEPT, PICKLED, PLAIN
-
-if TYPE_CHECKING:
 
 __all__ = [
     "FREE",
