@@ -140,7 +140,6 @@ def _row(mark: Mark) -> dict[str, Any]:
         "high": mark.figure.high,
         "at": mark.at,
         "label": f"~{mark.text}" if mark.noisy else mark.text,
-        "named": f"{mark.contestant} {mark.text}" if mark.role == OTHER else mark.text,
         "noise": "too noisy to conclude from" if mark.noisy else "",
     }
 
@@ -196,7 +195,7 @@ def _dots(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
         )
         .transform_filter("datum.place == 1")
         .mark_text(align=align, dx=shift, fontSize=12)
-        .encode(x=axis, text="named:N")
+        .encode(x=axis, text="label:N")
         for order_of, align, shift in (("ascending", "right", -10), ("descending", "left", 10))
     ]
     return alt.layer(line, dot, *outer).properties(height=DOT * len(order))
@@ -205,7 +204,10 @@ def _dots(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
 def _lines(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
     """A line for each contestant."""
     places = sorted({mark.at for mark in panel.marks})
-    legend = alt.Legend(title=None, orient="top", columns=4, symbolType="stroke", symbolSize=250)
+    engines, roles = (
+        alt.Legend(title=None, orient=side, columns=4, symbolType="stroke", symbolSize=250)
+        for side in ("top", "bottom")
+    )
     along = alt.X(
         "at:Q",
         title=section.along,
@@ -215,18 +217,18 @@ def _lines(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
     base = alt.Chart().encode(
         x=along,
         y=_figures(section, vertical=True),
-        stroke=_coloured(alt.Stroke, colour, legend),
+        stroke=_coloured(alt.Stroke, colour, engines),
         detail="contestant:N",
     )
     line = base.mark_line(strokeWidth=2.2).encode(
         strokeDash=alt.StrokeDash(
             "role:N",
             scale=alt.Scale(domain=_roles(panel), range=_of_roles(panel, [[1, 0], [6, 4], [2, 3]])),
-            legend=legend,
+            legend=roles,
         )
     )
     dot = base.mark_point(size=60, strokeWidth=2, opacity=1).encode(
-        fill=_coloured(alt.Fill, colour),
+        fill=_coloured(alt.Fill, colour, engines),
         fillOpacity=_filled(),
         tooltip=_tooltip(section),
     )
@@ -301,7 +303,7 @@ def _domain(section: Section) -> tuple[float, float]:
         return 0.0, high * 1.25
     if section.form == "lines":
         return low / 1.5, high * 1.5
-    room = max((high / low) ** 0.25, 3.0)
+    room = max(10.0, (high / low) ** 0.4)
     if section.form == "bars":
         return 10.0 ** math.floor(math.log10(low * 0.8)), high * room
     return low / room, high * room
@@ -331,7 +333,10 @@ def _dressed(chart: Any, ink: str, paper: str) -> Any:
             labelLimit=170,
         )
         .configure_axisBand(grid=False, ticks=False, labelPadding=6)
-        .configure_legend(**text, symbolStrokeWidth=2.2)
+        .configure_legend(
+            **text,
+            symbolStrokeWidth=2.2,
+        )
         .configure_title(
             color=ink,
             subtitleColor=ink,

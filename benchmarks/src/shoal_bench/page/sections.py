@@ -117,7 +117,8 @@ def _efficiency(record: Record) -> Section:
     return Section(
         name="efficiency",
         title="How long must my tasks be?",
-        reads="The longer a task computes, the less its overhead counts. At 100 % the workers do nothing but work.",
+        reads="The longer a task computes, the less its overhead counts. At 100 % the workers do nothing but work. Solid lines are Shoal, "
+        "dashed ones the bare engines.",
         form="lines",
         axis="work in the workers' time (%)",
         kind="share",
@@ -138,8 +139,8 @@ def _overhead(record: Record) -> Section:
     return Section(
         name="overhead",
         title="What does a task cost beside its work?",
-        reads="The time for a task that does nothing. Further left is cheaper: each step of the scale is ten times as much. A line joins a runner of Shoal with its bare "
-        "engine.",
+        reads="The time for a task that does nothing. Full dots are Shoal, light ones the bare engine, triangles others on it; the outer "
+        "figures are written. Further left is cheaper: each step of the scale is ten times as much.",
         form="dots",
         axis="time for a task (log scale)",
         kind="seconds",
