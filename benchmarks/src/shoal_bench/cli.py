@@ -12,6 +12,7 @@ from rich.console import Console
 
 from shoal_bench import report
 from shoal_bench.commands.compare import compare
+from shoal_bench.commands.page import report as report_of
 from shoal_bench.commands.runners import compare_runners
 from shoal_bench.harness import measure_all
 from shoal_bench.machine import Machine
@@ -23,6 +24,7 @@ __all__ = ["app"]
 app = App(name="bench", help="Compare task runners with each other and with the bare engines.")
 app.default(compare_runners)
 app.command(compare)
+app.command(report_of, name="report")
 
 #: Rounds that count, unless `--rounds` says otherwise; in a quick look.
 ROUNDS = 7

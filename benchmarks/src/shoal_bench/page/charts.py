@@ -18,16 +18,13 @@ import vl_convert
 
 from shoal_bench.page.sections import BARE, OTHER, OURS, Kind, Mark, Panel, Section
 
-__all__ = ["PICTURE", "SHOWN", "as_png", "as_svg", "chart_of", "colours", "spec_of"]
+__all__ = ["SHOWN", "as_png", "as_svg", "chart_of", "colours", "spec_of"]
 
 #: Colours of the four engines; and of others, in turn.
 ENGINES = {"threads": "#2a86c8", "processes": "#d9661f", "dask": "#12986e", "ray": "#b8629f"}
 FURTHER = ("#8a7d1e", "#7a7f87", "#6a70c9", "#a8695a")
 
 ROLES = [OURS, BARE, OTHER]
-#: The sections that a picture shows: the main ones.
-PICTURE = ("efficiency", "overhead", "metg", "real", "start")
-
 #: The parameter of a page's charts that says which contestants are shown.
 SHOWN = "shown"
 

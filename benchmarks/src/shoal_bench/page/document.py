@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 import vl_convert
@@ -12,9 +13,9 @@ from markupsafe import Markup
 
 from shoal_bench.advice import advice
 from shoal_bench.measurement import BYTES, SECONDS
-from shoal_bench.page.charts import PICTURE, as_png, colours, spec_of
+from shoal_bench.page.charts import as_png, colours, spec_of
 from shoal_bench.page.notes import circumstances, doubts
-from shoal_bench.page.sections import Kind, sections
+from shoal_bench.page.sections import PICTURE, Kind, sections
 from shoal_bench.record import Case, Contestant, Entry, Record
 from shoal_bench.table import cost, ratio
 
@@ -94,7 +95,7 @@ def page(record: Record) -> str:
         scenarios=record.scenarios,
         css=_own("page.css"),
         script=_own("page.js"),
-        bundle=Markup(vl_convert.javascript_bundle()) if specs else "",
+        bundle=_bundle() if specs else "",
     )
 
 
@@ -113,6 +114,12 @@ def picture(record: Record) -> bytes:
 def engines_of(record: Record) -> list[str]:
     """The engines of a record, in order."""
     return list(dict.fromkeys(one.engine for one in record.contestants))
+
+
+@cache
+def _bundle() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as one script, which needs no escaping."""
+    return Markup(vl_convert.javascript_bundle())
 
 
 def _own(name: str) -> Markup:

@@ -14,10 +14,25 @@ from shoal_bench.measurement import BYTES, SECONDS
 from shoal_bench.record import Case, Contestant, Entry, Quartiles, Record, Scenario
 from shoal_bench.table import ratio
 
-__all__ = ["BARE", "OTHER", "OURS", "Form", "Kind", "Mark", "Panel", "Section", "role", "sections"]
+__all__ = [
+    "BARE",
+    "OTHER",
+    "OURS",
+    "PICTURE",
+    "Form",
+    "Kind",
+    "Mark",
+    "Panel",
+    "Section",
+    "role",
+    "sections",
+]
 
 #: What a contestant is: a runner of ours, what that is compared with, anything else.
 OURS, BARE, OTHER = "Shoal", "bare engine", "other"
+
+#: The sections that a picture shows: the main ones.
+PICTURE = ("efficiency", "overhead", "metg", "real", "start")
 
 #: How a section is drawn: dots beside each other on a log scale, bars, or lines along an axis.
 Form = Literal["dots", "bars", "lines"]
