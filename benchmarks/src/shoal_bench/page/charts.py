@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import vl_convert
@@ -33,6 +33,12 @@ FONT = "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif"
 #: Pixels: the row of a bar and of a dot, the height of lines; and of a picture, the width of a panel and of one alone.
 BAR, DOT, LINES = 24, 34, 300
 NARROW, WIDE = 330, 720
+
+#: The least and the most figure of a row: how they are found, and where their text stands beside them.
+OUTER: tuple[tuple[str, Literal["left", "right"], int], ...] = (
+    ("ascending", "right", -10),
+    ("descending", "left", 10),
+)
 
 #: Labels of an axis, from base units: `10 µs`.
 LABELS: dict[Kind, str] = {
@@ -60,7 +66,8 @@ def spec_of(section: Section, panel: Panel, engines: Sequence[str]) -> dict[str,
         .add_params(alt.param(name=SHOWN, value=names))
         .transform_filter(f"indexof({SHOWN}, datum.contestant) >= 0")
     )
-    return _dressed(chart, "currentColor", "transparent").to_dict()
+    spec: dict[str, Any] = _dressed(chart, "currentColor", "transparent").to_dict()
+    return spec
 
 
 def chart_of(section: Section, panel: Panel, engines: Sequence[str], width: Any) -> alt.LayerChart:
@@ -77,7 +84,7 @@ def chart_of(section: Section, panel: Panel, engines: Sequence[str], width: Any)
     scale = alt.Scale(domain=list(known), range=list(known.values()))
     return draw(section, panel, scale).properties(
         width=width,
-        data=alt.Data(values=[_row(mark) for mark in panel.marks]),
+        data=alt.InlineData(values=[_row(mark) for mark in panel.marks]),
     )
 
 
@@ -159,7 +166,7 @@ def _bars(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
         fillOpacity=_filled(),
     )
     text = base.mark_text(align="left", dx=5, fontSize=12).encode(x=axis, text="label:N")
-    return alt.layer(bar, text).properties(height=BAR * len(order))
+    return alt.LayerChart(layer=[bar, text]).properties(height=BAR * len(order))
 
 
 def _dots(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
@@ -187,15 +194,15 @@ def _dots(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
     outer = [
         base.transform_window(
             place="rank()",
-            sort=[alt.SortField("value", order=order_of)],
+            sort=[{"field": "value", "order": order_of}],
             groupby=["engine"],
         )
         .transform_filter("datum.place == 1")
         .mark_text(align=align, dx=shift, fontSize=12)
         .encode(x=axis, text="label:N")
-        for order_of, align, shift in (("ascending", "right", -10), ("descending", "left", 10))
+        for order_of, align, shift in OUTER
     ]
-    return alt.layer(line, dot, *outer).properties(height=DOT * len(order))
+    return alt.LayerChart(layer=[line, dot, *outer]).properties(height=DOT * len(order))
 
 
 def _lines(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
@@ -229,7 +236,7 @@ def _lines(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
         fillOpacity=_filled(),
         tooltip=_tooltip(section),
     )
-    return alt.layer(line, dot).properties(height=LINES)
+    return alt.LayerChart(layer=[line, dot]).properties(height=LINES)
 
 
 def _roles(panel: Panel) -> list[str]:

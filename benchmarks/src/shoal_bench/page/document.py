@@ -119,7 +119,7 @@ def engines_of(record: Record) -> list[str]:
 @cache
 def _bundle() -> Markup:
     """Vega, Vega-Lite and Vega-Embed as one script, which needs no escaping."""
-    return Markup(vl_convert.javascript_bundle())
+    return Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 def _own(name: str) -> Markup:
