@@ -110,7 +110,7 @@ def as_png(chosen: Sequence[Section], engines: Sequence[str]) -> bytes:
         for section in chosen
     ]
     return vl_convert.vegalite_to_png(
-        _spec(_dressed(alt.vconcat(*parts, spacing=36), INK, PAPER)), scale=2
+        _spec(_dressed(_apart(alt.vconcat(*parts, spacing=36)), INK, PAPER)), scale=2
     )
 
 
@@ -126,7 +126,13 @@ def _side_by_side(section: Section, engines: Sequence[str]) -> alt.VConcatChart:
         for panel in section.panels
     ]
     rows = [alt.hconcat(*charts[first : first + 2]) for first in range(0, len(charts), 2)]
-    return alt.vconcat(*rows)
+    return _apart(alt.vconcat(*rows))
+
+
+def _apart(charts: alt.VConcatChart) -> alt.VConcatChart:
+    """Has each chart keep its own legends."""
+    apart: dict[str, Any] = dict.fromkeys(("fill", "stroke", "strokeDash", "shape"), "independent")
+    return charts.resolve_scale(**apart)
 
 
 def _spec(chart: Built) -> str:
@@ -134,7 +140,7 @@ def _spec(chart: Built) -> str:
 
 
 def _row(mark: Mark) -> dict[str, Any]:
-    """A mark as a row of data; `label` and `tooltip` are for people."""
+    """A mark as a row of data; `label` is what stands beside it, `told` what it says when it is pointed at."""
     return {
         "contestant": mark.contestant,
         "engine": mark.engine,
@@ -144,7 +150,7 @@ def _row(mark: Mark) -> dict[str, Any]:
         "high": mark.figure.high,
         "at": mark.at,
         "label": f"~{mark.text}" if mark.noisy else mark.text,
-        "noise": "too noisy to conclude from" if mark.noisy else "",
+        "told": f"{mark.text}, too noisy to conclude from" if mark.noisy else mark.text,
     }
 
 
@@ -271,11 +277,14 @@ def _shape() -> alt.Shape:
 def _tooltip(section: Section) -> list[alt.Tooltip]:
     shown = [
         alt.Tooltip("contestant:N"),
-        alt.Tooltip("role:N", title="is"),
-        alt.Tooltip("label:N", title="median"),
-        alt.Tooltip("noise:N", title="note"),
+        alt.Tooltip("role:N", title="what it is"),
+        alt.Tooltip("told:N", title="median"),
     ]
-    return shown if section.form != "lines" else [*shown, alt.Tooltip("at:Q", title=section.along)]
+    return (
+        shown
+        if section.form != "lines"
+        else [*shown, alt.Tooltip("at:Q", title=section.along, format="~s")]
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- axes
