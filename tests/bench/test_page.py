@@ -15,6 +15,7 @@ from shoal_bench import cli
 from shoal_bench.commands import runners
 from shoal_bench.page.charts import colours
 from shoal_bench.page.document import NothingToDraw, page, picture
+from shoal_bench.page.markdown import BLOCKS, filled
 from shoal_bench.page.notes import doubts
 from shoal_bench.page.sections import BARE, OTHER, OURS, sections
 from shoal_bench.record import Record, Sample
@@ -185,6 +186,15 @@ class TestPage:
         assert "on threads" not in section.answer
         assert "on processes" in section.answer
 
+    def test_a_machine_that_was_too_busy_is_named_once(self) -> None:
+        data = example().model_dump()
+        for scenario in data["scenarios"][:3]:
+            for case in scenario["cases"]:
+                for entry in case["entries"]:
+                    entry["noisy"] = True
+        (line,) = [one for one in doubts(Record.model_validate(data)) if "noisy" in one]
+        assert line.endswith("the machine was too busy. Measure again when it is quiet.")
+
     def test_peak_memory_has_its_chart(self) -> None:
         record = only(example(), "overhead")
         (scenario,) = record.scenarios
@@ -218,6 +228,22 @@ class TestPicture:
     def test_without_figures_there_is_none(self) -> None:
         with pytest.raises(NothingToDraw, match="overhead"):
             picture(only(example()))
+
+
+class TestMarkdown:
+    def test_blocks_go_between_their_markers(self) -> None:
+        end = "<!-- end of what was measured -->"
+        text = f"before\n<!-- measured: runners -->\nold\n{end}\nafter\n"
+        made = filled(text, example())
+        assert made.startswith("before\n<!-- measured: runners -->\n\n| | a task of a map |")
+        assert made.endswith(f"\n\n{end}\nafter\n")
+        assert "old" not in made
+        assert "| dask | 10.8 µs (143x) |" in made
+        assert filled(made, example()) == made
+
+    def test_there_is_no_picture_of_what_was_not_measured(self) -> None:
+        made = BLOCKS["charts"](only(example(), "metg"))
+        assert re.findall(r"\]\((.*?)\)", made) == ["pictures/bench/metg.svg"]
 
 
 class TestCommands:

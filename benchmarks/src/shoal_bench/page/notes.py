@@ -9,6 +9,9 @@ from shoal_bench.record import Record
 
 __all__ = ["circumstances", "doubts"]
 
+#: So many noisy figures, if they are a quarter of all, are not listed: the whole record is in doubt.
+MANY = 12
+
 
 def circumstances(record: Record) -> list[tuple[str, str]]:
     """Machine, versions and options, as terms and what they are."""
@@ -60,13 +63,15 @@ def _noise(record: Record) -> Iterator[str]:
     if not noisy:
         yield f"None of the {len(entries)} figures is too noisy to conclude from."
         return
+    words = f"{len(noisy)} of {len(entries)} figures are too noisy to conclude from, and marked ~"
+    if len(noisy) > MANY and len(noisy) > len(entries) / 4:
+        yield f"{words}: the machine was too busy. Measure again when it is quiet."
+        return
     places: defaultdict[str, list[str]] = defaultdict(list)
     for scenario, case, entry in noisy:
         places[f"{scenario.name}: {case.name}"].append(entry.contestant)
     where = "; ".join(f"{place} ({', '.join(whom)})" for place, whom in places.items())
-    yield (
-        f"{len(noisy)} of {len(entries)} figures are too noisy to conclude from, and marked ~: {where}."
-    )
+    yield f"{words}: {where}."
 
 
 def _listed(versions: dict[str, str]) -> str:

@@ -365,7 +365,7 @@ def _beside_bare(record: Record, scenario: str, case: str, words: str) -> str:
             continue
         beside = entry.ratio(contestant.bare)
         times = (
-            f" (bare engine {ratio(1 / beside.quartiles.median)})"
+            f" (the bare engine {ratio(1 / beside.quartiles.median)})"
             if beside is not None and beside.conclusive
             else ""
         )
