@@ -146,6 +146,7 @@ class TestPage:
         assert "parsl did not take part: is not installed" in said
         assert "Void: cannot do this (joblib in overhead: round-trip)." in said
         assert "figures is too noisy to conclude from" in said
+        assert "Void: joblib\n" in said  # below its chart
 
     def test_names_are_escaped(self) -> None:
         nasty = "</script><b>&'\""

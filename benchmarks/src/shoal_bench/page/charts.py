@@ -90,9 +90,11 @@ def chart_of(section: Section, panel: Panel, engines: Sequence[str], width: Any)
 
 def as_svg(section: Section, engines: Sequence[str]) -> str:
     """A section as a picture in SVG, whose text follows the reader's colour scheme."""
-    svg = vl_convert.vegalite_to_svg(
-        _spec(_dressed(_side_by_side(section, engines), "currentColor", "transparent"))
+    # Room at the left, because a reader's letters may be wider than those of this machine.
+    charts = _side_by_side(section, engines).properties(
+        padding={"left": 24, "right": 24, "top": 8, "bottom": 8}
     )
+    svg = vl_convert.vegalite_to_svg(_spec(_dressed(charts, "currentColor", "transparent")))
     style = (
         f"<style>:root{{color:{INK}}}@media (prefers-color-scheme:dark){{:root{{color:#e3e8ee}}}}</style>"
         f"<title>{section.title}</title>"
@@ -159,14 +161,14 @@ def _row(mark: Mark) -> dict[str, Any]:
 
 def _bars(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
     """A bar for each contestant, with its figure behind it."""
-    axis = _figures(section)
+    axis = _figures(section, panel)
     order = list(dict.fromkeys(mark.contestant for mark in panel.marks))
     base = alt.Chart().encode(
         y=alt.Y("contestant:N", sort=order, title=None), tooltip=_tooltip(section)
     )
     bar = base.mark_bar(strokeWidth=1.5, height={"band": 0.72}).encode(
         x=axis,
-        x2=alt.datum(_domain(section)[0]),
+        x2=alt.datum(_domain(section, panel)[0]),
         fill=_coloured(alt.Fill, colour),
         stroke=_coloured(alt.Stroke, colour),
         fillOpacity=_filled(),
@@ -177,14 +179,14 @@ def _bars(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
 
 def _dots(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
     """A row for each engine, in which a line joins its contestants, with the outer figures beside it."""
-    axis = _figures(section)
+    axis = _figures(section, panel)
     order = list(dict.fromkeys(mark.engine for mark in panel.marks))
     base = alt.Chart().encode(y=alt.Y("engine:N", sort=order, title=None))
     line = (
         base.transform_aggregate(least="min(value)", most="max(value)", groupby=["engine"])
         .mark_rule(strokeWidth=2, opacity=0.5)
         .encode(
-            x=_figures(section, field="least"),
+            x=_figures(section, panel, field="least"),
             x2="most:Q",
             stroke=_coloured(alt.Stroke, colour),
         )
@@ -226,7 +228,7 @@ def _lines(section: Section, panel: Panel, colour: alt.Scale) -> alt.LayerChart:
     )
     base = alt.Chart().encode(
         x=along,
-        y=_figures(section, vertical=True),
+        y=_figures(section, panel, vertical=True),
         stroke=_coloured(alt.Stroke, colour, engines),
         detail="contestant:N",
     )
@@ -290,9 +292,11 @@ def _tooltip(section: Section) -> list[alt.Tooltip]:
 # ---------------------------------------------------------------------------------------------------------------- axes
 
 
-def _figures(section: Section, *, field: str = "value", vertical: bool = False) -> Any:
-    """The axis of the figures, the same in all panels of a section."""
-    low, high = _domain(section)
+def _figures(
+    section: Section, panel: Panel, *, field: str = "value", vertical: bool = False
+) -> Any:
+    """The axis of the figures."""
+    low, high = _domain(section, panel)
     values = _powers(low, high) if section.is_log else alt.Undefined
     return (alt.Y if vertical else alt.X)(
         f"{field}:Q",
@@ -301,22 +305,27 @@ def _figures(section: Section, *, field: str = "value", vertical: bool = False) 
             type="log" if section.is_log else "linear", domain=[low, high], nice=False, clamp=True
         ),
         axis=alt.Axis(
-            values=values, labelExpr=LABELS[section.kind], labelOverlap=True, tickCount=5
+            values=values,
+            labelExpr=LABELS[section.kind],
+            labelOverlap=True,
+            labelSeparation=8,
+            tickCount=4,
         ),
     )
 
 
-def _domain(section: Section) -> tuple[float, float]:
+def _domain(section: Section, panel: Panel) -> tuple[float, float]:
     """From where to where, with room for text beside the outermost marks."""
-    values = [mark.figure.median for panel in section.panels for mark in panel.marks]
+    panels = section.panels if section.is_shared else (panel,)
+    values = [mark.figure.median for one in panels for mark in one.marks]
     low, high = min(values), max(values)
     if section.kind == "share":
         return 0.0, max(1.0, high)
     if not section.is_log:
-        return 0.0, high * 1.25
+        return 0.0, high * 1.4
     if section.form == "lines":
         return low / 1.5, high * 1.5
-    room = max(10.0, (high / low) ** 0.4)
+    room = max(10.0, (high / low) ** 0.45)
     if section.form == "bars":
         return 10.0 ** math.floor(math.log10(low * 0.8)), high * room
     return low / room, high * room

@@ -67,10 +67,17 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is drawn in one frame."""
+    """What is drawn in one frame.
+
+    Attributes:
+        title: of the frame.
+        marks: what is drawn.
+        void: contestants whose results do not count, and are not drawn.
+    """
 
     title: str
     marks: tuple[Mark, ...]
+    void: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +95,7 @@ class Section:
         along: title of the other axis, of lines.
         along_kind: what that counts.
         panels: one for each frame.
+        is_shared: whether the panels share their axis, as their figures compare.
         answer: what is seen; empty where the figures do not say.
     """
 
@@ -101,6 +109,7 @@ class Section:
     along: str = ""
     along_kind: Kind = "count"
     panels: tuple[Panel, ...]
+    is_shared: bool = True
     answer: str = ""
 
 
@@ -192,7 +201,8 @@ def _real(record: Record) -> Section:
     return Section(
         name="real",
         title="How long does a whole job take?",
-        reads="Shorter is better. The first two hold Python's interpreter lock, so threads cannot share their work.",
+        reads="Shorter is better. Parsing and counting hold Python's interpreter lock, so that threads cannot share the work.",
+        is_shared=False,
         form="bars",
         axis="time for the job",
         kind="seconds",
@@ -282,7 +292,8 @@ def _by_case(
         shown = show or (SECONDS if case.unit == "seconds" else BYTES).show
         marks = tuple(_marks(record, case, value or _figure, shown))
         if marks:
-            panels.append(Panel(titles.get(case.name, case.name), marks))
+            void = tuple(entry.contestant for entry in case.entries if entry.void is not None)
+            panels.append(Panel(titles.get(case.name, case.name), marks, void))
     return tuple(panels)
 
 
