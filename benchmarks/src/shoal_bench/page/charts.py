@@ -134,7 +134,8 @@ def _side_by_side(section: Section, engines: Sequence[str]) -> alt.VConcatChart:
 def _apart(charts: alt.VConcatChart) -> alt.VConcatChart:
     """Has each chart keep its own legends."""
     apart: dict[str, Any] = dict.fromkeys(("fill", "stroke", "strokeDash", "shape"), "independent")
-    return charts.resolve_scale(**apart)
+    resolved: alt.VConcatChart = charts.resolve_scale(**apart)
+    return resolved
 
 
 def _spec(chart: Built) -> str:
