@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -196,6 +197,21 @@ class TestPage:
         (line,) = [one for one in doubts(Record.model_validate(data)) if "noisy" in one]
         assert line.endswith("the machine was too busy. Measure again when it is quiet.")
 
+    def test_costs_by_number_and_shares_by_workers_are_lines(self) -> None:
+        record = only(example(), "efficiency")
+        (scenario,) = record.scenarios
+        cases = [
+            case.model_copy(update={"axes": {axis: value}})
+            for axis, values in (("tasks", (100, 10_000)), ("workers", (1, 2)))
+            for case, value in zip(scenario.cases, values, strict=False)
+        ]
+        scale = scenario.model_copy(update={"name": "scale", "cases": tuple(cases)})
+        counts, workers = sections(record.model_copy(update={"scenarios": (scale,)}))
+        assert (counts.name, counts.kind) == ("counts", "seconds")
+        assert {mark.at for mark in counts.panels[0].marks} == {100, 10_000}
+        assert (workers.name, workers.kind) == ("workers", "share")
+        assert all(mark.figure.high <= 1 for mark in workers.panels[0].marks)
+
     def test_peak_memory_has_its_chart(self) -> None:
         record = only(example(), "overhead")
         (scenario,) = record.scenarios
@@ -287,6 +303,21 @@ class TestCommands:
     ) -> None:
         assert bench("report", saved, "--report", saved) == 2
         assert "cannot be two files" in capsys.readouterr().err
+
+    @pytest.mark.skipif(
+        getattr(os, "geteuid", lambda: 1)() == 0, reason="root may write everywhere"
+    )
+    def test_a_folder_that_may_not_be_written(
+        self, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = tmp_path / "closed"
+        folder.mkdir(mode=0o500)
+        assert bench("report", saved, "--report", folder / "out.html") == 2
+        assert "may not be written" in capsys.readouterr().err
+
+    def test_no_record(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert bench("report", tmp_path / "nothing", "--report", tmp_path / "out.html") == 2
+        assert "No such file" in capsys.readouterr().err
 
     def test_nothing_to_write(self, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert bench("report", saved) == 2

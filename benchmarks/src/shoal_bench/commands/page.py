@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +35,7 @@ def report(
     try:
         if report_file is None and plot is None:
             raise Refused("say what to write: --report FILE, --plot FILE, or both")
-        check_targets(record, report_file, plot)
+        check_targets(report_file, plot, source=record)
         loaded = read(record)
     except (Refused, UnreadableRecord) as error:
         notes.print(f"Error: {error}", markup=False)
@@ -49,19 +48,26 @@ def report(
     return 0
 
 
-def check_targets(*paths: Path | None) -> None:
-    """Makes sure that these files can be written, as far as can be known before.
+def check_targets(*targets: Path | None, source: Path | None = None) -> None:
+    """Makes sure that files can be written, as far as can be known before.
+
+    Args:
+        targets: what is to be written.
+        source: what it is made of, which must stay.
 
     Raises:
-        Refused: one cannot, or two are the same.
+        Refused: one cannot be written, or two are the same.
     """
     from shoal_bench.commands.files import Refused, check_target
 
-    named = [path for path in paths if path is not None]
-    for path in named:
+    taken = set() if source is None else {source.resolve()}
+    for path in targets:
+        if path is None:
+            continue
         check_target(path)
-    if same := _twice(path.absolute() for path in named):
-        raise Refused(f"{same} cannot be two files")
+        if path.resolve() in taken:
+            raise Refused(f"{path} cannot be two files")
+        taken.add(path.resolve())
 
 
 def write_looks(record: Record, report_file: Path | None, plot: Path | None) -> None:
@@ -88,13 +94,3 @@ def write_looks(record: Record, report_file: Path | None, plot: Path | None) -> 
         except NothingToDraw as error:
             raise Refused(f"{plot} was not written: {error}") from error
         write(plot, drawn)
-
-
-def _twice(paths: Iterable[Path]) -> Path | None:
-    """The first path that was there before."""
-    seen: set[Path] = set()
-    for path in paths:
-        if path in seen:
-            return path
-        seen.add(path)
-    return None
