@@ -194,7 +194,11 @@ class TestPage:
             for case in scenario["cases"]:
                 for entry in case["entries"]:
                     entry["noisy"] = True
-        (line,) = [one for one in doubts(Record.model_validate(data)) if "noisy" in one]
+        record = Record.model_validate(data)
+        (line,) = [one for one in doubts(record) if "noisy" in one]
+        headings = {s.name: s.panels[0].heading for s in sections(record)}
+        assert headings["start"] == "Until the first result (too noisy)"
+        assert headings["efficiency"] == "A map of tasks that compute"
         assert line.endswith("the machine was too busy. Measure again when it is quiet.")
 
     def test_costs_by_number_and_shares_by_workers_are_lines(self) -> None:

@@ -122,7 +122,7 @@ def _side_by_side(section: Section, engines: Sequence[str]) -> alt.VConcatChart:
     charts = [
         chart_of(section, panel, engines, width).properties(
             title=alt.TitleParams(
-                panel.title, anchor="start", fontSize=13, fontWeight="normal", offset=6
+                panel.heading, anchor="start", fontSize=13, fontWeight="normal", offset=6
             ),
         )
         for panel in section.panels

@@ -79,6 +79,12 @@ class Panel:
     marks: tuple[Mark, ...]
     void: tuple[str, ...] = ()
 
+    @property
+    def heading(self) -> str:
+        """Its title, with a warning if half of what it shows is too noisy to conclude from."""
+        noisy = sum(mark.noisy for mark in self.marks)
+        return f"{self.title} (too noisy)" if 2 * noisy > len(self.marks) else self.title
+
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
