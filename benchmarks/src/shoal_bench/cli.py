@@ -13,6 +13,7 @@ from rich.console import Console
 from shoal_bench import report
 from shoal_bench.commands.advise import advise_on
 from shoal_bench.commands.compare import compare
+from shoal_bench.commands.page import report as report_of
 from shoal_bench.commands.runners import compare_runners
 from shoal_bench.harness import measure_all
 from shoal_bench.machine import Machine
@@ -26,6 +27,7 @@ app = App(name="bench", help="Compare task runners with each other and with the 
 app.default(compare_runners)
 app.command(compare)
 app.command(advise_on, name="advise")
+app.command(report_of, name="report")
 
 #: Rounds that count, unless `--rounds` says otherwise; in a quick look.
 ROUNDS = 7
