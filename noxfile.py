@@ -100,8 +100,16 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def pictures(session: nox.Session) -> None:
-    """The drawn pictures of the documentation, anew."""
+    """The pictures of the documentation, anew: the drawn ones, and charts and tables of what was measured.
+
+    `nox -s pictures -- measure` measures anew before, which takes five minutes or more on a machine that should be quiet.
+    """
     session.run("python", "docs/pictures/draw.py")
+    if session.posargs == ["measure"]:
+        session.run("shoal", "bench", "--json", "docs/pictures/bench.json")
+    elif session.posargs:
+        session.error(f"`measure` or nothing, not {' '.join(session.posargs)}")
+    session.run("python", "docs/pictures/measured.py")
 
 
 @nox.session(python=OLDEST)

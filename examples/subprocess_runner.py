@@ -34,9 +34,9 @@ from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batch_serializer import BatchSerializer
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
 from shoal.task_runners.remote.cluster_listener import ClusterListener
-from shoal.task_runners.remote.cluster_members import ClusterMember
 from shoal.task_runners.remote.cluster_worker import ClusterWorker
 from shoal.task_runners.remote.file_store import FileStore, FileValue
+from shoal.task_runners.remote.members import ClusterMember
 from shoal.task_runners.remote.messages import Message
 from shoal.task_runners.remote.outbox import Outbox
 
@@ -71,6 +71,8 @@ class Line:
 
 class Worker(ClusterWorker):
     """This process, if it is a worker."""
+
+    channel: Line
 
     def __init__(self, line: Line) -> None:
         super().__init__(line, report_every=0.005)
@@ -114,6 +116,8 @@ def serve() -> None:
 
 class Member(ClusterMember):
     """A worker as the driver knows it."""
+
+    channel: Outbox
 
     def __init__(self, number: int, slot: int, backend: SubprocessBackend) -> None:
         ours, theirs = Pipe()

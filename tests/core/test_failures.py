@@ -240,9 +240,6 @@ class InThisThread:
         self.events.reported(report)
         self.events.reported(report)  # twice
 
-    def running(self) -> list[Any]:
-        return []
-
     def stop(self, grace: float) -> None: ...
 
 

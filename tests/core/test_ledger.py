@@ -215,7 +215,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def help(self, blocked_run: BlockedRun) -> None:
         try:
-            if not self.scheduler.help(blocked_run):
+            if not self.scheduler.worker_waits.help(blocked_run):
                 self.ledger.stuck(blocked_run)
         except WaitCycle:
             self.refuse(blocked_run)
@@ -575,7 +575,7 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             number, position, wanted, wait = rest
             try:
-                blocked_run = self.scheduler.run_waits(
+                blocked_run = self.scheduler.worker_waits.run_waits(
                     number, position, [wanted], blocks=True, timed=False, tag=(worker.state, wait)
                 )
             except WaitCycle:

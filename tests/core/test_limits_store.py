@@ -1023,6 +1023,7 @@ def test_an_interrupt_ends_the_wait(desk: Desk) -> None:
     def wait() -> None:
         frames.append(frames_of_this_thread())
         frame = frames[0].begin(token)
+        frames[0].leave_shield()
         begun.set()
         try:
             desk.keeper.acquire_blocking(frozenset({"db"}), "b")
@@ -1052,9 +1053,9 @@ def test_an_interrupt_of_a_run_beneath_does_not_end_the_wait(desk: Desk) -> None
 
     def wait() -> None:
         frames, beneath = frames_of_this_thread(), object()
-        outer = frames.begin(beneath)
-        frames.enter_shield()  # it waits for the run above, and was interrupted meanwhile
+        outer = frames.begin(beneath)  # it waits for the run above, and was interrupted meanwhile
         inner = frames.begin(object())
+        frames.leave_shield()
         with LOCK:
             frames.fire(beneath)
         begun.set()

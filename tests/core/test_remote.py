@@ -13,8 +13,8 @@ from shoal.scheduling.capabilities import LedgerRules
 from shoal.scheduling.in_flight import Departure
 from shoal.task_runners.remote.batches import Batch, Rows
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
-from shoal.task_runners.remote.cluster_members import ClusterMember, Sent
 from shoal.task_runners.remote.file_store import FileStore, FileValue
+from shoal.task_runners.remote.members import ClusterMember, Sent
 from shoal.task_runners.remote.outbox import Outbox
 from shoal.task_runners.remote.parcels import pack
 from shoal.task_runners.remote.worker import RemoteWorker

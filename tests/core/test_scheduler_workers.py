@@ -127,7 +127,7 @@ class WorkersMachine(RuleBasedStateMachine):
                         self.hand_back(held)
             elif kind == effects.HELP:
                 try:
-                    self.scheduler.help(rest[0])
+                    self.scheduler.worker_waits.help(rest[0])
                 except WaitCycle:
                     self.refuse(rest[0])
             elif kind == effects.GONE:
@@ -307,7 +307,7 @@ class WorkersMachine(RuleBasedStateMachine):
             self.hand_back(held)
             self.close_if_over(worker, held)
         try:
-            frame.blocked_run = self.scheduler.run_waits(
+            frame.blocked_run = self.scheduler.worker_waits.run_waits(
                 frame.held.batch.number, frame.position, [wanted], blocks=True, timed=timed
             )
         except WaitCycle:
@@ -330,7 +330,7 @@ class WorkersMachine(RuleBasedStateMachine):
         if not over and any(item._phase < DONE for item in blocked_run.wanted):
             return False
         frame.blocked_run = None
-        self.scheduler.run_resumed(blocked_run)
+        self.scheduler.worker_waits.run_resumed(blocked_run)
         self.follow()
         return True
 
@@ -353,7 +353,7 @@ class WorkersMachine(RuleBasedStateMachine):
             self.scheduler.batch_lost(held.batch.number, self.death, begun, float(next(self.time)))
         for frame in stack:
             if frame.blocked_run is not None:
-                self.scheduler.run_resumed(frame.blocked_run)
+                self.scheduler.worker_waits.run_resumed(frame.blocked_run)
         self.follow()
 
     @staticmethod
@@ -476,16 +476,20 @@ def test_who_asked_a_batch_back_in_vain_is_looked_at_again() -> None:
     first, one = submitted(1)
     second, _ = submitted(2)
     scheduler.batch_started(parents.number, 0)
-    blocked_run = scheduler.run_waits(parents.number, 0, [first, second], blocks=True, timed=False)
+    blocked_run = scheduler.worker_waits.run_waits(
+        parents.number, 0, [first, second], blocks=True, timed=False
+    )
     assert effects_of_kind(scheduler, effects.HELP) == [blocked_run]
-    assert not scheduler.help(blocked_run), "both were sent: the backend asks one of them back"
+    assert not scheduler.worker_waits.help(blocked_run), (
+        "both were sent: the backend asks one of them back"
+    )
     scheduler.endings.cancel(first, 1.0)
     scheduler.effects.clear()
     scheduler.batch_closed(one.number, blocked_run)
     assert effects_of_kind(scheduler, effects.HELP) == [blocked_run], (
         "so that it asks for the other"
     )
-    assert not scheduler.help(blocked_run)
+    assert not scheduler.worker_waits.help(blocked_run)
 
 
 @task

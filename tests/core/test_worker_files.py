@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal.task_runners.remote import record
+from shoal.task_runners.remote.batches import BEGUN
 from shoal.task_runners.remote.cluster_worker import ClusterWorker
 from shoal.task_runners.remote.files import is_own, make_file, read_file, remove_file
-from shoal.task_runners.remote.lanes import BEGUN
 from shoal.task_runners.remote.record import (
     ARGUMENTS,
     CAPACITY,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
+from distributed.scheduler import SchedulerState, TaskState, WorkerState
+from distributed.stealing import WorkStealing
 from shoal_dask.bus import LOOKED_AT, NAME, SESSION, SchedulerBus, _Session, key_of, session_in
 
 OURS = f"{SESSION}1"
@@ -175,3 +178,13 @@ def test_what_may_have_begun_is_refused_by_everybody_else() -> None:
     said.clear()
     bus.add_worker(bus._scheduler, "fourth")
     assert not said
+
+
+def test_what_is_used_of_dasks_stealing_is_there() -> None:
+    assert {"ts", "victim", "thief"} <= {*signature(WorkStealing.move_task_request).parameters}
+    stealing = WorkStealing.__annotations__
+    assert {"in_flight", "in_flight_tasks"} <= stealing.keys()
+    assert {"processing", "long_running", "nthreads"} <= {*WorkerState.__slots__}
+    restrictions = {"worker_restrictions", "host_restrictions", "resource_restrictions"}
+    assert {"processing_on", *restrictions} <= {*TaskState.__slots__}
+    assert {"idle", "queued", "extensions"} <= SchedulerState.__annotations__.keys()

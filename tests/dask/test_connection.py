@@ -18,8 +18,7 @@ import pytest
 from distributed import Client, LocalCluster, Nanny
 from shoal.exceptions import ClusterFailed, ClusterUnreachable, InvalidOption
 from shoal.testing.tools import eventually
-from shoal_dask.connection import Connection
-from shoal_dask.quiet import quiet
+from shoal_dask.connection import Connection, quiet
 from shoal_dask.settings import ClusterSettings
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from shoal.exceptions import InvalidOption, MissingExtraError, SerializationError
 from shoal.task_runners import ThreadPoolTaskRunner, registry
 from shoal_dask import DaskTaskRunner, backend, task_runners
-from shoal_dask.report import Report
+from shoal_dask.task_runners import Report
 
 if TYPE_CHECKING:
     from shoal_dask.connection import Connection

@@ -18,6 +18,7 @@
     record.py         the schema of what is written; derive.py: what samples come to
     comparison.py     who is asked for what, in which order; book.py: what was taken
     progress.py  table.py  advice.py      what is shown
+    page/             a record as a page with charts, and as a picture
     changes.py  significance.py  floors.py    what is made of records
     trial/            a user's own flow on every runner
     commands/         the commands

@@ -16,6 +16,7 @@ from shoal_bench.commands.advise import advise_on
 from shoal_bench.commands.compare import compare
 from shoal_bench.commands.files import INTERRUPTED, REFUSED, Kept, Refused, check_target
 from shoal_bench.commands.interrupts import interrupted_once
+from shoal_bench.commands.page import report as report_of
 from shoal_bench.commands.runners import compare_runners
 from shoal_bench.harness import Result, measure_all
 from shoal_bench.machine import Machine
@@ -29,6 +30,7 @@ app = App(name="bench", help="Compare task runners with each other and with the 
 app.default(compare_runners)
 app.command(compare)
 app.command(advise_on, name="advise")
+app.command(report_of, name="report")
 
 #: Rounds that count, unless `--rounds` says otherwise; in a quick look.
 ROUNDS = 7

@@ -35,8 +35,8 @@ def check_target(path: Path) -> None:
         raise Refused(f"{path} may not be written")
 
 
-def write(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all where it is a regular one.
+def write(path: Path, content: str | bytes) -> None:
+    """Writes a file, whole or not at all where it is a regular one. Text is written in UTF-8.
 
     Raises:
         Refused: that failed, for example because the disk is full.
@@ -44,7 +44,7 @@ def write(path: Path, text: str) -> None:
     is_special = path.exists() and not path.is_file()
     part = path if is_special else path.with_name(path.name + ".part")
     try:
-        part.write_text(text)
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
         if not is_special:
             part.replace(path)
     except OSError as error:

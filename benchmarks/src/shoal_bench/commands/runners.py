@@ -40,6 +40,8 @@ def compare_runners(
     full: Flag = False,
     peer: Names = (),
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    report: Path | None = None,
+    plot: Path | None = None,
     floors: Path | None = None,
 ) -> int:
     """Compare threads, processes, Dask and Ray, each beside its bare engine.
@@ -57,13 +59,16 @@ def compare_runners(
         full: all cases of all scenarios, and all peers that are installed; takes hours.
         peer: NAME=/path/to/python: the interpreter that has this contestant, which then takes part.
         json_file: write everything that was measured to this file.
+        report: write one page in HTML with charts to this file; it opens without a network.
+        plot: write the main charts as one picture in PNG to this file.
         floors: end with 1 if a floor of this file was missed.
     """
     from rich.console import Console
 
     from shoal_bench.advice import advice
-    from shoal_bench.commands.files import INTERRUPTED, REFUSED, Refused, check_target
+    from shoal_bench.commands.files import INTERRUPTED, REFUSED, Refused
     from shoal_bench.commands.interrupts import interrupted_once
+    from shoal_bench.commands.page import check_targets, write_looks
     from shoal_bench.commands.peers import interpreters
     from shoal_bench.contestants import UnknownContestant, choose
     from shoal_bench.floors import UnreadableFloors, missed, read_floors
@@ -78,8 +83,7 @@ def compare_runners(
         chosen = choose(runner, contestant, peers=full, asked=peers)
         scenarios = load(scenario, full=full)
         held = () if floors is None else read_floors(floors)
-        if json_file is not None:
-            check_target(json_file)
+        check_targets(json_file, report, plot)
     except (Refused, UnknownContestant, UnknownScenario, UnreadableFloors) as error:
         notes.print(f"Error: {error}")
         return REFUSED
@@ -91,6 +95,7 @@ def compare_runners(
         workers=workers or processors(),
         peers={name: str(python) for name, python in peers.items()},
     )
+    code = 0
     is_elsewhere = any("://" in name for name in runner)
     for doubt in Machine.here().doubts(0 if is_elsewhere else options.workers):
         notes.print(doubt)
@@ -109,9 +114,16 @@ def compare_runners(
             console.print(as_table(record))
             for sentence in advice(record):
                 console.print(sentence)
+            try:
+                write_looks(record, report, plot)
+            except Refused as error:
+                notes.print(f"Error: {error}")
+                code = 1
         if problem is not None:
             notes.print(f"Error: {problem}")
-            return 1
+            code = 1
+    if code:
+        return code
     if interrupted:
         return INTERRUPTED
     if is_nothing:

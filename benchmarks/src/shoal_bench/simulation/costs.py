@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from shoal import task
 from shoal.calls import Batch, Report
@@ -28,9 +28,6 @@ from shoal.serialization import dumps, loads
 from shoal.task_runners.remote.batch_serializer import BatchSerializer
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
 from shoal.task_runners.remote.columns import KEPT, PICKLED, PLAIN
-
-if TYPE_CHECKING:
-    from shoal.scheduling.backend import LedgerBackend
 
 __all__ = [
     "FREE",
@@ -107,10 +104,34 @@ def played(x: int) -> int:
     return x
 
 
+class NeverStarted(ClusterBackend):
+    """A cluster that is only asked what it can do."""
+
+    def start(self, events: Any) -> None:
+        """Is never called, as is all that follows."""
+        raise NotImplementedError
+
+    def stop(self, grace: float) -> None:
+        """See `start`."""
+        raise NotImplementedError
+
+    def kill(self, worker: Any, job: Any, run: Any) -> None:
+        """See `start`."""
+        raise NotImplementedError
+
+    def read_outcomes(self, worker: Any) -> None:
+        """See `start`."""
+        raise NotImplementedError
+
+    def is_listening(self) -> bool:
+        """See `start`."""
+        raise NotImplementedError
+
+
 def dispatcher_of_nothing() -> LedgerDispatcher:
     """A dispatcher for runs of a cluster that is never started: whose scheduler it is, and what maps belong to."""
-    backend = ClusterBackend(RULES, least=LEAST, patience=PATIENCE)
-    return LedgerDispatcher(cast("LedgerBackend", backend), RULES, RULES.name)
+    backend: Any = NeverStarted(RULES, least=LEAST, patience=PATIENCE)
+    return LedgerDispatcher(backend, RULES, RULES.name)
 
 
 def measure_costs(job: float = 0.0) -> DriverCosts:

@@ -4,16 +4,16 @@
     forking, nanny, preloaded   worker processes of a local cluster
     secret                      who may connect to it
     local, clusters             what a cluster is made with, and what became of its workers
-    quiet, connection           the cluster and the client
+    connection                  the cluster and the client
     environment                 what the workers need to have
-    report, options             Dask's own tools
+    options                     Dask's own annotations
     clients, utils              its API in flows and tasks
     handles, values, natives    values that stay, or come from elsewhere; Dask's own objects
     bus, session                messages beside Dask's own; what runs batches on a worker
     members, link, listening    the driver's books; its end of the bus; what it hears
     relays, jobs, watch         futures for Dask; what it says of tasks and workers; a scheduler that has gone
     backend                     batches become Dask tasks
-    task_runners                what users configure
+    task_runners                what users configure; Dask's performance report
 
 The public names below load on first access: importing this package does not import Dask.
 """

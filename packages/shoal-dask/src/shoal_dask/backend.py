@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from shoal.calls import Batch
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.dispatchers import LedgerDispatcher
-    from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.parcels import Packed
 
@@ -327,16 +326,13 @@ class DaskBackend(ClusterBackend):
                 return
         self.send("withdraw", key=sent.key, number=sent.batch.number)
 
-    def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
+    def kill(self, worker: DaskMember, job: DaskSent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`: through its nanny, if nothing of others is there."""
-        assert isinstance(worker, DaskMember)  # there are no others
-        assert isinstance(job, DaskSent)
         self.send("kill", worker=worker.address, pid=worker.pid, keys=[job.key], run=run._number)
 
-    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
+    def give_up(self, entry: DaskSent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`: another thread takes the place of the run's."""
-        worker = entry.worker
-        assert isinstance(worker, DaskMember)  # it has begun
+        worker: Any = entry.worker
         library_logger().warning(
             "Task run %r did not stop when it was interrupted, and Dask worker %s cannot be killed for it; "
             "its thread is given up and replaced",
@@ -345,9 +341,8 @@ class DaskBackend(ClusterBackend):
         )
         self.down(worker, messages.GIVE_UP, dumps((entry.number, run._number)))
 
-    def read_outcomes(self, worker: WorkerState) -> None:
+    def read_outcomes(self, worker: DaskMember) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, DaskMember)  # there are no others
         self.jobs.read(worker)
 
     def kept(self, key: str, member: DaskMember) -> Kept:

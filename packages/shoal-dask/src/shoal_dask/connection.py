@@ -6,35 +6,36 @@
               └─ others: nothing
 
 One lock is held while it opens and closes, so that nobody sees it half open; who acquires meanwhile waits. What was
-given is neither closed nor changed. May import `settings`, `local` and `quiet`; `clusters` and distributed on use.
+given is neither closed nor changed. May import `settings` and `local`; `clusters` and distributed on use.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import threading
 import time
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import ClusterFailed, ClusterUnreachable
 from shoal.logs import library_logger
 
 from shoal_dask import local
-from shoal_dask.quiet import quiet
 from shoal_dask.settings import invalid, is_asynchronous
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from distributed import Client
 
     from shoal_dask.clusters import Starts
     from shoal_dask.settings import ClusterSettings
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "quiet"]
 
 #: Seconds that workers of ours have to end at least, however little time their runner has.
 _AT_LEAST = 0.5
@@ -372,3 +373,40 @@ def _unreachable(address: str, problem: str) -> ClusterUnreachable:
 
 def _failed(cluster_class: str, problem: str) -> ClusterFailed:
     return ClusterFailed(cluster="Dask", problem=problem, cluster_class=cluster_class)
+
+
+# ---------------------------------------------------------------------- silence while a cluster is shut down
+
+_LOUD = ("distributed", "tornado.application", "tornado.general")
+_SILENCE = logging.CRITICAL + 1
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+_levels: dict[logging.Logger, int] = {}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Dask's loggers silent inside, where several threads may be at once: an orderly end is nothing to report."""
+    global _quiet_depth
+    with _quiet_lock:
+        _quiet_depth += 1
+        if _quiet_depth == 1:
+            for logger in _loggers():
+                _levels[logger] = logger.level
+                logger.setLevel(_SILENCE)
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                for logger, level in _levels.items():
+                    logger.setLevel(level)
+                _levels.clear()
+
+
+def _loggers() -> list[logging.Logger]:
+    # Each of them: a logger with a level of its own does not ask the one above it.
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed.")]
+    return [logging.getLogger(name) for name in (*_LOUD, *names)]

@@ -127,10 +127,10 @@ class Jobs:
 
     def _failed(self, sent: DaskSent, error: BaseException) -> None:
         """The Dask task of a batch has failed, not a run in it: what it depends on did, or it could not begin."""
-        engine = self._backend.ledger
+        ledger = self._backend.ledger
         if any(isinstance(stored, Borrowed) and stored.is_lost() for stored in sent.stored):
             upstream = _upstream(sent, error)
-            engine.job_ended(
+            ledger.job_ended(
                 sent.number, JobEnd.UNFIT, fails_with=lambda name: upstream, phase=NOT_READY
             )
             return
@@ -142,7 +142,7 @@ class Jobs:
         told.__cause__ = error
         text = f"the Dask task of its batch failed: {repr_of(error)}"
         why = Departure(message=text, cause=error)
-        engine.job_ended(sent.number, JobEnd.UNFIT, why=why, fails_with=lambda name: told)
+        ledger.job_ended(sent.number, JobEnd.UNFIT, why=why, fails_with=lambda name: told)
 
     def _cancelled(self, sent: DaskSent) -> None:
         """Dask knows no more of a batch's task: something it depends on is lost, or the connection is."""

@@ -162,21 +162,21 @@ class _DaskThread(ClusterThread):
         self.batch = batch
         self.thread = threading.current_thread()
         self.key = getattr(thread_state, "key", None)
-        self.aside = False
+        self.seceded = False
         self.given_up = False
 
     def woken(self, left: float | None) -> None:
         """See `WorkerThread`: what waits can be given nothing, so others get its place in Dask's pool."""
-        if self.wish and not self.aside and not self.given_up:
-            self.aside = True
+        if self.asked_to_secede and not self.seceded and not self.given_up:
+            self.seceded = True
             secede()
-        self.wish = False
+        self.asked_to_secede = False
 
     def resumed(self) -> None:
         """See `WorkerThread`: it takes a place again, once one is free."""
         super().resumed()
-        if self.aside and not self.waits_below():
-            self.aside = False
+        if self.seceded and not self.waits_below():
+            self.seceded = False
             rejoin()
 
     def waits_below(self) -> bool:
@@ -208,6 +208,8 @@ class WorkerSession(ClusterWorker):
     Attributes:
         values: those that are elsewhere in the cluster.
     """
+
+    channel: _Channel
 
     def __init__(self, worker: Any, session: str) -> None:
         super().__init__(_Channel(worker, session), REPORT_EVERY)
@@ -297,10 +299,10 @@ class WorkerSession(ClusterWorker):
             base, size, entropy = loads(body)
             folder = os.path.dirname(self._worker.local_directory)
             self.join(base, size, entropy, folder, this_environment())
-        elif kind == messages.STEP_ASIDE:
+        elif kind == messages.SECEDE:
             worker_thread = self.waiting.get(loads(body))
             if isinstance(worker_thread, _DaskThread):
-                worker_thread.wish = True
+                worker_thread.asked_to_secede = True
                 worker_thread.queue.put(None)
         elif kind == messages.VALUE:
             self.values.take(*loads(body))
@@ -451,7 +453,7 @@ class WorkerSession(ClusterWorker):
                 worker_thread is None
                 or batch is None
                 or worker_thread.given_up
-                or worker_thread.aside
+                or worker_thread.seceded
             ):
                 return
             stack = worker_thread.frames.stack

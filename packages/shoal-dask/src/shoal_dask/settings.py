@@ -1,6 +1,6 @@
 """What a `DaskTaskRunner` was told about its cluster, and whether that makes sense.
 
-Nothing is looked up and nothing is started here, and `distributed` is not imported. May import Shoal's errors and `keywords`.
+Nothing is looked up and nothing is started here, and `distributed` is not imported. May import Shoal's errors and `cluster_runner`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.exceptions import InvalidOption
-from shoal.task_runners.remote.keywords import is_kwargs
+from shoal.task_runners.remote.cluster_runner import is_kwargs
 
 __all__ = ["ClusterSettings", "comparable", "invalid", "is_asynchronous", "is_client"]
 

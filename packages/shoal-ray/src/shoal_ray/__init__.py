@@ -4,10 +4,12 @@
     wire, door                  messages over TCP; where workers come in
     relay                       the driver's actor: futures for Ray, gates, a bus for Ray Client
     tokens                      who may use an instance that is started here
+    joining                     where a cluster is, and whether it will have us
     quiet, ray_thread           Ray in this process, and what it changes here
     connection                  who holds it
     processes, keeper           processes of this machine, and their end; also if the driver is killed
     environment, options        what the workers need to have; Ray's own words around a submit
+    context                     these, where Prefect has them
     handles                     values that stay
     natives, members, session   Ray's own objects; the driver's books; what runs batches on a worker
     link, relays                the driver's end of the messages; who waits for what

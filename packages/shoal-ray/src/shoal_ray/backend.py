@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from shoal.calls import Batch
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.dispatchers import LedgerDispatcher
-    from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.parcels import Packed
 
@@ -262,7 +261,7 @@ class RayBackend(ClusterBackend):
 
     def down(self, member: Any, kind: int, body: bytes) -> None:
         """See `ClusterBackend`."""
-        if kind == messages.STEP_ASIDE:
+        if kind == messages.SECEDE:
             self.relay()  # it blocks at a gate there
         member.channel.send(kind, body)
 
@@ -345,14 +344,12 @@ class RayBackend(ClusterBackend):
 
         self.calls.do(cancel)
 
-    def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
+    def kill(self, worker: RayMember, job: RaySent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(job, RaySent)  # there are no others
         self.calls.do(lambda: ray.cancel(job.status, force=True, recursive=False))
 
-    def read_outcomes(self, worker: WorkerState) -> None:
+    def read_outcomes(self, worker: RayMember) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, RayMember)  # there are no others
         self.link.do(lambda: self.jobs.read(worker))
 
     def capture(self, task: TaskSpec) -> Options | None:

@@ -143,19 +143,19 @@ class Jobs:
         backend = self._backend
         if backend.stopping:
             return
-        engine, number = backend.ledger, sent.number
+        ledger, number = backend.ledger, sent.number
         try:
             begun = done.result()
         except Exception as error:  # of Ray's, or Ray Client's
             self._failed(sent, error)
             return
         if isinstance(begun, str):  # it could not reach us
-            engine.job_ended(number, JobEnd.BROKE, why=Departure(message=begun))
+            ledger.job_ended(number, JobEnd.BROKE, why=Departure(message=begun))
         else:
-            engine.job_ended(number, JobEnd.RAN if begun else JobEnd.NOT_BEGUN)
+            ledger.job_ended(number, JobEnd.RAN if begun else JobEnd.NOT_BEGUN)
 
     def _failed(self, sent: RaySent, error: BaseException) -> None:
-        engine, number = self._backend.ledger, sent.number
+        ledger, number = self._backend.ledger, sent.number
         borrows = any(_is_borrowed(item) for item in sent.stored)
         if isinstance(error, _CRASHES) or sent.killed:
             may_have_begun = isinstance(error, _UNHEARD)
@@ -164,12 +164,12 @@ class Jobs:
             if borrows and sent.worker is None and not may_have_begun:
                 self._backend.calls.do(lambda: self._look_at_arguments(sent, why))
                 return
-            engine.job_ended(number, JobEnd.DIED, why=why, may_have_begun=may_have_begun)
+            ledger.job_ended(number, JobEnd.DIED, why=why, may_have_begun=may_have_begun)
         elif _is_cancel(error) and sent.worker is None and (sent.withdrawn or not borrows):
-            engine.job_ended(number, JobEnd.NOT_BEGUN)
+            ledger.job_ended(number, JobEnd.NOT_BEGUN)
         elif isinstance(error, (of_ray.RuntimeEnvSetupError, of_ray.TaskUnschedulableError)):
             why = Departure(message=f"Ray could not begin it: {text_of(error)}", cause=error)
-            engine.job_ended(number, JobEnd.BROKE, why=why)
+            ledger.job_ended(number, JobEnd.BROKE, why=why)
         else:
             self._unfit(sent, error)
 

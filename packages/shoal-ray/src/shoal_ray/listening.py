@@ -115,9 +115,8 @@ class Listener(ClusterListener):
         with lending(self.backend.relays):
             super().tell_ended(member, ends)
 
-    def kept(self, member: Any, sent: Any, told: Any) -> Kept:
+    def kept(self, member: Any, sent: RaySent, told: Any) -> Kept:
         """See `ClusterListener`: one of the values that its Ray task returns."""
-        assert isinstance(sent, RaySent)  # nobody else makes them
         with sent.giving:
             references = sent.values
         return self.backend.kept(references[told], f"Ray worker {member.hello.get('pid')}")

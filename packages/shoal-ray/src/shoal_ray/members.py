@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from shoal.task_runners.remote.cluster_members import ClusterMember, Sent
+from shoal.task_runners.remote.members import ClusterMember, Sent
 
 if TYPE_CHECKING:
     from ray import ObjectRef

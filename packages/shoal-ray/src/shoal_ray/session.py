@@ -229,7 +229,7 @@ class _RayThread(ClusterThread):
     def give(self, batch: Batch | None) -> None:
         """See `WorkerThread`: opens the gate that it stands at, if it does."""
         if batch is not None:
-            self.wish = (
+            self.asked_to_secede = (
                 False  # there is something for it: the driver says so again when that is over
             )
         self.queue.put(batch)
@@ -240,7 +240,7 @@ class _RayThread(ClusterThread):
 
     def woken(self, left: float | None) -> None:
         """See `WorkerThread`: what waits can be given nothing, so others get its CPU, for as long as that is so."""
-        if not (self.wish and self._side.has_gates):
+        if not (self.asked_to_secede and self._side.has_gates):
             return
         relay = self._side.relay()
         with self._lock:
@@ -254,7 +254,7 @@ class _RayThread(ClusterThread):
             library_logger().warning(
                 "Waiting runs keep their CPUs, as the relay has gone: %s", error
             )
-            self.wish = False
+            self.asked_to_secede = False
             self._side.has_gates = False
         except ray.exceptions.GetTimeoutError:
             with self._lock:
@@ -264,7 +264,7 @@ class _RayThread(ClusterThread):
 
     def resumed(self) -> None:
         """See `WorkerThread`."""
-        self.wish = False
+        self.asked_to_secede = False
         super().resumed()
 
 
@@ -324,10 +324,10 @@ class WorkerSession(ClusterWorker):
         kind, body = message.kind, message.body
         if kind == messages.NUMBERS:
             self.number(*loads(body))
-        elif kind == messages.STEP_ASIDE:
+        elif kind == messages.SECEDE:
             worker_thread = self.waiting.get(loads(body))
             if isinstance(worker_thread, _RayThread):
-                worker_thread.wish = True
+                worker_thread.asked_to_secede = True
                 worker_thread.give(None)
         else:
             self.take(message)

@@ -1,6 +1,6 @@
 """What a `RayTaskRunner` was told about its cluster, and whether that makes sense.
 
-Nothing is looked up and nothing is started here, and `ray` is not imported. May import Shoal's errors and `keywords`.
+Nothing is looked up and nothing is started here, and `ray` is not imported. May import Shoal's errors; `cluster_runner` on use.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.exceptions import InvalidOption
-from shoal.task_runners.remote.keywords import is_kwargs
 
 __all__ = ["CLIENT", "ClusterSettings", "invalid", "is_address", "uses_tls"]
 
@@ -64,6 +63,8 @@ class ClusterSettings:
         Raises:
             InvalidOption: it is.
         """
+        from shoal.task_runners.remote.cluster_runner import is_kwargs  # workers have no use for it
+
         if self.address is not None and not is_address(self.address):
             raise invalid("address", self.address, _address_problem(self.address))
         if self.init_kwargs is None:

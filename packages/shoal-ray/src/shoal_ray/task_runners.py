@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.futures import TaskFuture
-from shoal.task_runners.remote.cluster_runner import ClusterTaskRunner
-from shoal.task_runners.remote.keywords import copied
+from shoal.task_runners.remote.cluster_runner import ClusterTaskRunner, copied
 
 from shoal_ray.connection import Connection
 from shoal_ray.settings import ClusterSettings, invalid, is_address

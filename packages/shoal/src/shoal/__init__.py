@@ -1,12 +1,18 @@
 """Shoal: write a flow of tasks once; run it on threads, or on any task runner.
 
     elsewhere                                   what Prefect has and Shoal has not, or in another place
+    safely, spelling, tracebacks                words that can always be found; what somebody meant; tracebacks for users
     exceptions, states, annotations, settings   what things are called
+    specs, backoff, validation                  what a task and a flow are; retry delays; parameters of flows
+    serialization                               what travels between processes
     context, logs, names, runtime               what surrounds a run
     calls, futures                              a run to be, and a run
     engine                                      runs one attempt
     scheduling                                  decides what runs when
+    limits                                      how many runs with a tag run at once
     task_runners                                where it runs
+    signatures, checks                          what type checkers are told of tasks; checks of options
+    logging, utilities                          names where Prefect has them
     tasks, flows                                the decorators
     testing, cli                                for authors of runners; the command
 

@@ -6,7 +6,7 @@
     opaque(x)           if x is a future, wait for it; but do not search inside it or inside its value
 
 The task never sees the wrapper. Annotations nest, `unmapped(allow_failure(x))`, and are plain objects rather than
-tuples or lists, so that no engine takes one for a container and rebuilds it as something else on the way.
+tuples or lists, so that no execution system takes one for a container and rebuilds it as something else on the way.
 
 May import the standard library only.
 """

@@ -213,9 +213,10 @@ def missing(module: str, name: str) -> AttributeError | ImportError:
         name: what was looked for.
     """
     purpose = NAMES.get(module, {}).get(name)
-    is_module = purpose is None and f"{module}.{name}".removeprefix("shoal.") in MODULES
+    submodule = f"{module}.{name}".removeprefix("shoal.")
+    is_module = purpose is None and submodule in MODULES
     if is_module:
-        purpose = MODULES[f"{module}.{name}".removeprefix("shoal.")]
+        purpose = MODULES[submodule]
     if purpose is None:
         return AttributeError(f"module {module!r} has no attribute {name!r}")
     text = sentence(f"{module}.{name}", purpose)

@@ -393,11 +393,6 @@ class disable_run_logger(ContextDecorator):
             _TASK_RUNS.disabled = _FLOW_RUNS.disabled = disable_run_logger._inside > 0
 
 
-def task_runs_logged() -> bool:
-    """Whether ends of task runs are logged at all."""
-    return _TASK_RUNS.isEnabledFor(logging.ERROR)
-
-
 # ---------------------------------------------------------------------- prints
 
 

@@ -13,6 +13,7 @@
     concurrency_limit.py      shoal concurrency-limit
     demo_command.py           shoal demo
       demo.py                   its flow, an example worth reading
+      demo_screen.py            what it shows
 
 A new command is a file with a function or an `App` of its own, and a line in `app.py`; another package adds one by an
 entry point. cyclopts and rich are imported in this package only, and not by `demo.py`, which workers import too.

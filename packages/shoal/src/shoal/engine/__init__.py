@@ -3,16 +3,18 @@
     inputs.py       futures and States in arguments: finding them, putting values in their place
     columns.py      the arguments of a map
     containers.py   which objects are looked into for them, and how each kind is taken apart and rebuilt
-    values.py       what an ended upstream stands for in arguments
     task_run.py     one attempt of a task run
     hooks.py        the user's hooks on a task run, and the run as they see it
     direct_call.py  a task called directly: all its attempts, in the caller's thread
     batch_run.py    a batch of runs in another process
     flow_run.py     one run of a flow
     async_flow_run.py  the same on the caller's loop
-    interrupt.py    stopping what runs
+    streams.py      generators of the user's, step by step, for both kinds of runs
+    interrupt.py    stopping what runs, at its time limit too
     services.py     the service threads of a driver: timers, user callbacks
     loops.py        the event loop that runs async tasks
+    forks.py        processes that user code forks inside a run
+    handlers.py     signal handlers, in force in this process only
 
 Import the modules; nothing is gathered here, so that a worker loads only what it uses.
 """

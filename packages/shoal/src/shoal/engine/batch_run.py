@@ -334,8 +334,8 @@ def _run_coroutines(
         try:
             if begins is not None and call.task.timeout_seconds is not None:
                 begins(index)  # not sooner: others of the batch come before
-            returned = None if returns is None else partial(returns, index)
-            outcome = await timed_attempt_async(call, returned)
+            on_returned = None if returns is None else partial(returns, index)
+            outcome = await timed_attempt_async(call, on_returned)
             if outcome.phase == WAITING:
                 outcome = waited_for(call, outcome.value)
         except asyncio.CancelledError:

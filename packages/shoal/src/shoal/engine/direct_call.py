@@ -21,6 +21,7 @@ from shoal.engine.hooks import (
     concluded_async,
     state_of,
 )
+from shoal.engine.inputs import value_of
 from shoal.engine.interrupt import Interrupt
 from shoal.engine.loops import cancelled_class
 from shoal.engine.streams import Allowance, AsyncSteps, stepwise
@@ -33,7 +34,6 @@ from shoal.engine.task_run import (
     timed_attempt_async,
     waited_for,
 )
-from shoal.engine.values import value_of
 from shoal.exceptions import CancelledRun, CrashedRun
 from shoal.futures import TaskFuture
 from shoal.futures.awaiting import settled
@@ -61,8 +61,7 @@ def _fill_in(call: Call, found: list[Any]) -> None:
     """
     for entry in found:
         value_of(entry.future, entry.allow_failure)
-    call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
-    call.kwargs = kwargs or None
+    call.args, call.kwargs = inputs.substitute(call.args, call.kwargs, value_of)
 
 
 def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:

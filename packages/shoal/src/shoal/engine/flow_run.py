@@ -25,13 +25,12 @@ from shoal.context import CALL, HERE, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine import handlers, inputs
 from shoal.engine.direct_call import sleep
 from shoal.engine.hooks import name_of_hook
-from shoal.engine.interrupt import Interrupt, Kicks, shielded
+from shoal.engine.inputs import value_of
+from shoal.engine.interrupt import Interrupt, Kicks, TimeLimit, shielded
 from shoal.engine.loops import SERVICE_LOOP, cancelled_class
 from shoal.engine.services import CALLBACKS
 from shoal.engine.streams import Allowance, stepwise
 from shoal.engine.task_run import results_in
-from shoal.engine.time_limit import TimeLimit
-from shoal.engine.values import value_of
 from shoal.exceptions import CancelledRun, FlowRunTimeout, MissingContextError
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.blocking import block

@@ -26,9 +26,11 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from shoal.annotations import Annotation, allow_failure, opaque, quote
+from shoal.calls import COMPLETED, NOT_READY
 from shoal.engine.containers import ATOMS, TUPLE, Container, container_of
+from shoal.exceptions import UpstreamTaskError
 from shoal.futures import TaskFuture, TaskFutureList, collections
-from shoal.states import State
+from shoal.states import State, get_state_exception
 
 __all__ = [
     "ATOMS",
@@ -39,7 +41,48 @@ __all__ = [
     "replace_futures",
     "replace_returned",
     "substitute",
+    "upstream_error",
+    "value_of",
 ]
+
+
+def value_of(source: TaskFuture[Any] | State[Any], allow_failure: bool) -> Any:
+    """The value of an ended run, or of a State given in its place.
+
+    Args:
+        source: the run, which has ended, or the State.
+        allow_failure: whether the exception is the value of one that did not complete.
+
+    Raises:
+        UpstreamTaskError: it did not complete.
+    """
+    if isinstance(source, TaskFuture):
+        if source._phase == COMPLETED:
+            return source._dispatcher.value_of(source)
+        if allow_failure:
+            return source._error()
+    else:
+        if source.is_completed():
+            return source.result()
+        if allow_failure:
+            return get_state_exception(source)
+    raise upstream_error(source)
+
+
+def upstream_error(source: TaskFuture[Any] | State[Any]) -> UpstreamTaskError:
+    """Why a run that needs `source` can't start: names the run that failed first."""
+    if isinstance(source, TaskFuture):
+        if source._phase == NOT_READY and isinstance(source._outcome, UpstreamTaskError):
+            return source._outcome
+        return UpstreamTaskError(
+            run_name=source.name,
+            task_name=source._task.name,
+            state=str(source.state),
+            cause=source._error(),
+        )
+    return UpstreamTaskError(
+        run_name=None, task_name="(a State)", state=str(source), cause=get_state_exception(source)
+    )
 
 
 class Input(NamedTuple):
@@ -86,31 +129,31 @@ def collect(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> l
 
 
 def substitute(
-    args: tuple[Any, ...], kwargs: dict[str, Any] | None, value_of: ValueOf
+    args: tuple[Any, ...], kwargs: dict[str, Any] | None, resolve: ValueOf
 ) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
     """The arguments a task receives: values in place of inputs, annotations taken off. Hot.
 
     Args:
         args: positional arguments.
         kwargs: keyword arguments, if any.
-        value_of: gives the values, which are not looked into.
+        resolve: gives the values, which are not looked into.
 
     Returns:
-        The arguments; the very same where nothing had to be replaced.
+        The arguments, the very same where nothing had to be replaced; `None` for no keyword arguments.
 
     Raises:
-        Exception: whatever `value_of` raises, and copying a container raises (with a note that names its type).
+        Exception: whatever `resolve` raises, and copying a container raises (with a note that names its type).
     """
     if not kwargs:
         types = {*map(type, args)}
         if types <= ATOMS:
-            return args, kwargs
+            return args, None
         if types <= _ATOMS_AND_FUTURES:
-            values = [value_of(arg, False) if type(arg) is TaskFuture else arg for arg in args]
-            return tuple(values), kwargs
-        return _Scan(args).rebuild(value_of), kwargs
+            values = [resolve(arg, False) if type(arg) is TaskFuture else arg for arg in args]
+            return tuple(values), None
+        return _Scan(args).rebuild(resolve), None
     old = (*args, *kwargs.values())
-    new = _Scan(old).rebuild(value_of)
+    new = _Scan(old).rebuild(resolve)
     if new is old:
         return args, kwargs
     return new[: len(args)], dict(zip(kwargs, new[len(args) :], strict=True))
@@ -126,7 +169,7 @@ def replace_futures(value: Any, replace: Callable[[TaskFuture[Any]], object]) ->
     return replace_returned(value, lambda future, _: replace(future))
 
 
-def replace_returned(value: Any, value_of: ValueOf) -> Any:
+def replace_returned(value: Any, resolve: ValueOf) -> Any:
     """As `replace_futures`, for what a task or flow returned: the failure of a run may be allowed there.
 
     Returns:
@@ -135,7 +178,7 @@ def replace_returned(value: Any, value_of: ValueOf) -> Any:
     if type(value) in ATOMS:
         return value
     scan = _Scan((value,), returned=True)
-    return scan.rebuild(value_of)[0] if scan.has_leaves() else value
+    return scan.rebuild(resolve)[0] if scan.has_leaves() else value
 
 
 def collect_wait_for(wait_for: Any) -> list[Input]:
@@ -357,13 +400,13 @@ class _Scan:
         """Whether there is anything to replace, though it be an empty list of futures."""
         return bool(self.leaves or self._lists)
 
-    def rebuild(self, value_of: ValueOf) -> tuple[Any, ...]:
+    def rebuild(self, resolve: ValueOf) -> tuple[Any, ...]:
         """The roots with values in place of leaves; the same tuple if there is nothing to do."""
         if not any(node.changed for node in self._order):
             roots: tuple[Any, ...] = self._top.whole
             return roots
         for leaf in self.leaves.values():
-            leaf.new = value_of(leaf.source, leaf.allow)
+            leaf.new = resolve(leaf.source, leaf.allow)
         for found in self._lists:
             found.new = [leaf.new for leaf in found.leaves]
         self._spread_changes()

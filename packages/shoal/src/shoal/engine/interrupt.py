@@ -15,6 +15,8 @@ A thread's stack of runs is a list of frames: a task that calls another, or runs
 frame above its own. A wait and every other call into the library is a shield: the frame below is marked, a blocked
 wait is woken, and the interrupt is raised on the way out. A flow is a shield with a hole in it, the user's function,
 so that no interrupt comes between its runner and the leaving of it.
+
+A `TimeLimit` is for a run that waits for its own end: a flow, or a task that is called directly. May import `services`.
 """
 
 from __future__ import annotations
@@ -22,14 +24,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from shoal.context import HERE, LOCK
 from shoal.engine.forks import FRAMES, leave
+from shoal.engine.services import TIMERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from types import TracebackType
 
+    from shoal.engine.services import Timer
     from shoal.futures.blocking import Countdown
 
 __all__ = [
@@ -37,6 +42,7 @@ __all__ = [
     "Frames",
     "Interrupt",
     "Kicks",
+    "TimeLimit",
     "frames_of_this_thread",
     "raise_if_due",
     "set_async_exception",
@@ -105,12 +111,12 @@ class Frames:
             return False
         return True
 
-    def begin(self, run: object, shield: int = 0) -> Frame:
-        """Puts a run on the stack."""
+    def begin(self, run: object) -> Frame:
+        """Puts a run on the stack, in a shield."""
         frame = Frame(run)
-        frame.shield = shield
+        frame.shield = 1
         with LOCK:
-            if shield and any(below.fired for below in self.stack):
+            if any(below.fired for below in self.stack):
                 self.withdraw()
             self.stack.append(frame)
         return frame
@@ -351,3 +357,78 @@ def _unkicked_child() -> None:
 
 if _KICK is not None and hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_unkicked_child)
+
+
+class TimeLimit:
+    """A block of our own code that runs user code, through `expose`, for so long and no longer.
+
+    The block is a shield: in our code, an interrupt of a run further out could leave a lock taken. What it raises because
+    its time was over is dropped.
+
+    Attributes:
+        expired: afterwards, whether its time was over before it ended.
+    """
+
+    def __init__(self) -> None:
+        self.expired = False
+        self._ended = False
+        self._timer: Timer | None = None
+        self._kicks = Kicks()
+
+    def __enter__(self) -> Self:
+        self._frames = frames_of_this_thread()
+        self._token = object()
+        self._frame = self._frames.begin(self._token)
+        self._kicks.__enter__()
+        self._blocker = HERE.block
+        if self._blocker is None:
+            HERE.block = interruptible_block
+        return self
+
+    def start(self, seconds: float, at_end: Callable[[], object] | None = None) -> None:
+        """Starts the clock.
+
+        Args:
+            seconds: the limit.
+            at_end: called too when the time is over, on a service thread.
+        """
+        frames, token = self._frames, self._token
+
+        def fire() -> None:
+            with LOCK:
+                if self._ended:
+                    return
+                frames.fire(token)
+            if at_end is not None:
+                at_end()
+
+        self._timer = TIMERS.after(seconds, fire)
+
+    def end(self) -> None:
+        """Ends the clock: user code that is yet to come is not held to it.
+
+        Raises:
+            Interrupt: the time was over before.
+        """
+        with LOCK:
+            self._ended = True
+            if self._frame.fired:
+                raise Interrupt
+
+    def expose(self, function: Callable[[], R]) -> R:
+        """Calls user code."""
+        return self._frames.expose(function)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._kicks.__exit__()
+        HERE.block = self._blocker
+        self.expired = self._frames.end(self._frame)
+        raise_if_due()  # for a run around this one
+        return self.expired and isinstance(error, (Exception, Interrupt))

@@ -42,7 +42,7 @@ def guarded(
 
 
 class Calls:
-    """A thread for calls that may take as long as an engine likes: nobody else waits for them.
+    """A thread for calls that may take as long as an execution system likes: nobody else waits for them.
 
     Args:
         name: of the thread, which begins with the first call.

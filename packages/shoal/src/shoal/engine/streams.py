@@ -1,6 +1,6 @@
 """Generators of the user's, driven step by step: what runs and flows that stream have in common.
 
-Between two steps the caller's code runs, in its own context and on its own time. May import `time_limit`.
+Between two steps the caller's code runs, in its own context and on its own time. May import `interrupt`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from shoal.engine.time_limit import TimeLimit
+from shoal.engine.interrupt import TimeLimit
 
 __all__ = ["Allowance", "AsyncSteps", "stepwise"]
 

@@ -1,4 +1,5 @@
-"""Runs one attempt of a call where it lands, and says how it ended. The only code that calls the user's function.
+"""Runs one attempt of a call where it lands, and says how it ended. The only code that calls a submitted task's function;
+`direct_call` streams generators.
 
 Knows nothing of schedulers and runners: it gets a call with its arguments filled in, and gives an `Outcome`. The steps
 are the same for functions and coroutine functions; only the one that calls the function differs.
@@ -35,9 +36,8 @@ from shoal.engine.hooks import (
     failure_message,
     log_failure_of,
 )
-from shoal.engine.interrupt import Frame, Frames, Interrupt, shielded
+from shoal.engine.interrupt import Frame, Frames, Interrupt, TimeLimit, shielded
 from shoal.engine.loops import cancelled_class
-from shoal.engine.time_limit import TimeLimit
 from shoal.exceptions import CrashedRun, TaskRunTimeout
 from shoal.futures import TaskFuture
 from shoal.logs import log_failure, log_prints_of
@@ -376,29 +376,32 @@ def waited_for(call: Call, value: Any) -> Outcome:
 # ---------------------------------------------------------------------- time limits where the run itself waits
 
 
-def timed_attempt(call: Call, returned: Callable[[], object] | None = None) -> Outcome:
+def timed_attempt(call: Call, on_returned: Callable[[], object] | None = None) -> Outcome:
     """One attempt in the current thread within the task's time limit, in a context of its own.
 
     Args:
         call: the call.
-        returned: told when the function of a call with a time limit has ended.
+        on_returned: told when the function of a call with a time limit has ended.
     """
     limit = call.task.timeout_seconds
     if limit is None:
         return call.context.copy().run(attempt, call)
     outcome: Outcome | None = None
-    with TimeLimit(limit) as time_limit:
+    with TimeLimit() as time_limit:
+        time_limit.start(limit)
 
         def end_limit() -> None:
             time_limit.end()
-            if returned is not None:
-                returned()
+            if on_returned is not None:
+                on_returned()
 
         outcome = time_limit.expose(lambda: call.context.copy().run(attempt, call, end_limit))
     return overdue_outcome(call) if time_limit.expired or outcome is None else outcome
 
 
-async def timed_attempt_async(call: Call, returned: Callable[[], object] | None = None) -> Outcome:
+async def timed_attempt_async(
+    call: Call, on_returned: Callable[[], object] | None = None
+) -> Outcome:
     """As `timed_attempt`, on the current loop."""
     limit = call.task.timeout_seconds
     if limit is None:
@@ -412,8 +415,8 @@ async def timed_attempt_async(call: Call, returned: Callable[[], object] | None 
                 scope.cancel()  # it has not looked at the loop since
                 return
             scope.deadline = math.inf
-            if returned is not None:
-                returned()
+            if on_returned is not None:
+                on_returned()
 
         return await attempt_async(call, end_limit)
     return await overdue_outcome_async(call)

@@ -99,7 +99,7 @@ class WorkerDied(CrashedRun):
 
     Attributes:
         host: the worker's machine.
-        pid: the worker's process id, or `None` where the engine does not tell.
+        pid: the worker's process id, or `None` where the execution system does not tell.
         exit_code: its exit status, or `None` if unknown or ended by a signal.
         signal: the number of the signal that ended it, or `None`. A negative `exit_code`, as subprocess and
             multiprocessing report it, becomes the signal.

@@ -17,7 +17,7 @@ asks for more than its value: the user takes it, it fails, somebody depends on i
 
     blocking.py      how a thread waits
     awaiting.py      how a coroutine waits
-    run.py           `TaskFuture`
+    run.py           `TaskFuture`, and what it asks of its `Owner`
     maps.py          `MapRecord`
     collections.py   `TaskFutureList`, `wait`, `as_completed`
 

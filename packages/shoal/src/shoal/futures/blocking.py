@@ -19,6 +19,7 @@ __all__ = [
     "Arrivals",
     "Countdown",
     "Waitable",
+    "Wakeup",
     "Wanted",
     "block",
     "block_plainly",
@@ -143,6 +144,22 @@ class Countdown:
         """Unregisters after a wait that ended early, so that nothing is kept alive; with `LOCK` held."""
         for item in wanted:
             item.unwatch(self)
+
+
+class Wakeup(Countdown):
+    """One that calls a function, where the thread does not block on the countdown itself; `woken` says that it has."""
+
+    __slots__ = ("woken",)
+
+    def __init__(self, fail_fast: bool, first: bool, wake: Callable[[], None]) -> None:
+        super().__init__(fail_fast, first)
+        self.woken = False
+
+        def woken() -> None:
+            self.woken = True
+            wake()
+
+        self._wake = woken
 
 
 def _nothing() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from shoal.context import Scope
-    from shoal.futures.owner import Owner
+    from shoal.futures.run import Owner
     from shoal.specs import TaskSpec
 
 __all__ = ["CANCELLED_UNSEEN", "NO_VALUE", "RELEASED", "MapRecord", "Span"]

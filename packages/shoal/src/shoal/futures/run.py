@@ -1,4 +1,5 @@
-"""`TaskFuture`: the driver's record of one run. See the package for who writes what.
+"""`TaskFuture`: the driver's record of one run, and `Owner`: what futures ask of whoever runs them. See the package for
+who writes what.
 
 May import `blocking`.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from shoal.annotations import StandIn
 from shoal.calls import COMPLETED, DONE, READY, RUNNING, Call
@@ -21,11 +22,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from shoal.futures.maps import MapRecord
-    from shoal.futures.owner import Owner
     from shoal.specs import TaskSpec
     from shoal.states import State
 
-__all__ = ["TRAVEL", "Detail", "TaskFuture"]
+__all__ = ["TRAVEL", "Detail", "Owner", "TaskFuture"]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -80,7 +80,7 @@ class Detail:
         limited: tags whose concurrency limits it needs a slot of; it holds one, or asks for one, once it is ready.
         due: when the next attempt begins, seconds since the epoch.
         overdue: the running attempt is past its limit and will be retried once it has stopped.
-        returned: its code has ended, though the run has not: what that means is still to be found out.
+        code_ended: whether its code has ended, though the run has not: what that means is still to be found out.
         traceback: of the exception that the run ended with.
         timer: what will wake a run that waits for its retry, or end one that is past its limit.
         origin: the map record and index of a mapped run.
@@ -90,6 +90,7 @@ class Detail:
         "alone",
         "attempts",
         "blockers",
+        "code_ended",
         "crashes",
         "dependants",
         "due",
@@ -97,7 +98,6 @@ class Detail:
         "name",
         "origin",
         "overdue",
-        "returned",
         "state",
         "timer",
         "traceback",
@@ -122,7 +122,7 @@ class Detail:
         self.due: float | None = None
         self.limited: frozenset[str] = frozenset()
         self.overdue = False
-        self.returned = False
+        self.code_ended = False
         self.timer: Any = None
         self.traceback: TracebackType | None = None
         self.origin: tuple[MapRecord[Any], int] | None = None
@@ -200,7 +200,7 @@ class TaskFuture(Generic[R_co], Pending[R_co]):  # noqa: PYI059  # `Pending[R_co
 
     @property
     def native(self) -> Any:
-        """The engine's own future of this run; `None` on runners of this machine."""
+        """The execution system's own future of this run; `None` on runners of this machine."""
         return self._dispatcher.native(self)
 
     def __repr__(self) -> str:
@@ -350,3 +350,40 @@ class TaskFuture(Generic[R_co], Pending[R_co]):  # noqa: PYI059  # `Pending[R_co
         if detail is None:
             detail = self._detail = Detail()
         return detail
+
+
+class Owner(Protocol):
+    """A dispatcher, as its futures see it, in the driver and on workers alike.
+
+    Attributes:
+        scheduler: decides about its runs; schedulers ask each other where runs of several wait for each other.
+        runner_name: for messages.
+    """
+
+    scheduler: Any
+    runner_name: str
+
+    def state_of(self, future: TaskFuture[Any]) -> State[Any]:
+        """The state of a run as it is now."""
+
+    def value_of(self, future: TaskFuture[Any]) -> Any:
+        """The value of a completed run.
+
+        Raises:
+            MissingResult: it is an element of a map whose list was dropped before anybody took the future.
+            ResultLost: what held it is gone.
+        """
+
+    def values_of(self, record: MapRecord[Any]) -> list[Any]:
+        """The values of a map all of whose elements completed."""
+
+    def native(self, future: TaskFuture[Any]) -> Any:
+        """The execution system's own future of a run, `None` where there is none."""
+
+    def cancel(self, future: TaskFuture[Any]) -> bool:
+        """Ends a run as CANCELLED; False if it had ended."""
+
+    def add_callback(
+        self, future: TaskFuture[Any], fn: Callable[[TaskFuture[Any]], object]
+    ) -> None:
+        """Arranges for a user's callback."""

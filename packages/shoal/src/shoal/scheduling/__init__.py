@@ -17,7 +17,7 @@ ledger.py       pure: batches in flight at a system of others, and its workers; 
   unpickling.py   workers that die while they unpickle a batch
   worker_errors.py  what runs end with whose worker has gone
 effects.py      what schedulers and the ledger ask for
-backend.py      what an execution system has to offer
+backend.py      what an execution system has to offer; capabilities.py: what of it, as flags
 dispatchers.py  the impure shell, by the kind of backend: its events, and the effects carried out; made of
   dispatcher.py   what all kinds have: lock, clock, threads, and an order of effects
   ledger_events.py  the ledger's half

@@ -1,10 +1,11 @@
 """What an execution system has to offer, and what it may tell.
 
-A backend carries messages and owns the workers; it decides nothing about runs. Two kinds:
+A backend carries messages and owns the workers; it decides nothing about runs. Three kinds:
 
-    pushing   (most)  the scheduler makes batches and `launch`es them; the backend reports.
     pulling   (`Capabilities.pulls`: workers are threads of this process)  an idle worker is woken, takes what is
               ready from the scheduler itself, and hands the outcome back in the same step.
+    slots     pushing: the scheduler makes batches and `launch`es them; the backend reports.
+    ledger    (`Capabilities.ledger`)  pushing, too; and the ledger knows the workers, and what became of each batch.
 
 May import `calls` and what lies above it.
 """
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from shoal.futures import TaskFuture
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import Capabilities
-    from shoal.scheduling.in_flight import InFlight, WorkerState
     from shoal.specs import TaskSpec
 
 __all__ = [
@@ -103,11 +103,11 @@ class BackendEvents(Protocol):
 
 
 class Backend(Protocol):
-    """What both kinds of backends have."""
+    """What all kinds of backends have. One that names its kind as a base has the methods that few have an answer to."""
 
     capabilities: Capabilities
     #: Whether `capture` may give something: asked at every submit only then.
-    captures: bool
+    captures: bool = False
 
     def start(self, events: Any) -> None:
         """Starts what must run before the first run; the rest may start on use.
@@ -119,18 +119,17 @@ class Backend(Protocol):
     def stop(self, grace: float) -> None:
         """Joins, or stops within about `grace` seconds, all that was started."""
 
-    def running(self) -> list[TaskFuture[Any]]:
-        """Runs that execute and that the scheduler sees in no batch. With the lock held."""
-
     def capture(self, task: TaskSpec) -> Any:
         """The system's ambient options for a run of a task, in the submitter's thread, or `None`.
 
         Raises:
             InvalidOption: they, or the task's `resources`, ask for what the system does not know.
         """
+        return None
 
     def native(self, run: TaskFuture[Any]) -> Any:
         """The system's own future of a run, or `None`."""
+        return None
 
 
 class LaunchingBackend(Backend, Protocol):
@@ -168,30 +167,34 @@ class LedgerBackend(LaunchingBackend, Protocol):
     `batch.blocked_run` waits for it.
 
     What it has to say goes to `LedgerDispatcher.ledger`, whose ledger decides what becomes of batches. It carries out.
+    Workers (`WorkerState`) and entries (`InFlight`) are those that it has told of: it may say of which classes it makes them.
     """
 
-    def tell(self, worker: WorkerState, what: str, about: Any) -> None:
+    def tell(self, worker: Any, what: str, about: Any) -> None:
         """Sends a worker word: "recall" a batch's number, "secede" a wait's."""
 
-    def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
+    def interrupt(self, worker: Any, entry: Any, run: TaskFuture[Any]) -> None:
         """Has a worker stop a run, or not begin it."""
 
-    def closed(self, entry: InFlight) -> None:
+    def closed(self, entry: Any) -> None:
         """A batch has said all."""
+        return
 
-    def withdraw(self, entry: InFlight) -> None:
+    def withdraw(self, entry: Any) -> None:
         """Asks the system for a job that nobody has begun: `withdrawn` follows, or its worker says that it has begun."""
+        return
 
-    def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
+    def kill(self, worker: Any, job: Any, run: TaskFuture[Any]) -> None:
         """Stops by force what executes a run: the worker goes, or `kill_refused` follows."""
 
-    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
+    def give_up(self, entry: Any, run: TaskFuture[Any]) -> None:
         """A run does not stop, and its worker is not killed for it: what executes it is given up."""
+        return
 
-    def read_outcomes(self, worker: WorkerState) -> None:
+    def read_outcomes(self, worker: Any) -> None:
         """Has what a worker that has gone had written down read: `outcomes_read` follows, perhaps after a while."""
 
-    def passed_on(self, entry: InFlight, report: Report) -> None:
+    def passed_on(self, entry: Any, report: Report) -> None:
         """A report that waited for the end of its job, or was written down, is known now; workers may be interested."""
 
     def deadly(self, key: int, error: BaseException) -> None:
@@ -204,6 +207,9 @@ class LedgerBackend(LaunchingBackend, Protocol):
 class PullingBackend(Backend, Protocol):
     """Workers of this process, which take runs from the scheduler."""
 
+    def running(self) -> list[TaskFuture[Any]]:
+        """Runs that execute, which the scheduler sees in no batch. With the lock held."""
+
     def wake(self, worker: Any) -> None:
         """There is something to take for this idle worker."""
 
@@ -212,6 +218,7 @@ class PullingBackend(Backend, Protocol):
 
     def crowded(self) -> None:
         """A run is ready and no worker is idle."""
+        return
 
     def wake_loop(self) -> None:
         """There are async runs to take."""
@@ -224,3 +231,4 @@ class PullingBackend(Backend, Protocol):
 
     def give_up(self, run: TaskFuture[Any]) -> None:
         """An interrupted run has had its grace: what still executes it is given up."""
+        return

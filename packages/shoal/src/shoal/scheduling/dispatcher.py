@@ -26,7 +26,6 @@ from shoal.calls import (
     RUNNING,
     SENT,
     Call,
-    Handle,
     Outcome,
 )
 from shoal.context import HERE, LOCK
@@ -106,11 +105,6 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         """Whether a run that was sent has begun, as far as can be known at once."""
         raise NotImplementedError
 
-    def argument_of(self, future: TaskFuture[Any]) -> Any:
-        """What a completed run gives to a run of the same runner: its value, or where that is."""
-        value = future._outcome
-        return value if isinstance(value, Handle) else self.value_of(future)
-
     def native(self, future: TaskFuture[Any]) -> Any:
         """The system's own future of a run, `None` on runners of this machine."""
         return self.backend.native(future)
@@ -139,10 +133,14 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
                 with LOCK:
                     more = self.scheduler.cancel_some(1000, now)
                     if not more:
-                        for future in self.backend.running():
+                        for future in self._running():
                             self.scheduler.endings.cancel(future, now)
                 self.drain()
             self._cancelled()
+
+    def _running(self) -> list[TaskFuture[Any]]:
+        """Runs that execute and that the scheduler sees in no batch; with `LOCK` held."""
+        return []
 
     def _cancelled(self) -> None:
         """Returns once what was cancelled before it began cannot begin any more."""
@@ -168,7 +166,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
                 finished = not pending
             if finished:
                 try:
-                    self._returned(future, call, value)
+                    self._returned_ended(future, call, value)
                 except BaseException as error:
                     self.crash(future, error)
 
@@ -176,7 +174,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         if not pending:
             self.scheduler.effects.append((effects_of.RETURNED_ENDED, future, call, value))
 
-    def _returned(self, future: TaskFuture[Any], call: Call, value: Any) -> None:
+    def _returned_ended(self, future: TaskFuture[Any], call: Call, value: Any) -> None:
         """The last of the futures in a run's return value has ended."""
         from shoal.engine.hooks import run_final_hooks
         from shoal.engine.task_run import resolved
@@ -323,7 +321,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         elif kind == effects_of.INTERRUPT:
             self._interrupt(effect[1])
         elif kind == effects_of.RETURNED_ENDED:
-            self._returned(effect[1], effect[2], effect[3])
+            self._returned_ended(effect[1], effect[2], effect[3])
         elif kind == effects_of.OTHER:
             effect[1].drain()
         elif kind == effects_of.LIMIT:

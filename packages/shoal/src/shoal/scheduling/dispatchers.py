@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from shoal.calls import DONE, WAITING, Call, Outcome
 from shoal.context import LOCK
 from shoal.engine import inputs
+from shoal.engine.inputs import value_of
 from shoal.engine.services import CALLBACKS
-from shoal.engine.values import value_of
 from shoal.exceptions import BackendError, WaitCycle
 from shoal.logs import log_failure
 from shoal.safely import in_words
@@ -88,8 +88,7 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
             call = future._call = record.call(index)
         future._since = time.time()
         if detail is not None and detail.upstreams:
-            call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
-            call.kwargs = kwargs or None
+            call.args, call.kwargs = inputs.substitute(call.args, call.kwargs, value_of)
             detail.upstreams = ()  # filled in once, for all attempts
         return call
 
@@ -111,7 +110,7 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
     def ended(self, future: TaskFuture[Any], outcome: Outcome) -> None:
         """An attempt has ended; with `LOCK` held."""
         if outcome.phase == WAITING and future._phase < DONE:
-            future._details().returned = True
+            future._details().code_ended = True
             self._wait_for_returned(future, outcome.value)
         else:
             self.scheduler.ended(future, outcome, time.time())
@@ -143,6 +142,9 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
     def _stop(self, future: TaskFuture[Any]) -> None:
         self.backend.interrupt(future)
 
+    def _running(self) -> list[TaskFuture[Any]]:
+        return self.backend.running()
+
     def _see_it_stop(self, future: TaskFuture[Any], attempt: int | None) -> None:
         self.after(GRACE / 4, lambda: self._insist(future, attempt, 3), future)
 
@@ -155,7 +157,7 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
             self.backend.give_up(future)
             return
         with LOCK:
-            running = future in self.backend.running()
+            running = future in self._running()
             if running:
                 self.backend.interrupt(future)
         if running:
@@ -294,7 +296,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
     ) -> BlockedRun | None:
         """See `BackendEvents`."""
         with LOCK:
-            blocked_run: BlockedRun | None = self.scheduler.run_waits(
+            blocked_run: BlockedRun | None = self.scheduler.worker_waits.run_waits(
                 batch, position, wanted, blocks=blocks, timed=timed, tag=tag
             )
         self.drain()
@@ -303,7 +305,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
     def resumed(self, blocked_run: BlockedRun) -> None:
         """See `BackendEvents`."""
         with LOCK:
-            self.scheduler.run_resumed(blocked_run)
+            self.scheduler.worker_waits.run_resumed(blocked_run)
         self.drain()
 
     # ------------------------------------------------------------------ effects
@@ -343,7 +345,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
     def _help(self, blocked_run: BlockedRun) -> None:
         try:
             with LOCK:
-                found = self.scheduler.help(blocked_run)
+                found = self.scheduler.worker_waits.help(blocked_run)
             if not found:
                 self._stuck(blocked_run)
         except WaitCycle as error:

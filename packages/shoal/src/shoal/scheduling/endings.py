@@ -138,7 +138,7 @@ class Endings:
             Whether it has any.
         """
         detail = future._detail
-        if detail is None or not detail.limited or detail.returned:
+        if detail is None or not detail.limited or detail.code_ended:
             return False
         self.lingering.add(future)
         return True
@@ -175,23 +175,23 @@ class Endings:
         for future in [*latest, *islice(scheduler.delayed, most - len(latest))]:
             self.cancel(future, now)
             most -= 1
-        for lane in (scheduler.ready, scheduler.ready_async):
-            most = self._cancel_ready(lane, most, now)
+        for ready_queue in (scheduler.ready, scheduler.ready_async):
+            most = self._cancel_ready(ready_queue, most, now)
         return most <= 0
 
     def _cancel_ready(
-        self, lane: deque[TaskFuture[Any] | MapRecord[Any]], most: int, now: float
+        self, ready_queue: deque[TaskFuture[Any] | MapRecord[Any]], most: int, now: float
     ) -> int:
         """Cancels what is ready; returns how much of `most` is left."""
         while most > 0:
             try:
-                item = lane.popleft()
+                item = ready_queue.popleft()
             except IndexError:
                 break
             if isinstance(item, MapRecord):
                 most = self._cancel_unclaimed(item, most, now)
                 if item.unclaimed:
-                    lane.appendleft(item)
+                    ready_queue.appendleft(item)
                 else:
                     item.queued = False
             else:
@@ -215,9 +215,9 @@ class Endings:
 
     def crash_ready(self, error: Callable[[str], BaseException], now: float) -> None:
         """Ends all that is ready as CRASHED; see `crash`."""
-        for lane in (self._scheduler.ready, self._scheduler.ready_async):
-            while lane:
-                item = lane.popleft()
+        for ready_queue in (self._scheduler.ready, self._scheduler.ready_async):
+            while ready_queue:
+                item = ready_queue.popleft()
                 if isinstance(item, MapRecord):
                     item.queued = False
                     self.crash_unclaimed(item, error, now)

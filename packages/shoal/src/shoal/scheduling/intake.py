@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from shoal.calls import Call
 from shoal.context import HERE, INHERITED, LOCK, SCOPE, TAGS, Scope
 from shoal.engine import inputs
-from shoal.engine.inputs import ATOMS
-from shoal.engine.values import value_of
+from shoal.engine.inputs import ATOMS, value_of
 from shoal.exceptions import RunnerStateError
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.blocking import refuse_inherited
@@ -173,8 +172,7 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
         found = inputs.collect(call.args, call.kwargs)
         if not found:
             # Annotations around plain values are taken off here, once.
-            call.args, kwargs = inputs.substitute(call.args, call.kwargs, value_of)
-            call.kwargs = kwargs or None
+            call.args, call.kwargs = inputs.substitute(call.args, call.kwargs, value_of)
         if wait_for is not None:
             found = [*found, *inputs.collect_wait_for(wait_for)]
         if INHERITED:

@@ -407,7 +407,7 @@ class Ledger:
             for entry in self._refused:
                 entry.may_have_begun = True
         for blocked_run in list(worker.waits.values()):
-            self._scheduler.run_resumed(blocked_run)
+            self._scheduler.worker_waits.run_resumed(blocked_run)
         worker.see_off()
         self._look_at_refused(now)
 
@@ -431,7 +431,7 @@ class Ledger:
         blocked_run = worker.waits.pop(wait, None)
         if blocked_run is None:
             return
-        self._scheduler.run_resumed(blocked_run)
+        self._scheduler.worker_waits.run_resumed(blocked_run)
         self.stopping.resumed(blocked_run)
 
     def recall(self, batch: Batch) -> None:

@@ -85,11 +85,11 @@ class PullingScheduler(Scheduler):
             self.endings.crash_unclaimed(record, self.broken, record.submitted)
             return
         record.queued = True
-        lane = self.ready_async if record.task.is_async else self.ready
+        ready_queue = self.ready_async if record.task.is_async else self.ready
         if last:
-            lane.append(record)
+            ready_queue.append(record)
         else:
-            lane.appendleft(record)
+            ready_queue.appendleft(record)
         if record.task.is_async:
             self.count_places()
             self.effects.append((LOOP,))

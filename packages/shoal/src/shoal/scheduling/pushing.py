@@ -30,7 +30,6 @@ from shoal.scheduling.wait_graph import tell_wanting
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shoal.futures.blocking import Wanted
     from shoal.scheduling.blocked_run import BlockedRun
 
 __all__ = ["PushingScheduler"]
@@ -45,31 +44,6 @@ class PushingScheduler(SendingScheduler):
     Args:
         capabilities: of the backend.
     """
-
-    # ------------------------------------------------------------------ workers wait
-
-    def run_waits(
-        self,
-        number: int,
-        position: int | None,
-        wanted: Wanted,
-        *,
-        blocks: bool,
-        timed: bool,
-        tag: Any = None,
-    ) -> BlockedRun | None:
-        """See `WorkerWaits`."""
-        return self.worker_waits.run_waits(
-            number, position, wanted, blocks=blocks, timed=timed, tag=tag
-        )
-
-    def run_resumed(self, blocked_run: BlockedRun) -> None:
-        """See `WorkerWaits`."""
-        self.worker_waits.run_resumed(blocked_run)
-
-    def help(self, blocked_run: BlockedRun) -> bool:
-        """See `WorkerWaits`."""
-        return self.worker_waits.help(blocked_run)
 
     # ------------------------------------------------------------------ batches begin, and runs of them end
 
@@ -248,7 +222,7 @@ class PushingScheduler(SendingScheduler):
                 continue
             detail = future._details()
             if detail.overdue:  # it was stopped at its limit, and has attempts left
-                detail.returned = True
+                detail.code_ended = True
                 self.effects.append((OVERDUE, future, future._call))
             elif detail.crashes < future._task.crash_retries:
                 detail.crashes += 1
@@ -290,7 +264,7 @@ class PushingScheduler(SendingScheduler):
                 record.give_back(index)
             if record.unclaimed and not record.queued:
                 record.queued = True
-                self.lane(record.task).appendleft(record)
+                self.ready_queue(record.task).appendleft(record)
             if positions:
                 tell_wanting(record.wanting)
             return
@@ -318,5 +292,5 @@ class PushingScheduler(SendingScheduler):
             return
         future._phase = READY
         future._start = True
-        self.lane(future._task).appendleft(future)
+        self.ready_queue(future._task).appendleft(future)
         tell_wanting(detail.wanting)

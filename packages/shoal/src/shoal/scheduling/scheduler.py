@@ -47,7 +47,7 @@ from shoal.calls import (
     Outcome,
 )
 from shoal.context import LOCK
-from shoal.engine.values import upstream_error
+from shoal.engine.inputs import upstream_error
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, RELEASED, MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.safely import is_raisable
@@ -254,7 +254,7 @@ class Scheduler:
             future._details().name = outcome.name
         if outcome.phase == WAITING:
             future._phase = RUNNING
-            future._details().returned = True
+            future._details().code_ended = True
             if future._call is not None and outcome.seconds:
                 future._call.must_have_begun(now - outcome.seconds)
             self.effects.append((WAIT_FOR_RETURNED, future, outcome.value))
@@ -264,7 +264,7 @@ class Scheduler:
             return
         detail = future._details()
         detail.cancel_timer()
-        detail.overdue = detail.returned = False
+        detail.overdue = detail.code_ended = False
         call = future._call
         assert call is not None  # a run that has not ended has its call
         call.next_attempt(outcome.seconds, now)

@@ -70,7 +70,7 @@ class SendingScheduler(Scheduler):
             self.settle(future, CRASHED, self.broken(future.name), future._since)
             return
         future._start = True
-        self.lane(future._task).append(future)
+        self.ready_queue(future._task).append(future)
         if self.ready_async or (self.slots.has_room and len(self.ready) >= self._enough):
             self.fill()
 
@@ -84,18 +84,18 @@ class SendingScheduler(Scheduler):
             return
         record.queued = True
         if last:
-            self.lane(record.task).append(record)
+            self.ready_queue(record.task).append(record)
         else:
-            self.lane(record.task).appendleft(record)
+            self.ready_queue(record.task).appendleft(record)
         self.fill()
 
-    def lane(self, task: TaskSpec) -> deque[TaskFuture[Any] | MapRecord[Any]]:
+    def ready_queue(self, task: TaskSpec) -> deque[TaskFuture[Any] | MapRecord[Any]]:
         """Where runs of a task are queued when they are ready."""
         return self.ready_async if task.is_async and self.capabilities.loops else self.ready
 
     def claim(self, future: TaskFuture[Any]) -> bool:
         """Takes a ready run out of its turn, for a worker that waits for it."""
-        if self.lane(future._task) is self.ready_async:
+        if self.ready_queue(future._task) is self.ready_async:
             return False  # it is sent at once, or waits for nothing but a loop
         if not (self.pick(future) and future._claim()):
             return False

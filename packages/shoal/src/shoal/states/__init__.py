@@ -5,6 +5,7 @@ keeps plain integers instead (`shoal.calls`) and makes a state when somebody ask
 """
 
 # state.py          `State`, and the exception that stands for one
+# details.py        `StateDetails`: what else is known of one
 # several.py        what becomes of a run that returned states
 # constructors.py   `Completed()` and so on
 # derived.py        several counted, and states made of exceptions; on use

@@ -7,8 +7,9 @@
     sequential.py   everything in the submitting thread
     threads.py      the thread pool
     processes/      the process pool
+    remote/         what runners across a process border share
     executor.py     any `concurrent.futures.Executor`
-    packing.py      what backends across a process border do before they send a batch
+    packing.py      what comes between a batch and its calls
 
 Loaded on access, so that naming one runner does not load the others.
 """

@@ -39,7 +39,7 @@ from shoal.exceptions import CrashedRun, InvalidOption, SerializationError, Work
 from shoal.futures.run import TaskFuture
 from shoal.logs import library_logger
 from shoal.safely import in_words, is_error, kind_of, repr_of, text_of
-from shoal.scheduling.backend import BackendEvents
+from shoal.scheduling.backend import BackendEvents, SlotsBackend
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities
 from shoal.serialization import dumps
@@ -55,15 +55,13 @@ if TYPE_CHECKING:
 __all__ = ["ExecutorTaskRunner"]
 
 
-class ExecutorBackend:
+class ExecutorBackend(SlotsBackend):
     """Work items of an executor.
 
     Args:
         make: gives the executor.
         owned: whether it is shut down at the end, and made again when it broke.
     """
-
-    captures = False
 
     def __init__(self, make: Callable[[], Executor], owned: bool) -> None:
         self._make = make
@@ -350,14 +348,6 @@ class ExecutorBackend:
     def interrupt(self, run: TaskFuture[Any]) -> None:
         """See `Backend`: an executor cannot."""
 
-    def running(self) -> list[TaskFuture[Any]]:
-        """Nothing that the scheduler does not know of."""
-        return []
-
-    def capture(self, task: TaskSpec) -> Any:
-        """See `Backend`."""
-        return None
-
     def recall(self, batch: Batch) -> None:
         """See `Backend`: a queued item cannot be taken back."""
 
@@ -373,10 +363,6 @@ class ExecutorBackend:
 
     def force(self, run: TaskFuture[Any]) -> None:
         """See `Backend`: an executor cannot."""
-
-    def native(self, run: TaskFuture[Any]) -> Any:
-        """See `Backend`."""
-        return None
 
 
 def _shut_down(executor: Executor) -> None:

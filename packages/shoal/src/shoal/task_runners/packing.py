@@ -1,4 +1,4 @@
-"""What backends across a process border do before they send a batch: its calls, with upstream values filled in.
+"""What comes between a batch and its calls: upstream values filled in.
 
 May import the engine and what lies above it.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CRASHED, DONE, FAILED, Batch, Call, Outcome
 from shoal.engine import inputs
-from shoal.engine.values import value_of
+from shoal.engine.inputs import value_of
 from shoal.exceptions import CrashedRun
 from shoal.futures.maps import Span
 from shoal.futures.run import TaskFuture
@@ -50,8 +50,7 @@ def calls_of(
             if detail.blockers and position and _waits(future):
                 continue
             try:
-                call.args, kwargs = inputs.substitute(call.args, call.kwargs, resolve)
-                call.kwargs = kwargs or None
+                call.args, call.kwargs = inputs.substitute(call.args, call.kwargs, resolve)
                 detail.upstreams = ()  # filled in once, for all attempts
             except BaseException as error:
                 failed[position] = not_begun(future, error)
@@ -110,9 +109,7 @@ def follow(
         return resolve(source, allow_failure)
 
     args, kwargs = inputs.substitute(call.args, call.kwargs, filled_in)
-    copy = Call(
-        call.task, args, kwargs or None, call.number, call.context, call.scope, call.attempt
-    )
+    copy = Call(call.task, args, kwargs, call.number, call.context, call.scope, call.attempt)
     copy.follow(call.earlier())
     return copy, needs
 

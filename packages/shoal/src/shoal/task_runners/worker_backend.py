@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import LOCK
+from shoal.scheduling.backend import PullingBackend
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities
 from shoal.task_runners.async_lane import AsyncLane
@@ -15,20 +16,17 @@ from shoal.task_runners.async_lane import AsyncLane
 if TYPE_CHECKING:
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.dispatchers import PullingDispatcher
-    from shoal.specs import TaskSpec
     from shoal.task_runners.workers import Worker
 
 __all__ = ["WorkerBackend"]
 
 
-class WorkerBackend:
+class WorkerBackend(PullingBackend):
     """Workers that take runs themselves; what threads and the sequential runner have in common.
 
     Args:
         concurrent: whether there may be several at once.
     """
-
-    captures = False
 
     def __init__(self, *, concurrent: bool) -> None:
         self.capabilities = Capabilities(
@@ -57,12 +55,6 @@ class WorkerBackend:
         """See `PullingBackend`."""
         self.lane.wake()
 
-    def crowded(self) -> None:
-        """See `PullingBackend`."""
-
-    def give_up(self, run: TaskFuture[Any]) -> None:
-        """See `PullingBackend`."""
-
     def lend(self) -> None:
         """See `Pool`."""
 
@@ -86,7 +78,7 @@ class WorkerBackend:
                 scheduler.idle.remove(worker)
 
     def running(self) -> list[TaskFuture[Any]]:
-        """Runs that are executing; with `LOCK` held."""
+        """See `PullingBackend`."""
         found = [future for worker in self.workers for future in worker.running()]
         return found + self.lane.running()
 
@@ -104,11 +96,3 @@ class WorkerBackend:
         with LOCK:
             self.lane.stop()
         self.lane.join(grace)
-
-    def capture(self, task: TaskSpec) -> Any:
-        """See `Backend`."""
-        return None
-
-    def native(self, run: TaskFuture[Any]) -> Any:
-        """See `Backend`."""
-        return None

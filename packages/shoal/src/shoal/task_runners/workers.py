@@ -29,7 +29,7 @@ from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.task_run import attempt_here, overdue_outcome
 from shoal.exceptions import NestingTooDeep
-from shoal.futures.blocking import Countdown, block_plainly
+from shoal.futures.blocking import Countdown, Wakeup, block_plainly
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import wait_graph
@@ -321,7 +321,7 @@ class Worker:
         Raises:
             WaitCycle: a run on this stack would wait for itself.
         """
-        waiter = _Wakeup(self, fail_fast, first)
+        waiter = Wakeup(fail_fast, first, self.look_again)
         with LOCK:
             waiter.watch(wanted)
             running = self.running()
@@ -448,19 +448,3 @@ def _dispatcher_of(work: TaskFuture[Any] | Span) -> PullingDispatcher:
     """Whose work it is: a worker is given runs of runners like its own only."""
     owner = work._dispatcher if isinstance(work, TaskFuture) else work.record.dispatcher
     return cast("PullingDispatcher", owner)
-
-
-class _Wakeup(Countdown):
-    """A countdown that wakes a worker."""
-
-    __slots__ = ("woken",)
-
-    def __init__(self, worker: Worker, fail_fast: bool, first: bool) -> None:
-        super().__init__(fail_fast, first)
-        self.woken = False
-
-        def wake() -> None:
-            self.woken = True
-            worker.look_again()
-
-        self._wake = wake

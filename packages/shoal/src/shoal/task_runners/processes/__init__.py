@@ -8,8 +8,7 @@ driver     runner.py        `ProcessPoolTaskRunner`: what users configure
            listener.py      what becomes of that, where it is not the same for all workers
            members.py       the books about workers
            cores.py         how many threads libraries may use in each
-           driver_store.py  large arguments and results
-           carrier.py       arguments and results of runs that workers submit
+           driver_store.py  large arguments and results, also of runs that workers submit
            spawning.py      how workers start
            fork_server.py   the driver's side of the server
            worker_process.py  a worker process, and how it ends

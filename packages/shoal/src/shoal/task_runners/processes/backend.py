@@ -28,11 +28,11 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from shoal.logs import library_logger
+from shoal.scheduling.backend import LedgerBackend
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.serialization import dumps
-from shoal.task_runners.processes.carrier import SegmentCarrier
-from shoal.task_runners.processes.driver_store import DriverStore
+from shoal.task_runners.processes.driver_store import DriverStore, SegmentCarrier
 from shoal.task_runners.processes.link import Link
 from shoal.task_runners.processes.listener import ProcessListener
 from shoal.task_runners.processes.members import ProcessMember, Sent, died
@@ -51,9 +51,8 @@ if TYPE_CHECKING:
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.dispatchers import LedgerDispatcher
-    from shoal.scheduling.in_flight import InFlight, WorkerState
+    from shoal.scheduling.in_flight import InFlight
     from shoal.scheduling.ledger_events import LedgerEvents
-    from shoal.specs import TaskSpec
 
 __all__ = ["ProcessBackend"]
 
@@ -61,7 +60,7 @@ __all__ = ["ProcessBackend"]
 LONGEST = 0.1
 
 
-class ProcessBackend:
+class ProcessBackend(LedgerBackend):
     """Worker processes of this machine.
 
     Args:
@@ -74,7 +73,7 @@ class ProcessBackend:
     Attributes:
         lock: guards the books about workers. Anew in a forked child, so it is looked up where it is taken.
         stopping: whether the runner is being left, or was left to the parent.
-        events: whom to tell; there once it has started, like `engine`, `serializer` and `listener`.
+        events: whom to tell; there once it has started, like `ledger`, `serializer` and `listener`.
         ledger: whom to tell of batches and workers.
         serializer: what batches hold.
         link: the I/O thread.
@@ -85,7 +84,6 @@ class ProcessBackend:
         carrier: of runs that workers submit; knows large values by their numbers.
     """
 
-    captures = False
     events: LedgerDispatcher
     ledger: LedgerEvents
     serializer: BatchSerializer
@@ -186,10 +184,8 @@ class ProcessBackend:
 
     # ------------------------------------------------------------------ what the ledger wants done
 
-    def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
+    def interrupt(self, worker: ProcessMember, entry: Sent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, ProcessMember)  # there are no others
-        assert isinstance(entry, Sent)
         position = entry.position_of(run)
         with self.lock:
             if worker.buried:
@@ -198,28 +194,23 @@ class ProcessBackend:
                 entry.lane.words[position] = WITHDRAWN  # sooner than the message
             worker.channel.send(messages.INTERRUPT, dumps((run._number, is_overdue(run))))
 
-    def tell(self, worker: WorkerState, what: str, about: Any) -> None:
+    def tell(self, worker: ProcessMember, what: str, about: Any) -> None:
         """See `LedgerBackend`: nobody has to secede, as another worker takes a spare slot."""
-        assert isinstance(worker, ProcessMember)  # there are no others
         if what == "recall":
             worker.channel.send(messages.RECALL, dumps(about))
 
-    def kill(self, worker: WorkerState, job: InFlight, run: TaskFuture[Any]) -> None:
+    def kill(self, worker: ProcessMember, job: Sent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, ProcessMember)  # there are no others
         worker.process.kill()
 
-    def closed(self, entry: InFlight) -> None:
+    def closed(self, entry: Sent) -> None:
         """See `LedgerBackend`: its lane is free for another."""
-        worker = entry.worker
-        assert isinstance(worker, ProcessMember)  # it was sent to one
-        assert isinstance(entry, Sent)
+        worker: Any = entry.worker
         with self.lock:
             worker.lanes.append(entry.lane_number)
 
-    def read_outcomes(self, worker: WorkerState) -> None:
+    def read_outcomes(self, worker: ProcessMember) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, ProcessMember)  # there are no others
         self.link.do(lambda: self.pool.see_to(worker))
 
     def passed_on(self, entry: InFlight, report: Report) -> None:
@@ -241,30 +232,12 @@ class ProcessBackend:
         """See `LedgerBackend`."""
         return self.link.is_here()
 
-    def withdraw(self, entry: InFlight) -> None:
-        """Not asked: a batch is at its worker at once."""
-
-    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
-        """Not asked: a worker can always be killed."""
-
     # ------------------------------------------------------------------ the rest of a backend
 
     def refuse(self, blocked_run: BlockedRun, error: Exception) -> None:
         """See `Backend`."""
         member, wait = blocked_run.tag
         member.channel.send(messages.REFUSED, dumps((wait, error)))
-
-    def running(self) -> list[TaskFuture[Any]]:
-        """Nothing that the scheduler does not know of."""
-        return []
-
-    def capture(self, task: TaskSpec) -> Any:
-        """There are no ambient options."""
-        return None
-
-    def native(self, run: TaskFuture[Any]) -> Any:
-        """There is none."""
-        return None
 
 
 #: What is entered in this process.

@@ -12,7 +12,7 @@ from shoal.calls import FAILED, Outcome, Report
 from shoal.exceptions import ResultLost
 from shoal.scheduling.in_flight import Outcomes
 from shoal.serialization import loads
-from shoal.task_runners.processes.record import TOLD
+from shoal.task_runners.processes.record import REPORT, TOLD
 from shoal.task_runners.processes.segments import Segment
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from shoal.task_runners.remote.messages import Message
 
 __all__ = ["ProcessListener"]
-
-_REPORT = struct.Struct("<QdI?")
 
 
 class ProcessListener(Listener):
@@ -78,12 +76,12 @@ class ProcessListener(Listener):
 
     def _take_report(self, body: bytes) -> None:
         """Runs of a batch have ended: what became of them is in the record. Hot."""
-        number, seconds, count, last = _REPORT.unpack_from(body)
+        number, seconds, count, last = REPORT.unpack_from(body)
         sent = self.ledger.in_flight(number)
         if sent is None:
             return
-        size = (len(body) - _REPORT.size) // 2
-        positions = struct.unpack_from(f"<{size}H", body, _REPORT.size)
+        size = (len(body) - REPORT.size) // 2
+        positions = struct.unpack_from(f"<{size}H", body, REPORT.size)
         self._backend.pool.useless = 0
         report = self._report_of(sent, positions)
         report.seconds, report.count, report.last = seconds, count, last

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from shoal.exceptions import WorkerDied
 from shoal.scheduling.in_flight import InFlight
-from shoal.task_runners.processes.record import BEGUN, LANES, NOT_BEGUN
+from shoal.task_runners.processes.record import LANES
+from shoal.task_runners.remote.batches import BEGUN, NOT_BEGUN
 from shoal.task_runners.remote.members import Member
 from shoal.task_runners.remote.record import ARGUMENTS
 

@@ -3,31 +3,30 @@
     worker   begin(position) ─▶ word = BEGUN ─▶ the task's function ─▶ put(position, value) ─▶ word = outcome
     driver   reads the words of a batch when the worker says so, when somebody asks for a state, or when it has died
 
-One record a worker, of many lanes (see `lanes`); a batch has a lane for as long as it is in flight.
+One record a worker, of many lanes (see `remote.record.Lane`); a batch has a lane for as long as it is in flight.
 
 Who writes what: the driver zeroes the words before it sends the batch, and may withdraw runs that have not begun; all
 else is the worker's. A word is written last, so whoever reads it finds the rest in place. What has no room here goes
 home in a message, sent before its word is written (`TOLD`).
 
 Values cost next to nothing this way (a message a run would cost 2 µs), and a worker that dies between two reports takes
-no outcome with it. May import `lanes`.
+no outcome with it. May import `remote.record`.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
-from shoal.task_runners.remote.batches import BEGUN, NOT_BEGUN
-from shoal.task_runners.remote.lanes import TOLD, Lane, size_of_lane
+from shoal.task_runners.remote.record import TOLD, Lane, size_of_lane
 
 if TYPE_CHECKING:
     import mmap
 
 __all__ = [
-    "BEGUN",
     "CAPACITY",
     "LANES",
-    "NOT_BEGUN",
+    "REPORT",
     "REPORT_EVERY",
     "TOLD",
     "Lane",
@@ -42,6 +41,9 @@ HEAP = 256 * 1024
 #: Batches that a worker may hold at once: two in flight, one for each level of waiting, and those of coroutines, which
 #: may wait for each other as deep as they like.
 LANES = 1024
+
+#: A report: the batch's number, seconds, how many runs these were for, and whether it is the last; positions follow.
+REPORT = struct.Struct("<QdI?")
 
 #: Seconds after which outcomes are reported while their batch goes on.
 REPORT_EVERY = 0.003

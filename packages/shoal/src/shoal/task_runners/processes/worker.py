@@ -37,16 +37,16 @@ from shoal.context import LOCK
 from shoal.engine.batch_run import pack_error
 from shoal.logs import library_logger, log_to_stderr
 from shoal.serialization import dumps, loads
-from shoal.task_runners.processes.record import REPORT_EVERY, TOLD, Record, size_of_record
+from shoal.task_runners.processes.record import REPORT, REPORT_EVERY, TOLD, Record, size_of_record
 from shoal.task_runners.processes.segments import NoSegment, Segment, SegmentPool
 from shoal.task_runners.processes.stored import Store, Stored
 from shoal.task_runners.processes.wire import WorkerChannel
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch, UnknownKeyError
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
-from shoal.task_runners.remote.main_thread import MainThread
 from shoal.task_runners.remote.parcels import Packed, unpack
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
+from shoal.task_runners.remote.worker_thread import MainThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from shoal.task_runners.remote.messages import Message
 
 __all__ = ["Settings", "main"]
-
-REPORT = struct.Struct("<QdI?")
 
 
 class Settings(NamedTuple):

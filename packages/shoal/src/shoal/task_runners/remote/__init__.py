@@ -2,20 +2,17 @@
 
 driver     batch_serializer.py  what a batch holds, as its message
            listener.py    what workers say
-           keywords.py    options that are keyword arguments of something else
-           members.py     the books about workers
+           members.py     the books about workers, and about a cluster's batches
            nested.py      runs that workers submit
            modules.py     modules that workers cannot import
            environment.py whether workers have what works with the driver's
 worker     worker.py      a worker process: what it holds, and what it says
-           worker_thread.py  one of its threads: runs batches, waits
-           main_thread.py its main thread, where the process is there for runs alone
+           worker_thread.py  one of its threads, or its main thread: runs batches, waits
            batches.py     a batch as its worker has it
            coroutines.py  async tasks
-           record.py      which runs have begun, in memory that outlives the worker
+           record.py      what has begun, and how it ended, in memory that outlives the worker
            dispatcher.py  the driver's dispatcher, as runs on a worker see it
-           submitted.py   what was submitted there, while somebody holds it
-           untold.py      runs that the driver is not told of yet
+           untold.py      what was submitted there, and what of it the driver is not told of yet
 between    messages.py    what they tell each other
            outbox.py      a channel on which nobody waits
            parcels.py     values as they cross
@@ -26,7 +23,6 @@ The same for clusters, which decide themselves where a batch goes:
 driver     cluster_runner.py    what users configure
            cluster_backend.py   batches go out, and may be had back
            cluster_listener.py  what workers say
-           cluster_members.py   the books about workers and batches
            scratch.py           folders that go with the driver, at last when the next one makes one
 worker     cluster_worker.py    a worker of one session, and its threads
            columns.py           outcomes of a batch, until they are reported

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import COMPLETED, CRASHED, FAILED, Batch, Call, Outcome, Report
 from shoal.context import TAGS, Scope
 from shoal.engine.batch_run import pack_task, surroundings_of
-from shoal.engine.inputs import ATOMS
-from shoal.engine.values import value_of
+from shoal.engine.inputs import ATOMS, value_of
 from shoal.exceptions import SerializationError, WorkerDied
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture

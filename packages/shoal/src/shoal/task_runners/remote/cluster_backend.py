@@ -9,7 +9,7 @@ A slot is any worker's, of which the cluster decides; or, where it has no queue 
 becomes of batches is for the ledger to say (`LedgerDispatcher.ledger`); a runner's package adds the cluster's own tasks,
 and says how these and its workers end.
 
-May import `batch_serializer`, `cluster_members` and what lies above task runners.
+May import `batch_serializer`, `members` and what lies above task runners.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from shoal.exceptions import ResultLost, WorkerDied
 from shoal.futures.maps import Span
 from shoal.logs import library_logger
 from shoal.names import process_entropy, reserve_block
+from shoal.scheduling.backend import LedgerBackend
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities, LedgerRules
-from shoal.scheduling.in_flight import WorkerState
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.cluster_members import ClusterMember, Sent, died
-from shoal.task_runners.remote.members import is_overdue
+from shoal.task_runners.remote.members import ClusterMember, Sent, is_overdue
 from shoal.task_runners.remote.parcels import Packed, pack
 from shoal.task_runners.remote.record import CAPACITY
 
@@ -56,7 +55,7 @@ LONGEST = 0.5
 #: Runs from this many seconds travel alone.
 ALONE = 0.05
 #: Seconds of work handed over for each slot: the scaling of clusters looks every 5 s at what waits.
-WINDOW = 10.0
+SECONDS_AHEAD = 10.0
 #: Seconds that what was stopped has to say so when the runner is left; then it is stopped by force.
 LAST_WORDS = 0.6
 #: Bytes up to which the pickle of a task goes with every batch of it: a worker that has it takes no notice.
@@ -65,11 +64,11 @@ ALONG = 16 * 1024
 #: What a worker is told, by the ledger's word for it.
 _KINDS = {
     "recall": messages.RECALL,
-    "secede": messages.STEP_ASIDE,
+    "secede": messages.SECEDE,
 }
 
 
-class ClusterBackend:
+class ClusterBackend(LedgerBackend):
     """See the module.
 
     Args:
@@ -117,7 +116,7 @@ class ClusterBackend:
                 alone=ALONE,
                 cap=CAPACITY,
                 growth=256,
-                seconds=WINDOW,
+                seconds=SECONDS_AHEAD,
                 most=128,
                 least=least,
                 patience=patience,
@@ -213,7 +212,8 @@ class ClusterBackend:
 
     def died(self, run_name: str, text: str | None, cause: BaseException | None = None) -> Any:
         """The end of a run of whose worker no more is known."""
-        return died(run_name, text, cause, host=f"(a {self.cluster} worker)")
+        host = f"(a {self.cluster} worker)"
+        return WorkerDied(run_name=run_name, host=host, message=text, cause=cause)
 
     def launch(self, batch: Batch) -> None:
         """See `Backend`."""
@@ -265,7 +265,7 @@ class ClusterBackend:
             self._send_to(member, wait, sent, dumps((len(batch), tasks, tags, packed.data, {})))
             return
         if member is not None:
-            self.down(member, messages.STEP_ASIDE, dumps(wait))
+            self.down(member, messages.SECEDE, dumps(wait))
         blob = dumps((len(batch), tasks, tags, packed.data, self._pickles(tasks, ALONG)))
         sent.is_job = True
         self.ledger.sent(sent)
@@ -325,18 +325,13 @@ class ClusterBackend:
 
     # ------------------------------------------------------------------ what the ledger wants done
 
-    def tell(self, worker: WorkerState, what: str, about: Any) -> None:
+    def tell(self, worker: ClusterMember, what: str, about: Any) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, ClusterMember)  # there are no others
         self.down(worker, _KINDS[what], dumps(about))
 
-    def interrupt(self, worker: WorkerState, entry: InFlight, run: TaskFuture[Any]) -> None:
+    def interrupt(self, worker: ClusterMember, entry: Sent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""
-        assert isinstance(worker, ClusterMember)  # there are no others
         self.down(worker, messages.INTERRUPT, dumps((run._number, is_overdue(run))))
-
-    def closed(self, entry: InFlight) -> None:
-        """See `LedgerBackend`."""
 
     def slot_gone(self, slot: int) -> None:
         """See `LedgerBackend`: any worker takes a batch, so that is nothing to anybody."""
@@ -350,27 +345,9 @@ class ClusterBackend:
         """See `LedgerBackend`."""
         self.serializer.packed_tasks[key] = error
 
-    def give_up(self, entry: InFlight, run: TaskFuture[Any]) -> None:
-        """See `LedgerBackend`: its place at its worker is not taken."""
-
     def passed_on(self, entry: InFlight, report: Report) -> None:
         """See `LedgerBackend`."""
         self.listener.tell_others(entry, report)
-
-    def withdraw(self, entry: InFlight) -> None:
-        """Not asked where the cluster has no queue of its own: a batch is at its worker at once."""
-
-    def running(self) -> list[TaskFuture[Any]]:
-        """Nothing that the scheduler does not know of."""
-        return []
-
-    def capture(self, task: TaskSpec) -> Any:
-        """There are no ambient options."""
-        return None
-
-    def native(self, run: TaskFuture[Any]) -> Any:
-        """There is none."""
-        return None
 
 
 def _first_of(batch: Batch) -> tuple[TaskSpec, Any]:

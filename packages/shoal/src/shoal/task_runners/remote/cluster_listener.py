@@ -1,6 +1,6 @@
 """What a cluster's workers say, as the driver takes it.
 
-May import `cluster_members`, `listener` and what lies above task runners.
+May import `listener`, `members` and what lies above task runners.
 """
 
 from __future__ import annotations
@@ -161,4 +161,4 @@ class ClusterListener(Listener):
         blocked_run = member.waits.get(wait)
         if blocked_run is not None and blocked_run.spare is not None:
             # Who waits with a limit runs nothing meanwhile.
-            self.backend.down(member, messages.STEP_ASIDE, dumps(wait))
+            self.backend.down(member, messages.SECEDE, dumps(wait))

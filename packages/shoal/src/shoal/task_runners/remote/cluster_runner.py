@@ -1,10 +1,12 @@
-"""What the runners of all clusters have in common: their options, and that duplicates share a connection.
+"""What the runners of all clusters have in common: their options, some of which are keyword arguments of something else,
+and that duplicates share a connection.
 
 May import `modules` and the base of all runners.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from shoal.exceptions import InvalidOption
@@ -12,9 +14,9 @@ from shoal.task_runners.base import BaseTaskRunner
 from shoal.task_runners.remote.modules import checked_modules
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-__all__ = ["ClusterTaskRunner"]
+__all__ = ["ClusterTaskRunner", "copied", "is_kwargs"]
 
 
 class ClusterTaskRunner(BaseTaskRunner):
@@ -64,3 +66,13 @@ class ClusterTaskRunner(BaseTaskRunner):
         twin = super().duplicate()
         twin._connection = self._connection
         return twin
+
+
+def copied(given: Any) -> Any:
+    """A dictionary of the user's that will not change behind our back; anything else is for a check to refuse."""
+    return dict(given) if isinstance(given, Mapping) else given
+
+
+def is_kwargs(value: object) -> bool:
+    """Whether something can be given as keyword arguments."""
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)

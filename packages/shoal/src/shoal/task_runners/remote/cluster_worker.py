@@ -26,16 +26,15 @@ from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch
 from shoal.task_runners.remote.columns import Columns
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
-from shoal.task_runners.remote.main_thread import MainThread
 from shoal.task_runners.remote.parcels import unpack
 from shoal.task_runners.remote.record import ARGUMENTS, Record
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
-from shoal.task_runners.remote.worker_thread import WorkerThread
+from shoal.task_runners.remote.worker_thread import MainThread, WorkerThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from shoal.task_runners.remote.messages import Message
+    from shoal.task_runners.remote.messages import Message, WorkerEnd
 
 __all__ = ["ClusterThread", "ClusterWorker"]
 
@@ -77,12 +76,12 @@ class ClusterThread(WorkerThread):
     """A thread of the cluster's that runs a batch; nobody looks into its queue when that has ended.
 
     Attributes:
-        wish: whether what waits can be given nothing, so that its place in the cluster is wanted for others.
+        asked_to_secede: whether what waits can be given nothing, so that its place in the cluster is wanted for others.
     """
 
     def __init__(self, home: ClusterWorker) -> None:
         super().__init__(home)
-        self.wish = False
+        self.asked_to_secede = False
 
     def resumed(self) -> None:
         """See `WorkerThread`: what was sent for a wait that has ended goes back."""
@@ -117,7 +116,7 @@ class ClusterWorker(RemoteWorker):
         news: told of what batches may wait for: what surrounds the runs, tasks, the end.
     """
 
-    def __init__(self, channel: Any, report_every: float) -> None:
+    def __init__(self, channel: WorkerEnd, report_every: float) -> None:
         super().__init__(channel, report_every)
         self._numbers = _Numbers()
         self.remote = RemoteDispatcher(self, self._numbers)

@@ -12,7 +12,7 @@ from shoal.serialization import dumps
 from shoal.task_runners.remote.record import SMALL_PICKLE
 
 if TYPE_CHECKING:
-    from shoal.task_runners.remote.lanes import Lane
+    from shoal.task_runners.remote.record import Lane
 
 __all__ = ["KEPT", "PICKLED", "PLAIN", "Columns"]
 

@@ -39,8 +39,7 @@ from shoal.states import State, StateType
 from shoal.task_runners.packing import culprit_of
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.parcels import LARGE, pack, run_numbered
-from shoal.task_runners.remote.submitted import Submitted
-from shoal.task_runners.remote.untold import Untold
+from shoal.task_runners.remote.untold import Submitted, Untold
 from shoal.tracebacks import folded
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What workers say, as the driver takes it: what all of them say alike.
 
-    worker ──message──▶ I/O thread ─▶ `Listener.take` ─▶ dispatcher, and its engine (the ledger)
+    worker ──message──▶ I/O thread ─▶ `Listener.take` ─▶ dispatcher, and its ledger
 
 One thread, in order, with no lock held. May import `members`, `nested` and what lies above task runners.
 """

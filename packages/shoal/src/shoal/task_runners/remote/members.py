@@ -1,6 +1,6 @@
-"""The driver's books about its workers: what they have submitted, and what waits there.
+"""The driver's books about its workers: what they have submitted, and what waits there; of a cluster's, its batches too.
 
-May import `parcels` and what lies above task runners.
+May import `parcels`, `record` and what lies above task runners.
 """
 
 from __future__ import annotations
@@ -10,17 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import SerializationError
 from shoal.safely import kind_of, repr_of
-from shoal.scheduling.in_flight import WorkerState
+from shoal.scheduling.in_flight import InFlight, WorkerState
 from shoal.task_runners.remote import parcels
+from shoal.task_runners.remote.record import outcomes_in, read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
+    from shoal.calls import Batch
     from shoal.futures import TaskFutureList
     from shoal.futures.run import TaskFuture
+    from shoal.scheduling.in_flight import Outcomes
     from shoal.task_runners.remote.messages import Channel
 
-__all__ = ["Member", "NestedMap", "futures_of", "is_overdue", "not_unpacked", "not_unpickled"]
+__all__ = [
+    "ClusterMember",
+    "Member",
+    "NestedMap",
+    "Sent",
+    "futures_of",
+    "is_overdue",
+    "not_unpacked",
+    "not_unpickled",
+]
 
 
 class NestedMap:
@@ -55,7 +67,7 @@ class Member(WorkerState):
     def __init__(self, number: int, channel: Channel, key: Hashable) -> None:
         super().__init__(key)
         self.number = number
-        self.channel: Any = channel
+        self.channel = channel
         self.tasks: set[int] = set()
         self.runs: dict[int, TaskFuture[Any]] = {}
         self.maps: dict[int, NestedMap] = {}
@@ -119,3 +131,51 @@ def not_unpickled(error: BaseException, path: str = "result") -> SerializationEr
         type_name="unknown",
         problem=f"unpickling in the driver raised {repr_of(error)}",
     )
+
+
+class ClusterMember(Member):
+    """A worker of a cluster.
+
+    Attributes:
+        hello: what it says of itself; empty until it has.
+    """
+
+    def __init__(self, number: int, channel: Channel, key: Hashable) -> None:
+        super().__init__(number, channel, key)
+        self.hello: dict[str, Any] = {}
+
+    def greet(self, hello: dict[str, Any]) -> None:
+        """It has said who it is."""
+        self.hello = hello
+        self.host, self.pid = hello["host"], hello["pid"]
+        self.killable = hello["record"] is not None or hello["unrecorded"] is not None
+
+    def outcomes(self, kept: Callable[[Any], Any]) -> Mapping[int, Outcomes] | None:
+        """What it had written down before it went, where this process can read that, and once only; `None` if that
+        cannot be known.
+
+        Args:
+            kept: gives the value that stays elsewhere, by what it is found by there.
+        """
+        if not self.hello:
+            return {}  # it has said nothing, so it has begun nothing
+        path = self.hello["record"]
+        content = read_record(path) if path is not None else None
+        with futures_of(self):
+            return outcomes_in(content, kept, set(self.batches))
+
+
+class Sent(InFlight):
+    """A batch that was sent.
+
+    Attributes:
+        stored: handles among its arguments.
+        demands: what it asks of its worker, in the cluster's words.
+    """
+
+    __slots__ = ("demands", "stored")
+
+    def __init__(self, batch: Batch, stored: list[Any]) -> None:
+        super().__init__(batch, is_job=False)
+        self.stored = stored
+        self.demands: dict[str, float] = {}

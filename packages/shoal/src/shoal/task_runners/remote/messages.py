@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Channel", "Message"]
+__all__ = ["Channel", "Message", "WorkerEnd"]
 
 # To the worker.
 BATCH = 1  # (number, lane, wait, surroundings, tasks, stored values, own segment, content, tags): runs to be run
@@ -25,9 +25,7 @@ SURROUNDINGS = 11  # a pickled `Surroundings`
 NUMBERS = 13  # (first, how many): the worker's own run numbers
 GIVE_UP = 14  # (batch number, run number): it does not stop, so its thread is given up
 VALUE = 15  # (run number, phase, pickled value or number of a handle): what was wanted
-STEP_ASIDE = (
-    12  # wait number: what waits can be given nothing, so its place in the engine's pool is wanted
-)
+SECEDE = 12  # wait number: what waits can be given nothing, so its place in the execution system is wanted
 SPLIT = 9  # number of a map that could not be unpickled: its runs are to be submitted one by one
 
 # To the driver.
@@ -50,7 +48,7 @@ QUESTION = 32  # (question number, what, argument)
 DROPPED = 33  # list of run numbers whose futures are gone here
 ARRIVED = 35  # batch number: a worker has it, and begins
 ENDS = 36  # (batch number, positions, kinds, values, ends, seconds, last): runs have ended
-WANTED = 40  # run number: a value that a task of the engine's own relays
+WANTED = 40  # run number: a value that a task of the execution system's own relays
 HELLO = 39  # mapping: who the worker is
 FAREWELL = 38  # nothing: the worker has said all it has to say
 ASKED = 42  # task key: a batch needs a task that is not known here
@@ -82,3 +80,10 @@ class Channel(Protocol):
 
     def send(self, kind: int, body: bytes = b"") -> None:
         """Sends a message, after all that were sent before."""
+
+
+class WorkerEnd(Channel, Protocol):
+    """A worker's end of it."""
+
+    def leave_to_parent(self) -> None:
+        """In a child that a run has forked: the way is the parent's."""

@@ -184,7 +184,7 @@ def _directories() -> tuple[str, ...]:
 
 
 def _put_first(path: str) -> bool:
-    """Whether it is a directory that an engine has put before the others: Dask its scratch space, Ray what it bundles."""
+    """Whether it is a directory that an execution system has put before the others: Dask its scratch space, Ray what it bundles."""
     return "dask-scratch-space" in path or "-packages/ray/" in path
 
 

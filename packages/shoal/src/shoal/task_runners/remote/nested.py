@@ -90,7 +90,7 @@ class Carrier(Protocol):
         """
 
     def options(self, options: Any) -> AbstractContextManager[Any]:
-        """Inside, the engine's ambient options are those that a worker has captured."""
+        """Inside, the execution system's ambient options are those that a worker has captured."""
 
     def tell_ended(self, member: Member, ends: Sequence[End]) -> None:
         """Tells a worker how runs ended that it submitted."""

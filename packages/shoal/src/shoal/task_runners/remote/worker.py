@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shoal.task_runners.remote.dispatcher import RemoteDispatcher
-    from shoal.task_runners.remote.messages import Channel, Message
+    from shoal.task_runners.remote.messages import Channel, Message, WorkerEnd
     from shoal.task_runners.remote.worker_thread import WorkerThread
 
 __all__ = ["LogSender", "RemoteWorker"]
@@ -71,8 +71,8 @@ class RemoteWorker:
 
     remote: RemoteDispatcher
 
-    def __init__(self, channel: Channel, report_every: float, most: int | None = None) -> None:
-        self.channel: Any = channel
+    def __init__(self, channel: WorkerEnd, report_every: float, most: int | None = None) -> None:
+        self.channel = channel
         self.report_every = report_every
         self.most = most
         self.worker_threads: list[WorkerThread] = []
@@ -138,7 +138,7 @@ class RemoteWorker:
         return False
 
     def capture(self) -> Any:
-        """The engine's ambient options where a run submits another; `None` for none."""
+        """The execution system's ambient options where a run submits another; `None` for none."""
         return None
 
     def new_context(self) -> Context:

@@ -1,11 +1,15 @@
 """A worker thread: runs batches, and waits.
 
-A run that waits does not leave its worker_thread: what it waits for is sent there, and runs on top of it meanwhile. May import
-`worker` and what lies above it.
+A run that waits does not leave its worker_thread: what it waits for is sent there, and runs on top of it meanwhile. The main
+thread of a process that is there for runs alone is such a thread, too: a signal gets it out of system calls, so that a
+run which sleeps is stopped at once. May import `worker` and what lies above it.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -16,7 +20,7 @@ from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.services import TIMERS
 from shoal.engine.task_run import attempt_here, overdue_outcome
-from shoal.futures.blocking import Countdown
+from shoal.futures.blocking import Wakeup
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages, parcels
 from shoal.task_runners.remote.batches import BEGUN, Batch
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.task_runners.remote.worker import RemoteWorker
 
-__all__ = ["WorkerThread"]
+__all__ = ["MainThread", "WorkerThread"]
 
 #: Seconds after which an outcome is reported at the latest, however long its batch: reports of one become rarer.
 REPORTED_WITHIN = 0.05
@@ -181,7 +185,7 @@ class WorkerThread:
         """How this thread waits: untimed, it runs what it waits for, as the driver gives it that."""
         self.frames.enter_shield()
         try:
-            countdown = _Wakeup(self, fail_fast, first)
+            countdown = Wakeup(fail_fast, first, partial(self.give, None))
             with LOCK:
                 countdown.watch(wanted)
                 self.frames.countdown = countdown
@@ -197,7 +201,7 @@ class WorkerThread:
         finally:
             self.frames.leave_shield()
 
-    def _wait(self, countdown: _Wakeup, wanted: Wanted, deadline: float | None) -> bool:
+    def _wait(self, countdown: Wakeup, wanted: Wanted, deadline: float | None) -> bool:
         home = self.home
         home.flush()
         home.hand_back_all(self)
@@ -270,22 +274,6 @@ class WorkerThread:
         return None
 
 
-class _Wakeup(Countdown):
-    """A countdown that wakes a worker thread."""
-
-    __slots__ = ("woken",)
-
-    def __init__(self, worker_thread: WorkerThread, fail_fast: bool, first: bool) -> None:
-        super().__init__(fail_fast, first)
-        self.woken = False
-
-        def wake() -> None:
-            self.woken = True
-            worker_thread.give(None)
-
-        self._wake = wake
-
-
 class _Watcher:
     """Wakes a waiting worker thread to tell the driver more of what it waits for."""
 
@@ -299,3 +287,87 @@ class _Watcher:
         """Runs of other runners that it waits for go on, or wait in turn."""
         self.has_news = True
         self._worker_thread.give(None)
+
+
+#: Kicks the main thread out of a system call, so that an interrupt is raised there: a signal that programs seldom use
+#: for themselves. `None` where there is none.
+KICK = signal.SIGRTMIN + 7 if hasattr(signal, "SIGRTMIN") else getattr(signal, "SIGUSR2", None)
+
+#: Seconds that a run may go on when the driver has gone.
+LAST_GRACE = 2.0
+
+
+class MainThread(WorkerThread):
+    """The main thread of a worker process that is there for runs alone: takes batches until the process is to end.
+
+    `begin` comes before anything is received, and `serve` is what the process does from then on.
+    """
+
+    def begin(self) -> None:
+        """This is the thread from now on."""
+        self.enter()
+        if KICK is not None:
+            signal.signal(KICK, self._kicked)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def serve(self) -> None:
+        """Runs batches until the worker is `stopping`, or its driver has gone."""
+        home = self.home
+        try:
+            while True:
+                batch = self.queue.get()
+                if batch is not None:
+                    self.run(batch)
+                elif home.stopping and not home.coroutines.are_there():
+                    return
+                # else it was to wake a wait that has ended since
+                del batch
+        except ConnectionError:
+            pass  # the driver has gone, and with it who could be told
+        finally:
+            self.leave()
+            if KICK is not None:
+                signal.signal(KICK, signal.SIG_IGN)
+
+    def begin_batch(self, batch: Batch) -> None:
+        """Has a batch run that came by message: in its turn, or on the loop if it is of coroutines."""
+        if batch.rows.task.is_async:
+            self.home.coroutines.begin(batch)
+        else:
+            batch.worker_thread = self
+            self.give(batch)
+
+    def end(self) -> None:
+        """The driver has gone: what runs is stopped, and the process ends, by force if that takes too long."""
+        last = threading.Timer(LAST_GRACE, _end_with_all)
+        last.daemon = True
+        last.start()
+        self.home.end()
+
+    def kick(self) -> None:
+        """See `WorkerThread`."""
+        if KICK is not None:
+            main = threading.main_thread().ident
+            assert main is not None  # it runs
+            signal.pthread_kill(main, KICK)
+
+    def _kicked(self, number: int, frame: Any) -> None:
+        with LOCK:
+            if not self.frames.due():
+                return
+            self.frames.withdraw()
+        raise Interrupt
+
+    def _after_fork(self) -> None:
+        """In a child that a run has forked: it is no worker, so it says nothing to the driver. See `engine.forks`."""
+        if KICK is not None:
+            signal.signal(KICK, signal.SIG_DFL)
+        self.home.leave_to_parent()
+
+
+def _end_with_all() -> None:
+    """Ends this process by force, and what it has started, whose group it leads."""
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
