@@ -27,7 +27,7 @@ from weakref import WeakValueDictionary
 
 import ray
 from ray.exceptions import RayError
-from shoal.engine.services import Calls
+from shoal.engine.services import TIMERS, Calls
 from shoal.exceptions import ClusterFailed, WorkerDied
 from shoal.logs import library_logger
 from shoal.names import process_entropy
@@ -73,6 +73,8 @@ LEAST = 0.002
 PATIENCE = 0.2
 #: Seconds that Ray has to say how a worker died that has hung up, and a worker to hang up of whose death Ray speaks.
 WORDS_WITHIN = 3.0
+#: Seconds in which a batch begins that Ray has a worker for.
+BEGUN_WITHIN = 0.03
 #: Large values that a chain may return: as many as its runs, up to this.
 SLOTS = 64
 
@@ -334,15 +336,24 @@ class RayBackend(ClusterBackend):
     # ------------------------------------------------------------------ taking back, stopping
 
     def withdraw(self, sent: Any) -> None:
-        """See `ClusterBackend`: Ray drops what waits in its queue, and `session` ignores it in what has begun."""
+        """See `ClusterBackend`: Ray drops what waits in its queue, and `session` ignores it in what has begun.
+
+        Not at once: what is about to begin does so meanwhile. Ray ends a driver whose cancel crosses the end of a task
+        ("Tried to complete task that was not pending", ray-project/ray#54798; seen with 2.60), as a short one has soon.
+        """
 
         def cancel() -> None:
             with sent.giving:
                 status = sent.status
-            if status is not None:  # else it is about to be given: whoever begins it is told then
+            # Without one it is about to be given: whoever begins it is told then.
+            if status is not None and sent.worker is None:
                 ray.cancel(status, force=False, recursive=False)
 
-        self.calls.do(cancel)
+        def cancel_later() -> None:
+            if not self.stopping:
+                self.calls.do(cancel)
+
+        TIMERS.after(BEGUN_WITHIN, cancel_later)
 
     def kill(self, worker: RayMember, job: RaySent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""
