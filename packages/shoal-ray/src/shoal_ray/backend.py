@@ -338,8 +338,9 @@ class RayBackend(ClusterBackend):
     def withdraw(self, sent: Any) -> None:
         """See `ClusterBackend`: Ray drops what waits in its queue, and `session` ignores it in what has begun.
 
-        Not at once: what is about to begin does so meanwhile. Ray ends a driver whose cancel crosses the end of a task
-        ("Tried to complete task that was not pending", ray-project/ray#54798; seen with 2.60), as a short one has soon.
+        A batch that a waiting run wants is not asked back at once: what is about to begin does so meanwhile. Ray ends a
+        driver whose cancel crosses the end of a task ("Tried to complete task that was not pending",
+        ray-project/ray#54798; seen with 2.60), as that of a short one would. What was stopped must not begin.
         """
 
         def cancel() -> None:
@@ -353,7 +354,10 @@ class RayBackend(ClusterBackend):
             if not self.stopping:
                 self.calls.do(cancel)
 
-        TIMERS.after(BEGUN_WITHIN, cancel_later)
+        if sent.wanting and not sent.skipped:
+            TIMERS.after(BEGUN_WITHIN, cancel_later)
+        else:
+            self.calls.do(cancel)
 
     def kill(self, worker: RayMember, job: RaySent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""
