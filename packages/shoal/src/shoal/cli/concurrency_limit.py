@@ -20,12 +20,16 @@ concurrency_limit = App(
     help="Limit how many runs with a tag run at once, in all processes of this machine.",
 )
 
-Tag = Annotated[str, Parameter(help="The tag", allow_leading_hyphen=True)]
+NewTag = Annotated[str, Parameter(help="The tag", allow_leading_hyphen=True)]
+Tag = Annotated[
+    str,
+    Parameter(help="The tag", allow_leading_hyphen=True, completer=names_for_shell(tags=True)),
+]
 
 
 @concurrency_limit.command
 def create(
-    tag: Tag,
+    tag: NewTag,
     limit: Annotated[int, Parameter(help="The most runs at once; at 0, runs are aborted")],
     /,
 ) -> None:

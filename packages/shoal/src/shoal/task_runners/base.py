@@ -221,6 +221,9 @@ class BaseTaskRunner:
                 )
             set_up()
             dispatcher = self.make_dispatcher()
+            outer = SCOPE.get()
+            if outer is not None:  # on a worker, the way to slots of limits leads through its driver
+                dispatcher.keeper = outer.keeper
             if limits_in_use():
                 from shoal.limits.slots import KEEPER
 
