@@ -10,7 +10,7 @@ from shoal.cli.console import UsageError
 from shoal.cli.limits_shown import (
     AsJson,
     Output,
-    as_json,
+    as_json_of_both,
     local,
     names_for_shell,
     print_json,
@@ -51,7 +51,9 @@ def create(
     *,
     limit: Slots,
     slot_decay_per_second: Decay = 0.0,
-    disable: Annotated[bool, Parameter(negative=(), help="It limits nothing until enabled")] = False,
+    disable: Annotated[
+        bool, Parameter(negative=(), help="It limits nothing until enabled")
+    ] = False,
     active_slots: Active = 0,
 ) -> None:
     """Make a limit."""
@@ -76,7 +78,7 @@ def ls(*, json: AsJson = False, output: Output = None) -> None:
 
     limits = ConcurrencyLimits().read_global_concurrency_limits()
     if json or output:
-        print_json([as_json(limit) for limit in limits])
+        print_json([_as_json(limit) for limit in limits])
     elif not limits:
         print(
             "There are no limits. Make one with `shoal global-concurrency-limit create NAME --limit N`."
@@ -100,7 +102,7 @@ def inspect(name: Name, /, *, json: AsJson = False, output: Output = None) -> No
     """Show a limit: which runs hold its slots, where, since when, and who waits."""
     limit = _limit(name)
     if json or output:
-        print_json(as_json(limit))
+        print_json(_as_json(limit))
         return
     facts = {
         "name": limit.name,
@@ -185,6 +187,20 @@ def _limit(name: str) -> Limit:
         known = [limit.name for limit in limits.read_global_concurrency_limits()]
         error.add_note(did_you_mean(name, known))
         raise
+
+
+def _as_json(limit: Limit) -> dict[str, object]:
+    rate = limit.rate
+    return {
+        "id": limit.id,
+        "name": limit.name,
+        "limit": limit.limit,
+        "active": limit.active,
+        "slot_decay_per_second": limit.slot_decay_per_second,
+        "rate": None if rate is None else {"count": rate.count, "seconds": rate.seconds},
+        "active_slots": limit.active_slots,
+        **as_json_of_both(limit),
+    }
 
 
 def _sentence(limit: Limit) -> str:

@@ -11,9 +11,18 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from cyclopts import CompletionContext
-    from shoal.limits import Lease, Limit, Waiter
+    from shoal.limits import ConcurrencyLimit, Lease, Limit, Waiter
 
-__all__ = ["AsJson", "Output", "as_json", "names_for_shell", "print_json", "print_limit", "table_of"]
+__all__ = [
+    "AsJson",
+    "Output",
+    "as_json_of_both",
+    "local",
+    "names_for_shell",
+    "print_json",
+    "print_limit",
+    "table_of",
+]
 
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON only")]
 Output = Annotated[
@@ -39,17 +48,9 @@ def names_for_shell(*, tags: bool) -> Any:
     return complete
 
 
-def as_json(limit: Limit) -> dict[str, Any]:
-    """A limit, for JSON."""
-    rate = limit.rate
+def as_json_of_both(limit: ConcurrencyLimit | Limit) -> dict[str, Any]:
+    """What limits of tags and global ones have alike, for JSON."""
     return {
-        "id": limit.id,
-        "name": limit.name,
-        "limit": limit.limit,
-        "active": limit.active,
-        "slot_decay_per_second": limit.slot_decay_per_second,
-        "rate": None if rate is None else {"count": rate.count, "seconds": rate.seconds},
-        "active_slots": limit.active_slots,
         "holders": [_held(lease) for lease in limit.holders],
         "waiters": [{**_held(waiter), "behind": waiter.behind} for waiter in limit.waiters],
         "created": limit.created.isoformat(),
@@ -98,7 +99,7 @@ def _text(cell: object) -> Any:
     return Text(f"{cell:g}" if isinstance(cell, float) else str(cell))
 
 
-def print_limit(limit: Limit, facts: Iterable[tuple[str, object]]) -> None:
+def print_limit(limit: ConcurrencyLimit | Limit, facts: Iterable[tuple[str, object]]) -> None:
     """Prints some facts about a limit, who holds its slots, and who waits for them.
 
     Args:

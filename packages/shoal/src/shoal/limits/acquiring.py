@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     #: Of whom slots are asked: the keeper of this process, or a worker's way to its driver's.
     Keeper: TypeAlias = Any
 
-__all__ = ["Acquisition", "in_event_loop", "keeper_here", "tell_of", "wanted"]
+__all__ = ["Acquisition", "holds_here", "in_event_loop", "keeper_here", "tell_of", "wanted"]
 
 
 def keeper_here() -> Keeper:
@@ -218,6 +218,11 @@ def _invalid(option: str, value: object, problem: str) -> InvalidOption:
 _HELD: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Acquisition]] = weakref.WeakKeyDictionary()
 
 
+def holds_here() -> bool:
+    """Whether the caller's thread, or task of an event loop, holds slots or has asked for some."""
+    return (_task_here() or threading.current_thread()) in _HELD
+
+
 class Acquisition:
     """Slots, from when they are asked for until they are given back.
 
@@ -293,9 +298,7 @@ class Acquisition:
 
     def _request(self, within: frozenset[str]) -> Request:
         what = self._what
-        holder = Holder(
-            self._id, _run_here(), socket.gethostname(), os.getpid(), what.label
-        )
+        holder = Holder(self._id, _run_here(), socket.gethostname(), os.getpid(), what.label)
         lease = what.lease_duration
         return Request(
             frozenset(what.names),

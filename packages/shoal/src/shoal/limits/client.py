@@ -104,7 +104,7 @@ class ConcurrencyLimits:
         return self._do(lambda store: store.upsert(TAG + tag, concurrency_limit)).id
 
     def read_concurrency_limit_by_tag(self, tag: str) -> ConcurrencyLimit:
-        """The limit of a tag; its `active_slots` are the ids of the runs that hold one.
+        """The limit of a tag, which runs hold its slots, and which stand in line.
 
         Raises:
             ConcurrencyLimitError: the tag has no limit.
@@ -363,6 +363,8 @@ def _of_tag(limit: Limit) -> ConcurrencyLimit:
         [lease.holder.id for lease in limit.holders],
         limit.created,
         limit.updated,
+        limit.holders,
+        limit.waiters,
     )
 
 
@@ -381,7 +383,9 @@ def _check_name(name: object, kind: str) -> None:
     if not name:
         raise ConcurrencyLimitError(tag=name, problem=f"a {kind} must not be empty")
     if kind == "name" and name.startswith(TAG):
-        problem = f"names that begin with {TAG!r} are those of tags, which have methods of their own"
+        problem = (
+            f"names that begin with {TAG!r} are those of tags, which have methods of their own"
+        )
         raise ConcurrencyLimitError(tag=name, problem=problem)
     try:
         storable = b"\0" not in name.encode()

@@ -88,7 +88,9 @@ class ConcurrencyTests(SuiteBase):
 
         @limiting.concurrency(one)
         async def enter_async() -> int:
-            return await anyio.to_thread.run_sync(lambda: len(holders(one)))
+            with signals.inside("the room") as crowd:
+                await anyio.sleep(0.001)
+                return crowd
 
         @task
         async def inner_async() -> int:
