@@ -460,7 +460,7 @@ class TestFloors:
         from shoal_bench.scenarios import load
 
         floors = read_floors(FLOORS)
-        for one in (*floors.floor, *floors.efficiency):
+        for one in floors.all:
             (scenario,) = load([one.scenario])
             assert one.case in [case.name for case in scenario.cases(full=False)]
         for floor in floors.floor:  # ratios are made within an engine

@@ -96,18 +96,18 @@ class Floors(BaseModel):
     efficiency: tuple[Efficiency, ...] = ()
 
     @property
+    def all(self) -> tuple[Floor | Efficiency, ...]:
+        """All of them."""
+        return (*self.floor, *self.efficiency)
+
+    @property
     def contestants(self) -> list[str]:
         """Whom they are about, and beside whom."""
-        beside = [floor.against for floor in self.floor]
-        return list(
-            dict.fromkeys([*beside, *(one.contestant for one in (*self.floor, *self.efficiency))])
-        )
+        return [*(one.contestant for one in self.all), *(floor.against for floor in self.floor)]
 
     def missed(self, record: Record) -> Iterator[str]:
-        """A line for each floor that was not held. One whose figure was not measured, or is void, was not held either."""
-        for one in (*self.floor, *self.efficiency):
-            if line := one.missed(record):
-                yield line
+        """A line for each that was not held. One whose figure was not measured, or is void, was not held either."""
+        return (line for one in self.all if (line := one.missed(record)))
 
 
 def read_floors(path: Path) -> Floors:
