@@ -70,11 +70,11 @@ def compare_runners(
     from shoal_bench.commands.interrupts import interrupted_once
     from shoal_bench.commands.page import check_targets, write_looks
     from shoal_bench.commands.peers import interpreters
-    from shoal_bench.contestants import UnknownContestant, choose
+    from shoal_bench.contestants import UnknownName, choose
     from shoal_bench.floors import UnreadableFloors, missed, read_floors
     from shoal_bench.machine import Machine
     from shoal_bench.record import Options
-    from shoal_bench.scenarios import UnknownScenario, load
+    from shoal_bench.scenarios import load
     from shoal_bench.table import WIDTH, as_table, remarks
 
     notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -84,7 +84,7 @@ def compare_runners(
         scenarios = load(scenario, full=full)
         held = () if floors is None else read_floors(floors)
         check_targets(json_file, report, plot)
-    except (Refused, UnknownContestant, UnknownScenario, UnreadableFloors) as error:
+    except (Refused, UnknownName, UnreadableFloors) as error:
         notes.print(f"Error: {error}")
         return REFUSED
     options = Options(
