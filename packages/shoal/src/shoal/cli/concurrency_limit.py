@@ -80,7 +80,7 @@ def read(tag: Tag, /, *, json: AsJson = False, output: Output = None) -> None:
         "updated": local(limit.updated),
         "active_slots": len(limit.active_slots),
     }
-    print_limit(limit, facts.items())
+    print_limit(limit, facts)
 
 
 @concurrency_limit.command

@@ -114,7 +114,7 @@ def inspect(name: Name, /, *, json: AsJson = False, output: Output = None) -> No
         "created": local(limit.created),
         "updated": local(limit.updated),
     }
-    print_limit(limit, facts.items())
+    print_limit(limit, facts)
 
 
 @global_concurrency_limit.command

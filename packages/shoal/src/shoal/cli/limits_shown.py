@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from cyclopts import CompletionContext
     from shoal.limits import ConcurrencyLimit, Lease, Limit, Waiter
 
 __all__ = [
@@ -37,7 +36,7 @@ def names_for_shell(*, tags: bool) -> Any:
         tags: whether those of tags; else of global limits.
     """
 
-    def complete(context: CompletionContext) -> list[str]:
+    def complete(context: object) -> list[str]:
         from shoal.limits import ConcurrencyLimits
 
         limits = ConcurrencyLimits()
@@ -78,12 +77,11 @@ def print_json(told: Any) -> None:
     print(json.dumps(told, indent=2))
 
 
-def table_of(titles: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+def table_of(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Prints a table; numbers are aligned to the right."""
     from rich.console import Console
     from rich.table import Table
 
-    rows = [list(row) for row in rows]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, title in enumerate(titles):
         is_number = bool(rows) and all(type(row[number]) in (int, float) for row in rows)
@@ -99,16 +97,17 @@ def _text(cell: object) -> Any:
     return Text(f"{cell:g}" if isinstance(cell, float) else str(cell))
 
 
-def print_limit(limit: ConcurrencyLimit | Limit, facts: Iterable[tuple[str, object]]) -> None:
+def print_limit(limit: ConcurrencyLimit | Limit, facts: Mapping[str, object]) -> None:
     """Prints some facts about a limit, who holds its slots, and who waits for them.
 
     Args:
         limit: the limit.
-        facts: a name and a value each.
+        facts: values by name.
     """
-    for name, fact in facts:
+    width = max(map(len, facts)) + len(":  ")
+    for name, fact in facts.items():
         shown = f"{fact:g}" if isinstance(fact, float) else fact
-        print(f"{name + ':':24}{shown}")
+        print(f"{name + ':':{width}}{shown}")
     if limit.holders:
         print("\nHeld by")
         table_of(

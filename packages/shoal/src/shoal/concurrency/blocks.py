@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from shoal.exceptions import BlockingWaitInLoop, InvalidOption
 from shoal.limits.acquiring import Acquisition, in_event_loop, wanted
@@ -86,7 +86,7 @@ class SyncBlock(Block):
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Has a function hold slots whenever it is called."""
         if isinstance(self, AsyncBlock) and inspect.iscoroutinefunction(function):
-            return AsyncBlock.__call__(self, function)
+            return cast("Callable[P, R]", AsyncBlock.__call__(self, function))
 
         @functools.wraps(function)
         def within(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,10 +1,17 @@
-"""Limits on how many runs with a tag run at once, in all processes of one machine.
+"""Limits: how many of something run at once or in a time, in all processes that share a store.
 
     settings.py   where limits are kept; whether there are any
     store.py      what a store of limits does, and the data it speaks of
+    tables.py     what every store does, in SQL
+    showing.py    limits as they are shown
+    transaction.py  what that is written in
     sqlite.py     the store in a file
-    slots.py      takes slots for the runs of this process, and keeps and gives them back
-    holding.py    slots for direct calls
+    opening.py    opens the store of the settings
+    slots.py      takes slots for who asks in this process, and keeps and gives them back
+    lines.py      who waits in this process
+    bell.py       what the thread that does so sleeps on
+    holding.py    slots of the limits of tags, for dispatchers and for direct calls
+    acquiring.py  slots for code that asks by itself: what `shoal.concurrency` is made of
     client.py     `ConcurrencyLimits`, for programs that manage limits
 
 A run that needs slots asks `slots.KEEPER`. Where `settings.limits_in_use()` is false, nothing else is loaded or opened.
@@ -17,15 +24,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal.limits.client import AsyncConcurrencyLimits, ConcurrencyLimits
-    from shoal.limits.store import ConcurrencyLimit
+    from shoal.limits.client import (
+        AsyncConcurrencyLimits,
+        ConcurrencyLimits,
+        GlobalConcurrencyLimitCreate,
+        GlobalConcurrencyLimitUpdate,
+    )
+    from shoal.limits.store import ConcurrencyLimit, Holder, Lease, Limit, Rate, Waiter
 
-__all__ = ["AsyncConcurrencyLimits", "ConcurrencyLimit", "ConcurrencyLimits"]
+__all__ = [
+    "AsyncConcurrencyLimits",
+    "ConcurrencyLimit",
+    "ConcurrencyLimits",
+    "GlobalConcurrencyLimitCreate",
+    "GlobalConcurrencyLimitUpdate",
+    "Holder",
+    "Lease",
+    "Limit",
+    "Rate",
+    "Waiter",
+]
 
 _HOMES = {
     "AsyncConcurrencyLimits": "client",
     "ConcurrencyLimit": "store",
     "ConcurrencyLimits": "client",
+    "GlobalConcurrencyLimitCreate": "client",
+    "GlobalConcurrencyLimitUpdate": "client",
+    "Holder": "store",
+    "Lease": "store",
+    "Limit": "store",
+    "Rate": "store",
+    "Waiter": "store",
 }
 
 

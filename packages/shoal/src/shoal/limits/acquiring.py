@@ -8,13 +8,12 @@
     assumes      What is entered in a thread, or in a task of an event loop, is left there too. So what is held there is
                  not given back while that thread or task waits for more, and the store is told of it (`Request.within`).
 
-May import `slots` and what lies above it.
+May import `holding` and what lies above it.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 import uuid
@@ -33,14 +32,14 @@ from shoal.exceptions import (
     InvalidOption,
 )
 from shoal.futures.blocking import Countdown, Decision, block, block_plainly
+from shoal.limits.holding import holder_here
 from shoal.limits.settings import lease_seconds, limits_in_use
 from shoal.limits.slots import KEEPER
-from shoal.limits.store import Acquired, Holder, Rate, Request
+from shoal.limits.store import Acquired, Rate, Request
 from shoal.logs import library_logger
 from shoal.safely import repr_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import TypeAlias
 
     #: Of whom slots are asked: the keeper of this process, or a worker's way to its driver's.
@@ -298,7 +297,7 @@ class Acquisition:
 
     def _request(self, within: frozenset[str]) -> Request:
         what = self._what
-        holder = Holder(self._id, _run_here(), socket.gethostname(), os.getpid(), what.label)
+        holder = holder_here(self._id, _run_here(), what.label)
         lease = what.lease_duration
         return Request(
             frozenset(what.names),

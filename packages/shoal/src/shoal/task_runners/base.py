@@ -222,12 +222,12 @@ class BaseTaskRunner:
             set_up()
             dispatcher = self.make_dispatcher()
             outer = SCOPE.get()
-            if outer is not None:  # on a worker, the way to slots of limits leads through its driver
+            if outer is not None:  # on a worker: slots of limits are its driver's to give
                 dispatcher.keeper = outer.keeper
             if limits_in_use():
-                from shoal.limits.slots import KEEPER
+                from shoal.limits.holding import GATE
 
-                dispatcher.gate = KEEPER
+                dispatcher.gate = GATE
             dispatcher.backend.start(dispatcher)
             self._dispatcher = dispatcher
         return self
