@@ -211,7 +211,9 @@ class PostgresStore(SqlStore):
         said = str(error).strip()
         told = any(secret and secret in said for secret in secrets)
         if told:
-            said = "its address is not understood; special characters of a password are written as %40"
+            said = (
+                "its address is not understood; special characters of a password are written as %40"
+            )
         place = without_password(self._url)
         ours = ConcurrencyLimitError(
             tag=name.removeprefix(TAG),
