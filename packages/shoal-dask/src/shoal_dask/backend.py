@@ -71,8 +71,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DaskBackend"]
 
-#: Seconds of work below which a message is not made smaller to spread it over more workers.
-LEAST = 0.005
+#: Seconds that the driver spends on a message.
+COST = 0.001
 #: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
 PATIENCE = 0.05
 #: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
@@ -106,7 +106,7 @@ class DaskBackend(ClusterBackend):
         worker_timeout: float | str | None = "auto",
     ) -> None:
         rules = LedgerRules("Dask", leaves_within=FAREWELL_WITHIN, shares=True)
-        super().__init__(rules, "Dask worker", least=LEAST, patience=PATIENCE)
+        super().__init__(rules, "Dask worker", cost=COST, patience=PATIENCE)
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
         self.arrived = threading.Event()
         self.client: Client

@@ -148,16 +148,22 @@ class SendingScheduler(Scheduler):
             if batch is not None:
                 slots.count_on_loop(batch, under_way=self.capabilities.queues)
                 self.launch(batch)
+        given = 0  # idle slots that have got their share
         while self.ready:
-            slot, idle = slots.roomiest(self.worker_waits.blocked())
+            blocked = self.worker_waits.blocked()
+            slot, idle = slots.roomiest(blocked)
             if slot is None or not self._takes_more(slot):
                 slots.has_room = False
                 return
-            if idle == 0:
+            if idle == 0 and not given:
                 self._enough = self._worth_sending()
                 if len(self.ready) < self._enough:
                     return  # it is better company for what comes while the slots are busy
-            batch = self.maker.make(self.ready, slot, idle or len(slots.in_flight))
+            spread = len(slots.in_flight)
+            if idle:  # those that are busy take their share when they have done what they have
+                spread = max(spread - len(slots.spares) - len(blocked) - given, 1)
+                given += 1
+            batch = self.maker.make(self.ready, slot, spread)
             if batch is None:
                 return
             slots.count(batch)
