@@ -222,9 +222,9 @@ class BaseTaskRunner:
             set_up()
             dispatcher = self.make_dispatcher()
             if limits_in_use():
-                from shoal.limits.slots import KEEPER
+                from shoal.limits.holding import GATE
 
-                dispatcher.gate = KEEPER
+                dispatcher.gate = GATE
             dispatcher.backend.start(dispatcher)
             self._dispatcher = dispatcher
         return self
