@@ -131,9 +131,7 @@ def test_the_more_is_left_the_more_a_message_carries(given: dict[str, Any], expe
     assert size(BatchPolicy(longest=0.1), **given) == expected
 
 
-@given(
-    st.floats(1e-6, 1.0), st.floats(1e-5, 0.1), st.integers(2, 10_000), st.integers(1, 1000)
-)
+@given(st.floats(1e-6, 1.0), st.floats(1e-5, 0.1), st.integers(2, 10_000), st.integers(1, 1000))
 def test_as_many_messages_are_made_as_are_worth_what_they_cost(
     seconds: float, cost: float, ready: int, slots: int
 ) -> None:

@@ -105,9 +105,7 @@ class ProcessBackend(LedgerBackend):
             fuses=True,
             loops=True,
             ledger=LedgerRules("a worker process", socket.gethostname(), spares_coroutines=False),
-            policy=BatchPolicy(
-                target=0.005, alone=0.03, cap=CAPACITY, longest=LONGEST, cost=COST
-            ),
+            policy=BatchPolicy(target=0.005, alone=0.03, cap=CAPACITY, longest=LONGEST, cost=COST),
         )
         self._max_workers = max_workers
         self.lock = threading.RLock()

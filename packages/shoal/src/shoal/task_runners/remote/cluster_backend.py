@@ -124,9 +124,7 @@ class ClusterBackend(LedgerBackend):
             )
             if queues
             # A worker with one batch at a time has begun what it has, as the driver takes it for.
-            else BatchPolicy(
-                cap=CAPACITY, window=1, cost=cost, patience=patience, longest=TARGET
-            ),
+            else BatchPolicy(cap=CAPACITY, window=1, cost=cost, patience=patience, longest=TARGET),
         )
         self.captures = queues
         self.cluster = rules.name
