@@ -73,6 +73,7 @@ def test_create_takes_any_tag(limit: Limit) -> None:
     [
         (("create", "db", "-1"), "whole number from 0 up, not -1"),
         (("create", "db", "many"), 'unable to convert "many" into int'),
+        (("create", "db", "1.5"), 'unable to convert "1.5" into int'),
         (("create", "", "1"), "must not be empty"),
         (("create", "db"), "requires an argument"),
         (("create", "db", "1", "2"), "Unused Tokens"),
@@ -103,10 +104,10 @@ def test_ls(limit: Limit, store: SqliteStore, file: Path) -> None:
         ask(store, ["tag:db"], run)
     code, out, err = limit("ls")
     assert (code, err) == (0, "")
-    assert out.splitlines() == [
-        "TAG                    LIMIT  ACTIVE",
-        "a tag of some length       3       0",
-        "db                     10000       2",
+    assert [line.rstrip() for line in out.splitlines()] == [
+        "TAG                   LIMIT  ACTIVE",
+        "a tag of some length      3       0",
+        "db                    10000       2",
     ]
 
 
@@ -124,9 +125,13 @@ def test_read(limit: Limit, store: SqliteStore) -> None:
         f"created:            {when}",
         f"updated:            {when}",
         "active_slots:       2",
-        "  one",
-        "  two",
+        "",
+        "Held by",
+        *out.splitlines()[8:],
     ]
+    table = [line.split() for line in out.splitlines()[8:]]
+    assert table[0] == ["RUN", "SLOTS", "HOST", "PID", "SINCE", "ID"]
+    assert [row[-1] for row in table[1:]] == ["one", "two"]
 
 
 def test_delete(limit: Limit, store: SqliteStore) -> None:

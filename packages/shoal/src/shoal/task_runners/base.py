@@ -221,6 +221,9 @@ class BaseTaskRunner:
                 )
             set_up()
             dispatcher = self.make_dispatcher()
+            outer = SCOPE.get()
+            if outer is not None:  # on a worker: slots of limits are its driver's to give
+                dispatcher.keeper = outer.keeper
             if limits_in_use():
                 from shoal.limits.holding import GATE
 

@@ -62,6 +62,7 @@ class Member(WorkerState):
         tasks: keys of those that it was told.
         runs: by number, those that runs there have submitted, for as long as their futures live there.
         maps: by the number of the first element, likewise.
+        slots: by acquisition, who keeps the slots of limits that runs there hold or wait for.
     """
 
     def __init__(self, number: int, channel: Channel, key: Hashable) -> None:
@@ -71,12 +72,16 @@ class Member(WorkerState):
         self.tasks: set[int] = set()
         self.runs: dict[int, TaskFuture[Any]] = {}
         self.maps: dict[int, NestedMap] = {}
+        self.slots: dict[str, Any] = {}
 
     def see_off(self) -> None:
-        """See `WorkerState`: nor is what its runs have submitted of interest there."""
+        """See `WorkerState`: nor is what its runs have submitted of interest there, and their slots are given back."""
         super().see_off()
         self.runs.clear()
         self.maps.clear()
+        slots, self.slots = self.slots, {}
+        for acquisition, keeper in slots.items():
+            keeper.release(acquisition)
 
     def run_numbered(self, number: int) -> TaskFuture[Any]:
         """The run that it submitted under this number."""

@@ -184,6 +184,8 @@ class RemoteWorker:
             self.coroutines.refuse(wait)
             for worker_thread in self.worker_threads:
                 worker_thread.give(None)
+        elif kind == messages.SLOTS:
+            self.remote.keeper.take(message.body)
         else:
             self.remote.take(message)
 
