@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib
 import logging
@@ -29,6 +30,7 @@ from shoal.exceptions import (
     InvalidOption,
 )
 from shoal.limits import ConcurrencyLimits, GlobalConcurrencyLimitCreate
+from shoal.scheduling import dispatcher
 from shoal.testing.section_10_concurrency import held_elsewhere, holders, waiters
 from shoal.testing.section_10_limits import limits_of_a_test
 from shoal.testing.tools import PATIENCE, eventually
@@ -440,6 +442,54 @@ def test_a_flows_time_limit_ends_the_wait() -> None:
             main()
         assert time.monotonic() - began < PATIENCE / 2
         nobody_waits("one")
+
+
+@pytest.mark.may_leave("threads", reason="a thread that was given up ends when the test lets it")
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_who_is_given_up_holds_no_slot(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC 10.2: held until the code has stopped, or its thread was given up."""
+    monkeypatch.setattr(dispatcher, "GRACE", 0.05)
+    began, let = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        while not let.is_set():
+            with contextlib.suppress(BaseException):
+                let.wait(PATIENCE)
+
+    @task
+    def stubborn() -> None:
+        with limiting.concurrency("one"):
+            began.set()
+            stay()
+
+    @task
+    async def stubborn_async() -> None:
+        async with limiting_async.concurrency("one"):
+            began.set()
+            while not let.is_set():
+                with contextlib.suppress(BaseException):
+                    await anyio.sleep(0.01)
+
+    @task
+    def follows() -> str:
+        with limiting.concurrency("one"):
+            return "held"
+
+    @flow(task_runner="threads:2")
+    def main() -> str:
+        first = (stubborn if kind == "sync" else stubborn_async).submit()
+        assert began.wait(PATIENCE)
+        assert first.cancel()
+        held = follows.submit().result(PATIENCE)
+        assert not let.is_set()
+        let.set()
+        return held
+
+    try:
+        assert main() == "held"
+    finally:
+        let.set()
 
 
 SCRIPT = """

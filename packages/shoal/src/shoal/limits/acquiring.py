@@ -45,7 +45,15 @@ if TYPE_CHECKING:
     #: Of whom slots are asked: the keeper of this process, or a worker's way to its driver's.
     Keeper: TypeAlias = Any
 
-__all__ = ["Acquisition", "holds_here", "in_event_loop", "keeper_here", "tell_of", "wanted"]
+__all__ = [
+    "Acquisition",
+    "give_up",
+    "holds_here",
+    "in_event_loop",
+    "keeper_here",
+    "tell_of",
+    "wanted",
+]
 
 
 def keeper_here() -> Keeper:
@@ -220,6 +228,14 @@ _HELD: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Acquisition]] = weakref.We
 def holds_here() -> bool:
     """Whether the caller's thread, or task of an event loop, holds slots or has asked for some."""
     return (_task_here() or threading.current_thread()) in _HELD
+
+
+def give_up(owner: Any) -> None:
+    """A thread, or a task of an event loop, does not stop when it is interrupted: what it holds is given back for it."""
+    with LOCK:
+        held = list(_HELD.get(owner, ()))
+    for acquisition in held:
+        acquisition.release()
 
 
 class Acquisition:
