@@ -19,6 +19,7 @@ import threading
 import uuid
 import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import CALL, HERE, LOCK, SCOPE
@@ -45,7 +46,15 @@ if TYPE_CHECKING:
     #: Of whom slots are asked: the keeper of this process, or a worker's way to its driver's.
     Keeper: TypeAlias = Any
 
-__all__ = ["Acquisition", "holds_here", "in_event_loop", "keeper_here", "tell_of", "wanted"]
+__all__ = [
+    "Acquisition",
+    "give_up",
+    "holds_here",
+    "in_event_loop",
+    "keeper_here",
+    "tell_of",
+    "wanted",
+]
 
 
 def keeper_here() -> Keeper:
@@ -62,20 +71,16 @@ def in_event_loop() -> bool:
 
 def _task_here() -> Any:
     """The task of an event loop in which the caller runs, if any."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            return asyncio.current_task() or loop
-    trio = sys.modules.get("trio")
-    if trio is not None:
-        try:
-            return trio.lowlevel.current_task()
-        except RuntimeError:
-            pass
+    # What another thread is just importing has no loop here, and perhaps not yet the function.
+    running = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
+    if running is not None:
+        with suppress(RuntimeError):
+            loop = running()
+            return sys.modules["asyncio"].current_task() or loop
+    current = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "current_task", None)
+    if current is not None:
+        with suppress(RuntimeError):
+            return current()
     return None
 
 
@@ -222,6 +227,14 @@ def holds_here() -> bool:
     return (_task_here() or threading.current_thread()) in _HELD
 
 
+def give_up(owner: Any) -> None:
+    """A thread, or a task of an event loop, does not stop when it is interrupted: what it holds is given back for it."""
+    with LOCK:
+        held = list(_HELD.get(owner, ()))
+    for acquisition in held:
+        acquisition.release()
+
+
 class Acquisition:
     """Slots, from when they are asked for until they are given back.
 
@@ -229,11 +242,12 @@ class Acquisition:
         what: what is asked for.
     """
 
+    _keeper: Keeper = None  # also where `__init__` was interrupted
+
     def __init__(self, what: Wanted) -> None:
         self._what = what
         self._id = str(uuid.uuid4())
         self._process = os.getpid()
-        self._keeper: Keeper = None
         self._owner: Any = None
         self._decision = Decision()
 

@@ -73,8 +73,8 @@ class Holder:
     Attributes:
         id: the UUID by which they are given back; for the slots of a run's tags, the run's.
         run: the name of the run that asks; empty in plain code.
-        host: the name of its machine.
-        pid: of the process that keeps the lease.
+        host: the name of the machine where it runs.
+        pid: of its process there. On a worker, the driver keeps the lease.
         label: what the caller calls itself.
     """
 
