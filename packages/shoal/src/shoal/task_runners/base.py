@@ -24,10 +24,11 @@ from shoal.exceptions import InvalidOption, RunnerStateError
 from shoal.futures.blocking import block
 from shoal.limits.settings import limits_in_use
 from shoal.logs import set_up
+from shoal.safely import repr_of
 from shoal.scheduling.dispatchers import dispatcher_for
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Iterable, Mapping
     from types import TracebackType
 
     from shoal.futures import TaskFuture, TaskFutureList
@@ -208,12 +209,33 @@ class BaseTaskRunner:
         return hash((type(self), repr(self.settings())))
 
     def __repr__(self) -> str:
-        given = ", ".join(
-            f"{name}={value!r}"
-            for name, value in self.settings().items()
-            if value is not None and value != ()
+        return self._with_connection(
+            [
+                (name, value)
+                for name, value in self.settings().items()
+                if value is not None and value != ()
+            ]
         )
-        return f"{type(self).__name__}({given})"
+
+    def _with_connection(self, given: Iterable[tuple[str, Any]]) -> str:
+        """As a call of the constructor; and once it is entered, what it is connected to."""
+        call = f"{type(self).__name__}({', '.join(f'{name}={repr_of(value)}' for name, value in given)})"
+        facts = ", ".join(f"{name} {value}" for name, value in self.connection().items())
+        return f"<{call}, {facts}>" if facts else call
+
+    def _repr_html_(self) -> str:
+        from shoal.markup import card
+
+        given = [
+            (name, repr_of(value)) for name, value in self.settings().items() if value is not None
+        ]
+        return card("Task runner", type(self).__name__, [*given, *self.connection().items()])
+
+    def connection(self) -> dict[str, str]:
+        """What it is connected to, as it is shown: names and values, an address of the web among them if there is a
+        dashboard; empty while it is not. It asks nobody, so it takes no time.
+        """
+        return {}
 
     def __reduce__(self) -> Any:
         return _make, (type(self), self.settings())
