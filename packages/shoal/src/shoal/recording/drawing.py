@@ -238,9 +238,7 @@ def _joined(
             kept[key] = task
         else:
             count = (
-                None
-                if None in (known.runs, task.runs)
-                else (known.runs or 0) + (task.runs or 0)
+                None if None in (known.runs, task.runs) else (known.runs or 0) + (task.runs or 0)
             )
             kept[key] = known._replace(runs=count, is_map=True)
     drawn = (
