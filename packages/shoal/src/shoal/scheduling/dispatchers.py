@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import LedgerRules
+    from shoal.scheduling.caps import Entered
     from shoal.specs import TaskSpec
 
 __all__ = [
@@ -68,6 +69,11 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
 
     def __init__(self, backend: PullingBackend, limit: int | None, runner_name: str) -> None:
         super().__init__(PullingScheduler(backend.capabilities, limit), backend, runner_name)
+
+    def cap_all(self, most: int) -> None:
+        """See `Intake`."""
+        super().cap_all(most)
+        self.scheduler.leave_no_shortcut()
 
     # ------------------------------------------------------------------ what workers ask
 
@@ -321,6 +327,8 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
                 self.scheduler.fill()
         elif kind == effects_of.HELP:
             self._help(effect[1])
+        elif kind == effects_of.GO_ON:
+            self._go_on(effect[1])
         elif kind == effects_of.RECALL:
             self._recall_batch(effect[1])
         elif kind == effects_of.IDLE:
@@ -370,6 +378,9 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
 
     def _stuck(self, blocked_run: BlockedRun) -> None:
         """A blocked run can be given nothing."""
+
+    def _go_on(self, waiting: BlockedRun | Entered) -> None:
+        """What waited on a worker may go on."""
 
     def _recall_batch(self, batch: Batch) -> None:
         """Asks for what has not begun of a batch."""
@@ -457,6 +468,9 @@ class LedgerDispatcher(PushingDispatcher["LedgerBackend"]):
 
     def _stuck(self, blocked_run: BlockedRun) -> None:
         self.ledger.stuck(blocked_run)
+
+    def _go_on(self, waiting: BlockedRun | Entered) -> None:
+        self.ledger.go_on(waiting)
 
     def _recall_batch(self, batch: Batch) -> None:
         self.ledger.recall(batch)

@@ -128,6 +128,7 @@ class BaseTaskRunner:
     def __init__(self) -> None:
         self._dispatcher: AnyDispatcher | None = None
         self._entering = threading.Lock()
+        self._most_at_once: int | None = None
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -221,6 +222,8 @@ class BaseTaskRunner:
                 )
             set_up()
             dispatcher = self.make_dispatcher()
+            if self._most_at_once is not None:
+                dispatcher.cap_all(self._most_at_once)
             if limits_in_use():
                 from shoal.limits.slots import KEEPER
 
@@ -269,6 +272,10 @@ class BaseTaskRunner:
                     dispatcher.left()
                     with self._entering:
                         self._dispatcher = None
+
+    def cap(self, most: int) -> None:
+        """Of all its runs no more than so many are to execute at once; before it is entered."""
+        self._most_at_once = most
 
     def _entered(self, wish: str) -> AnyDispatcher:
         dispatcher = self._dispatcher

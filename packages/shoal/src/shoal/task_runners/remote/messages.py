@@ -24,6 +24,9 @@ TASK = 10  # (task key, pickle): a worker has asked for it
 SURROUNDINGS = 11  # a pickled `Surroundings`
 NUMBERS = 13  # (first, how many): the worker's own run numbers
 GIVE_UP = 14  # (batch number, run number): it does not stop, so its thread is given up
+PLACE = (
+    16  # number of a wait, or of what entered: there is a place of its caps for it, so it goes on
+)
 VALUE = 15  # (run number, phase, pickled value or number of a handle): what was wanted
 SECEDE = 12  # wait number: what waits can be given nothing, so its place in the execution system is wanted
 SPLIT = 9  # number of a map that could not be unpickled: its runs are to be submitted one by one
@@ -44,6 +47,11 @@ WAITING = (
     30  # (wait number, batch and position, numbers of awaited runs, awaited maps, blocks, timed)
 )
 RESUMED = 31  # wait number
+ENTER = (
+    44  # (number, cap, whether it is async): a task is called here, and needs a place of its own
+)
+LEAVE = 45  # that number: it needs it no more
+GO_ON = 43  # (wait number, the cap that it is under from now on): what it waited for is there, a place may not be
 QUESTION = 32  # (question number, what, argument)
 DROPPED = 33  # list of run numbers whose futures are gone here
 ARRIVED = 35  # batch number: a worker has it, and begins
