@@ -17,7 +17,7 @@ from shoal_bench.commands import interrupts, runners
 from shoal_bench.commands.files import Refused, write
 from shoal_bench.commands.interrupts import DUPLICATES, interrupted_once
 from shoal_bench.contestants import RUNNERS, choose
-from shoal_bench.floors import Floor, UnreadableFloors, missed, read_floors
+from shoal_bench.floors import Efficiency, Floor, Floors, UnreadableFloors, read_floors
 from shoal_bench.live.process import Lost, Void
 from shoal_bench.record import Record, read
 from shoal_bench.table import WIDTH, as_table
@@ -422,6 +422,9 @@ class TestAdvice:
 
 
 class TestFloors:
+    def missed(self, *floors: Floor, efficiency: tuple[Efficiency, ...] = ()) -> list[str]:
+        return list(Floors(floor=floors, efficiency=efficiency).missed(example()))
+
     def floor(self, at_most: float, case: str = "map") -> Floor:
         return Floor(
             scenario="overhead",
@@ -431,23 +434,60 @@ class TestFloors:
             at_most=at_most,
         )
 
+    def efficiency(self, at_least: float, case: str = "0.001 s") -> Efficiency:
+        return Efficiency(
+            scenario="efficiency", case=case, contestant="processes", at_least=at_least
+        )
+
     def test_held_and_missed(self) -> None:
-        assert list(missed(example(), [self.floor(0.5)])) == []
-        (line,) = missed(example(), [self.floor(0.01)])
+        assert self.missed(self.floor(0.5)) == []
+        (line,) = self.missed(self.floor(0.01))
         assert line.startswith("overhead: map, processes beside futures-processes: 0.05")
 
+    def test_an_efficiency_held_and_missed(self) -> None:
+        assert self.missed(efficiency=(self.efficiency(0.9),)) == []
+        (line,) = self.missed(efficiency=(self.efficiency(0.999),))
+        assert line == "efficiency: 0.001 s, processes: an efficiency of 0.992, at least 0.999"
+
     def test_one_without_a_figure_is_missed(self) -> None:
-        (line,) = missed(example(), [self.floor(1, "nothing")])
-        assert line.endswith("there is no figure")
+        lines = self.missed(self.floor(1, "nothing"), efficiency=(self.efficiency(0.1, "nothing"),))
+        assert [line.rpartition(": ")[2] for line in lines] == [
+            *("there is no figure", "there is no efficiency"),
+        ]
 
     def test_those_of_the_project_name_what_exists(self) -> None:
         from shoal_bench.contestants import known
         from shoal_bench.scenarios import load
 
-        for floor in read_floors(FLOORS):
-            (scenario,) = load([floor.scenario])
-            assert floor.case in [case.name for case in scenario.cases(full=False)]
-            assert known()[floor.contestant].bare == floor.against
+        floors = read_floors(FLOORS)
+        for one in floors.all:
+            (scenario,) = load([one.scenario])
+            assert one.case in [case.name for case in scenario.cases(full=False)]
+        for floor in floors.floor:  # ratios are made within an engine
+            assert known()[floor.contestant].engine == known()[floor.against].engine
+
+    def test_whom_they_are_about_takes_part_unless_somebody_is_named(
+        self, opened: list[str], tmp_path: Path
+    ) -> None:
+        file = tmp_path / "floors.toml"
+        file.write_text(
+            '[[floor]]\nscenario = "chain"\ncase = "chain"\ncontestant = "processes"\n'
+            'against = "futures-chunks"\nat_most = 1\n'
+        )
+        arguments = ("--scenario", "chain", "--rounds", "1", "--floors", str(file))
+        assert bench(*arguments) == 0
+        assert {"futures-chunks open", "threads open"} <= set(opened)
+        opened.clear()
+        assert bench(*arguments, "--runner", "processes") == 1
+        assert "futures-chunks open" not in opened
+
+    def test_of_a_contestant_that_there_is_not(self, opened: list[str], tmp_path: Path) -> None:
+        file = tmp_path / "floors.toml"
+        file.write_text(
+            '[[efficiency]]\nscenario = "efficiency"\ncase = "1 ms"\ncontestant = "fast"\nat_least = 1\n'
+        )
+        assert bench("--floors", str(file)) == 2
+        assert opened == []
 
     def test_another_file(self, tmp_path: Path) -> None:
         file = tmp_path / "floors.toml"

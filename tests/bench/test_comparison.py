@@ -25,7 +25,9 @@ class Arena:
         rounds: int = 2,
         errors: dict[str, dict[str, BaseException]] | None = None,
         seconds: float = 1e9,
+        opens_in: float = 0.0,
     ) -> None:
+        self.opens_in = opens_in
         self.log: list[str] = []
         self.errors = errors or {}
         self.now = 0.0
@@ -46,6 +48,7 @@ class Arena:
 
     def open(self, spec: ContestantSpec, workers: int) -> FakeLive:
         self.log.append(f"{spec.name} open")
+        self.now += self.opens_in
         errors = self.errors.get(spec.name, {})
         if "open" in errors:
             raise errors["open"]
@@ -91,6 +94,11 @@ class TestOrder:
         ]
         assert min(counts) >= 3
         assert max(counts) < 9
+
+    def test_openings_take_nothing_from_the_time_of_cases(self) -> None:
+        arena = Arena((A, B, C), rounds=9, seconds=1e4, opens_in=1e6)
+        arena.comparison.run()
+        assert {"a two 9", "b two 9", "c two 9"} <= set(arena.log)
 
     def test_starts_are_sampled_but_for_the_first(self) -> None:
         arena = Arena((A, B), (Start(),))

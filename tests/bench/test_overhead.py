@@ -239,7 +239,7 @@ class TestCommand:
 
     def test_an_unknown_measurement(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert overhead("--only", "nothing") == 2
-        expected = "There is no measurement 'nothing' of threads, but: good, bad"
+        expected = "Error: there is no measurement 'nothing', but: good, bad"
         assert capsys.readouterr().err.strip() == expected
 
     def test_a_folder_is_refused_before_anything_is_measured(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from shoal_bench.contestants import UnknownName
 from shoal_bench.contestants.base import NotPossible
 from shoal_bench.live.watch import Used
-from shoal_bench.scenarios import SCENARIOS, UnknownScenario, load
+from shoal_bench.scenarios import SCENARIOS, load
 from shoal_bench.scenarios import base as scenario_base
 from shoal_bench.scenarios.base import Clock, WrongResults, fitting, share_of_ideal
 from shoal_bench.scenarios.overhead import Overhead
@@ -56,7 +57,7 @@ class TestScenarios:
             assert len(set(names)) == len(names)
 
     def test_an_unknown_one(self) -> None:
-        with pytest.raises(UnknownScenario, match=r"'nothing', but: overhead, start, metg"):
+        with pytest.raises(UnknownName, match=r"'nothing', but: overhead, start, metg"):
             load(["nothing"])
 
     def test_the_short_set_leaves_some_out(self) -> None:

@@ -10,6 +10,8 @@ from shoal.cli.app import invoke
 from shoal.limits import ConcurrencyLimits
 from shoal.limits.sqlite import SqliteStore
 
+from tests.limits.tools import ask, got
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -95,10 +97,10 @@ def test_ls(limit: Limit, store: SqliteStore, file: Path) -> None:
     assert out.startswith("There are no limits. ")
     assert not file.exists()
 
-    store.create("a tag of some length", 3)
-    store.create("db", 10_000)
+    store.upsert("tag:" + "a tag of some length", 3)
+    store.upsert("tag:" + "db", 10_000)
     for run in ("one", "two"):
-        store.try_acquire(["db"], run, 60)
+        ask(store, ["tag:db"], run)
     code, out, err = limit("ls")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
@@ -109,9 +111,9 @@ def test_ls(limit: Limit, store: SqliteStore, file: Path) -> None:
 
 
 def test_read(limit: Limit, store: SqliteStore) -> None:
-    made = store.create("db", 2)
+    made = store.upsert("tag:" + "db", 2)
     for run in ("one", "two"):
-        store.try_acquire(["db"], run, 60)
+        ask(store, ["tag:db"], run)
     code, out, err = limit("read", "db")
     assert (code, err) == (0, "")
     when = f"{made.created.astimezone():%Y-%m-%d %H:%M:%S}"
@@ -128,22 +130,22 @@ def test_read(limit: Limit, store: SqliteStore) -> None:
 
 
 def test_delete(limit: Limit, store: SqliteStore) -> None:
-    store.create("db", 2)
+    store.upsert("tag:" + "db", 2)
     assert limit("delete", "db") == (0, "Tag 'db' has no limit any more.\n", "")
-    assert store.read("db") is None
+    assert store.read("tag:db") is None
 
 
 def test_reset(limit: Limit, store: SqliteStore) -> None:
-    store.create("db", 2)
-    store.try_acquire(["db"], "one", 60)
+    store.upsert("tag:" + "db", 2)
+    ask(store, ["tag:db"], "one")
     assert limit("reset", "db") == (0, "Limit of tag 'db': 1 slot freed.\n", "")
     assert limit("reset", "db") == (0, "Limit of tag 'db': 0 slots freed.\n", "")
-    assert store.try_acquire(["db"], "two", 60)
+    assert got(ask(store, ["tag:db"], "two"))
 
 
 @pytest.mark.parametrize("command", ["read", "delete", "reset"])
 def test_a_tag_without_a_limit(limit: Limit, store: SqliteStore, command: str) -> None:
-    store.create("database", 2)
+    store.upsert("tag:" + "database", 2)
     code, out, err = limit(command, "datbase")
     assert (code, out) == (2, "")
     assert "'datbase': the tag has no limit" in err

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from shoal import exceptions
 from shoal.exceptions import (
+    AcquireConcurrencySlotTimeoutError,
     BackendError,
     BlockingWaitInLoop,
     CancelledRun,
@@ -17,6 +18,7 @@ from shoal.exceptions import (
     ClusterFailed,
     ClusterUnreachable,
     ConcurrencyLimitError,
+    ConcurrencySlotAcquisitionError,
     CrashedRun,
     EnvironmentMismatch,
     FailedRun,
@@ -102,6 +104,14 @@ EXAMPLES: list[tuple[ShoalError, list[str]]] = [
         ["parameters['cfg'].lock", "_thread.lock", "inc-3f2"],
     ),
     (ConcurrencyLimitError(tag="db", problem="is 0", run_name="q-1"), ["'db'", "is 0", "q-1"]),
+    (
+        ConcurrencySlotAcquisitionError(names=("db", "api"), problem="there is no limit"),
+        ["'db', 'api'", "there is no limit"],
+    ),
+    (
+        AcquireConcurrencySlotTimeoutError(names=("db",), timeout_seconds=1.5),
+        ["'db'", "within 1.5 s"],
+    ),
     (RunnerStateError(runner="threads", problem="entered twice"), ["threads", "twice"]),
     (
         BackendError(runner="Mine", event="lost", batch=7, problem="none of this number was sent"),

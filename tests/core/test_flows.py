@@ -41,7 +41,7 @@ from shoal.states import (
     Paused,
     Running,
 )
-from shoal.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner
+from shoal.task_runners import SequentialTaskRunner, ThreadPoolTaskRunner, registry
 from shoal.testing.base import LOOPS
 from shoal.testing.samples import BoomError, Box, Model, add, boom, identity, inc
 from shoal.testing.tools import PATIENCE
@@ -385,6 +385,16 @@ def test_naming_a_runner_of_ours_looks_nothing_up(
     """Nor must its package be installed where the flow is only defined (SPEC 11.3)."""
     monkeypatch.setattr("shoal.task_runners.registry.installed", None)
     assert flow(task_runner=runner)(plain_function).task_runner == runner
+
+
+@pytest.mark.parametrize("runner", ["sequential", "threads:2", "processes:2"])
+def test_loading_a_runner_of_ours_looks_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, runner: str
+) -> None:
+    """To read what is installed takes longer than to start threads (SPEC 11.3)."""
+    expected = registry.installed()[runner.partition(":")[0]].load()
+    monkeypatch.setattr(registry, "installed", None)
+    assert type(registry.load(runner)) is expected
 
 
 def test_a_misspelt_option_is_named_with_its_flow() -> None:

@@ -404,3 +404,24 @@ def test_code_that_travels_keeps_its_file() -> None:
 def test_plain_pickles_stay_plain() -> None:
     for value in (1, "a", [1, 2], {"a": (1, 2.0)}, Decimal(1), dataclasses.replace):
         assert dumps(value) == pickle.dumps(value, 5)
+
+
+def test_large_bytes_are_a_buffer_as_they_are() -> None:
+    """A pickle would be a copy, and searched for names, where most are kept in their place."""
+    value = b"__main__" * 10_000
+    data, (buffer,) = dumps_with_buffers(value)
+    assert len(data) < 100
+    assert buffer.raw().obj is value
+    again = loads(data, buffers=[bytearray(value)])
+    assert type(again) is bytes
+    assert again == value
+
+
+def test_few_bytes_and_those_of_a_kind_of_their_own_stay_in_the_pickle() -> None:
+    class Named(bytes):
+        pass
+
+    for value in (b"few", Named(100_000)):
+        data, buffers = dumps_with_buffers(value)
+        again = loads(data)
+        assert (again, type(again), buffers) == (value, type(value), [])

@@ -16,6 +16,8 @@ from shoal.exceptions import ConcurrencyLimitError, InvalidOption
 from shoal.limits import ConcurrencyLimit, ConcurrencyLimits
 from shoal.limits.sqlite import SqliteStore
 
+from tests.limits.tools import ask
+
 
 @pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -105,7 +107,7 @@ def test_active_slots_are_the_ids_of_runs() -> None:
     client = ConcurrencyLimits()
     client.create_concurrency_limit("small_instance", 1)
     store = SqliteStore()
-    store.try_acquire(["small_instance"], "a run", 60)
+    ask(store, ["tag:small_instance"], "a run")
     store.close()
     assert client.read_concurrency_limit_by_tag("small_instance").active_slots == ["a run"]
     client.reset_concurrency_limit_by_tag("small_instance")

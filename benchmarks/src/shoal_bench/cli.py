@@ -18,6 +18,7 @@ from shoal_bench.commands.files import INTERRUPTED, REFUSED, Kept, Refused, chec
 from shoal_bench.commands.interrupts import interrupted_once
 from shoal_bench.commands.page import report as report_of
 from shoal_bench.commands.runners import compare_runners
+from shoal_bench.contestants import UnknownName
 from shoal_bench.harness import Result, measure_all
 from shoal_bench.machine import Machine
 from shoal_bench.measurement import Verdict
@@ -68,16 +69,13 @@ def overhead(
     progress = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     measurements = measurements_of(runner)
     names = [measurement.name for measurement in measurements]
-    if json_file is not None:
-        try:
+    try:
+        if unknown := [name for name in only if name not in names]:
+            raise UnknownName("measurement", unknown[0], names)
+        if json_file is not None:
             check_target(json_file)
-        except Refused as error:
-            progress.print(f"Error: {error}")
-            return REFUSED
-    if unknown := [name for name in only if name not in names]:
-        progress.print(
-            f"There is no measurement {unknown[0]!r} of {runner}, but: {', '.join(names)}"
-        )
+    except (Refused, UnknownName) as error:
+        progress.print(f"Error: {error}")
         return REFUSED
     chosen = [m for m in measurements if not only or m.name in only]
     seconds = QUICK_SECONDS if quick and rounds is None else math.inf

@@ -34,7 +34,7 @@ __all__ = ["Comparison", "Listener", "Live", "Opener"]
 
 T = TypeVar("T")
 
-#: Share of an engine's time in which it is opened more often than is needed for a figure.
+#: For so much of an engine's time, before that, it is opened more often than is needed for a figure.
 OPENING = 0.2
 
 
@@ -93,8 +93,9 @@ class Comparison:
         open_live: opens a contestant.
         listener: is told how it gets on.
         speed: as it goes into the record.
-        seconds: how long it may take all in all; rounds beyond the third are left out where they would not fit in, and
-            beyond the first when an engine's time is over, so that its figures are called noisy.
+        seconds: how long all cases may take, without openings, and the engines alike; rounds beyond the third are left
+            out where they would not fit in, and beyond the first when an engine's time is over, so that its figures are
+            called noisy.
         clock: tells the time, in seconds.
 
     Attributes:
@@ -133,12 +134,12 @@ class Comparison:
 
     def run(self) -> None:
         """Takes all samples. However it ends, nothing that it has started is left."""
-        end = self._clock() + self._seconds
+        left = self._seconds
         for_each = self._openings + len(self._cases) * (1 + self._options.rounds)
         self._listener.planned(for_each * sum(map(len, self._engines)))
         try:
             for position, specs in enumerate(self._engines):
-                self._compare(specs, self._share(end, len(self._engines) - position))
+                left -= self._compare(specs, left / (len(self._engines) - position))
         finally:
             _kill_all(self._lives)
         self._complete = True
@@ -152,17 +153,24 @@ class Comparison:
         now = self._clock()
         return now + (end - now) / parts
 
-    def _compare(self, specs: Sequence[ContestantSpec], end: float) -> None:
-        """All cases, by the contestants of one engine."""
-        opened = self._open_all(specs, end)
+    def _compare(self, specs: Sequence[ContestantSpec], seconds: float) -> float:
+        """All cases, by the contestants of one engine, which have so many seconds for them; gives how many they took.
+
+        Openings come on top: those of Ray would take all the time that its cases have.
+        """
+        opened = self._open_all(specs, self._clock() + OPENING * seconds)
+        began = self._clock()
+        end = began + seconds
         for position, (scenario, case) in enumerate(self._cases):
             self._listener.begins(specs[0].engine, f"{scenario.name}: {case.name}")
             until = self._share(end, len(self._cases) - position)
             apart = case.workers not in (None, self._options.workers)
             take = self._take_apart if apart else self._take
             take(specs, scenario, case, until, end)
+        taken = self._clock() - began
         for spec in specs:
             self._close(spec, opened)
+        return taken
 
     def _take(
         self,
@@ -259,11 +267,14 @@ class Comparison:
 
     # ---------------------------------------------------------------------- opening and closing
 
-    def _open_all(self, specs: Sequence[ContestantSpec], end: float) -> int:
-        """Opens them; several times, if that is what is measured. Gives the number of the last round of that."""
+    def _open_all(self, specs: Sequence[ContestantSpec], until: float) -> int:
+        """Opens them; several times, if that is what is measured. Gives the number of the last round of that.
+
+        Args:
+            specs: whom.
+            until: after which they are opened no more often than is needed for a figure.
+        """
         self._listener.begins(specs[0].engine, "start")
-        now = self._clock()
-        until = now + OPENING * (end - now)
         last = 0
         for number in range(self._openings):
             if number > ENOUGH and self._clock() >= until:

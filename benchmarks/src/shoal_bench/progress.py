@@ -2,70 +2,46 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shoal_bench.comparison import Listener
 
-__all__ = ["Line", "Lines", "Shown", "shown_on"]
+__all__ = ["Line", "Lines", "shown_on"]
 
 
-class Shown(Listener, Protocol):
-    """A listener that shows something while it is entered."""
-
-    def __enter__(self) -> Self:
-        """Begins to show."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Ends it."""
-        ...
-
-
-def shown_on(console: Console) -> Shown:
-    """What suits a console."""
-    return Line(console) if console.is_terminal else Lines(console)
+@contextmanager
+def shown_on(console: Console) -> Iterator[Listener]:
+    """What suits a console, which shows it meanwhile."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    with Progress(
+        TextColumn("{task.description:44.44}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+        speed_estimate_period=120.0,  # seconds; cases take differently long
+    ) as progress:
+        yield Line(progress)
 
 
 class Line:
     """A line with what runs, a bar, and how long it will still take.
 
     Args:
-        console: where.
+        progress: what shows it.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description:44.44}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=console,
-            transient=True,
-            speed_estimate_period=120.0,  # seconds; cases take differently long
-        )
-        self._task = self._progress.add_task("", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
 
     def planned(self, steps: int) -> None:
         """See `Listener`."""
@@ -91,17 +67,6 @@ class Lines:
         self._console = console
         self._done = 0
         self._steps = 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return
 
     def planned(self, steps: int) -> None:
         """See `Listener`."""

@@ -54,15 +54,15 @@ def advise_on(
     from shoal_bench.commands.files import INTERRUPTED, REFUSED
     from shoal_bench.commands.interrupts import interrupted_once
     from shoal_bench.commands.runners import processors
-    from shoal_bench.contestants import RUNNERS, UnknownContestant, known
+    from shoal_bench.contestants import RUNNERS, UnknownName, known
     from shoal_bench.machine import Machine
 
     notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
         if unknown := [name for name in runner if name not in RUNNERS]:
-            raise UnknownContestant(unknown[0], RUNNERS)
+            raise UnknownName("contestant", unknown[0], RUNNERS)
         parse(find_flow(str(target)), list(param))
-    except (UsageError, ShoalError, UnknownContestant) as error:
+    except (UsageError, ShoalError, UnknownName) as error:
         print_error(error)
         return REFUSED
     except Exception as error:  # the user's module cannot be loaded

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from shoal_bench.commands.files import Refused
-from shoal_bench.contestants import ContestantSpec, UnknownContestant, known
+from shoal_bench.contestants import ContestantSpec, UnknownName, known
 from shoal_bench.fresh_process import clean_environment
 
 __all__ = ["interpreters"]
@@ -25,7 +25,7 @@ def interpreters(given: Iterable[str]) -> dict[str, Path]:
 
     Raises:
         Refused: something is not of this form, is no interpreter of Python 3.11 or later, or does not have the peer.
-        UnknownContestant: nobody has this name.
+        UnknownName: nobody has this name.
     """
     found = {}
     for text in given:
@@ -33,7 +33,7 @@ def interpreters(given: Iterable[str]) -> dict[str, Path]:
         if not separator or not path:
             raise Refused(f"--peer {text}: NAME=/path/to/python is needed")
         if name not in known():
-            raise UnknownContestant(name, known())
+            raise UnknownName("contestant", name, known())
         # Not resolved: the python of an environment is a link to that of the system, and knows itself by its path.
         found[name] = Path(os.path.abspath(path))
         _check(known()[name], found[name])

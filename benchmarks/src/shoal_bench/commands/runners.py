@@ -21,9 +21,9 @@ __all__ = ["compare_runners", "processors"]
 
 #: Rounds that count, unless `--rounds` says otherwise: with fewer, no ratio can be concluded from (`derive.PAIRS`).
 ROUNDS = 6
-#: Seconds that the short set aims at; rounds are left out where it would take longer. Openings and the one round that each
-#: case has in any case come on top, on a busy machine more than a minute.
-SECONDS = 200.0
+#: Seconds that the cases of the short set aim at; rounds are left out where they would take longer. Openings come on top, 50 s
+#: on two cores, and the one round that each case has in any case.
+SECONDS = 220.0
 
 Names = Annotated[tuple[str, ...], Parameter(negative=())]
 Count = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
@@ -61,7 +61,7 @@ def compare_runners(
         json_file: write everything that was measured to this file.
         report: write one page in HTML with charts to this file; it opens without a network.
         plot: write the main charts as one picture in PNG to this file.
-        floors: end with 1 if a floor of this file was missed.
+        floors: end with 1 if a floor of this file was missed; unless somebody is named, whom it speaks of takes part too.
     """
     from rich.console import Console
 
@@ -70,21 +70,22 @@ def compare_runners(
     from shoal_bench.commands.interrupts import interrupted_once
     from shoal_bench.commands.page import check_targets, write_looks
     from shoal_bench.commands.peers import interpreters
-    from shoal_bench.contestants import UnknownContestant, choose
-    from shoal_bench.floors import UnreadableFloors, missed, read_floors
+    from shoal_bench.contestants import UnknownName, choose
+    from shoal_bench.floors import Floors, UnreadableFloors, read_floors
     from shoal_bench.machine import Machine
     from shoal_bench.record import Options
-    from shoal_bench.scenarios import UnknownScenario, load
+    from shoal_bench.scenarios import load
     from shoal_bench.table import WIDTH, as_table, remarks
 
     notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
         peers = interpreters(peer)
-        chosen = choose(runner, contestant, peers=full, asked=peers)
+        held = Floors() if floors is None else read_floors(floors)
+        needed = () if runner or contestant else held.contestants
+        chosen = choose(runner, contestant, peers=full, asked=[*peers, *needed])
         scenarios = load(scenario, full=full)
-        held = () if floors is None else read_floors(floors)
         check_targets(json_file, report, plot)
-    except (Refused, UnknownContestant, UnknownScenario, UnreadableFloors) as error:
+    except (Refused, UnknownName, UnreadableFloors) as error:
         notes.print(f"Error: {error}")
         return REFUSED
     options = Options(
@@ -128,7 +129,7 @@ def compare_runners(
         return INTERRUPTED
     if is_nothing:
         return 1
-    lines = list(missed(record, held))
+    lines = list(held.missed(record))
     for line in lines:
         notes.print(f"Floor missed: {line}")
     return 1 if lines else 0

@@ -15,27 +15,29 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-__all__ = ["RUNNERS", "ContestantSpec", "UnknownContestant", "choose", "known"]
+__all__ = ["RUNNERS", "ContestantSpec", "UnknownName", "choose", "known"]
 
 #: Ours, in the order in which they are shown.
 RUNNERS = ("threads", "processes", "dask", "ray")
 
 
-class UnknownContestant(Exception):
-    """No contestant has this name.
+class UnknownName(Exception):
+    """Nothing of a kind has this name.
 
     Attributes:
+        kind: of what was asked for: a contestant, a scenario.
         name: what was asked for.
         known: the names that there are.
     """
 
-    def __init__(self, name: str, known: Collection[str]) -> None:
-        super().__init__(name, known)
+    def __init__(self, kind: str, name: str, known: Collection[str]) -> None:
+        super().__init__(kind, name, known)
+        self.kind = kind
         self.name = name
         self.known = known
 
     def __str__(self) -> str:
-        return f"there is no contestant {self.name!r}, but: {', '.join(self.known)}"
+        return f"there is no {self.kind} {self.name!r}, but: {', '.join(self.known)}"
 
 
 @dataclass(frozen=True)
@@ -172,13 +174,13 @@ def choose(
         asked: peers that have an interpreter of their own, and so take part.
 
     Raises:
-        UnknownContestant: somebody has a name that nobody has.
+        UnknownName: somebody has a name that nobody has.
     """
     specs = known()
     named = [*contestants, *asked]
     for name in named:
         if name not in specs:
-            raise UnknownContestant(name, specs)
+            raise UnknownName("contestant", name, specs)
     chosen: dict[str, ContestantSpec] = {}
     for runner in runners or (() if contestants else RUNNERS):
         for spec in _with_bare_engine(runner):
@@ -198,6 +200,6 @@ def _with_bare_engine(runner: str) -> Iterable[ContestantSpec]:
         bare = {"dask": _dask, "ray": _ray}[_SCHEMES[scheme]](runner)
         return _ours("", bare.name, f"shoal_{_SCHEMES[scheme]}", argument=runner), bare
     if runner not in RUNNERS:
-        raise UnknownContestant(runner, [*RUNNERS, "tcp://HOST:PORT", "ray://HOST:PORT"])
+        raise UnknownName("contestant", runner, [*RUNNERS, "tcp://HOST:PORT", "ray://HOST:PORT"])
     ours = known()[runner]
     return ours, known()[ours.bare or ""]

@@ -110,8 +110,8 @@ class Section:
     reads: str
     form: Form
     axis: str
-    kind: Kind
-    is_log: bool
+    kind: Kind = "seconds"
+    is_log: bool = False
     along: str = ""
     along_kind: Kind = "count"
     panels: tuple[Panel, ...]
@@ -152,7 +152,6 @@ def _efficiency(record: Record) -> Section:
         form="lines",
         axis="work in the workers' time (%)",
         kind="share",
-        is_log=False,
         along="length of a task (log scale)",
         along_kind="seconds",
         panels=panels,
@@ -173,7 +172,6 @@ def _overhead(record: Record) -> Section:
         "figures are written. Further left is cheaper: each step of the scale is ten times as much.",
         form="dots",
         axis="time for a task (log scale)",
-        kind="seconds",
         is_log=True,
         panels=_by_case(record, "overhead", titles),
         answer=_beside_bare(
@@ -190,7 +188,6 @@ def _metg(record: Record) -> Section:
         "other. Shorter is better. The scale is logarithmic, so bars compare by where they end.",
         form="bars",
         axis="length of a task (log scale)",
-        kind="seconds",
         is_log=True,
         panels=_by_case(record, "metg", {"trivial": "trivial: one map"}),
         answer=_beside_bare(record, "metg", "trivial", "Mapped, half of the time is work from"),
@@ -211,8 +208,6 @@ def _real(record: Record) -> Section:
         is_shared=False,
         form="bars",
         axis="time for the job",
-        kind="seconds",
-        is_log=False,
         panels=_by_case(record, "real", titles),
     )
 
@@ -225,8 +220,6 @@ def _start(record: Record) -> Section:
         reads="Paid once by a program, whatever it computes: the interpreter, imports, workers; and until all processes have ended.",
         form="bars",
         axis="time",
-        kind="seconds",
-        is_log=False,
         panels=_by_case(record, "start", titles),
     )
 
@@ -238,7 +231,6 @@ def _counts(record: Record) -> Section:
         reads="A flat line is good: the cost of a task does not depend on how many there are.",
         form="lines",
         axis="time for a task (log scale)",
-        kind="seconds",
         is_log=True,
         along="tasks in one map (log scale)",
         panels=_along(record, "scale", "tasks", "Tasks that do nothing", _figure),
@@ -253,7 +245,6 @@ def _workers(record: Record) -> Section:
         form="lines",
         axis="work in the workers' time (%)",
         kind="share",
-        is_log=False,
         along="workers (log scale)",
         panels=_along(record, "scale", "workers", "200 tasks of 2 ms", _share),
     )
@@ -280,7 +271,6 @@ def _million(record: Record) -> Section:
         form="bars",
         axis="memory of all processes",
         kind="bytes",
-        is_log=False,
         panels=_by_case(record, "million", {}, _peak_memory, BYTES.show),
     )
 

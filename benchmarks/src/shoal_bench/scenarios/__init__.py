@@ -5,12 +5,13 @@ base.py     `Scenario`, its cases, its clock            work.py    the functions
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
+from shoal_bench.contestants import UnknownName
 from shoal_bench.scenarios.base import Scenario
 
-__all__ = ["SCENARIOS", "UnknownScenario", "load"]
+__all__ = ["SCENARIOS", "load"]
 
 #: By name, in the order in which they are taken and shown: where each is, as `module:class` of this package.
 SCENARIOS = {
@@ -29,23 +30,6 @@ SCENARIOS = {
 }
 
 
-class UnknownScenario(Exception):
-    """No scenario has this name.
-
-    Attributes:
-        name: what was asked for.
-        known: the names that there are.
-    """
-
-    def __init__(self, name: str, known: Collection[str]) -> None:
-        super().__init__(name, known)
-        self.name = name
-        self.known = known
-
-    def __str__(self) -> str:
-        return f"there is no scenario {self.name!r}, but: {', '.join(self.known)}"
-
-
 def load(
     names: Sequence[str] = (), *, full: bool = False, speed: float = 1e9
 ) -> tuple[Scenario, ...]:
@@ -57,11 +41,11 @@ def load(
         speed: see `Scenario`; it matters only where samples are taken.
 
     Raises:
-        UnknownScenario: there is none of a name.
+        UnknownName: there is none of a name.
     """
     for name in names:
         if name not in SCENARIOS:
-            raise UnknownScenario(name, SCENARIOS)
+            raise UnknownName("scenario", name, SCENARIOS)
     loaded = []
     for name, place in SCENARIOS.items():
         if not names or name in names:

@@ -72,8 +72,8 @@ class CaseSpec:
         unit: what it counts.
         axes: what sets the case apart; see `record.Case.axes`.
         least: how many tasks a sample has at least.
-        most: how many at most. Between them, as many as take `TARGET` seconds: what a task costs an engine hardly
-            depends on how many there are.
+        most: how many at most. Between them, as many as take `Scenario.lasts` seconds: what a task costs an engine
+            hardly depends on how many there are.
         workers: how many it wants; else as many as all cases have.
         watches_memory: whether the memory of all processes is watched meanwhile, which takes time itself.
         limit: seconds that a sample may take.
@@ -139,6 +139,7 @@ class Scenario(ABC):
         source: who has proposed to measure this, or why it is measured.
         is_of_opening: whether it is measured from outside, when systems are opened and closed, and not by `sample`.
         in_short_set: whether it is taken when nobody asks for it by name.
+        lasts: seconds that a sample is to take, where its size can be chosen.
     """
 
     name: ClassVar[str]
@@ -146,6 +147,7 @@ class Scenario(ABC):
     source: ClassVar[str]
     is_of_opening: ClassVar[bool] = False
     in_short_set: ClassVar[bool] = True
+    lasts: ClassVar[float] = TARGET
 
     def __init__(self, speed: float = 1e9) -> None:
         self._speed = speed
@@ -181,19 +183,20 @@ class Scenario(ABC):
             self.sample(system, case, size, clock)
             return clock.total
 
-        return fitting(take, case.least, case.most)
+        return fitting(take, case.least, case.most, target=self.lasts)
 
 
-def fitting(take: Callable[[int], float], least: int, most: int) -> int:
-    """How many tasks take `TARGET` seconds.
+def fitting(take: Callable[[int], float], least: int, most: int, *, target: float = TARGET) -> int:
+    """How many tasks take a number of seconds.
 
     Args:
         take: gives the seconds that so many take.
         least: the fewest there may be.
         most: and the most.
+        target: seconds that they are to take.
     """
     size, seconds = least, take(least)
-    while size < most and seconds < TARGET / 4:
+    while size < most and seconds < target / 4:
         size = min(most, size * 8)
         seconds = take(size)
-    return max(least, min(most, round(size * TARGET / max(seconds, 1e-6))))
+    return max(least, min(most, round(size * target / max(seconds, 1e-6))))

@@ -65,13 +65,13 @@ def _call_limited(
     if task.is_generator and not return_state:
         if task.is_async:
             items = direct_call.stream_async(call, wait_for)
-            return holding.streaming_async(tags, call.number, items)
-        return holding.streaming(tags, call.number, direct_call.stream(call, wait_for))
+            return holding.streaming_async(tags, call, items)
+        return holding.streaming(tags, call, direct_call.stream(call, wait_for))
     if task.is_async:
         coroutine = direct_call.call_directly_async(call, wait_for, return_state)
-        holder = holding.holding_async(tags, call.number, named_after(coroutine, task.fn))
+        holder = holding.holding_async(tags, call, named_after(coroutine, task.fn))
         return named_after(holder, task.fn)
-    with holding.holding(tags, call.number):
+    with holding.holding(tags, call):
         return direct_call.call_directly(call, wait_for, return_state)
 
 

@@ -29,7 +29,9 @@ May import `safely`. Everything else may import this module.
     │   └── UnknownRunner         a runner name that nobody registered
     ├── RunNameError              a run name template that cannot be used    (ValueError, TypeError)
     ├── SerializationError        something cannot cross to a worker or back
-    ├── ConcurrencyLimitError     a tag limit that is unknown, zero or misused
+    ├── ConcurrencyLimitError     a limit that is unknown, zero or misused
+    ├── ConcurrencySlotAcquisitionError     slots that cannot be had
+    ├── AcquireConcurrencySlotTimeoutError  slots that were not free in time (TimeoutError)
     ├── BackendError              a backend told of what cannot be            (RuntimeError)
     ├── RunnerStateError          a runner used before, after, or twice      (RuntimeError)
     ├── MissingExtraError         a package is not installed                 (ImportError)
@@ -89,6 +91,8 @@ from shoal.exceptions.calls import (
 )
 from shoal.exceptions.runners import (
     ConcurrencyLimitError,
+    ConcurrencySlotAcquisitionError,
+    AcquireConcurrencySlotTimeoutError,
     RunnerStateError,
     BackendError,
     MissingExtraError,
@@ -107,6 +111,7 @@ from shoal.exceptions.targets import (
 # isort: on
 
 __all__ = [
+    "AcquireConcurrencySlotTimeoutError",
     "BackendError",
     "BlockingWaitInLoop",
     "CancelledRun",
@@ -114,6 +119,7 @@ __all__ = [
     "ClusterFailed",
     "ClusterUnreachable",
     "ConcurrencyLimitError",
+    "ConcurrencySlotAcquisitionError",
     "CrashedRun",
     "EnvironmentMismatch",
     "FailedRun",

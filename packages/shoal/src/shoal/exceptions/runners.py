@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "AcquireConcurrencySlotTimeoutError",
     "BackendError",
     "ConcurrencyLimitError",
+    "ConcurrencySlotAcquisitionError",
     "MissingExtraError",
     "RunnerStateError",
     "UnknownRunner",
@@ -39,6 +41,36 @@ class ConcurrencyLimitError(ShoalError):
     def _text(self) -> str:
         needed = "" if self.run_name is None else f", needed by run {self.run_name!r}"
         return f"Concurrency limit {self.tag!r}{needed}: {self.problem}"
+
+
+class ConcurrencySlotAcquisitionError(ShoalError):
+    """Slots of limits could not be had, and waiting would not change that.
+
+    Attributes:
+        names: of the limits.
+        problem: what is wrong, and what to do.
+    """
+
+    names: tuple[str, ...]
+    problem: str
+
+    def _text(self) -> str:
+        return f"No slots of {names_of(self.names)} could be acquired: {self.problem}"
+
+
+class AcquireConcurrencySlotTimeoutError(ShoalError, TimeoutError):
+    """Slots of limits were not free within the time that the caller gave.
+
+    Attributes:
+        names: of the limits.
+        timeout_seconds: how long was waited.
+    """
+
+    names: tuple[str, ...]
+    timeout_seconds: float
+
+    def _text(self) -> str:
+        return f"Slots of {names_of(self.names)} were not free within {self.timeout_seconds:g} s."
 
 
 class RunnerStateError(ShoalError, RuntimeError):

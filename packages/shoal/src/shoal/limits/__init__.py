@@ -1,10 +1,16 @@
-"""Limits on how many runs with a tag run at once, in all processes of one machine.
+"""Limits: how many of something run at once or in a time, in all processes that share a store.
 
     settings.py   where limits are kept; whether there are any
     store.py      what a store of limits does, and the data it speaks of
+    tables.py     what every store does, in SQL
+    showing.py    limits as they are shown
+    transaction.py  what that is written in
     sqlite.py     the store in a file
-    slots.py      takes slots for the runs of this process, and keeps and gives them back
-    holding.py    slots for direct calls
+    opening.py    opens the store of the settings
+    slots.py      takes slots for who asks in this process, and keeps and gives them back
+    lines.py      who waits in this process
+    bell.py       what the thread that does so sleeps on
+    holding.py    slots of the limits of tags, for dispatchers and for direct calls
     client.py     `ConcurrencyLimits`, for programs that manage limits
 
 A run that needs slots asks `slots.KEEPER`. Where `settings.limits_in_use()` is false, nothing else is loaded or opened.

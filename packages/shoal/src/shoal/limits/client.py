@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shoal.engine.interrupt import shielded
 from shoal.exceptions import ConcurrencyLimitError
-from shoal.limits.sqlite import SqliteStore
+from shoal.limits.opening import open_store
+from shoal.limits.store import TAG, ConcurrencyLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-    from shoal.limits.store import ConcurrencyLimit, LimitStore
+    from shoal.limits.store import Limit, LimitStore
 
 __all__ = ["AsyncConcurrencyLimits", "ConcurrencyLimits"]
 
@@ -54,7 +55,7 @@ class ConcurrencyLimits:
         """
         _check_tag(tag)
         _check_number(tag, "concurrency_limit", concurrency_limit)
-        return self._do(lambda store: store.create(tag, concurrency_limit)).id
+        return self._do(lambda store: store.upsert(TAG + tag, concurrency_limit)).id
 
     def read_concurrency_limit_by_tag(self, tag: str) -> ConcurrencyLimit:
         """The limit of a tag; its `active_slots` are the ids of the runs that hold one.
@@ -63,7 +64,8 @@ class ConcurrencyLimits:
             ConcurrencyLimitError: the tag has no limit.
         """
         _check_tag(tag)
-        return self._do(lambda store: store.read(tag)) or _missing(tag)
+        found = self._do(lambda store: store.read(TAG + tag))
+        return _missing(tag) if found is None else _of_tag(found)
 
     def read_concurrency_limits(
         self, limit: int | None = None, offset: int = 0
@@ -80,7 +82,8 @@ class ConcurrencyLimits:
         if limit is not None:
             _check_number("*", "limit", limit)
         _check_number("*", "offset", offset)
-        return self._do(lambda store: store.read_all(limit, offset))
+        found = self._do(lambda store: store.read_all(limit, offset, tags=True))
+        return [_of_tag(limit) for limit in found]
 
     def delete_concurrency_limit_by_tag(self, tag: str) -> None:
         """Removes the limit of a tag: from now on its runs are free.
@@ -89,7 +92,7 @@ class ConcurrencyLimits:
             ConcurrencyLimitError: the tag has no limit.
         """
         _check_tag(tag)
-        if not self._do(lambda store: store.delete(tag)):
+        if not self._do(lambda store: store.delete(TAG + tag)):
             _missing(tag)
 
     def reset_concurrency_limit_by_tag(self, tag: str) -> None:
@@ -99,11 +102,11 @@ class ConcurrencyLimits:
             ConcurrencyLimitError: the tag has no limit.
         """
         _check_tag(tag)
-        if not self._do(lambda store: store.reset(tag)):
+        if not self._do(lambda store: store.reset(TAG + tag)):
             _missing(tag)
 
     def _do(self, act: Callable[[LimitStore], T]) -> T:
-        with shielded(), closing(SqliteStore()) as store:
+        with shielded(), closing(open_store()) as store:
             return act(store)
 
     def __enter__(self) -> Self:
@@ -146,6 +149,17 @@ class AsyncConcurrencyLimits:
     async def reset_concurrency_limit_by_tag(self, tag: str) -> None:
         """See `ConcurrencyLimits.reset_concurrency_limit_by_tag`."""
         await _in_thread(self._limits.reset_concurrency_limit_by_tag, tag)
+
+
+def _of_tag(limit: Limit) -> ConcurrencyLimit:
+    return ConcurrencyLimit(
+        limit.id,
+        limit.name.removeprefix(TAG),
+        limit.limit,
+        [lease.holder.id for lease in limit.holders],
+        limit.created,
+        limit.updated,
+    )
 
 
 async def _in_thread(function: Callable[..., T], *args: Any) -> T:

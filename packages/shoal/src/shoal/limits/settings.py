@@ -1,8 +1,8 @@
 """Where limits are kept, and how often they are looked at: environment variables, read when asked for.
 
     SHOAL_LIMITS_URL             the SQLite file of limits        ~/.local/state/shoal/limits.db
-    SHOAL_LIMITS_LEASE_SECONDS   how long a slot outlives its driver's death                      60
-    SHOAL_LIMITS_POLL_SECONDS    how often a process that waits looks for slots of others        0.5
+    SHOAL_LIMITS_LEASE_SECONDS   how long a slot outlives its driver's death                      30
+    SHOAL_LIMITS_POLL_SECONDS    how often who waits at a file looks for what it did not hear   0.05
 
 The default file is in `$XDG_STATE_HOME/shoal` where that variable is set. May import `exceptions`; nothing heavy,
 because `limits_in_use` is asked before anything else of this package is loaded.
@@ -41,12 +41,12 @@ def limits_in_use() -> bool:
 
 def lease_seconds() -> float:
     """How long a slot stays taken without a sign of life from who took it."""
-    return _seconds("SHOAL_LIMITS_LEASE_SECONDS", 60.0)
+    return _seconds("SHOAL_LIMITS_LEASE_SECONDS", 30.0)
 
 
 def poll_seconds() -> float:
     """How often a process in which runs wait for slots looks what other processes gave back."""
-    return _seconds("SHOAL_LIMITS_POLL_SECONDS", 0.5)
+    return _seconds("SHOAL_LIMITS_POLL_SECONDS", 0.05)
 
 
 def _seconds(name: str, default: float) -> float:

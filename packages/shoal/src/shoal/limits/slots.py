@@ -1,53 +1,60 @@
-"""Takes slots of limits for the runs of this process, keeps them while the runs go on, and gives them back.
+"""Takes slots of limits for who asks in this process, keeps them while they are used, and gives them back.
 
     request ──▶ _arrived ──┐                        ┌──▶ the store
     release ──▶ _released ─┤   a thread of its own: │
+    withdraw ─▶ _left ─────┤                        │
     timers  ──▶ _due ──────┴──▶ one round at a time ┴──▶ on_outcome
+    other processes ──▶ the store's `rung`, `changed` ──┘
 
     guarantees   `request`, `withdraw` and `release` never wait for the store. Each request has its outcome once, told
                  with no lock held, unless `withdraw` said True. Whoever is withdrawn or released holds nothing in the
                  end, whatever was under way. The thread ends when nothing waits and nothing is held.
-    assumes      `on_outcome` is quick. A run asks once, and keeps its slots through its retries.
-    who writes   All fields under `_changed`, except `_lines`, which the thread alone uses.
+    assumes      `on_outcome` is quick. Who holds an id asks with it once.
+    who writes   All fields under `_changed`, except those of `_Lines`, which the thread alone uses.
 
-Who has to wait stands in line at one tag that was full when it was tried, in the order of the requests. It is tried
-again when a slot of that tag was given back here, and every so often for those that other processes gave back; it may
-then move on to the line of another tag. So a waiter holds up none that could run, and a slot given back costs one try
-or two, however many wait.
-
-Across processes there is no order: whoever looks first takes the slot.
+Who has to wait stands in line at every name at which it had to, in the order of the requests, and keeps these places
+until it is served; only the first of a line is tried, and so stands in the store's line too. It is tried again when
+something is given back, here or by another process, or when the store has said that it may be free by then. So a slot
+given back costs one try or two, however many wait.
 """
 
 from __future__ import annotations
 
 import atexit
-import heapq
 import itertools
 import os
 import threading
+import time
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from shoal.context import LOCK
 from shoal.engine.interrupt import interruptible_block
 from shoal.engine.services import TIMERS
-from shoal.exceptions import ConcurrencyLimitError
+from shoal.exceptions import AcquireConcurrencySlotTimeoutError, ConcurrencyLimitError
 from shoal.futures.blocking import Countdown, block_plainly
-from shoal.limits.settings import lease_seconds, poll_seconds
-from shoal.limits.store import Acquired, Busy
+from shoal.limits.bell import Bell
+from shoal.limits.lines import Lines, Waiter
+from shoal.limits.opening import open_store
+from shoal.limits.settings import poll_seconds
+from shoal.limits.store import TAG, Acquired, Busy
 from shoal.logs import library_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
-    from shoal.limits.store import LimitStore
-
-    #: Called with `None` when the run holds its slots, or with why it never will.
-    OnOutcome = Callable[[ConcurrencyLimitError | None], object]
+    from shoal.exceptions import ShoalError
+    from shoal.limits.lines import OnOutcome
+    from shoal.limits.store import LimitStore, Request
 
 __all__ = ["KEEPER", "SlotKeeper"]
 
-#: Seconds that the thread stays when there is nothing left to do, because the next run often follows at once.
-LINGER = 0.1
+#: Seconds after which who stands in line tells the store at the latest that it still does; less than it waits for that.
+REFRESH = 1.5
+
+#: Seconds between two tries of a store that cannot be reached.
+AGAIN = 0.5
 
 #: Seconds that the exit of the process may be held up by giving slots back.
 LEAVING = 2.0
@@ -57,158 +64,156 @@ class _Timers(Protocol):
     def after(self, seconds: float, action: Callable[[], None], /) -> Any: ...
 
 
-class _Waiter:
-    """A run that asked for slots and has had no answer."""
-
-    __slots__ = ("on_outcome", "order", "run_id", "tags")
-
-    def __init__(
-        self, order: int, tags: frozenset[str], run_id: str, on_outcome: OnOutcome
-    ) -> None:
-        self.order = order
-        self.tags = tags
-        self.run_id = run_id
-        self.on_outcome = on_outcome
-
-    def __lt__(self, other: _Waiter) -> bool:
-        return self.order < other.order
+class _Held(NamedTuple):
+    request: Request
+    names: frozenset[str]
 
 
 class _Round(NamedTuple):
     """What the thread has to do next; `due` are the timers that went off."""
 
-    arrived: list[_Waiter]
+    arrived: list[Waiter]
     released: dict[str, frozenset[str]]
-    due: set[str]
-
-
-def _open_store() -> LimitStore:
-    from shoal.limits.sqlite import SqliteStore
-
-    return SqliteStore()
+    left: list[Waiter]
+    due: set[tuple[str, Any]]
 
 
 class SlotKeeper:
-    """Slots for the runs of this process. `KEEPER` is the one to use.
+    """Slots for who asks in this process. `KEEPER` is the one to use.
 
     Args:
         open_store: makes the store; called whenever the thread starts.
-        lease: seconds that a slot stays taken after the death of this process; by default that of the settings, as
-            are the next ones.
-        poll: seconds between two looks at what other processes gave back, while a run waits.
+        poll: seconds between two looks whether others have changed anything unheard, while somebody waits; by default
+            that of the settings.
         timers: keeps time, as `shoal.engine.services.TIMERS`.
+        clock: tells the time in seconds.
     """
 
     def __init__(
         self,
-        open_store: Callable[[], LimitStore] = _open_store,
+        open_store: Callable[[], LimitStore] = open_store,
         *,
-        lease: float | None = None,
         poll: float | None = None,
         timers: _Timers = TIMERS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._open_store = open_store
-        self._settings = (lease, poll)
+        self._given_poll = poll
         self._after = timers.after
+        self._clock = clock
+        self._bell: Bell | None = None
         self._reset()
 
     def _reset(self) -> None:
+        if self._bell is not None:  # in a forked child, where it would be the parent's
+            self._bell.close()
         # Re-entrant, because the garbage collector may end a run inside (a generator task), which gives its slots back.
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = threading.RLock()
         self._order = itertools.count()
-        self._waiting: dict[str, _Waiter] = {}
-        self._held: dict[str, frozenset[str]] = {}
-        self._arrived: list[_Waiter] = []
+        self._waiting: dict[str, Waiter] = {}
+        self._held: dict[str, _Held] = {}
+        self._leases: dict[float, int] = {}  # how many are held for so many seconds
+        self._arrived: list[Waiter] = []
         self._released: dict[str, frozenset[str]] = {}
-        self._due: set[str] = set()
-        self._timers: dict[str, Any] = {}
+        self._left: list[Waiter] = []
+        self._due: set[tuple[str, Any]] = set()
+        self._timers: dict[tuple[str, Any], Any] = {}
         self._thread: threading.Thread | None = None
+        self._bell = None
         self._closed = False
-        self._lease = self._poll = 0.0
-        self._lines: dict[str, list[_Waiter]] = {}
+        self._poll = 0.0
+        self._trouble: ConcurrencyLimitError | None = None
+        self._lines = Lines()
 
-    # ------------------------------------------------------------------ what runs ask for
+    # ------------------------------------------------------------------ what others ask for
 
-    def request(self, tags: frozenset[str], run_id: str, on_outcome: OnOutcome) -> None:
-        """Asks for a slot of every one of `tags` that has a limit. Does not wait.
+    def request(
+        self, request: Request, on_outcome: OnOutcome, timeout: float | None = None
+    ) -> None:
+        """Asks for slots of every one of the request's names that has a limit. Does not wait.
 
         Args:
-            tags: all tags of the run.
-            run_id: the run's UUID. It asks once.
-            on_outcome: called once, in the keeper's thread as a rule: with `None` as soon as the run holds its slots,
-                or with the error of a run that must not start.
+            request: what is asked for; its holder's id asks once.
+            on_outcome: called once, with `Acquired` as soon as the slots may be used, or with the error of what never will:
+                `ConcurrencyLimitError`, or `AcquireConcurrencySlotTimeoutError`. In a thread of the library's.
+            timeout: seconds to wait at most; at 0, it is tried once.
+
+        Raises:
+            ValueError: the id waits, or holds slots.
         """
-        if not tags:
-            on_outcome(None)
+        id = request.holder.id
+        if not request.names:
+            on_outcome(Acquired(frozenset()))
             return
         if self._closed:
-            on_outcome(ConcurrencyLimitError(tag=min(tags), problem="this process is at its end"))
+            tag = min(request.names).removeprefix(TAG)
+            on_outcome(ConcurrencyLimitError(tag=tag, problem="this process is at its end"))
             return
         with self._changed:
-            if run_id in self._waiting or run_id in self._held:
-                raise ValueError(f"run {run_id} has asked for its slots already")
-            waiter = _Waiter(next(self._order), tags, run_id, on_outcome)
-            self._waiting[run_id] = waiter
+            if id in self._waiting or id in self._held:
+                raise ValueError(f"{id} has asked for its slots already")
+            waiter = Waiter(next(self._order), request, on_outcome, self._clock(), timeout)
+            self._waiting[id] = waiter
             self._arrived.append(waiter)
+            if timeout:
+                waiter.timer = self._after(timeout, lambda: self._time_out(waiter))
             self._wake()
 
-    def withdraw(self, run_id: str) -> bool:
-        """Takes a request back. Slots that the run got meanwhile are given back, as by `release`.
+    def withdraw(self, id: str) -> bool:
+        """Takes a request back. Slots that it got meanwhile are given back, as by `release`.
 
         Returns:
-            Whether the run was still waiting: then `on_outcome` is not called any more.
+            Whether it was still waiting: then `on_outcome` is not called any more.
         """
         with self._changed:
-            waiter = self._waiting.pop(run_id, None)
+            waiter = self._waiting.pop(id, None)
             if waiter is not None:
-                waiter.on_outcome = _nobody  # the waiter stays in its line for a while
-                self._changed.notify()
-            elif tags := self._held.pop(run_id, None):
-                self._released[run_id] = tags
+                self._leave(waiter)
+            elif held := self._held.pop(id, None):
+                self._count(held.request, -1)
+                self._released[id] = held.names
                 self._wake()
         return waiter is not None
 
-    def release(self, run_id: str) -> None:
-        """The run needs no slots any more: gives them back, or takes its request back. Does not wait.
+    def release(self, id: str) -> None:
+        """The slots are needed no more: gives them back, or takes the request for them back. Does not wait.
 
-        A run that never asked, or was released already, is ignored.
+        An id that never asked, or was released already, is ignored.
         """
-        self.withdraw(run_id)
+        self.withdraw(id)
 
-    def acquire_blocking(self, tags: frozenset[str], run_id: str) -> None:
-        """Waits for a slot of every one of `tags` that has a limit; for runs in the caller's own thread.
+    def acquire_blocking(self, request: Request, timeout: float | None = None) -> Acquired:
+        """As `request`, and waits in the caller's own thread.
 
         An exception that ends the wait (`Interrupt`, KeyboardInterrupt) withdraws the request.
 
-        Args:
-            tags: all tags of the run.
-            run_id: the run's UUID.
-
         Raises:
-            ConcurrencyLimitError: the run must not start.
+            ConcurrencyLimitError: the slots will never be free, or the store cannot be used.
+            AcquireConcurrencySlotTimeoutError: they were not in time.
         """
         decision = _Decision()
         try:
-            self.request(tags, run_id, decision)
+            self.request(request, decision, timeout)
             interruptible_block((decision,), None, False, False)
             if not decision.done():
                 # Interrupted was a run beneath this one, and its turn comes when this one has ended.
                 block_plainly(Countdown(), (decision,), None)
         except BaseException:
-            self.withdraw(run_id)
+            self.withdraw(request.holder.id)
             raise
-        if decision.refusal is not None:
-            raise decision.refusal
+        if not isinstance(decision.outcome, Acquired):
+            raise decision.outcome
+        return decision.outcome
 
     def close(self, timeout: float = LEAVING) -> None:
         """Gives everything back and takes no more requests; for the exit of the process."""
         with self._changed:
             self._closed = True
-            self._waiting.clear()
-            self._released.update(self._held)
-            self._held.clear()
+            for id in [*self._waiting, *self._held]:
+                self.withdraw(id)
             thread = self._thread
-            self._changed.notify()
+            if thread is not None:
+                self._wake()
         if thread is not None:
             thread.join(timeout)
 
@@ -216,70 +221,130 @@ class SlotKeeper:
 
     def _wake(self) -> None:
         """Has the thread look what is new; under `_changed`."""
-        if self._thread is not None:
-            self._changed.notify()
-        elif not self._closed:
+        if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="shoal-limits", daemon=True)
             self._thread.start()
+        elif self._bell is not None:
+            self._bell.ring()
 
-    def _next_round(self) -> _Round | None:
+    def _leave(self, waiter: Waiter) -> None:
+        """A waiter waits no more: the thread takes it out of its lines; under `_changed`."""
+        waiter.cancel()
+        if self._thread is not None:  # else it stands in no line
+            self._left.append(waiter)
+            self._wake()
+
+    def _next_round(self, store: LimitStore, bell: Bell) -> _Round | None:
         """Waits until there is something to do; `None` if there is nothing any more, and the thread ends."""
         idle = False
-        with self._changed:
-            while True:
-                if self._arrived or self._released or self._due:
-                    todo = _Round(self._arrived, self._released, self._due)
-                    self._arrived, self._released, self._due = [], {}, set()
+        while True:
+            with self._changed:
+                if self._arrived or self._released or self._left or self._due:
+                    todo = _Round(self._arrived, self._released, self._left, self._due)
+                    self._arrived, self._released, self._left, self._due = [], {}, [], set()
                     return todo
-                self._set_timer("look", self._poll if self._waiting else None)
-                self._set_timer("renew", self._lease / 3 if self._held else None)
-                if not self._waiting:
-                    self._lines.clear()  # of those who were withdrawn
-                if self._waiting or self._held:
-                    self._changed.wait()
-                elif self._closed or idle:
-                    self._thread = None
+                self._keep_time(store)
+                busy = bool(self._waiting or self._held or self._lines.owed)
+                if not busy and (self._closed or idle):
+                    self._end()
                     return None
-                else:
-                    idle = not self._changed.wait(LINGER)
+            if store.rung():
+                return _Round([], {}, [], {("rung", None)})
+            woken = bell.wait(store.fileno(), None if busy else store.linger)
+            idle = not woken and not busy
 
-    def _set_timer(self, what: str, seconds: float | None) -> None:
-        if seconds is None:
-            timer = self._timers.pop(what, None)
-            if timer is not None:
-                timer.cancel()
-        elif what not in self._timers:
-            self._timers[what] = self._after(seconds, lambda: self._time_to(what))
+    def _keep_time(self, store: LimitStore) -> None:
+        """Sets the timers that what waits and what is held needs; under `_changed`."""
+        self._set_timer(("look", None), self._poll if store.poll and self._waiting else None)
+        if not self._waiting:
+            self._lines.first.clear()  # of those who were withdrawn
+        for what, which in list(self._timers):
+            if (what == "renew" and which not in self._leases) or (
+                what == "line" and not self._waiting
+            ):
+                self._set_timer((what, which), None)
+        for seconds in self._leases:
+            self._set_timer(("renew", seconds), seconds / 3)
 
-    def _time_to(self, what: str) -> None:
+    def _count(self, request: Request, change: int) -> None:
+        """One more is held, or one less; under `_changed`."""
+        if (seconds := request.lease_seconds) is not None:
+            self._leases[seconds] = self._leases.get(seconds, 0) + change
+            if not self._leases[seconds]:
+                del self._leases[seconds]
+
+    def _set_timer(
+        self, key: tuple[str, Any], seconds: float | None, *, anew: bool = False
+    ) -> None:
+        """Sets a timer that is not set, or calls one off; under `_changed`."""
+        if (seconds is None or anew) and (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
+        if seconds is not None and key not in self._timers:
+            self._timers[key] = self._after(seconds, lambda: self._time_to(key))
+
+    def _time_to(self, key: tuple[str, Any]) -> None:
         with self._changed:
-            if self._timers.pop(what, None) is not None:  # else it was called off while it went off
-                self._due.add(what)
+            if self._timers.pop(key, None) is not None:  # else it was called off while it went off
+                self._due.add(key)
                 self._wake()
+
+    def _time_out(self, waiter: Waiter) -> None:
+        """A waiter's time is over. One that was never tried is tried first, if the store can be reached."""
+        with self._changed:
+            if waiter.granted:
+                return
+            if not (waiter.tried or waiter.lines or self._trouble is not None):
+                waiter.once = True
+                return
+        self._decide(waiter, self._too_late(waiter))
+
+    def _too_late(self, waiter: Waiter) -> AcquireConcurrencySlotTimeoutError:
+        names = tuple(sorted(name.removeprefix(TAG) for name in waiter.request.names))
+        error = AcquireConcurrencySlotTimeoutError(
+            names=names, timeout_seconds=waiter.timeout or 0.0
+        )
+        if self._trouble is not None:
+            error.add_note(str(self._trouble))
+            error.__cause__ = self._trouble
+        return error
 
     # ------------------------------------------------------------------ the thread
 
     def _serve(self) -> None:
-        store = None
+        store = bell = None
         try:
-            lease, poll = self._settings
-            self._lease = lease_seconds() if lease is None else lease
-            self._poll = poll_seconds() if poll is None else poll
+            self._poll = poll_seconds() if self._given_poll is None else self._given_poll
+            bell = self._bell = Bell()
             store = self._open_store()
-            while (todo := self._next_round()) is not None:
-                self._give_back(store, todo.released)
-                if "renew" in todo.due:
-                    self._renew(store)
-                freed = set().union(*todo.released.values())
-                for tag in list(self._lines) if "look" in todo.due else sorted(freed):
-                    self._serve_line(store, tag)
-                for waiter in todo.arrived:
-                    self._admit(store, waiter)
+            while (todo := self._next_round(store, bell)) is not None:
+                self._work(store, todo)
         except BaseException as error:
             self._fail(error)
         finally:
             if store is not None:
                 store.close()
+            if bell is not None:
+                bell.close()
+
+    def _work(self, store: LimitStore, todo: _Round) -> None:
+        lines = self._lines
+        self._give_back(store, todo.released)
+        for names in todo.released.values():
+            lines.stir(names)
+        self._forget(store, todo.left)
+        for what, which in todo.due:
+            if what == "renew":
+                self._renew(store, which)
+            elif what == "line":
+                lines.stir((which,))
+            elif what == "again":
+                self._give_back(store, lines.take_owed())
+            elif what == "rung" or store.changed():
+                lines.stir(list(lines.first))
+        self._serve_lines(store)
+        for waiter in todo.arrived:
+            self._admit(store, waiter)
+        self._serve_lines(store)
 
     def _give_back(self, store: LimitStore, released: dict[str, frozenset[str]]) -> None:
         if not released:
@@ -287,102 +352,183 @@ class SlotKeeper:
         try:
             store.release(released)
         except ConcurrencyLimitError as error:
-            library_logger().warning("Slots are given back by the end of their leases: %s", error)
+            if store.may_pass(error) and not self._closed:
+                self._lines.owed.update(released)
+                with self._changed:
+                    self._set_timer(("again", None), AGAIN)
+                self._in_trouble(error)
+            else:
+                library_logger().warning(
+                    "Slots are given back by the end of their leases: %s", error
+                )
 
-    def _renew(self, store: LimitStore) -> None:
+    def _forget(self, store: LimitStore, left: Collection[Waiter]) -> None:
+        """Those who wait no more leave their lines."""
+        standing = [waiter.request.holder.id for waiter in left if waiter.stands]
+        for waiter in left:
+            if waiter.stands:
+                self._lines.stir(waiter.lines)
+        if standing:
+            try:
+                store.withdraw(standing)
+            except ConcurrencyLimitError as error:
+                library_logger().warning("Places in line are left when they are over: %s", error)
+
+    def _renew(self, store: LimitStore, seconds: float) -> None:
         with self._changed:
-            run_ids = list(self._held)
+            held = {id: it for id, it in self._held.items() if it.request.lease_seconds == seconds}
+        if not held:
+            return
+        lost: list[_Held] = []
         try:
-            lost = set(run_ids) - store.renew(run_ids, self._lease)
+            kept = store.renew(list(held), seconds)
+            for id, it in held.items():
+                gone = it.names - kept.get(id, set())
+                if gone and not self._take_again(store, it, gone):
+                    lost.append(it)
         except ConcurrencyLimitError as error:
             library_logger().warning("Leases could not be renewed, which is tried again: %s", error)
-            return
-        with self._changed:
-            lost = {run_id for run_id in lost if self._held.pop(run_id, None)}
         if lost:
             library_logger().warning(
                 "%d runs go on without the slots of their limits, which were reset, deleted, or not renewed in time"
                 " because this process stood still: %s",
                 len(lost),
-                ", ".join(sorted(lost)[:10]),  # there may be thousands
+                ", ".join(
+                    sorted(it.request.holder.id for it in lost)[:10]
+                ),  # there may be thousands
             )
 
-    def _admit(self, store: LimitStore, waiter: _Waiter) -> None:
+    def _take_again(self, store: LimitStore, it: _Held, gone: frozenset[str]) -> bool:
+        """Takes slots that were lost once more if there is room; else they are held no more, and it returns False."""
+        id = it.request.holder.id
+        answer = store.try_acquire(replace(it.request, names=gone, strict=False), stand=False)
+        taken = answer.names if isinstance(answer, Acquired) else frozenset[str]()
+        with self._changed:
+            held = self._held.get(id)
+            if held is None:  # given back meanwhile
+                self._released[id] = taken
+            elif names := it.names - gone | taken:
+                self._held[id] = _Held(it.request, names)
+            else:
+                del self._held[id]
+                self._count(it.request, -1)
+        return held is None or taken == gone
+
+    # ------------------------------------------------------------------ lines
+
+    def _admit(self, store: LimitStore, waiter: Waiter) -> None:
         """A newcomer: tried unless others stand in line for what it wants."""
         if not self._waits(waiter):
             return
-        full = frozenset(waiter.tags & self._lines.keys()) or self._try(store, waiter)
-        if full:
-            self._queue(waiter, full)
-
-    def _serve_line(self, store: LimitStore, tag: str) -> None:
-        """Tries those who wait for a tag, the oldest first, until it is full."""
-        line = self._lines.get(tag, [])
-        while line:
-            waiter = line[0]
-            full = self._try(store, waiter)
-            if tag in full:
-                return
-            heapq.heappop(line)
-            if full:
-                self._queue(waiter, full)
-        self._lines.pop(tag, None)
-
-    def _queue(self, waiter: _Waiter, full: Iterable[str]) -> None:
-        heapq.heappush(self._lines.setdefault(min(full), []), waiter)
-
-    def _try(self, store: LimitStore, waiter: _Waiter) -> frozenset[str]:
-        """Tries to get a waiter its slots. Returns the tags that are full; none if it need not wait any more."""
-        if not self._waits(waiter):
-            return frozenset()
-        try:
-            answer = store.try_acquire(waiter.tags, waiter.run_id, self._lease)
-        except ConcurrencyLimitError as error:
-            self._decide(waiter, error)
-            return frozenset()
-        if isinstance(answer, Busy):
-            return answer.tags
-        if not isinstance(answer, Acquired):
-            problem = (
-                "it is 0, so runs with this tag must not start; set a higher one to allow them"
-            )
-            self._decide(waiter, ConcurrencyLimitError(tag=answer.tag, problem=problem))
-        elif not self._decide(waiter, None, answer.tags):
-            self._give_back(store, {waiter.run_id: answer.tags})
-        return frozenset()
-
-    def _waits(self, waiter: _Waiter) -> bool:
-        return self._waiting.get(waiter.run_id) is waiter
-
-    def _decide(
-        self,
-        waiter: _Waiter,
-        refusal: ConcurrencyLimitError | None,
-        tags: frozenset[str] = frozenset(),
-    ) -> bool:
-        """Tells a waiter its outcome; False if it was withdrawn meanwhile."""
+        lines = waiter.request.names & self._lines.first.keys()
         with self._changed:
-            if not self._waits(waiter):
-                return False
-            del self._waiting[waiter.run_id]
-            if tags:
-                self._held[waiter.run_id] = tags
+            if lines and not waiter.once:
+                self._lines.join(waiter, lines)
+                return
+        self._try(store, waiter, min(waiter.request.names), 0)
+
+    def _serve_lines(self, store: LimitStore) -> None:
+        while (name := self._lines.next_stirred()) is not None:
+            while (waiter := self._lines.first_of(name, self._waits)) is not None:
+                self._try(store, waiter, name, self._lines.behind(name))
+                if self._waits(waiter) and not waiter.granted:
+                    break
+            else:
+                with self._changed:
+                    self._set_timer(("line", name), None)
+
+    def _try(self, store: LimitStore, waiter: Waiter, name: str, behind: int) -> None:
+        """Tries to get a waiter its slots; if it has to wait, it stands in line, and is tried again at its time."""
+        waited = self._clock() - waiter.asked if waiter.tried or waiter.lines else None
+        patience = None if waiter.timeout is None else max(0.0, waiter.timeout - (waited or 0.0))
         try:
-            waiter.on_outcome(refusal)
+            answer = store.try_acquire(waiter.request, waited, patience=patience, behind=behind)
+        except ConcurrencyLimitError as error:
+            if not store.may_pass(error):
+                self._decide(waiter, error)
+                return
+            self._in_trouble(error)
+            answer = Busy(waiter.request.names, AGAIN)
+        else:
+            self._out_of_trouble()
+            waiter.tried = True
+            waiter.stands = waiter.stands or isinstance(answer, Busy)
+        if isinstance(answer, Busy):
+            pause = REFRESH if answer.retry_after is None else min(answer.retry_after, REFRESH)
+            with self._changed:
+                is_late = waiter.once
+                if not is_late:
+                    self._lines.join(waiter, answer.names)
+                    if name not in self._lines.first:
+                        name = min(answer.names)
+                    self._set_timer(("line", name), max(pause, 0.0005), anew=True)
+            if is_late:
+                self._decide(waiter, self._too_late(waiter))
+        elif not isinstance(answer, Acquired):
+            tag = answer.name.removeprefix(TAG)
+            self._decide(waiter, ConcurrencyLimitError(tag=tag, problem=answer.problem))
+        elif answer.after:
+            waiter.granted = True
+            self._lines.stir(waiter.lines)
+            waiter.timer = self._after(answer.after, partial(self._grant, waiter, answer))
+        elif not self._decide(waiter, answer) and waiter.request.lease_seconds is not None:
+            self._give_back(store, {waiter.request.holder.id: answer.names})
+
+    def _waits(self, waiter: Waiter) -> bool:
+        return self._waiting.get(waiter.request.holder.id) is waiter and not waiter.granted
+
+    def _decide(self, waiter: Waiter, outcome: Acquired | ShoalError) -> bool:
+        """Tells a waiter its outcome; False if it was withdrawn meanwhile."""
+        id = waiter.request.holder.id
+        with self._changed:
+            if self._waiting.get(id) is not waiter:
+                return False
+            del self._waiting[id]
+            if not isinstance(outcome, Acquired):
+                self._leave(waiter)
+            else:
+                waiter.cancel()
+                if outcome.names and waiter.request.lease_seconds is not None:
+                    self._held[id] = _Held(waiter.request, outcome.names)
+                    self._count(waiter.request, 1)
+        try:
+            waiter.on_outcome(outcome)
         except BaseException:
-            library_logger().exception("Telling run %s of its slots failed", waiter.run_id)
+            library_logger().exception("Telling %s of its slots failed", id)
         return True
+
+    def _grant(self, waiter: Waiter, answer: Acquired) -> None:
+        """The time of slots that were taken ahead has come."""
+        self._decide(waiter, answer)
+
+    def _in_trouble(self, error: ConcurrencyLimitError) -> None:
+        if self._trouble is None:
+            library_logger().warning("It is tried again until it works: %s", error)
+        self._trouble = error
+
+    def _out_of_trouble(self) -> None:
+        if self._trouble is not None:
+            library_logger().info("The limits can be used again")
+            self._trouble = None
+            self._lines.stir(list(self._lines.first))
+
+    def _end(self) -> None:
+        """The thread ends, and the next one begins anew; under `_changed`."""
+        self._thread = self._bell = None
+        for key in list(self._timers):
+            self._set_timer(key, None)
+        self._lines = Lines()
 
     def _fail(self, error: BaseException) -> None:
         """The thread ends by an error: nobody is left waiting."""
         with self._changed:
-            self._thread = None
+            self._end()
             waiters = list(self._waiting.values())
             self._arrived.clear()
-            self._lines.clear()
         for waiter in waiters:
             refusal = ConcurrencyLimitError(
-                tag=min(waiter.tags), problem=f"it cannot be looked at: {error}"
+                tag=min(waiter.request.names).removeprefix(TAG),
+                problem=f"it cannot be looked at: {error}",
             )
             refusal.__cause__ = error
             self._decide(waiter, refusal)
@@ -391,16 +537,17 @@ class SlotKeeper:
 class _Decision:
     """The outcome that a blocked thread waits for; a `Waitable`."""
 
-    __slots__ = ("_done", "_waiter", "refusal")
+    __slots__ = ("_done", "_waiter", "outcome")
+
+    outcome: Acquired | ShoalError
 
     def __init__(self) -> None:
-        self.refusal: ConcurrencyLimitError | None = None
         self._done = False
         self._waiter: Callable[[Any], object] | None = None
 
-    def __call__(self, refusal: ConcurrencyLimitError | None) -> None:
+    def __call__(self, outcome: Acquired | ShoalError) -> None:
         with LOCK:
-            self.refusal = refusal
+            self.outcome = outcome
             self._done = True
             waiter, self._waiter = self._waiter, None
         if waiter is not None:
@@ -422,11 +569,7 @@ class _Decision:
 
     def flawed(self) -> bool:
         """See `Waitable`."""
-        return self.refusal is not None
-
-
-def _nobody(refusal: ConcurrencyLimitError | None) -> None:
-    """Stands in for who no longer waits."""
+        return self._done and not isinstance(self.outcome, Acquired)
 
 
 #: The keeper of this process. It opens nothing before the first request.

@@ -1,10 +1,15 @@
 """The store of limits on one machine: an SQLite file that its processes share.
 
     guarantees   All or none: each method is one transaction, which takes the file's write lock when it begins (BEGIN
-                 IMMEDIATE), so what was counted still holds when slots are taken. Only `create` makes a file; to
+                 IMMEDIATE), so what was counted still holds when slots are taken. Only making a limit makes a file; to
                  everything else, a store without one is empty, and nothing is opened.
-    assumes      The file is on a disk of this machine: SQLite's write-ahead log does not work across a network. The
-                 processes share a clock (`time.time`), by which leases end.
+    assumes      The file is on a disk of this machine: SQLite's write-ahead log does not work across a network.
+
+Leases end by the time since the machine was started, which nobody sets: a wall clock that jumps would end leases
+early, or keep them for ever. The file says which start that is; leases of before it are over.
+
+Who stands in line has a socket without a file (Linux's abstract names), whose address stands beside it in the file; a
+datagram there says that something was given back. Where there are no such sockets, or it is lost, `changed` finds out.
 
 One lock for all stores of a process, held during a transaction (some 20 µs) and while it is forked: an SQLite
 connection must not cross a fork, not even to be closed there, so connections are closed before it and opened again on
@@ -13,25 +18,30 @@ the next use.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import sqlite3
+import sys
 import threading
 import time
 import uuid
 import weakref
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import ConcurrencyLimitError
 from shoal.limits.settings import limits_path
-from shoal.limits.store import Acquired, Busy, ConcurrencyLimit, ZeroLimit
+from shoal.limits.store import TAG, Busy
+from shoal.limits.tables import SqlStore
+from shoal.limits.transaction import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from shoal.limits.store import Answer
+    from shoal.limits.store import Answer, Request
 
 __all__ = ["SqliteStore"]
 
@@ -39,172 +49,159 @@ __all__ = ["SqliteStore"]
 PATIENCE = 10.0
 
 #: The number in the file that says how its tables look.
-VERSION = 1
+VERSION = 2
 
 SCHEMA = (
     """
     CREATE TABLE limits (
-        tag TEXT PRIMARY KEY, id TEXT NOT NULL, concurrency_limit INTEGER NOT NULL,
+        name TEXT PRIMARY KEY, id TEXT NOT NULL, slots INTEGER NOT NULL, active INTEGER NOT NULL,
+        decay REAL NOT NULL, stored REAL NOT NULL, stored_at REAL NOT NULL, rate_count INTEGER, rate_seconds REAL,
         created REAL NOT NULL, updated REAL NOT NULL
     )
     """,
     """
     CREATE TABLE leases (
-        tag TEXT NOT NULL, run_id TEXT NOT NULL, expires REAL NOT NULL, PRIMARY KEY (tag, run_id)
+        name TEXT NOT NULL, id TEXT NOT NULL, occupy INTEGER NOT NULL, expires REAL NOT NULL, since REAL NOT NULL,
+        run TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, label TEXT NOT NULL, PRIMARY KEY (name, id)
     )
     """,
-    "CREATE INDEX leases_by_run ON leases (run_id)",
-    "CREATE INDEX leases_by_end ON leases (expires)",
-    f"PRAGMA user_version = {VERSION}",
+    "CREATE INDEX leases_by_id ON leases (id)",
+    """
+    CREATE TABLE waiters (
+        name TEXT NOT NULL, id TEXT NOT NULL, occupy INTEGER NOT NULL, since REAL NOT NULL, expires REAL NOT NULL,
+        address TEXT NOT NULL, behind INTEGER NOT NULL,
+        run TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL, label TEXT NOT NULL, PRIMARY KEY (name, id)
+    )
+    """,
+    "CREATE INDEX waiters_by_id ON waiters (id)",
+    "CREATE TABLE machine (start TEXT NOT NULL)",
 )
 
 _io = threading.Lock()
 _stores: weakref.WeakSet[SqliteStore] = weakref.WeakSet()
 
 
-class SqliteStore:
+def since_start() -> float:
+    """Seconds since this machine was started, also those it slept; where that is not known, since the epoch."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time()
+
+
+def start_of_machine() -> str:
+    """Which start of this machine it was; empty where `since_start` counts on through all of them."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        return ""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+class SqliteStore(SqlStore):
     """A `LimitStore` in a file; see there for the methods.
 
     Args:
         path: the file; by default that of the settings.
-        clock: tells the time in seconds since the epoch, the same to all processes.
+        clock: tells the time in seconds, the same to all processes, as `since_start`.
+        start: which start of the machine the clock counts from.
     """
 
+    linger = 0.1
+    poll = True
+
     def __init__(
-        self, path: str | os.PathLike[str] | None = None, clock: Callable[[], float] = time.time
+        self,
+        path: str | os.PathLike[str] | None = None,
+        clock: Callable[[], float] = since_start,
+        start: str | None = None,
     ) -> None:
+        super().__init__()
         self.path = limits_path() if path is None else os.path.abspath(path)
         self._clock = clock
+        self._start = start
         self._connection: sqlite3.Connection | None = None
+        self._socket: socket.socket | None = None
+        self._seen: int | None = None
         with _io:
             _stores.add(self)
 
-    def create(self, tag: str, concurrency_limit: int) -> ConcurrencyLimit:
-        """See `LimitStore`."""
-        now = self._clock()
-        with self._transaction(tag) as sql:
-            sql.execute(
-                "INSERT INTO limits VALUES (?, ?, ?, ?, ?) ON CONFLICT (tag) DO UPDATE"
-                " SET concurrency_limit = excluded.concurrency_limit, updated = excluded.updated",
-                (tag, str(uuid.uuid4()), concurrency_limit, now, now),
-            )
-            (limit,) = self._select(sql, "WHERE tag = ?", (tag,))
-        return limit
-
-    def read(self, tag: str) -> ConcurrencyLimit | None:
-        """See `LimitStore`."""
-        if not self._exists():
-            return None
-        with self._transaction(tag) as sql:
-            found = self._select(sql, "WHERE tag = ?", (tag,))
-        return found[0] if found else None
-
-    def read_all(self, limit: int | None, offset: int) -> list[ConcurrencyLimit]:
-        """See `LimitStore`."""
-        if not self._exists():
-            return []
-        part = (-1 if limit is None else limit, offset)
-        with self._transaction("*") as sql:
-            return self._select(sql, "ORDER BY tag LIMIT ? OFFSET ?", part)
-
-    def delete(self, tag: str) -> bool:
-        """See `LimitStore`."""
-        if not self._exists():
-            return False
-        with self._transaction(tag) as sql:
-            sql.execute("DELETE FROM leases WHERE tag = ?", (tag,))
-            return sql.execute("DELETE FROM limits WHERE tag = ?", (tag,)).rowcount > 0
-
-    def reset(self, tag: str) -> bool:
-        """See `LimitStore`."""
-        if not self._exists():
-            return False
-        with self._transaction(tag) as sql:
-            sql.execute("DELETE FROM leases WHERE tag = ?", (tag,))
-            return sql.execute("SELECT 1 FROM limits WHERE tag = ?", (tag,)).fetchone() is not None
-
-    def try_acquire(self, tags: Collection[str], run_id: str, lease_seconds: float) -> Answer:
+    def try_acquire(
+        self, request: Request, waited_seconds: float | None = None, **how: Any
+    ) -> Answer:
         """See `LimitStore`. To wait is the answer, too, if other processes keep the file locked."""
-        if not self._exists():
-            return Acquired(frozenset())
         try:
-            with self._transaction(min(tags, default="")) as sql:
-                return self._take(sql, tags, run_id, lease_seconds)
+            return super().try_acquire(request, waited_seconds, **how)
         except ConcurrencyLimitError as error:
             if _is_locked(error.__cause__):
-                return Busy(frozenset(tags))
+                return Busy(request.names, 0.05)
             raise
 
-    def _take(
-        self, sql: sqlite3.Connection, tags: Collection[str], run_id: str, lease_seconds: float
-    ) -> Answer:
-        now = self._clock()
-        sql.execute("DELETE FROM leases WHERE expires <= ?", (now,))
-        # As JSON, so that any text may be a tag: also what SQLite cannot store, which therefore has no limit. Without
-        # NULs, because text that is read from JSON ends there.
-        rows = sql.execute(
-            "SELECT tag, concurrency_limit,"
-            " (SELECT count(*) FROM leases WHERE leases.tag = limits.tag AND run_id <> ?)"
-            " FROM limits WHERE tag IN (SELECT value FROM json_each(?)) ORDER BY tag",
-            (run_id, json.dumps([tag for tag in tags if "\0" not in tag])),
-        ).fetchall()
-        for tag, limit, _ in rows:
-            if limit == 0:
-                return ZeroLimit(tag)
-        if full := [tag for tag, limit, taken in rows if taken >= limit]:
-            return Busy(frozenset(full))
-        sql.executemany(
-            "INSERT INTO leases VALUES (?, ?, ?)"
-            " ON CONFLICT (tag, run_id) DO UPDATE SET expires = excluded.expires",
-            [(tag, run_id, now + lease_seconds) for tag, _, _ in rows],
-        )
-        return Acquired(frozenset(tag for tag, _, _ in rows))
+    # ------------------------------------------------------------------ what others give back
 
-    def renew(self, run_ids: Collection[str], lease_seconds: float) -> set[str]:
-        """See `LimitStore`. A lease that is over counts again if nobody took its slot meanwhile."""
-        if not run_ids or not self._exists():
-            return set()
-        until = self._clock() + lease_seconds
-        with self._transaction("*") as sql:
-            return {
-                run_id
-                for run_id in run_ids
-                if sql.execute(
-                    "UPDATE leases SET expires = ? WHERE run_id = ?", (until, run_id)
-                ).rowcount
-            }
-
-    def release(self, run_ids: Collection[str]) -> None:
-        """See `LimitStore`."""
-        if not run_ids or not self._exists():
+    def _listen(self) -> None:
+        if sys.platform != "linux":
             return
-        with self._transaction("*") as sql:
-            sql.executemany(
-                "DELETE FROM leases WHERE run_id = ?", [(run_id,) for run_id in run_ids]
-            )
+        bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        address = f"shoal-limits-{uuid.uuid4()}"
+        bell.bind(f"\0{address}")
+        self._socket, self.address = bell, address
+
+    def fileno(self) -> int | None:
+        """See `LimitStore`."""
+        bell = self._socket
+        return None if bell is None else bell.fileno()
+
+    def rung(self) -> bool:
+        """See `LimitStore`."""
+        rung = False
+        with contextlib.suppress(BlockingIOError):
+            while self._socket is not None:
+                self._socket.recv(1)
+                rung = True
+        return rung
+
+    def changed(self) -> bool:
+        """See `LimitStore`. SQLite counts the changes by other connections."""
+        with _io:
+            if self._connection is None:
+                return True
+            try:
+                ((seen,),) = self._connection.execute("PRAGMA data_version").fetchall()
+            except sqlite3.Error:
+                return True  # whoever looks closer has the error
+            before, self._seen = self._seen, int(seen)
+            return before != self._seen
+
+    def may_pass(self, error: ConcurrencyLimitError) -> bool:
+        """See `LimitStore`. What a file is wrong with stays so; that it is locked is no error."""
+        return False
 
     def close(self) -> None:
         """See `LimitStore`."""
         with _io:
             self._disconnect()
+            self._unlisten()
 
     # ------------------------------------------------------------------ connection and transactions
 
     def _exists(self) -> bool:
         return self._connection is not None or os.path.exists(self.path)
 
+    def _among(self, column: str, values: Collection[str]) -> tuple[str, Any]:
+        return f"{column} IN (SELECT value FROM json_each(?))", json.dumps(list(values))
+
     @contextmanager
-    def _transaction(self, tag: str) -> Iterator[sqlite3.Connection]:
-        """One transaction, undone if the block raises; errors of SQLite are told as those of a tag's limit."""
+    def _transaction(self, name: str) -> Iterator[Transaction]:
+        rings: set[str] = set()
         with _io:
             try:
                 if self._connection is None:
-                    self._connection = _connect(self.path)
+                    self._connection = self._connect()
                 sql = self._connection
                 try:
                     sql.execute("BEGIN IMMEDIATE")
-                    yield sql
+                    t = _Transaction(sql, self._clock())
+                    yield t
                     sql.execute("COMMIT")
+                    rings = t.rings
                 except BaseException:
                     if sql.in_transaction:
                         sql.execute("ROLLBACK")
@@ -212,36 +209,95 @@ class SqliteStore:
             except (sqlite3.Error, OSError) as error:
                 self._disconnect()
                 raise ConcurrencyLimitError(
-                    tag=tag, problem=f"the file of limits, {self.path}, cannot be used: {error}"
+                    tag=name.removeprefix(TAG),
+                    problem=f"the file of limits, {self.path}, cannot be used: {error}",
                 ) from error
+            if rings:
+                _ring(self._socket, rings)
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
-    def _select(
-        self, sql: sqlite3.Connection, which: str, values: tuple[Any, ...]
-    ) -> list[ConcurrencyLimit]:
-        rows = sql.execute(
-            f"SELECT id, tag, concurrency_limit, created, updated FROM limits {which}", values
-        ).fetchall()
+    def _unlisten(self) -> None:
+        bell, self._socket, self.address = self._socket, None, ""
+        if bell is not None:
+            bell.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            connection = sqlite3.connect(
+                self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(connection)
+            except BaseException as error:
+                connection.close()
+                # Turning the log on does not wait for others who are at it: of 6 processes that began together, now
+                # and then one failed (SQLite 3.40).
+                if not _is_locked(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        if (version := _version(connection)) > VERSION:
+            raise sqlite3.DatabaseError(
+                f"its tables are of version {version}, and this version of Shoal knows those up to {VERSION}:"
+                " install the one that made it, or a newer one"
+            )
+        ((mode,),) = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        if mode != "wal":
+            raise sqlite3.OperationalError(
+                f"its file system has no write-ahead log (it is {mode!r}), which processes need to share it: set"
+                " SHOAL_LIMITS_URL to a path on a local disk, or to a PostgreSQL database"
+            )
+        # A power cut may lose the last changes, and breaks nothing.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        start = start_of_machine() if self._start is None else self._start
+        if version == VERSION and connection.execute("SELECT start FROM machine").fetchall() == [
+            (start,)
+        ]:
+            return
+        connection.execute("BEGIN IMMEDIATE")
         now = self._clock()
-        return [
-            ConcurrencyLimit(id, tag, limit, self._holders(sql, tag, now), _utc(made), _utc(set_))
-            for id, tag, limit, made, set_ in rows
-        ]
+        version = _version(connection)
+        if version == 1:
+            _migrate_1(connection, now)
+        elif version == 0:
+            if connection.execute("SELECT 1 FROM sqlite_schema").fetchall():
+                raise sqlite3.DatabaseError("it is a database of something else")
+            _make_tables(connection)
+        if connection.execute("SELECT start FROM machine").fetchall() != [(start,)]:
+            _forget_the_start_before(connection, now, start, keep=version < VERSION)
+        connection.execute("COMMIT")
 
-    @staticmethod
-    def _holders(sql: sqlite3.Connection, tag: str, now: float) -> list[str]:
-        rows = sql.execute(
-            "SELECT run_id FROM leases WHERE tag = ? AND expires > ? ORDER BY rowid", (tag, now)
-        )
-        return [run_id for (run_id,) in rows]
+
+class _Transaction(Transaction):
+    def __init__(self, sql: sqlite3.Connection, now: float) -> None:
+        super().__init__()
+        self._sql = sql
+        self.now = now
+        self.wall = time.time()
+
+    def run(self, sql: str, *values: Any) -> list[Any]:
+        return self._sql.execute(sql, values).fetchall()
 
 
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+def _ring(bell: socket.socket | None, addresses: set[str]) -> None:
+    """Tells processes; one that has gone, or has more datagrams than it reads, needs none."""
+    own = bell or socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        for address in addresses:
+            with contextlib.suppress(OSError):
+                own.sendto(b"!", f"\0{address}")
+    finally:
+        if own is not bell:
+            own.close()
 
 
 def _is_locked(error: BaseException | None) -> bool:
@@ -249,43 +305,48 @@ def _is_locked(error: BaseException | None) -> bool:
     return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _connect(path: str) -> sqlite3.Connection:
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        connection = sqlite3.connect(
-            path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
-        )
-        try:
-            _prepare(connection)
-        except BaseException as error:
-            connection.close()
-            # Turning the log on does not wait for others who are at it: of 6 processes that began together, now and
-            # then one failed (SQLite 3.40).
-            if not _is_locked(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return connection
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    # A power cut may lose the last changes, and breaks nothing.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    if _version(connection) == 0:
-        connection.execute("BEGIN IMMEDIATE")
-        if _version(connection) == 0:
-            for statement in SCHEMA:
-                connection.execute(statement)
-        connection.execute("COMMIT")
-    if (version := _version(connection)) != VERSION:
-        raise sqlite3.DatabaseError(f"its tables are of version {version}, not {VERSION}")
+# ---------------------------------------------------------------------- tables
 
 
 def _version(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
     return int(version)
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for statement in SCHEMA:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _migrate_1(connection: sqlite3.Connection, now: float) -> None:
+    """Version 1 had limits of tags, and leases of one slot for runs, which ended by the wall clock."""
+    for table in ("limits", "leases"):
+        connection.execute(f"ALTER TABLE {table} RENAME TO {table}_1")
+    _make_tables(connection)
+    connection.execute(
+        "INSERT INTO limits SELECT ? || tag, id, concurrency_limit, 1, 0, 0, ?, NULL, NULL, created, updated"
+        " FROM limits_1",
+        (TAG, now),
+    )
+    connection.execute(
+        "INSERT INTO leases SELECT ? || tag, run_id, 1, expires - ? + ?, ?, '', '', 0, '' FROM leases_1",
+        (TAG, time.time(), now, now),
+    )
+    for table in ("limits", "leases"):
+        connection.execute(f"DROP TABLE {table}_1")
+
+
+def _forget_the_start_before(
+    connection: sqlite3.Connection, now: float, start: str, *, keep: bool
+) -> None:
+    """The machine was started anew: what was leased is over, and slots that decay begin to do so again."""
+    connection.execute("DELETE FROM machine")
+    connection.execute("INSERT INTO machine VALUES (?)", (start,))
+    if not keep:
+        connection.execute("DELETE FROM leases")
+        connection.execute("DELETE FROM waiters")
+        connection.execute("UPDATE limits SET stored_at = ?", (now,))
 
 
 # ---------------------------------------------------------------------- forks
@@ -298,6 +359,8 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
+    for store in _stores:
+        store._unlisten()
     _io._at_fork_reinit()  # type: ignore[attr-defined]
 
 

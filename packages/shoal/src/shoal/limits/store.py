@@ -1,19 +1,225 @@
 """What a store of limits does, and the data it speaks of.
 
-A store keeps two things: limits (a tag, and how many runs with it may run at once) and leases (this run has a slot of
-this tag, until then). A lease that is over does not count, so the death of whoever held it needs no witness.
+A store keeps three things: limits (a name, and how many slots it has), leases (who has slots of it, until then) and
+waiters (who stands in line for it). Leases and waiters that are over do not count, so the death of whoever was behind
+them needs no witness.
 
 May import the standard library only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-__all__ = ["Acquired", "Answer", "Busy", "ConcurrencyLimit", "LimitStore", "ZeroLimit"]
+if TYPE_CHECKING:
+    from shoal.exceptions import ConcurrencyLimitError
+
+__all__ = [
+    "TAG",
+    "Acquired",
+    "Answer",
+    "Busy",
+    "ConcurrencyLimit",
+    "Holder",
+    "Lease",
+    "Limit",
+    "LimitStore",
+    "Rate",
+    "Refused",
+    "Request",
+    "Waiter",
+]
+
+#: What the name of a tag's limit begins with.
+TAG = "tag:"
+
+# ---------------------------------------------------------------------- who asks for what
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` slots in any time of `seconds`.
+
+    It is kept as a limit whose slots decay. In a window shorter than `seconds`, one takes less than
+    `burst + decay * seconds`, which must not be more than `count + 1`; what the decay leaves of that, 1.5 % of the
+    time, is for the delay between a slot's time and the call it is for.
+
+    Attributes:
+        count: slots, at least 1.
+        seconds: the length of the window, above 0.
+    """
+
+    count: int
+    seconds: float
+
+    @property
+    def burst(self) -> int:
+        """Slots that may be taken at the same moment."""
+        return max(1, self.count // 100)
+
+    @property
+    def decay(self) -> float:
+        """Slots that are free again each second."""
+        return 0.985 * self.count / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who asks for slots.
+
+    Attributes:
+        id: the UUID by which they are given back; for the slots of a run's tags, the run's.
+        run: the name of the run that asks; empty in plain code.
+        host: the name of its machine.
+        pid: of the process that keeps the lease.
+        label: what the caller calls itself.
+    """
+
+    id: str
+    run: str = ""
+    host: str = ""
+    pid: int = 0
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Asks for slots of every one of some limits, or of none.
+
+    Attributes:
+        names: of the limits; that of a tag is `TAG` and the tag. Names without a limit are free.
+        holder: who asks.
+        occupy: how many slots of each, at least 1.
+        lease_seconds: how long the slots outlive the process that keeps them; `None` for slots that are not given back
+            but decay.
+        rate: the limits that do not exist are made with this one.
+        strict: whether a name without a limit is refused.
+    """
+
+    names: frozenset[str]
+    holder: Holder
+    occupy: int = 1
+    lease_seconds: float | None = None
+    rate: Rate | None = None
+    strict: bool = False
+
+
+# ---------------------------------------------------------------------- what the store answers
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """The slots are taken.
+
+    Attributes:
+        names: the limits of which slots were taken; empty if none of the names is limited.
+        missing: the names without a limit.
+        after: seconds from now at which they may be used; above 0 for slots of a rate only.
+        other_rates: limits that stand at another rate than the request's: slots that are free again each second, by name.
+    """
+
+    names: frozenset[str]
+    missing: frozenset[str] = frozenset()
+    after: float = 0.0
+    other_rates: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """One has to wait, and holds nothing.
+
+    Attributes:
+        names: the limits without enough free slots, or where others stand in line before; at least one.
+        retry_after: seconds until that can change by itself; `None` if it is not known.
+    """
+
+    names: frozenset[str]
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It is no use to wait.
+
+    Attributes:
+        name: the limit because of which.
+        problem: what is wrong, and what to do.
+    """
+
+    name: str
+    problem: str
+
+
+Answer = Acquired | Busy | Refused
+
+
+# ---------------------------------------------------------------------- what the store shows
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Slots that somebody holds.
+
+    Attributes:
+        holder: who.
+        occupy: how many.
+        since: when they were taken.
+    """
+
+    holder: Holder
+    occupy: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """Who stands in line.
+
+    Attributes:
+        holder: who.
+        occupy: how many slots it wants.
+        since: when it asked first.
+        behind: how many more of the same process stand behind it.
+    """
+
+    holder: Holder
+    occupy: int
+    since: datetime
+    behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit, as it was when it was read.
+
+    Attributes:
+        id: its UUID; it stays when the limit is changed.
+        name: its name; that of a tag is `TAG` and the tag.
+        limit: how many slots it has.
+        active: whether it limits anything.
+        slot_decay_per_second: slots that are free again each second without being given back; 0 for none.
+        active_slots: how many slots are taken.
+        rate: the rate it was made for, if any.
+        holders: whose slots they are, the oldest first; slots that decay only are nobody's.
+        waiters: who stands in line, in that order: of each process the first.
+        created: when the limit was first set.
+        updated: when it was last set.
+    """
+
+    id: str
+    name: str
+    limit: int
+    active: bool
+    slot_decay_per_second: float
+    active_slots: float
+    rate: Rate | None
+    holders: tuple[Lease, ...]
+    waiters: tuple[Waiter, ...]
+    created: datetime
+    updated: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,71 +243,115 @@ class ConcurrencyLimit:
     updated: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Acquired:
-    """The run may start.
-
-    Attributes:
-        tags: those of which it holds a slot; empty if none of its tags is limited.
-    """
-
-    tags: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """The run has to wait, and holds nothing.
-
-    Attributes:
-        tags: those without a free slot; at least one.
-    """
-
-    tags: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class ZeroLimit:
-    """The run must not start.
-
-    Attributes:
-        tag: one whose limit is 0.
-    """
-
-    tag: str
-
-
-Answer = Acquired | Busy | ZeroLimit
+# ---------------------------------------------------------------------- what it does
 
 
 class LimitStore(Protocol):
-    """Limits and leases, shared by processes and safe for threads.
+    """Limits, leases and lines, shared by processes and safe for threads.
 
-    Every method is one transaction, and raises `ConcurrencyLimitError` if the store cannot be used.
+    Every method up to `withdraw` is one transaction, and raises `ConcurrencyLimitError` if the store cannot be used.
+
+    Attributes:
+        linger: seconds that it is worth being kept open by who does not need it.
+        poll: whether releases by others can go unheard, so that one has to ask `changed`.
     """
 
-    def create(self, tag: str, concurrency_limit: int) -> ConcurrencyLimit:
-        """Sets the limit of a tag, which may have one; leases stay."""
+    linger: float
+    poll: bool
 
-    def read(self, tag: str) -> ConcurrencyLimit | None:
-        """The limit of a tag, `None` if it has none."""
+    def upsert(
+        self,
+        name: str,
+        limit: int,
+        *,
+        decay: float | None = None,
+        active: bool | None = None,
+        active_slots: int | None = None,
+    ) -> Limit:
+        """Makes a limit, or changes it; `None` leaves a thing as it is. Leases stay."""
 
-    def read_all(self, limit: int | None, offset: int) -> list[ConcurrencyLimit]:
-        """At most `limit` limits from the `offset`-th on, in the order of their tags."""
+    def create(
+        self,
+        name: str,
+        limit: int,
+        *,
+        decay: float | None = None,
+        active: bool | None = None,
+        active_slots: int | None = None,
+    ) -> Limit | None:
+        """As `upsert`, but `None` if there is a limit of this name."""
 
-    def delete(self, tag: str) -> bool:
-        """Removes the limit of a tag and its leases. Returns whether it had a limit."""
+    def update(
+        self,
+        name: str,
+        *,
+        new_name: str | None = None,
+        limit: int | None = None,
+        decay: float | None = None,
+        active: bool | None = None,
+        active_slots: int | None = None,
+    ) -> Limit | None:
+        """Changes a limit; `None` if there is none. `active_slots` counts what is taken anew: leases beyond it are dropped.
 
-    def reset(self, tag: str) -> bool:
-        """Removes the leases of a tag. Returns whether it has a limit."""
+        Raises:
+            ConcurrencyLimitError: there is a limit of the new name.
+        """
 
-    def try_acquire(self, tags: Collection[str], run_id: str, lease_seconds: float) -> Answer:
-        """Takes a slot of every tag that has a limit, or none; those that the run holds already it keeps."""
+    def read(self, name: str) -> Limit | None:
+        """The limit of this name, `None` if there is none."""
 
-    def renew(self, run_ids: Collection[str], lease_seconds: float) -> set[str]:
-        """Makes the leases of runs last `lease_seconds` from now. Returns the runs that still have one."""
+    def read_all(self, limit: int | None, offset: int, *, tags: bool | None = None) -> list[Limit]:
+        """At most `limit` limits from the `offset`-th on, in the order of their names; `tags`: only those, or only others."""
 
-    def release(self, run_ids: Collection[str]) -> None:
-        """Removes the leases of runs."""
+    def delete(self, name: str) -> bool:
+        """Removes a limit and its leases. Returns whether there was one."""
+
+    def reset(self, name: str) -> bool:
+        """Frees all slots of a limit. Returns whether there is one."""
+
+    def try_acquire(
+        self,
+        request: Request,
+        waited_seconds: float | None = None,
+        *,
+        patience: float | None = None,
+        behind: int = 0,
+        stand: bool = True,
+    ) -> Answer:
+        """Takes the slots, or has the request stand in line at those names at which it has to wait.
+
+        It keeps its places until it has its slots, is withdrawn, or does not ask again for `STANDING` seconds. Slots
+        that its holder's id has already it keeps.
+
+        Args:
+            request: what is asked for.
+            waited_seconds: how long its owner has waited, `None` if it asks for the first time: who has waited longest
+                is served first.
+            patience: how long it will wait at most; nothing is promised for later than that.
+            behind: how many others wait behind it in this process, to be shown.
+            stand: whether it stands in line; else it also passes who does.
+        """
+
+    def renew(self, ids: Collection[str], lease_seconds: float) -> dict[str, set[str]]:
+        """Makes leases last `lease_seconds` from now. Returns the names of the limits that ids still have slots of."""
+
+    def release(self, ids: Collection[str]) -> None:
+        """Removes the leases of ids."""
+
+    def withdraw(self, ids: Collection[str]) -> None:
+        """Removes ids from all lines."""
+
+    def fileno(self) -> int | None:
+        """What becomes readable when others give slots back; `None` before anybody stood in line."""
+
+    def rung(self) -> bool:
+        """Whether others have given slots back since it was last asked, as far as it was heard."""
+
+    def changed(self) -> bool:
+        """Whether others have changed anything since it was last asked, or it cannot be told."""
+
+    def may_pass(self, error: ConcurrencyLimitError) -> bool:
+        """Whether an error that a method raised may be gone when it is tried again."""
 
     def close(self) -> None:
         """Lets go of what is open; the next use opens it again."""

@@ -392,7 +392,8 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
                     self.scheduler.settle(future, FAILED, refusal, time.time())
             self.drain()
 
-        self.gate.request(future._details().limited, future.task_run_id, decided)
+        limited = future._details().limited
+        self.gate.request(limited, future.task_run_id, future.name, decided)
 
     def _release_slots(self, future: TaskFuture[Any]) -> None:
         assert self.gate is not None  # only then are runs limited

@@ -42,7 +42,12 @@ class Gate(Protocol):
     """Who gives slots of concurrency limits."""
 
     def request(
-        self, tags: frozenset[str], run_id: str, on_outcome: Callable[[Any], object], /
+        self,
+        tags: frozenset[str],
+        run_id: str,
+        run_name: str,
+        on_outcome: Callable[[Any], object],
+        /,
     ) -> None:
         """Asks for a slot of each tag; `on_outcome` is called with `None` once they are held, or with a refusal."""
 

@@ -30,10 +30,25 @@ _PROTOCOL = 5
 BY_VALUE: set[bytes] = set()
 
 #: Types that never have buffers of their own.
-_FLAT = frozenset({type(None), bool, int, float, complex, str, bytes})
+_FLAT = frozenset({type(None), bool, int, float, complex, str})
 
 #: Buffers below this many bytes stay in the pickle: to copy them there costs less than to handle them apart.
 _SMALL = 4096
+
+#: From so many on, bytes are a buffer too. Pickle copies them, and the copy would be searched for names: a value of 16 MB took
+#: longer to be pickled, only to be kept where it was, than all else that a task costs.
+_MANY = 64 * 1024
+
+
+class _Bytes:
+    """Pickled as bytes that are made of a buffer."""
+
+    def __reduce__(self) -> Any:
+        return bytes, (pickle.PickleBuffer(b""),)
+
+
+#: The pickle of bytes whose buffer is not in it.
+_BYTES = pickle.dumps(_Bytes(), _PROTOCOL, buffer_callback=lambda _: False)
 
 #: The opcode by which a pickle names a class or function; in most pickles there is none.
 _NAMES = pickle.STACK_GLOBAL
@@ -100,7 +115,7 @@ class _Buffers(list[pickle.PickleBuffer]):
 
 
 def dumps_with_buffers(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
-    """Pickles a value like `dumps`, but leaves its large buffers (those of NumPy arrays, say) where they are. Hot.
+    """Pickles a value like `dumps`, but leaves its large buffers (those of NumPy arrays, or large bytes) where they are. Hot.
 
     Returns:
         The pickle, and views of the buffers it refers to: still the value's own memory, in the order in which
@@ -111,9 +126,11 @@ def dumps_with_buffers(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     """
     buffers: list[pickle.PickleBuffer]
     try:
-        if type(value) in _FLAT:  # the callback would cost another 100 ns
+        if (kind := type(value)) in _FLAT:  # the callback would cost another 100 ns
             buffers = []
             data = pickle.dumps(value, _PROTOCOL)
+        elif kind is bytes and len(value) >= _MANY:
+            return _BYTES, [pickle.PickleBuffer(value)]
         else:
             buffers = callback = _Buffers()
             data = _dumps_plainly(value, callback)

@@ -225,9 +225,9 @@ class BaseTaskRunner:
             if self._most_at_once is not None:
                 dispatcher.cap_all(self._most_at_once)
             if limits_in_use():
-                from shoal.limits.slots import KEEPER
+                from shoal.limits.holding import GATE
 
-                dispatcher.gate = KEEPER
+                dispatcher.gate = GATE
             dispatcher.backend.start(dispatcher)
             self._dispatcher = dispatcher
         return self

@@ -1,11 +1,13 @@
 """Runners by name: `"threads:4"`, `"dask"`, `"tcp://host:8786"`.
 
-Names resolve through the entry-point group `shoal.task_runners`, so that an installed package adds its runners.
+Other names than those of this package resolve through the entry-point group `shoal.task_runners`, so that an installed package
+adds its runners.
 May import `foreign` and what lies above it.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from shoal import settings
@@ -17,8 +19,12 @@ __all__ = ["GROUP", "check_name", "installed", "load", "missing", "resolve"]
 
 GROUP = "shoal.task_runners"
 
-#: The runners of this package: known without a look at what is installed, which takes some milliseconds.
-_OURS = {"processes", "sequential", "threads"}
+#: The runners of this package: known without a look at what is installed, which imports sixty modules to read files.
+_OURS = {
+    "processes": "ProcessPoolTaskRunner",
+    "sequential": "SequentialTaskRunner",
+    "threads": "ThreadPoolTaskRunner",
+}
 
 #: Runners of packages of ours: what their names need where they are not installed.
 _PACKAGES = {"dask": "shoal-dask", "ray": "shoal-ray"}
@@ -60,14 +66,17 @@ def load(text: str) -> Any:
         InvalidOption: the runner refuses the argument.
     """
     name, argument = _parts(text)
-    found = installed()
-    if name not in found:
-        if name in _PACKAGES:
-            raise MissingExtraError(
-                feature=f"the task runner {text!r}", requirement=_PACKAGES[name]
-            )
-        raise _unknown(text, found)
-    kind = found[name].load()
+    if name in _OURS:
+        kind = getattr(import_module("shoal.task_runners"), _OURS[name])
+    else:
+        found = installed()
+        if name not in found:
+            if name in _PACKAGES:
+                raise MissingExtraError(
+                    feature=f"the task runner {text!r}", requirement=_PACKAGES[name]
+                )
+            raise _unknown(text, found)
+        kind = found[name].load()
     return kind.from_argument(argument) if argument else kind()
 
 

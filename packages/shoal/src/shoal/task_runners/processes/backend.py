@@ -121,7 +121,6 @@ class ProcessBackend(LedgerBackend):
         self.events, self.ledger = events, events.ledger
         self.serializer = BatchSerializer(events, self.store.keep)
         self.listener = ProcessListener(self)
-        self.pool.prepare()
         self.link.start()
         _BACKENDS.add(self)
         events.slots(list(range(self._max_workers)))

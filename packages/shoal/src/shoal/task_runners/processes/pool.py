@@ -25,7 +25,7 @@ from shoal.task_runners.processes.cores import shares
 from shoal.task_runners.processes.members import ProcessMember, died
 from shoal.task_runners.processes.record import Record, size_of_record
 from shoal.task_runners.processes.segments import Segment
-from shoal.task_runners.processes.spawning import ENTRY, prepare, start_worker
+from shoal.task_runners.processes.spawning import ENTRY, start_worker
 from shoal.task_runners.processes.wire import DriverChannel
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.members import futures_of
@@ -80,10 +80,6 @@ class Pool:
         self.useless = 0
 
     # ------------------------------------------------------------------ workers start
-
-    def prepare(self) -> None:
-        """Readies what workers are started by."""
-        prepare(self._method)
 
     def at(self, slot: int) -> ProcessMember | None:
         """The worker at a slot, started if there is none; `None` if the runner has been left."""

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from shoal.exceptions import InvalidOption
 from shoal.serialization import dumps_function, find_culprit
 from shoal.task_runners.base import BaseTaskRunner
-from shoal.task_runners.processes.backend import ProcessBackend
-from shoal.task_runners.processes.spawning import default_method
+from shoal.task_runners.processes.spawning import default_method, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from shoal.task_runners.processes.backend import ProcessBackend
 
 __all__ = ["ProcessPoolTaskRunner"]
 
@@ -114,9 +115,13 @@ class ProcessPoolTaskRunner(BaseTaskRunner):
                 initializer = dumps_function((self.initializer, self.initargs))
             except Exception:
                 raise find_culprit((self.initializer, self.initargs), "initializer") from None
+        method = self.start_method or default_method()
+        prepare(method)  # before the next line, which takes as long
+        from shoal.task_runners.processes.backend import ProcessBackend
+
         backend = ProcessBackend(
             self.max_workers or _processors(),
-            self.start_method or default_method(),
+            method,
             self.env or {},
             self.max_tasks_per_worker,
             initializer,

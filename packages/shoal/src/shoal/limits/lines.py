@@ -1,0 +1,125 @@
+"""Who waits in this process, and in which lines. Pure; for one thread."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.exceptions import ShoalError
+    from shoal.limits.store import Acquired, Request
+
+    #: Called with `Acquired` when the slots may be used, or with why they never will.
+    OnOutcome = Callable[[Acquired | ShoalError], object]
+
+__all__ = ["Lines", "Waiter"]
+
+
+class Waiter:
+    """Who asked for slots and has had no answer.
+
+    Attributes:
+        order: of the requests.
+        request: what it asked for.
+        on_outcome: to be told.
+        asked: when.
+        timeout: how long it waits; `None` for ever.
+        once: whether it is tried once more at most: it has no time, or that was over before the first try.
+        timer: ends its wait, one way or the other.
+        lines: names at which it stands in line.
+        tried: whether the store was asked.
+        stands: whether it stands in the store's line.
+        granted: whether its slots are taken, and their time has not come.
+    """
+
+    __slots__ = (
+        "asked",
+        "granted",
+        "lines",
+        "on_outcome",
+        "once",
+        "order",
+        "request",
+        "stands",
+        "timeout",
+        "timer",
+        "tried",
+    )
+
+    def __init__(
+        self,
+        order: int,
+        request: Request,
+        on_outcome: OnOutcome,
+        asked: float,
+        timeout: float | None,
+    ) -> None:
+        self.order = order
+        self.request = request
+        self.on_outcome = on_outcome
+        self.asked = asked
+        self.timeout = timeout
+        self.once = timeout == 0
+        self.timer: Any = None
+        self.lines: set[str] = set()
+        self.tried = self.stands = self.granted = False
+
+    def __lt__(self, other: Waiter) -> bool:
+        return self.order < other.order
+
+    def cancel(self) -> None:
+        """Its timer has nothing to do any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class Lines:
+    """The lines of a process, by name, and those whose first is to be tried.
+
+    Attributes:
+        first: the lines, as heaps; none is empty.
+        owed: slots that could not be given back yet: names, by id.
+    """
+
+    def __init__(self) -> None:
+        self.first: dict[str, list[Waiter]] = {}
+        self.owed: dict[str, frozenset[str]] = {}
+        self._stirred: set[str] = set()
+
+    def join(self, waiter: Waiter, names: Iterable[str]) -> None:
+        """A waiter stands in line at names, too."""
+        for name in set(names) - waiter.lines:
+            heapq.heappush(self.first.setdefault(name, []), waiter)
+            waiter.lines.add(name)
+
+    def first_of(self, name: str, waits: Callable[[Waiter], bool]) -> Waiter | None:
+        """The first of a line that still waits; `None` if nobody does, and there is no line any more."""
+        line = self.first.get(name, [])
+        while line:
+            if waits(line[0]):
+                return line[0]
+            self.stir(heapq.heappop(line).lines - {name})
+        self.first.pop(name, None)
+        return None
+
+    def behind(self, name: str) -> int:
+        """How many stand in a line behind its first, at most."""
+        return len(self.first.get(name, [])) - 1
+
+    def stir(self, names: Iterable[str]) -> None:
+        """Has the first of lines tried."""
+        self._stirred.update(name for name in names if name in self.first)
+
+    def next_stirred(self) -> str | None:
+        """A line whose first is to be tried; `None` if there is none."""
+        if not self._stirred:
+            return None
+        name = min(self._stirred)
+        self._stirred.remove(name)
+        return name
+
+    def take_owed(self) -> dict[str, frozenset[str]]:
+        """What is owed, which is then not owed any more."""
+        owed, self.owed = self.owed, {}
+        return owed

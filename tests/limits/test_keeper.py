@@ -1,0 +1,642 @@
+"""The keeper of slots (SPEC 10.2, 10.3)."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import tempfile
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shoal.context import LOCK
+from shoal.engine.interrupt import Interrupt, frames_of_this_thread
+from shoal.exceptions import ConcurrencyLimitError
+from shoal.limits import sqlite as limits_sqlite
+from shoal.limits.slots import SlotKeeper
+from shoal.limits.sqlite import SqliteStore
+from shoal.limits.store import Acquired
+
+from tests.limits.tools import FakeTime, ask, eventually, full, slots, wants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from shoal.exceptions import ShoalError
+    from shoal.limits.store import Answer
+
+TAGS = ("a", "b", "c")
+# ---------------------------------------------------------------------- the keeper of slots
+
+
+class Outcomes:
+    """What the keeper told: run ids in order, and the errors of those refused."""
+
+    def __init__(self) -> None:
+        self.granted: list[str] = []
+        self.refused: dict[str, ShoalError] = {}
+        self.threads: set[str] = set()
+
+    def of(self, run_id: str) -> Callable[[Acquired | ShoalError], None]:
+        def outcome(outcome: Acquired | ShoalError) -> None:
+            assert run_id not in self.granted
+            assert run_id not in self.refused
+            self.threads.add(threading.current_thread().name)
+            if isinstance(outcome, Acquired):
+                self.granted.append(run_id)
+            else:
+                self.refused[run_id] = outcome
+
+        return outcome
+
+
+class Desk:
+    """A keeper with fake time, and what it told."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.time = FakeTime()
+        self.store = SqliteStore(path, self.time.time)  # as another process would use it
+        self.keeper = SlotKeeper(
+            lambda: SqliteStore(path, self.time.time),
+            poll=0.5,
+            timers=self.time,
+            clock=self.time.time,
+        )
+        self.outcomes = Outcomes()
+        self._markers = itertools.count()
+
+    def request(self, run_id: str, *tags: str) -> None:
+        self.keeper.request(wants(tags, run_id), self.outcomes.of(run_id))
+
+    def settle(self) -> None:
+        """Waits until the keeper did all that it was asked for so far: a run without limited tags comes last."""
+        reached = threading.Event()
+        self.keeper.request(
+            wants(["no limit"], f"marker {next(self._markers)}"), lambda _: reached.set()
+        )
+        assert reached.wait(10)
+
+    def granted(self) -> list[str]:
+        self.settle()
+        return self.outcomes.granted
+
+    def leave(self) -> None:
+        self.keeper.close()
+        self.store.close()
+
+
+@pytest.fixture
+def desk(file: Path) -> Iterator[Desk]:
+    desk = Desk(file)
+    yield desk
+    desk.leave()
+    assert desk.time.timers == []
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Others are not told of what is given back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits_sqlite, "_ring", lambda *_: None)
+        yield
+
+
+def ask_in_line(store: SqliteStore, name: str, id: str) -> Answer:
+    """One try of somebody of another process, in line."""
+    return store.try_acquire(wants([name], id))
+
+
+@contextmanager
+def locked(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(limits_sqlite, "PATIENCE", 0.05)
+    connection = sqlite3.connect(file, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    yield
+    connection.close()
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "shoal-limits"]
+
+
+def test_slots_are_granted_in_order(desk: Desk) -> None:
+    desk.store.upsert("db", 2)
+    for run in "abcdef":
+        desk.request(run, "db", "other")
+    assert desk.granted() == ["a", "b"]
+    assert slots(desk.store, "db") == ["a", "b"]
+    desk.keeper.release("b")
+    assert desk.granted() == ["a", "b", "c"]
+    desk.keeper.release("a")
+    desk.keeper.release("c")
+    assert desk.granted() == ["a", "b", "c", "d", "e"]
+    assert desk.outcomes.threads == {"shoal-limits"}
+
+
+def test_a_run_without_tags_is_granted_at_once(desk: Desk) -> None:
+    desk.request("a")
+    assert desk.outcomes.granted == ["a"]
+    assert threads() == []
+
+
+def test_without_limits_all_is_free_and_nothing_opened(desk: Desk, file: Path) -> None:
+    """SPEC 10.4."""
+    for run in "abc":
+        desk.request(run, "db")
+    assert desk.granted() == ["a", "b", "c"]
+    desk.keeper.release("a")
+    desk.settle()
+    assert not file.parent.exists()
+
+
+def test_the_thread_ends_when_nothing_is_left(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    desk.request("a", "db")
+    desk.request("b", "db")
+    desk.settle()
+    assert len(threads()) == 1
+    assert len(desk.time.timers) == 3
+    desk.keeper.release("a")
+    desk.settle()
+    assert desk.keeper.withdraw("c") is False
+    desk.keeper.release("b")
+    eventually(lambda: not threads())
+    assert desk.time.timers == []
+    desk.request("c", "db")
+    assert desk.granted() == ["a", "b", "c"]
+
+
+def test_a_waiter_holds_up_none_that_could_run(desk: Desk) -> None:
+    """It has a place in line where it had to wait, and nowhere else."""
+    desk.store.upsert("db", 1)
+    desk.store.upsert("api", 1)
+    desk.request("db-1", "db")
+    desk.request("both", "db", "api")
+    desk.request("api-1", "api")
+    assert desk.granted() == ["db-1", "api-1"]
+
+
+def test_who_wants_several_is_not_passed_where_it_waited(desk: Desk) -> None:
+    """Else it would starve."""
+    desk.store.upsert("db", 1)
+    desk.store.upsert("api", 1)
+    desk.request("db-1", "db")
+    desk.request("both", "db", "api")
+    desk.request("api-1", "api")
+    desk.settle()
+    desk.keeper.release("db-1")
+    desk.request("db-2", "db")
+    assert desk.granted() == ["db-1", "api-1"]
+    assert full(ask_in_line(desk.store, "db", "theirs")) == {"db"}
+    desk.keeper.release("api-1")
+    assert desk.granted() == ["db-1", "api-1", "both"]
+    desk.keeper.release("both")
+    assert desk.granted() == ["db-1", "api-1", "both", "db-2"]
+
+
+def test_a_limit_of_zero_refuses(desk: Desk) -> None:
+    """SPEC 10.2."""
+    desk.store.upsert("off", 0)
+    desk.request("a", "off", "other")
+    assert desk.granted() == []
+    error = desk.outcomes.refused["a"]
+    assert error.tag == "off"
+    assert "is 0" in str(error)
+
+
+def test_who_waits_is_refused_when_the_limit_becomes_zero(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    for run in "abc":
+        desk.request(run, "db")
+    desk.settle()
+    desk.store.upsert("db", 0)
+    desk.time.pass_by(0.5)
+    desk.settle()
+    assert desk.outcomes.granted == ["a"]
+    assert set(desk.outcomes.refused) == {"b", "c"}
+
+
+def test_a_withdrawn_request_is_never_answered(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    for run in "abc":
+        desk.request(run, "db")
+    desk.settle()
+    assert desk.keeper.withdraw("b") is True
+    assert desk.keeper.withdraw("b") is False
+    desk.keeper.release("a")
+    assert desk.granted() == ["a", "c"]
+    assert slots(desk.store, "db") == ["c"]
+
+
+def test_withdrawing_after_the_grant_gives_the_slot_back(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    desk.request("a", "db")
+    desk.request("b", "db")
+    assert desk.granted() == ["a"]
+    assert desk.keeper.withdraw("a") is False
+    assert desk.granted() == ["a", "b"]
+
+
+def test_withdrawing_while_the_slot_is_taken(file: Path) -> None:
+    """The slot goes back, and the next in line has it."""
+    taking, go_on = threading.Event(), threading.Event()
+
+    class SlowStore(SqliteStore):
+        def try_acquire(self, request: Any, waited_seconds: float | None = None, **how: Any) -> Any:
+            answer = super().try_acquire(request, waited_seconds, **how)
+            if request.holder.id == "a":
+                taking.set()
+                assert go_on.wait(10)
+            return answer
+
+    store = SqliteStore(file)
+    store.upsert("db", 1)
+    keeper, outcomes = SlotKeeper(lambda: SlowStore(file), poll=1000), Outcomes()
+    keeper.request(wants(["db"], "a"), outcomes.of("a"))
+    assert taking.wait(10)
+    keeper.request(wants(["db"], "b"), outcomes.of("b"))
+    assert keeper.withdraw("a") is True
+    go_on.set()
+    eventually(lambda: outcomes.granted == ["b"])
+    assert slots(store, "db") == ["b"]
+    keeper.close()
+    store.close()
+
+
+def test_a_run_asks_once(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    desk.request("a", "db")
+    desk.request("b", "db")
+    desk.settle()
+    for run in "ab":
+        with pytest.raises(ValueError, match="asked for its slots already"):
+            desk.request(run, "db")
+    desk.keeper.release("a")
+    desk.request("a", "db")
+    assert desk.granted() == ["a", "b"]
+
+
+def test_slots_of_other_processes_are_looked_for_while_somebody_waits(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    ask(desk.store, ["db"], "of another process", 60)
+    desk.request("a", "db")
+    desk.request("b", "db")
+    assert desk.granted() == []
+    with unheard():
+        desk.store.release(["of another process"])
+    assert desk.granted() == []
+    desk.time.pass_by(0.4)
+    assert desk.granted() == []
+    desk.time.pass_by(0.1)
+    assert desk.granted() == ["a"]
+    desk.keeper.withdraw("b")
+    eventually(lambda: len(desk.time.timers) == 1)  # what is left is the one that renews
+
+
+def test_slots_of_other_processes_are_heard_of_at_once(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    ask(desk.store, ["db"], "of another process", 60)
+    desk.request("a", "db")
+    desk.settle()
+    desk.store.release(["of another process"])
+    eventually(lambda: desk.outcomes.granted == ["a"])
+
+
+def test_a_newcomer_does_not_pass_who_waits(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    ask(desk.store, ["db"], "of another process", 60)
+    desk.request("a", "db")
+    desk.settle()
+    with unheard():
+        desk.store.release(["of another process"])
+    desk.request("b", "db")
+    assert desk.granted() == []
+    desk.time.pass_by(0.5)
+    assert desk.granted() == ["a"]
+
+
+def test_who_was_withdrawn_holds_up_no_newcomer(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    ask(desk.store, ["db"], "of another process", 60)
+    desk.request("a", "db")
+    desk.settle()
+    desk.keeper.withdraw("a")
+    desk.store.release(["of another process"])
+    eventually(lambda: not threads())
+    desk.request("b", "db")
+    assert desk.granted() == ["b"]
+
+
+def test_who_waits_has_a_slot_when_the_holder_died(desk: Desk) -> None:
+    """SPEC 10.2."""
+    desk.store.upsert("db", 1)
+    ask(desk.store, ["db"], "of a process that died", 60)
+    desk.request("a", "db")
+    for _ in range(59):
+        desk.time.pass_by(1)
+    assert desk.granted() == []
+    desk.time.pass_by(1)
+    assert desk.granted() == ["a"]
+
+
+def test_leases_are_renewed_while_runs_go_on(desk: Desk) -> None:
+    desk.store.upsert("db", 2)
+    desk.request("a", "db")
+    desk.request("b", "db")
+    desk.settle()
+    for _ in range(6):
+        desk.time.pass_by(20)
+        desk.settle()
+    assert slots(desk.store, "db") == ["a", "b"]
+    desk.keeper.release("a")
+    desk.keeper.release("b")
+    eventually(lambda: desk.time.timers == [])
+
+
+def test_lost_slots_are_told_once(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    desk.store.upsert("db", 2)
+    desk.request("a", "db")
+    desk.request("b", "db")
+    desk.settle()
+    desk.store.reset("db")
+    for other in ("theirs", "too"):
+        ask(desk.store, ["db"], other, 600)
+    for _ in range(2):
+        desk.time.pass_by(20)
+        desk.settle()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "2 runs go on without the slots" in record.message
+    assert record.message.endswith("a, b")
+    desk.keeper.release("a")
+    desk.settle()
+    assert slots(desk.store, "db") == ["theirs", "too"]
+
+
+def test_lost_slots_are_taken_again_if_there_is_room(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.store.upsert("db", 2)
+    desk.store.upsert("api", 1)
+    desk.request("a", "db", "api")
+    desk.request("b", "db")
+    desk.settle()
+    desk.store.reset("db")
+    ask(desk.store, ["db"], "theirs", 600)
+    desk.time.pass_by(20)
+    desk.settle()
+    assert slots(desk.store, "db") == ["theirs", "a"]
+    assert slots(desk.store, "api") == ["a"]
+    assert caplog.messages[0].endswith(": b")
+    desk.keeper.release("a")
+    desk.settle()
+    assert (slots(desk.store, "db"), slots(desk.store, "api")) == (["theirs"], [])
+
+
+def test_a_store_that_breaks_refuses(desk: Desk, file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text("no limits here" * 1000)
+    desk.request("a", "db")
+    eventually(lambda: desk.outcomes.refused)
+    assert "not a database" in str(desk.outcomes.refused["a"])
+
+
+def test_a_store_that_cannot_be_made_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_LIMITS_POLL_SECONDS", "never")
+    keeper, outcomes = SlotKeeper(), Outcomes()
+    keeper.request(wants(["db", "api"], "a"), outcomes.of("a"))
+    eventually(lambda: outcomes.refused)
+    assert outcomes.refused["a"].tag == "api"
+    assert "SHOAL_LIMITS_POLL_SECONDS" in str(outcomes.refused["a"])
+    monkeypatch.delenv("SHOAL_LIMITS_POLL_SECONDS")
+    keeper.request(wants(["db"], "b"), outcomes.of("b"))
+    eventually(lambda: outcomes.granted == ["b"])
+
+
+def test_a_store_that_cannot_be_written_for_a_while_loses_nobody(
+    desk: Desk, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.store.upsert("db", 1)
+    desk.request("a", "db")
+    desk.settle()
+    desk.store.close()
+    # The keeper's connection has the patience that it was opened with, so it is opened again.
+    monkeypatch.setattr(limits_sqlite, "PATIENCE", 0.05)
+    desk.keeper.release("a")
+    eventually(lambda: not threads())
+    desk.request("b", "db")
+    assert desk.granted() == ["a", "b"]
+    with locked(file, monkeypatch):
+        desk.request("c", "db")
+        desk.time.pass_by(20)  # to renew the lease of "b" fails
+        eventually(lambda: len(caplog.records) == 1)
+        desk.keeper.release("b")  # so does this, and the lease has to run out
+        eventually(lambda: len(caplog.records) == 2)
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    desk.time.pass_by(0.5)
+    assert desk.granted() == ["a", "b"]
+    desk.time.pass_by(60)
+    assert desk.granted() == ["a", "b", "c"]
+
+
+def test_an_outcome_that_raises_is_logged(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    desk.store.upsert("db", 2)
+
+    def broken(outcome: Acquired | ShoalError) -> None:
+        raise SystemExit("no")
+
+    desk.keeper.request(wants(["db"], "a"), broken)
+    desk.request("b", "db")
+    assert desk.granted() == ["b"]
+    assert "Telling a of" in caplog.text
+
+
+def test_outcomes_may_ask_for_more(desk: Desk) -> None:
+    """They are told with no lock held."""
+    desk.store.upsert("db", 1)
+    done: list[str] = []
+
+    def next_one(run_id: str) -> Callable[[Acquired | ShoalError], None]:
+        def outcome(outcome: Acquired | ShoalError) -> None:
+            done.append(run_id)
+            desk.keeper.release(run_id)
+            if len(done) < 50:
+                following = str(len(done))
+                desk.keeper.request(wants(["db"], following), next_one(following))
+
+        return outcome
+
+    desk.keeper.request(wants(["db"], "0"), next_one("0"))
+    eventually(lambda: len(done) == 50)
+    assert done == [str(number) for number in range(50)]
+
+
+def test_many_waiters_cost_a_try_for_each_slot(file: Path) -> None:
+    tries = 0
+
+    class CountingStore(SqliteStore):
+        def try_acquire(self, request: Any, waited_seconds: float | None = None, **how: Any) -> Any:
+            nonlocal tries
+            tries += 1
+            return super().try_acquire(request, waited_seconds, **how)
+
+    store = SqliteStore(file)
+    store.upsert("db", 10)
+    keeper, outcomes = SlotKeeper(lambda: CountingStore(file), poll=1000), Outcomes()
+    for number in range(1000):
+        keeper.request(wants(["db"], str(number)), outcomes.of(str(number)))
+    for number in range(1000):
+        eventually(lambda needed=number: len(outcomes.granted) > needed)
+        keeper.release(outcomes.granted[number])
+    assert outcomes.granted == [str(number) for number in range(1000)]
+    assert tries < 2100
+    keeper.close()
+    store.close()
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data(), limits=st.fixed_dictionaries(dict.fromkeys(TAGS, st.integers(0, 2))))
+def test_slots_at_random(data: st.DataObject, limits: dict[str, int]) -> None:
+    """Each has one outcome; limits hold; nobody waits for nothing; equals are served in order."""
+    with tempfile.TemporaryDirectory() as folder:
+        desk = Desk(f"{folder}/limits.db")
+        try:
+            for tag, limit in limits.items():
+                desk.store.upsert(tag, limit)
+            _requests_at_random(data, desk, limits)
+        finally:
+            desk.leave()
+
+
+def _requests_at_random(data: st.DataObject, desk: Desk, limits: dict[str, int]) -> None:
+    wanted: dict[str, frozenset[str]] = {}
+    waiting: list[str] = []
+    holding: list[str] = []
+    told = 0
+    for number in range(data.draw(st.integers(1, 25), "steps")):
+        action = data.draw(st.sampled_from(("request", "request", "release", "withdraw")), "action")
+        if action == "request":
+            run = str(number)
+            wanted[run] = data.draw(st.frozensets(st.sampled_from(TAGS), min_size=1), "tags")
+            waiting.append(run)
+            desk.request(run, *wanted[run])
+        elif action == "release" and holding:
+            run = data.draw(st.sampled_from(holding), "released")
+            holding.remove(run)
+            desk.keeper.release(run)
+        elif action == "withdraw" and waiting:
+            run = data.draw(st.sampled_from(waiting), "withdrawn")
+            waiting.remove(run)
+            assert desk.keeper.withdraw(run)
+        desk.settle()
+
+        granted, told = desk.outcomes.granted[told:], len(desk.outcomes.granted)
+        holding += granted
+        before = waiting
+        waiting = [
+            run for run in waiting if run not in granted and run not in desk.outcomes.refused
+        ]
+        free = {
+            tag: limit - sum(tag in wanted[run] for run in holding) for tag, limit in limits.items()
+        }
+        assert min(free.values()) >= 0
+        for tag in limits:
+            assert set(slots(desk.store, tag)) == {run for run in holding if tag in wanted[run]}
+        for place, run in enumerate(waiting):
+            behind = any(wanted[other] & wanted[run] for other in waiting[:place])
+            assert behind or any(free[tag] == 0 for tag in wanted[run])
+        for run in desk.outcomes.refused:
+            assert any(limits[tag] == 0 for tag in wanted[run])
+        for run in granted:
+            older = before[: before.index(run)]
+            assert all(other in granted for other in older if wanted[other] == wanted[run])
+
+
+# ---------------------------------------------------------------------- waiting in one's own thread
+
+
+def test_acquiring_blocks_until_there_is_a_slot(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    desk.keeper.acquire_blocking(wants(["db"], "a"))
+    assert slots(desk.store, "db") == ["a"]
+    thread = threading.Thread(target=desk.keeper.acquire_blocking, args=(wants(["db"], "b"),))
+    thread.start()
+    desk.settle()
+    assert thread.is_alive()
+    desk.keeper.release("a")
+    thread.join(10)
+    assert slots(desk.store, "db") == ["b"]
+
+
+def test_acquiring_raises_if_the_limit_is_zero(desk: Desk) -> None:
+    desk.store.upsert("off", 0)
+    with pytest.raises(ConcurrencyLimitError, match="is 0"):
+        desk.keeper.acquire_blocking(wants(["off"], "a"))
+
+
+def test_acquiring_without_tags_is_immediate(desk: Desk) -> None:
+    desk.keeper.acquire_blocking(wants([], "a"))
+    assert threads() == []
+
+
+def test_an_interrupt_ends_the_wait(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    desk.keeper.acquire_blocking(wants(["db"], "a"))
+    token, begun, caught = object(), threading.Event(), []
+    frames: list[Any] = []
+
+    def wait() -> None:
+        frames.append(frames_of_this_thread())
+        frame = frames[0].begin(token)
+        frames[0].leave_shield()
+        begun.set()
+        try:
+            desk.keeper.acquire_blocking(wants(["db"], "b"))
+        except Interrupt as interrupt:
+            caught.append(interrupt)
+        finally:
+            frames[0].end(frame)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert begun.wait(10)
+    desk.settle()
+    with LOCK:
+        frames[0].fire(token)
+    thread.join(10)
+    assert len(caught) == 1
+    desk.keeper.release("a")
+    desk.settle()
+    assert slots(desk.store, "db") == []
+
+
+def test_an_interrupt_of_a_run_beneath_does_not_end_the_wait(desk: Desk) -> None:
+    """It is raised when control returns to that run."""
+    desk.store.upsert("db", 1)
+    desk.keeper.acquire_blocking(wants(["db"], "a"))
+    begun = threading.Event()
+
+    def wait() -> None:
+        frames, beneath = frames_of_this_thread(), object()
+        outer = frames.begin(beneath)  # it waits for the run above, and was interrupted meanwhile
+        inner = frames.begin(object())
+        frames.leave_shield()
+        with LOCK:
+            frames.fire(beneath)
+        begun.set()
+        desk.keeper.acquire_blocking(wants(["db"], "b"))
+        frames.end(inner)
+        frames.end(outer)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert begun.wait(10)
+    desk.settle()
+    assert thread.is_alive()
+    desk.keeper.release("a")
+    thread.join(10)
+    assert slots(desk.store, "db") == ["b"]

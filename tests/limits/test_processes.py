@@ -1,0 +1,183 @@
+"""Processes that share limits (SPEC 10.2, 10.4)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from shoal.limits.slots import SlotKeeper
+from shoal.limits.sqlite import SqliteStore
+
+from tests.limits.tools import output, python, slots, wants
+
+if TYPE_CHECKING:
+    from pathlib import Path
+# ---------------------------------------------------------------------- processes
+
+HOLDS = """
+    import sys, time
+    from shoal.limits.settings import lease_seconds
+    from shoal.limits.slots import KEEPER
+    from tests.limits.tools import wants
+    KEEPER.acquire_blocking(wants(["db"], "theirs", lease_seconds()))
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+CONTENDS = """
+    import os, random, sys, threading, time
+    from shoal.limits.slots import KEEPER
+    from tests.limits.tools import wants
+
+    held = []
+
+    def work(name):
+        for number in range(8):
+            run_id = f"{os.getpid()}-{name}-{number}"
+            tags = frozenset(random.choice((["db"], ["api"], ["db", "api"])))
+            KEEPER.acquire_blocking(wants(tags, run_id))
+            begin = time.monotonic()
+            time.sleep(0.003)
+            held.append((begin, time.monotonic(), *tags))
+            KEEPER.release(run_id)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(3)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    for line in held: print(*line)
+"""
+
+
+def test_processes_share_a_limit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"db": 2, "api": 3}
+    store = SqliteStore(file)
+    for tag, limit in limits.items():
+        store.upsert(tag, limit)
+    monkeypatch.setenv("SHOAL_LIMITS_POLL_SECONDS", "0.02")
+    processes = [python(CONTENDS) for _ in range(4)]
+    lines = [line.split() for process in processes for line in output(process).splitlines()]
+    assert len(lines) == 4 * 3 * 8
+    most = dict.fromkeys(limits, 0)
+    for tag in limits:
+        moments = [
+            moment
+            for begin, end, *tags in lines
+            if tag in tags
+            for moment in ((float(begin), 1), (float(end), -1))
+        ]
+        for at_once in itertools.accumulate(change for _, change in sorted(moments)):
+            most[tag] = max(most[tag], at_once)
+    assert most == limits
+    assert slots(store, "db") == slots(store, "api") == []
+    store.close()
+
+
+def test_processes_that_begin_together_make_one_file(file: Path) -> None:
+    script = """
+        import sys, time
+        from shoal.limits import ConcurrencyLimits
+        limits = ConcurrencyLimits()
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for number in range(10):
+            print(limits.create_concurrency_limit("shared", 5))
+            limits.create_concurrency_limit(f"{sys.argv[1]}-{number}", number)
+        """
+    processes = [python(script, str(number)) for number in range(5)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ids = {line for process in processes for line in output(process).split()}
+    assert len(ids) == 1
+    store = SqliteStore(file)
+    assert len(store.read_all(None, 0)) == 51
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_its_slots_with_its_lease(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC 10.2."""
+    store = SqliteStore(file)
+    store.upsert("db", 1)
+    monkeypatch.setenv("SHOAL_LIMITS_LEASE_SECONDS", "3")
+    holder = python(HOLDS)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "holds\n"
+    time.sleep(4)  # it lives, so its lease is renewed
+    keeper, granted = SlotKeeper(poll=0.05), threading.Event()
+    keeper.request(wants(["db"], "ours"), lambda _: granted.set())
+    assert not granted.wait(0.2)
+    assert slots(store, "db") == ["theirs"]
+
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    killed = time.monotonic()
+    assert granted.wait(20)
+    assert time.monotonic() - killed < 10
+    assert slots(store, "db") == ["ours"]
+    keeper.close()
+    store.close()
+
+
+def test_a_process_that_ends_gives_its_slots_back(file: Path) -> None:
+    store = SqliteStore(file)
+    store.upsert("db", 1)
+    holder = python(HOLDS)
+    output(holder)  # which closes its stdin
+    assert slots(store, "db") == []
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_has_no_slots_of_its_parent(file: Path) -> None:
+    script = """
+        import os, warnings
+        from pathlib import Path
+        from shoal.limits.slots import KEEPER
+        from shoal.limits.sqlite import SqliteStore
+        from tests.limits.tools import wants
+        warnings.simplefilter("ignore")
+
+        def slots():
+            store = SqliteStore()
+            try:
+                return [lease.holder.id for lease in store.read("db").holders]
+            finally:
+                store.close()
+
+        KEEPER.acquire_blocking(wants(["db"], "parent"))
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                files = Path("/proc/self/fd").glob("*")
+                assert not [file for file in files if "limits.db" in str(file.resolve())]
+                KEEPER.release("parent")  # not its to release
+                KEEPER.acquire_blocking(wants(["db"], "child"))
+                assert slots() == ["parent", "child"], slots()
+                grandchild = os.fork()
+                if grandchild == 0:
+                    os._exit(0 if slots() == ["parent", "child"] else 1)
+                assert os.waitpid(grandchild, 0)[1] == 0
+                KEEPER.close()
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            assert slots() == ["parent"], slots()
+        KEEPER.release("parent")
+        KEEPER.acquire_blocking(wants(["db"], "again"))
+        print(slots())
+        """
+    store = SqliteStore(file)
+    store.upsert("db", 2)
+    store.close()
+    assert output(python(script)) == "['again']\n"

@@ -1,0 +1,58 @@
+"""Where limits are kept, by the settings (SPEC 10.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from shoal.exceptions import InvalidOption
+from shoal.limits import settings as limits_settings
+from shoal.limits.settings import lease_seconds, limits_in_use, limits_path, poll_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+# ---------------------------------------------------------------------- settings
+
+
+def test_the_file_is_in_the_users_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SHOAL_LIMITS_URL")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert limits_path() == "/home/me/.local/state/shoal/limits.db"
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
+    assert limits_path() == "/var/state/shoal/limits.db"
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert limits_path() == "/home/me/.local/state/shoal/limits.db"
+
+
+def test_the_file_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHOAL_LIMITS_URL", "~/my limits.db")
+    assert limits_path() == f"{tmp_path}/my limits.db"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHOAL_LIMITS_URL", "here.db")
+    assert limits_path() == f"{tmp_path}/here.db"
+    monkeypatch.setenv("SHOAL_LIMITS_URL", "")
+    assert limits_path().endswith("/.local/state/shoal/limits.db")
+
+
+def test_an_address_of_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_LIMITS_URL", "mysql://host/limits")
+    with pytest.raises(InvalidOption, match=r"SHOAL_LIMITS_URL.*path of an SQLite file"):
+        limits_in_use()
+
+
+@pytest.mark.parametrize("name", ["LEASE", "POLL"])
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan", ""])
+def test_seconds_have_to_be_seconds(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    variable = f"SHOAL_LIMITS_{name}_SECONDS"
+    function: Callable[[], float] = getattr(limits_settings, f"{name.lower()}_seconds")
+    monkeypatch.setenv(variable, "2.5")
+    assert function() == 2.5
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(InvalidOption, match=variable):
+        function()
+
+
+def test_seconds_by_default() -> None:
+    assert (lease_seconds(), poll_seconds()) == (30.0, 0.05)

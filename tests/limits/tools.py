@@ -1,0 +1,116 @@
+"""What tests of limits share: fake time, short ways to ask a store, scripts in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from typing import TYPE_CHECKING, Any
+
+from shoal.limits.store import Acquired, Busy, Holder, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from shoal.limits.store import Answer, LimitStore
+
+
+class FakeTime:
+    """A clock for the store and timers for the keeper, moved on by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+        self.timers: list[FakeTimer] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def after(self, seconds: float, action: Callable[[], None]) -> FakeTimer:
+        timer = FakeTimer(self, self.now + seconds, action)
+        self.timers.append(timer)
+        return timer
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+        for timer in [timer for timer in self.timers if timer.when <= self.now]:
+            timer.cancel()
+            timer.action()
+
+
+class FakeTimer:
+    def __init__(self, owner: FakeTime, when: float, action: Callable[[], None]) -> None:
+        self.owner, self.when, self.action = owner, when, action
+
+    def cancel(self) -> None:
+        if self in self.owner.timers:
+            self.owner.timers.remove(self)
+
+
+def slots(store: LimitStore, name: str) -> list[str]:
+    """Who holds slots of a limit, the oldest first."""
+    limit = store.read(name)
+    assert limit is not None
+    return [lease.holder.id for lease in limit.holders]
+
+
+def line(store: LimitStore, name: str) -> list[str]:
+    """Who stands in line at a limit."""
+    limit = store.read(name)
+    assert limit is not None
+    return [waiter.holder.id for waiter in limit.waiters]
+
+
+def taken(store: LimitStore, name: str) -> float:
+    """How many slots of a limit are taken."""
+    limit = store.read(name)
+    assert limit is not None
+    return limit.active_slots
+
+
+def wants(names: Iterable[str], id: str, lease: float | None = 60, **more: Any) -> Request:
+    return Request(frozenset(names), Holder(id), lease_seconds=lease, **more)
+
+
+def ask(
+    store: LimitStore, names: Iterable[str], id: str, lease: float | None = 60, **more: Any
+) -> Answer:
+    """One try of somebody who does not stay in line."""
+    return store.try_acquire(wants(names, id, lease, **more), stand=False)
+
+
+def got(answer: Answer) -> set[str]:
+    """The limits of which there are slots now."""
+    assert isinstance(answer, Acquired), answer
+    return set(answer.names)
+
+
+def full(answer: Answer) -> set[str]:
+    """The limits at which one has to wait."""
+    assert isinstance(answer, Busy), answer
+    return set(answer.names)
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this did not come true"
+        time.sleep(0.002)
+
+
+def python(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """Starts a script in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def output(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=50)
+    assert process.returncode == 0, err
+    assert not err
+    return out
