@@ -103,10 +103,10 @@ def test_ls(limit: Limit, store: SqliteStore, file: Path) -> None:
         ask(store, ["tag:db"], run)
     code, out, err = limit("ls")
     assert (code, err) == (0, "")
-    assert out.splitlines() == [
-        "TAG                    LIMIT  ACTIVE",
-        "a tag of some length       3       0",
-        "db                     10000       2",
+    assert [line.rstrip() for line in out.splitlines()] == [
+        "TAG                   LIMIT  ACTIVE",
+        "a tag of some length      3       0",
+        "db                    10000       2",
     ]
 
 
@@ -124,9 +124,13 @@ def test_read(limit: Limit, store: SqliteStore) -> None:
         f"created:            {when}",
         f"updated:            {when}",
         "active_slots:       2",
-        "  one",
-        "  two",
+        "",
+        "Held by",
+        *out.splitlines()[8:],
     ]
+    table = [line.split() for line in out.splitlines()[8:]]
+    assert table[0] == ["RUN", "SLOTS", "HOST", "PID", "SINCE", "ID"]
+    assert [row[-1] for row in table[1:]] == ["one", "two"]
 
 
 def test_delete(limit: Limit, store: SqliteStore) -> None:

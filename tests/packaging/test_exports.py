@@ -34,7 +34,19 @@ EXPORTS = {
         " ExecutorTaskRunner ConcurrentTaskRunner"
     ),
     "shoal.runtime": "task_run flow_run",
-    "shoal.limits": "ConcurrencyLimits AsyncConcurrencyLimits ConcurrencyLimit",
+    "shoal.limits": (
+        "ConcurrencyLimits AsyncConcurrencyLimits ConcurrencyLimit GlobalConcurrencyLimitCreate"
+        " GlobalConcurrencyLimitUpdate Holder Lease Limit Rate Waiter"
+    ),
+    "shoal.concurrency": (
+        "concurrency rate_limit AcquireConcurrencySlotTimeoutError ConcurrencySlotAcquisitionError"
+    ),
+    "shoal.concurrency.sync": (
+        "concurrency rate_limit AcquireConcurrencySlotTimeoutError ConcurrencySlotAcquisitionError"
+    ),
+    "shoal.concurrency.asyncio": (
+        "concurrency rate_limit AcquireConcurrencySlotTimeoutError ConcurrencySlotAcquisitionError"
+    ),
     "shoal.logging": "get_run_logger get_logger disable_run_logger",
     "shoal_dask": "DaskTaskRunner get_async_dask_client get_dask_client",
     "shoal_dask.exceptions": "MissingDaskClient",

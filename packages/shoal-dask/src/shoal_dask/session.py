@@ -173,11 +173,17 @@ class _DaskThread(ClusterThread):
         self.asked_to_secede = False
 
     def resumed(self) -> None:
-        """See `WorkerThread`: it takes a place again, once one is free."""
+        """See `WorkerThread`: it takes a place again, once one is free.
+
+        Not if it has slots of limits: those who have the places may wait for these slots.
+        """
         super().resumed()
         if self.seceded and not self.waits_below():
-            self.seceded = False
-            rejoin()
+            from shoal.limits.acquiring import holds_here  # seldom needed
+
+            if not holds_here():
+                self.seceded = False
+                rejoin()
 
     def waits_below(self) -> bool:
         """Whether another run waits here, beneath the one that goes on."""

@@ -9,10 +9,11 @@
     calls, futures                              a run to be, and a run
     engine                                      runs one attempt
     scheduling                                  decides what runs when
-    limits                                      how many runs with a tag run at once
+    limits                                      how many of something run at once, or in a time
     task_runners                                where it runs
     signatures, checks                          what type checkers are told of tasks; checks of options
     logging, utilities                          names where Prefect has them
+    concurrency                                 limits for any code
     tasks, flows                                the decorators
     testing, cli                                for authors of runners; the command
 

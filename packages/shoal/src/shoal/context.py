@@ -331,6 +331,11 @@ class Scope:
         self.dispatcher = dispatcher
         self.flow_run = flow_run
 
+    @property
+    def keeper(self) -> Any:
+        """Where code inside takes slots of limits: its driver's keeper; `None` for the keeper of this process."""
+        return getattr(self.dispatcher, "keeper", None)
+
 
 def current_scope(task_name: str) -> Scope:
     """The scope that a `submit` or `map` made here belongs to.

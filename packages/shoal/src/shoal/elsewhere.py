@@ -34,7 +34,6 @@ MODULES: Mapping[str, str] = {
     "blocks": "kept configuration and secrets on a server",
     "cache_policies": "said when a stored result takes a run's place",
     "client": _SERVER,
-    "concurrency": "limited any code through a server",
     "deployments": _DEPLOY,
     "docker": "built the images of deployments",
     "events": "sent events to a server",

@@ -11,6 +11,8 @@
       doctor_facts.py           what is so: it looks at the machine
       doctor_findings.py        what is wrong with that, and the way out; pure
     concurrency_limit.py      shoal concurrency-limit
+    global_concurrency_limit.py  shoal global-concurrency-limit, or gcl
+      limits_shown.py           how both show limits
     demo_command.py           shoal demo
       demo.py                   its flow, an example worth reading
       demo_screen.py            what it shows

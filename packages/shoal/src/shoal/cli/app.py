@@ -16,6 +16,7 @@ from shoal.cli.concurrency_limit import concurrency_limit
 from shoal.cli.console import UsageError, print_error
 from shoal.cli.demo_command import demo
 from shoal.cli.doctor import doctor
+from shoal.cli.global_concurrency_limit import global_concurrency_limit
 from shoal.cli.run import run
 from shoal.cli.runners import runners
 from shoal.exceptions import ShoalError
@@ -32,9 +33,12 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run,
     "runners": runners,
     "concurrency-limit": concurrency_limit,
+    "global-concurrency-limit": global_concurrency_limit,
     "demo": demo,
     "doctor": doctor,
 }
+
+_ALIASES = {"global-concurrency-limit": "gcl"}
 
 #: Any arguments at all, options included.
 _Anything = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
@@ -53,7 +57,7 @@ def make_app(*, plugins: bool = True) -> App:
     """
     app = App(name="shoal", help=_HELP, version=f"shoal {__version__}", help_format="markdown")
     for name, command in _COMMANDS.items():
-        app.command(command, name=sorted({name, name.replace("-", "_")}))
+        app.command(command, name=sorted({name, name.replace("-", "_")}), alias=_ALIASES.get(name))
     app.command(_completion_of(app), name="--install-completion")
     if plugins:
         _add_plugins(app)
@@ -107,6 +111,10 @@ def _bench_is_missing(*arguments: _Anything) -> None:
     )
 
 
+def _is_ours(command: str) -> bool:
+    return command.replace("_", "-") in _COMMANDS or command in _ALIASES.values()
+
+
 def invoke(tokens: Sequence[str] | None = None) -> int:
     """Carries out one command line.
 
@@ -118,7 +126,7 @@ def invoke(tokens: Sequence[str] | None = None) -> int:
     """
     tokens = sys.argv[1:] if tokens is None else tokens
     try:
-        outcome = make_app(plugins=not tokens or tokens[0].replace("_", "-") not in _COMMANDS)(
+        outcome = make_app(plugins=not tokens or not _is_ours(tokens[0]))(
             tokens,
             exit_on_error=False,
             print_error=False,

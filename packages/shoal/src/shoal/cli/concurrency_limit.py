@@ -6,26 +6,38 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from shoal.cli.limits_shown import (
+    AsJson,
+    Output,
+    as_json_of_both,
+    local,
+    names_for_shell,
+    print_json,
+    print_limit,
+    table_of,
+)
 from shoal.exceptions import ConcurrencyLimitError
 from shoal.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from shoal.limits import ConcurrencyLimit
 
 __all__ = ["concurrency_limit"]
 
 concurrency_limit = App(
-    help="Limit how many runs with a tag run at once, in all processes of this machine.",
+    help="Limit how many runs with a tag run at once, in all processes that share the limits.",
 )
 
-Tag = Annotated[str, Parameter(help="The tag", allow_leading_hyphen=True)]
+NewTag = Annotated[str, Parameter(help="The tag", allow_leading_hyphen=True)]
+Tag = Annotated[
+    str,
+    Parameter(help="The tag", allow_leading_hyphen=True, completer=names_for_shell(tags=True)),
+]
 
 
 @concurrency_limit.command
 def create(
-    tag: Tag,
+    tag: NewTag,
     limit: Annotated[int, Parameter(help="The most runs at once; at 0, runs are aborted")],
     /,
 ) -> None:
@@ -37,33 +49,38 @@ def create(
 
 
 @concurrency_limit.command
-def ls() -> None:
+def ls(*, json: AsJson = False, output: Output = None) -> None:
     """List all limits."""
     from shoal.limits import ConcurrencyLimits
 
     limits = ConcurrencyLimits().read_concurrency_limits()
-    if not limits:
+    if json or output:
+        print_json([_as_json(limit) for limit in limits])
+    elif not limits:
         print("There are no limits. Set one with `shoal concurrency-limit create TAG N`.")
-        return
-    width = max(3, *(len(limit.tag) for limit in limits))  # of the longest tag, or of "TAG"
-    print(f"{'TAG':{width}}   LIMIT  ACTIVE")
-    for limit in limits:
-        active = len(limit.active_slots)
-        print(f"{limit.tag:{width}}  {limit.concurrency_limit:>6}  {active:>6}")
+    else:
+        table_of(
+            ("TAG", "LIMIT", "ACTIVE"),
+            [(limit.tag, limit.concurrency_limit, len(limit.active_slots)) for limit in limits],
+        )
 
 
 @concurrency_limit.command
-def read(tag: Tag, /) -> None:
-    """Show the limit of a tag, and the ids of the runs that hold its slots."""
+def read(tag: Tag, /, *, json: AsJson = False, output: Output = None) -> None:
+    """Show the limit of a tag: which runs hold its slots, where, since when, and who waits."""
     limit = _limit(tag)
-    print(f"tag:                {limit.tag}")
-    print(f"id:                 {limit.id}")
-    print(f"concurrency_limit:  {limit.concurrency_limit}")
-    print(f"created:            {_local(limit.created)}")
-    print(f"updated:            {_local(limit.updated)}")
-    print(f"active_slots:       {len(limit.active_slots)}")
-    for run_id in limit.active_slots:
-        print(f"  {run_id}")
+    if json or output:
+        print_json(_as_json(limit))
+        return
+    facts = {
+        "tag": tag,
+        "id": limit.id,
+        "concurrency_limit": limit.concurrency_limit,
+        "created": local(limit.created),
+        "updated": local(limit.updated),
+        "active_slots": len(limit.active_slots),
+    }
+    print_limit(limit, facts)
 
 
 @concurrency_limit.command
@@ -98,11 +115,17 @@ def _limit(tag: str) -> ConcurrencyLimit:
         raise
 
 
+def _as_json(limit: ConcurrencyLimit) -> dict[str, object]:
+    return {
+        "id": limit.id,
+        "tag": limit.tag,
+        "concurrency_limit": limit.concurrency_limit,
+        "active_slots": limit.active_slots,
+        **as_json_of_both(limit),
+    }
+
+
 def _most(limit: int) -> str:
     if limit == 0:
         return "0, so its runs are aborted"
     return f"at most {limit} run{'' if limit == 1 else 's'} at once"
-
-
-def _local(when: datetime) -> str:
-    return f"{when.astimezone():%Y-%m-%d %H:%M:%S}"

@@ -270,6 +270,8 @@ class _LazyScope(Scope):
             self._runner = self._make()
         return self._runner.scope(self.flow_run).dispatcher  # type: ignore[no-any-return]
 
+    keeper = None  # there is no way back to the driver
+
     def close(self) -> None:
         """Waits for the runs that were submitted inside, and leaves the runner."""
         if self._runner is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.exceptions.base import ShoalError
+from shoal.exceptions.base import ShoalError, names_of
 
 __all__ = [
     "BlockingWaitInLoop",
@@ -261,14 +261,21 @@ class WaitTimeout(ShoalError, TimeoutError):
 
 
 class BlockingWaitInLoop(ShoalError, RuntimeError):
-    """A blocking wait on the loop that runs async tasks, which could then never end.
+    """A blocking wait on the loop that runs async tasks, or for slots of limits on any loop, which could then never end.
 
     Attributes:
         run_name: the run waited for, `None` for several.
+        limits: names of those whose slots were waited for, if it was for slots.
     """
 
     run_name: str | None = None
+    limits: tuple[str, ...] = ()
 
     def _text(self) -> str:
+        if self.limits:
+            return (
+                f"Waiting for slots of {names_of(self.limits)} here would block the running event loop: write"
+                " `async with concurrency(...)`, or `await rate_limit(...)` of `shoal.concurrency.asyncio`."
+            )
         waited = "runs" if self.run_name is None else f"run {self.run_name!r}"
         return f"Waiting for {waited} here would block the loop that runs async tasks: use `await future`."

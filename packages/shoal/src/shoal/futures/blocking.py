@@ -18,6 +18,7 @@ from shoal.exceptions import InvalidOption, RunnerStateError
 __all__ = [
     "Arrivals",
     "Countdown",
+    "Decision",
     "Waitable",
     "Wakeup",
     "Wanted",
@@ -144,6 +145,55 @@ class Countdown:
         """Unregisters after a wait that ended early, so that nothing is kept alive; with `LOCK` held."""
         for item in wanted:
             item.unwatch(self)
+
+
+class Decision:
+    """What is waited for in one place and is no run: an answer, given once, from any thread. A `Waitable`.
+
+    Nobody who waits for it can be given anything to run for it meanwhile, so it has to be waited for alone.
+
+    Attributes:
+        answer: once it is `done`.
+    """
+
+    __slots__ = ("_done", "_waiter", "answer")
+
+    def __init__(self) -> None:
+        self.answer: Any = None
+        self._done = False
+        self._waiter: Callable[[Any], object] | None = None
+
+    def __call__(self, answer: Any) -> None:
+        """Gives the answer."""
+        with LOCK:
+            self.answer = answer
+            self._done = True
+            waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter(self)
+
+    def watch(self, waiter: Callable[[Any], object]) -> bool:
+        """See `Waitable`."""
+        if not self._done:
+            self._waiter = waiter
+        return not self._done
+
+    def unwatch(self, waiter: Callable[[Any], object]) -> None:
+        """See `Waitable`."""
+        self._waiter = None
+
+    def done(self) -> bool:
+        """See `Waitable`."""
+        return self._done
+
+    def flawed(self) -> bool:
+        """See `Waitable`."""
+        return False
+
+    @staticmethod
+    def awaited(wanted: Wanted) -> bool:
+        """Whether a wait is for one."""
+        return len(wanted) == 1 and type(wanted[0]) is Decision
 
 
 class Wakeup(Countdown):

@@ -11,6 +11,7 @@
     lines.py      who waits in this process
     bell.py       what the thread that does so sleeps on
     holding.py    slots of the limits of tags, for dispatchers and for direct calls
+    acquiring.py  slots for code that asks by itself: what `shoal.concurrency` is made of
     client.py     `ConcurrencyLimits`, for programs that manage limits
 
 A run that needs slots asks `slots.KEEPER`. Where `settings.limits_in_use()` is false, nothing else is loaded or opened.
@@ -23,15 +24,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal.limits.client import AsyncConcurrencyLimits, ConcurrencyLimits
-    from shoal.limits.store import ConcurrencyLimit
+    from shoal.limits.client import (
+        AsyncConcurrencyLimits,
+        ConcurrencyLimits,
+        GlobalConcurrencyLimitCreate,
+        GlobalConcurrencyLimitUpdate,
+    )
+    from shoal.limits.store import ConcurrencyLimit, Holder, Lease, Limit, Rate, Waiter
 
-__all__ = ["AsyncConcurrencyLimits", "ConcurrencyLimit", "ConcurrencyLimits"]
+__all__ = [
+    "AsyncConcurrencyLimits",
+    "ConcurrencyLimit",
+    "ConcurrencyLimits",
+    "GlobalConcurrencyLimitCreate",
+    "GlobalConcurrencyLimitUpdate",
+    "Holder",
+    "Lease",
+    "Limit",
+    "Rate",
+    "Waiter",
+]
 
 _HOMES = {
     "AsyncConcurrencyLimits": "client",
     "ConcurrencyLimit": "store",
     "ConcurrencyLimits": "client",
+    "GlobalConcurrencyLimitCreate": "client",
+    "GlobalConcurrencyLimitUpdate": "client",
+    "Holder": "store",
+    "Lease": "store",
+    "Limit": "store",
+    "Rate": "store",
+    "Waiter": "store",
 }
 
 

@@ -29,6 +29,7 @@ class Waiter:
         timer: ends its wait, one way or the other.
         lines: names at which it stands in line.
         tried: whether the store was asked.
+        tries: how often it has said that slots are not free.
         stands: whether it stands in the store's line.
         granted: whether its slots are taken, and their time has not come.
     """
@@ -45,6 +46,7 @@ class Waiter:
         "timeout",
         "timer",
         "tried",
+        "tries",
     )
 
     def __init__(
@@ -60,7 +62,8 @@ class Waiter:
         self.on_outcome = on_outcome
         self.asked = asked
         self.timeout = timeout
-        self.once = timeout == 0
+        self.once = timeout == 0 or request.max_retries == 0
+        self.tries = 0
         self.timer: Any = None
         self.lines: set[str] = set()
         self.tried = self.stands = self.granted = False

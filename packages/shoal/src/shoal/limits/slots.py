@@ -455,14 +455,21 @@ class SlotKeeper:
             waiter.stands = waiter.stands or isinstance(answer, Busy)
         if isinstance(answer, Busy):
             pause = REFRESH if answer.retry_after is None else min(answer.retry_after, REFRESH)
+            waiter.tries += 1
+            most = waiter.request.max_retries
+            is_given_up = most is not None and waiter.tries > most
             with self._changed:
-                is_late = waiter.once
+                is_late = waiter.once or is_given_up
                 if not is_late:
                     self._lines.join(waiter, answer.names)
                     if name not in self._lines.first:
                         name = min(answer.names)
                     self._set_timer(("line", name), max(pause, 0.0005), anew=True)
-            if is_late:
+            if is_given_up:
+                problem = f"it had no free slots, nor at {most} further tries"
+                tag = min(answer.names).removeprefix(TAG)
+                self._decide(waiter, ConcurrencyLimitError(tag=tag, problem=problem))
+            elif is_late:
                 self._decide(waiter, self._too_late(waiter))
         elif not isinstance(answer, Acquired):
             tag = answer.name.removeprefix(TAG)

@@ -97,6 +97,8 @@ class Request:
             but decay.
         rate: the limits that do not exist are made with this one.
         strict: whether a name without a limit is refused.
+        max_retries: how often it is tried again where slots are not free; `None` for as often as it takes.
+        within: ids of what the asker holds already, and gives back only when it has been answered.
     """
 
     names: frozenset[str]
@@ -105,6 +107,8 @@ class Request:
     lease_seconds: float | None = None
     rate: Rate | None = None
     strict: bool = False
+    max_retries: int | None = None
+    within: frozenset[str] = frozenset()
 
 
 # ---------------------------------------------------------------------- what the store answers
@@ -233,6 +237,8 @@ class ConcurrencyLimit:
         active_slots: the ids of the runs that hold a slot, the oldest slot first.
         created: when the limit was first set, in UTC.
         updated: when it was last set, in UTC.
+        holders: which runs hold a slot, where and since when, in the same order.
+        waiters: which runs stand in line, in that order: of each process the first.
     """
 
     id: str
@@ -241,6 +247,8 @@ class ConcurrencyLimit:
     active_slots: list[str]
     created: datetime
     updated: datetime
+    holders: tuple[Lease, ...] = ()
+    waiters: tuple[Waiter, ...] = ()
 
 
 # ---------------------------------------------------------------------- what it does

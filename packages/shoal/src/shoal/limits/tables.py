@@ -293,6 +293,9 @@ class SqlStore(ABC):
                 after = max(after, fit.after)
             else:
                 is_full = use.taken + row.stored + request.occupy > row.slots
+                own = self._held_by(t, row.name, request.within) if is_full else 0
+                if own and own + request.occupy > row.slots:
+                    return Refused(row.name, _for_itself(row, own, request.occupy))
                 wait = (use.ends or t.now + STANDING) - t.now if is_full else None
             if wait is not None:
                 waits[row.name] = max(wait, waits.get(row.name, 0.0))
@@ -338,6 +341,17 @@ class SqlStore(ABC):
                 if row.decay and (over := uses[row.name].over):
                     self._take_off(t, row, over)
         return uses
+
+    def _held_by(self, t: Transaction, name: str, ids: Collection[str]) -> int:
+        """How many slots of a limit some ids have."""
+        if not ids:
+            return 0
+        among, values = self._among("id", ids)
+        ((own,),) = t.run(
+            f"SELECT CAST(SUM(occupy) AS BIGINT) FROM leases WHERE name = ? AND {among} AND expires > ?",
+            *(name, values, t.now),
+        )
+        return own or 0
 
     def _take_off(self, t: Transaction, row: _Row, occupy: float) -> None:
         t.run(
@@ -493,6 +507,13 @@ def _impossible(row: _Row, request: Request) -> str | None:
         what = "runs with this tag" if row.name.startswith(TAG) else "what needs a slot of it"
         return f"it is 0, so {what} must not start; set a higher one to allow them"
     return f"it has {most} slots, fewer than the {request.occupy} that are asked for at once"
+
+
+def _for_itself(row: _Row, own: int, occupy: int) -> str:
+    return (
+        f"who asks for {occupy} of its {row.slots} slots holds {own} already, and would wait for itself: take all that is"
+        " needed at once, or give back first"
+    )
 
 
 def _answer(request: Request, rows: list[_Row], after: float) -> Answer:

@@ -94,6 +94,7 @@ class BackendEvents(Protocol):
         *,
         blocks: bool,
         timed: bool,
+        lends: bool = False,
         tag: Any,
     ) -> BlockedRun | None:
         """A run on a worker is about to wait; see `WorkerWaits.run_waits`."""
@@ -223,8 +224,9 @@ class PullingBackend(Backend, Protocol):
     def wake_loop(self) -> None:
         """There are async runs to take."""
 
-    def lend(self) -> None:
-        """A worker waits with a timeout: another may work in its place."""
+    def lend(self, *, sparingly: bool) -> bool:
+        """A worker waits and does nothing else: another may work in its place; see `workers.Pool`."""
+        return False
 
     def lend_back(self) -> None:
         """It has waited."""

@@ -14,7 +14,7 @@ from shoal.context import CALL, HERE, LOCK
 from shoal.engine.interrupt import interruptible_block
 from shoal.exceptions import BlockingWaitInLoop
 from shoal.futures.awaiting import PLACES, waker
-from shoal.futures.blocking import Countdown, block_plainly
+from shoal.futures.blocking import Countdown, Decision, block_plainly
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -36,39 +36,14 @@ class _Dispatcher(Protocol):
         """Carries out what its scheduler asked for."""
 
 
-class _Turn:
-    """A place that a thread waits for; a `Waitable`."""
+class _Turn(Decision):
+    """A place that a thread waits for."""
 
-    __slots__ = ("_done", "_waiter")
-
-    def __init__(self) -> None:
-        self._done = False
-        self._waiter: Callable[[Any], object] | None = None
+    __slots__ = ()
 
     def resume(self) -> None:
-        """It is there; with `LOCK` held."""
-        self._done = True
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            waiter(self)
-
-    def watch(self, waiter: Callable[[Any], object]) -> bool:
-        """See `Waitable`."""
-        if not self._done:
-            self._waiter = waiter
-        return not self._done
-
-    def unwatch(self, waiter: Callable[[Any], object]) -> None:
-        """See `Waitable`."""
-        self._waiter = None
-
-    def done(self) -> bool:
-        """See `Waitable`."""
-        return self._done
-
-    def flawed(self) -> bool:
-        """See `Waitable`."""
-        return False
+        """It is there."""
+        self(None)
 
 
 class _Caller:
@@ -178,14 +153,12 @@ class Calling:
             return
         try:
             block((turn,), None, False, False)
-            if (
-                not turn.done()
-            ):  # what was interrupted is a run beneath, whose turn comes when this has ended
+            if not turn.done():  # interrupted was a run beneath, whose turn comes when this has ended
                 _uninterruptible((turn,), None, False, False)
         except BaseException:
             with LOCK:
                 if not caps.withdraw(turn):
-                    caps.free(line)  # type: ignore[arg-type]  # it had its turn meanwhile
+                    caps.free(line)  # it had its turn meanwhile
                 holder.line = None
                 scheduler.serve_caps()
             self._dispatcher.drain()

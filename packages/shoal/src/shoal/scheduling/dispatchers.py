@@ -298,12 +298,13 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         *,
         blocks: bool,
         timed: bool,
+        lends: bool = False,
         tag: Any,
     ) -> BlockedRun | None:
         """See `BackendEvents`."""
         with LOCK:
             blocked_run: BlockedRun | None = self.scheduler.worker_waits.run_waits(
-                batch, position, wanted, blocks=blocks, timed=timed, tag=tag
+                batch, position, wanted, blocks=blocks, timed=timed, lends=lends, tag=tag
             )
         self.drain()
         return blocked_run

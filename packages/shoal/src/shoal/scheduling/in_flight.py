@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.calls import SENT, WAITING
+from shoal.futures.blocking import Decision
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import effects
@@ -347,6 +348,8 @@ class Books:
                 continue
             seen.add(item)
             found: list[InFlight] = []
+            if type(item) is Decision:
+                continue
             if isinstance(item, MapRecord):
                 found = [e for e in self.batches.values() if _is_of(e.batch, item)]
                 stack.extend(item.futures.values())

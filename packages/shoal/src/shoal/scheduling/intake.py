@@ -65,7 +65,8 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
 
     Attributes:
         closed: whether it takes no more runs.
-        gate: gives slots of concurrency limits; `None` where there are no limits.
+        gate: gives slots of limits to runs with tags; `None` where there are no limits.
+        keeper: where code in its runs takes slots of limits; `None` for the keeper of this process.
     """
 
     #: Whether the thread that submits a run executes it.
@@ -79,6 +80,7 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
         self.runner_name = runner_name
         self.closed = False
         self.gate: Gate | None = None
+        self.keeper: Any = None
         self._problem = "it has been left, so it takes no more runs"
         self._effects = scheduler.effects
         self._captures = backend.captures

@@ -265,6 +265,8 @@ class LedgerEvents:
         """The runner has been left: the books hold nothing any more."""
         with LOCK:
             self._ledger.books.batches.clear()
+            for worker in self._ledger.workers.values():
+                worker.see_off()
             self._ledger.workers.clear()
 
     def wait_until_idle(self, seconds: float) -> list[Any]:

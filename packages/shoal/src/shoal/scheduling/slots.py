@@ -38,7 +38,8 @@ class Slots:
         in_flight: how many batches are in flight at each slot, but for those of coroutines.
         seconds: of work in them, where the policy has a window in seconds.
         loops: how many batches of coroutines are in flight at each slot; they leave the slot free for others.
-        spares: slots that stand in for those of workers that wait.
+        spares: slots that stand in for those of workers that wait, for what these wait for.
+        lent: slots that stand in for those of workers that wait, for whatever comes.
         awaited: whether there is no worker behind the slots yet.
         has_room: False from when the roomiest slot was found full until whoever may have made room says so: what
             becomes ready meanwhile need not look.
@@ -54,6 +55,7 @@ class Slots:
         "awaited",
         "has_room",
         "in_flight",
+        "lent",
         "loops",
         "seconds",
         "spares",
@@ -70,6 +72,7 @@ class Slots:
         self.seconds: dict[int, float] = {}
         self.loops: dict[int, int] = {}
         self.spares: set[int] = set()
+        self.lent: set[int] = set()
         self.awaited = False
         self.has_room = True
 
@@ -77,7 +80,7 @@ class Slots:
 
     def replace(self, numbers: Iterable[int], *, awaited: bool) -> None:
         """These slots exist now, and those that are lent; what is in flight at others is remembered until they come again."""
-        exist = {*numbers, *(self.spares & self.in_flight.keys())}
+        exist = {*numbers, *((self.spares | self.lent) & self.in_flight.keys())}
         for slot in self.in_flight.keys() - exist:
             self._leave(slot)
         for slot in exist.difference(self.in_flight):
@@ -89,15 +92,36 @@ class Slots:
         """A spare slot. It gets only what its blocked run waits for: given anything, its worker might wait in turn for
         others that lend theirs, and there would be as many workers as runs.
         """
+        spare = self._open()
+        self.spares.add(spare)
+        return spare
+
+    def lend_to_all(self) -> int | None:
+        """A spare slot for whatever comes: no run is waited for. `None` if as many are lent as there are others, since
+        what comes may wait for the same.
+        """
+        if 2 * len(self.lent) + len(self.spares) >= len(self.in_flight):
+            return None
+        spare = self._open()
+        self.lent.add(spare)
+        return spare
+
+    def _open(self) -> int:
         spare = max(self.in_flight, default=-1) + 1
         self._come(spare)
-        self.spares.add(spare)
         self.has_room = True
         return spare
+
+    def leave(self, spare: int) -> None:
+        """A spare slot gets nothing more, and ends when nothing is in flight there."""
+        if spare in self.lent:
+            self.lent.discard(spare)
+            self.spares.add(spare)
 
     def end(self, spare: int) -> None:
         """A spare slot is not needed any more."""
         self.spares.discard(spare)
+        self.lent.discard(spare)
         if spare in self.in_flight:
             self._leave(spare)
 
@@ -117,7 +141,8 @@ class Slots:
 
     def roomiest_loop(self) -> int | None:
         """The slot with the fewest batches of coroutines; `None` if none takes another."""
-        found, on_loop = self._having_on_loops.fewest(~_bits(self.spares) if self.spares else -1)
+        spares = self.spares | self.lent
+        found, on_loop = self._having_on_loops.fewest(~_bits(spares) if spares else -1)
         if not found or on_loop >= LOOP_WINDOW:
             return None
         if len(self._under_way) >= len(self.in_flight):

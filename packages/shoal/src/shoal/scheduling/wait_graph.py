@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.calls import DONE, READY, WAITING
 from shoal.exceptions import WaitCycle
+from shoal.futures.blocking import Decision
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TaskFuture
 
@@ -76,6 +77,8 @@ def claim_wanted(
         if item in seen or item.done():
             continue
         seen.add(item)
+        if type(item) is Decision:
+            continue
         if isinstance(item, MapRecord):
             span = _claim_elements(item, blocked, running)
             if span is not None:
@@ -135,6 +138,8 @@ def check_cycle(wanted: Wanted, run: TaskFuture[Any]) -> None:
         if item in seen or item.done():
             continue
         seen.add(item)
+        if type(item) is Decision:
+            continue
         if isinstance(item, MapRecord):
             if 0 <= run._number - item.base < item.size:
                 raise WaitCycle(run_name=run.name, awaited=f"a map of {item.task.name}")

@@ -65,6 +65,7 @@ class WorkerWaits:
         *,
         blocks: bool,
         timed: bool,
+        lends: bool = False,
         tag: Any = None,
     ) -> BlockedRun | None:
         """A run on a worker is about to wait.
@@ -75,6 +76,7 @@ class WorkerWaits:
             wanted: what it waits for.
             blocks: whether its worker can do nothing else meanwhile.
             timed: whether the wait has a time limit; the worker then lends its slot to a spare one.
+            lends: whether it is for no run: the spare slot then is for whatever comes.
             tag: what the backend knows the wait by.
 
         Returns:
@@ -100,9 +102,12 @@ class WorkerWaits:
             wait_graph.blocked_on(run, wanted)
         self.blocked_runs.setdefault(place, []).append(blocked_run)
         if blocks:
-            if timed:
-                blocked_run.spare = self._slots.lend()
-            blocked_run.look_again()
+            if lends:
+                blocked_run.spare = self._slots.lend_to_all()
+            else:
+                if timed:
+                    blocked_run.spare = self._slots.lend()
+                blocked_run.look_again()
         else:
             self._slots.leave_loop(batch)
         if scheduler.caps is not None:
@@ -142,6 +147,7 @@ class WorkerWaits:
             wait_graph.blocked_on(blocked_run.run, None)
         if blocked_run.spare is not None and blocked_run.spare in self._slots.in_flight:
             self._leaving.add(blocked_run.spare)
+            self._slots.leave(blocked_run.spare)
             self._let_go(blocked_run.spare)
         self._slots.has_room = True
         self._scheduler.fill()

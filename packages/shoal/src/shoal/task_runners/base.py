@@ -224,6 +224,9 @@ class BaseTaskRunner:
             dispatcher = self.make_dispatcher()
             if self._most_at_once is not None:
                 dispatcher.cap_all(self._most_at_once)
+            outer = SCOPE.get()
+            if outer is not None:  # on a worker: slots of limits are its driver's to give
+                dispatcher.keeper = outer.keeper
             if limits_in_use():
                 from shoal.limits.holding import GATE
 

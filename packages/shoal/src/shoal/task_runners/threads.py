@@ -208,14 +208,17 @@ class ThreadBackend(WorkerBackend):
 
     # -------------------------------------------------------------- lending, giving up, stopping
 
-    def lend(self) -> None:
-        """A worker blocks with a time limit: a spare thread may take its place meanwhile."""
+    def lend(self, *, sparingly: bool) -> bool:
+        """See `Pool`: a spare thread may take its place."""
         with LOCK:
+            if sparingly and self._lent >= self._most:
+                return False
             self._lent += 1
             spare = bool(self.dispatcher.scheduler.ready) and not self.dispatcher.scheduler.idle
             self._watch()
         if spare:
             self._add()
+        return True
 
     def lend_back(self) -> None:
         """It goes on: one thread too many retires when it is next idle."""

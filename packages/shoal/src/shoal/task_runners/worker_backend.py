@@ -55,8 +55,9 @@ class WorkerBackend(PullingBackend):
         """See `PullingBackend`."""
         self.lane.wake()
 
-    def lend(self) -> None:
-        """See `Pool`."""
+    def lend(self, *, sparingly: bool) -> bool:
+        """See `Pool`: to nobody."""
+        return False
 
     def lend_back(self) -> None:
         """See `Pool`."""

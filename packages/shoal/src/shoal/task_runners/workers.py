@@ -29,7 +29,7 @@ from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Frame, Frames, Interrupt
 from shoal.engine.task_run import attempt_here, overdue_outcome
 from shoal.exceptions import NestingTooDeep, WaitCycle
-from shoal.futures.blocking import Countdown, Wakeup, block_plainly
+from shoal.futures.blocking import Countdown, Decision, Wakeup, block_plainly
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import wait_graph
@@ -61,8 +61,16 @@ class Pool(Protocol):
     surplus: int
     dispatcher: PullingDispatcher
 
-    def lend(self) -> None:
-        """A worker blocks with a time limit: another may take its place meanwhile."""
+    def lend(self, *, sparingly: bool) -> bool:
+        """A worker blocks and does nothing else: another may take its place meanwhile.
+
+        Args:
+            sparingly: whether it is lent only while no more are than there are workers: those who take the places may
+                wait for the same.
+
+        Returns:
+            Whether it was lent.
+        """
 
     def lend_back(self) -> None:
         """It goes on."""
@@ -307,14 +315,16 @@ class Worker:
         return found
 
     def block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
-        """How a worker waits: untimed, it runs what it waits for; timed, it lends its place to a spare thread."""
+        """How a worker waits: untimed, it runs what it waits for; timed, or where there is nothing to run for it, it lends
+        its place to a spare thread.
+        """
         frames = self.frames
         frames.enter_shield()
         try:
-            if deadline is None:
+            if deadline is None and not Decision.awaited(wanted):
                 self.help(wanted, fail_fast, first)
                 return True
-            return self._wait_timed(wanted, deadline, fail_fast, first)
+            return self._wait_idly(wanted, deadline, fail_fast, first)
         finally:
             frames.leave_shield()
 
@@ -412,7 +422,9 @@ class Worker:
             dispatcher.scheduler.vacated(self)
         dispatcher.drain()
 
-    def _wait_timed(self, wanted: Wanted, deadline: float, fail_fast: bool, first: bool) -> bool:
+    def _wait_idly(
+        self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool
+    ) -> bool:
         countdown = Countdown(fail_fast, first)
         with LOCK:
             running = self.running()
@@ -424,8 +436,10 @@ class Worker:
                 wait_graph.blocked_on(me, wanted)
                 _dispatcher_of(me).scheduler.vacated(self)
             self.frames.countdown = countdown
+            if self.frames.due(shielded=True):
+                countdown.interrupt()
         backend = _dispatcher_of(me).backend if me is not None else self.backend
-        backend.lend()
+        lent = backend.lend(sparingly=Decision.awaited(wanted))
         try:
             return block_plainly(countdown, wanted, deadline)
         finally:
@@ -433,7 +447,8 @@ class Worker:
                 self.frames.countdown = None
                 if me is not None:
                     wait_graph.blocked_on(me, None)
-            backend.lend_back()
+            if lent:
+                backend.lend_back()
             if me is not None:
                 self._take_place(_dispatcher_of(me), line)
 

@@ -49,8 +49,7 @@ class CapTests(SuiteBase):
                 signals.append("room", crowd)
                 if x == 0:
                     signals.set("began")
-                while x == 0 and not signals.is_set("go"):
-                    await asyncio.sleep(0.003)
+                    await asyncio.to_thread(signals.wait, "go")
             return x
 
         capped: Any = work if kind == "sync" else work_async

@@ -21,10 +21,20 @@ if TYPE_CHECKING:
     from shoal.task_runners import TaskRunner
     from shoal.testing.tools import Signals
 
-__all__ = ["LimitTests"]
+__all__ = ["LimitTests", "limits_of_a_test"]
 
 #: Seconds that a run takes to stop: less than after which it is stopped by force.
 LAST_WORDS = 0.15
+
+
+def limits_of_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConcurrencyLimits:
+    """Limits in a store of the test's own."""
+    eventually(
+        lambda: all(thread.name != "shoal-limits" for thread in threading.enumerate()),
+        "the store of the test before is closed",
+    )
+    monkeypatch.setenv("SHOAL_LIMITS_URL", str(tmp_path / "limits.db"))
+    return ConcurrencyLimits()
 
 
 class LimitTests(SuiteBase):
@@ -33,12 +43,7 @@ class LimitTests(SuiteBase):
     @pytest.fixture
     def limits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ConcurrencyLimits:
         """Limits in a store of the test's own."""
-        eventually(
-            lambda: all(thread.name != "shoal-limits" for thread in threading.enumerate()),
-            "the store of the test before is closed",
-        )
-        monkeypatch.setenv("SHOAL_LIMITS_URL", str(tmp_path / "limits.db"))
-        return ConcurrencyLimits()
+        return limits_of_a_test(tmp_path, monkeypatch)
 
     @pytest.mark.parametrize(
         ("kind", "how"),

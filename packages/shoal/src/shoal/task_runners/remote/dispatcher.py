@@ -18,6 +18,7 @@ import time
 from collections import deque
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import cached_property
 from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,6 +30,7 @@ from shoal.engine.batch_run import pack_task
 from shoal.engine.interrupt import shielded
 from shoal.exceptions import ResultLost, RunnerStateError, SerializationError
 from shoal.futures import TaskFuture, TaskFutureList
+from shoal.futures.blocking import Decision
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TRAVEL
 from shoal.safely import is_raisable, repr_of
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from shoal.scheduling.answers import CallingHere
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.messages import Message
+    from shoal.task_runners.remote.slots import RemoteKeeper
     from shoal.task_runners.remote.worker import RemoteWorker
 
 __all__ = ["RemoteDispatcher"]
@@ -87,6 +90,13 @@ class RemoteDispatcher(Answers):
         self._questions = count(1)
         self._answers: dict[int, SimpleQueue[tuple[bool, Any]]] = {}
         self._sending = threading.Lock()
+
+    @cached_property
+    def keeper(self) -> RemoteKeeper:
+        """Where runs here take slots of limits."""
+        from shoal.task_runners.remote.slots import RemoteKeeper
+
+        return RemoteKeeper(self._worker.channel)
 
     def leave_to_parent(self) -> None:
         """See `Answers`."""
@@ -324,7 +334,8 @@ class RemoteDispatcher(Answers):
         with self._sending:
             self._tell_dropped(at_once=False)
             self._worker.channel.send(
-                messages.WAITING, dumps((wait, at, numbers, maps, blocks, timed))
+                messages.WAITING,
+                dumps((wait, at, numbers, maps, blocks, timed, Decision.awaited(wanted))),
             )
 
     # ------------------------------------------------------------------ what futures ask

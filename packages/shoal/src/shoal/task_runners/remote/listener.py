@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shoal.task_runners.remote.batch_serializer import BatchSerializer
     from shoal.task_runners.remote.messages import Message
     from shoal.task_runners.remote.nested import Carrier
+    from shoal.task_runners.remote.slots import WorkerSlots
 
 __all__ = ["Listener"]
 
@@ -38,6 +39,7 @@ class Listener:
 
     Attributes:
         nested: takes the runs that workers submit.
+        slots: takes slots of limits for runs on workers; made when one wants some.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Listener:
         self.events = events
         self.ledger = events.ledger
         self.nested = NestedRuns(events, serializer, carrier)
+        self.slots: WorkerSlots | None = None
 
     def take(self, member: Any, message: Message) -> None:
         """Takes a message of a worker; see `futures_of`."""
@@ -78,8 +81,20 @@ class Listener:
             self.nested.take_dropped(member, loads(body))
         elif kind == messages.UNPACKABLE:
             self.take_unpackable(member, *loads(body))
+        elif kind in (messages.SLOTS_WANTED, messages.SLOTS_RELEASED):
+            self._take_slots(member, kind, loads(body))
         else:
             self.take_more(member, message)
+
+    def _take_slots(self, member: Any, kind: int, told: Any) -> None:
+        if self.slots is None:
+            from shoal.task_runners.remote.slots import WorkerSlots
+
+            self.slots = WorkerSlots(self.events)
+        if kind == messages.SLOTS_WANTED:
+            self.slots.take_wanted(member, *told)
+        else:
+            self.slots.take_released(member, told)
 
     def take_more(self, member: Any, message: Message) -> None:
         """Takes a message that only workers of one kind send."""

@@ -64,6 +64,7 @@ class Member(WorkerState):
         runs: by number, those that runs there have submitted, for as long as their futures live there.
         maps: by the number of the first element, likewise.
         entered: by number, what was called there and has a place of a cap, or waits for one.
+        slots: by acquisition, who keeps the slots of limits that runs there hold or wait for.
     """
 
     def __init__(self, number: int, channel: Channel, key: Hashable) -> None:
@@ -74,15 +75,19 @@ class Member(WorkerState):
         self.runs: dict[int, TaskFuture[Any]] = {}
         self.maps: dict[int, NestedMap] = {}
         self.entered: dict[int, Entered] = {}
+        self.slots: dict[str, Any] = {}
 
     def see_off(self) -> None:
-        """See `WorkerState`: nor is what its runs have submitted of interest there."""
+        """See `WorkerState`: nor is what its runs have submitted of interest there, and their slots are given back."""
         super().see_off()
         self.runs.clear()
         self.maps.clear()
         for entered in self.entered.values():
             entered.leave()
         self.entered.clear()
+        slots, self.slots = self.slots, {}
+        for acquisition, keeper in slots.items():
+            keeper.release(acquisition)
 
     def run_numbered(self, number: int) -> TaskFuture[Any]:
         """The run that it submitted under this number."""

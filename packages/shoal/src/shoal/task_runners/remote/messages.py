@@ -29,6 +29,7 @@ PLACE = (
 )
 VALUE = 15  # (run number, phase, pickled value or number of a handle): what was wanted
 SECEDE = 12  # wait number: what waits can be given nothing, so its place in the execution system is wanted
+SLOTS = 16  # (acquisition, answer or error): of the limits that a run here has asked for
 SPLIT = 9  # number of a map that could not be unpickled: its runs are to be submitted one by one
 
 # To the driver.
@@ -43,16 +44,16 @@ RETURNED = 37  # likewise: it is no longer held to it, whatever its value has ye
 LOGGED = 27  # log record
 SUBMITTED = 28  # (number, 1, (task key, task, content, own segment)): a run submitted by a run
 MAPPED = 29  # likewise for a map
-WAITING = (
-    30  # (wait number, batch and position, numbers of awaited runs, awaited maps, blocks, timed)
-)
+WAITING = 30  # (wait number, batch and position, awaited runs, awaited maps, blocks, timed, lends)
 RESUMED = 31  # wait number
 ENTER = (
     44  # (number, cap, whether it is async): a task is called here, and needs a place of its own
 )
-LEAVE = 45  # that number: it needs it no more
-GO_ON = 43  # (wait number, the cap that it is under from now on): what it waited for is there, a place may not be
+LEAVE = 47  # that number: it needs it no more
+GO_ON = 45  # (wait number, the cap that it is under from now on): what it waited for is there, a place may not be
 QUESTION = 32  # (question number, what, argument)
+SLOTS_WANTED = 43  # (request, seconds to wait at most): a run wants slots of limits
+SLOTS_RELEASED = 44  # acquisition: it needs them no more, or no longer waits for them
 DROPPED = 33  # list of run numbers whose futures are gone here
 ARRIVED = 35  # batch number: a worker has it, and begins
 ENDS = 36  # (batch number, positions, kinds, values, ends, seconds, last): runs have ended

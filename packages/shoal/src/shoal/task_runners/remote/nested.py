@@ -245,6 +245,7 @@ class NestedRuns:
         maps: list[tuple[int, int]],
         blocks: bool,
         timed: bool,
+        lends: bool,
     ) -> None:
         wanted: list[Any] = []
         for number in numbers:
@@ -263,7 +264,11 @@ class NestedRuns:
             return
         try:
             blocked_run = self._dispatcher.waiting(
-                at[0], at[1], wanted, blocks=blocks, timed=timed, tag=(member, wait)
+                *(at[0], at[1], wanted),
+                blocks=blocks,
+                timed=timed,
+                lends=lends,
+                tag=(member, wait),
             )
         except WaitCycle as error:
             member.channel.send(messages.REFUSED, dumps((wait, error)))

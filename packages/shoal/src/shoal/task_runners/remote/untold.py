@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from shoal.context import LOCK
 from shoal.engine import inputs
 from shoal.futures import TaskFuture
+from shoal.futures.blocking import Decision
 from shoal.futures.maps import MapRecord
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ class Untold:
             if item in seen or item.done():
                 continue
             seen.add(item)
+            if type(item) is Decision:
+                continue
             if isinstance(item, MapRecord):
                 if item.dispatcher is self._owner and item.base not in self._numbers:
                     maps.append((item.base, item.size))

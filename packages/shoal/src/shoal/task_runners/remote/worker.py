@@ -194,6 +194,8 @@ class RemoteWorker:
             else:
                 self.placed.add(wait)
                 waiting.give(None)
+        elif kind == messages.SLOTS:
+            self.remote.keeper.take(message.body)
         else:
             self.remote.take(message)
 

@@ -1,0 +1,115 @@
+"""Slots of limits that runs on workers take: they go through the driver, so a worker needs neither the file of limits nor
+the database.
+
+    worker ──wanted, released──▶ `WorkerSlots` ─▶ the driver's keeper
+           ◀──answer────────────
+
+What a worker holds or waits for is given back when it has gone. When the driver has gone, the leases run out.
+
+May import `messages` and what lies above task runners.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from shoal.context import LOCK
+from shoal.engine.batch_run import pack_error
+from shoal.limits.acquiring import tell_of
+from shoal.limits.slots import KEEPER
+from shoal.serialization import dumps, loads
+from shoal.task_runners.remote import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shoal.limits.store import Acquired, Request
+    from shoal.task_runners.remote.members import Member
+    from shoal.task_runners.remote.messages import Channel
+
+__all__ = ["RemoteKeeper", "WorkerSlots"]
+
+
+class WorkerSlots:
+    """Takes slots for the runs on workers: the driver's half.
+
+    Args:
+        dispatcher: of the runner.
+    """
+
+    def __init__(self, dispatcher: Any) -> None:
+        self._dispatcher = dispatcher
+
+    def take_wanted(self, member: Member, request: Request, timeout: float | None) -> None:
+        """A run wants slots."""
+        acquisition = request.holder.id
+        keeper = self._dispatcher.keeper or KEEPER
+        with LOCK:
+            if member.seen_off:
+                return
+            member.slots[acquisition] = keeper
+
+        def decided(outcome: Acquired | Exception) -> None:
+            if isinstance(outcome, Exception):
+                answer = pack_error(outcome, "(slots of limits)")
+            else:
+                if keeper is KEEPER:
+                    tell_of(outcome)
+                answer = dumps(outcome)
+            if request.lease_seconds is None:
+                member.slots.pop(acquisition, None)  # there is nothing to give back
+            with suppress(OSError):  # the worker has gone, and what it held is given back for that
+                member.channel.send(messages.SLOTS, dumps((acquisition, answer)))
+
+        try:
+            keeper.request(request, decided, timeout)
+        except Exception as error:
+            decided(error)
+
+    def take_released(self, member: Member, acquisition: str) -> None:
+        """A run needs its slots no more, or no longer waits for them."""
+        keeper = member.slots.pop(acquisition, None)
+        if keeper is not None:
+            keeper.release(acquisition)
+
+
+class RemoteKeeper:
+    """The driver's keeper of slots, as runs on a worker see it; see `SlotKeeper`.
+
+    Args:
+        channel: to the driver.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._waiting: dict[str, Callable[[Any], object]] = {}
+
+    def request(
+        self,
+        request: Request,
+        on_outcome: Callable[[Any], object],
+        timeout: float | None = None,
+    ) -> None:
+        """Asks for slots; does not wait.
+
+        Args:
+            request: what is wanted.
+            on_outcome: called once with the answer or the error, on the receiver's thread; not after `release`.
+            timeout: seconds to wait at most.
+        """
+        self._waiting[request.holder.id] = on_outcome
+        self._channel.send(messages.SLOTS_WANTED, dumps((request, timeout)))
+
+    def release(self, acquisition: str) -> None:
+        """Gives slots back, or takes the request for them back; does not wait."""
+        self._waiting.pop(acquisition, None)
+        with suppress(OSError):  # the driver has gone
+            self._channel.send(messages.SLOTS_RELEASED, dumps(acquisition))
+
+    def take(self, body: bytes) -> None:
+        """The driver has answered."""
+        acquisition, answer = loads(body)
+        on_outcome = self._waiting.pop(acquisition, None)
+        if on_outcome is not None:
+            on_outcome(loads(answer))
