@@ -153,7 +153,7 @@ class Calling:
             return
         try:
             block((turn,), None, False, False)
-            if not turn.done():  # interrupted was a run beneath, whose turn comes when this has ended
+            if not turn.done():  # a run beneath was interrupted, whose turn comes later
                 _uninterruptible((turn,), None, False, False)
         except BaseException:
             with LOCK:
