@@ -9,10 +9,17 @@ from shoal_bench.comparison import Comparison
 from shoal_bench.contestants import ContestantSpec
 from shoal_bench.live.process import Lost, Void
 from shoal_bench.record import Options
-from shoal_bench.scenarios.base import Scenario
+from shoal_bench.scenarios.base import CaseSpec, Scenario
 from shoal_bench.scenarios.start import Start
 
 from tests.bench.fakes import A, B, C, Counting, FakeLive, Silent
+
+
+class Fresh(Counting):
+    """One case, whose samples want fresh processes."""
+
+    def cases(self, *, full: bool) -> Sequence[CaseSpec]:
+        return [CaseSpec("one", is_fresh=True)]
 
 
 class Arena:
@@ -63,6 +70,16 @@ class TestOrder:
             *("a open", "b open"),
             *("a warm one", "b warm one", "a one 1", "b one 1", "a one 2", "b one 2"),
             *("a warm two", "b warm two", "a two 1", "b two 1", "a two 2", "b two 2"),
+            *("a close", "b close"),
+        ]
+
+    def test_samples_that_want_a_fresh_process_get_one_each(self) -> None:
+        arena = Arena((A, B), (Fresh(),))
+        arena.comparison.run()
+        assert arena.log == [
+            *("a open", "b open", "a warm one", "b warm one"),
+            *("a close", "a open", "a one 1", "b close", "b open", "b one 1"),
+            *("a close", "a open", "a one 2", "b close", "b open", "b one 2"),
             *("a close", "b close"),
         ]
 

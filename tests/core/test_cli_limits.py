@@ -73,6 +73,7 @@ def test_create_takes_any_tag(limit: Limit) -> None:
     [
         (("create", "db", "-1"), "whole number from 0 up, not -1"),
         (("create", "db", "many"), 'unable to convert "many" into int'),
+        (("create", "db", "1.5"), 'unable to convert "1.5" into int'),
         (("create", "", "1"), "must not be empty"),
         (("create", "db"), "requires an argument"),
         (("create", "db", "1", "2"), "Unused Tokens"),

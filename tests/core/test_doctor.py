@@ -225,7 +225,11 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ("SHOAL_TASK_RUNNER", "threads:4", None),
         ("SHOAL_LOG_BURST", "many", "a whole number from 0 up is needed"),
         ("SHOAL_MAX_THREADS", "0", "a whole number from 1 up is needed"),
-        ("SHOAL_LIMITS_URL", "postgresql://x", "the path of an SQLite file is needed"),
+        (
+            "SHOAL_LIMITS_URL",
+            "mysql://x",
+            "the path of an SQLite file is needed, which may begin with sqlite:///, or a postgresql:// address",
+        ),
         ("SHOAL_LIMITS_LEASE_SECONDS", "0", "a number of seconds above 0 is needed"),
         ("SHOAL_LIMITS_POLL_SECONDS", "0.1", None),
         ("SHOAL_LOGGING_LEVEL", "loud", "a level of `logging` is needed, say INFO"),

@@ -201,6 +201,9 @@ class Comparison:
         ):
             done += 1
             for spec in specs:
+                if case.is_fresh and spec.name in sizes and spec.name in self._lives:
+                    self._close(spec, 0)
+                    self._open(spec, case.workers)
                 self._sample(spec, scenario, case, sizes, done)
         self._listener.did(len(specs) * (self._options.rounds - done))
 

@@ -75,6 +75,7 @@ class CaseSpec:
         most: how many at most. Between them, as many as take `Scenario.lasts` seconds: what a task costs an engine
             hardly depends on how many there are.
         workers: how many it wants; else as many as all cases have.
+        is_fresh: whether a system is opened anew for each sample, as what it has done before would show.
         watches_memory: whether the memory of all processes is watched meanwhile, which takes time itself.
         limit: seconds that a sample may take.
     """
@@ -86,6 +87,7 @@ class CaseSpec:
     least: int = 1
     most: int = 1
     workers: int | None = None
+    is_fresh: bool = False
     watches_memory: bool = False
     limit: float = 30.0
 

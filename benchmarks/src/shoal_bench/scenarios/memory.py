@@ -21,8 +21,11 @@ __all__ = ["Memory"]
 
 #: Where the kernel says how many pages this process holds.
 STATM = Path("/proc/self/statm")
-#: Seconds that workers may take to be held, and that memory may take to come to rest.
-PATIENCE, REST = 15.0, 3.0
+#: Seconds that workers may take to be held.
+PATIENCE = 15.0
+#: A process that uses less of a processor than this, for so many seconds, has taken in what it was given: some systems go on in
+#: the background. Dask's scheduler, which lives in the driver's process, uses 5 % when it has nothing to do.
+IDLE, LOOK = 0.1, 0.2
 COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 SHORT = (10_000,)
 #: Seconds that a sample of so many as in the short set may take; larger ones in proportion.
@@ -34,8 +37,8 @@ class Memory(Scenario):
 
     name: ClassVar[str] = "memory"
     measures: ClassVar[str] = (
-        "Growth of the driver's resident memory for each run of one map that is pending, with all workers held. A rough "
-        "figure: what a process has freed before it uses again. `shoal bench overhead` measures memory in fresh processes."
+        "Growth of the driver's resident memory for each run of one map that is pending, with all workers held. Each sample "
+        "has a process of its own, as one uses again what it has freed before."
     )
     source: ClassVar[str] = "It bounds how many tasks a driver can have."
     in_short_set: ClassVar[bool] = False
@@ -49,6 +52,7 @@ class Memory(Scenario):
                 axes={"tasks": count},
                 least=min(1_000, count),
                 most=count,
+                is_fresh=True,
                 limit=60.0 if count < 100_000 else 600.0,
             )
             for count in (COUNTS if full else SHORT)
@@ -104,18 +108,14 @@ def _resident() -> int:
         trim = getattr(ctypes.CDLL(name), "malloc_trim", None)  # glibc has it
         if trim is not None:
             trim(0)
-    return _pages() * os.sysconf("SC_PAGE_SIZE")
-
-
-def _pages() -> int:
-    return int(STATM.read_text().split()[1])
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _at_rest() -> int:
-    """Bytes that this process holds when it holds no more than a moment ago: some systems go on in the background."""
-    end = time.monotonic() + REST
-    now, before = _pages(), 0
-    while now > before and time.monotonic() < end:
-        time.sleep(0.1)
-        before, now = now, _pages()
+    """Bytes that this process holds once it does nothing more. Waited for as long as a sample may take."""
+    share = 1.0
+    while share > IDLE:
+        used, began = time.process_time(), time.perf_counter()
+        time.sleep(LOOK)
+        share = (time.process_time() - used) / (time.perf_counter() - began)
     return _resident()

@@ -15,6 +15,7 @@ from shoal.cli.limits_shown import (
     print_json,
     print_limit,
     table_of,
+    whole_number,
 )
 from shoal.exceptions import ConcurrencyLimitError
 from shoal.spelling import did_you_mean
@@ -38,7 +39,10 @@ Tag = Annotated[
 @concurrency_limit.command
 def create(
     tag: NewTag,
-    limit: Annotated[int, Parameter(help="The most runs at once; at 0, runs are aborted")],
+    limit: Annotated[
+        int,
+        Parameter(help="The most runs at once; at 0, runs are aborted", converter=whole_number),
+    ],
     /,
 ) -> None:
     """Set the limit of a tag, or change it."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.exceptions import ShoalError
+from shoal.limits.settings import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -366,7 +367,7 @@ SETTINGS: dict[str, Callable[[], object]] = {
     "SHOAL_FLOWS_DEFAULT_RETRY_DELAY_SECONDS": _settings_of(
         "shoal.settings", "flow_retry_delay_seconds"
     ),
-    "SHOAL_LIMITS_URL": _settings_of("shoal.limits.settings", "limits_path"),
+    "SHOAL_LIMITS_URL": _settings_of("shoal.limits.settings", "limits_place"),
     "SHOAL_LIMITS_LEASE_SECONDS": _settings_of("shoal.limits.settings", "lease_seconds"),
     "SHOAL_LIMITS_POLL_SECONDS": _settings_of("shoal.limits.settings", "poll_seconds"),
 }
@@ -386,4 +387,4 @@ def _settings(runners: tuple[str, ...]) -> Iterator[Setting]:
             SETTINGS[name]()
         except (ShoalError, ValueError) as error:
             problem = str(getattr(error, "problem", error))
-        yield Setting(name, value, problem=problem)
+        yield Setting(name, without_password(value), problem=problem)

@@ -16,6 +16,7 @@ from shoal.cli.limits_shown import (
     print_json,
     print_limit,
     table_of,
+    whole_number,
 )
 from shoal.exceptions import ConcurrencyLimitError
 from shoal.spelling import did_you_mean
@@ -36,12 +37,15 @@ Name = Annotated[
         help="The limit's name", allow_leading_hyphen=True, completer=names_for_shell(tags=False)
     ),
 ]
-Slots = Annotated[int, Parameter(name=["--limit", "-l"], help="How many slots there are")]
+Slots = Annotated[
+    int,
+    Parameter(name=["--limit", "-l"], help="How many slots there are", converter=whole_number),
+]
 Decay = Annotated[
     float,
     Parameter(help="Slots that are free again each second without being given back, for rates"),
 ]
-Active = Annotated[int, Parameter(help="How many slots count as taken now")]
+Active = Annotated[int, Parameter(help="How many slots count as taken now", converter=whole_number)]
 
 
 @global_concurrency_limit.command

@@ -21,12 +21,29 @@ __all__ = [
     "print_json",
     "print_limit",
     "table_of",
+    "whole_number",
 ]
+
+#: Columns of a table at most: on a narrower terminal its lines wrap, and nothing is cut off.
+WIDEST = 10_000
 
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON only")]
 Output = Annotated[
     Literal["json"] | None, Parameter(name=["--output", "-o"], help="`json`: as `--json`")
 ]
+
+
+def whole_number(kind: object, tokens: Any) -> int:
+    """Reads a number; cyclopts would round it.
+
+    Raises:
+        ValueError: it is none, or no whole one.
+    """
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f'unable to convert "{text}" into int') from None
 
 
 def names_for_shell(*, tags: bool) -> Any:
@@ -88,7 +105,7 @@ def table_of(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         table.add_column(title, no_wrap=True, justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    Console(highlight=False, markup=False).print(table, soft_wrap=True)
+    Console(highlight=False, markup=False, width=WIDEST).print(table)
 
 
 def _text(cell: object) -> Any:

@@ -122,12 +122,14 @@ class MissingExtraError(ShoalError, ImportError):
     def command(self) -> str:
         """The exact command that installs it; for packages of ours, in a clone of the repository."""
         if self._ours:  # there are no releases yet
+            if self.requirement.startswith("shoal["):
+                return _install(f'"./packages/{self.requirement}"')
             return _install(f"./packages/shoal ./packages/{self.requirement}")
         return _install(f'"{self.requirement}"')
 
     @property
     def _ours(self) -> bool:
-        return self.requirement.startswith("shoal-")
+        return self.requirement.startswith(("shoal-", "shoal["))
 
     def _text(self) -> str:
         where = " (in a clone of Shoal's repository)" if self._ours else ""

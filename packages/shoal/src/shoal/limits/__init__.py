@@ -6,6 +6,7 @@
     showing.py    limits as they are shown
     transaction.py  what that is written in
     sqlite.py     the store in a file
+    postgres.py   the store in a PostgreSQL database
     opening.py    opens the store of the settings
     slots.py      takes slots for who asks in this process, and keeps and gives them back
     lines.py      who waits in this process

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shoal.limits.settings import postgres_url
+
 if TYPE_CHECKING:
     from shoal.limits.store import LimitStore
 
@@ -15,7 +17,13 @@ def open_store() -> LimitStore:
 
     Raises:
         InvalidOption: SHOAL_LIMITS_URL is the address of something else.
+        MissingExtraError: what speaks with that database is not installed.
     """
-    from shoal.limits.sqlite import SqliteStore
+    url = postgres_url()
+    if url is None:
+        from shoal.limits.sqlite import SqliteStore
 
-    return SqliteStore()
+        return SqliteStore()
+    from shoal.limits.postgres import PostgresStore
+
+    return PostgresStore(url)

@@ -1,20 +1,38 @@
 """Where limits are kept, and how often they are looked at: environment variables, read when asked for.
 
-    SHOAL_LIMITS_URL             the SQLite file of limits        ~/.local/state/shoal/limits.db
+    SHOAL_LIMITS_URL             the SQLite file of limits, or a database     ~/.local/state/shoal/limits.db
     SHOAL_LIMITS_LEASE_SECONDS   how long a slot outlives its driver's death                      30
     SHOAL_LIMITS_POLL_SECONDS    how often who waits at a file looks for what it did not hear   0.05
 
-The default file is in `$XDG_STATE_HOME/shoal` where that variable is set. May import `exceptions`; nothing heavy,
-because `limits_in_use` is asked before anything else of this package is loaded.
+The first is a path, `sqlite:///` and an absolute path, or `postgresql://user@host/database`. The default file is in
+`$XDG_STATE_HOME/shoal` where that variable is set. May import `exceptions`; nothing heavy, because `limits_in_use` is
+asked before anything else of this package is loaded.
 """
 
 from __future__ import annotations
 
 import os
+import re
 
 from shoal.exceptions import InvalidOption
 
-__all__ = ["lease_seconds", "limits_in_use", "limits_path", "poll_seconds"]
+__all__ = [
+    "lease_seconds",
+    "limits_in_use",
+    "limits_path",
+    "limits_place",
+    "poll_seconds",
+    "postgres_url",
+    "without_password",
+]
+
+_POSTGRES = ("postgresql://", "postgres://")
+
+
+def postgres_url() -> str | None:
+    """The address of the database of limits; `None` where they are in a file."""
+    given = os.environ.get("SHOAL_LIMITS_URL", "")
+    return given if given.startswith(_POSTGRES) else None
 
 
 def limits_path() -> str:
@@ -29,14 +47,36 @@ def limits_path() -> str:
         if not os.path.isabs(state):  # the XDG specification wants a relative one ignored
             state = os.path.join("~", ".local", "state")
         given = os.path.join(state, "shoal", "limits.db")
+    elif given.startswith("sqlite:///"):
+        from urllib.parse import unquote
+
+        # With three slashes or, as others have it for an absolute path, with four.
+        path = unquote(given.removeprefix("sqlite://")).lstrip("/")
+        given = path if path.startswith("~") else f"/{path}"
+        if path in ("", ":memory:"):
+            raise _not_a_place()
     elif "://" in given:
-        raise _invalid("SHOAL_LIMITS_URL", given, "the path of an SQLite file is needed")
+        raise _not_a_place()
     return os.path.abspath(os.path.expanduser(given))
 
 
+def limits_place() -> str:
+    """Where limits are kept, to be shown.
+
+    Raises:
+        InvalidOption: SHOAL_LIMITS_URL is the address of something else.
+    """
+    url = postgres_url()
+    return limits_path() if url is None else without_password(url)
+
+
 def limits_in_use() -> bool:
-    """Whether there may be limits: somebody once created one. Opens nothing."""
-    return os.path.exists(limits_path())
+    """Whether there may be limits: somebody once made one, or there is a database for them. Opens nothing.
+
+    Raises:
+        InvalidOption: SHOAL_LIMITS_URL is the address of something else.
+    """
+    return postgres_url() is not None or os.path.exists(limits_path())
 
 
 def lease_seconds() -> float:
@@ -45,8 +85,14 @@ def lease_seconds() -> float:
 
 
 def poll_seconds() -> float:
-    """How often a process in which runs wait for slots looks what other processes gave back."""
+    """How often a process in which somebody waits at a file looks what others gave back, in case it did not hear of it."""
     return _seconds("SHOAL_LIMITS_POLL_SECONDS", 0.05)
+
+
+def without_password(url: str) -> str:
+    """An address as it may be shown."""
+    hidden = re.sub(r"(://[^:@/?#]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"([?&][^=&]*password=)[^&]*", r"\1***", hidden)
 
 
 def _seconds(name: str, default: float) -> float:
@@ -60,6 +106,15 @@ def _seconds(name: str, default: float) -> float:
     if not 0 < seconds < float("inf"):
         raise _invalid(name, text, "a number of seconds above 0 is needed")
     return seconds
+
+
+def _not_a_place() -> InvalidOption:
+    url = without_password(os.environ["SHOAL_LIMITS_URL"])
+    return _invalid(
+        "SHOAL_LIMITS_URL",
+        url,
+        "the path of an SQLite file is needed, which may begin with sqlite:///, or a postgresql:// address",
+    )
 
 
 def _invalid(name: str, value: str, problem: str) -> InvalidOption:

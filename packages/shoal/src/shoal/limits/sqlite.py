@@ -278,6 +278,9 @@ class SqliteStore(SqlStore):
 
 
 class _Transaction(Transaction):
+    now = 0.0
+    wall = 0.0
+
     def __init__(self, sql: sqlite3.Connection, now: float) -> None:
         super().__init__()
         self._sql = sql

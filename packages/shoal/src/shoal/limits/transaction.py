@@ -12,16 +12,21 @@ class Transaction(ABC):
     """What a store does at once, or not at all.
 
     Attributes:
-        now: the store's clock.
-        wall: seconds since the epoch.
         rings: addresses of those to be told, once all is done, that something may have become free.
     """
 
-    now: float
-    wall: float
-
     def __init__(self) -> None:
         self.rings: set[str] = set()
+
+    @property
+    @abstractmethod
+    def now(self) -> float:
+        """The store's clock, in seconds."""
+
+    @property
+    @abstractmethod
+    def wall(self) -> float:
+        """Seconds since the epoch."""
 
     @abstractmethod
     def run(self, sql: str, *values: Any) -> list[Any]:
