@@ -49,8 +49,8 @@ RESUMED = 31  # wait number
 ENTER = (
     44  # (number, cap, whether it is async): a task is called here, and needs a place of its own
 )
-LEAVE = 47  # that number: it needs it no more
-GO_ON = 45  # (wait number, the cap that it is under from now on): what it waited for is there, a place may not be
+LEAVE = 52  # that number: it needs it no more
+GO_ON = 50  # (wait number, the cap that it is under from now on): what it waited for is there, a place may not be
 QUESTION = 32  # (question number, what, argument)
 SLOTS_WANTED = 43  # (request, seconds to wait at most): a run wants slots of limits
 SLOTS_RELEASED = 44  # acquisition: it needs them no more, or no longer waits for them
