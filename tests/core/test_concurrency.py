@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib
 import logging
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -29,6 +30,8 @@ from shoal.exceptions import (
     InvalidOption,
 )
 from shoal.limits import ConcurrencyLimits, GlobalConcurrencyLimitCreate
+from shoal.limits.acquiring import in_event_loop
+from shoal.scheduling import dispatcher
 from shoal.testing.section_10_concurrency import held_elsewhere, holders, waiters
 from shoal.testing.section_10_limits import limits_of_a_test
 from shoal.testing.tools import PATIENCE, eventually
@@ -442,6 +445,54 @@ def test_a_flows_time_limit_ends_the_wait() -> None:
         nobody_waits("one")
 
 
+@pytest.mark.may_leave("threads", reason="a thread that was given up ends when the test lets it")
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_who_is_given_up_holds_no_slot(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC 10.2: held until the code has stopped, or its thread was given up."""
+    monkeypatch.setattr(dispatcher, "GRACE", 0.05)
+    began, let = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        while not let.is_set():
+            with contextlib.suppress(BaseException):
+                let.wait(PATIENCE)
+
+    @task
+    def stubborn() -> None:
+        with limiting.concurrency("one"):
+            began.set()
+            stay()
+
+    @task
+    async def stubborn_async() -> None:
+        async with limiting_async.concurrency("one"):
+            began.set()
+            while not let.is_set():
+                with contextlib.suppress(BaseException):
+                    await anyio.sleep(0.01)
+
+    @task
+    def follows() -> str:
+        with limiting.concurrency("one"):
+            return "held"
+
+    @flow(task_runner="threads:2")
+    def main() -> str:
+        first = (stubborn if kind == "sync" else stubborn_async).submit()
+        assert began.wait(PATIENCE)
+        assert first.cancel()
+        held = follows.submit().result(PATIENCE)
+        assert not let.is_set()
+        let.set()
+        return held
+
+    try:
+        assert main() == "held"
+    finally:
+        let.set()
+
+
 SCRIPT = """
 import sys
 from shoal.concurrency.sync import concurrency
@@ -496,6 +547,54 @@ def test_a_forked_child_gives_nothing_back() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert slots("one") == 1
     free("one")
+
+
+DRIVER = """
+import time
+
+from shoal import flow, task
+from shoal.concurrency.sync import concurrency
+
+@task
+def hold():
+    with concurrency("one", lease_duration=0.5):
+        print("held", flush=True)
+        time.sleep(1000)  # until it is killed
+
+@flow(task_runner="processes:1")
+def main():
+    hold.submit().wait()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_when_a_driver_is_killed_the_leases_of_its_workers_run_out(
+    limits: ConcurrencyLimits, tmp_path: Path
+) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "held\n"
+        (lease,) = limits.read_global_concurrency_limit_by_name("one").holders
+        assert lease.holder.pid != driver.pid, "the worker's, which the driver speaks for"
+        driver.kill()
+        with limiting.concurrency("one", timeout_seconds=PATIENCE):
+            pass
+
+
+def test_a_loop_is_seen_while_another_thread_imports_asyncio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has a module then that has nothing in it yet."""
+    for name in ("asyncio", "trio"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert not in_event_loop()
 
 
 def test_names_are_where_prefect_has_them() -> None:

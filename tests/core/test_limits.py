@@ -73,12 +73,12 @@ def released(limits: ConcurrencyLimits, tag: str) -> bool:
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_no_more_run_than_the_limit(limits: ConcurrencyLimits, mapped: bool) -> None:
-    gauge = Gauge()
+    gauge, two = Gauge(), threading.Barrier(2)
 
     @task(tags=["two"])
     def work(number: int) -> int:
         with gauge:
-            time.sleep(0.01)
+            two.wait(PATIENCE)
         return number
 
     @flow(task_runner=ThreadPoolTaskRunner(8))

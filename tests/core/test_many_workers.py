@@ -48,12 +48,29 @@ class SlotsMachine(RuleBasedStateMachine):
     @rule(most=st.integers(0, 70))
     def replace(self, most: int) -> None:
         """As many as that, besides those that are lent."""
-        self.there = set(range(most)) | self.slots.spares
+        self.there = set(range(most)) | self.slots.spares | self.slots.lent
         self.slots.replace(range(most), awaited=False)
 
     @rule()
     def lend(self) -> None:
         self.there.add(self.slots.lend())
+
+    @rule()
+    def lend_to_all(self) -> None:
+        lent = len(self.slots.lent)
+        own = len(self.there) - len(self.slots.spares) - lent
+        spare = self.slots.lend_to_all()
+        assert (spare is not None) == (lent < own)
+        if spare is not None:
+            self.there.add(spare)
+
+    @rule()
+    def leave(self) -> None:
+        """What was lent to all gets nothing more, and ends like any spare."""
+        if self.slots.lent:
+            spare = min(self.slots.lent)
+            self.slots.leave(spare)
+            assert spare in self.slots.spares
 
     @rule()
     def end(self) -> None:
@@ -77,7 +94,7 @@ class SlotsMachine(RuleBasedStateMachine):
 
     @rule()
     def send_to_a_loop(self) -> None:
-        usable = sorted(self.there - self.slots.spares)
+        usable = sorted(self.there - self.slots.spares - self.slots.lent)
         expected = min(usable, key=lambda slot: (self.on_loop(slot), slot), default=None)
         slot = self.slots.roomiest_loop()
         assert slot == expected

@@ -315,6 +315,22 @@ class WorkersMachine(RuleBasedStateMachine):
         self.follow()
 
     @rule(which=st.integers(0, 3))
+    def waits_for_slots_of_a_limit(self, which: int) -> None:
+        """It waits for no run, and its worker is lent to whatever comes."""
+        worker = self.a_worker(which)
+        if worker is None or not worker.stack or worker.stack[-1].blocked_run is not None:
+            return
+        frame = worker.stack[-1]
+        for held in list(worker.batches):
+            self.report(held)
+            self.hand_back(held)
+            self.close_if_over(worker, held)
+        frame.blocked_run = self.scheduler.worker_waits.run_waits(
+            *(frame.held.batch.number, frame.position, []), blocks=True, timed=False, lends=True
+        )
+        self.follow()
+
+    @rule(which=st.integers(0, 3))
     def goes_on_after_a_wait(self, which: int) -> None:
         worker = self.a_worker(which)
         if worker is not None:
@@ -380,6 +396,14 @@ class WorkersMachine(RuleBasedStateMachine):
             for frame in worker.stack:
                 if frame.run._details().limited:
                     assert frame.run in self.slots.held
+
+    @invariant()
+    def no_more_are_lent_than_there_are(self) -> None:
+        scheduler = getattr(self, "scheduler", None)
+        if scheduler is not None:
+            slots = scheduler.slots
+            own = slots.in_flight.keys() - slots.spares - slots.lent
+            assert len(slots.lent) <= len(own)
 
     @invariant()
     def windows_hold(self) -> None:

@@ -77,6 +77,16 @@ class Connection:
         """Whether somebody holds it."""
         return self._client is not None
 
+    def shown(self) -> dict[str, str]:
+        """The scheduler's address and the dashboard's link, as far as there are any; nobody is asked."""
+        client = self._client
+        scheduler = client.scheduler if client is not None else None
+        found = {
+            "scheduler": scheduler.address if scheduler is not None else None,
+            "dashboard": self.dashboard_link,
+        }
+        return {name: str(value) for name, value in found.items() if value}
+
     def worker_gone(self) -> None:
         """A worker has gone: what starts workers here has to notice."""
         if self.is_local:

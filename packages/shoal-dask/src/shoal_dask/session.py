@@ -466,6 +466,9 @@ class WorkerSession(ClusterWorker):
             if not stack or getattr(stack[-1].run, "number", None) != run:
                 return  # it has stopped
             worker_thread.given_up = True
+        from shoal.limits.acquiring import give_up  # seldom needed
+
+        give_up(worker_thread.thread)
         self.hand_back(batch)
         self.send_report(batch, [], 0.0, last=True)  # what it may say later is of no interest
         pool = self._worker.executors["default"]

@@ -115,6 +115,17 @@ class Connection:
         """Where the dashboard is, `None` if none is served or nobody asked for it."""
         return self._instance.dashboard_link
 
+    def shown(self) -> dict[str, str]:
+        """The cluster's address and the dashboard's link, as far as there are any; nobody is asked."""
+        instance = self._latest if self.is_open else None
+        if instance is None:
+            return {}
+        found = {
+            "cluster": instance.gcs_address or instance.client_address,
+            "dashboard": instance.dashboard_link,
+        }
+        return {name: value for name, value in found.items() if value}
+
     @property
     def scratch(self) -> str | None:
         """The folder for the records of workers of an instance of ours; `None` elsewhere."""

@@ -109,6 +109,11 @@ class RayTaskRunner(ClusterTaskRunner):
             "a number of CPUs or a cluster's address ('host:port', 'ray://host:port', 'auto') is needed",
         )
 
+    def connection(self) -> dict[str, str]:
+        """See `BaseTaskRunner`: the cluster and the dashboard."""
+        shown: dict[str, str] = self._connection.shown()
+        return shown
+
     def make_backend(self) -> tuple[Backend, int | None]:
         """See `BaseTaskRunner`."""
         self._connection.prepare()  # before the next line, which imports Ray

@@ -1,7 +1,7 @@
 """Shoal: write a flow of tasks once; run it on threads, or on any task runner.
 
     elsewhere                                   what Prefect has and Shoal has not, or in another place
-    safely, spelling, tracebacks                words that can always be found; what somebody meant; tracebacks for users
+    safely, markup, spelling, tracebacks        words that can always be found, and as HTML; what somebody meant; tracebacks
     exceptions, states, annotations, settings   what things are called
     specs, backoff, validation                  what a task and a flow are; retry delays; parameters of flows
     serialization                               what travels between processes
@@ -10,6 +10,7 @@
     engine                                      runs one attempt
     scheduling                                  decides what runs when
     limits                                      how many of something run at once, or in a time
+    recording                                   what ran when
     task_runners                                where it runs
     signatures, checks                          what type checkers are told of tasks; checks of options
     logging, utilities                          names where Prefect has them

@@ -13,6 +13,7 @@ from shoal import elsewhere, settings
 from shoal.checks import Checks, check_names, name_of_function, named_after
 from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError, UnknownOption
 from shoal.names import function_name_to_flow_name
+from shoal.safely import text_of
 from shoal.specs import RESERVED, FlowSpec, bind_error, kind_of_function
 from shoal.task_runners.base import TaskRunner
 from shoal.tracebacks import fold
@@ -134,6 +135,19 @@ class Flow(FlowSpec, Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return f"<Flow {self.name!r}>"
+
+    def _repr_html_(self) -> str:
+        from shoal.markup import card
+
+        limit = self.timeout_seconds
+        facts = [
+            ("called", self.__name__ + text_of(self.signature)),
+            ("says", (self.description or "").partition("\n")[0]),
+            ("task runner", "the default" if self.task_runner is None else self.task_runner),
+            ("retries", self.retries or None),
+            ("time limit", None if limit is None else f"{limit:g} s"),
+        ]
+        return card("Flow", self.name, facts)
 
     @overload
     def __get__(self: BoundTo[S, Q, R], instance: S, owner: Any = None) -> Flow[Q, R]: ...

@@ -30,6 +30,7 @@ from shoal.engine.columns import column, common_length
 from shoal.exceptions import InvalidOption, UnknownOption
 from shoal.futures import TaskFuture
 from shoal.names import next_number
+from shoal.safely import repr_of, text_of
 from shoal.specs import TaskCap, TaskSpec
 from shoal.states import State
 from shoal.tracebacks import fold
@@ -163,6 +164,25 @@ class Task(TaskSpec, Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r}>"
+
+    def _repr_html_(self) -> str:
+        from shoal.markup import card
+
+        return card("Task", self.name, self._facts())
+
+    def _facts(self) -> list[tuple[str, object]]:
+        """What notebooks show of it."""
+        return [
+            (
+                "called",
+                self.__name__ + ("(…)" if self.signature is None else text_of(self.signature)),
+            ),
+            ("says", (self.description or "").partition("\n")[0]),
+            ("tags", ", ".join(sorted(self.tags))),
+            ("retries", self.retries or None),
+            ("time limit", None if self.timeout_seconds is None else f"{self.timeout_seconds:g} s"),
+            ("resources", ", ".join(f"{name}: {n:g}" for name, n in self.resources.items())),
+        ]
 
     @overload
     def __get__(self: BoundTo[S, Q, R], instance: S, owner: Any = None) -> Task[Q, R]: ...
@@ -398,7 +418,10 @@ class BoundTask(Task[P, R_co]):
         self._instance = instance
 
     def __repr__(self) -> str:
-        return f"<Task {self.name!r} of {self._instance!r}>"
+        return f"<Task {self.name!r} of {repr_of(self._instance)}>"
+
+    def _facts(self) -> list[tuple[str, object]]:
+        return [("of", repr_of(self._instance)), *super()._facts()]
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self

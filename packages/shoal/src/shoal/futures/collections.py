@@ -6,6 +6,7 @@ May import `maps`.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
@@ -99,7 +100,22 @@ class TaskFutureList(Sequence[TaskFuture[R_co]], Pending[list[R_co]]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"<TaskFutureList of {len(self)}>"
+        counts = self._counts()
+        return f"<TaskFutureList of {len(self)}{': ' if counts else ''}{counts}>"
+
+    def _repr_html_(self) -> str:
+        from shoal.markup import card
+
+        return card("TaskFutureList", f"of {len(self)}", [("states", self._counts())])
+
+    def _counts(self) -> str:
+        """How many runs are in which state, in words: `9 Completed, 1 Failed`."""
+        items = self._items
+        if isinstance(items, MapRecord):
+            counts = items.count_states()
+        else:
+            counts = Counter(future.state.name for future in items)
+        return ", ".join(f"{count} {name}" for name, count in counts.most_common())
 
     def __await__(self) -> Generator[Any, None, list[R_co]]:
         """Waits for every run without blocking the loop, and gives the results."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -162,6 +162,23 @@ class MapRecord(Generic[R]):
         if self.options is not None:
             call.options = self.options
         return call
+
+    def count_states(self) -> Counter[str]:
+        """How many elements are in which state, by the names of states.
+
+        It makes no futures. An element whose future nobody has counts as running where its worker says when it begins:
+        on threads; else it is pending until it ends.
+        """
+        futures = dict(self.futures)
+        names = Counter(future.state.name for future in futures.values())
+        for index, value in enumerate(self.values):
+            if index in futures:
+                continue
+            if value is NO_VALUE:
+                names["Running" if self.since[index] else "Pending"] += 1
+            else:
+                names["Cancelled" if value is CANCELLED_UNSEEN else "Completed"] += 1
+        return names
 
     def release_arguments(self, index: int) -> None:
         """Lets go of one element's arguments once it has ended."""

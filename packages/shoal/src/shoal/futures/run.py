@@ -206,6 +206,12 @@ class TaskFuture(Generic[R_co], Pending[R_co]):  # noqa: PYI059  # `Pending[R_co
     def __repr__(self) -> str:
         return f"<TaskFuture {self.name!r} {self.state}>"
 
+    def _repr_html_(self) -> str:
+        from shoal.markup import card
+
+        state = self.state
+        return card("TaskFuture", self.name, [("task", self._task.name), ("state", state)])
+
     def __reduce__(self) -> Any:
         if TRAVEL.reduce is not None:
             return TRAVEL.reduce(self)

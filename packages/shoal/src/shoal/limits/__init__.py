@@ -2,6 +2,7 @@
 
     settings.py   where limits are kept; whether there are any
     store.py      what a store of limits does, and the data it speaks of
+    deciding.py   whether who asks gets slots
     tables.py     what every store does, in SQL
     showing.py    limits as they are shown
     transaction.py  what that is written in
@@ -10,7 +11,9 @@
     opening.py    opens the store of the settings
     slots.py      takes slots for who asks in this process, and keeps and gives them back
     lines.py      who waits in this process
-    bell.py       what the thread that does so sleeps on
+    alarms.py     what the thread that does so has to do when
+    bell.py       what it sleeps on
+    blocking.py   how a thread waits for its outcome
     holding.py    slots of the limits of tags, for dispatchers and for direct calls
     acquiring.py  slots for code that asks by itself: what `shoal.concurrency` is made of
     client.py     `ConcurrencyLimits`, for programs that manage limits

@@ -19,10 +19,11 @@ import threading
 import uuid
 import weakref
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import CALL, HERE, LOCK, SCOPE
-from shoal.engine.interrupt import raise_if_due, shielded
+from shoal.engine.interrupt import shielded
 from shoal.engine.services import CALLBACKS
 from shoal.exceptions import (
     AcquireConcurrencySlotTimeoutError,
@@ -31,28 +32,26 @@ from shoal.exceptions import (
     ConcurrencySlotAcquisitionError,
     InvalidOption,
 )
-from shoal.futures.blocking import Countdown, Decision, block, block_plainly
-from shoal.limits.holding import holder_here
-from shoal.limits.settings import lease_seconds, limits_in_use
+from shoal.futures.blocking import Decision
+from shoal.limits.holding import default_lease, holder_here, keeper_here, wait_for
+from shoal.limits.settings import limits_in_use
 from shoal.limits.slots import KEEPER
 from shoal.limits.store import Acquired, Rate, Request
 from shoal.logs import library_logger
 from shoal.safely import repr_of
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from shoal.limits.holding import Keeper
 
-    #: Of whom slots are asked: the keeper of this process, or a worker's way to its driver's.
-    Keeper: TypeAlias = Any
-
-__all__ = ["Acquisition", "holds_here", "in_event_loop", "keeper_here", "tell_of", "wanted"]
-
-
-def keeper_here() -> Keeper:
-    """Of whom code here asks slots."""
-    scope = SCOPE.get()
-    keeper = scope.keeper if scope is not None else None
-    return KEEPER if keeper is None else keeper
+__all__ = [
+    "Acquisition",
+    "give_up",
+    "holds_here",
+    "in_event_loop",
+    "keeper_here",
+    "tell_of",
+    "wanted",
+]
 
 
 def in_event_loop() -> bool:
@@ -62,20 +61,16 @@ def in_event_loop() -> bool:
 
 def _task_here() -> Any:
     """The task of an event loop in which the caller runs, if any."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            return asyncio.current_task() or loop
-    trio = sys.modules.get("trio")
-    if trio is not None:
-        try:
-            return trio.lowlevel.current_task()
-        except RuntimeError:
-            pass
+    # What another thread is just importing has no loop here, and perhaps not yet the function.
+    running = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
+    if running is not None:
+        with suppress(RuntimeError):
+            loop = running()
+            return sys.modules["asyncio"].current_task() or loop
+    current = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "current_task", None)
+    if current is not None:
+        with suppress(RuntimeError):
+            return current()
     return None
 
 
@@ -222,6 +217,14 @@ def holds_here() -> bool:
     return (_task_here() or threading.current_thread()) in _HELD
 
 
+def give_up(owner: Any) -> None:
+    """A thread, or a task of an event loop, does not stop when it is interrupted: what it holds is given back for it."""
+    with LOCK:
+        held = list(_HELD.get(owner, ()))
+    for acquisition in held:
+        acquisition.release()
+
+
 class Acquisition:
     """Slots, from when they are asked for until they are given back.
 
@@ -229,11 +232,12 @@ class Acquisition:
         what: what is asked for.
     """
 
+    _keeper: Keeper = None  # also where `__init__` was interrupted
+
     def __init__(self, what: Wanted) -> None:
         self._what = what
         self._id = str(uuid.uuid4())
         self._process = os.getpid()
-        self._keeper: Keeper = None
         self._owner: Any = None
         self._decision = Decision()
 
@@ -250,7 +254,7 @@ class Acquisition:
         try:
             with shielded():
                 if self._ask():
-                    self._wait()
+                    wait_for(self._decision)
                     self._conclude()
         except BaseException:
             self.release()
@@ -303,19 +307,12 @@ class Acquisition:
             frozenset(what.names),
             holder,
             what.occupy,
-            None if what.decays else lease_seconds() if lease is None else lease,
+            None if what.decays else default_lease(self._keeper) if lease is None else lease,
             what.rate,
             what.strict,
             within=within,
             max_retries=what.max_retries,
         )
-
-    def _wait(self) -> None:
-        block((self._decision,))
-        raise_if_due(shielded=True)
-        if not self._decision.done():
-            # Interrupted was a run beneath this one, and its turn comes when this one has ended.
-            block_plainly(Countdown(), (self._decision,), None)
 
     def _conclude(self) -> None:
         """Looks at the answer."""

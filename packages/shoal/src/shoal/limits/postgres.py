@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from shoal.limits.transaction import Query
+
 __all__ = ["PostgresStore"]
 
 #: Where our tables are.
@@ -88,9 +90,15 @@ PATIENCE = {
 }
 SESSION = f"""
     SET search_path = {SCHEMA};
+    SET synchronous_commit = off;
     SET lock_timeout = '10s';
     SET idle_in_transaction_session_timeout = '10s'
 """
+
+COMMIT_FOR_GOOD = "SET LOCAL synchronous_commit TO DEFAULT; COMMIT"
+
+#: The server's clock.
+CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
 #: Databases that this process has reached; an error of one of these may pass.
 _reached: set[str] = set()
@@ -108,7 +116,6 @@ class PostgresStore(SqlStore):
         MissingExtraError: psycopg is not installed.
     """
 
-    locks = " FOR UPDATE"
     linger = 5.0
     poll = False
 
@@ -192,9 +199,7 @@ class PostgresStore(SqlStore):
                     sql.execute("BEGIN")
                     t = _Transaction(sql)
                     yield t
-                    for address in t.rings:
-                        t.run("SELECT pg_notify(?, '')", address)
-                    sql.execute("COMMIT")
+                    sql.execute(COMMIT_FOR_GOOD if t.lasting else "COMMIT")
                 except BaseException:
                     if not sql.closed:
                         sql.execute("ROLLBACK")
@@ -252,30 +257,44 @@ class PostgresStore(SqlStore):
 
 
 class _Transaction(Transaction):
-    """The time is asked for once the locks are held: to wait for them may have taken a while."""
+    """Every statement is a round trip. psycopg's pipeline saves some, but takes 100 µs itself (3.3)."""
 
     def __init__(self, sql: psycopg.Connection[Any]) -> None:
-        super().__init__()
         self._sql = sql
         self._now: float | None = None
 
     @property
     def now(self) -> float:
         if self._now is None:
-            ((self._now,),) = self.run(
-                "SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
-            )
+            ((self._now,),) = self.run(f"SELECT {CLOCK}")
         return self._now
 
     @property
     def wall(self) -> float:
         return self.now
 
-    def run(self, sql: str, *values: Any) -> list[Any]:
-        if sql.endswith(PostgresStore.locks):
-            self._now = None
-        cursor = self._sql.execute(_with_placeholders(sql), values)
-        return cursor.fetchall() if cursor.description else []
+    def lock(self, sql: str, *values: Any) -> list[Any]:
+        # What stands outside is looked at when a row has been locked, which may have taken a while.
+        found = self.run(
+            f"WITH locked AS MATERIALIZED ({sql} FOR UPDATE) SELECT *, {CLOCK} FROM locked", *values
+        )
+        self._now = found[-1][-1] if found else None
+        return [row for *row, _ in found]
+
+    def ask(self, *queries: Query) -> list[list[Any]]:
+        return [
+            self._sql.execute(_with_placeholders(sql), values).fetchall()
+            for sql, *values in queries
+        ]
+
+    def do(self, sql: str, *values: Any) -> None:
+        self._sql.execute(_with_placeholders(sql), values)
+
+    def ring(self, address: str) -> None:
+        self.do("SELECT pg_notify(?, '')", address)
+
+    def ring_found(self, sql: str, *values: Any) -> None:
+        self.do(f"SELECT pg_notify(address, '') FROM ({sql}) AS found", *values)
 
 
 @lru_cache(maxsize=256)

@@ -29,12 +29,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from shoal.context import LOCK
-from shoal.engine.interrupt import interruptible_block
 from shoal.engine.services import TIMERS
 from shoal.exceptions import AcquireConcurrencySlotTimeoutError, ConcurrencyLimitError
-from shoal.futures.blocking import Countdown, block_plainly
+from shoal.limits.alarms import Alarms
 from shoal.limits.bell import Bell
+from shoal.limits.blocking import Decision, wait_for
 from shoal.limits.lines import Lines, Waiter
 from shoal.limits.opening import open_store
 from shoal.limits.settings import poll_seconds
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from shoal.exceptions import ShoalError
+    from shoal.limits.alarms import Alarm
     from shoal.limits.lines import OnOutcome
     from shoal.limits.store import LimitStore, Request
 
@@ -75,7 +75,7 @@ class _Round(NamedTuple):
     arrived: list[Waiter]
     released: dict[str, frozenset[str]]
     left: list[Waiter]
-    due: set[tuple[str, Any]]
+    due: set[Alarm]
 
 
 class SlotKeeper:
@@ -116,8 +116,7 @@ class SlotKeeper:
         self._arrived: list[Waiter] = []
         self._released: dict[str, frozenset[str]] = {}
         self._left: list[Waiter] = []
-        self._due: set[tuple[str, Any]] = set()
-        self._timers: dict[tuple[str, Any], Any] = {}
+        self._alarms = Alarms(self._after, self._changed, self._wake)
         self._thread: threading.Thread | None = None
         self._bell = None
         self._closed = False
@@ -191,13 +190,10 @@ class SlotKeeper:
             ConcurrencyLimitError: the slots will never be free, or the store cannot be used.
             AcquireConcurrencySlotTimeoutError: they were not in time.
         """
-        decision = _Decision()
+        decision = Decision()
         try:
             self.request(request, decision, timeout)
-            interruptible_block((decision,), None, False, False)
-            if not decision.done():
-                # Interrupted was a run beneath this one, and its turn comes when this one has ended.
-                block_plainly(Countdown(), (decision,), None)
+            wait_for(decision)
         except BaseException:
             self.withdraw(request.holder.id)
             raise
@@ -239,9 +235,10 @@ class SlotKeeper:
         idle = False
         while True:
             with self._changed:
-                if self._arrived or self._released or self._left or self._due:
-                    todo = _Round(self._arrived, self._released, self._left, self._due)
-                    self._arrived, self._released, self._left, self._due = [], {}, [], set()
+                if self._arrived or self._released or self._left or self._alarms.due:
+                    due = self._alarms.take_due()
+                    todo = _Round(self._arrived, self._released, self._left, due)
+                    self._arrived, self._released, self._left = [], {}, []
                     return todo
                 self._keep_time(store)
                 busy = bool(self._waiting or self._held or self._lines.owed)
@@ -255,16 +252,20 @@ class SlotKeeper:
 
     def _keep_time(self, store: LimitStore) -> None:
         """Sets the timers that what waits and what is held needs; under `_changed`."""
-        self._set_timer(("look", None), self._poll if store.poll and self._waiting else None)
-        if not self._waiting:
+        if self._waiting:
+            if store.poll:
+                self._alarms.start(("look", None), self._poll)
+        else:
             self._lines.first.clear()  # of those who were withdrawn
-        for what, which in list(self._timers):
-            if (what == "renew" and which not in self._leases) or (
-                what == "line" and not self._waiting
-            ):
-                self._set_timer((what, which), None)
         for seconds in self._leases:
-            self._set_timer(("renew", seconds), seconds / 3)
+            self._alarms.start(("renew", seconds), seconds / 3)
+        self._alarms.stop_unless(self._is_wanted)
+
+    def _is_wanted(self, alarm: Alarm) -> bool:
+        what, which = alarm
+        if what == "renew":
+            return which in self._leases
+        return what == "again" or bool(self._waiting)
 
     def _count(self, request: Request, change: int) -> None:
         """One more is held, or one less; under `_changed`."""
@@ -272,21 +273,6 @@ class SlotKeeper:
             self._leases[seconds] = self._leases.get(seconds, 0) + change
             if not self._leases[seconds]:
                 del self._leases[seconds]
-
-    def _set_timer(
-        self, key: tuple[str, Any], seconds: float | None, *, anew: bool = False
-    ) -> None:
-        """Sets a timer that is not set, or calls one off; under `_changed`."""
-        if (seconds is None or anew) and (timer := self._timers.pop(key, None)) is not None:
-            timer.cancel()
-        if seconds is not None and key not in self._timers:
-            self._timers[key] = self._after(seconds, lambda: self._time_to(key))
-
-    def _time_to(self, key: tuple[str, Any]) -> None:
-        with self._changed:
-            if self._timers.pop(key, None) is not None:  # else it was called off while it went off
-                self._due.add(key)
-                self._wake()
 
     def _time_out(self, waiter: Waiter) -> None:
         """A waiter's time is over. One that was never tried is tried first, if the store can be reached."""
@@ -355,7 +341,7 @@ class SlotKeeper:
             if store.may_pass(error) and not self._closed:
                 self._lines.owed.update(released)
                 with self._changed:
-                    self._set_timer(("again", None), AGAIN)
+                    self._alarms.start(("again", None), AGAIN)
                 self._in_trouble(error)
             else:
                 library_logger().warning(
@@ -435,7 +421,7 @@ class SlotKeeper:
                     break
             else:
                 with self._changed:
-                    self._set_timer(("line", name), None)
+                    self._alarms.stop(("line", name))
 
     def _try(self, store: LimitStore, waiter: Waiter, name: str, behind: int) -> None:
         """Tries to get a waiter its slots; if it has to wait, it stands in line, and is tried again at its time."""
@@ -464,7 +450,7 @@ class SlotKeeper:
                     self._lines.join(waiter, answer.names)
                     if name not in self._lines.first:
                         name = min(answer.names)
-                    self._set_timer(("line", name), max(pause, 0.0005), anew=True)
+                    self._alarms.start(("line", name), max(pause, 0.0005), anew=True)
             if is_given_up:
                 problem = f"it had no free slots, nor at {most} further tries"
                 tag = min(answer.names).removeprefix(TAG)
@@ -522,8 +508,7 @@ class SlotKeeper:
     def _end(self) -> None:
         """The thread ends, and the next one begins anew; under `_changed`."""
         self._thread = self._bell = None
-        for key in list(self._timers):
-            self._set_timer(key, None)
+        self._alarms.stop_unless(lambda _: False)
         self._lines = Lines()
 
     def _fail(self, error: BaseException) -> None:
@@ -539,44 +524,6 @@ class SlotKeeper:
             )
             refusal.__cause__ = error
             self._decide(waiter, refusal)
-
-
-class _Decision:
-    """The outcome that a blocked thread waits for; a `Waitable`."""
-
-    __slots__ = ("_done", "_waiter", "outcome")
-
-    outcome: Acquired | ShoalError
-
-    def __init__(self) -> None:
-        self._done = False
-        self._waiter: Callable[[Any], object] | None = None
-
-    def __call__(self, outcome: Acquired | ShoalError) -> None:
-        with LOCK:
-            self.outcome = outcome
-            self._done = True
-            waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            waiter(self)
-
-    def watch(self, waiter: Callable[[Any], object]) -> bool:
-        """See `Waitable`."""
-        if not self._done:
-            self._waiter = waiter
-        return not self._done
-
-    def unwatch(self, waiter: Callable[[Any], object]) -> None:
-        """See `Waitable`."""
-        self._waiter = None
-
-    def done(self) -> bool:
-        """See `Waitable`."""
-        return self._done
-
-    def flawed(self) -> bool:
-        """See `Waitable`."""
-        return self._done and not isinstance(self.outcome, Acquired)
 
 
 #: The keeper of this process. It opens nothing before the first request.

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from shoal.limits.store import Answer, Request
+    from shoal.limits.transaction import Query
 
 __all__ = ["SqliteStore"]
 
@@ -282,13 +283,25 @@ class _Transaction(Transaction):
     wall = 0.0
 
     def __init__(self, sql: sqlite3.Connection, now: float) -> None:
-        super().__init__()
+        self.rings: set[str] = set()
         self._sql = sql
         self.now = now
         self.wall = time.time()
 
-    def run(self, sql: str, *values: Any) -> list[Any]:
-        return self._sql.execute(sql, values).fetchall()
+    def ask(self, *queries: Query) -> list[list[Any]]:
+        return [self._sql.execute(sql, values).fetchall() for sql, *values in queries]
+
+    def lock(self, sql: str, *values: Any) -> list[Any]:
+        return self._sql.execute(sql, values).fetchall()  # the whole file is locked
+
+    def do(self, sql: str, *values: Any) -> None:
+        self._sql.execute(sql, values)
+
+    def ring(self, address: str) -> None:
+        self.rings.add(address)
+
+    def ring_found(self, sql: str, *values: Any) -> None:
+        self.rings.update(address for (address,) in self._sql.execute(sql, values))
 
 
 def _ring(bell: socket.socket | None, addresses: set[str]) -> None:

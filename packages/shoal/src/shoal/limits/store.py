@@ -73,8 +73,8 @@ class Holder:
     Attributes:
         id: the UUID by which they are given back; for the slots of a run's tags, the run's.
         run: the name of the run that asks; empty in plain code.
-        host: the name of its machine.
-        pid: of the process that keeps the lease.
+        host: the name of the machine where it runs.
+        pid: of its process there. On a worker, the driver keeps the lease.
         label: what the caller calls itself.
     """
 
@@ -94,7 +94,7 @@ class Request:
         holder: who asks.
         occupy: how many slots of each, at least 1.
         lease_seconds: how long the slots outlive the process that keeps them; `None` for slots that are not given back
-            but decay.
+            but decay. On its way from a worker to its driver 0, for as long as the driver says.
         rate: the limits that do not exist are made with this one.
         strict: whether a name without a limit is refused.
         max_retries: how often it is tried again where slots are not free; `None` for as often as it takes.

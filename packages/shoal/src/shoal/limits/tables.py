@@ -17,65 +17,28 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import ConcurrencyLimitError
+from shoal.limits.deciding import STANDING, Place, Row, Use, decide, free_of_limits
 from shoal.limits.showing import shown_limits
-from shoal.limits.store import TAG, Acquired, Busy, Refused
+from shoal.limits.store import TAG, Acquired, Busy
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from contextlib import AbstractContextManager
 
+    from shoal.limits.deciding import Decision
     from shoal.limits.store import Answer, Limit, Request
-    from shoal.limits.transaction import Transaction
+    from shoal.limits.transaction import Query, Transaction
 
-__all__ = ["AHEAD", "STANDING", "SqlStore"]
-
-#: Seconds for which a waiter keeps its places in line without asking again.
-STANDING = 5.0
-
-#: Seconds that slots of a rate are given out ahead of their time. So no slot's time passes by unused while who has
-#: asked for it is being told.
-AHEAD = 0.05
-
-#: What is left of a sum of floats that should be 0.
-ALMOST = 1e-6
+__all__ = ["SqlStore"]
 
 _ROW = "name, slots, active, decay, stored, stored_at, rate_count, rate_seconds"
 
 
-class _Row(NamedTuple):
-    """A limit that is locked; see `Limit`."""
-
-    name: str
-    slots: int
-    active: int
-    decay: float
-    stored: float
-    stored_at: float
-    rate_count: int | None
-    rate_seconds: float | None
-
-    def level(self, now: float) -> float:
-        """What is left of `stored`."""
-        return max(0.0, self.stored - self.decay * max(0.0, now - self.stored_at))
-
-
-class _Use(NamedTuple):
-    """What of a limit is leased: slots of others, slots whose leases are over, whether one asks again, the next end."""
-
-    taken: int = 0
-    over: int = 0
-    mine: int = 0
-    ends: float | None = None
-
-
 class SqlStore(ABC):
     """A `LimitStore` in an SQL database; see there for the methods."""
-
-    #: Makes a SELECT lock its rows.
-    locks = ""
 
     def __init__(self) -> None:
         self.address = ""  # to be told of what was given back; none before anybody stands in line
@@ -103,6 +66,7 @@ class SqlStore(ABC):
     def upsert(self, name: str, limit: int, **changes: Any) -> Limit:
         """See `LimitStore`."""
         with self._transaction(name) as t:
+            t.lasting = True
             made = self._make(t, name, limit)
             self._change(t, name, limit=None if made else limit, **changes)
             return self._show(t, name)
@@ -110,6 +74,7 @@ class SqlStore(ABC):
     def create(self, name: str, limit: int, **changes: Any) -> Limit | None:
         """See `LimitStore`."""
         with self._transaction(name) as t:
+            t.lasting = True
             if not self._make(t, name, limit):
                 return None
             self._change(t, name, **changes)
@@ -121,6 +86,7 @@ class SqlStore(ABC):
             return None
         renamed = new_name is not None and new_name != name
         with self._transaction(name) as t:
+            t.lasting = True
             rows = self._lock(t, [name, new_name or name])
             if all(row.name != name for row in rows):
                 return None
@@ -131,7 +97,7 @@ class SqlStore(ABC):
             self._change(t, name, **changes)
             if renamed:
                 for table in ("limits", "leases", "waiters"):
-                    t.run(f"UPDATE {table} SET name = ? WHERE name = ?", new_name, name)
+                    t.do(f"UPDATE {table} SET name = ? WHERE name = ?", new_name, name)
             return self._show(t, new_name or name)
 
     def read(self, name: str) -> Limit | None:
@@ -158,9 +124,10 @@ class SqlStore(ABC):
         with self._transaction(name) as t:
             if not self._lock(t, [name]):
                 return False
+            t.lasting = True
             self._ring_all(t, name)
             for table in ("leases", "waiters", "limits"):
-                t.run(f"DELETE FROM {table} WHERE name = ?", name)
+                t.do(f"DELETE FROM {table} WHERE name = ?", name)
             return True
 
     def reset(self, name: str) -> bool:
@@ -175,7 +142,7 @@ class SqlStore(ABC):
         if self._lock(t, [name]):
             return False
         values = (name, str(uuid.uuid4()), slots, 1, decay, 0.0, t.now, *rate, t.wall, t.wall)
-        t.run(
+        t.do(
             f"INSERT INTO limits VALUES ({', '.join('?' * len(values))}) ON CONFLICT (name) DO NOTHING",
             *values,
         )
@@ -191,7 +158,8 @@ class SqlStore(ABC):
         active: bool | None = None,
         active_slots: int | None = None,
     ) -> None:
-        taken = self._uses(t, self._lock(t, [name]), "")[name].taken
+        rows = self._lock(t, [name])
+        taken = self._uses(t, rows, "", t.run(*self._uses_query(t, rows, "")))[name].taken
         (row,) = self._lock(t, [name])  # anew: slots of leases that were over came off it
         stored = row.level(t.now)
         if decay is not None and (decay > 0) != (row.decay > 0):
@@ -201,8 +169,8 @@ class SqlStore(ABC):
             if not (row.decay if decay is None else decay) or not active_slots:
                 stored -= self._drop(t, name, taken, active_slots)
         if limit is not None or decay is not None:
-            t.run("UPDATE limits SET rate_count = NULL, rate_seconds = NULL WHERE name = ?", name)
-        t.run(
+            t.do("UPDATE limits SET rate_count = NULL, rate_seconds = NULL WHERE name = ?", name)
+        t.do(
             "UPDATE limits SET slots = ?, decay = ?, active = ?, stored = ?, stored_at = ?, updated = ?"
             " WHERE name = ?",
             row.slots if limit is None else limit,
@@ -218,7 +186,7 @@ class SqlStore(ABC):
         for id, occupy in leases:
             if taken <= most:
                 break
-            t.run("DELETE FROM leases WHERE name = ? AND id = ?", name, id)
+            t.do("DELETE FROM leases WHERE name = ? AND id = ?", name, id)
             taken -= occupy
         return taken
 
@@ -239,7 +207,7 @@ class SqlStore(ABC):
         """See `LimitStore`."""
         names = sorted(filter(_is_text, request.names))
         if not names or not (self._exists() or request.rate):
-            return _answer(request, [], 0.0)
+            return free_of_limits(request)
         with self._transaction(names[0]) as t:
             rows = self._lock(t, names)
             if request.rate is not None and len(rows) < len(names):
@@ -247,135 +215,122 @@ class SqlStore(ABC):
                 for name in set(names) - {row.name for row in rows}:
                     self._make(t, name, rate.burst, rate.decay, request)
                 rows = self._lock(t, names)
-            me = request.holder.id
-            stood = None if waited_seconds is None else self._stood_since(t, me)
-            since = t.now - (waited_seconds or 0.0) if stood is None else stood
-            answer = self._decide(t, rows, request, since, patience, stand)
-            if isinstance(answer, Busy):
-                if stand:
-                    self._stand(t, answer.names, request, since, behind)
-            elif stood is not None:
-                self._leave(t, [me], names)
-            return answer
+            if not rows:
+                return free_of_limits(request)
+            uses, places = self._look(t, rows, request, stand=stand)
+            decision = decide(
+                request,
+                rows,
+                uses,
+                places,
+                now=t.now,
+                waited_seconds=waited_seconds or 0.0,
+                patience=patience,
+            )
+            self._carry_out(t, rows, request, decision, behind if stand else None)
+        return decision.answer
 
-    def _decide(
+    def _carry_out(
         self,
         t: Transaction,
-        rows: list[_Row],
+        rows: Sequence[Row],
         request: Request,
-        since: float,
-        patience: float | None,
-        stand: bool,
-    ) -> Answer:
-        """Takes the slots if it can."""
-        limits = [row for row in rows if row.active]
-        missing = request.names - {row.name for row in rows}
-        if request.strict and missing:
-            return Refused(min(missing), "there is no limit of this name")
-        for row in limits:
-            if problem := _impossible(row, request):
-                return Refused(row.name, problem)
-        if not limits:
-            return _answer(request, rows, 0.0)
-        uses = self._uses(t, limits, request.holder.id)
-        waits = self._before(t, limits, request.holder.id, since) if stand else {}
-        charges: dict[str, float] = {}
-        after = 0.0
-        for row in limits:
-            use, level = uses[row.name], row.level(t.now)
-            if use.over and row.decay:
-                level = max(0.0, level - use.over)
-            if row.decay:
-                fit = _fit_decay(row, level, request, patience)
-                charge = 0 if use.mine else fit.charge
-                wait = None if use.mine else fit.wait
-                charges[row.name] = level + charge
-                after = max(after, fit.after)
-            else:
-                is_full = use.taken + row.stored + request.occupy > row.slots
-                own = self._held_by(t, row.name, request.within) if is_full else 0
-                if own and own + request.occupy > row.slots:
-                    return Refused(row.name, _for_itself(row, own, request.occupy))
-                wait = (use.ends or t.now + STANDING) - t.now if is_full else None
-            if wait is not None:
-                waits[row.name] = max(wait, waits.get(row.name, 0.0))
-        if waits:
-            return Busy(frozenset(waits), max(waits.values()))
-        for name, stored in charges.items():
-            t.run("UPDATE limits SET stored = ?, stored_at = ? WHERE name = ?", stored, t.now, name)
-        if request.lease_seconds is not None:
-            self._lease(t, [row.name for row in limits], request, request.lease_seconds)
-        return _answer(request, rows, after)
+        decision: Decision,
+        behind: int | None,
+    ) -> None:
+        """Writes what was decided; `behind` is `None` for who does not stand in line."""
+        answer = decision.answer
+        if isinstance(answer, Busy):
+            if behind is not None:
+                self._stand(t, answer.names, request, decision.since, behind)
+            return
+        if decision.stood:
+            t.do("DELETE FROM waiters WHERE id = ?", request.holder.id)
+        for address in decision.rings - {self.address}:
+            t.ring(address)
+        for name, stored in decision.stored.items():
+            t.do("UPDATE limits SET stored = ?, stored_at = ? WHERE name = ?", stored, t.now, name)
+        t.lasting = isinstance(answer, Acquired)
+        if t.lasting and request.lease_seconds is not None:
+            names = [row.name for row in rows if row.active]
+            self._lease(t, names, request, request.lease_seconds)
 
     def _lease(self, t: Transaction, names: list[str], request: Request, seconds: float) -> None:
         who = request.holder
         for name in names:
-            t.run(
+            t.do(
                 "INSERT INTO leases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (name, id) DO UPDATE SET expires = excluded.expires",
                 *(name, who.id, request.occupy, t.now + seconds, t.now),
                 *(who.run, who.host, who.pid, who.label),
             )
 
-    def _lock(self, t: Transaction, names: Iterable[str]) -> list[_Row]:
+    def _lock(self, t: Transaction, names: Iterable[str]) -> list[Row]:
         """Those of these limits that exist, in the order of their names; nobody else changes them or what is theirs."""
         among, values = self._among("name", sorted(set(names)))
-        rows = t.run(f"SELECT {_ROW} FROM limits WHERE {among} ORDER BY name{self.locks}", values)
-        return [_Row(*row) for row in rows]
+        return self._locked(t, f"WHERE {among}", values)
 
-    def _uses(self, t: Transaction, rows: Sequence[_Row], me: str) -> dict[str, _Use]:
-        """What is leased of limits; leases that are over are removed, others', and their slots come off `stored`."""
+    def _locked(self, t: Transaction, which: str, values: Any) -> list[Row]:
+        return [
+            Row(*row) for row in t.lock(f"SELECT {_ROW} FROM limits {which} ORDER BY name", values)
+        ]
+
+    def _look(
+        self, t: Transaction, rows: Sequence[Row], request: Request, *, stand: bool
+    ) -> tuple[dict[str, Use], list[Place]]:
+        """What is leased of limits, and who stands in line there."""
         among, values = self._among("name", [row.name for row in rows])
+        queries = [self._uses_query(t, rows, request.holder.id, request.within)]
+        if stand:
+            queries.append(
+                (
+                    f"SELECT name, since, id, expires, address FROM waiters WHERE {among}"
+                    " AND (expires > ? OR id = ?) ORDER BY since, id",
+                    *(values, t.now, request.holder.id),
+                )
+            )
+        used, *places = t.ask(*queries)
+        uses = self._uses(t, rows, request.holder.id, used)
+        return uses, [Place(*place) for found in places for place in found]
+
+    def _uses_query(
+        self, t: Transaction, rows: Sequence[Row], me: str, within: Collection[str] = ()
+    ) -> Query:
+        among, values = self._among("name", [row.name for row in rows])
+        own, ids = self._among("id", within) if within else ("0 = ?", 1)
         now = t.now
-        found = t.run(
+        return (
             "SELECT name, CAST(SUM(CASE WHEN expires > ? AND id <> ? THEN occupy ELSE 0 END) AS BIGINT),"
             " CAST(SUM(CASE WHEN expires <= ? AND id <> ? THEN occupy ELSE 0 END) AS BIGINT),"
-            " MAX(CASE WHEN id = ? THEN 1 ELSE 0 END), MIN(CASE WHEN expires > ? THEN expires END)"
+            " MAX(CASE WHEN id = ? THEN 1 ELSE 0 END), MIN(CASE WHEN expires > ? AND id <> ? THEN expires END),"
+            f" CAST(SUM(CASE WHEN {own} AND expires > ? THEN occupy ELSE 0 END) AS BIGINT)"
             f" FROM leases WHERE {among} GROUP BY name",
-            *(now, me, now, me, me, now, values),
+            *(now, me, now, me, me, now, me, ids, now, values),
         )
-        uses = {row.name: _Use() for row in rows} | {name: _Use(*use) for name, *use in found}
+
+    def _uses(
+        self, t: Transaction, rows: Sequence[Row], me: str, found: Iterable[Any]
+    ) -> dict[str, Use]:
+        """Leases that are over are removed, others', and their slots come off `stored`."""
+        uses = {row.name: Use() for row in rows} | {name: Use(*use) for name, *use in found}
         if any(use.over for use in uses.values()):
-            t.run(f"DELETE FROM leases WHERE {among} AND expires <= ? AND id <> ?", values, now, me)
+            among, values = self._among("name", [row.name for row in rows])
+            t.do(
+                f"DELETE FROM leases WHERE {among} AND expires <= ? AND id <> ?",
+                *(values, t.now, me),
+            )
             for row in rows:
                 if row.decay and (over := uses[row.name].over):
                     self._take_off(t, row, over)
         return uses
 
-    def _held_by(self, t: Transaction, name: str, ids: Collection[str]) -> int:
-        """How many slots of a limit some ids have."""
-        if not ids:
-            return 0
-        among, values = self._among("id", ids)
-        ((own,),) = t.run(
-            f"SELECT CAST(SUM(occupy) AS BIGINT) FROM leases WHERE name = ? AND {among} AND expires > ?",
-            *(name, values, t.now),
-        )
-        return own or 0
-
-    def _take_off(self, t: Transaction, row: _Row, occupy: float) -> None:
-        t.run(
+    def _take_off(self, t: Transaction, row: Row, occupy: float) -> None:
+        t.do(
             "UPDATE limits SET stored = ?, stored_at = ? WHERE name = ?",
             *(max(0.0, row.level(t.now) - occupy), t.now, row.name),
         )
 
     # ------------------------------------------------------------------ lines
-
-    def _stood_since(self, t: Transaction, me: str) -> float | None:
-        ((since,),) = t.run("SELECT MIN(since) FROM waiters WHERE id = ?", me)
-        return None if since is None else float(since)
-
-    def _before(
-        self, t: Transaction, rows: Sequence[_Row], me: str, since: float
-    ) -> dict[str, float]:
-        """The names at which somebody stands in line before one, and in how many seconds that may be over at the latest."""
-        among, values = self._among("name", [row.name for row in rows])
-        found = t.run(
-            f"SELECT name, MAX(expires) FROM waiters WHERE {among} AND expires > ? AND id <> ?"
-            " AND (since < ? OR (since = ? AND id < ?)) GROUP BY name",
-            *(values, t.now, me, since, since, me),
-        )
-        return {name: expires - t.now for name, expires in found}
 
     def _stand(
         self, t: Transaction, names: Collection[str], request: Request, since: float, behind: int
@@ -384,33 +339,29 @@ class SqlStore(ABC):
             self._listen()
         who = request.holder
         among, values = self._among("name", sorted(names))
-        t.run(f"DELETE FROM waiters WHERE {among} AND expires <= ?", values, t.now)
+        t.do(f"DELETE FROM waiters WHERE {among} AND expires <= ?", values, t.now)
         for name in sorted(names):
-            t.run(
+            t.do(
                 "INSERT INTO waiters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name, id)"
                 " DO UPDATE SET expires = excluded.expires, behind = excluded.behind, address = excluded.address",
                 *(name, who.id, request.occupy, since, t.now + STANDING, self.address, behind),
                 *(who.run, who.host, who.pid, who.label),
             )
 
-    def _leave(self, t: Transaction, ids: Collection[str], names: Collection[str]) -> None:
-        """Leaves all lines, which are among those of `names`; the next ones there are told."""
-        among, values = self._among("id", ids)
-        t.run(f"DELETE FROM waiters WHERE {among}", values)
-        self._ring_first(t, names)
-
     def _ring_first(self, t: Transaction, names: Iterable[str]) -> None:
+        """Tells the first in line at limits, unless it is of this process, whose keeper knows."""
         for name in names:
-            for (address,) in t.run(
-                "SELECT address FROM waiters WHERE name = ? AND expires > ? ORDER BY since, id LIMIT 1",
-                *(name, t.now),
-            ):
-                t.rings.add(address)
-        t.rings.discard(self.address)
+            t.ring_found(
+                "SELECT address FROM (SELECT address FROM waiters WHERE name = ? AND expires > ?"
+                " ORDER BY since, id LIMIT 1) AS first WHERE address <> ?",
+                *(name, t.now, self.address),
+            )
 
     def _ring_all(self, t: Transaction, name: str) -> None:
-        t.rings.update(a for (a,) in t.run("SELECT address FROM waiters WHERE name = ?", name))
-        t.rings.discard(self.address)
+        t.ring_found(
+            "SELECT DISTINCT address FROM waiters WHERE name = ? AND address <> ?",
+            *(name, self.address),
+        )
 
     # ------------------------------------------------------------------ slots are kept and given back
 
@@ -422,7 +373,7 @@ class SqlStore(ABC):
         with self._transaction("*") as t:
             if self._lock_those_of(t, "leases", ids):
                 among, values = self._among("id", ids)
-                t.run(f"UPDATE leases SET expires = ? WHERE {among}", t.now + lease_seconds, values)
+                t.do(f"UPDATE leases SET expires = ? WHERE {among}", t.now + lease_seconds, values)
                 for id, name in t.run(f"SELECT id, name FROM leases WHERE {among}", values):
                     kept.setdefault(id, set()).add(name)
         return kept
@@ -446,7 +397,7 @@ class SqlStore(ABC):
                 for row in rows:
                     if row.decay:
                         self._take_off(t, row, sums.get(row.name, 0))
-            t.run(f"DELETE FROM leases WHERE {among}", values)
+            t.do(f"DELETE FROM leases WHERE {among}", values)
             self._ring_first(t, [row.name for row in rows])
 
     def withdraw(self, ids: Collection[str]) -> None:
@@ -456,78 +407,15 @@ class SqlStore(ABC):
         with self._transaction("*") as t:
             rows = self._lock_those_of(t, "waiters", ids)
             if rows:
-                self._leave(t, ids, [row.name for row in rows])
+                among, values = self._among("id", ids)
+                t.do(f"DELETE FROM waiters WHERE {among}", values)
+                self._ring_first(t, [row.name for row in rows])
 
-    def _lock_those_of(self, t: Transaction, table: str, ids: Collection[str]) -> list[_Row]:
+    def _lock_those_of(self, t: Transaction, table: str, ids: Collection[str]) -> list[Row]:
         """Locks the limits at which ids have leases, or stand in line."""
         among, values = self._among("id", ids)
-        names = [
-            name for (name,) in t.run(f"SELECT DISTINCT name FROM {table} WHERE {among}", values)
-        ]
-        return self._lock(t, names) if names else []
-
-
-# ---------------------------------------------------------------------- pure
-
-
-class _Fit(NamedTuple):
-    """How a request fits a limit with slot decay: seconds to wait before it can, what it costs, and from when on it counts."""
-
-    wait: float | None
-    charge: float
-    after: float
-
-
-def _fit_decay(row: _Row, level: float, request: Request, patience: float | None) -> _Fit:
-    occupy = request.occupy
-    after = max(0.0, (level + occupy - row.slots - ALMOST) / row.decay)
-    if request.lease_seconds is not None:
-        return _Fit(after or None, occupy, 0.0)
-    # More than the limit is paid for twice but for the limit: once before, for who came in the window before, and
-    # once after, for who comes in the window after. So no window has more than a rate's count.
-    charge = occupy + max(0, occupy - row.slots)
-    ahead = (level + min(occupy, row.slots) - row.slots) / row.decay - AHEAD
-    if ahead > ALMOST:
-        return _Fit(ahead, charge, after)
-    if patience is not None and after > patience:
-        return _Fit(after, charge, after)
-    return _Fit(None, charge, after)
-
-
-def _impossible(row: _Row, request: Request) -> str | None:
-    """Why waiting for this limit is no use."""
-    if request.lease_seconds is None and not row.decay:
-        return "its slots do not decay, so it gives no rate: set a slot decay, or use `concurrency`"
-    most = row.slots
-    if request.lease_seconds is None and row.rate_count is not None:
-        most = row.rate_count
-    if request.occupy <= most:
-        return None
-    if row.slots == 0:
-        what = "runs with this tag" if row.name.startswith(TAG) else "what needs a slot of it"
-        return f"it is 0, so {what} must not start; set a higher one to allow them"
-    return f"it has {most} slots, fewer than the {request.occupy} that are asked for at once"
-
-
-def _for_itself(row: _Row, own: int, occupy: int) -> str:
-    return (
-        f"who asks for {occupy} of its {row.slots} slots holds {own} already, and would wait for itself: take all that is"
-        " needed at once, or give back first"
-    )
-
-
-def _answer(request: Request, rows: list[_Row], after: float) -> Answer:
-    missing = request.names - {row.name for row in rows}
-    if request.strict and missing:
-        return Refused(min(missing), "there is no limit of this name")
-    taken = frozenset(row.name for row in rows if row.active)
-    rate = request.rate
-    others = {
-        row.name: row.decay
-        for row in rows
-        if rate is not None and (rate.count, rate.seconds) != (row.rate_count, row.rate_seconds)
-    }
-    return Acquired(taken, missing, after, others)
+        which = f"WHERE name IN (SELECT name FROM {table} WHERE {among})"
+        return self._locked(t, which, values)
 
 
 def _is_text(name: str) -> bool:

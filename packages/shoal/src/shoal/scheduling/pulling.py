@@ -57,7 +57,10 @@ class PullingScheduler(Scheduler):
 
     def leave_no_shortcut(self) -> None:
         """From now on every run that comes passes the caps."""
-        self.submit = super().submit  # type: ignore[method-assign]
+        self.submit = self._submit_capped  # type: ignore[method-assign]
+
+    def _submit_capped(self, future: TaskFuture[Any]) -> None:
+        super().submit(future)
 
     def submit(self, future: TaskFuture[Any]) -> None:
         """See `Scheduler`. Hot; takes no lock unless somebody is to be told."""
@@ -310,6 +313,12 @@ class PullingScheduler(Scheduler):
         span = Span(record, *record.take(size))
         record.spans.append(span)
         return span
+
+    def span_ended(self, worker: Any, span: Span, count: int, began: float, ended: float) -> None:
+        """A worker has gone through the first so many elements of a span."""
+        span.record.spans.remove(span)
+        self.durations.observe(span.record.task, max(ended - began, 0.0), count)
+        self.vacated(worker)
 
     def take_back(self, span: Span) -> None:
         """What a worker has not started of a span becomes ready again, for others."""

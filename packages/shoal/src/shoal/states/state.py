@@ -325,7 +325,19 @@ class State(Generic[R_co]):
         return f"{self.name}({', '.join(says)})"
 
     def __repr__(self) -> str:
-        return f"<State {self} of {self.timestamp.isoformat(timespec='seconds')}>"
+        return f"<State {self} of {self._when()}>"
+
+    def _repr_html_(self) -> str:
+        from shoal.markup import card
+
+        facts = [("type", self.type), ("message", self.message), ("since", self._when())]
+        return card("State", self.name, facts)
+
+    def _when(self) -> str:
+        try:
+            return self.timestamp.isoformat(timespec="seconds")
+        except (OverflowError, ValueError, OSError):  # beyond what there are dates for
+            return str(self.epoch)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, State):

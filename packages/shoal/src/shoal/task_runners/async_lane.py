@@ -149,8 +149,12 @@ class AsyncLane:
 
     def give_up(self, run: TaskFuture[Any]) -> bool:
         """Lets go of a coroutine that takes no notice of its cancellation; False if it is not here."""
-        if self._tasks.pop(run, None) is None:
+        task = self._tasks.pop(run, None)
+        if task is None:
             return False
+        from shoal.limits.acquiring import give_up  # seldom needed
+
+        give_up(task)
         self._given_up.add(run)
         if not self._tasks:
             self._idle.set()

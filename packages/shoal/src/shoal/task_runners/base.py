@@ -19,19 +19,22 @@ from typing import (
 
 from shoal.context import INHERITED, LOCK, SCOPE, Scope
 from shoal.engine.interrupt import raise_if_due, shielded
+from shoal.engine.observing import observers
 from shoal.exceptions import InvalidOption, RunnerStateError
 from shoal.futures.blocking import block
 from shoal.limits.settings import limits_in_use
 from shoal.logs import set_up
+from shoal.safely import repr_of
 from shoal.scheduling.dispatchers import dispatcher_for
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Iterable, Mapping
     from types import TracebackType
 
     from shoal.futures import TaskFuture, TaskFutureList
     from shoal.scheduling.backend import Backend
     from shoal.scheduling.dispatcher import AnyDispatcher
+    from shoal.scheduling.observed import RunnerObserver
     from shoal.tasks import Task
 
 __all__ = ["BaseTaskRunner", "TaskRunner"]
@@ -129,6 +132,7 @@ class BaseTaskRunner:
         self._dispatcher: AnyDispatcher | None = None
         self._entering = threading.Lock()
         self._most_at_once: int | None = None
+        self._observer: RunnerObserver | None = None
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -142,7 +146,16 @@ class BaseTaskRunner:
 
     def make_dispatcher(self) -> AnyDispatcher:
         """What the runner is made of once it is entered."""
-        return dispatcher_for(*self.make_backend(), type(self).__name__)
+        return dispatcher_for(*self.make_backend(), type(self).__name__, self.observer())
+
+    def observer(self) -> RunnerObserver | None:
+        """Who is to be told of its runs, if anybody observes now."""
+        if not observers():
+            return None
+        from shoal.scheduling.observed import observer_of
+
+        self._observer = observer_of([known.runner_entered(self) for known in observers()])
+        return self._observer
 
     @classmethod
     def from_argument(cls, argument: str) -> Self:
@@ -197,12 +210,33 @@ class BaseTaskRunner:
         return hash((type(self), repr(self.settings())))
 
     def __repr__(self) -> str:
-        given = ", ".join(
-            f"{name}={value!r}"
-            for name, value in self.settings().items()
-            if value is not None and value != ()
+        return self._with_connection(
+            [
+                (name, value)
+                for name, value in self.settings().items()
+                if value is not None and value != ()
+            ]
         )
-        return f"{type(self).__name__}({given})"
+
+    def _with_connection(self, given: Iterable[tuple[str, Any]]) -> str:
+        """As a call of the constructor; and once it is entered, what it is connected to."""
+        call = f"{type(self).__name__}({', '.join(f'{name}={repr_of(value)}' for name, value in given)})"
+        facts = ", ".join(f"{name} {value}" for name, value in self.connection().items())
+        return f"<{call}, {facts}>" if facts else call
+
+    def _repr_html_(self) -> str:
+        from shoal.markup import card
+
+        given = [
+            (name, repr_of(value)) for name, value in self.settings().items() if value is not None
+        ]
+        return card("Task runner", type(self).__name__, [*given, *self.connection().items()])
+
+    def connection(self) -> dict[str, str]:
+        """What it is connected to, as it is shown: names and values, an address of the web among them if there is a
+        dashboard; empty while it is not. It asks nobody, so it takes no time.
+        """
+        return {}
 
     def __reduce__(self) -> Any:
         return _make, (type(self), self.settings())
@@ -233,6 +267,8 @@ class BaseTaskRunner:
                 dispatcher.gate = GATE
             dispatcher.backend.start(dispatcher)
             self._dispatcher = dispatcher
+            if self._observer is not None:
+                self._observer.started(dispatcher)
         return self
 
     def __exit__(
@@ -275,6 +311,9 @@ class BaseTaskRunner:
                     dispatcher.left()
                     with self._entering:
                         self._dispatcher = None
+                    if self._observer is not None:
+                        self._observer.left()
+                        self._observer = None
 
     def cap(self, most: int) -> None:
         """Of all its runs no more than so many are to execute at once; before it is entered."""

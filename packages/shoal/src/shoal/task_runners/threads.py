@@ -254,6 +254,9 @@ class ThreadBackend(WorkerBackend):
             scheduler.vacated(stuck)
             replace = bool(scheduler.ready)
             self._watch()
+        from shoal.limits.acquiring import give_up  # seldom needed
+
+        give_up(stuck.thread)
         library_logger().warning(
             "Task run %r did not stop when it was interrupted; its thread is given up and replaced",
             run.name,

@@ -54,12 +54,13 @@ class ClusterTaskRunner(BaseTaskRunner):
         return {"check_environment": self.check_environment, "ship_modules": self.ship_modules}
 
     def __repr__(self) -> str:
-        given = ", ".join(
-            f"{name}={value!r}"
-            for name, value in self.settings().items()
-            if value is not None and self._plain.get(name) != value
+        return self._with_connection(
+            [
+                (name, value)
+                for name, value in self.settings().items()
+                if value is not None and self._plain.get(name) != value
+            ]
         )
-        return f"{type(self).__name__}({given})"
 
     def duplicate(self) -> Self:
         """A runner with the same settings, not entered; it shares the cluster while both are in use."""
