@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         on_failure: Sequence[TaskHook] | None
         resources: Mapping[str, float] | None
         batch: bool | int | None
+        viz_return_value: Any
 
 else:
     mapped = lambda method: method  # noqa: E731
@@ -112,6 +113,7 @@ class Task(TaskSpec, Generic[P, R_co]):
         on_failure: Sequence[TaskHook] | None = None,
         resources: Mapping[str, float] | None = None,
         batch: bool | int | None = None,
+        viz_return_value: Any = None,
     ) -> None:
         self._binding: Any = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
         function: Any = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
@@ -155,6 +157,7 @@ class Task(TaskSpec, Generic[P, R_co]):
         self.on_failure_hooks = check.functions("on_failure", on_failure)
         self.resources = check.resources(resources)
         self.batch = check.batch(batch)
+        self.viz_return_value = viz_return_value
         self.__name__ = getattr(function, "__name__", self.name)
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__module__ = getattr(function, "__module__", __name__)
@@ -197,6 +200,10 @@ class Task(TaskSpec, Generic[P, R_co]):
             return self
         return BoundTask(self, owner if self._binding is classmethod else instance)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # For drawings, which are made here; it may be large, and may be what cannot be pickled.
+        return {**self.__dict__, "viz_return_value": None}
+
     # ------------------------------------------------------------------ options
 
     @property
@@ -225,6 +232,7 @@ class Task(TaskSpec, Generic[P, R_co]):
             "on_failure": list(self.on_failure_hooks),
             "resources": dict(self.resources),
             "batch": self.batch,
+            "viz_return_value": self.viz_return_value,
         }
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R_co]:
@@ -311,6 +319,8 @@ class Task(TaskSpec, Generic[P, R_co]):
         try:
             self.bind(args, kwargs)
             scope = SCOPE.get()
+            if scope is not None and scope.drawing is not None:
+                return scope.drawing.call(self, args, kwargs, wait_for, return_state)
             call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
             if self.cap is not None or (scope is not None and scope.dispatcher.capped):
                 return direct_calls.call_capped(self, call, wait_for, return_state)
@@ -395,6 +405,8 @@ class Task(TaskSpec, Generic[P, R_co]):
         scope = SCOPE.get()
         if scope is None:
             scope = current_scope(self.name)
+        if scope.drawing is not None:
+            return scope.drawing.map(self, args, kwargs, wait_for, return_state)
         positional = [column(value) for value in args]
         keywords = {name: column(value) for name, value in kwargs.items()}
         size = common_length(self, positional, keywords)
@@ -472,6 +484,7 @@ def task(
     on_failure: Sequence[TaskHook] | None = None,
     resources: Mapping[str, float] | None = None,
     batch: bool | int | None = None,
+    viz_return_value: Any = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Makes a function a task; with or without options, as a decorator or a call.
@@ -482,9 +495,11 @@ def task(fn: Any = None, /, **options: Any) -> Any:
             callable); `retries` (further attempts after a failure); `retry_delay_seconds` (a number, a list whose
             last entry repeats, or a callable given the retry's count); `retry_jitter_factor` (spreads each delay
             over ± that share); `retry_condition_fn(task, run, state)`; `crash_retries` (further attempts when a
-            worker dies); `timeout_seconds` (of each attempt, up to its function's end); `max_concurrency` (how many of its runs
-            there may be at once in a flow run); `log_prints`; the hooks `on_running`, `on_completion`, `on_failure`, each a list of functions of `(task, run, state)`; `resources` (what a
-            worker must have); `batch` (whether short runs may travel together, or how many at the most).
+            worker dies); `timeout_seconds` (of each attempt, up to its function's end); `max_concurrency` (how many of
+            its runs there may be at once in a flow run); `log_prints`; the hooks
+            `on_running`, `on_completion`, `on_failure`, each a list of functions of `(task, run, state)`; `resources` (what a
+            worker must have); `batch` (whether short runs may travel together, or how many at the most);
+            `viz_return_value` (stands for the result where `flow.visualize` draws a flow without executing its tasks).
 
     Raises:
         InvalidOption: an option is unknown or out of range.

@@ -417,6 +417,8 @@ class BaseTaskRunner:
 
     def _scope_here(self) -> Scope:
         scope = SCOPE.get()
+        if scope is not None and scope.drawing is not None:
+            return scope
         return self.scope(scope.flow_run if scope is not None else None)
 
     def cancel_all(self) -> None:

@@ -24,9 +24,7 @@ TASK = 10  # (task key, pickle): a worker has asked for it
 SURROUNDINGS = 11  # a pickled `Surroundings`
 NUMBERS = 13  # (first, how many): the worker's own run numbers
 GIVE_UP = 14  # (batch number, run number): it does not stop, so its thread is given up
-PLACE = (
-    16  # number of a wait, or of what entered: there is a place of its caps for it, so it goes on
-)
+PLACE = 19  # number of a wait, or of what entered: there is a place of its caps, so it goes on
 VALUE = 15  # (run number, phase, pickled value or number of a handle): what was wanted
 SECEDE = 12  # wait number: what waits can be given nothing, so its place in the execution system is wanted
 SLOTS = 16  # (acquisition, answer or error): of the limits that a run here has asked for
@@ -46,9 +44,7 @@ SUBMITTED = 28  # (number, 1, (task key, task, content, own segment)): a run sub
 MAPPED = 29  # likewise for a map
 WAITING = 30  # (wait number, batch and position, awaited runs, awaited maps, blocks, timed, lends)
 RESUMED = 31  # wait number
-ENTER = (
-    44  # (number, cap, whether it is async): a task is called here, and needs a place of its own
-)
+ENTER = 51  # (number, cap, whether it is async): what is called here needs a place of its own
 LEAVE = 52  # that number: it needs it no more
 GO_ON = 50  # (wait number, the cap that it is under from now on): what it waited for is there, a place may not be
 QUESTION = 32  # (question number, what, argument)
