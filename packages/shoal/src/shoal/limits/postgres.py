@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import uuid
 import weakref
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from shoal.exceptions import ConcurrencyLimitError, MissingExtraError
-from shoal.limits.settings import without_password
+from shoal.limits.settings import secrets_in, without_password
 from shoal.limits.store import TAG
 from shoal.limits.tables import SqlStore
 from shoal.limits.transaction import Transaction
@@ -210,11 +209,9 @@ class PostgresStore(SqlStore):
 
     def _raise(self, name: str, error: Exception) -> None:
         """The database's error, as one of ours; where it speaks of the password, not in its words."""
-        secrets = re.findall(r"://[^:@/?#]*:(.*)@", self._url, flags=re.DOTALL)
-        secrets += re.findall(r"[?&][^=&]*password=([^&]*)", self._url)
-        secrets = [*secrets, *map(unquote, secrets)]
+        secrets = secrets_in(self._url)
         said = str(error).strip()
-        told = any(secret and secret in said for secret in secrets)
+        told = any(secret in said for secret in (*secrets, *map(unquote, secrets)))
         if told:
             said = (
                 "its address is not understood; special characters of a password are written as %40"
