@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from shoal_bench.contestants import RUNNERS, known
+from shoal_bench.live.child import Server
 from shoal_bench.live.process import LiveProcess, Lost, Void
 from shoal_bench.scenarios import load
+
+from tests.bench.fakes import Sequential
 
 OVERHEAD = load(["overhead"])[0]
 MAP = OVERHEAD.cases(full=False)[0]
@@ -90,3 +94,46 @@ def test_every_runner_beside_its_bare_engine(ours: str) -> None:
             size = process.warm("overhead", MAP)
             assert process.sample("overhead", MAP, size, 1).value > 0
             process.close()
+
+
+class Conversation:
+    """A pipe whose other end has said all that it will."""
+
+    def __init__(self, *requests: dict[str, Any]) -> None:
+        self.requests = list(requests)
+        self.said: list[str] = []
+
+    def hear(self) -> dict[str, Any] | None:
+        return self.requests.pop(0) if self.requests else None
+
+    def say(self, event: str, **content: Any) -> None:
+        self.said.append(event)
+
+
+class Calls(Sequential):
+    """Notes which functions are mapped."""
+
+    mapped: list[str]
+
+    def map(self, function: Any, items: Any) -> list[Any]:
+        self.mapped.append(function.__name__)
+        return super().map(function, items)
+
+
+@pytest.mark.parametrize(
+    ("argument", "mapped"),
+    [("", ["same"]), ("ray://host:10001", ["arrive", "same"])],
+    ids=["of its own", "that runs"],
+)
+def test_workers_of_a_cluster_that_runs_have_arrived_before_each_sample(
+    argument: str, mapped: list[str]
+) -> None:
+    """Ray ends those that are idle while another contestant takes its turn."""
+    system = Calls(1, argument)
+    system.mapped = []
+    case = {"name": "map", "least": 1, "most": 1}
+    sample = {"do": "sample", "scenario": "overhead", "case": case, "size": 1}
+    pipe = Conversation(sample, {"do": "go"}, {"do": "go"})
+    Server(system, pipe, 1e9).serve()  # type: ignore[arg-type]
+    assert system.mapped == mapped
+    assert pipe.said == ["clock", "clock", "sampled"]

@@ -39,6 +39,12 @@ class TestScenarios:
         with pytest.raises(NotPossible):
             scenario.sample(Sequential(1), death, 1, Clock())
 
+    def test_workers_of_others_are_not_ended(self) -> None:
+        (failures,) = load(["failures"])
+        _, death = failures.cases(full=False)
+        with pytest.raises(NotPossible, match="a cluster that others may use"):
+            failures.sample(Sequential(2, "tcp://host:8786"), death, 1, Clock())
+
     def test_wrong_results_are_seen(self) -> None:
         scenario = Overhead()
         case, *_ = scenario.cases(full=False)

@@ -550,6 +550,8 @@ def test_a_forked_child_gives_nothing_back() -> None:
 
 
 DRIVER = """
+import time
+
 from shoal import flow, task
 from shoal.concurrency.sync import concurrency
 
@@ -557,7 +559,7 @@ from shoal.concurrency.sync import concurrency
 def hold():
     with concurrency("one", lease_duration=0.5):
         print("held", flush=True)
-        input()
+        time.sleep(1000)  # until it is killed
 
 @flow(task_runner="processes:1")
 def main():

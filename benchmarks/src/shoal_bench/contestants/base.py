@@ -58,6 +58,11 @@ class System(ABC):
         self.workers = workers
         self.argument = argument
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is a cluster that runs anyway, and that others may use."""
+        return "://" in self.argument
+
     @abstractmethod
     def run(self, body: Callable[[], None]) -> None:
         """Calls `body` while the system is there: starts it before, ends it afterwards."""

@@ -22,8 +22,7 @@ class Shoal(System):
 
     def run(self, body: Callable[[], None]) -> None:
         """See `System`. Logs at WARNING, as a program would that counts microseconds."""
-        is_address = "://" in self.argument
-        runner = self.argument if is_address else f"{self.argument}:{self.workers}"
+        runner = self.argument if self.is_elsewhere else f"{self.argument}:{self.workers}"
         logging.getLogger("shoal").setLevel(logging.WARNING)
 
         @flow(task_runner=runner)

@@ -43,6 +43,8 @@ class Server:
         while (request := self._pipe.hear()) is not None:
             case = CaseSpec(**request["case"])
             try:
+                if self._system.is_elsewhere:
+                    self.arrive()  # Ray ends workers that are idle while others take their turn
                 if request["do"] == "warm":
                     self._warm(request["scenario"], case)
                 else:

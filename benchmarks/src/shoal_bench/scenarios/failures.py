@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import ClassVar
 
-from shoal_bench.contestants.base import System
+from shoal_bench.contestants.base import NotPossible, System
 from shoal_bench.scenarios import work
 from shoal_bench.scenarios.base import CaseSpec, Clock, Sampled, Scenario, check
 
@@ -33,6 +33,8 @@ class Failures(Scenario):
 
     def sample(self, system: System, case: CaseSpec, size: int, clock: Clock) -> Sampled:
         """See `Scenario`."""
+        if case.name == DEATH and system.is_elsewhere:
+            raise NotPossible("it would end workers of a cluster that others may use")
         with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
             places = [(folder, number) for number in range(TASKS)]
             with clock:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import CALL, HERE, LOCK, SCOPE
-from shoal.engine.interrupt import raise_if_due, shielded
+from shoal.engine.interrupt import shielded
 from shoal.engine.services import CALLBACKS
 from shoal.exceptions import (
     AcquireConcurrencySlotTimeoutError,
@@ -32,19 +32,16 @@ from shoal.exceptions import (
     ConcurrencySlotAcquisitionError,
     InvalidOption,
 )
-from shoal.futures.blocking import Countdown, Decision, block, block_plainly
-from shoal.limits.holding import holder_here
-from shoal.limits.settings import lease_seconds, limits_in_use
+from shoal.futures.blocking import Decision
+from shoal.limits.holding import default_lease, holder_here, keeper_here, wait_for
+from shoal.limits.settings import limits_in_use
 from shoal.limits.slots import KEEPER
 from shoal.limits.store import Acquired, Rate, Request
 from shoal.logs import library_logger
 from shoal.safely import repr_of
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    #: Of whom slots are asked: the keeper of this process, or a worker's way to its driver's.
-    Keeper: TypeAlias = Any
+    from shoal.limits.holding import Keeper
 
 __all__ = [
     "Acquisition",
@@ -55,13 +52,6 @@ __all__ = [
     "tell_of",
     "wanted",
 ]
-
-
-def keeper_here() -> Keeper:
-    """Of whom code here asks slots."""
-    scope = SCOPE.get()
-    keeper = scope.keeper if scope is not None else None
-    return KEEPER if keeper is None else keeper
 
 
 def in_event_loop() -> bool:
@@ -264,7 +254,7 @@ class Acquisition:
         try:
             with shielded():
                 if self._ask():
-                    self._wait()
+                    wait_for(self._decision)
                     self._conclude()
         except BaseException:
             self.release()
@@ -317,19 +307,12 @@ class Acquisition:
             frozenset(what.names),
             holder,
             what.occupy,
-            None if what.decays else lease_seconds() if lease is None else lease,
+            None if what.decays else default_lease(self._keeper) if lease is None else lease,
             what.rate,
             what.strict,
             within=within,
             max_retries=what.max_retries,
         )
-
-    def _wait(self) -> None:
-        block((self._decision,))
-        raise_if_due(shielded=True)
-        if not self._decision.done():
-            # Interrupted was a run beneath this one, and its turn comes when this one has ended.
-            block_plainly(Countdown(), (self._decision,), None)
 
     def _conclude(self) -> None:
         """Looks at the answer."""
