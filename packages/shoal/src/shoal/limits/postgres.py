@@ -302,11 +302,11 @@ def _with_placeholders(sql: str) -> Any:
 def _prepare(connection: psycopg.Connection[Any], place: str) -> None:
     """Makes the tables, if they are not there."""
     connection.execute(SESSION)
-    if not connection.execute("SELECT to_regclass('version')").fetchall()[0][0]:
+    if not _has(connection, "pg_tables", schemaname=SCHEMA, tablename="version"):
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (MAKING,))
-            if not connection.execute("SELECT to_regclass('version')").fetchall()[0][0]:
-                if not connection.execute(f"SELECT to_regnamespace('{SCHEMA}')").fetchall()[0][0]:
+            if not _has(connection, "pg_tables", schemaname=SCHEMA, tablename="version"):
+                if not _has(connection, "pg_namespace", nspname=SCHEMA):
                     connection.execute(f"CREATE SCHEMA {SCHEMA}")
                 for statement in TABLES:
                     connection.execute(statement)
@@ -317,6 +317,13 @@ def _prepare(connection: psycopg.Connection[Any], place: str) -> None:
             problem=f"the tables of limits in {place} are of version {version}, and this version of Shoal knows those up"
             f" to {VERSION}: install the one that made them, or a newer one",
         )
+
+
+def _has(connection: psycopg.Connection[Any], catalog: str, **names: str) -> bool:
+    """Whether something exists. `to_regclass` may not know yet what another session has made while one waited for a lock."""
+    which = " AND ".join(f"{column} = %({column})s" for column in names)
+    query: Any = f"SELECT 1 FROM pg_catalog.{catalog} WHERE {which}"
+    return bool(connection.execute(query, names).fetchall())
 
 
 # ---------------------------------------------------------------------- forks
