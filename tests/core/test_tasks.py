@@ -111,6 +111,7 @@ GOOD_OPTIONS: dict[str, Any] = {
     "on_failure": [a_hook],
     "resources": {"GPU": 1},
     "batch": False,
+    "viz_return_value": [1],
 }
 
 

@@ -323,6 +323,9 @@ class Scope:
 
     __slots__ = ("dispatcher", "flow_run")
 
+    #: Takes direct calls, maps and nested flows, where a flow's body is run to be drawn.
+    drawing: Any = None
+
     def __init__(self, dispatcher: Submitter, flow_run: FlowRun | None) -> None:
         self.dispatcher = dispatcher
         self.flow_run = flow_run

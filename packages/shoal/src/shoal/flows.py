@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, Ty
 
 from shoal import elsewhere, settings
 from shoal.checks import Checks, check_names, name_of_function, named_after
+from shoal.context import SCOPE
 from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError, UnknownOption
 from shoal.names import function_name_to_flow_name
 from shoal.safely import text_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing import TypedDict, Unpack
 
     from shoal.context import FlowRun
+    from shoal.recording.drawing import Drawing
     from shoal.signatures import BoundTo
     from shoal.states import State
 
@@ -240,9 +242,14 @@ class Flow(FlowSpec, Generic[P, R_co]):
     # ------------------------------------------------------------------ parameters
 
     def validated(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, coerce: bool = True
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
         """Checks arguments against the signature, and coerces them to the annotations.
+
+        Args:
+            args: positional arguments.
+            kwargs: keyword arguments.
+            coerce: whether to look at annotations.
 
         Returns:
             Positional arguments, keyword arguments, and the parameters by name, defaults filled in.
@@ -256,7 +263,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         except TypeError as error:
             raise bind_error(self.name, self.signature, args, kwargs, error) from None
         bound.apply_defaults()
-        if self.validate_parameters and self._annotated():
+        if coerce and self.validate_parameters and self._annotated():
             for name, value in self._coerced(dict(bound.arguments)).items():
                 bound.arguments[name] = value
         return bound.args, bound.kwargs, dict(bound.arguments)
@@ -317,6 +324,9 @@ class Flow(FlowSpec, Generic[P, R_co]):
             FlowRunTimeout: the run took longer than `timeout_seconds`.
             Exception: what the flow raised, or what the first failed run that it returned had raised.
         """
+        scope = SCOPE.get()
+        if scope is not None and scope.drawing is not None:
+            return scope.drawing.flow(self, args, kwargs, wait_for, return_state)
         run: Callable[..., Any]
         stream: Callable[..., Any]
         if self.is_async:
@@ -335,6 +345,32 @@ class Flow(FlowSpec, Generic[P, R_co]):
         except BaseException as error:
             fold(error)
             raise
+
+    def visualize(self, /, *args: P.args, **kwargs: P.kwargs) -> Drawing:
+        """Draws the tasks of the flow and what they pass to each other, without executing them.
+
+        The flow's own code runs, that of its nested flows too, but no task: what a task returns is its
+        `viz_return_value`, or a placeholder, which can only be passed on.
+
+        Args:
+            args: positional arguments, as for a call.
+            kwargs: keyword arguments likewise.
+
+        Returns:
+            The drawing: `str()` gives Mermaid text, a notebook shows it, `save(path)` writes it.
+
+        Raises:
+            VisualizationError: the flow uses the result of a task that has no `viz_return_value`.
+            ParameterBindError: the arguments do not fit the signature.
+            ParameterTypeError: one does not fit its annotation.
+            Exception: what the flow's code raises.
+
+        Examples:
+            >>> print(etl.visualize(day=1))
+        """
+        from shoal.recording.dry_run import draw
+
+        return draw(self, args, kwargs)
 
 
 elsewhere.mark(Flow)

@@ -35,7 +35,7 @@ class TaskSpec:
         told_resources: whether it was said that a runner knows no resources.
         hidden: whether its runs are in no log.
         name, tags, task_run_name, retries, retry_delay_seconds, retry_jitter_factor, retry_condition_fn, crash_retries,
-            timeout_seconds, log_prints, on_running_hooks, on_completion_hooks, on_failure_hooks, resources: the options.
+            timeout_seconds, log_prints, on_running_hooks, on_completion_hooks, on_failure_hooks, resources, viz_return_value: the options.
     """
 
     fn: Callable[..., Any]
@@ -54,6 +54,7 @@ class TaskSpec:
     on_failure_hooks: list[Any]
     resources: dict[str, float]
     batch: bool | int
+    viz_return_value: Any
     told_resources: bool = False
     hidden: bool = False
 
@@ -203,7 +204,7 @@ class FlowSpec:
     on_cancellation_hooks: list[Any]
 
     def validated(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, coerce: bool = True
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
         """A call's arguments, checked against the annotations and made into what these say; and all by name."""
         raise NotImplementedError

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         on_failure: Sequence[TaskHook] | None
         resources: Mapping[str, float] | None
         batch: bool | int | None
+        viz_return_value: Any
 
 else:
     mapped = lambda method: method  # noqa: E731
@@ -110,6 +111,7 @@ class Task(TaskSpec, Generic[P, R_co]):
         on_failure: Sequence[TaskHook] | None = None,
         resources: Mapping[str, float] | None = None,
         batch: bool | int | None = None,
+        viz_return_value: Any = None,
     ) -> None:
         self._binding: Any = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
         function: Any = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
@@ -151,6 +153,7 @@ class Task(TaskSpec, Generic[P, R_co]):
         self.on_failure_hooks = check.functions("on_failure", on_failure)
         self.resources = check.resources(resources)
         self.batch = check.batch(batch)
+        self.viz_return_value = viz_return_value
         self.__name__ = getattr(function, "__name__", self.name)
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__module__ = getattr(function, "__module__", __name__)
@@ -193,6 +196,10 @@ class Task(TaskSpec, Generic[P, R_co]):
             return self
         return BoundTask(self, owner if self._binding is classmethod else instance)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # For drawings, which are made here; it may be large, and may be what cannot be pickled.
+        return {**self.__dict__, "viz_return_value": None}
+
     # ------------------------------------------------------------------ options
 
     def options(self) -> dict[str, Any]:
@@ -215,6 +222,7 @@ class Task(TaskSpec, Generic[P, R_co]):
             "on_failure": list(self.on_failure_hooks),
             "resources": dict(self.resources),
             "batch": self.batch,
+            "viz_return_value": self.viz_return_value,
         }
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R_co]:
@@ -298,6 +306,8 @@ class Task(TaskSpec, Generic[P, R_co]):
         try:
             self.bind(args, kwargs)
             scope = SCOPE.get()
+            if scope is not None and scope.drawing is not None:
+                return scope.drawing.call(self, args, kwargs, wait_for, return_state)
             call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
             tags = self.tags | TAGS.get()
             if tags and limits_in_use():
@@ -408,6 +418,8 @@ class Task(TaskSpec, Generic[P, R_co]):
         scope = SCOPE.get()
         if scope is None:
             scope = current_scope(self.name)
+        if scope.drawing is not None:
+            return scope.drawing.map(self, args, kwargs, wait_for, return_state)
         positional = [column(value) for value in args]
         keywords = {name: column(value) for name, value in kwargs.items()}
         size = common_length(self, positional, keywords)
@@ -484,6 +496,7 @@ def task(
     on_failure: Sequence[TaskHook] | None = None,
     resources: Mapping[str, float] | None = None,
     batch: bool | int | None = None,
+    viz_return_value: Any = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Makes a function a task; with or without options, as a decorator or a call.
@@ -496,7 +509,8 @@ def task(fn: Any = None, /, **options: Any) -> Any:
             over ± that share); `retry_condition_fn(task, run, state)`; `crash_retries` (further attempts when a
             worker dies); `timeout_seconds` (of each attempt, up to its function's end); `log_prints`; the hooks
             `on_running`, `on_completion`, `on_failure`, each a list of functions of `(task, run, state)`; `resources` (what a
-            worker must have); `batch` (whether short runs may travel together, or how many at the most).
+            worker must have); `batch` (whether short runs may travel together, or how many at the most);
+            `viz_return_value` (stands for the result where `flow.visualize` draws a flow without executing its tasks).
 
     Raises:
         InvalidOption: an option is unknown or out of range.

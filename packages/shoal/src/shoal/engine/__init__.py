@@ -11,6 +11,7 @@
     async_flow_run.py  the same on the caller's loop
     streams.py      generators of the user's, step by step, for both kinds of runs
     interrupt.py    stopping what runs, at its time limit too
+    observing.py    who is told what runs
     services.py     the service threads of a driver: timers, user callbacks
     loops.py        the event loop that runs async tasks
     forks.py        processes that user code forks inside a run

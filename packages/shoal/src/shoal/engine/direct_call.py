@@ -24,6 +24,7 @@ from shoal.engine.hooks import (
 from shoal.engine.inputs import value_of
 from shoal.engine.interrupt import Interrupt
 from shoal.engine.loops import cancelled_class
+from shoal.engine.observing import observers
 from shoal.engine.streams import Allowance, AsyncSteps, stepwise
 from shoal.engine.task_run import (
     begin,
@@ -255,7 +256,19 @@ def _log_end(call: Call, state: State[Any]) -> None:
     )
 
 
+def _tell(call: Call, outcome: Outcome) -> None:
+    """Tells who observes that an attempt has ended."""
+    if observers():
+        now = time.time()
+        began = call.began()
+        if began is None:
+            began = now - outcome.seconds
+        for observer in observers():
+            observer.called(call, outcome, began, now)
+
+
 def _log_retry(call: Call, outcome: Outcome) -> None:
+    _tell(call, outcome)
     logger_of(call).info(
         "Attempt %d of %d did not complete (%s); the next begins in %g s",
         call.attempt,
@@ -274,6 +287,7 @@ def _not_started(error: Exception, return_state: bool) -> Any:
 
 
 def _finish(call: Call, outcome: Outcome, return_state: bool) -> Any:
+    _tell(call, outcome)
     state = call.own(state_of(outcome))
     _log_end(call, state)
     if return_state:

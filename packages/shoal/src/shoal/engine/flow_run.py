@@ -28,6 +28,7 @@ from shoal.engine.hooks import name_of_hook
 from shoal.engine.inputs import value_of
 from shoal.engine.interrupt import Interrupt, Kicks, TimeLimit, shielded
 from shoal.engine.loops import SERVICE_LOOP, cancelled_class
+from shoal.engine.observing import observers
 from shoal.engine.services import CALLBACKS
 from shoal.engine.streams import Allowance, stepwise
 from shoal.engine.task_run import results_in
@@ -99,6 +100,8 @@ class FlowSteps:
             self.logger = flow_run_logger(self.record)
         log_prints_of(self.record.log_prints)
         self.logger.info("Beginning flow run %r for flow %r", self.record.name, flow.name)
+        for observer in observers():
+            observer.flow_run_began(self.record)
 
     def body(self) -> Any:
         """Calls the flow's function and waits for the runs that it returns."""
@@ -112,7 +115,10 @@ class FlowSteps:
 
     def inside(self, runner: Any) -> _Inside:
         """The context of the flow's body."""
-        return _Inside(runner.scope(self.record))
+        scope = runner.scope(self.record)
+        for observer in observers():
+            observer.flow_run_entered(self.record, runner)
+        return _Inside(scope)
 
     def around(self) -> _Inside:
         """The context of the flow's hooks: no runner is entered, but that of a flow around this one."""
@@ -193,6 +199,8 @@ class FlowSteps:
         self.record.enter(state)
         level = logging.INFO if state.is_completed() else logging.ERROR
         self.logger.log(level, "Finished in state %s", str(state))
+        for observer in observers():
+            observer.flow_run_ended(self.record, state)
 
     def overdue(self) -> FlowRunTimeout:
         """The error of an attempt that took longer than its limit."""

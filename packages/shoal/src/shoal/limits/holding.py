@@ -1,18 +1,28 @@
-"""Slots of the limits of tags: for runs that a dispatcher asks for, and around those that happen in the caller's own thread
-or coroutine, direct calls.
+"""What is held where, and slots of the limits of tags: for runs that a dispatcher asks for, and around direct calls.
 
-May import `slots`.
+    guarantees   Whatever ends a wait or a block of code, nothing is held afterwards: an exception, an interrupt, a time
+                 limit, or that nobody has the block any more (a generator that was dropped).
+    assumes      What is asked for in a thread, or in a task of an event loop, is given back there. So what is held there is
+                 not given back while that thread or task waits for more, and the store is told of it (`Request.within`).
+
+May import `slots` and what lies above it.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from contextlib import aclosing, asynccontextmanager
+import sys
+import threading
+import weakref
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from shoal.context import CALL, LOCK, SCOPE
+from shoal.engine.interrupt import raise_if_due, shielded
+from shoal.engine.services import CALLBACKS
 from shoal.exceptions import ShoalError
-from shoal.futures.awaiting import waker
+from shoal.futures.blocking import Countdown, Decision, block, block_plainly
 from shoal.limits.settings import lease_seconds
 from shoal.limits.slots import KEEPER
 from shoal.limits.store import TAG, Acquired, Holder, Request
@@ -20,17 +30,27 @@ from shoal.names import run_uuid, task_run_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+    from typing import TypeAlias
 
     from shoal.calls import Call
+
+    #: Of whom slots are asked: the keeper of this process, or a worker's way to its driver's.
+    Keeper: TypeAlias = Any
 
 __all__ = [
     "GATE",
     "Gate",
+    "Slots",
+    "default_lease",
+    "give_up",
     "holder_here",
     "holding",
     "holding_async",
+    "holds_here",
+    "keeper_here",
     "streaming",
     "streaming_async",
+    "task_here",
 ]
 
 
@@ -39,13 +59,169 @@ def holder_here(id: str, run: str = "", label: str = "") -> Holder:
     return Holder(id, run, socket.gethostname(), os.getpid(), label)
 
 
-def _request(tags: frozenset[str], run_id: str, run: str) -> Request:
+def keeper_here() -> Keeper:
+    """Of whom code here asks slots."""
+    scope = SCOPE.get()
+    keeper = scope.keeper if scope is not None else None
+    return KEEPER if keeper is None else keeper
+
+
+def default_lease(keeper: Keeper) -> float:
+    """How long slots outlive who keeps the leases, in seconds; 0 for as long as the driver says, where that does."""
+    return lease_seconds() if keeper is KEEPER else 0.0
+
+
+def task_here() -> Any:
+    """The task of an event loop in which the caller runs, if any."""
+    # What another thread is just importing has no loop here, and perhaps not yet the function.
+    running = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
+    if running is not None:
+        with suppress(RuntimeError):
+            loop = running()
+            return sys.modules["asyncio"].current_task() or loop
+    current = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "current_task", None)
+    if current is not None:
+        with suppress(RuntimeError):
+            return current()
+    return None
+
+
+# ---------------------------------------------------------------------- what is held where
+
+#: By thread, or task of an event loop, what was asked for there and was not given back.
+_HELD: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Slots]] = weakref.WeakKeyDictionary()
+
+
+def holds_here() -> bool:
+    """Whether the caller's thread, or task of an event loop, holds slots or has asked for some."""
+    return (task_here() or threading.current_thread()) in _HELD
+
+
+def give_up(owner: Any) -> None:
+    """A thread, or a task of an event loop, does not stop when it is interrupted: what it holds is given back for it."""
+    with LOCK:
+        held = list(_HELD.get(owner, ()))
+    for slots in held:
+        slots.release()
+
+
+class Slots:
+    """Slots of limits, from when they are asked for until they are given back, in one thread or task of an event loop.
+
+    Args:
+        id: by which they are given back.
+
+    Attributes:
+        keeper: of whom they were asked; `None` when there is nothing to give back.
+        answer: of the keeper.
+    """
+
+    keeper: Keeper = None  # also where `__init__` was interrupted
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self._process = os.getpid()
+        self._owner: Any = None
+        self._run: str | None = None
+        self._decision = Decision()
+
+    @property
+    def answer(self) -> Any:
+        """Of the keeper."""
+        return self._decision.answer
+
+    def ask(
+        self,
+        keeper: Keeper,
+        request: Callable[[frozenset[str]], Request],
+        timeout: float | None = None,
+    ) -> None:
+        """Asks for them.
+
+        Args:
+            keeper: who is asked.
+            request: makes what is asked for, given the ids of what the asker holds already.
+            timeout: seconds to wait at most.
+        """
+        owner = task_here() or threading.current_thread()
+        call = CALL.get()
+        self._run = run_uuid(call.number) if call is not None else None
+        with LOCK:
+            held = _HELD.setdefault(owner, weakref.WeakSet())
+            around = {id for other in held for id in (other.id, other._run)} | {self._run}
+            held.add(self)
+        self._owner = owner
+        wanted = request(frozenset(id for id in around if id is not None))
+        self.keeper = keeper
+        keeper.request(wanted, self._decision, timeout)
+
+    def wait(self) -> None:
+        """Waits for the answer in the caller's thread, which lends its worker meanwhile; in a shield.
+
+        Raises:
+            Interrupt: the run that waits is to end.
+        """
+        block((self._decision,))
+        raise_if_due(shielded=True)
+        if not self._decision.done():
+            # Interrupted was a run beneath this one, and its turn comes when this one has ended.
+            block_plainly(Countdown(), (self._decision,), None)
+
+    async def wait_async(self) -> None:
+        """Waits for the answer without blocking the loop."""
+        from shoal.futures.awaiting import settled
+
+        await settled((self._decision,))
+
+    def release(self) -> None:
+        """Gives the slots back, or takes the request for them back; once. Does not wait."""
+        with shielded():
+            keeper = self.forget()
+            if keeper is not None and os.getpid() == self._process:  # else they are the parent's
+                keeper.release(self.id)
+
+    def forget(self) -> Keeper:
+        """There is nothing to give back any more; returns who was asked."""
+        with LOCK:
+            keeper, self.keeper = self.keeper, None
+            owner, self._owner = self._owner, None
+            held = _HELD.get(owner) if owner is not None else None
+            if held is not None:
+                held.discard(self)
+                if not held:
+                    del _HELD[owner]
+        return keeper
+
+    def __del__(self) -> None:
+        # Whoever had it dropped it without a word. It may be dropped anywhere, also while its channel is in use.
+        if self.keeper is not None and os.getpid() == self._process:
+            CALLBACKS.put("Giving slots back", self.keeper.release, self.id)
+
+
+# ---------------------------------------------------------------------- slots of tags
+
+
+def _request(
+    keeper: Keeper,
+    tags: frozenset[str],
+    run_id: str,
+    run: str,
+    within: frozenset[str] = frozenset(),
+) -> Request:
     names = frozenset(TAG + tag for tag in tags)
-    return Request(names, holder_here(run_id, run), lease_seconds=lease_seconds())
+    lease = default_lease(keeper)
+    return Request(names, holder_here(run_id, run), lease_seconds=lease, within=within)
 
 
 class Gate:
-    """Slots of the tags of runs; see `shoal.scheduling.intake.Gate`."""
+    """Slots of the tags of runs; see `shoal.scheduling.intake.Gate`.
+
+    Args:
+        keeper: of whom they are asked.
+    """
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
 
     def request(
         self,
@@ -60,19 +236,19 @@ class Gate:
             on_outcome(None if isinstance(outcome, Acquired) else outcome)
 
         try:
-            request = _request(tags, run_id, run_name)
+            request = _request(self._keeper, tags, run_id, run_name)
         except ShoalError as error:  # a setting
             on_outcome(error)
         else:
-            KEEPER.request(request, decided)
+            self._keeper.request(request, decided)
 
     def release(self, run_id: str) -> None:
         """See `SlotKeeper.release`."""
-        KEEPER.release(run_id)
+        self._keeper.release(run_id)
 
 
 #: What dispatchers ask where there are limits.
-GATE = Gate()
+GATE = Gate(KEEPER)
 
 
 class holding:  # reads as a verb: `with holding(tags, call):`
@@ -89,17 +265,34 @@ class holding:  # reads as a verb: `with holding(tags, call):`
     # No generator: `contextlib` sets attributes of the exception that passes, which some refuse.
 
     def __init__(self, tags: frozenset[str], call: Call) -> None:
-        self._request = _request_of(tags, call)
+        self._tags = tags
+        self._call = call
 
     def __enter__(self) -> None:
-        KEEPER.acquire_blocking(self._request)
+        self._slots = Slots(run_uuid(self._call.number))
+        try:
+            with shielded():
+                _ask(self._slots, self._tags, self._call)
+                self._slots.wait()
+            _see(self._slots)
+        except BaseException:
+            self._slots.release()
+            raise
 
     def __exit__(self, *_: object) -> None:
-        KEEPER.release(self._request.holder.id)
+        self._slots.release()
 
 
-def _request_of(tags: frozenset[str], call: Call) -> Request:
-    return _request(tags, run_uuid(call.number), task_run_name(call.task.name, call.number))
+def _ask(slots: Slots, tags: frozenset[str], call: Call) -> None:
+    keeper = keeper_here()
+    name = task_run_name(call.task.name, call.number)
+    slots.ask(keeper, lambda within: _request(keeper, tags, slots.id, name, within))
+
+
+def _see(slots: Slots) -> None:
+    """Raises the error that a keeper has answered with, if it was one."""
+    if not isinstance(slots.answer, Acquired):
+        raise slots.answer
 
 
 async def holding_async(
@@ -119,23 +312,14 @@ async def holding_async(
 
 @asynccontextmanager
 async def _held(tags: frozenset[str], call: Call) -> AsyncIterator[None]:
-    request = _request_of(tags, call)
-    event, wake = waker()
-    refusals: list[ShoalError] = []
-
-    def decided(outcome: Acquired | ShoalError) -> None:
-        if not isinstance(outcome, Acquired):
-            refusals.append(outcome)
-        wake()
-
+    slots = Slots(run_uuid(call.number))
     try:
-        KEEPER.request(request, decided)
-        await event.wait()
-        if refusals:
-            raise refusals[0]
+        _ask(slots, tags, call)
+        await slots.wait_async()
+        _see(slots)
         yield
     finally:
-        KEEPER.release(request.holder.id)
+        slots.release()
 
 
 def streaming(

@@ -94,7 +94,7 @@ class Request:
         holder: who asks.
         occupy: how many slots of each, at least 1.
         lease_seconds: how long the slots outlive the process that keeps them; `None` for slots that are not given back
-            but decay.
+            but decay. On its way from a worker to its driver 0, for as long as the driver says.
         rate: the limits that do not exist are made with this one.
         strict: whether a name without a limit is refused.
         max_retries: how often it is tried again where slots are not free; `None` for as often as it takes.

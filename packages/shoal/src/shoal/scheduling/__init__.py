@@ -16,6 +16,7 @@ ledger.py       pure: batches in flight at a system of others, and its workers; 
   stopping.py     runs are stopped where they are
   unpickling.py   workers that die while they unpickle a batch
   worker_errors.py  what runs end with whose worker has gone
+observed.py     pure: the same schedulers and ledger, telling an observer
 effects.py      what schedulers and the ledger ask for
 backend.py      what an execution system has to offer; capabilities.py: what of it, as flags
 dispatchers.py  the impure shell, by the kind of backend: its events, and the effects carried out; made of

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import LedgerRules
+    from shoal.scheduling.observed import RunnerObserver
     from shoal.specs import TaskSpec
 
 __all__ = [
@@ -64,10 +65,23 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
         backend: the workers.
         limit: the most runs at once, or `None`.
         runner_name: for messages.
+        observer: is told of its runs.
     """
 
-    def __init__(self, backend: PullingBackend, limit: int | None, runner_name: str) -> None:
-        super().__init__(PullingScheduler(backend.capabilities, limit), backend, runner_name)
+    def __init__(
+        self,
+        backend: PullingBackend,
+        limit: int | None,
+        runner_name: str,
+        observer: RunnerObserver | None = None,
+    ) -> None:
+        if observer is None:
+            scheduler = PullingScheduler(backend.capabilities, limit)
+        else:
+            from shoal.scheduling.observed import ObservedPullingScheduler
+
+            scheduler = ObservedPullingScheduler(backend.capabilities, limit, observer)
+        super().__init__(scheduler, backend, runner_name)
 
     # ------------------------------------------------------------------ what workers ask
 
@@ -170,10 +184,19 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
     Args:
         backend: the execution system.
         runner_name: for messages.
+        observer: is told of its runs.
     """
 
-    def __init__(self, backend: LaunchingT, runner_name: str) -> None:
-        super().__init__(PushingScheduler(backend.capabilities), backend, runner_name)
+    def __init__(
+        self, backend: LaunchingT, runner_name: str, observer: RunnerObserver | None = None
+    ) -> None:
+        if observer is None:
+            scheduler = PushingScheduler(backend.capabilities)
+        else:
+            from shoal.scheduling.observed import ObservedPushingScheduler
+
+            scheduler = ObservedPushingScheduler(backend.capabilities, observer)
+        super().__init__(scheduler, backend, runner_name)
         self._looking = False
 
     # ------------------------------------------------------------------ BackendEvents
@@ -436,13 +459,19 @@ class LedgerDispatcher(PushingDispatcher["LedgerBackend"]):
         ledger: what it tells of jobs and workers.
     """
 
-    def __init__(self, backend: LedgerBackend, rules: LedgerRules, runner_name: str) -> None:
+    def __init__(
+        self,
+        backend: LedgerBackend,
+        rules: LedgerRules,
+        runner_name: str,
+        observer: RunnerObserver | None = None,
+    ) -> None:
         from shoal.scheduling.ledger_events import (
             LedgerEvents,  # with the ledger: threads need neither
         )
 
-        super().__init__(backend, runner_name)
-        self.ledger = LedgerEvents(self.scheduler, backend, rules, self.drain, self.after)
+        super().__init__(backend, runner_name, observer)
+        self.ledger = LedgerEvents(self.scheduler, backend, rules, self.drain, self.after, observer)
 
     def _perform(self, effect: tuple[Any, ...]) -> None:
         if effect[0] in effects_of.OF_LEDGER:
@@ -470,7 +499,10 @@ class LedgerDispatcher(PushingDispatcher["LedgerBackend"]):
 
 
 def dispatcher_for(
-    backend: Backend, limit: int | None, runner_name: str
+    backend: Backend,
+    limit: int | None,
+    runner_name: str,
+    observer: RunnerObserver | None = None,
 ) -> Dispatcher[Any, Backend]:
     """The dispatcher for a backend, of the kind that its capabilities tell.
 
@@ -478,10 +510,11 @@ def dispatcher_for(
         backend: the execution system.
         limit: the most runs at once on one that pulls, or `None`.
         runner_name: for messages.
+        observer: is told of its runs.
     """
     if backend.capabilities.pulls:
-        return PullingDispatcher(cast("PullingBackend", backend), limit, runner_name)
+        return PullingDispatcher(cast("PullingBackend", backend), limit, runner_name, observer)
     rules = backend.capabilities.ledger
     if rules is not None:
-        return LedgerDispatcher(cast("LedgerBackend", backend), rules, runner_name)
-    return SlotsDispatcher(cast("SlotsBackend", backend), runner_name)
+        return LedgerDispatcher(cast("LedgerBackend", backend), rules, runner_name, observer)
+    return SlotsDispatcher(cast("SlotsBackend", backend), runner_name, observer)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Outcomes,
         WorkerState,
     )
+    from shoal.scheduling.observed import RunnerObserver
     from shoal.scheduling.pushing import PushingScheduler
 
 __all__ = ["LedgerEvents"]
@@ -48,6 +49,7 @@ class LedgerEvents:
         rules: what is special about its system.
         drain: carries out the effects.
         after: calls a function after so many seconds.
+        observer: is told of workers.
     """
 
     def __init__(
@@ -57,8 +59,14 @@ class LedgerEvents:
         rules: LedgerRules,
         drain: Callable[[], None],
         after: Callable[[float, Callable[[], None]], object],
+        observer: RunnerObserver | None = None,
     ) -> None:
-        self._ledger = Ledger(scheduler, rules)
+        if observer is None:
+            self._ledger = Ledger(scheduler, rules)
+        else:
+            from shoal.scheduling.observed import ObservedLedger
+
+            self._ledger = ObservedLedger(scheduler, rules, observer)
         self._scheduler = scheduler
         self._backend = backend
         self._drain = drain

@@ -222,6 +222,12 @@ class PullingScheduler(Scheduler):
         record.spans.append(span)
         return span
 
+    def span_ended(self, worker: Any, span: Span, count: int, began: float, ended: float) -> None:
+        """A worker has gone through the first so many elements of a span."""
+        span.record.spans.remove(span)
+        self.durations.observe(span.record.task, max(ended - began, 0.0), count)
+        self.vacated(worker)
+
     def take_back(self, span: Span) -> None:
         """What a worker has not started of a span becomes ready again, for others."""
         rest = span.rest()

@@ -148,16 +148,25 @@ class SendingScheduler(Scheduler):
             if batch is not None:
                 slots.count_on_loop(batch, under_way=self.capabilities.queues)
                 self.launch(batch)
+        given = 0  # slots that have got their share, as bits: once one is idle all get one, behind what they are at
         while self.ready:
-            slot, idle = slots.roomiest(self.worker_waits.blocked())
+            blocked = self.worker_waits.blocked()
+            slot, idle = slots.roomiest(blocked, given)
             if slot is None or not self._takes_more(slot):
+                if given:
+                    given = 0
+                    continue
                 slots.has_room = False
                 return
-            if idle == 0:
+            spread = len(slots.in_flight)
+            if idle or given:
+                spread = max(spread - len(slots.spares) - len(blocked) - given.bit_count(), 1)
+                given |= 1 << slot
+            else:
                 self._enough = self._worth_sending()
                 if len(self.ready) < self._enough:
                     return  # it is better company for what comes while the slots are busy
-            batch = self.maker.make(self.ready, slot, idle or len(slots.in_flight))
+            batch = self.maker.make(self.ready, slot, spread)
             if batch is None:
                 return
             slots.count(batch)

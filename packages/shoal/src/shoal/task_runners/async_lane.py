@@ -152,7 +152,7 @@ class AsyncLane:
         task = self._tasks.pop(run, None)
         if task is None:
             return False
-        from shoal.limits.acquiring import give_up  # seldom needed
+        from shoal.limits.holding import give_up  # seldom needed
 
         give_up(task)
         self._given_up.add(run)

@@ -19,6 +19,7 @@ from typing import (
 
 from shoal.context import INHERITED, LOCK, SCOPE, Scope
 from shoal.engine.interrupt import raise_if_due, shielded
+from shoal.engine.observing import observers
 from shoal.exceptions import InvalidOption, RunnerStateError
 from shoal.futures.blocking import block
 from shoal.limits.settings import limits_in_use
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from shoal.futures import TaskFuture, TaskFutureList
     from shoal.scheduling.backend import Backend
     from shoal.scheduling.dispatcher import AnyDispatcher
+    from shoal.scheduling.observed import RunnerObserver
     from shoal.tasks import Task
 
 __all__ = ["BaseTaskRunner", "TaskRunner"]
@@ -129,6 +131,7 @@ class BaseTaskRunner:
     def __init__(self) -> None:
         self._dispatcher: AnyDispatcher | None = None
         self._entering = threading.Lock()
+        self._observer: RunnerObserver | None = None
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -142,7 +145,16 @@ class BaseTaskRunner:
 
     def make_dispatcher(self) -> AnyDispatcher:
         """What the runner is made of once it is entered."""
-        return dispatcher_for(*self.make_backend(), type(self).__name__)
+        return dispatcher_for(*self.make_backend(), type(self).__name__, self.observer())
+
+    def observer(self) -> RunnerObserver | None:
+        """Who is to be told of its runs, if anybody observes now."""
+        if not observers():
+            return None
+        from shoal.scheduling.observed import observer_of
+
+        self._observer = observer_of([known.runner_entered(self) for known in observers()])
+        return self._observer
 
     @classmethod
     def from_argument(cls, argument: str) -> Self:
@@ -252,6 +264,8 @@ class BaseTaskRunner:
                 dispatcher.gate = GATE
             dispatcher.backend.start(dispatcher)
             self._dispatcher = dispatcher
+            if self._observer is not None:
+                self._observer.started(dispatcher)
         return self
 
     def __exit__(
@@ -294,6 +308,9 @@ class BaseTaskRunner:
                     dispatcher.left()
                     with self._entering:
                         self._dispatcher = None
+                    if self._observer is not None:
+                        self._observer.left()
+                        self._observer = None
 
     def _entered(self, wish: str) -> AnyDispatcher:
         dispatcher = self._dispatcher
@@ -393,6 +410,8 @@ class BaseTaskRunner:
 
     def _scope_here(self) -> Scope:
         scope = SCOPE.get()
+        if scope is not None and scope.drawing is not None:
+            return scope
         return self.scope(scope.flow_run if scope is not None else None)
 
     def cancel_all(self) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shoal.futures import TaskFutureList
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.dispatcher import AnyDispatcher
+    from shoal.scheduling.observed import RunnerObserver
     from shoal.specs import TaskSpec
 
 __all__ = ["SequentialTaskRunner"]
@@ -30,8 +31,14 @@ __all__ = ["SequentialTaskRunner"]
 class _InlineDispatcher(PullingDispatcher):
     in_place = True
 
-    def __init__(self, backend: WorkerBackend, limit: int | None, runner_name: str) -> None:
-        super().__init__(backend, limit, runner_name)
+    def __init__(
+        self,
+        backend: WorkerBackend,
+        limit: int | None,
+        runner_name: str,
+        observer: RunnerObserver | None,
+    ) -> None:
+        super().__init__(backend, limit, runner_name, observer)
         self._pool = backend
 
     def submit(
@@ -118,4 +125,4 @@ class SequentialTaskRunner(BaseTaskRunner):
 
     def make_dispatcher(self) -> AnyDispatcher:
         """See `BaseTaskRunner`."""
-        return _InlineDispatcher(*self.make_backend(), type(self).__name__)
+        return _InlineDispatcher(*self.make_backend(), type(self).__name__, self.observer())

@@ -252,7 +252,7 @@ class ThreadBackend(WorkerBackend):
             scheduler.vacated(stuck)
             replace = bool(scheduler.ready)
             self._watch()
-        from shoal.limits.acquiring import give_up  # seldom needed
+        from shoal.limits.holding import give_up  # seldom needed
 
         give_up(stuck.thread)
         library_logger().warning(

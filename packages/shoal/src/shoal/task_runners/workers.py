@@ -270,12 +270,9 @@ class Worker:
                 now = time.time()
             if self.abandoned:
                 break
-        seconds = max(now - started, 0.0)
         with LOCK:
             self.span = outer
-            record.spans.remove(span)
-            scheduler.durations.observe(record.task, seconds, count)
-            scheduler.vacated(self)
+            scheduler.span_ended(self, span, count, started, now)
         if scheduler.effects:
             dispatcher.drain()
 

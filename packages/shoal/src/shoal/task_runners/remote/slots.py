@@ -12,11 +12,13 @@ May import `messages` and what lies above task runners.
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import LOCK
 from shoal.engine.batch_run import pack_error
 from shoal.limits.acquiring import tell_of
+from shoal.limits.holding import default_lease
 from shoal.limits.slots import KEEPER
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
@@ -45,6 +47,8 @@ class WorkerSlots:
         """A run wants slots."""
         acquisition = request.holder.id
         keeper = self._dispatcher.keeper or KEEPER
+        if request.lease_seconds == 0:
+            request = replace(request, lease_seconds=default_lease(keeper))
         with LOCK:
             if member.seen_off:
                 return

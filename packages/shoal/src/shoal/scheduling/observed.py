@@ -1,0 +1,360 @@
+"""Schedulers and a ledger that tell an observer what they decide: each overrides what is to be told, and nothing else.
+
+A runner that is entered while somebody observes is made of these, any other of those that they derive from, so that who
+does not observe pays nothing. Pure, like what they derive from: the observer looks at the clock.
+
+May import the schedulers, `ledger` and what lies above them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from shoal.calls import AWAITING_RETRY, COMPLETED, DONE, Outcome
+from shoal.futures.maps import Span
+from shoal.scheduling.ledger import Ledger
+from shoal.scheduling.pulling import PullingScheduler
+from shoal.scheduling.pushing import PushingScheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from shoal.calls import Batch
+    from shoal.engine.inputs import Input
+    from shoal.futures.maps import MapRecord
+    from shoal.futures.run import TaskFuture
+    from shoal.scheduling.capabilities import Capabilities, LedgerRules
+    from shoal.scheduling.in_flight import Departure, InFlight, WorkerState
+
+__all__ = [
+    "ObservedLedger",
+    "ObservedPullingScheduler",
+    "ObservedPushingScheduler",
+    "RunnerObserver",
+    "Several",
+    "observer_of",
+]
+
+
+class RunnerObserver(Protocol):
+    """Is told of the runs of one entered runner.
+
+    Of runs of a map it is told by the span or the batch: that these have completed one after another, each beginning when
+    the one before it ended. Only of an element that did anything else it is told by itself, and then that counts.
+
+    `attempt` counts from 1, attempts that were lost with their worker included. Times are seconds since the epoch; those of
+    `reported` are the worker's clock.
+    """
+
+    def started(self, dispatcher: Any) -> None:
+        """The runner has started, and takes runs; `dispatcher.scheduler` knows how many are open."""
+
+    def left(self) -> None:
+        """The runner has been left."""
+
+    def submitted(self, run: TaskFuture[Any], inputs: Sequence[Input]) -> None:
+        """A single run was submitted, which waits for the futures in its inputs."""
+
+    def mapped(self, record: MapRecord[Any]) -> None:
+        """A map was submitted, whose runs wait for nothing; `record.counter` counts their ends."""
+
+    def queued(self, run: TaskFuture[Any]) -> None:
+        """A run asks for slots of its limits."""
+
+    def ready(self, run: TaskFuture[Any]) -> None:
+        """A run that had waited for others, for slots or for its retry waits for nothing but a worker."""
+
+    def ran(self, run: TaskFuture[Any], attempt: int, began: float, ended: float) -> None:
+        """A run has just completed, on this thread."""
+
+    def went_through(
+        self, record: MapRecord[Any], start: int, stop: int, began: float, ended: float
+    ) -> None:
+        """This thread has gone through consecutive elements of a map; `record.since` has the ends of them."""
+
+    def settled(self, run: TaskFuture[Any], attempt: int, began: float | None, now: float) -> None:
+        """A run has ended, and did not just complete; `began` is `None` if it had not begun, or if a report tells."""
+
+    def element_cancelled(self, record: MapRecord[Any], index: int, now: float) -> None:
+        """An element of a map was cancelled before a worker took it."""
+
+    def retries(
+        self,
+        run: TaskFuture[Any],
+        attempt: int,
+        began: float | None,
+        now: float,
+        outcome: Outcome,
+    ) -> None:
+        """An attempt has ended, and another will follow in `outcome.delay` seconds."""
+
+    def sent(self, batch: Batch) -> None:
+        """A batch leaves for a worker."""
+
+    def arrived(self, number: int) -> None:
+        """A worker has begun a batch."""
+
+    def at(self, number: int, worker: WorkerState) -> None:
+        """It is known which worker has a batch."""
+
+    def reported(
+        self, batch: Batch, positions: Sequence[int], ends: Sequence[float], seconds: float
+    ) -> None:
+        """Runs of a batch have ended, which took so many seconds together (0 if that is not known)."""
+
+    def lost(
+        self, batch: Batch, begun: Sequence[int], error: Callable[[str], BaseException]
+    ) -> None:
+        """A batch was lost with its worker, and with it these runs, which may have begun: each ends, or is sent again."""
+
+    def closed(self, number: int, back: int) -> None:
+        """A batch has said all; so many of its runs come back, to be sent again."""
+
+    def joined(self, worker: WorkerState) -> None:
+        """A worker is there."""
+
+    def departed(self, worker: WorkerState, departure: Departure | None) -> None:
+        """A worker has gone, or is about to."""
+
+
+def observer_of(told: Sequence[RunnerObserver]) -> RunnerObserver | None:
+    """One observer for all."""
+    if len(told) > 1:
+        return cast("RunnerObserver", Several(told))
+    return told[0] if told else None
+
+
+class Several:
+    """Tells several observers.
+
+    Args:
+        told: they.
+    """
+
+    def __init__(self, told: Sequence[RunnerObserver]) -> None:
+        self._told = told
+
+    def __getattr__(self, name: str) -> Any:
+        methods = [getattr(observer, name) for observer in self._told]
+
+        def tell(*args: Any) -> None:
+            for method in methods:
+                method(*args)
+
+        setattr(self, name, tell)  # made once for each event
+        return tell
+
+
+def _attempt_of(run: TaskFuture[Any]) -> int:
+    call, detail = run._call, run._detail
+    attempt = call.attempt if call is not None else 1
+    return attempt + detail.crashes if detail is not None else attempt
+
+
+class _Observed:
+    """What both kinds of schedulers tell."""
+
+    observer: RunnerObserver
+
+    def submit(self, future: TaskFuture[Any]) -> None:
+        self.observer.submitted(future, ())
+        super().submit(future)  # type: ignore[misc]  # of the scheduler
+
+    def submit_after(self, future: TaskFuture[Any], inputs: Sequence[Input]) -> None:
+        self.observer.submitted(future, inputs)
+        super().submit_after(future, inputs)  # type: ignore[misc]
+
+    def submit_map(self, record: MapRecord[Any]) -> None:
+        self.observer.mapped(record)
+        super().submit_map(record)  # type: ignore[misc]
+
+    def _unblock(self, future: TaskFuture[Any]) -> None:
+        if future._details().limited:
+            self.observer.queued(future)
+        super()._unblock(future)  # type: ignore[misc]
+
+    def _now_ready(self, future: TaskFuture[Any]) -> None:
+        self.observer.ready(future)
+        super()._now_ready(future)  # type: ignore[misc]
+
+    def due(self, future: TaskFuture[Any]) -> None:
+        if future._phase == AWAITING_RETRY:
+            self.observer.ready(future)
+        super().due(future)  # type: ignore[misc]
+
+    def ended(self, future: TaskFuture[Any], outcome: Outcome, now: float) -> None:
+        open_before = future._phase < DONE
+        attempt, began = _attempt_of(future), self._began(future)
+        super().ended(future, outcome, now)  # type: ignore[misc]
+        if open_before and future._phase == AWAITING_RETRY:
+            self.observer.retries(future, attempt, began, now, outcome)
+
+    def settle(
+        self,
+        future: TaskFuture[Any],
+        phase: int,
+        value: Any,
+        now: float,
+        state: Any = None,
+        *,
+        executes: bool = False,
+    ) -> bool:
+        attempt, began = _attempt_of(future), self._began(future)
+        settled: bool = super().settle(  # type: ignore[misc]
+            future, phase, value, now, state, executes=executes
+        )
+        if settled:
+            self.observer.settled(future, attempt, began, now)
+        return settled
+
+    def element_cancelled(self, record: MapRecord[Any], index: int, now: float) -> None:
+        self.observer.element_cancelled(record, index, now)
+        super().element_cancelled(record, index, now)  # type: ignore[misc]
+
+    def _began(self, future: TaskFuture[Any]) -> float | None:
+        """When a run began that executes in this process."""
+        return None
+
+
+class ObservedPullingScheduler(_Observed, PullingScheduler):
+    """As `PullingScheduler`, and tells.
+
+    Args:
+        observer: is told.
+    """
+
+    def __init__(
+        self, capabilities: Capabilities, limit: int | None, observer: RunnerObserver
+    ) -> None:
+        super().__init__(capabilities, limit)
+        self.observer = observer
+
+    def submit(self, future: TaskFuture[Any]) -> None:
+        """See `Scheduler`."""
+        self.observer.submitted(future, ())
+        PullingScheduler.submit(self, future)
+
+    def complete(self, future: TaskFuture[Any], value: Any, now: float) -> None:
+        """See `Scheduler`."""
+        open_before = hasattr(future, "_open")
+        attempt, began = _attempt_of(future), future._since
+        PullingScheduler.complete(self, future, value, now)
+        if open_before and future._phase == COMPLETED and future._since == now:
+            self.observer.ran(future, attempt, began, now)
+
+    def span_ended(self, worker: Any, span: Span, count: int, began: float, ended: float) -> None:
+        """See `PullingScheduler`."""
+        start = span.start
+        self.observer.went_through(span.record, start, start + count, began, ended)
+        super().span_ended(worker, span, count, began, ended)
+
+    def _began(self, future: TaskFuture[Any]) -> float | None:
+        return future._since if future._is_running() else None
+
+
+class ObservedPushingScheduler(_Observed, PushingScheduler):
+    """As `PushingScheduler`, and tells.
+
+    Args:
+        observer: is told.
+    """
+
+    def __init__(self, capabilities: Capabilities, observer: RunnerObserver) -> None:
+        super().__init__(capabilities)
+        self.observer = observer
+        self._seconds = 0.0  # of the report that is about to come
+
+    def launch(self, batch: Batch) -> None:
+        """See `SendingScheduler`."""
+        self.observer.sent(batch)
+        super().launch(batch)
+
+    def batch_arrived(self, number: int) -> None:
+        """See `PushingScheduler`."""
+        self.observer.arrived(number)
+        super().batch_arrived(number)
+
+    def batch_observed(
+        self, number: int, seconds: float, count: int, *, at_least: bool = False
+    ) -> None:
+        """See `PushingScheduler`."""
+        self._seconds = 0.0 if at_least else seconds
+        super().batch_observed(number, seconds, count, at_least=at_least)
+
+    def batch_reported(
+        self, number: int, positions: Sequence[int], values: Sequence[Any], ends: Sequence[float]
+    ) -> None:
+        """See `PushingScheduler`."""
+        seconds, self._seconds = self._seconds, 0.0
+        entry = self.batches.get(number)
+        if entry is not None:
+            batch, still_open = entry
+            if still_open.issuperset(positions):
+                self.observer.reported(batch, positions, ends, seconds)
+            else:
+                told = [place for place, p in enumerate(positions) if p in still_open]
+                self.observer.reported(
+                    batch, [positions[p] for p in told], [ends[p] for p in told], seconds
+                )
+        super().batch_reported(number, positions, values, ends)
+
+    def batch_closed(self, number: int, blocked_run: Any = None) -> None:
+        """See `PushingScheduler`."""
+        entry = self.batches.get(number)
+        if entry is not None:
+            self.observer.closed(number, len(entry[1]))
+        super().batch_closed(number, blocked_run)
+
+    def batch_lost(
+        self,
+        number: int,
+        error: Callable[[str], BaseException],
+        maybe_started: Sequence[int] | None,
+        now: float,
+    ) -> None:
+        """See `PushingScheduler`."""
+        entry = self.batches.get(number)
+        if entry is not None:
+            batch, still_open = entry
+            begun = still_open if maybe_started is None else still_open.intersection(maybe_started)
+            self.observer.lost(batch, sorted(begun), error)
+        super().batch_lost(number, error, maybe_started, now)
+
+
+class ObservedLedger(Ledger):
+    """As `Ledger`, and tells.
+
+    Args:
+        observer: is told.
+    """
+
+    def __init__(
+        self, scheduler: PushingScheduler, rules: LedgerRules, observer: RunnerObserver
+    ) -> None:
+        super().__init__(scheduler, rules)
+        self._observer = observer
+
+    def given(self, entry: InFlight, worker: WorkerState) -> bool:
+        """See `Ledger`."""
+        given = super().given(entry, worker)
+        if given:
+            self._observer.at(entry.number, worker)
+        return given
+
+    def arrived(self, worker: WorkerState, number: int) -> None:
+        """See `Ledger`."""
+        self._observer.at(number, worker)
+        super().arrived(worker, number)
+
+    def joined(self, worker: WorkerState) -> None:
+        """See `Ledger`."""
+        self._observer.joined(worker)
+        super().joined(worker)
+
+    def worker_left(
+        self, worker: WorkerState, departure: Departure | None = None, *, orderly: bool = False
+    ) -> None:
+        """See `Ledger`."""
+        if worker.departure is None and not worker.seen_off:
+            self._observer.departed(worker, departure)
+        super().worker_left(worker, departure, orderly=orderly)
