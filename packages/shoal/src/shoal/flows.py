@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         retries: int | None
         retry_delay_seconds: float | None
         timeout_seconds: float | None
+        max_concurrency: int | None
         validate_parameters: bool | None
         log_prints: bool | None
         on_running: Sequence[FlowHook] | None
@@ -76,6 +77,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         retries: int | None = None,
         retry_delay_seconds: float | None = None,
         timeout_seconds: float | None = None,
+        max_concurrency: int | None = None,
         validate_parameters: bool | None = None,
         log_prints: bool | None = None,
         on_running: Sequence[FlowHook] | None = None,
@@ -113,6 +115,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         delay = check.seconds("retry_delay_seconds", retry_delay_seconds)
         self.retry_delay_seconds = settings.flow_retry_delay_seconds() if delay is None else delay
         self.timeout_seconds = check.timeout(timeout_seconds)
+        self.max_concurrency = check.count("max_concurrency", max_concurrency)
         self.validate_parameters = validate_parameters is not False
         self.log_prints = check.flag("log_prints", log_prints)
         self.on_running_hooks = check.functions("on_running", on_running)
@@ -182,6 +185,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
             "retries": self.retries,
             "retry_delay_seconds": self.retry_delay_seconds,
             "timeout_seconds": self.timeout_seconds,
+            "max_concurrency": self.max_concurrency,
             "validate_parameters": self.validate_parameters,
             "log_prints": self.log_prints,
             "on_running": list(self.on_running_hooks),
@@ -237,7 +241,17 @@ class Flow(FlowSpec, Generic[P, R_co]):
         """The runner of one run: a duplicate of the flow's own, or the default, not entered."""
         from shoal.task_runners.registry import resolve
 
-        return resolve(self.task_runner)
+        runner = resolve(self.task_runner)
+        if self.max_concurrency is not None:
+            if not hasattr(runner, "cap"):
+                raise InvalidOption(
+                    where=f"flow {self.name!r}",
+                    option="max_concurrency",
+                    value=self.max_concurrency,
+                    problem="its task runner is no `BaseTaskRunner`, and does not say what executes",
+                )
+            runner.cap(self.max_concurrency)
+        return runner
 
     # ------------------------------------------------------------------ parameters
 
@@ -391,6 +405,7 @@ def flow(
     retries: int | None = None,
     retry_delay_seconds: float | None = None,
     timeout_seconds: float | None = None,
+    max_concurrency: int | None = None,
     validate_parameters: bool | None = None,
     log_prints: bool | None = None,
     on_running: Sequence[FlowHook] | None = None,
@@ -407,7 +422,8 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
         options: `name` (default: the function's, `_` turned to `-`); `description`; `version`; `flow_run_name` (a
             format string over the parameters or a callable); `task_runner` (an instance, a class, or a string such
             as `"threads:4"`); `retries`; `retry_delay_seconds`; `timeout_seconds` (of each attempt, from when its
-            task runner has started); `validate_parameters`; `log_prints`; the hooks `on_running`, `on_completion`, `on_failure`, `on_crashed`, `on_cancellation`,
+            task runner has started); `max_concurrency` (how many of its task runs there may be at once);
+            `validate_parameters`; `log_prints`; the hooks `on_running`, `on_completion`, `on_failure`, `on_crashed`, `on_cancellation`,
             each a list of functions of `(flow, run, state)`.
 
     Raises:
