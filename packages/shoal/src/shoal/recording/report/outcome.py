@@ -115,7 +115,7 @@ def failures(figures: Figures) -> str:
     ordered = sorted(
         groups.items(), key=lambda item: (item[1][0][1].state == "NotReady", -len(item[1]))
     )
-    parts = []
+    parts: list[str] = []
     for (task, kind, text), members in ordered[:GROUPS]:
         head = f"{escape(kind)}: {escape(text)}" if kind else escape(text)
         runs = "".join(
