@@ -66,7 +66,7 @@ def failures(figures: Figures) -> Advice | None:
         text += f", and {sum(t.bad for t in failed) - worst.bad:,} of other tasks"
     if kinds:
         kind, count = kinds.most_common(1)[0]
-        text += f"; most often the reason was {kind} ({count:,} times)"
+        text += f"; the reason was {kind}" if len(kinds) == 1 else f"; most often ({count:,} times) the reason was {kind}"
     skipped = sum(task.counts.get("NotReady", 0) for task in failed)
     if skipped:
         text += (
