@@ -37,6 +37,7 @@ from shoal.exceptions import (
     ResultLost,
     RunError,
     RunNameError,
+    RecordError,
     RunnerStateError,
     ScriptError,
     SerializationError,
@@ -113,6 +114,7 @@ EXAMPLES: list[tuple[ShoalError, list[str]]] = [
         ["'db'", "within 1.5 s"],
     ),
     (RunnerStateError(runner="threads", problem="entered twice"), ["threads", "twice"]),
+    (RecordError(path="run.shoal", problem="it is a folder"), ["run.shoal", "a folder"]),
     (
         BackendError(runner="Mine", event="lost", batch=7, problem="none of this number was sent"),
         ["Mine", "'lost'", "7", "none of this number"],
