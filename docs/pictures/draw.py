@@ -281,6 +281,7 @@ PURPOSES = {
     "checks": "of options",
     "signatures": "of map, for type checkers",
     "task_runners": "threads, processes, executors; and what Dask's and Ray's have in common",
+    "recording": "what ran when: as the scheduler tells it, in a file, and what is made of that",
     "limits": "slots of tags, shared by the processes of a machine",
     "scheduling": "what runs when: decided by pure code, and carried out by the dispatcher",
     "engine": "one attempt of a run; the only code that calls your functions",

@@ -23,6 +23,7 @@ policies = st.builds(
     cap=st.integers(1, 5000),
     growth=st.integers(1, 64),
     longest=st.just(0.0) | st.floats(1e-4, 10),
+    cost=st.just(0.0) | st.floats(1e-6, 0.1),
 )
 limits = st.none() | st.integers(1, 5000)
 
@@ -52,7 +53,8 @@ def test_a_batch_keeps_every_bound(
     assert size <= policy.cap
     assert limit is None or size <= limit
     assert size <= observed * policy.growth
-    assert (size - 1) * max(slots, 1) < ready, "some slot would be left without work"
+    if not policy.cost:
+        assert (size - 1) * max(slots, 1) < ready, "some slot would be left without work"
 
 
 @given(policies, seconds, counts, counts, st.integers(1, 100), limits)
@@ -127,6 +129,36 @@ def test_sizes(given: dict[str, Any], expected: int) -> None:
 )
 def test_the_more_is_left_the_more_a_message_carries(given: dict[str, Any], expected: int) -> None:
     assert size(BatchPolicy(longest=0.1), **given) == expected
+
+
+@given(st.floats(1e-6, 1.0), st.floats(1e-5, 0.1), st.integers(2, 10_000), st.integers(1, 1000))
+def test_as_many_messages_are_made_as_are_worth_what_they_cost(
+    seconds: float, cost: float, ready: int, slots: int
+) -> None:
+    """The driver sends messages one after the other, and what the last of them carries is done last."""
+    policy = BatchPolicy(target=1e9, alone=1e9, cap=ready, cost=cost)
+    together = policy.size(seconds, ready, ready, slots, None)
+
+    def ends_after(size: int) -> float:
+        return math.ceil(ready / size) * cost + size * seconds
+
+    best = min(ends_after(math.ceil(ready / messages)) for messages in range(1, slots + 1))
+    assert ends_after(together) <= 2 * best
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ready", "slots", "expected"),
+    [
+        pytest.param(1e-5, 4, 2, 7, id="not-worth-a-second-message"),
+        pytest.param(4e-4, 4, 2, 2, id="worth-one-each"),
+        pytest.param(1e-3, 200, 100, 5, id="to-fewer-than-there-are"),
+        pytest.param(1e-3, 100_000, 100, 1000, id="plenty"),
+        pytest.param(0.0, 10, 2, 2000, id="no-time-at-all"),
+    ],
+)
+def test_what_a_message_costs(seconds: float, ready: int, slots: int, expected: int) -> None:
+    policy = BatchPolicy(target=10.0, cost=1e-4)
+    assert size(policy, seconds=seconds, ready=ready, slots=slots) == expected
 
 
 def test_the_smallest_duration_a_float_can_hold() -> None:

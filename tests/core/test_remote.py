@@ -58,7 +58,7 @@ class Offering(ClusterBackend):
     """A cluster of which only is known what its places have."""
 
     def __init__(self, *offers: dict[str, float]) -> None:
-        super().__init__(LedgerRules("Test"), "test worker", least=0.0, patience=1.0)
+        super().__init__(LedgerRules("Test"), "test worker", cost=0.0, patience=1.0)
         self._offers = list(offers)
         self.ledger = SimpleNamespace(  # type: ignore[assignment]
             run_at=lambda batch, position: SimpleNamespace(name="run-1")

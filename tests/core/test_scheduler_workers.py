@@ -27,7 +27,7 @@ from shoal.calls import (
     Call,
     Outcome,
 )
-from shoal.engine.inputs import Input
+from shoal.engine.inputs import Input, collect
 from shoal.exceptions import WaitCycle, WorkerDied
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.maps import MapRecord, Span
@@ -514,6 +514,35 @@ def test_who_asked_a_batch_back_in_vain_is_looked_at_again() -> None:
         "so that it asks for the other"
     )
     assert not scheduler.worker_waits.help(blocked_run)
+
+
+def test_what_an_end_makes_ready_is_shared_with_slots_that_are_busy() -> None:
+    """DESIGN 3. A layer of a graph: were all of it given to the first slot that is idle, others would wait for the next."""
+    backend: Any = FakeBackend()
+    backend.capabilities = Capabilities(isolated=True, policy=BatchPolicy(target=0.005))
+    dispatcher = dispatcher_for(backend, None, "fake")
+    scheduler: Any = dispatcher.scheduler
+    scheduler.slots_changed(range(2))
+    scheduler.durations.observe(work, 0.001, 100)
+
+    def submitted(*upstreams: TaskFuture[Any]) -> TaskFuture[Any]:
+        call = Call(work, upstreams, None, next_number(), copy_context(), None)
+        run: TaskFuture[Any] = TaskFuture(dispatcher, work, call.number, call, 0.0)
+        if upstreams:
+            scheduler.submit_after(run, collect(upstreams, None))
+        else:
+            scheduler.submit(run)
+        return run
+
+    first = submitted()
+    submitted()
+    one, _ = effects_of_kind(scheduler, effects.LAUNCH)
+    layer = [submitted(first) for _ in range(4)]
+    scheduler.batch_reported(one.number, [0], [0], [1.0])
+    assert effects_of_kind(scheduler, effects.LAUNCH) == [], "its slot is not idle yet"
+    scheduler.batch_closed(one.number)
+    launched = effects_of_kind(scheduler, effects.LAUNCH)
+    assert [(batch.slot, batch.runs) for batch in launched] == [(0, layer[:2]), (1, layer[2:])]
 
 
 @task

@@ -40,9 +40,9 @@ __all__ = [
 ]
 
 RULES = LedgerRules("the simulated cluster")
-#: As on Dask: seconds of work below which a message is not made smaller to spread it over more workers, and seconds
-#: after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
-LEAST = 0.005
+#: As on Dask: seconds that the driver spends on a message, by which it is decided how many are made; and seconds after
+#: which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
+COST = 0.001
 PATIENCE = 0.05
 
 #: Runs in the larger of the two messages that a cost a run is worked out from.
@@ -130,7 +130,7 @@ class NeverStarted(ClusterBackend):
 
 def dispatcher_of_nothing() -> LedgerDispatcher:
     """A dispatcher for runs of a cluster that is never started: whose scheduler it is, and what maps belong to."""
-    backend: Any = NeverStarted(RULES, least=LEAST, patience=PATIENCE)
+    backend: Any = NeverStarted(RULES, cost=COST, patience=PATIENCE)
     return LedgerDispatcher(backend, RULES, RULES.name)
 
 

@@ -22,6 +22,7 @@ import contextlib
 import math
 import os
 import threading
+from collections import deque
 from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -71,10 +72,13 @@ if TYPE_CHECKING:
 
 __all__ = ["DaskBackend"]
 
-#: Seconds of work below which a message is not made smaller to spread it over more workers.
-LEAST = 0.005
+#: Seconds that the driver spends on a message.
+COST = 0.001
 #: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
 PATIENCE = 0.05
+#: Seconds for which a Dask task that has ended is held. Dask sends a worker one message every 5 ms, so to be told at once
+#: what to forget would hold up the task that comes next.
+RELEASED_AFTER = 0.05
 #: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
 SCATTERED = 1 << 20
 #: Seconds that the first worker may take to be heard of.
@@ -106,7 +110,7 @@ class DaskBackend(ClusterBackend):
         worker_timeout: float | str | None = "auto",
     ) -> None:
         rules = LedgerRules("Dask", leaves_within=FAREWELL_WITHIN, shares=True)
-        super().__init__(rules, "Dask worker", least=LEAST, patience=PATIENCE)
+        super().__init__(rules, "Dask worker", cost=COST, patience=PATIENCE)
         self.session = f"{SESSION}{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"
         self.arrived = threading.Event()
         self.client: Client
@@ -119,6 +123,8 @@ class DaskBackend(ClusterBackend):
         self.relays = Relays(self)
         self.watch = Watch(self, worker_timeout)
         self._tokens: list[tuple[Any, Any]] = []
+        self._ended: deque[Future[Any]] = deque()
+        self._is_releasing = False
 
     # ------------------------------------------------------------------ starting and stopping
 
@@ -163,6 +169,7 @@ class DaskBackend(ClusterBackend):
         self.jobs.join()
         self.ledger.close()
         self.relays.clear()
+        self._ended.clear()
         if self._sent_every is not None and self.client.status == "running":
             stream: Any = self.client.scheduler_comm
             stream.interval = self._sent_every  # it may be the user's
@@ -277,6 +284,19 @@ class DaskBackend(ClusterBackend):
             self._storing.do(send_later)
         else:
             send(blob)
+
+    def closed(self, entry: DaskSent) -> None:
+        """See `LedgerBackend`: Dask is told later that nobody wants its task any more, of many at once."""
+        if entry.future is None:
+            return
+        self._ended.append(entry.future)
+        if not self._is_releasing:
+            self._is_releasing = True
+            self.events.after(RELEASED_AFTER, self._release)
+
+    def _release(self) -> None:
+        self._is_releasing = False
+        self._ended.clear()
 
     def offers(self) -> list[Mapping[str, float]]:
         """See `ClusterBackend`: the resources of each worker."""

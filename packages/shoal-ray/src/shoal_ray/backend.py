@@ -67,8 +67,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RayBackend"]
 
-#: Seconds of work below which a message is not made smaller to spread it over more workers.
-LEAST = 0.002
+#: Seconds that the driver spends on a message.
+COST = 0.0004
 #: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
 PATIENCE = 0.2
 #: Seconds that Ray has to say how a worker died that has hung up, and a worker to hang up of whose death Ray speaks.
@@ -98,7 +98,7 @@ class RayBackend(ClusterBackend):
         ship_modules: str | Sequence[str] = "auto",
     ) -> None:
         rules = LedgerRules("Ray", words_within=WORDS_WITHIN)
-        super().__init__(rules, "Ray node", least=LEAST, patience=PATIENCE)
+        super().__init__(rules, "Ray node", cost=COST, patience=PATIENCE)
         self.takes_buffers = True
         self.lent: WeakValueDictionary[str, Kept] = WeakValueDictionary()
         self.session = f"{process_entropy() & 0xFFFFFFFF:08x}x{next(_sessions)}"

@@ -150,10 +150,8 @@ class _Reading:
         record.flow_runs.sort(key=lambda run: run.began)
         record.tasks = [TaskRow(*row) for row in self._all("tasks")]
         for number, name, flow_run, entered, started, *more in self._all("runners"):
-            row = RunnerRow(
-                number, name, flow_run, entered, nan if started is None else started, *more
-            )
-            record.runners.append(row)
+            known = nan if started is None else started
+            record.runners.append(RunnerRow(number, name, flow_run, entered, known, *more))
         record.workers = [WorkerRow(*row) for row in self._all("workers")]
         record.maps = [MapRow(*row) for row in self._all("maps")]
         record.names = dict(self._all("names"))

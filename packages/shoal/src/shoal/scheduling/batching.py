@@ -5,6 +5,7 @@ Pure arithmetic; imports nothing of ours.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 __all__ = ["BatchPolicy", "Durations"]
@@ -27,7 +28,7 @@ class BatchPolicy:
         most: messages in flight per slot in any case.
         patience: seconds that a slot is idle before others are asked for what they have not begun; and, with `seconds`,
             after which a task counts as slow whose first runs have not ended.
-        least: seconds of work that a message should carry even if others then get nothing: a message costs that much.
+        cost: seconds that the driver spends on a message, which it could send one after the other only; see `size`.
         longest: seconds of work that a message carries at most, while much is ready for each slot; see `worth`.
         growth: how much larger a batch may be than what has been observed of its task, so that one early, lucky
             measurement does not send a thousand slow runs to one worker.
@@ -36,8 +37,8 @@ class BatchPolicy:
     __slots__ = (
         "alone",
         "cap",
+        "cost",
         "growth",
-        "least",
         "longest",
         "most",
         "patience",
@@ -55,7 +56,7 @@ class BatchPolicy:
         growth: int = 8,
         seconds: float = 0.0,
         most: int = 64,
-        least: float = 0.0,
+        cost: float = 0.0,
         patience: float = 0.005,
         longest: float = 0.0,
     ) -> None:
@@ -66,7 +67,7 @@ class BatchPolicy:
         self.growth = growth
         self.seconds = seconds
         self.most = most
-        self.least = least
+        self.cost = cost
         self.patience = patience
         self.longest = longest
 
@@ -126,8 +127,9 @@ class BatchPolicy:
         worth = self.worth(seconds, ready, slots)
         most = self.cap if seconds * self.cap <= worth else int(worth / seconds)
         share = -(-ready // max(slots, 1))
-        if share * seconds < self.least:
-            share = int(self.least / seconds) + 1 if seconds else self.cap
+        # k messages take k * cost to send, and a k-th of the work is done last: least in all at k = sqrt(work / cost).
+        if self.cost and share * share * seconds < ready * self.cost:
+            share = math.ceil(math.sqrt(ready * self.cost / seconds)) if seconds else self.cap
         most = min(most, observed * self.growth, share)
         if limit is not None:
             most = min(most, limit)

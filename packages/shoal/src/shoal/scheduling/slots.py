@@ -127,14 +127,16 @@ class Slots:
 
     # ------------------------------------------------------------------ where there is room
 
-    def roomiest(self, blocked: Collection[int]) -> tuple[int | None, int]:
+    def roomiest(self, blocked: Collection[int], others: int = 0) -> tuple[int | None, int]:
         """The slot with the least in flight, and how many have nothing.
 
         Args:
             blocked: slots whose workers wait.
+            others: slots that are not asked for either, as bits.
         """
-        others = ~_bits((*self.spares, *blocked)) if blocked or self.spares else -1
-        found, in_flight = self._having.fewest(others)
+        if blocked or self.spares:
+            others |= _bits((*self.spares, *blocked))
+        found, in_flight = self._having.fewest(~others)
         if not found:
             return None, 0
         return _lowest(found), 0 if in_flight else found.bit_count()

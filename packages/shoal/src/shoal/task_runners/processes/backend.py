@@ -58,6 +58,8 @@ __all__ = ["ProcessBackend"]
 
 #: Seconds of work that a message carries at most: so long a run may wait at one worker while another is idle.
 LONGEST = 0.1
+#: Seconds that the driver spends on a message.
+COST = 0.0001
 
 
 class ProcessBackend(LedgerBackend):
@@ -103,7 +105,7 @@ class ProcessBackend(LedgerBackend):
             fuses=True,
             loops=True,
             ledger=LedgerRules("a worker process", socket.gethostname(), spares_coroutines=False),
-            policy=BatchPolicy(target=0.005, alone=0.03, cap=CAPACITY, longest=LONGEST),
+            policy=BatchPolicy(target=0.005, alone=0.03, cap=CAPACITY, longest=LONGEST, cost=COST),
         )
         self._max_workers = max_workers
         self.lock = threading.RLock()
@@ -197,6 +199,8 @@ class ProcessBackend(LedgerBackend):
         """See `LedgerBackend`: nobody has to secede, as another worker takes a spare slot."""
         if what == "recall":
             worker.channel.send(messages.RECALL, dumps(about))
+        elif what == "place":
+            worker.channel.send(messages.PLACE, dumps(about))
 
     def kill(self, worker: ProcessMember, job: Sent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""

@@ -65,6 +65,7 @@ ALONG = 16 * 1024
 _KINDS = {
     "recall": messages.RECALL,
     "secede": messages.SECEDE,
+    "place": messages.PLACE,
 }
 
 
@@ -74,7 +75,7 @@ class ClusterBackend(LedgerBackend):
     Args:
         rules: what is special about the cluster.
         place: what a run is sent to, in messages.
-        least: seconds of work below which a message is not made smaller to spread it over more workers.
+        cost: seconds that the driver spends on a message.
         patience: seconds after which a batch whose first runs have not ended counts as slow, and an idle worker gets
             what others hold.
         queues: whether the cluster has a queue of its own, in front of all workers; if not, a batch goes to the worker
@@ -98,7 +99,7 @@ class ClusterBackend(LedgerBackend):
         rules: LedgerRules,
         place: str = "worker",
         *,
-        least: float = 0.0,
+        cost: float = 0.0,
         patience: float = 0.005,
         queues: bool = True,
     ) -> None:
@@ -118,15 +119,13 @@ class ClusterBackend(LedgerBackend):
                 growth=256,
                 seconds=SECONDS_AHEAD,
                 most=128,
-                least=least,
+                cost=cost,
                 patience=patience,
                 longest=LONGEST,
             )
             if queues
             # A worker with one batch at a time has begun what it has, as the driver takes it for.
-            else BatchPolicy(
-                cap=CAPACITY, window=1, least=least, patience=patience, longest=TARGET
-            ),
+            else BatchPolicy(cap=CAPACITY, window=1, cost=cost, patience=patience, longest=TARGET),
         )
         self.captures = queues
         self.cluster = rules.name
