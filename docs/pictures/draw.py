@@ -276,6 +276,7 @@ PURPOSES = {
     "testing": "the suite that every runner passes, for authors of further ones",
     "flows": "@flow: a flow run, and the runner that it enters and leaves",
     "tasks": "@task: to call, submit and map",
+    "concurrency": "slots and rates for any code",
     "direct_calls": "a task called like a function, and what it has to hold meanwhile",
     "logging": "names of logs, as elsewhere",
     "utilities": "names, as elsewhere",
