@@ -281,7 +281,7 @@ PURPOSES = {
     "logging": "names, as elsewhere",
     "utilities": "names, as elsewhere",
     "checks": "of options",
-    "signatures": "of map, for type checkers",
+    "signatures": "for type checkers",
     "task_runners": "threads, processes, executors; and what Dask's and Ray's have in common",
     "recording": "what ran when: as the scheduler tells it, in a file, and what is made of that",
     "limits": "slots of tags, shared by the processes of a machine",
