@@ -177,6 +177,25 @@ class Recording:
             check_writable(target)
             copy(self._path, target)
 
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Writes the report: one page in HTML, which opens without a network.
+
+        Args:
+            path: of the file; one that is there is replaced.
+
+        Raises:
+            RecordError: it cannot be written, or there is no record.
+        """
+        from shoal.recording.report import page
+
+        check_writable(os.fspath(path))
+        text = page(self.record)
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise RecordError(path=str(path), problem=f"it cannot be written: {error}") from error
+
 
 def record(path: str | os.PathLike[str] | None = None) -> Recording:
     """Records what runs inside `with`.
