@@ -30,16 +30,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from shoal.engine.services import TIMERS
-from shoal.exceptions import (
-    AcquireConcurrencySlotTimeoutError,
-    ConcurrencyLimitError,
-    MissingExtraError,
-)
+from shoal.exceptions import ConcurrencyLimitError
 from shoal.limits.alarms import Alarms
 from shoal.limits.bell import Bell
 from shoal.limits.blocking import Decision, wait_for
 from shoal.limits.lines import Lines, Waiter
 from shoal.limits.opening import open_store
+from shoal.limits.refusals import failed, refused, too_late
 from shoal.limits.settings import poll_seconds
 from shoal.limits.store import TAG, Acquired, Busy
 from shoal.logs import library_logger
@@ -286,17 +283,7 @@ class SlotKeeper:
             if not (waiter.tried or waiter.lines or self._trouble is not None):
                 waiter.once = True
                 return
-        self._decide(waiter, self._too_late(waiter))
-
-    def _too_late(self, waiter: Waiter) -> AcquireConcurrencySlotTimeoutError:
-        names = tuple(sorted(name.removeprefix(TAG) for name in waiter.request.names))
-        error = AcquireConcurrencySlotTimeoutError(
-            names=names, timeout_seconds=waiter.timeout or 0.0
-        )
-        if self._trouble is not None:
-            error.add_note(str(self._trouble))
-            error.__cause__ = self._trouble
-        return error
+        self._decide(waiter, too_late(waiter, self._trouble))
 
     # ------------------------------------------------------------------ the thread
 
@@ -460,10 +447,9 @@ class SlotKeeper:
                 tag = min(answer.names).removeprefix(TAG)
                 self._decide(waiter, ConcurrencyLimitError(tag=tag, problem=problem))
             elif is_late:
-                self._decide(waiter, self._too_late(waiter))
+                self._decide(waiter, too_late(waiter, self._trouble))
         elif not isinstance(answer, Acquired):
-            tag = answer.name.removeprefix(TAG)
-            self._decide(waiter, ConcurrencyLimitError(tag=tag, problem=answer.problem))
+            self._decide(waiter, refused(answer))
         elif answer.after:
             waiter.granted = True
             self._lines.stir(waiter.lines)
@@ -522,16 +508,7 @@ class SlotKeeper:
             waiters = list(self._waiting.values())
             self._arrived.clear()
         for waiter in waiters:
-            refusal: ShoalError
-            if isinstance(error, MissingExtraError):
-                refusal = MissingExtraError(feature=error.feature, requirement=error.requirement)
-            else:
-                refusal = ConcurrencyLimitError(
-                    tag=min(waiter.request.names).removeprefix(TAG),
-                    problem=f"it cannot be looked at: {error}",
-                )
-            refusal.__cause__ = error
-            self._decide(waiter, refusal)
+            self._decide(waiter, failed(waiter, error))
 
 
 #: The keeper of this process. It opens nothing before the first request.
