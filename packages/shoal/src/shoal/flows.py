@@ -13,6 +13,7 @@ from shoal import elsewhere, settings
 from shoal.checks import Checks, check_names, name_of_function, named_after
 from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError, UnknownOption
 from shoal.names import function_name_to_flow_name
+from shoal.recording import live
 from shoal.safely import text_of
 from shoal.specs import RESERVED, FlowSpec, bind_error, kind_of_function
 from shoal.task_runners.base import TaskRunner
@@ -317,6 +318,8 @@ class Flow(FlowSpec, Generic[P, R_co]):
             FlowRunTimeout: the run took longer than `timeout_seconds`.
             Exception: what the flow raised, or what the first failed run that it returned had raised.
         """
+        if scope is None:
+            live.offer()
         run: Callable[..., Any]
         stream: Callable[..., Any]
         if self.is_async:
