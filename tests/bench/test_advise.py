@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +182,13 @@ def test_the_command(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     shown = capsys.readouterr()
     assert code == 0
-    assert "Take threads" in shown.out
+    # Which of both depends on what else the machine does.
+    table, told, _ = re.split(
+        r"^(Take threads: |Leave it on one thread: )", shown.out, flags=re.MULTILINE
+    )
+    assert told
     assert "what the flow prints" not in shown.out
-    assert max(map(len, shown.out.splitlines())) <= 100
+    assert max(map(len, table.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(

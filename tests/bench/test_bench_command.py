@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from shoal.cli.app import invoke
 from shoal_bench.advice import advice
 from shoal_bench.commands import interrupts, runners
 from shoal_bench.commands.files import Refused, write
@@ -20,7 +22,7 @@ from shoal_bench.contestants import RUNNERS, choose
 from shoal_bench.floors import Efficiency, Floor, Floors, UnreadableFloors, read_floors
 from shoal_bench.live.process import Lost, Void
 from shoal_bench.record import Record, read
-from shoal_bench.table import WIDTH, as_table
+from shoal_bench.table import WIDTH, as_table, words_below
 
 from tests.bench.command import bench
 from tests.bench.fakes import FakeLive
@@ -153,9 +155,9 @@ class TestNothingWasMeasured:
             raise Lost("[Errno 1] no such cluster")
 
         monkeypatch.setattr(runners, "_open", fail)
-        assert bench("--runner", "tcp://nowhere:1", "--scenario", "chain") == 1
+        assert bench("--runner", "dask", "--scenario", "chain") == 1
         shown = capsys.readouterr()
-        assert "Nothing was measured.\ntcp://nowhere:1: [Errno 1] no such cluster\n" in shown.err
+        assert "Nothing was measured.\ndask: [Errno 1] no such cluster\n" in shown.err
         assert not shown.out
 
     def test_as_it_is_not_installed(
@@ -290,6 +292,9 @@ class TestBadInput:
             (["--json", "/"], "is a folder"),
             (["--json", "/no/such/[red]/a.json"], "there is no folder /no/such/[red]"),
             (["--floors", "/no/such/floors.toml"], "no file of floors"),
+            (["--plot", "a.jpg"], "a.jpg: the picture is a PNG"),
+            (["--runner", "tcp://host"], "tcp://host: a host and a port are needed"),
+            (["--runner", "ray://host:many"], "ray://host:many: Port could not be cast"),
         ],
         ids=lambda item: " ".join(item[:2]) if isinstance(item, list) else "",
     )
@@ -302,6 +307,23 @@ class TestBadInput:
     ) -> None:
         assert bench(*arguments) == 2
         assert problem in capsys.readouterr().err
+        assert opened == []
+
+    def test_a_misspelt_command(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert invoke(["bench", "ovrehead"]) == 2
+        assert "'ovrehead'" in (told := capsys.readouterr().err)
+        assert "Did you mean 'overhead'?" in told
+
+    @pytest.mark.parametrize("scheme", ["tcp", "ray"])
+    def test_a_cluster_that_is_not_there(
+        self, opened: list[str], capsys: pytest.CaptureFixture[str], scheme: str
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"{scheme}://127.0.0.1:{server.getsockname()[1]}"
+            assert bench("--runner", address, "--scenario", "chain", "--rounds", "1") == 0
+        opened.clear()
+        assert bench("--runner", address) == 2
+        assert f"nothing answers at {address}: Connection refused" in capsys.readouterr().err
         assert opened == []
 
     def test_a_peer_that_the_interpreter_does_not_have(
@@ -367,10 +389,15 @@ class TestTable:
         console = Console(width=WIDTH, highlight=False)
         with console.capture() as captured:
             console.print(as_table(record))
+            for words in words_below(record):
+                console.print(words, soft_wrap=True)
         return captured.get()
 
     def test_fits_a_terminal(self) -> None:
-        text = self.shown(example())
+        console = Console(width=WIDTH, highlight=False)
+        with console.capture() as captured:
+            console.print(as_table(example()))
+        text = captured.get()
         assert "…" not in text
         assert max(map(len, text.splitlines())) <= WIDTH
 

@@ -25,6 +25,7 @@ from shoal.concurrency import sync as limiting
 from shoal.exceptions import (
     AcquireConcurrencySlotTimeoutError,
     BlockingWaitInLoop,
+    ConcurrencyLimitError,
     ConcurrencySlotAcquisitionError,
     FlowRunTimeout,
     InvalidOption,
@@ -280,6 +281,58 @@ def test_who_runs_beside_the_holder_waits_for_it() -> None:
         return await other
 
     assert asyncio.run(main_async()) == "held"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_run_with_a_tag_that_calls_one_with_the_same(
+    limits: ConcurrencyLimits, kind: str
+) -> None:
+    """SPEC 10.2: of a limit of 1 it would wait for itself."""
+    limits.create_concurrency_limit("db", 1)
+    limits.create_concurrency_limit("pair", 2)
+
+    @task(tags=["db"])
+    def inner() -> str:
+        return "ran"
+
+    @task(tags=["pair"])
+    def roomy() -> str:
+        return "ran"
+
+    @task(tags=["db", "pair"])
+    def outer() -> str:
+        with pytest.raises(ConcurrencyLimitError, match="wait for itself"):
+            inner()
+        return roomy()
+
+    @task(tags=["db"])
+    async def inner_async() -> str:
+        return "ran"
+
+    @task(tags=["pair"])
+    async def roomy_async() -> str:
+        return "ran"
+
+    @task(tags=["db", "pair"])
+    async def outer_async() -> str:
+        with pytest.raises(ConcurrencyLimitError, match="wait for itself"):
+            await inner_async()
+        return await roomy_async()
+
+    @flow
+    def main() -> str:
+        return (outer if kind == "sync" else outer_async).submit().result(PATIENCE)
+
+    assert main() == "ran"
+    if kind == "sync":
+        assert outer() == "ran"
+    else:
+        assert asyncio.run(outer_async()) == "ran"
+    for tag in ("db", "pair"):
+        eventually(
+            lambda tag=tag: not limits.read_concurrency_limit_by_tag(tag).active_slots,
+            f"all slots of {tag} are free",
+        )
 
 
 # ---------------------------------------------------------------------- missing limits, retries, holders

@@ -46,6 +46,7 @@ from shoal.exceptions import (
     UnknownOption,
     UnknownRunner,
     UpstreamTaskError,
+    VisualizationError,
     WaitCycle,
     WaitTimeout,
     WorkerDied,
@@ -102,6 +103,10 @@ EXAMPLES: list[tuple[ShoalError, list[str]]] = [
             run_name="inc-3f2",
         ),
         ["parameters['cfg'].lock", "_thread.lock", "inc-3f2"],
+    ),
+    (
+        VisualizationError(task_name="load", problem="the flow uses the result of task 'load'"),
+        ["cannot be drawn", "'load'"],
     ),
     (ConcurrencyLimitError(tag="db", problem="is 0", run_name="q-1"), ["'db'", "is 0", "q-1"]),
     (

@@ -105,12 +105,14 @@ GOOD_OPTIONS: dict[str, Any] = {
     "retry_condition_fn": a_hook,
     "crash_retries": 2,
     "timeout_seconds": 7.0,
+    "max_concurrency": 2,
     "log_prints": True,
     "on_running": [a_hook],
     "on_completion": [a_hook],
     "on_failure": [a_hook],
     "resources": {"GPU": 1},
     "batch": False,
+    "viz_return_value": [1],
 }
 
 
@@ -154,6 +156,11 @@ def test_copies_share_nothing_that_changes() -> None:  # SPEC 2.4
         ("retry_jitter_factor", -0.5),
         ("retry_condition_fn", 3),
         ("timeout_seconds", 0),
+        ("max_concurrency", 0),
+        ("max_concurrency", -1),
+        ("max_concurrency", True),
+        ("max_concurrency", 2.0),
+        ("max_concurrency", "4"),
         ("tags", "one-string"),
         ("tags", [1]),
         ("task_run_name", 5),

@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shoal.context import LOCK
 from shoal.engine.interrupt import Interrupt, frames_of_this_thread
-from shoal.exceptions import ConcurrencyLimitError
+from shoal.exceptions import AcquireConcurrencySlotTimeoutError, ConcurrencyLimitError
 from shoal.limits import sqlite as limits_sqlite
 from shoal.limits.postgres import PostgresStore
 from shoal.limits.slots import SlotKeeper
 from shoal.limits.sqlite import SqliteStore
-from shoal.limits.store import Acquired
+from shoal.limits.store import Acquired, Rate
 from shoal.limits.tables import SqlStore
 
-from tests.limits.tools import FakeTime, ask, eventually, full, slots, wants
+from tests.limits.tools import FakeTime, ask, eventually, full, line, slots, wants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -563,6 +563,84 @@ def _requests_at_random(data: st.DataObject, desk: Desk, limits: dict[str, int])
         for run in granted:
             older = before[: before.index(run)]
             assert all(other in granted for other in older if wanted[other] == wanted[run])
+
+
+# ---------------------------------------------------------------------- time is over
+
+
+def test_who_has_waited_long_enough_is_told(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    desk.request("a", "db")
+    desk.keeper.request(wants(["tag:x", "db"], "b"), desk.outcomes.of("b"), 5)
+    desk.request("c", "db")
+    desk.settle()
+    desk.time.pass_by(4.9)
+    desk.settle()
+    assert desk.outcomes.refused == {}
+    desk.time.pass_by(0.1)
+    error = desk.outcomes.refused["b"]
+    assert isinstance(error, AcquireConcurrencySlotTimeoutError)
+    assert (error.names, error.timeout_seconds) == (("db", "x"), 5)
+    eventually(lambda: line(desk.store, "db") == ["c"])
+    desk.keeper.release("a")
+    assert desk.granted() == ["a", "c"]
+
+
+def test_without_time_it_is_tried_once(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    for run in "abc":
+        desk.keeper.request(wants(["db"], run), desk.outcomes.of(run), 0)
+    assert desk.granted() == ["a"]
+    assert set(desk.outcomes.refused) == {"b", "c"}
+    eventually(lambda: not line(desk.store, "db"))
+    desk.keeper.release("a")
+    desk.keeper.request(wants(["db"], "d"), desk.outcomes.of("d"), 0)
+    assert desk.granted() == ["a", "d"]
+
+
+def test_time_that_is_over_while_it_is_granted_changes_nothing(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    desk.keeper.request(wants(["db"], "a"), desk.outcomes.of("a"), 5)
+    assert desk.granted() == ["a"]
+    desk.time.pass_by(5)
+    desk.settle()
+    assert desk.outcomes.refused == {}
+    assert slots(desk.store, "db") == ["a"]
+
+
+# ---------------------------------------------------------------------- rates
+
+
+def rated(desk: Desk, id: str, timeout: float | None = None) -> None:
+    request = wants(["api"], id, None, rate=Rate(10, 1.0))
+    desk.keeper.request(request, desk.outcomes.of(id), timeout)
+
+
+def test_slots_of_a_rate_come_in_their_time_and_in_order(desk: Desk) -> None:
+    for run in "abcd":
+        rated(desk, run)
+    assert desk.granted() == ["a"]
+    for number, run in enumerate("bcd", 1):
+        before = list(desk.outcomes.granted)
+        while len(desk.outcomes.granted) == len(before):
+            desk.time.pass_by(0.01)
+            desk.settle()
+            assert desk.time.now < 1_000_001
+        assert desk.outcomes.granted == [*before, run]
+        assert desk.time.now - 1_000_000 == pytest.approx(number / 9.85, abs=0.02)
+    eventually(lambda: not threads())
+
+
+def test_a_rate_that_comes_too_late_is_told(desk: Desk) -> None:
+    rated(desk, "a")
+    rated(desk, "b", 0.04)
+    rated(desk, "c", 0.2)
+    desk.settle()
+    for _ in range(20):
+        desk.time.pass_by(0.01)
+        desk.settle()
+    assert desk.outcomes.granted == ["a", "c"]
+    assert set(desk.outcomes.refused) == {"b"}
 
 
 # ---------------------------------------------------------------------- waiting in one's own thread

@@ -10,10 +10,11 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from shoal.limits.opening import open_store
 from shoal.limits.slots import SlotKeeper
 from shoal.limits.sqlite import SqliteStore
 
-from tests.limits.tools import output, python, slots, wants
+from tests.limits.tools import ask, eventually, full, got, line, output, python, slots, wants
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,12 +54,11 @@ CONTENDS = """
 """
 
 
-def test_processes_share_a_limit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_a_limit(kind: str) -> None:
     limits = {"db": 2, "api": 3}
-    store = SqliteStore(file)
+    store = open_store()
     for tag, limit in limits.items():
         store.upsert(tag, limit)
-    monkeypatch.setenv("SHOAL_LIMITS_POLL_SECONDS", "0.02")
     processes = [python(CONTENDS) for _ in range(4)]
     lines = [line.split() for process in processes for line in output(process).splitlines()]
     assert len(lines) == 4 * 3 * 8
@@ -105,17 +105,17 @@ def test_processes_that_begin_together_make_one_file(file: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_process_loses_its_slots_with_its_lease(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SPEC 10.2."""
-    store = SqliteStore(file)
+    store = open_store()
     store.upsert("db", 1)
     monkeypatch.setenv("SHOAL_LIMITS_LEASE_SECONDS", "3")
     holder = python(HOLDS)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "holds\n"
     time.sleep(4)  # it lives, so its lease is renewed
-    keeper, granted = SlotKeeper(poll=0.05), threading.Event()
+    keeper, granted = SlotKeeper(), threading.Event()
     keeper.request(wants(["db"], "ours"), lambda _: granted.set())
     assert not granted.wait(0.2)
     assert slots(store, "db") == ["theirs"]
@@ -130,8 +130,8 @@ def test_a_killed_process_loses_its_slots_with_its_lease(
     store.close()
 
 
-def test_a_process_that_ends_gives_its_slots_back(file: Path) -> None:
-    store = SqliteStore(file)
+def test_a_process_that_ends_gives_its_slots_back(kind: str) -> None:
+    store = open_store()
     store.upsert("db", 1)
     holder = python(HOLDS)
     output(holder)  # which closes its stdin
@@ -181,3 +181,105 @@ def test_a_forked_process_has_no_slots_of_its_parent(file: Path) -> None:
     store.upsert("db", 2)
     store.close()
     assert output(python(script)) == "['again']\n"
+
+
+FIGHTS = """
+    import sys, time
+    from shoal.limits.slots import KEEPER
+    from tests.limits.tools import wants
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for number in range(int(sys.argv[2])):
+        id = f"{sys.argv[1]}-{number}"
+        KEEPER.acquire_blocking(wants(["one"], id))
+        begin = time.monotonic()
+        print(begin, time.monotonic(), flush=True)
+        KEEPER.release(id)
+"""
+
+
+def begin_together(script: str, *arguments: str, number: int) -> list[list[str]]:
+    """The lines of some processes that do the same at the same time."""
+    processes = [python(script, str(place), *arguments) for place in range(number)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [output(process).splitlines() for process in processes]
+
+
+@pytest.mark.slow
+def test_processes_that_fight_for_one_slot_are_served_in_turn(kind: str) -> None:
+    """SPEC 10.2. No more than one holder at any time, and nobody is left out."""
+    store = open_store()
+    store.upsert("one", 1)
+    turns = 60
+    lines = begin_together(FIGHTS, str(turns), number=8)
+    times = [[tuple(map(float, line.split())) for line in part] for part in lines]
+    held = sorted(moment for part in times for moment in part)
+    assert len(held) == 8 * turns
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(held))
+    assert (slots(store, "one"), line(store, "one")) == ([], [])
+    first = min(part[-1][1] for part in times)
+    served = [sum(end <= first for _, end in part) for part in times]
+    assert max(served) <= 3 * min(served)
+    store.close()
+
+
+DIES = """
+    import os, signal, sys, threading
+    from shoal.limits.slots import KEEPER
+    from tests.limits.tools import wants
+    KEEPER.request(wants(["many"], f"{sys.argv[1]}", 2.0), lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    threading.Event().wait(50)
+"""
+
+
+@pytest.mark.slow
+def test_slots_of_processes_that_were_killed_come_back(kind: str) -> None:
+    """SPEC 10.2. None is lost, and none is there twice."""
+    store = open_store()
+    store.upsert("many", 20)
+    for part in range(0, 20, 4):
+        processes = [python(DIES, str(number)) for number in range(part, part + 4)]
+        for process in processes:
+            process.communicate(timeout=50)
+            assert process.returncode == -signal.SIGKILL
+    eventually(lambda: not slots(store, "many"), 20)
+    assert got(ask(store, ["many"], "all", occupy=20)) == {"many"}
+    assert full(ask(store, ["many"], "one more")) == {"many"}
+    store.close()
+
+
+RATED = """
+    import sys, time
+    from shoal.limits.slots import KEEPER
+    from shoal.limits.store import Rate
+    from tests.limits.tools import wants
+
+    print("ready", flush=True)
+    sys.stdin.readline()
+    end = time.monotonic() + 10
+    number = 0
+    while (left := end - time.monotonic()) > 0:
+        try:
+            request = wants(["api"], f"{sys.argv[1]}-{number}", None, rate=Rate(100, 1.0))
+            KEEPER.acquire_blocking(request, left)
+        except TimeoutError:
+            break
+        print(time.monotonic())
+        number += 1
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_a_rate(kind: str) -> None:
+    """SPEC 10.3. 100 a second, for ten seconds."""
+    lines = begin_together(RATED, number=4)
+    # How much of it is used is a matter of how busy the machine is; on an idle one it is 985.
+    assert 400 <= sum(map(len, lines)) <= 1000
+    assert min(map(len, lines)) >= 50

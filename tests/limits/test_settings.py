@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 from shoal.exceptions import InvalidOption
 from shoal.limits import settings as limits_settings
-from shoal.limits.settings import lease_seconds, limits_in_use, limits_path, poll_seconds
+from shoal.limits.settings import (
+    lease_seconds,
+    limits_in_use,
+    limits_path,
+    limits_place,
+    poll_seconds,
+    postgres_url,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,3 +63,38 @@ def test_seconds_have_to_be_seconds(monkeypatch: pytest.MonkeyPatch, name: str, 
 
 def test_seconds_by_default() -> None:
     assert (lease_seconds(), poll_seconds()) == (30.0, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///var/lib/limits.db", "/var/lib/limits.db"),
+        ("sqlite:////var/lib/limits.db", "/var/lib/limits.db"),
+        ("sqlite:///~/my%20limits.db", "/home/me/my limits.db"),
+    ],
+)
+def test_a_file_may_be_given_as_an_address(
+    monkeypatch: pytest.MonkeyPatch, url: str, path: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SHOAL_LIMITS_URL", url)
+    assert limits_path() == limits_place() == path
+    assert postgres_url() is None
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "http://me:x@h/"])
+def test_what_is_no_place(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("SHOAL_LIMITS_URL", url)
+    for ask in (limits_path, limits_place, limits_in_use):
+        with pytest.raises(InvalidOption, match="SHOAL_LIMITS_URL") as caught:
+            ask()
+        assert ":x@" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_database(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    url = f"{scheme}://me:geheim@host:5432/limits"
+    monkeypatch.setenv("SHOAL_LIMITS_URL", url)
+    assert postgres_url() == url
+    assert limits_place() == f"{scheme}://me:***@host:5432/limits"
+    assert limits_in_use()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from shoal.limits.store import Refused
+from shoal.exceptions import ConcurrencyLimitError
+from shoal.limits.store import Acquired, Busy, Refused
 
-from tests.limits.tools import ask, full, got, slots
+from tests.limits.tools import ask, full, got, line, slots, taken, wants
 
 if TYPE_CHECKING:
-    from shoal.limits.store import LimitStore
+    from shoal.limits.store import Answer, LimitStore
 
     from tests.limits.tools import FakeTime
 
@@ -185,3 +186,182 @@ def test_a_transaction_that_fails_leaves_nothing(
     found = store.read("db")
     assert found is not None
     assert found.limit == 1
+
+
+# ---------------------------------------------------------------------- what else a limit can be
+
+
+def test_a_limit_is_created_once(store: LimitStore) -> None:
+    made = store.create("db", 2, decay=0.5, active=False, active_slots=1)
+    assert made is not None
+    assert (made.limit, made.slot_decay_per_second, made.active) == (2, 0.5, False)
+    assert made.active_slots == 1
+    assert store.create("db", 3) is None
+    assert store.read("db") == made
+
+
+def test_a_limit_is_changed_in_part(store: LimitStore, clock: FakeTime) -> None:
+    made = store.upsert("db", 2)
+    ask(store, ["db"], "a")
+    clock.now += 1
+    changed = store.update("db", limit=5, active=False)
+    assert changed is not None
+    assert (changed.id, changed.limit, changed.active) == (made.id, 5, False)
+    assert slots(store, "db") == ["a"]
+    assert store.update("unknown", limit=5) is None
+
+
+def test_a_limit_is_renamed_with_all_that_is_its(store: LimitStore) -> None:
+    store.upsert("db", 1)
+    store.upsert("api", 1)
+    ask(store, ["db"], "a")
+    store.try_acquire(wants(["db"], "b"))
+    renamed = store.update("db", new_name="warehouse")
+    assert renamed is not None
+    assert store.read("db") is None
+    assert (slots(store, "warehouse"), line(store, "warehouse")) == (["a"], ["b"])
+    with pytest.raises(ConcurrencyLimitError, match="a limit of the name 'api'"):
+        store.update("warehouse", new_name="api")
+
+
+def test_a_limit_that_is_off_does_not_limit(store: LimitStore) -> None:
+    store.upsert("db", 1)
+    ask(store, ["db"], "a")
+    store.update("db", active=False)
+    assert got(ask(store, ["db"], "b")) == set()
+    assert slots(store, "db") == ["a"]
+    store.update("db", active=True)
+    assert full(ask(store, ["db"], "c")) == {"db"}
+
+
+def test_taken_slots_can_be_set(store: LimitStore, clock: FakeTime) -> None:
+    store.upsert("db", 3)
+    for run in "ab":
+        ask(store, ["db"], run)
+        clock.now += 1
+    store.update("db", active_slots=3)
+    assert (taken(store, "db"), slots(store, "db")) == (3, ["a", "b"])
+    assert full(ask(store, ["db"], "c")) == {"db"}
+    store.release(["a"])
+    assert taken(store, "db") == 2
+    store.update("db", active_slots=1)
+    assert (taken(store, "db"), slots(store, "db")) == (1, ["b"])
+    store.reset("db")
+    assert (taken(store, "db"), slots(store, "db")) == (0, [])
+
+
+def test_several_slots_at_once(store: LimitStore) -> None:
+    store.upsert("db", 3)
+    assert got(ask(store, ["db"], "a", occupy=2)) == {"db"}
+    assert full(ask(store, ["db"], "b", occupy=2)) == {"db"}
+    assert got(ask(store, ["db"], "c", occupy=1)) == {"db"}
+    store.release(["a"])
+    assert got(ask(store, ["db"], "b", occupy=2)) == {"db"}
+
+
+def test_more_slots_than_there_are_is_refused(store: LimitStore) -> None:
+    store.upsert("db", 3)
+    answer = ask(store, ["db"], "a", occupy=4)
+    assert isinstance(answer, Refused)
+    assert "3 slots, fewer than the 4" in answer.problem
+
+
+def test_a_missing_limit_is_told_or_refused(store: LimitStore) -> None:
+    store.upsert("db", 1)
+    answer = ask(store, ["db", "api"], "a")
+    assert isinstance(answer, Acquired)
+    assert answer.missing == {"api"}
+    refused = ask(store, ["db", "api"], "b", strict=True)
+    assert isinstance(refused, Refused)
+    assert refused.name == "api"
+    assert isinstance(ask(store, ["nothing"], "c", strict=True), Refused)
+
+
+# ---------------------------------------------------------------------- lines
+
+
+def stands(store: LimitStore, id: str, *names: str, waited: float | None = None) -> Answer:
+    """One try of somebody who stays in line."""
+    return store.try_acquire(wants(names, id), waited)
+
+
+def test_nobody_passes_who_stands_in_line(store: LimitStore, clock: FakeTime) -> None:
+    store.upsert("db", 1)
+    ask(store, ["db"], "a")
+    assert full(stands(store, "b", "db")) == {"db"}
+    clock.now += 1
+    assert full(stands(store, "c", "db")) == {"db"}
+    assert line(store, "db") == ["b", "c"]
+    store.release(["a"])
+    assert full(stands(store, "d", "db")) == {"db"}
+    assert full(stands(store, "c", "db", waited=0)) == {"db"}
+    assert got(stands(store, "b", "db", waited=1)) == {"db"}
+    assert line(store, "db") == ["c", "d"]
+
+
+def test_who_has_waited_longest_is_first(store: LimitStore, clock: FakeTime) -> None:
+    """Also if it told so last: only the first of each process stands there."""
+    store.upsert("db", 1)
+    ask(store, ["db"], "a")
+    stands(store, "b", "db", waited=3)
+    stands(store, "c", "db", waited=9)
+    assert line(store, "db") == ["c", "b"]
+    clock.now += 1
+    stands(store, "b", "db", waited=100)  # it keeps the place that it had
+    assert line(store, "db") == ["c", "b"]
+
+
+def test_who_wants_several_has_its_turn(store: LimitStore) -> None:
+    store.upsert("db", 2)
+    for run in "ab":
+        ask(store, ["db"], run)
+    assert isinstance(store.try_acquire(wants(["db"], "both", occupy=2)), Busy)
+    store.release(["a"])
+    assert full(stands(store, "c", "db")) == {"db"}
+    store.release(["b"])
+    assert got(store.try_acquire(wants(["db"], "both", occupy=2), 1.0)) == {"db"}
+
+
+def test_a_place_in_line_only_where_it_waited(store: LimitStore) -> None:
+    store.upsert("db", 1)
+    store.upsert("api", 1)
+    ask(store, ["db"], "a")
+    assert full(stands(store, "both", "db", "api")) == {"db"}
+    assert got(stands(store, "b", "api")) == {"api"}
+    assert full(stands(store, "both", "db", "api", waited=1)) == {"db", "api"}
+    store.release(["b"])
+    assert full(stands(store, "c", "api")) == {"api"}
+    store.release(["a"])
+    assert got(stands(store, "both", "db", "api", waited=2)) == {"db", "api"}
+    assert (line(store, "db"), line(store, "api")) == ([], ["c"])
+
+
+def test_who_does_not_ask_again_loses_its_place(store: LimitStore, clock: FakeTime) -> None:
+    store.upsert("db", 1)
+    ask(store, ["db"], "a")
+    stands(store, "dead", "db")
+    clock.now += 4
+    stands(store, "alive", "db")
+    store.release(["a"])
+    assert full(stands(store, "alive", "db", waited=0)) == {"db"}
+    clock.now += 1
+    assert got(stands(store, "alive", "db", waited=1)) == {"db"}
+
+
+def test_who_withdraws_leaves_all_lines(store: LimitStore) -> None:
+    store.upsert("db", 1)
+    store.upsert("api", 1)
+    ask(store, ["db", "api"], "a")
+    stands(store, "b", "db", "api")
+    stands(store, "c", "db", "api")
+    store.withdraw(["b", "unknown"])
+    store.release(["a"])
+    assert got(stands(store, "c", "db", "api", waited=1)) == {"db", "api"}
+
+
+def test_it_is_told_when_a_lease_is_over(store: LimitStore) -> None:
+    store.upsert("db", 1)
+    ask(store, ["db"], "a", 7)
+    answer = ask(store, ["db"], "b")
+    assert isinstance(answer, Busy)
+    assert answer.retry_after == pytest.approx(7)

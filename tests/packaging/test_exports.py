@@ -77,6 +77,7 @@ MODULES = [*EXPORTS, *EXPORTS_AT_LEAST]
 EXPORTS_TOO = {
     "shoal.context": "get_run_context TaskRunContext FlowRunContext TaskRun FlowRun",
     "shoal.tasks": "exponential_backoff",
+    "shoal.recording.drawing": "Drawing",
 }
 
 STATE_TYPES = "SCHEDULED PENDING RUNNING COMPLETED FAILED CANCELLED CRASHED PAUSED CANCELLING"

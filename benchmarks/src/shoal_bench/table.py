@@ -20,7 +20,7 @@ from rich.text import Text
 from shoal_bench.measurement import BYTES, SECONDS
 from shoal_bench.record import Case, Contestant, Entry, Record, Scenario
 
-__all__ = ["WIDTH", "as_table", "cost", "ratio", "remarks"]
+__all__ = ["WIDTH", "as_table", "cost", "ratio", "remarks", "words_below"]
 
 #: Columns of a terminal that a table may take, whatever that has: figures that are cut off tell nothing.
 WIDTH = 100
@@ -49,9 +49,14 @@ def as_table(record: Record) -> RenderableType:
         _table(record, engines[first : first + ENGINES_WIDE])
         for first in range(0, len(engines), ENGINES_WIDE)
     ]
-    parts += [Text(line, style="yellow") for line in remarks(record)]
-    parts.append(Text(str(record.machine), style="dim"))
     return Group(*parts)
+
+
+def words_below(record: Record) -> Iterator[Text]:
+    """What stands below the table: remarks, and what it was measured on. For the terminal to fold, whose width nobody knows."""
+    for line in remarks(record):
+        yield Text(line, style="yellow")
+    yield Text(str(record.machine), style="dim")
 
 
 def _table(record: Record, engines: Sequence[str]) -> Table:

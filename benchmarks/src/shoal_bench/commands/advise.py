@@ -156,7 +156,7 @@ def _show(seen: Seen) -> None:
     console = Console(width=WIDTH, highlight=False)
     console.print(_table(seen))
     for sentence in advise(seen.trials, seen.metg):
-        console.print(sentence)
+        console.print(sentence, soft_wrap=True)
 
 
 def _table(seen: Seen) -> Table:

@@ -60,7 +60,7 @@ def compare(
         ("Not compared", found.skipped),
     ):
         for line in _lines(what, asides):
-            console.print(line, markup=False)
+            console.print(line, markup=False, soft_wrap=True)
     if share is None:
         return 0
     worse = worse_than(found, share)

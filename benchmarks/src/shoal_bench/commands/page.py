@@ -10,7 +10,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from shoal_bench.record import Record
 
-__all__ = ["check_targets", "report", "write_looks"]
+__all__ = ["check_picture", "check_targets", "report", "write_looks"]
 
 
 def report(
@@ -36,6 +36,7 @@ def report(
         if report_file is None and plot is None:
             raise Refused("say what to write: --report FILE, --plot FILE, or both")
         check_targets(report_file, plot, source=record)
+        check_picture(plot)
         loaded = read(record)
     except (Refused, UnreadableRecord) as error:
         notes.print(f"Error: {error}", markup=False)
@@ -68,6 +69,18 @@ def check_targets(*targets: Path | None, source: Path | None = None) -> None:
         if path.resolve() in taken:
             raise Refused(f"{path} cannot be two files")
         taken.add(path.resolve())
+
+
+def check_picture(plot: Path | None) -> None:
+    """Makes sure that a picture is not named as if it were of another kind.
+
+    Raises:
+        Refused: it is.
+    """
+    from shoal_bench.commands.files import Refused
+
+    if plot is not None and plot.suffix.lower() not in ("", ".png"):
+        raise Refused(f"{plot}: the picture is a PNG, and should be named so")
 
 
 def write_looks(record: Record, report_file: Path | None, plot: Path | None) -> None:

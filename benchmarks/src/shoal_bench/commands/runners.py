@@ -66,16 +66,17 @@ def compare_runners(
     from rich.console import Console
 
     from shoal_bench.advice import advice
+    from shoal_bench.commands.addresses import check_address
     from shoal_bench.commands.files import INTERRUPTED, REFUSED, Refused
     from shoal_bench.commands.interrupts import interrupted_once
-    from shoal_bench.commands.page import check_targets, write_looks
+    from shoal_bench.commands.page import check_picture, check_targets, write_looks
     from shoal_bench.commands.peers import interpreters
     from shoal_bench.contestants import UnknownName, choose
     from shoal_bench.floors import Floors, UnreadableFloors, read_floors
     from shoal_bench.machine import Machine
     from shoal_bench.record import Options
     from shoal_bench.scenarios import load
-    from shoal_bench.table import WIDTH, as_table, remarks
+    from shoal_bench.table import WIDTH, as_table, remarks, words_below
 
     notes = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
@@ -83,8 +84,11 @@ def compare_runners(
         held = Floors() if floors is None else read_floors(floors)
         needed = () if runner or contestant else held.contestants
         chosen = choose(runner, contestant, peers=full, asked=[*peers, *needed])
+        for name in runner:
+            check_address(name)
         scenarios = load(scenario, full=full)
         check_targets(json_file, report, plot)
+        check_picture(plot)
     except (Refused, UnknownName, UnreadableFloors) as error:
         notes.print(f"Error: {error}")
         return REFUSED
@@ -113,8 +117,8 @@ def compare_runners(
         else:
             console = Console(width=WIDTH, highlight=False)
             console.print(as_table(record))
-            for sentence in advice(record):
-                console.print(sentence)
+            for words in (*words_below(record), *advice(record)):
+                console.print(words, soft_wrap=True)
             try:
                 write_looks(record, report, plot)
             except Refused as error:

@@ -179,7 +179,7 @@ class _DaskThread(ClusterThread):
         """
         super().resumed()
         if self.seceded and not self.waits_below():
-            from shoal.limits.acquiring import holds_here  # seldom needed
+            from shoal.limits.holding import holds_here  # seldom needed
 
             if not holds_here():
                 self.seceded = False
@@ -466,7 +466,7 @@ class WorkerSession(ClusterWorker):
             if not stack or getattr(stack[-1].run, "number", None) != run:
                 return  # it has stopped
             worker_thread.given_up = True
-        from shoal.limits.acquiring import give_up  # seldom needed
+        from shoal.limits.holding import give_up  # seldom needed
 
         give_up(worker_thread.thread)
         self.hand_back(batch)

@@ -15,6 +15,7 @@
     signatures, checks                          what type checkers are told of tasks; checks of options
     logging, utilities                          names where Prefect has them
     concurrency                                 limits for any code
+    direct_calls                                tasks that are called, with caps and limits
     tasks, flows                                the decorators
     testing, cli                                for authors of runners; the command
 

@@ -32,6 +32,14 @@ class Checks:
             raise self.refuse(option, value, "a whole number from 0 up is needed")
         return value
 
+    def count(self, option: str, value: Any) -> int | None:
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            problem = "a whole number from 1 up, or None for no limit, is needed"
+            raise self.refuse(option, value, problem)
+        return value
+
     def seconds(self, option: str, value: Any) -> float | None:
         if value is None:
             return None

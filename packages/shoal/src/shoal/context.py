@@ -61,6 +61,7 @@ class _Here(threading.local):
             of async tasks refuses. It takes what `block` takes, with a deadline of `time.monotonic` for the timeout.
         frames: the interruptible runs on this thread's stack, `None` where there never was one.
         worker: the pool's worker that this thread is, if any.
+        caller: what has a place of a cap for what this thread calls, if it is no worker.
         loop: whether this is the thread of the loop that runs async tasks.
         batch_call: the call that it is at, of a batch on an executor's worker.
     """
@@ -68,6 +69,7 @@ class _Here(threading.local):
     block: Callable[[Any, float | None, bool, bool], bool] | None = None
     frames: Frames | None = None
     worker: Any = None
+    caller: Any = None
     loop: bool = False
     batch_call: Call | None = None
 
@@ -307,6 +309,8 @@ class TaskRun(_Run):
 class Submitter(Protocol):
     """A dispatcher, as `Task.submit` and `Task.map` see it: in the driver and on workers alike."""
 
+    capped: bool  # all its runs, by the flow's cap
+
     def submit(
         self, task: Any, args: tuple[Any, ...], kwargs: Any, wait_for: Any, scope: Scope
     ) -> TaskFuture[Any]:
@@ -322,6 +326,9 @@ class Scope:
     """Where a submitted run goes: the dispatcher of the entered runner, and the flow run it works for."""
 
     __slots__ = ("dispatcher", "flow_run")
+
+    #: Takes direct calls, maps and nested flows, where a flow's body is run to be drawn.
+    drawing: Any = None
 
     def __init__(self, dispatcher: Submitter, flow_run: FlowRun | None) -> None:
         self.dispatcher = dispatcher

@@ -88,7 +88,6 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "from_source": "loaded a flow from a repository, for a deployment",
         "serve": _DEPLOY,
         "to_deployment": _DEPLOY,
-        "visualize": "drew a flow's tasks without running them",
     },
     "shoal.tasks": {
         "CachePolicy": MODULES["cache_policies"],
@@ -186,7 +185,6 @@ OPTIONS: Mapping[str, str] = {
     "result_serializer": MODULES["serializers"],
     "result_storage": "said where results are stored",
     "result_storage_key": "named a stored result",
-    "viz_return_value": "stood for a task's result in the drawing of a flow",
 }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, Ty
 
 from shoal import elsewhere, settings
 from shoal.checks import Checks, check_names, name_of_function, named_after
+from shoal.context import SCOPE
 from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError, UnknownOption
 from shoal.names import function_name_to_flow_name
 from shoal.recording import live
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from typing import TypedDict, Unpack
 
     from shoal.context import FlowRun
+    from shoal.recording.drawing import Drawing
     from shoal.signatures import BoundTo
     from shoal.states import State
 
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         retries: int | None
         retry_delay_seconds: float | None
         timeout_seconds: float | None
+        max_concurrency: int | None
         validate_parameters: bool | None
         log_prints: bool | None
         on_running: Sequence[FlowHook] | None
@@ -75,6 +78,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         retries: int | None = None,
         retry_delay_seconds: float | None = None,
         timeout_seconds: float | None = None,
+        max_concurrency: int | None = None,
         validate_parameters: bool | None = None,
         log_prints: bool | None = None,
         on_running: Sequence[FlowHook] | None = None,
@@ -112,6 +116,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         delay = check.seconds("retry_delay_seconds", retry_delay_seconds)
         self.retry_delay_seconds = settings.flow_retry_delay_seconds() if delay is None else delay
         self.timeout_seconds = check.timeout(timeout_seconds)
+        self.max_concurrency = check.count("max_concurrency", max_concurrency)
         self.validate_parameters = validate_parameters is not False
         self.log_prints = check.flag("log_prints", log_prints)
         self.on_running_hooks = check.functions("on_running", on_running)
@@ -181,6 +186,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
             "retries": self.retries,
             "retry_delay_seconds": self.retry_delay_seconds,
             "timeout_seconds": self.timeout_seconds,
+            "max_concurrency": self.max_concurrency,
             "validate_parameters": self.validate_parameters,
             "log_prints": self.log_prints,
             "on_running": list(self.on_running_hooks),
@@ -236,14 +242,29 @@ class Flow(FlowSpec, Generic[P, R_co]):
         """The runner of one run: a duplicate of the flow's own, or the default, not entered."""
         from shoal.task_runners.registry import resolve
 
-        return resolve(self.task_runner)
+        runner = resolve(self.task_runner)
+        if self.max_concurrency is not None:
+            if not hasattr(runner, "cap"):
+                raise InvalidOption(
+                    where=f"flow {self.name!r}",
+                    option="max_concurrency",
+                    value=self.max_concurrency,
+                    problem="its task runner is no `BaseTaskRunner`, and does not say what executes",
+                )
+            runner.cap(self.max_concurrency)
+        return runner
 
     # ------------------------------------------------------------------ parameters
 
     def validated(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, coerce: bool = True
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
         """Checks arguments against the signature, and coerces them to the annotations.
+
+        Args:
+            args: positional arguments.
+            kwargs: keyword arguments.
+            coerce: whether to look at annotations.
 
         Returns:
             Positional arguments, keyword arguments, and the parameters by name, defaults filled in.
@@ -257,7 +278,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         except TypeError as error:
             raise bind_error(self.name, self.signature, args, kwargs, error) from None
         bound.apply_defaults()
-        if self.validate_parameters and self._annotated():
+        if coerce and self.validate_parameters and self._annotated():
             for name, value in self._coerced(dict(bound.arguments)).items():
                 bound.arguments[name] = value
         return bound.args, bound.kwargs, dict(bound.arguments)
@@ -318,6 +339,9 @@ class Flow(FlowSpec, Generic[P, R_co]):
             FlowRunTimeout: the run took longer than `timeout_seconds`.
             Exception: what the flow raised, or what the first failed run that it returned had raised.
         """
+        scope = SCOPE.get()
+        if scope is not None and scope.drawing is not None:
+            return scope.drawing.flow(self, args, kwargs, wait_for, return_state)
         if scope is None:
             live.offer()
         run: Callable[..., Any]
@@ -339,6 +363,32 @@ class Flow(FlowSpec, Generic[P, R_co]):
             fold(error)
             raise
 
+    def visualize(self, /, *args: P.args, **kwargs: P.kwargs) -> Drawing:
+        """Draws the tasks of the flow and what they pass to each other, without executing them.
+
+        The flow's own code runs, that of its nested flows too, but no task: what a task returns is its
+        `viz_return_value`, or a placeholder, which can only be passed on.
+
+        Args:
+            args: positional arguments, as for a call.
+            kwargs: keyword arguments likewise.
+
+        Returns:
+            The drawing: `str()` gives Mermaid text, a notebook shows it, `save(path)` writes it.
+
+        Raises:
+            VisualizationError: the flow uses the result of a task that has no `viz_return_value`.
+            ParameterBindError: the arguments do not fit the signature.
+            ParameterTypeError: one does not fit its annotation.
+            Exception: what the flow's code raises.
+
+        Examples:
+            >>> print(etl.visualize(day=1))
+        """
+        from shoal.recording.dry_run import draw
+
+        return draw(self, args, kwargs)
+
 
 elsewhere.mark(Flow)
 
@@ -358,6 +408,7 @@ def flow(
     retries: int | None = None,
     retry_delay_seconds: float | None = None,
     timeout_seconds: float | None = None,
+    max_concurrency: int | None = None,
     validate_parameters: bool | None = None,
     log_prints: bool | None = None,
     on_running: Sequence[FlowHook] | None = None,
@@ -374,7 +425,8 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
         options: `name` (default: the function's, `_` turned to `-`); `description`; `version`; `flow_run_name` (a
             format string over the parameters or a callable); `task_runner` (an instance, a class, or a string such
             as `"threads:4"`); `retries`; `retry_delay_seconds`; `timeout_seconds` (of each attempt, from when its
-            task runner has started); `validate_parameters`; `log_prints`; the hooks `on_running`, `on_completion`, `on_failure`, `on_crashed`, `on_cancellation`,
+            task runner has started); `max_concurrency` (how many of its task runs there may be at once);
+            `validate_parameters`; `log_prints`; the hooks `on_running`, `on_completion`, `on_failure`, `on_crashed`, `on_cancellation`,
             each a list of functions of `(flow, run, state)`.
 
     Raises:

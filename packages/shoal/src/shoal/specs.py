@@ -9,17 +9,29 @@ import functools
 import inspect
 import random
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.exceptions import ParameterBindError, ReservedArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["RESERVED", "FlowSpec", "TaskSpec", "bind_error", "kind_of_function"]
+__all__ = ["RESERVED", "FlowSpec", "TaskCap", "TaskSpec", "bind_error", "kind_of_function"]
 
 #: Arguments of a call that are the library's own.
 RESERVED = ("return_state", "wait_for")
+
+
+class TaskCap(NamedTuple):
+    """How many runs of a task there may be at once in a flow run.
+
+    Attributes:
+        limit: the most.
+        key: tells it from other tasks' in all processes; a copy of the task has the same.
+    """
+
+    limit: int
+    key: str
 
 
 class TaskSpec:
@@ -32,10 +44,13 @@ class TaskSpec:
         is_plain: whether a run asks for nothing but its function to be called: the fast way through the engine.
         batch: as given.
         batch_limit: the most runs that travel together, `None` for as many as the backend likes.
+        cap: how many of its runs there may be at once, `None` for any number.
+        is_apart: whether its runs, when they are ready, are not queued with most others: coroutines, and what is capped.
+        links: whether its runs may travel with the runs that they wait for, of any task.
         told_resources: whether it was said that a runner knows no resources.
         hidden: whether its runs are in no log.
         name, tags, task_run_name, retries, retry_delay_seconds, retry_jitter_factor, retry_condition_fn, crash_retries,
-            timeout_seconds, log_prints, on_running_hooks, on_completion_hooks, on_failure_hooks, resources: the options.
+            timeout_seconds, log_prints, on_running_hooks, on_completion_hooks, on_failure_hooks, resources, viz_return_value: the options.
     """
 
     fn: Callable[..., Any]
@@ -54,6 +69,8 @@ class TaskSpec:
     on_failure_hooks: list[Any]
     resources: dict[str, float]
     batch: bool | int
+    cap: TaskCap | None = None
+    viz_return_value: Any
     told_resources: bool = False
     hidden: bool = False
 
@@ -97,6 +114,8 @@ class TaskSpec:
             or self.log_prints
         )
         self.batch_limit = None if self.batch is True else int(self.batch) or 1
+        self.is_apart = self.is_async or self.cap is not None
+        self.links = not self.is_apart and self.batch_limit is None
 
     def retry_delay(self, attempt: int) -> float:
         """Seconds between attempt number `attempt` and the next."""
@@ -182,8 +201,8 @@ class FlowSpec:
         fn: the function.
         is_async, is_generator: what kind of function it is.
         bound: of a method, what it is bound to, under the name of that argument: for `flow_run_name`.
-        name, flow_run_name, retries, retry_delay_seconds, timeout_seconds, log_prints, on_running_hooks,
-            on_completion_hooks, on_failure_hooks, on_crashed_hooks, on_cancellation_hooks: the options.
+        name, flow_run_name, retries, retry_delay_seconds, timeout_seconds, log_prints, max_concurrency,
+            on_running_hooks, on_completion_hooks, on_failure_hooks, on_crashed_hooks, on_cancellation_hooks: the options.
     """
 
     fn: Callable[..., Any]
@@ -196,6 +215,7 @@ class FlowSpec:
     retry_delay_seconds: float
     timeout_seconds: float | None
     log_prints: bool | None
+    max_concurrency: int | None
     on_running_hooks: list[Any]
     on_completion_hooks: list[Any]
     on_failure_hooks: list[Any]
@@ -203,7 +223,7 @@ class FlowSpec:
     on_cancellation_hooks: list[Any]
 
     def validated(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, coerce: bool = True
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
         """A call's arguments, checked against the annotations and made into what these say; and all by name."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ the scope around them. May import everything but flows, testing and the command 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -23,15 +24,14 @@ from shoal import elsewhere, settings
 from shoal.annotations import unmapped
 from shoal.backoff import exponential_backoff
 from shoal.calls import Call
-from shoal.checks import Checks, check_names, name_of_function, named_after
-from shoal.context import SCOPE, TAGS, TaskRun, current_scope
+from shoal.checks import Checks, check_names, name_of_function
+from shoal.context import SCOPE, TaskRun, current_scope
 from shoal.engine.columns import column, common_length
 from shoal.exceptions import InvalidOption, UnknownOption
 from shoal.futures import TaskFuture
-from shoal.limits.settings import limits_in_use
 from shoal.names import next_number
 from shoal.safely import repr_of, text_of
-from shoal.specs import TaskSpec
+from shoal.specs import TaskCap, TaskSpec
 from shoal.states import State
 from shoal.tracebacks import fold
 
@@ -56,12 +56,14 @@ if TYPE_CHECKING:
         retry_condition_fn: RetryCondition | None
         crash_retries: int | None
         timeout_seconds: float | None
+        max_concurrency: int | None
         log_prints: bool | None
         on_running: Sequence[TaskHook] | None
         on_completion: Sequence[TaskHook] | None
         on_failure: Sequence[TaskHook] | None
         resources: Mapping[str, float] | None
         batch: bool | int | None
+        viz_return_value: Any
 
 else:
     mapped = lambda method: method  # noqa: E731
@@ -104,12 +106,14 @@ class Task(TaskSpec, Generic[P, R_co]):
         retry_condition_fn: RetryCondition | None = None,
         crash_retries: int | None = None,
         timeout_seconds: float | None = None,
+        max_concurrency: int | None = None,
         log_prints: bool | None = None,
         on_running: Sequence[TaskHook] | None = None,
         on_completion: Sequence[TaskHook] | None = None,
         on_failure: Sequence[TaskHook] | None = None,
         resources: Mapping[str, float] | None = None,
         batch: bool | int | None = None,
+        viz_return_value: Any = None,
     ) -> None:
         self._binding: Any = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
         function: Any = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
@@ -145,12 +149,15 @@ class Task(TaskSpec, Generic[P, R_co]):
         self.retry_condition_fn = check.function("retry_condition_fn", retry_condition_fn)
         self.crash_retries = check.whole("crash_retries", crash_retries)
         self.timeout_seconds = check.timeout(timeout_seconds)
+        limit = check.count("max_concurrency", max_concurrency)
+        self.cap = TaskCap(limit, os.urandom(8).hex()) if limit is not None else None
         self.log_prints = check.flag("log_prints", log_prints)
         self.on_running_hooks = check.functions("on_running", on_running)
         self.on_completion_hooks = check.functions("on_completion", on_completion)
         self.on_failure_hooks = check.functions("on_failure", on_failure)
         self.resources = check.resources(resources)
         self.batch = check.batch(batch)
+        self.viz_return_value = viz_return_value
         self.__name__ = getattr(function, "__name__", self.name)
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__module__ = getattr(function, "__module__", __name__)
@@ -193,7 +200,16 @@ class Task(TaskSpec, Generic[P, R_co]):
             return self
         return BoundTask(self, owner if self._binding is classmethod else instance)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # For drawings, which are made here; it may be large, and may be what cannot be pickled.
+        return {**self.__dict__, "viz_return_value": None}
+
     # ------------------------------------------------------------------ options
+
+    @property
+    def max_concurrency(self) -> int | None:
+        """How many of its runs there may be at once in a flow run, `None` for any number."""
+        return self.cap.limit if self.cap is not None else None
 
     def options(self) -> dict[str, Any]:
         """The options as the decorator takes them; lists are copies."""
@@ -209,12 +225,14 @@ class Task(TaskSpec, Generic[P, R_co]):
             "retry_condition_fn": self.retry_condition_fn,
             "crash_retries": self.crash_retries,
             "timeout_seconds": self.timeout_seconds,
+            "max_concurrency": self.max_concurrency,
             "log_prints": self.log_prints,
             "on_running": list(self.on_running_hooks),
             "on_completion": list(self.on_completion_hooks),
             "on_failure": list(self.on_failure_hooks),
             "resources": dict(self.resources),
             "batch": self.batch,
+            "viz_return_value": self.viz_return_value,
         }
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R_co]:
@@ -229,7 +247,10 @@ class Task(TaskSpec, Generic[P, R_co]):
                 raise UnknownOption(
                     where=f"task {self.name!r}", option=option, value=value, known=tuple(kept)
                 )
-        return type(self)(self._original(), **{**kept, **options})
+        changed = type(self)(self._original(), **{**kept, **options})
+        if changed.max_concurrency == self.max_concurrency:
+            changed.cap = self.cap  # one for both
+        return changed
 
     def _original(self) -> Any:
         return self._binding(self.fn) if self._binding is not None else self.fn
@@ -293,44 +314,20 @@ class Task(TaskSpec, Generic[P, R_co]):
             ParameterBindError: the arguments do not fit the signature.
             UpstreamTaskError: a run that it needs did not complete.
         """
-        from shoal.engine import direct_call
+        from shoal import direct_calls
 
         try:
             self.bind(args, kwargs)
             scope = SCOPE.get()
+            if scope is not None and scope.drawing is not None:
+                return scope.drawing.call(self, args, kwargs, wait_for, return_state)
             call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
-            tags = self.tags | TAGS.get()
-            if tags and limits_in_use():
-                return self._call_limited(call, wait_for, return_state, tags)
-            if self.is_generator and not return_state:
-                streams = direct_call.stream_async if self.is_async else direct_call.stream
-                return streams(call, wait_for)
-            if self.is_async:
-                coroutine = direct_call.call_directly_async(call, wait_for, return_state)
-                return named_after(coroutine, self.fn)
-            return direct_call.call_directly(call, wait_for, return_state)
+            if self.cap is not None or (scope is not None and scope.dispatcher.capped):
+                return direct_calls.call_capped(self, call, wait_for, return_state)
+            return direct_calls.call(self, call, wait_for, return_state)
         except BaseException as error:
             fold(error)
             raise
-
-    def _call_limited(
-        self, call: Call, wait_for: Any, return_state: bool, tags: frozenset[str]
-    ) -> Any:
-        """A direct call that holds a slot of every limit of its tags."""
-        from shoal.engine import direct_call
-        from shoal.limits import holding
-
-        if self.is_generator and not return_state:
-            if self.is_async:
-                items = direct_call.stream_async(call, wait_for)
-                return holding.streaming_async(tags, call, items)
-            return holding.streaming(tags, call, direct_call.stream(call, wait_for))
-        if self.is_async:
-            coroutine = direct_call.call_directly_async(call, wait_for, return_state)
-            holder = holding.holding_async(tags, call, named_after(coroutine, self.fn))
-            return named_after(holder, self.fn)
-        with holding.holding(tags, call):
-            return direct_call.call_directly(call, wait_for, return_state)
 
     @overload
     def submit(  # type: ignore[overload-overlap]
@@ -408,6 +405,8 @@ class Task(TaskSpec, Generic[P, R_co]):
         scope = SCOPE.get()
         if scope is None:
             scope = current_scope(self.name)
+        if scope.drawing is not None:
+            return scope.drawing.map(self, args, kwargs, wait_for, return_state)
         positional = [column(value) for value in args]
         keywords = {name: column(value) for name, value in kwargs.items()}
         size = common_length(self, positional, keywords)
@@ -478,12 +477,14 @@ def task(
     retry_condition_fn: RetryCondition | None = None,
     crash_retries: int | None = None,
     timeout_seconds: float | None = None,
+    max_concurrency: int | None = None,
     log_prints: bool | None = None,
     on_running: Sequence[TaskHook] | None = None,
     on_completion: Sequence[TaskHook] | None = None,
     on_failure: Sequence[TaskHook] | None = None,
     resources: Mapping[str, float] | None = None,
     batch: bool | int | None = None,
+    viz_return_value: Any = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Makes a function a task; with or without options, as a decorator or a call.
@@ -494,9 +495,11 @@ def task(fn: Any = None, /, **options: Any) -> Any:
             callable); `retries` (further attempts after a failure); `retry_delay_seconds` (a number, a list whose
             last entry repeats, or a callable given the retry's count); `retry_jitter_factor` (spreads each delay
             over ± that share); `retry_condition_fn(task, run, state)`; `crash_retries` (further attempts when a
-            worker dies); `timeout_seconds` (of each attempt, up to its function's end); `log_prints`; the hooks
+            worker dies); `timeout_seconds` (of each attempt, up to its function's end); `max_concurrency` (how many of
+            its runs there may be at once in a flow run); `log_prints`; the hooks
             `on_running`, `on_completion`, `on_failure`, each a list of functions of `(task, run, state)`; `resources` (what a
-            worker must have); `batch` (whether short runs may travel together, or how many at the most).
+            worker must have); `batch` (whether short runs may travel together, or how many at the most);
+            `viz_return_value` (stands for the result where `flow.visualize` draws a flow without executing its tasks).
 
     Raises:
         InvalidOption: an option is unknown or out of range.

@@ -20,6 +20,7 @@ from shoal.cli.global_concurrency_limit import global_concurrency_limit
 from shoal.cli.run import run
 from shoal.cli.runners import runners
 from shoal.exceptions import ShoalError
+from shoal.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,6 +116,14 @@ def _is_ours(command: str) -> bool:
     return command.replace("_", "-") in _COMMANDS or command in _ALIASES.values()
 
 
+def _about_unused(error: UnusedCliTokensError) -> str:
+    """What was meant, where that can be told."""
+    if "=" in str(error):
+        return "A parameter of the flow is given as -p name=value."
+    words = error.unused_tokens or []
+    return did_you_mean(words[0], error.app) if words and error.app is not None else ""
+
+
 def invoke(tokens: Sequence[str] | None = None) -> int:
     """Carries out one command line.
 
@@ -134,8 +143,8 @@ def invoke(tokens: Sequence[str] | None = None) -> int:
         )
         sys.stdout.flush()
     except (CycloptsError, UsageError, ShoalError) as error:
-        if isinstance(error, UnusedCliTokensError) and "=" in str(error):
-            error.add_note("A parameter of the flow is given as -p name=value.")
+        if isinstance(error, UnusedCliTokensError):
+            error.add_note(_about_unused(error))
         print_error(error)
         return 2
     except BrokenPipeError:

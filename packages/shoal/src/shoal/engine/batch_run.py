@@ -69,12 +69,14 @@ class Surroundings(NamedTuple):
         level: of the `shoal` loggers.
         log_prints: whether prints are logged where no task and no flow says.
         flow: the flow run, without its flow's function; `None` outside a flow.
+        capped: whether its runs are under a cap of the flow's.
     """
 
     entropy: int
     level: int
     log_prints: bool
     flow: tuple[Any, ...] | None
+    capped: bool
 
 
 class Packed(NamedTuple):
@@ -113,6 +115,7 @@ def surroundings_of(scope: Scope | None) -> bytes:
     from shoal.names import process_entropy
 
     flow = None
+    capped = False
     run = scope.flow_run if scope is not None else None
     if run is not None:
         try:
@@ -126,9 +129,10 @@ def surroundings_of(scope: Scope | None) -> bytes:
         while above is not None:
             lineage.append((above.number, above.name, above.flow.name))
             above = above.parent
+        capped = run.flow.max_concurrency is not None
         flow = (lineage, sorted(run.tags), run.run_count, run.log_prints, run.started, parameters)
     level = logging.getLogger("shoal.task_runs").getEffectiveLevel()
-    return dumps(Surroundings(process_entropy(), level, settings.log_prints(), flow))
+    return dumps(Surroundings(process_entropy(), level, settings.log_prints(), flow, capped))
 
 
 class _FlowStub:

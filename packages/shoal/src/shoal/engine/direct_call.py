@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,7 @@ from shoal.engine.task_run import (
 )
 from shoal.exceptions import CancelledRun, CrashedRun
 from shoal.futures import TaskFuture
-from shoal.futures.awaiting import settled
+from shoal.futures.awaiting import PLACES, settled
 from shoal.futures.blocking import block
 from shoal.logs import logger_of, set_up
 from shoal.safely import in_words, is_raisable, text_of
@@ -65,8 +65,19 @@ def _fill_in(call: Call, found: list[Any]) -> None:
     call.args, call.kwargs = inputs.substitute(call.args, call.kwargs, value_of)
 
 
-def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
+def call_directly(
+    call: Call,
+    wait_for: Any,
+    return_state: bool,
+    pause: Callable[[Callable[[], None]], object] | None = None,
+) -> Any:
     """Runs a call in the caller's thread, all its attempts, and gives its value or state.
+
+    Args:
+        call: the call.
+        wait_for: what must have ended first.
+        return_state: whether to give the state.
+        pause: waits without what the call holds.
 
     Raises:
         Exception: what the last attempt raised.
@@ -86,8 +97,29 @@ def call_directly(call: Call, wait_for: Any, return_state: bool) -> Any:
         if outcome.phase != AWAITING_RETRY:
             return _finish(call, outcome, return_state)
         _log_retry(call, outcome)
-        sleep(outcome.delay)
+        _wait_for_retry(outcome, pause)
         call.next_attempt(outcome.seconds, time.time())
+
+
+def _wait_for_retry(outcome: Outcome, pause: Callable[[Callable[[], None]], object] | None) -> None:
+    if pause is None:
+        sleep(outcome.delay)
+    else:
+        pause(lambda: sleep(outcome.delay))
+
+
+async def _wait_for_retry_async(call: Call, outcome: Outcome) -> None:
+    import anyio
+
+    place = PLACES.get(call.number)
+    if place is not None:
+        place.give_up((), lambda: None)
+    try:
+        await anyio.sleep(outcome.delay)
+    finally:
+        if place is not None:
+            with anyio.CancelScope(shield=True):
+                await place.take_again()
 
 
 async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> Any:
@@ -100,8 +132,6 @@ async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> 
 
 
 async def _call_async(call: Call, wait_for: Any, return_state: bool) -> Any:
-    import anyio
-
     set_up()
     token = CALL.set(call)
     try:
@@ -124,13 +154,15 @@ async def _call_async(call: Call, wait_for: Any, return_state: bool) -> Any:
             if outcome.phase != AWAITING_RETRY:
                 return _finish(call, outcome, return_state)
             _log_retry(call, outcome)
-            await anyio.sleep(outcome.delay)
+            await _wait_for_retry_async(call, outcome)
             call.next_attempt(outcome.seconds, time.time())
     finally:
         CALL.reset(token)
 
 
-def stream(call: Call, wait_for: Any) -> Generator[Any, Any, Any]:
+def stream(
+    call: Call, wait_for: Any, pause: Callable[[Callable[[], None]], object] | None = None
+) -> Generator[Any, Any, Any]:
     """A direct call of a generator task: items as they are made; the run ends with the generator.
 
     What was given out can't be taken back: an attempt after one that failed emits from the start again. The time
@@ -140,10 +172,12 @@ def stream(call: Call, wait_for: Any) -> Generator[Any, Any, Any]:
     found = _bound_upstreams(call, wait_for)
     block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
     _fill_in(call, found)
-    return _attempts(call)
+    return _attempts(call, pause)
 
 
-def _attempts(call: Call) -> Generator[Any, Any, Any]:
+def _attempts(
+    call: Call, pause: Callable[[Callable[[], None]], object] | None
+) -> Generator[Any, Any, Any]:
     while True:
         try:
             outcome = yield from stepwise(_emitted(call), call.context.copy().run)
@@ -161,7 +195,7 @@ def _attempts(call: Call) -> Generator[Any, Any, Any]:
                 fold(error)
                 raise
         _log_retry(call, outcome)
-        sleep(outcome.delay)
+        _wait_for_retry(outcome, pause)
         call.next_attempt(outcome.seconds, time.time())
 
 
@@ -186,8 +220,6 @@ def _emitted(call: Call) -> Generator[Any, Any, Outcome]:
 
 async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
     """As `stream`, for async generator tasks."""
-    import anyio
-
     set_up()
     found = _bound_upstreams(call, wait_for)
     futures = [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
@@ -236,7 +268,7 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
                 raise
             return
         _log_retry(call, outcome)
-        await anyio.sleep(outcome.delay)
+        await _wait_for_retry_async(call, outcome)
         call.next_attempt(outcome.seconds, time.time())
 
 

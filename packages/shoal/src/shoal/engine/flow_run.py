@@ -236,6 +236,8 @@ class _Inside:
 class _NoRunner:
     """Where runs go that a hook submits: nowhere."""
 
+    capped = False
+
     def submit(self, task: Any, *_: Any) -> Any:
         """Refuses.
 

@@ -71,7 +71,7 @@ def _after_fork() -> None:
     if HERE.loop:
         CALLS.append(CALL.get())
     # It is nobody's worker any more.
-    HERE.frames = HERE.block = HERE.worker = HERE.batch_call = None
+    HERE.frames = HERE.block = HERE.worker = HERE.caller = HERE.batch_call = None
     HERE.loop = False
 
 

@@ -29,6 +29,7 @@ May import `safely`. Everything else may import this module.
     │   └── UnknownRunner         a runner name that nobody registered
     ├── RunNameError              a run name template that cannot be used    (ValueError, TypeError)
     ├── SerializationError        something cannot cross to a worker or back
+    ├── VisualizationError        a flow that cannot be drawn
     ├── ConcurrencyLimitError     a limit that is unknown, zero or misused
     ├── ConcurrencySlotAcquisitionError     slots that cannot be had
     ├── AcquireConcurrencySlotTimeoutError  slots that were not free in time (TimeoutError)
@@ -88,6 +89,7 @@ from shoal.exceptions.calls import (
     UnknownOption,
     RunNameError,
     SerializationError,
+    VisualizationError,
 )
 from shoal.exceptions.runners import (
     ConcurrencyLimitError,
@@ -147,6 +149,7 @@ __all__ = [
     "UnknownOption",
     "UnknownRunner",
     "UpstreamTaskError",
+    "VisualizationError",
     "WaitCycle",
     "WaitTimeout",
     "WorkerDied",

@@ -25,6 +25,7 @@ __all__ = [
     "RunNameError",
     "SerializationError",
     "UnknownOption",
+    "VisualizationError",
 ]
 
 
@@ -223,3 +224,18 @@ class SerializationError(ShoalError):
             f"{self.path}{of} ({self.type_name}) cannot be pickled: {self.problem}. "
             "Make it inside the task, or run the task on threads."
         )
+
+
+class VisualizationError(ShoalError):
+    """A flow could not be drawn.
+
+    Attributes:
+        task_name: the task whose result the flow used though it was not executed; `None` if it is about something else.
+        problem: what is wrong, and what to do.
+    """
+
+    task_name: str | None = None
+    problem: str
+
+    def _text(self) -> str:
+        return f"The flow cannot be drawn: {self.problem}."

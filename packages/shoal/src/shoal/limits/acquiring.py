@@ -3,28 +3,17 @@
     enter ─▶ `Acquisition` ─▶ the keeper of this process; on a worker, its driver's ─▶ decided ─▶ the block goes on
     leave ─▶ released
 
-    guarantees   Whatever ends the wait or the block, nothing is held afterwards: an exception, an interrupt, a time limit,
-                 or that nobody has the block any more (a generator that was dropped).
-    assumes      What is entered in a thread, or in a task of an event loop, is left there too. So what is held there is
-                 not given back while that thread or task waits for more, and the store is told of it (`Request.within`).
-
 May import `holding` and what lies above it.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 import uuid
-import weakref
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import CALL, HERE, LOCK, SCOPE
 from shoal.engine.interrupt import shielded
-from shoal.engine.services import CALLBACKS
 from shoal.exceptions import (
     AcquireConcurrencySlotTimeoutError,
     BlockingWaitInLoop,
@@ -32,8 +21,7 @@ from shoal.exceptions import (
     ConcurrencySlotAcquisitionError,
     InvalidOption,
 )
-from shoal.futures.blocking import Decision
-from shoal.limits.holding import default_lease, holder_here, keeper_here, wait_for
+from shoal.limits.holding import Slots, default_lease, holder_here, keeper_here, task_here
 from shoal.limits.settings import limits_in_use
 from shoal.limits.slots import KEEPER
 from shoal.limits.store import Acquired, Rate, Request
@@ -41,37 +29,14 @@ from shoal.logs import library_logger
 from shoal.safely import repr_of
 
 if TYPE_CHECKING:
-    from shoal.limits.holding import Keeper
+    pass
 
-__all__ = [
-    "Acquisition",
-    "give_up",
-    "holds_here",
-    "in_event_loop",
-    "keeper_here",
-    "tell_of",
-    "wanted",
-]
+__all__ = ["Acquisition", "in_event_loop", "tell_of", "wanted"]
 
 
 def in_event_loop() -> bool:
     """Whether the caller runs on an event loop, of asyncio or of trio."""
-    return _task_here() is not None
-
-
-def _task_here() -> Any:
-    """The task of an event loop in which the caller runs, if any."""
-    # What another thread is just importing has no loop here, and perhaps not yet the function.
-    running = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
-    if running is not None:
-        with suppress(RuntimeError):
-            loop = running()
-            return sys.modules["asyncio"].current_task() or loop
-    current = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "current_task", None)
-    if current is not None:
-        with suppress(RuntimeError):
-            return current()
-    return None
+    return task_here() is not None
 
 
 # ---------------------------------------------------------------------- what is asked for
@@ -208,38 +173,17 @@ def _invalid(option: str, value: object, problem: str) -> InvalidOption:
 
 # ---------------------------------------------------------------------- asking, holding, giving back
 
-#: By thread, or task of an event loop, what was acquired there and is held.
-_HELD: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Acquisition]] = weakref.WeakKeyDictionary()
-
-
-def holds_here() -> bool:
-    """Whether the caller's thread, or task of an event loop, holds slots or has asked for some."""
-    return (_task_here() or threading.current_thread()) in _HELD
-
-
-def give_up(owner: Any) -> None:
-    """A thread, or a task of an event loop, does not stop when it is interrupted: what it holds is given back for it."""
-    with LOCK:
-        held = list(_HELD.get(owner, ()))
-    for acquisition in held:
-        acquisition.release()
-
 
 class Acquisition:
-    """Slots, from when they are asked for until they are given back.
+    """Slots for code, from when they are asked for until they are given back.
 
     Args:
         what: what is asked for.
     """
 
-    _keeper: Keeper = None  # also where `__init__` was interrupted
-
     def __init__(self, what: Wanted) -> None:
         self._what = what
-        self._id = str(uuid.uuid4())
-        self._process = os.getpid()
-        self._owner: Any = None
-        self._decision = Decision()
+        self._slots = Slots(str(uuid.uuid4()))
 
     def acquire(self) -> None:
         """Waits for the slots in the caller's thread, which lends its worker meanwhile.
@@ -254,7 +198,7 @@ class Acquisition:
         try:
             with shielded():
                 if self._ask():
-                    wait_for(self._decision)
+                    self._slots.wait()
                     self._conclude()
         except BaseException:
             self.release()
@@ -267,11 +211,9 @@ class Acquisition:
             AcquireConcurrencySlotTimeoutError: they were not free in time.
             ConcurrencySlotAcquisitionError: they cannot be had.
         """
-        from shoal.futures.awaiting import settled
-
         try:
             if self._ask():
-                await settled((self._decision,))
+                await self._slots.wait_async()
                 self._conclude()
         except BaseException:
             self.release()
@@ -284,78 +226,52 @@ class Acquisition:
         if not what.names:
             return False
         if keeper is KEEPER and what.rate is None and not limits_in_use():
-            answer = Acquired(frozenset(), frozenset(what.names))
             if what.strict:
                 raise _refused(what.names, _no_limit(what.names))
-            tell_of(answer)
+            tell_of(Acquired(frozenset(), frozenset(what.names)))
             return False
-        owner = _task_here() or threading.current_thread()
-        with LOCK:
-            held = _HELD.setdefault(owner, weakref.WeakSet())
-            within = frozenset(other._id for other in held)
-            held.add(self)
-        self._owner = owner
-        self._keeper = keeper
-        keeper.request(self._request(within), self._decision, what.timeout_seconds)
-        return True
-
-    def _request(self, within: frozenset[str]) -> Request:
-        what = self._what
-        holder = holder_here(self._id, _run_here(), what.label)
         lease = what.lease_duration
-        return Request(
-            frozenset(what.names),
-            holder,
-            what.occupy,
-            None if what.decays else default_lease(self._keeper) if lease is None else lease,
-            what.rate,
-            what.strict,
-            within=within,
-            max_retries=what.max_retries,
-        )
+        if what.decays:
+            lease = None
+        elif lease is None:
+            lease = default_lease(keeper)
+
+        def request(within: frozenset[str]) -> Request:
+            return Request(
+                frozenset(what.names),
+                holder_here(self._slots.id, _run_here(), what.label),
+                what.occupy,
+                lease,
+                what.rate,
+                what.strict,
+                what.max_retries,
+                within,
+            )
+
+        self._slots.ask(keeper, request, what.timeout_seconds)
+        return True
 
     def _conclude(self) -> None:
         """Looks at the answer."""
-        answer = self._decision.answer
-        if isinstance(answer, AcquireConcurrencySlotTimeoutError):
-            assert self._what.timeout_seconds is not None  # else there is no such answer
-            late = AcquireConcurrencySlotTimeoutError(
-                names=self._what.names, timeout_seconds=self._what.timeout_seconds
-            )
+        answer = self._slots.answer
+        names, timeout = self._what.names, self._what.timeout_seconds
+        if isinstance(answer, AcquireConcurrencySlotTimeoutError) and timeout is not None:
+            late = AcquireConcurrencySlotTimeoutError(names=names, timeout_seconds=timeout)
             for note in getattr(answer, "__notes__", ()):
                 late.add_note(note)
             raise late from answer.__cause__
         if isinstance(answer, ConcurrencyLimitError):
-            raise _refused(self._what.names, f"{answer.tag!r}: {answer.problem}") from answer
+            raise _refused(names, f"{answer.tag!r}: {answer.problem}") from answer
         if isinstance(answer, BaseException):
             raise answer
-        if self._keeper is KEEPER:  # else the driver tells
+        if self._slots.keeper is KEEPER:  # else the driver tells
             tell_of(answer)
         if self._what.decays:
-            self._forget()
+            self._slots.forget()
 
     def release(self) -> None:
         """Gives the slots back, or takes the request for them back; once. Does not wait."""
-        with shielded():
-            keeper = self._forget()
-            if keeper is not None and os.getpid() == self._process:  # else they are the parent's
-                keeper.release(self._id)
-
-    def _forget(self) -> Keeper:
-        with LOCK:
-            keeper, self._keeper = self._keeper, None
-            owner, self._owner = self._owner, None
-            held = _HELD.get(owner) if owner is not None else None
-            if held is not None:
-                held.discard(self)
-                if not held:
-                    del _HELD[owner]
-        return keeper
-
-    def __del__(self) -> None:
-        # Whoever had it dropped it without a word. It may be dropped anywhere, also while its channel is in use.
-        if self._keeper is not None and os.getpid() == self._process:
-            CALLBACKS.put("Giving slots back", self._keeper.release, self._id)
+        self._slots.release()
 
 
 def _run_here() -> str:

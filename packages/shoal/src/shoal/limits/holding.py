@@ -1,18 +1,26 @@
-"""Slots of the limits of tags: for runs that a dispatcher asks for, and around those that happen in the caller's own thread
-or coroutine, direct calls.
+"""What is held where, and slots of the limits of tags: for runs that a dispatcher asks for, and around direct calls.
 
-May import `slots`.
+    guarantees   Whatever ends a wait or a block of code, nothing is held afterwards: an exception, an interrupt, a time
+                 limit, or that nobody has the block any more (a generator that was dropped).
+    assumes      What is asked for in a thread, or in a task of an event loop, is given back there. So what is held there is
+                 not given back while that thread or task waits for more, and the store is told of it (`Request.within`).
+
+May import `slots` and what lies above it.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from contextlib import aclosing, asynccontextmanager
+import sys
+import threading
+import weakref
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from shoal.context import SCOPE
+from shoal.context import CALL, LOCK, SCOPE
 from shoal.engine.interrupt import raise_if_due, shielded
+from shoal.engine.services import CALLBACKS
 from shoal.exceptions import ShoalError
 from shoal.futures.blocking import Countdown, Decision, block, block_plainly
 from shoal.limits.settings import lease_seconds
@@ -32,14 +40,17 @@ if TYPE_CHECKING:
 __all__ = [
     "GATE",
     "Gate",
+    "Slots",
     "default_lease",
+    "give_up",
     "holder_here",
     "holding",
     "holding_async",
+    "holds_here",
     "keeper_here",
     "streaming",
     "streaming_async",
-    "wait_for",
+    "task_here",
 ]
 
 
@@ -60,22 +71,146 @@ def default_lease(keeper: Keeper) -> float:
     return lease_seconds() if keeper is KEEPER else 0.0
 
 
-def wait_for(decision: Decision) -> None:
-    """Waits for a keeper's answer in the caller's thread, which lends its worker meanwhile; in a shield.
+def task_here() -> Any:
+    """The task of an event loop in which the caller runs, if any."""
+    # What another thread is just importing has no loop here, and perhaps not yet the function.
+    running = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
+    if running is not None:
+        with suppress(RuntimeError):
+            loop = running()
+            return sys.modules["asyncio"].current_task() or loop
+    current = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "current_task", None)
+    if current is not None:
+        with suppress(RuntimeError):
+            return current()
+    return None
 
-    Raises:
-        Interrupt: the run that waits is to end.
+
+# ---------------------------------------------------------------------- what is held where
+
+#: By thread, or task of an event loop, what was asked for there and was not given back.
+_HELD: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Slots]] = weakref.WeakKeyDictionary()
+
+
+def holds_here() -> bool:
+    """Whether the caller's thread, or task of an event loop, holds slots or has asked for some."""
+    return (task_here() or threading.current_thread()) in _HELD
+
+
+def give_up(owner: Any) -> None:
+    """A thread, or a task of an event loop, does not stop when it is interrupted: what it holds is given back for it."""
+    with LOCK:
+        held = list(_HELD.get(owner, ()))
+    for slots in held:
+        slots.release()
+
+
+class Slots:
+    """Slots of limits, from when they are asked for until they are given back, in one thread or task of an event loop.
+
+    Args:
+        id: by which they are given back.
+
+    Attributes:
+        keeper: of whom they were asked; `None` when there is nothing to give back.
+        answer: of the keeper.
     """
-    block((decision,))
-    raise_if_due(shielded=True)
-    if not decision.done():
-        # Interrupted was a run beneath this one, and its turn comes when this one has ended.
-        block_plainly(Countdown(), (decision,), None)
+
+    keeper: Keeper = None  # also where `__init__` was interrupted
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        self._process = os.getpid()
+        self._owner: Any = None
+        self._run: str | None = None
+        self._decision = Decision()
+
+    @property
+    def answer(self) -> Any:
+        """Of the keeper."""
+        return self._decision.answer
+
+    def ask(
+        self,
+        keeper: Keeper,
+        request: Callable[[frozenset[str]], Request],
+        timeout: float | None = None,
+    ) -> None:
+        """Asks for them.
+
+        Args:
+            keeper: who is asked.
+            request: makes what is asked for, given the ids of what the asker holds already.
+            timeout: seconds to wait at most.
+        """
+        owner = task_here() or threading.current_thread()
+        call = CALL.get()
+        self._run = run_uuid(call.number) if call is not None else None
+        with LOCK:
+            held = _HELD.setdefault(owner, weakref.WeakSet())
+            around = {id for other in held for id in (other.id, other._run)} | {self._run}
+            held.add(self)
+        self._owner = owner
+        wanted = request(frozenset(id for id in around if id is not None))
+        self.keeper = keeper
+        keeper.request(wanted, self._decision, timeout)
+
+    def wait(self) -> None:
+        """Waits for the answer in the caller's thread, which lends its worker meanwhile; in a shield.
+
+        Raises:
+            Interrupt: the run that waits is to end.
+        """
+        block((self._decision,))
+        raise_if_due(shielded=True)
+        if not self._decision.done():
+            # Interrupted was a run beneath this one, and its turn comes when this one has ended.
+            block_plainly(Countdown(), (self._decision,), None)
+
+    async def wait_async(self) -> None:
+        """Waits for the answer without blocking the loop."""
+        from shoal.futures.awaiting import settled
+
+        await settled((self._decision,))
+
+    def release(self) -> None:
+        """Gives the slots back, or takes the request for them back; once. Does not wait."""
+        with shielded():
+            keeper = self.forget()
+            if keeper is not None and os.getpid() == self._process:  # else they are the parent's
+                keeper.release(self.id)
+
+    def forget(self) -> Keeper:
+        """There is nothing to give back any more; returns who was asked."""
+        with LOCK:
+            keeper, self.keeper = self.keeper, None
+            owner, self._owner = self._owner, None
+            held = _HELD.get(owner) if owner is not None else None
+            if held is not None:
+                held.discard(self)
+                if not held:
+                    del _HELD[owner]
+        return keeper
+
+    def __del__(self) -> None:
+        # Whoever had it dropped it without a word. It may be dropped anywhere, also while its channel is in use.
+        if self.keeper is not None and os.getpid() == self._process:
+            CALLBACKS.put("Giving slots back", self.keeper.release, self.id)
 
 
-def _request(keeper: Keeper, tags: frozenset[str], run_id: str, run: str) -> Request:
+# ---------------------------------------------------------------------- slots of tags
+
+
+def _request(
+    keeper: Keeper,
+    tags: frozenset[str],
+    run_id: str,
+    run: str,
+    within: frozenset[str] = frozenset(),
+) -> Request:
     names = frozenset(TAG + tag for tag in tags)
-    return Request(names, holder_here(run_id, run), lease_seconds=default_lease(keeper))
+    lease = default_lease(keeper)
+    return Request(names, holder_here(run_id, run), lease_seconds=lease, within=within)
 
 
 class Gate:
@@ -130,33 +265,34 @@ class holding:  # reads as a verb: `with holding(tags, call):`
     # No generator: `contextlib` sets attributes of the exception that passes, which some refuse.
 
     def __init__(self, tags: frozenset[str], call: Call) -> None:
-        self._keeper = keeper_here()
-        self._request = _request_of(self._keeper, tags, call)
+        self._tags = tags
+        self._call = call
 
     def __enter__(self) -> None:
-        decision = Decision()
+        self._slots = Slots(run_uuid(self._call.number))
         try:
             with shielded():
-                self._keeper.request(self._request, decision)
-                wait_for(decision)
-            _see(decision)
+                _ask(self._slots, self._tags, self._call)
+                self._slots.wait()
+            _see(self._slots)
         except BaseException:
-            self._keeper.release(self._request.holder.id)
+            self._slots.release()
             raise
 
     def __exit__(self, *_: object) -> None:
-        self._keeper.release(self._request.holder.id)
+        self._slots.release()
 
 
-def _request_of(keeper: Keeper, tags: frozenset[str], call: Call) -> Request:
+def _ask(slots: Slots, tags: frozenset[str], call: Call) -> None:
+    keeper = keeper_here()
     name = task_run_name(call.task.name, call.number)
-    return _request(keeper, tags, run_uuid(call.number), name)
+    slots.ask(keeper, lambda within: _request(keeper, tags, slots.id, name, within))
 
 
-def _see(decision: Decision) -> None:
+def _see(slots: Slots) -> None:
     """Raises the error that a keeper has answered with, if it was one."""
-    if not isinstance(decision.answer, Acquired):
-        raise decision.answer
+    if not isinstance(slots.answer, Acquired):
+        raise slots.answer
 
 
 async def holding_async(
@@ -176,18 +312,14 @@ async def holding_async(
 
 @asynccontextmanager
 async def _held(tags: frozenset[str], call: Call) -> AsyncIterator[None]:
-    from shoal.futures.awaiting import settled
-
-    keeper = keeper_here()
-    request = _request_of(keeper, tags, call)
-    decision = Decision()
+    slots = Slots(run_uuid(call.number))
     try:
-        keeper.request(request, decision)
-        await settled((decision,))
-        _see(decision)
+        _ask(slots, tags, call)
+        await slots.wait_async()
+        _see(slots)
         yield
     finally:
-        keeper.release(request.holder.id)
+        slots.release()
 
 
 def streaming(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import uuid
 import weakref
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from shoal.exceptions import ConcurrencyLimitError, MissingExtraError
-from shoal.limits.settings import without_password
+from shoal.limits.settings import secrets_in, without_password
 from shoal.limits.store import TAG
 from shoal.limits.tables import SqlStore
 from shoal.limits.transaction import Transaction
@@ -210,11 +209,9 @@ class PostgresStore(SqlStore):
 
     def _raise(self, name: str, error: Exception) -> None:
         """The database's error, as one of ours; where it speaks of the password, not in its words."""
-        secrets = re.findall(r"://[^:@/?#]*:(.*)@", self._url, flags=re.DOTALL)
-        secrets += re.findall(r"[?&][^=&]*password=([^&]*)", self._url)
-        secrets = [*secrets, *map(unquote, secrets)]
+        secrets = secrets_in(self._url)
         said = str(error).strip()
-        told = any(secret and secret in said for secret in secrets)
+        told = any(secret in said for secret in (*secrets, *map(unquote, secrets)))
         if told:
             said = (
                 "its address is not understood; special characters of a password are written as %40"
@@ -305,11 +302,11 @@ def _with_placeholders(sql: str) -> Any:
 def _prepare(connection: psycopg.Connection[Any], place: str) -> None:
     """Makes the tables, if they are not there."""
     connection.execute(SESSION)
-    if not connection.execute("SELECT to_regclass('version')").fetchall()[0][0]:
+    if not _has(connection, "pg_tables", schemaname=SCHEMA, tablename="version"):
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (MAKING,))
-            if not connection.execute("SELECT to_regclass('version')").fetchall()[0][0]:
-                if not connection.execute(f"SELECT to_regnamespace('{SCHEMA}')").fetchall()[0][0]:
+            if not _has(connection, "pg_tables", schemaname=SCHEMA, tablename="version"):
+                if not _has(connection, "pg_namespace", nspname=SCHEMA):
                     connection.execute(f"CREATE SCHEMA {SCHEMA}")
                 for statement in TABLES:
                     connection.execute(statement)
@@ -320,6 +317,13 @@ def _prepare(connection: psycopg.Connection[Any], place: str) -> None:
             problem=f"the tables of limits in {place} are of version {version}, and this version of Shoal knows those up"
             f" to {VERSION}: install the one that made them, or a newer one",
         )
+
+
+def _has(connection: psycopg.Connection[Any], catalog: str, **names: str) -> bool:
+    """Whether something exists. `to_regclass` may not know yet what another session has made while one waited for a lock."""
+    which = " AND ".join(f"{column} = %({column})s" for column in names)
+    query: Any = f"SELECT 1 FROM pg_catalog.{catalog} WHERE {which}"
+    return bool(connection.execute(query, names).fetchall())
 
 
 # ---------------------------------------------------------------------- forks

@@ -23,6 +23,7 @@ __all__ = [
     "limits_place",
     "poll_seconds",
     "postgres_url",
+    "secrets_in",
     "without_password",
 ]
 
@@ -91,8 +92,19 @@ def poll_seconds() -> float:
 
 def without_password(url: str) -> str:
     """An address as it may be shown."""
-    hidden = re.sub(r"(://[^:@/?#]*):.*@", r"\1:***@", url, flags=re.DOTALL)
-    return re.sub(r"([?&][^=&]*password=)[^&]*", r"\1***", hidden)
+    for secret in secrets_in(url):
+        url = url.replace(secret, "***")
+    return url
+
+
+def secrets_in(url: str) -> list[str]:
+    """The passwords in an address, also in one that is not understood: what stands where a port would, and is none."""
+    found = [
+        *re.findall(r"://[^:@/?#]*:(.*)@", url, flags=re.DOTALL),
+        *re.findall(r"://[^:@/?#]*:(?!\d*(?:[/?#]|$))([^@]*)$", url, flags=re.DOTALL),
+        *re.findall(r"[?&][^=&]*password=([^&]*)", url),
+    ]
+    return sorted(filter(None, found), key=len, reverse=True)
 
 
 def _seconds(name: str, default: float) -> float:

@@ -30,7 +30,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from shoal.engine.services import TIMERS
-from shoal.exceptions import AcquireConcurrencySlotTimeoutError, ConcurrencyLimitError
+from shoal.exceptions import (
+    AcquireConcurrencySlotTimeoutError,
+    ConcurrencyLimitError,
+    MissingExtraError,
+)
 from shoal.limits.alarms import Alarms
 from shoal.limits.bell import Bell
 from shoal.limits.blocking import Decision, wait_for
@@ -518,10 +522,14 @@ class SlotKeeper:
             waiters = list(self._waiting.values())
             self._arrived.clear()
         for waiter in waiters:
-            refusal = ConcurrencyLimitError(
-                tag=min(waiter.request.names).removeprefix(TAG),
-                problem=f"it cannot be looked at: {error}",
-            )
+            refusal: ShoalError
+            if isinstance(error, MissingExtraError):
+                refusal = MissingExtraError(feature=error.feature, requirement=error.requirement)
+            else:
+                refusal = ConcurrencyLimitError(
+                    tag=min(waiter.request.names).removeprefix(TAG),
+                    problem=f"it cannot be looked at: {error}",
+                )
             refusal.__cause__ = error
             self._decide(waiter, refusal)
 

@@ -246,7 +246,7 @@ class SqliteStore(SqlStore):
                 return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        if (version := _version(connection)) > VERSION:
+        if (version := _version_of_ours(connection)) > VERSION:
             raise sqlite3.DatabaseError(
                 f"its tables are of version {version}, and this version of Shoal knows those up to {VERSION}:"
                 " install the one that made it, or a newer one"
@@ -270,8 +270,6 @@ class SqliteStore(SqlStore):
         if version == 1:
             _migrate_1(connection, now)
         elif version == 0:
-            if connection.execute("SELECT 1 FROM sqlite_schema").fetchall():
-                raise sqlite3.DatabaseError("it is a database of something else")
             _make_tables(connection)
         if connection.execute("SELECT start FROM machine").fetchall() != [(start,)]:
             _forget_the_start_before(connection, now, start, keep=version < VERSION)
@@ -327,6 +325,17 @@ def _is_locked(error: BaseException | None) -> bool:
 def _version(connection: sqlite3.Connection) -> int:
     ((version,),) = connection.execute("PRAGMA user_version").fetchall()
     return int(version)
+
+
+def _version_of_ours(connection: sqlite3.Connection) -> int:
+    """The version of the tables; 0 if there are none at all."""
+    connection.execute("BEGIN")  # so that both answers are of one moment
+    version = _version(connection)
+    strange = not version and connection.execute("SELECT 1 FROM sqlite_schema").fetchall()
+    connection.execute("COMMIT")
+    if strange:
+        raise sqlite3.DatabaseError("it is a database of something else")
+    return version
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:

@@ -2,6 +2,7 @@
 
 scheduler.py    pure: events in, effects out; no threads, no clock, no I/O
 endings.py      pure: runs are ended from outside, by cancels and time limits
+caps.py         pure: how many runs of a task, or of all, may run at once
 wait_graph.py   pure: who waits for what, and what would close a circle
 pulling.py      pure: the scheduler of workers in this process, which take what is ready
 pushing.py      pure: the scheduler of backends to which batches are sent; made of
@@ -23,6 +24,7 @@ dispatchers.py  the impure shell, by the kind of backend: its events, and the ef
   dispatcher.py   what all kinds have: lock, clock, threads, and an order of effects
   ledger_events.py  the ledger's half
   intake.py       runs come in
+  calling.py      places of caps for direct calls
   answers.py      what futures ask of whoever runs them
   runlog.py       log lines about task runs
 """

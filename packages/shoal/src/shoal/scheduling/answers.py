@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import weakref
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from shoal.calls import CANCELLED, COMPLETED, CRASHED, DONE, FAILED, Handle
 from shoal.context import INHERITED, LOCK
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
     from shoal.context import FlowLabel
     from shoal.futures import TaskFuture
+    from shoal.futures.awaiting import Place
     from shoal.futures.maps import MapRecord
+    from shoal.specs import TaskSpec
 
-__all__ = ["NOT_HERE", "Answers"]
+__all__ = ["NOT_HERE", "Answers", "CallingHere"]
 
 #: Why a child that user code forks cannot use what it inherited.
 NOT_HERE = (
@@ -39,12 +41,28 @@ NOT_HERE = (
 _ENTERED: weakref.WeakSet[Answers] = weakref.WeakSet()
 
 
+class CallingHere(Protocol):
+    """See `Answers.calling`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def pause(self, wait: Callable[[], Any], /) -> Any:
+        """Waits without a place."""
+
+    def step(self, step: Callable[[], Any], /) -> Any:
+        """Does a step of what streams."""
+
+
 class Answers:
     """The half of a dispatcher that futures know: with what is left to subclasses, an `Owner`."""
 
     #: The flow run whose runs these are, as far as there is one and only one.
     flow_run: FlowLabel | None = None
     _works_for: FlowLabel | None = None
+    #: Whether all runs are under a cap, the flow's.
+    capped = False
 
     def __init__(self) -> None:
         _ENTERED.add(self)
@@ -58,6 +76,19 @@ class Answers:
 
     def leave_to_parent(self) -> None:
         """In a child that user code has forked: from now on it takes no runs."""
+        raise NotImplementedError
+
+    def calling(self, task: TaskSpec, *, streams: bool = False) -> CallingHere:
+        """Within it, a capped task that this thread calls has a place of its caps.
+
+        Args:
+            task: the task.
+            streams: whether the thread is at other things too, between `step`s.
+        """
+        raise NotImplementedError
+
+    def place_of_call(self, task: TaskSpec) -> Place:
+        """A place of the caps of a task that a coroutine calls, which is to be taken first."""
         raise NotImplementedError
 
     def open_state(self, future: TaskFuture[Any]) -> State[Any]:

@@ -172,7 +172,7 @@ class LedgerBackend(LaunchingBackend, Protocol):
     """
 
     def tell(self, worker: Any, what: str, about: Any) -> None:
-        """Sends a worker word: "recall" a batch's number, "secede" a wait's."""
+        """Sends a worker word: "recall" a batch's number, "secede" a wait's, "place" the one of a wait that goes on."""
 
     def interrupt(self, worker: Any, entry: Any, run: TaskFuture[Any]) -> None:
         """Has a worker stop a run, or not begin it."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shoal.scheduling.effects import HELP
+from shoal.scheduling.effects import GO_ON, HELP
 
 if TYPE_CHECKING:
     from shoal.calls import Batch
@@ -73,6 +73,10 @@ class BlockedRun:
         if not self._queued:
             self._queued = True
             self._scheduler.effects.append((HELP, self))
+
+    def resume(self) -> None:
+        """It has a place of its caps: its worker is to be told that it may go on."""
+        self._scheduler.effects.append((GO_ON, self))
 
     def looked(self) -> None:
         """`look_again` is done."""

@@ -94,7 +94,8 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         if future._is_running() or (is_sent and self._has_begun(future)):
             retrying = call is not None and call.attempt > 1
             return State(StateType.RUNNING, "Retrying" if retrying else None, timestamp=now)
-        if phase == QUEUED:
+        caps = self.scheduler.caps
+        if phase == QUEUED or (phase == READY and caps is not None and caps.is_queued(future)):
             return State(StateType.PENDING, "Queued", timestamp=now)
         if phase == AWAITING_RETRY:
             due = detail.due if detail is not None else None

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import LedgerRules
+    from shoal.scheduling.caps import Entered
     from shoal.scheduling.observed import RunnerObserver
     from shoal.specs import TaskSpec
 
@@ -82,6 +83,11 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
 
             scheduler = ObservedPullingScheduler(backend.capabilities, limit, observer)
         super().__init__(scheduler, backend, runner_name)
+
+    def cap_all(self, most: int) -> None:
+        """See `Intake`."""
+        super().cap_all(most)
+        self.scheduler.leave_no_shortcut()
 
     # ------------------------------------------------------------------ what workers ask
 
@@ -345,6 +351,8 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
                 self.scheduler.fill()
         elif kind == effects_of.HELP:
             self._help(effect[1])
+        elif kind == effects_of.GO_ON:
+            self._go_on(effect[1])
         elif kind == effects_of.RECALL:
             self._recall_batch(effect[1])
         elif kind == effects_of.IDLE:
@@ -394,6 +402,9 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
 
     def _stuck(self, blocked_run: BlockedRun) -> None:
         """A blocked run can be given nothing."""
+
+    def _go_on(self, waiting: BlockedRun | Entered) -> None:
+        """What waited on a worker may go on."""
 
     def _recall_batch(self, batch: Batch) -> None:
         """Asks for what has not begun of a batch."""
@@ -487,6 +498,9 @@ class LedgerDispatcher(PushingDispatcher["LedgerBackend"]):
 
     def _stuck(self, blocked_run: BlockedRun) -> None:
         self.ledger.stuck(blocked_run)
+
+    def _go_on(self, waiting: BlockedRun | Entered) -> None:
+        self.ledger.go_on(waiting)
 
     def _recall_batch(self, batch: Batch) -> None:
         self.ledger.recall(batch)

@@ -24,10 +24,11 @@ HELP = 18  # blocked run: look whether a waiting worker can be given what it wai
 GONE = 19  # slot: a spare one is not needed any more
 OVERDUE = 20  # future, call: an attempt was stopped by force at its time limit
 UNKNOWN = 21  # task: say `is_slow` in a while, unless its first runs have ended by then
+GO_ON = 34  # blocked run, or what has entered: it may go on
 FILL = 22  # there may be more to launch, once what was launched before has left
 
 # Of the ledger:
-TELL = 23  # worker, what, about what: "recall" batch number, "secede" wait
+TELL = 23  # worker, what, about what: "recall" batch number, "secede" wait, "place" wait
 WITHDRAW = 24  # in-flight batch: ask the system for it, unless a worker has begun it
 KILL = 25  # worker, job, run: stop by force what executes the run
 GIVE_UP = 26  # in-flight batch, run: it does not stop, and its worker is not killed for it

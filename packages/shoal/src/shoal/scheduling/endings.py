@@ -6,7 +6,7 @@ has stopped, or was given up: they *linger*.
     cancel, expired ──INTERRUPT──▶ a worker ──stopped──▶ RELEASE
                                      └────── given_up ──────┘
 
-May import futures and what lies above them; it is given the scheduler whose runs it ends.
+May import `caps` and what lies above it; it is given the scheduler whose runs it ends.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shoal.calls import CANCELLED, CRASHED, DONE, FAILED, READY, RUNNING, SENT
 from shoal.exceptions import TaskRunTimeout
 from shoal.futures.maps import MapRecord
+from shoal.scheduling.caps import Line
 from shoal.scheduling.effects import INTERRUPT, RELEASE
 from shoal.states import TimedOut
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.futures.run import TaskFuture
+    from shoal.scheduling.caps import Ready
 
 __all__ = ["Endings", "Ends"]
 
@@ -34,10 +36,11 @@ class Ends(Protocol):
     """A scheduler, as far as its runs can be ended; see there."""
 
     effects: deque[tuple[Any, ...]]
-    ready: deque[TaskFuture[Any] | MapRecord[Any]]
-    ready_async: deque[TaskFuture[Any] | MapRecord[Any]]
+    ready: deque[Ready]
+    ready_async: deque[Ready]
     waiting: set[TaskFuture[Any]]
     delayed: set[TaskFuture[Any]]
+    caps: Any
 
     def pick(self, future: TaskFuture[Any]) -> bool:
         """Takes an element that no worker has begun out of its map."""
@@ -175,13 +178,17 @@ class Endings:
         for future in [*latest, *islice(scheduler.delayed, most - len(latest))]:
             self.cancel(future, now)
             most -= 1
-        for ready_queue in (scheduler.ready, scheduler.ready_async):
+        for ready_queue in self._queues():
             most = self._cancel_ready(ready_queue, most, now)
         return most <= 0
 
-    def _cancel_ready(
-        self, ready_queue: deque[TaskFuture[Any] | MapRecord[Any]], most: int, now: float
-    ) -> int:
+    def _queues(self) -> list[Any]:
+        """Where runs are queued that are ready: those that wait for a place, and then the rest."""
+        caps = self._scheduler.caps
+        lines = [line.items for line in caps.lines()] if caps is not None else []
+        return [*lines, self._scheduler.ready, self._scheduler.ready_async]
+
+    def _cancel_ready(self, ready_queue: deque[Ready], most: int, now: float) -> int:
         """Cancels what is ready; returns how much of `most` is left."""
         while most > 0:
             try:
@@ -194,6 +201,12 @@ class Endings:
                     ready_queue.appendleft(item)
                 else:
                     item.queued = False
+            elif isinstance(item, Line):
+                item.queued = False
+                if item.items:  # they are more than are to be ended now
+                    ready_queue.appendleft(item)
+                    item.queued = True
+                    break
             else:
                 self.cancel(item, now)
                 most -= 1
@@ -215,10 +228,12 @@ class Endings:
 
     def crash_ready(self, error: Callable[[str], BaseException], now: float) -> None:
         """Ends all that is ready as CRASHED; see `crash`."""
-        for ready_queue in (self._scheduler.ready, self._scheduler.ready_async):
+        for ready_queue in self._queues():
             while ready_queue:
                 item = ready_queue.popleft()
-                if isinstance(item, MapRecord):
+                if isinstance(item, Line):
+                    item.queued = False
+                elif isinstance(item, MapRecord):
                     item.queued = False
                     self.crash_unclaimed(item, error, now)
                 else:

@@ -1,6 +1,6 @@
 """Which of the runs that are ready go together in a batch. Pure; how many is for `batching` to say.
 
-May import futures and what lies above them; of schedulers, nothing.
+May import `caps` and what lies above it; of schedulers, nothing else.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import READY, SENT, WAITING, Batch, Handle
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
+from shoal.scheduling.caps import Line
 
 if TYPE_CHECKING:
     from collections import deque
 
     from shoal.scheduling.batching import Durations
     from shoal.scheduling.capabilities import Capabilities
-    from shoal.specs import TaskSpec
+    from shoal.specs import TaskCap, TaskSpec
 
 __all__ = ["BatchMaker"]
 
@@ -49,7 +50,7 @@ class BatchMaker:
         self.numbers = itertools.count(1)
 
     def make(
-        self, ready: deque[TaskFuture[Any] | MapRecord[Any]], slot: int, spread: int
+        self, ready: deque[Any], slot: int, spread: int, most_runs: int = 1 << 30
     ) -> Batch | None:
         """The next batch; `None` if nothing of all this can still start. Hot.
 
@@ -57,10 +58,11 @@ class BatchMaker:
             ready: what it is made of, in order; what goes into it, or cannot start any more, is taken out.
             slot: where it will be sent.
             spread: over how many slots what is ready could be spread.
+            most_runs: in it.
         """
         runs: Any = []
         total = 0.0
-        limit = 1 << 30
+        limit = most_runs
         known = True
         linked = 0
         company: Any = None
@@ -69,7 +71,19 @@ class BatchMaker:
         observed, most, worth = 0, 1, 0.0  # of that task
         while ready and len(runs) < limit:
             item = ready[0]
-            task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
+            if type(item) is TaskFuture:
+                task = item._task
+            elif type(item) is Line:
+                if runs:
+                    break
+                batch = self._line_batch(item, slot, spread)
+                if batch is not None:
+                    return batch
+                ready.popleft()
+                item.queued = False
+                continue
+            else:
+                task = item.task
             if task is not expected_of:
                 expected_of = task
                 seconds, observed = self.expected(task)
@@ -84,8 +98,7 @@ class BatchMaker:
                     ready.popleft()
                     item.queued = False
                     continue
-                return self._record_batch(ready, item, slot, spread, seconds, observed)
-            assert isinstance(item, TaskFuture)
+                return self._record_batch(ready, item, slot, spread, seconds, observed, most_runs)
             if item._phase != READY or not hasattr(item, "_start"):
                 ready.popleft()
                 continue
@@ -126,22 +139,33 @@ class BatchMaker:
 
     def _record_batch(
         self,
-        ready: deque[TaskFuture[Any] | MapRecord[Any]],
+        ready: deque[Any],
         record: MapRecord[Any],
         slot: int,
         spread: int,
         seconds: float | None,
         observed: int,
+        most_runs: int,
     ) -> Batch:
-        span = self.take_span(record, spread, seconds, observed)
+        span = self.take_span(record, spread, seconds, observed, most_runs)
         if not record.unclaimed:
             ready.popleft()
             record.queued = False
         total = None if seconds is None else seconds * len(span)
         return Batch(next(self.numbers), slot, span, total)
 
+    def _line_batch(self, line: Line, slot: int, spread: int) -> Batch | None:
+        """The next batch of a line, if there is a place for it; coroutines need one each, as they run side by side."""
+        room = line.room()
+        if room <= 0 or not line.prune():
+            return None
+        if line.on_loop and self._capabilities.loops:
+            return self.make(line.items, slot, spread, room)
+        return self.make(line.items, slot, min(spread, room))
+
     def _fuse(self, runs: list[TaskFuture[Any]], last: TaskFuture[Any]) -> None:
         """Lets the chain that hangs on a run travel with it: each run the only one that waits for the one before."""
+        cap = last._task.cap
         if last._task.is_async or last._task.batch_limit == 1 or last._details().alone:
             return
         if _travels_alone(last):
@@ -160,8 +184,7 @@ class BatchMaker:
                 or detail.limited
                 or detail.alone
                 or follower._dispatcher.scheduler is not scheduler
-                or follower._task.is_async
-                or follower._task.batch_limit is not None
+                or not (follower._task.links if cap is None else _shares_cap(follower, cap))
                 or (
                     self._capabilities.sorts
                     and self.company_of(follower) != self.company_of(runs[0])
@@ -174,7 +197,12 @@ class BatchMaker:
             last = follower
 
     def take_span(
-        self, record: MapRecord[Any], spread: int, seconds: float | None, observed: int
+        self,
+        record: MapRecord[Any],
+        spread: int,
+        seconds: float | None,
+        observed: int,
+        most: int = 1 << 30,
     ) -> Span:
         """Takes the next elements of a map, as many as travel together.
 
@@ -183,11 +211,12 @@ class BatchMaker:
             spread: over how many slots its elements could be spread.
             seconds: what `expected` says of its task.
             observed: the same.
+            most: of them.
         """
         start, stop = record.unclaimed[0]
         batch_limit = 1 if getattr(record.options, "alone", False) else record.task.batch_limit
         size = self._policy.size(seconds, observed, stop - start, spread, batch_limit)
-        start, stop = record.take(size)
+        start, stop = record.take(min(size, most))
         for index in range(start, stop) if record.futures else ():
             future = record.futures.get(index)
             if future is not None and future._claim():
@@ -213,6 +242,11 @@ class BatchMaker:
             tuple(sorted(future._task.resources.items())) if future._task.resources else None,
             frozenset(places),
         )
+
+
+def _shares_cap(run: TaskFuture[Any], cap: TaskCap) -> bool:
+    """Whether a run needs no place besides the one of a batch under a cap."""
+    return run._task.cap == cap and run._task.batch_limit is None
 
 
 def _travels_alone(run: TaskFuture[Any]) -> bool:

@@ -10,7 +10,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from shoal.calls import Call
-from shoal.context import HERE, INHERITED, LOCK, SCOPE, TAGS, Scope
+from shoal.context import CALL, HERE, INHERITED, LOCK, SCOPE, TAGS, Scope
 from shoal.engine import inputs
 from shoal.engine.inputs import ATOMS, value_of
 from shoal.exceptions import RunnerStateError
@@ -20,11 +20,14 @@ from shoal.futures.maps import MapRecord
 from shoal.logs import library_logger
 from shoal.names import next_number, reserve
 from shoal.scheduling.answers import Answers
+from shoal.scheduling.caps import Caps, caps_of
 from shoal.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from shoal.futures.awaiting import Place
+    from shoal.scheduling.answers import CallingHere
     from shoal.scheduling.backend import Backend
     from shoal.specs import TaskSpec
 
@@ -92,6 +95,33 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
         """Takes no more runs, and says why to whoever submits one."""
         self._problem = problem
         self.closed = True
+
+    def cap_all(self, most: int) -> None:
+        """Of all its runs no more than so many are to execute at once; before the first comes."""
+        self.capped = True
+        self.scheduler.caps = Caps(most)
+
+    def calling(self, task: TaskSpec, *, streams: bool = False) -> CallingHere:
+        """See `Answers`."""
+        from shoal.scheduling.calling import Calling, Streaming
+
+        with LOCK:
+            line = caps_of(self.scheduler).line_of(task)
+            assert line is not None  # only then is this asked
+            call = CALL.get() if HERE.loop else None
+            if call is not None:  # that run cannot lend its place, as its thread has others to run
+                line = caps_of(self.scheduler).beside(line, call.task)
+        kind = Streaming if streams else Calling
+        return kind(self, line, task.name)
+
+    def place_of_call(self, task: TaskSpec) -> Place:
+        """See `Answers`."""
+        from shoal.scheduling.calling import CallPlace
+
+        with LOCK:
+            line = caps_of(self.scheduler).line_of(task)
+        assert line is not None  # only then is this asked
+        return CallPlace(self, line)
 
     def submit(
         self,

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.in_flight import ErrorOf
     from shoal.scheduling.pushing import PushingScheduler
+    from shoal.specs import TaskCap
 
 __all__ = ["Ledger"]
 
@@ -423,6 +424,20 @@ class Ledger:
         if blocked_run not in entry.wanting:
             entry.wanting.append(blocked_run)
         self.books.withdraw(entry)
+
+    def would_go_on(self, worker: WorkerState, wait: int, cap: TaskCap | None) -> None:
+        """A run that waited on a worker waits no more for others, and goes on once it has a place of its caps.
+
+        Args:
+            worker: the worker.
+            wait: its number there.
+            cap: that the run is under from now on.
+        """
+        blocked_run = worker.waits.get(wait)
+        if blocked_run is None:  # its batch is in flight no more, or the wait was refused
+            self._effects.append((effects.TELL, worker, "place", wait))
+        else:
+            self._scheduler.worker_waits.would_go_on(blocked_run, cap)
 
     # ------------------------------------------------------------------ runs are stopped, batches recalled
 

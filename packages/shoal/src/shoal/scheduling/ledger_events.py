@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shoal.scheduling.backend import LedgerBackend
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import LedgerRules
+    from shoal.scheduling.caps import Entered
     from shoal.scheduling.in_flight import (
         Departure,
         ErrorOf,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     )
     from shoal.scheduling.observed import RunnerObserver
     from shoal.scheduling.pushing import PushingScheduler
+    from shoal.specs import TaskCap
 
 __all__ = ["LedgerEvents"]
 
@@ -207,6 +209,12 @@ class LedgerEvents:
             self._ledger.resumed(worker, wait)
         self._drain()
 
+    def would_go_on(self, worker: WorkerState, wait: int, cap: TaskCap | None) -> None:
+        """A run that waited on a worker waits no more for others, and goes on once it has a place; see `Ledger`."""
+        with LOCK:
+            self._ledger.would_go_on(worker, wait, cap)
+        self._drain()
+
     def kill_refused(self, worker: WorkerState, number: int, run_number: int) -> None:
         """A worker was not killed for the sake of a run, as others have something there."""
         with LOCK:
@@ -224,6 +232,11 @@ class LedgerEvents:
         """Asks for what has not begun of a batch."""
         with LOCK:
             self._ledger.recall(batch)
+
+    def go_on(self, waiting: BlockedRun | Entered) -> None:
+        """What waited on a worker for a place of its caps has it."""
+        worker, wait = waiting.tag
+        self._backend.tell(worker, "place", wait)
 
     def interrupt(self, run: TaskFuture[Any]) -> None:
         """Stops a run that may be executing; with the lock held."""

@@ -15,6 +15,7 @@ from shoal.futures.maps import Span
 from shoal.scheduling.ledger import Ledger
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.scheduling.pushing import PushingScheduler
+from shoal.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -233,6 +234,10 @@ class ObservedPullingScheduler(_Observed, PullingScheduler):
         """See `Scheduler`."""
         self.observer.submitted(future, ())
         PullingScheduler.submit(self, future)
+
+    def _submit_capped(self, future: TaskFuture[Any]) -> None:
+        self.observer.submitted(future, ())
+        Scheduler.submit(self, future)
 
     def complete(self, future: TaskFuture[Any], value: Any, now: float) -> None:
         """See `Scheduler`."""

@@ -1,6 +1,6 @@
 """The scheduler of workers in this process, which take what is ready. Pure; see `scheduler`.
 
-May import `scheduler`.
+May import `scheduler` and what lies above it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from shoal.calls import CRASHED
 from shoal.context import LOCK
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
+from shoal.scheduling.caps import Line, came_first, caps_of, task_of
 from shoal.scheduling.effects import CROWDED, LOOP, WAKE
 from shoal.scheduling.scheduler import Scheduler
 from shoal.scheduling.wait_graph import tell_wanting
 
 if TYPE_CHECKING:
     from shoal.scheduling.capabilities import Capabilities
+    from shoal.specs import TaskSpec
 
 __all__ = ["PullingScheduler"]
 
@@ -40,7 +42,7 @@ class PullingScheduler(Scheduler):
         growable: whether the backend is to be told when something is ready and nobody is idle.
         counting: whether `busy` is kept: only since there was a coroutine, as threads are bounded by being so many.
         busy: runs that hold one of the `limit` places.
-        resuming: who waits for a place to go on.
+        resuming: who waits for a place to go on, and under which caps.
     """
 
     def __init__(self, capabilities: Capabilities, limit: int | None = None) -> None:
@@ -51,11 +53,18 @@ class PullingScheduler(Scheduler):
         self.growable = True
         self.counting = False
         self.busy = 0
-        self.resuming: deque[Any] = deque()
+        self.resuming: deque[tuple[Any, Line | None]] = deque()
+
+    def leave_no_shortcut(self) -> None:
+        """From now on every run that comes passes the caps."""
+        self.submit = self._submit_capped  # type: ignore[method-assign]
+
+    def _submit_capped(self, future: TaskFuture[Any]) -> None:
+        super().submit(future)
 
     def submit(self, future: TaskFuture[Any]) -> None:
         """See `Scheduler`. Hot; takes no lock unless somebody is to be told."""
-        if future._task.is_async:
+        if future._task.is_apart:
             super().submit(future)
             return
         next(self._submitted)
@@ -70,13 +79,42 @@ class PullingScheduler(Scheduler):
             self.settle(future, CRASHED, self.broken(future.name), future._since)
             return
         future._start = True
-        if future._task.is_async:
+        line = self._line_for(future._task)
+        if line is not None:
+            line.items.append(future)
+            self._queue_lines()
+        elif future._task.is_async:
             self.count_places()
             self.ready_async.append(future)
             self.effects.append((LOOP,))
         else:
             self.ready.append(future)
             self._call_worker()
+
+    def _line_for(self, task: TaskSpec) -> Line | None:
+        """The line for runs of a task that are ready, `None` if they are under no cap."""
+        if self.caps is None and task.cap is None:
+            return None
+        line = caps_of(self).line_of(task)
+        if line is not None:
+            self.count_places()
+        return line
+
+    def _queue_lines(self) -> None:
+        """Lines of which something could start are queued, and workers called for them."""
+        assert self.caps is not None  # there are lines
+        for line in self.caps.startable():
+            line.queued = True
+            if line.on_loop:
+                self.ready_async.append(line)
+                self.effects.append((LOOP,))
+            else:
+                try:
+                    first = came_first(line, self.ready[0])
+                except IndexError:  # there is nothing else, or it was taken at this moment
+                    first = True
+                self.ready.insert(0 if first else 1, line)
+                self._call_worker(line.room())
 
     def _push_record(self, record: MapRecord[Any], last: bool) -> None:
         if record.queued:
@@ -85,12 +123,17 @@ class PullingScheduler(Scheduler):
             self.endings.crash_unclaimed(record, self.broken, record.submitted)
             return
         record.queued = True
-        ready_queue = self.ready_async if record.task.is_async else self.ready
+        line = self._line_for(record.task)
+        ready_queue: deque[Any] = self.ready_async if record.task.is_async else self.ready
+        if line is not None:
+            ready_queue = line.items
         if last:
             ready_queue.append(record)
         else:
             ready_queue.appendleft(record)
-        if record.task.is_async:
+        if line is not None:
+            self._queue_lines()
+        elif record.task.is_async:
             self.count_places()
             self.effects.append((LOOP,))
         else:
@@ -137,7 +180,7 @@ class PullingScheduler(Scheduler):
                 return None
             if worker in self.idle:
                 self.idle.remove(worker)
-        self.occupied(worker)
+        self.occupied(worker, work)
         return work
 
     def _first(self) -> TaskFuture[Any] | Span | None:
@@ -147,6 +190,11 @@ class PullingScheduler(Scheduler):
             if type(item) is TaskFuture:
                 if item._claim():
                     return item
+                continue
+            if type(item) is Line:
+                work = self._first_of(item)
+                if work is not None:
+                    return work
                 continue
             assert isinstance(item, MapRecord)
             span = self._take_span(item)
@@ -160,6 +208,24 @@ class PullingScheduler(Scheduler):
                 return span
         return None
 
+    def _first_of(self, line: Line) -> TaskFuture[Any] | Span | None:
+        """The first run of a line, or some elements of a map, if there is a place for it: it is about to be taken."""
+        room = line.room()
+        work: TaskFuture[Any] | Span | None = None
+        while room > 0 and work is None and line.prune():
+            item = line.items[0]
+            if type(item) is TaskFuture:
+                line.items.popleft()
+                work = item if item._claim() else None
+            else:
+                work = self._take_span(item)  # type: ignore[arg-type]
+        line.queued = room > 1 and line.prune()
+        if line.queued:
+            self.ready.appendleft(line)
+            if self.idle:
+                self._call_worker()
+        return work
+
     # Places: how many runs may run at once. Threads are bounded by being so many; they are counted only since there
     # was a coroutine, which shares the bound with them.
 
@@ -168,7 +234,7 @@ class PullingScheduler(Scheduler):
 
         Threads are bounded by being so many; but not beside coroutines, nor beside a thread that lent its place.
         """
-        if self.counting or self.limit is None:
+        if self.counting or (self.limit is None and self.caps is None):
             return
         self.counting = True
         for worker in self.workers:
@@ -176,17 +242,22 @@ class PullingScheduler(Scheduler):
                 worker.counted = True
                 self.busy += 1
 
-    def occupied(self, worker: Any) -> None:
-        """A worker has begun a run."""
+    def occupied(self, worker: Any, work: TaskFuture[Any] | Span) -> None:
+        """A worker is about to begin a run, or elements of a map."""
         if self.counting:
             worker.counted = True
             self.busy += 1
+            if self.caps is not None:
+                worker.line = self.caps.line_of(task_of(work))
+                if worker.line is not None:
+                    self.caps.take(worker.line)
 
     def vacated(self, worker: Any) -> None:
         """A worker's run has ended, or waits."""
         if worker.counted:
             worker.counted = False
-            self.vacate()
+            line, worker.line = worker.line, None
+            self.vacate(line)
 
     def take_async(self, most: int) -> list[TaskFuture[Any]]:
         """Up to `most` coroutines' runs for the loop."""
@@ -196,9 +267,31 @@ class PullingScheduler(Scheduler):
             most = min(most, self.limit - self.busy)
         while ready and len(taken) < most:
             item = ready[0]
+            if type(item) is Line:
+                ready.popleft()
+                room = min(item.room(), most - len(taken))
+                some = self._some_coroutines(item.items, room)
+                assert self.caps is not None  # there are lines
+                self.caps.take(item, len(some))
+                item.queued = item.room() > 0 and item.prune()
+                if item.queued:
+                    ready.append(item)
+                taken.extend(some)
+            else:
+                taken.extend(self._some_coroutines(ready, most - len(taken)))
+        self.busy += len(taken)
+        return taken
+
+    def _some_coroutines(self, ready: deque[Any], most: int) -> list[TaskFuture[Any]]:
+        """Up to `most` of what is queued, claimed, up to the first line."""
+        taken: list[TaskFuture[Any]] = []
+        while ready and len(taken) < most:
+            item = ready[0]
             if isinstance(item, TaskFuture):
                 ready.popleft()
                 future = item
+            elif type(item) is Line:
+                break
             elif not item.unclaimed:  # those that were left were cancelled one by one
                 ready.popleft()
                 item.queued = False
@@ -209,7 +302,6 @@ class PullingScheduler(Scheduler):
                 item.since[index] = item.submitted
             if future._claim():
                 taken.append(future)
-        self.busy += len(taken)
         return taken
 
     def _take_span(self, record: MapRecord[Any]) -> Span | None:
@@ -236,29 +328,68 @@ class PullingScheduler(Scheduler):
             self._push_record(span.record, last=False)
             tell_wanting(span.record.wanting)
 
-    def vacate(self) -> None:
-        """A place among the `limit` is free again (its run ended, or waits)."""
+    def vacate(self, line: Line | None = None) -> None:
+        """A place among the `limit` is free again (its run ended, or waits), and one of a line's caps."""
         self.busy -= 1
-        if self.limit is None:
+        if line is not None:
+            assert self.caps is not None  # there are lines
+            self.caps.free(line)
+        if self.caps is not None:
+            self.serve_caps()
+        elif self.limit is None:
             return
-        if self.resuming:
+        elif self.resuming:
             self.busy += 1
-            self.resuming.popleft().resume()
+            self.resuming.popleft()[0].resume()
         elif self.ready and self.idle:
             self.effects.append((WAKE, self.idle.pop()))
         elif self.ready_async:
             self.effects.append((LOOP,))
 
-    def occupy(self, who: Any) -> bool:
-        """A run that had waited goes on: takes a place, or queues for one (`who.resume()` is called then)."""
+    def serve_caps(self) -> None:
+        """See `Scheduler`."""
+        assert self.caps is not None  # only then are there any
+        for _ in range(len(self.resuming)):
+            who, line = self.resuming.popleft()
+            if self.occupy(who, line):
+                who.resume()
+        self.caps.serve()
+        self.caps.tell_refused()
+        self._queue_lines()
         if self.limit is None or self.busy < self.limit:
+            if self.ready and self.idle:
+                self.effects.append((WAKE, self.idle.pop()))
+            if self.ready_async:
+                self.effects.append((LOOP,))
+
+    def occupy(self, who: Any, line: Line | None = None) -> bool:
+        """A run that had waited goes on: takes a place, or queues for one (`who.resume()` is called then).
+
+        Args:
+            who: the thread or coroutine.
+            line: whose caps it is under, if any.
+        """
+        if (self.limit is None or self.busy < self.limit) and (line is None or line.room() > 0):
             self.busy += 1
+            if line is not None:
+                assert self.caps is not None  # there are lines
+                self.caps.take(line)
             return True
-        self.resuming.append(who)
+        self.resuming.append((who, line))
         return False
+
+    def withdraw(self, who: Any) -> None:
+        """Somebody waits no longer for a place."""
+        self.resuming = deque(entry for entry in self.resuming if entry[0] is not who)
+
+    def line_of(self, future: TaskFuture[Any]) -> Line | None:
+        """Whose caps a run is under, if any."""
+        return self.caps.line_of(future._task) if self.caps is not None else None
 
     def claim_span(self, record: MapRecord[Any]) -> Span | None:
         """Takes some elements of a map out of their turn, wherever they are queued."""
+        if self.caps is not None and self.caps.refuses(record):
+            return None
         record.gather()
         span = self._take_span(record)
         if span is not None and record.unclaimed:
@@ -269,4 +400,6 @@ class PullingScheduler(Scheduler):
         """Takes a ready run out of its turn, wherever it is queued."""
         if future._task.is_async:
             return False  # the loop runs it
+        if self.caps is not None and self.caps.refuses(future):
+            return False
         return self.pick(future) and future._claim()

@@ -82,18 +82,19 @@ class PushingScheduler(SendingScheduler):
             return
         batch, open_positions = entry
         span = batch.runs if type(batch.runs) is Span else None
-        if span is not None and self._complete_range(span, open_positions, positions, values, ends):
-            return
-        for position, value, end in zip(positions, values, ends, strict=True):
-            if position not in open_positions:
-                continue
-            open_positions.discard(position)
-            if type(value) is Outcome:
-                self.ended(self._sent_at(batch, position), value, end)
-            elif span is not None:
-                self.element_completed(span.record, span.start + position, value, end)
-            else:
-                self.complete(batch.runs[position], value, end)
+        if span is None or not self._complete_range(span, open_positions, positions, values, ends):
+            for position, value, end in zip(positions, values, ends, strict=True):
+                if position not in open_positions:
+                    continue
+                open_positions.discard(position)
+                if type(value) is Outcome:
+                    self.ended(self._sent_at(batch, position), value, end)
+                elif span is not None:
+                    self.element_completed(span.record, span.start + position, value, end)
+                else:
+                    self.complete(batch.runs[position], value, end)
+        if self.caps is not None and self.caps.now_open(number, len(open_positions)):
+            self.fill()
 
     def _complete_range(
         self,
@@ -159,6 +160,8 @@ class PushingScheduler(SendingScheduler):
         back = sorted(open_positions.intersection(positions))
         open_positions.difference_update(back)
         self._again(batch, back)
+        if self.caps is not None:
+            self.caps.now_open(number, len(open_positions))
         self.fill()
 
     def batch_split(self, number: int) -> None:
@@ -190,6 +193,8 @@ class PushingScheduler(SendingScheduler):
         batch, open_positions = entry
         self.recalled.discard(number)
         self._several.pop(number, None)
+        if self.caps is not None:
+            self.caps.now_open(number, 0)
         self._again(batch, sorted(open_positions))
         if batch.blocked_run is None:
             self.slots.closed(batch)

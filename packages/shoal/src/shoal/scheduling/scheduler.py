@@ -2,6 +2,7 @@
 
     scheduler.py    what both kinds of backends share: dependencies, ends, retries
     endings.py      runs are ended from outside: cancels, time limits
+    caps.py         how many of a task, or of all, may run at once
     wait_graph.py   who waits for what
     pulling.py      workers of this process take what is ready
     pushing.py      batches are sent to slots; it says what lives in the files that it is made of
@@ -19,7 +20,6 @@ Guarantees, each checked by a Hypothesis state machine in `tests/core`:
 A run's way:  WAITING ─▶ QUEUED ─▶ READY ─▶ SENT ─▶ RUNNING ─▶ done
                                      ▲                 │              QUEUED only with limited tags,
                                      └ AWAITING_RETRY ◀┘              SENT only where batches are pushed
-
 The common run of a pulling backend passes without a lock; see `pulling`.
 
 Dependants may belong to another runner's scheduler: they are told through it, under the same lock.
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 
     from shoal.engine.inputs import Input
     from shoal.scheduling.capabilities import Capabilities
+    from shoal.scheduling.caps import Caps, Ready
     from shoal.states import State
 
 __all__ = ["Scheduler"]
@@ -86,12 +87,13 @@ class Scheduler:
     Attributes:
         open: runs that have not ended.
         finished: ends so far.
-        ready: what could start now, in order: futures, and map records with unclaimed elements.
+        ready: what could start now, in order: futures, map records with unclaimed elements, and lines of capped runs.
         ready_async: likewise for coroutines, where they go another way.
         waiting: runs whose upstreams have not all ended, or that have no slot of their limits yet.
         delayed: runs that wait for their retry.
         durations: how long runs of each task take.
         endings: ends runs from outside, and knows those whose code goes on.
+        caps: how many may run at once; `None` while nothing is capped.
         effects: what is to be done, in order.
         tells_ends: whether completions that nobody waits for are effects too (somebody logs them).
         tells_drained: whether somebody waits for `open` to become 0.
@@ -101,11 +103,12 @@ class Scheduler:
     def __init__(self, capabilities: Capabilities) -> None:
         self.capabilities = capabilities
         self.policy = capabilities.policy
-        self.ready: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
-        self.ready_async: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
+        self.ready: deque[Ready] = deque()
+        self.ready_async: deque[Ready] = deque()
         self.waiting: set[TaskFuture[Any]] = set()
         self.delayed: set[TaskFuture[Any]] = set()
         self.endings = Endings(self)
+        self.caps: Caps | None = None
         self.tells_ends = False
         self.tells_drained = False
         self.durations = Durations()
@@ -123,9 +126,7 @@ class Scheduler:
     @property
     def open(self) -> int:
         """Runs that have not ended."""
-        ended = (
-            self.finished
-        )  # first, so that a run that comes and goes meanwhile is not counted as ended only
+        ended = self.finished  # first: what comes and goes meanwhile must not count as ended
         return _reached(self._submitted) + self._mapped - ended
 
     # ------------------------------------------------------------------ runs come in
@@ -192,6 +193,10 @@ class Scheduler:
 
     def _push_record(self, record: MapRecord[Any], last: bool) -> None:
         """A map has unclaimed elements: behind all that is ready, or before it."""
+        raise NotImplementedError
+
+    def serve_caps(self) -> None:
+        """Places of caps are free: for who waits to go on, and then for what is ready."""
         raise NotImplementedError
 
     def claim(self, future: TaskFuture[Any]) -> bool:
@@ -477,18 +482,11 @@ class Scheduler:
     # ------------------------------------------------------------------ all end
 
     def cancel_some(self, most: int, now: float) -> bool:
-        """Ends up to `most` runs as CANCELLED that are not executing on a worker of this process.
-
-        Returns:
-            Whether there may be more.
-        """
+        """Ends up to `most` runs as CANCELLED that do not execute in this process; whether there may be more."""
         return self.endings.cancel_unsent(most, now)
 
     def broke(self, error: Callable[[str], BaseException], now: float) -> None:
-        """Nothing can be run any more: every run that is ready, or will be, is CRASHED with this.
-
-        What waits for something else ends when that does.
-        """
+        """Nothing can be run any more: every run that is ready, or once it will be, is CRASHED with this."""
         self.broken = error
         self.endings.crash_ready(error, now)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import CRASHED, DONE, READY, SENT, Batch
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
+from shoal.scheduling.caps import Line, came_first, caps_of
 from shoal.scheduling.effects import FILL, IDLE, LAUNCH, RECALL, UNKNOWN
 from shoal.scheduling.forming import BatchMaker
 from shoal.scheduling.scheduler import Scheduler
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from shoal.scheduling.capabilities import Capabilities
+    from shoal.scheduling.caps import Caps
     from shoal.specs import TaskSpec
 
 __all__ = ["SendingScheduler"]
@@ -70,7 +72,12 @@ class SendingScheduler(Scheduler):
             self.settle(future, CRASHED, self.broken(future.name), future._since)
             return
         future._start = True
-        self.ready_queue(future._task).append(future)
+        task = future._task
+        if task.is_apart or self.caps is not None:
+            self.ready_queue(task).append(future)
+            self.fill()
+            return
+        self.ready.append(future)
         if self.ready_async or (self.slots.has_room and len(self.ready) >= self._enough):
             self.fill()
 
@@ -89,14 +96,23 @@ class SendingScheduler(Scheduler):
             self.ready_queue(record.task).appendleft(record)
         self.fill()
 
-    def ready_queue(self, task: TaskSpec) -> deque[TaskFuture[Any] | MapRecord[Any]]:
-        """Where runs of a task are queued when they are ready."""
-        return self.ready_async if task.is_async and self.capabilities.loops else self.ready
+    def ready_queue(self, task: TaskSpec) -> deque[Any]:
+        """Where runs of a task are queued when they are ready; `fill` follows."""
+        if task.cap is not None or self.caps is not None:
+            line = caps_of(self).line_of(task)
+            if line is not None:
+                return line.items
+        return self.ready_async if self._goes_to_a_loop(task) else self.ready
+
+    def _goes_to_a_loop(self, task: TaskSpec) -> bool:
+        return task.is_async and self.capabilities.loops
 
     def claim(self, future: TaskFuture[Any]) -> bool:
         """Takes a ready run out of its turn, for a worker that waits for it."""
-        if self.ready_queue(future._task) is self.ready_async:
-            return False  # it is sent at once, or waits for nothing but a loop
+        if self._goes_to_a_loop(future._task):
+            return False  # it is sent at once, or waits for nothing but a loop or a place
+        if self.caps is not None and self.caps.refuses(future):
+            return False
         if not (self.pick(future) and future._claim()):
             return False
         if future._call is None:
@@ -106,7 +122,7 @@ class SendingScheduler(Scheduler):
 
     def claim_span(self, record: MapRecord[Any]) -> Span | None:
         """Takes some elements of a map out of their turn, for a worker that waits for it."""
-        if not record.unclaimed:
+        if not record.unclaimed or (self.caps is not None and self.caps.refuses(record)):
             return None
         seconds, observed = self.maker.expected(record.task)
         span = self.maker.take_span(record, len(self.slots.in_flight), seconds, observed)
@@ -140,6 +156,8 @@ class SendingScheduler(Scheduler):
         slots = self.slots
         last = self.latest + MADE_AT_ONCE
         self._enough = 0.0
+        if self.caps is not None:
+            self._queue_lines(self.caps)
         while self.ready_async:
             slot = slots.roomiest_loop()
             if slot is None:
@@ -176,8 +194,23 @@ class SendingScheduler(Scheduler):
                 return
         self._look_for_idle()
 
+    def serve_caps(self) -> None:
+        """See `Scheduler`."""
+        self.fill()
+
+    def _queue_lines(self, caps: Caps) -> None:
+        """Free places go to who waits to go on; of what is ready, what could start now is queued before what came later."""
+        caps.serve()
+        caps.tell_refused()
+        for line in caps.startable():
+            line.queued = True
+            queue = self.ready_async if line.on_loop and self.capabilities.loops else self.ready
+            queue.insert(0 if queue and came_first(line, queue[0]) else 1, line)
+
     def launch(self, batch: Batch) -> None:
         """A batch is in flight from now."""
+        if self.caps is not None:
+            self.caps.sent(batch.number, batch.runs, loops=self.capabilities.loops)
         self.batches[batch.number] = (batch, set(range(len(batch))))
         self.latest = max(self.latest, batch.number)
         if len(batch) > batch.linked + 1:
@@ -191,6 +224,8 @@ class SendingScheduler(Scheduler):
         if not self.policy.seconds:
             return in_flight < self.policy.window
         item = self.ready[0]
+        if type(item) is Line and not item.prune():
+            return True  # it is found out when it is its turn
         task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
         seconds, observed = self.durations.of(task)
         known = (
@@ -286,12 +321,16 @@ class SendingScheduler(Scheduler):
             number = next(iter(several))
             if self._can_be_shared(*self.batches[number]):
                 return True
+            if self.caps is not None:
+                return any(self._can_be_shared(*self.batches[number]) for number in several)
             del several[number]  # nor can it ever be
         return False
 
     def _can_be_shared(self, batch: Batch, positions: set[int]) -> bool:
         """Whether its worker may hold runs of a batch that another could begin."""
         if batch.number in self.recalled:
+            return False
+        if self.caps is not None and not self.caps.can_be_shared(batch.number):
             return False
         if self.capabilities.queues:
             return len(positions) > batch.linked + 1

@@ -3,6 +3,7 @@
     run_waits ─▶ BlockedRun ──HELP──▶ help ─▶ a batch for it, on top of what waits there, or at the spare slot lent to it
                    ▲                        │
                    └─── look_again ◀────────┘ closed, or something that it waits for became ready
+    would_go_on ─▶ under a cap, it waits until there is a place for it ──GO_ON──▶ its worker
     run_resumed ─▶ the run leaves its place; its spare slot ends when nothing is in flight there
 
 May import `blocked_run`, `wait_graph` and what lies above them; it is given the scheduler that it sends through.
@@ -16,6 +17,7 @@ from shoal.calls import SENT, Batch
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import wait_graph
 from shoal.scheduling.blocked_run import BlockedRun
+from shoal.scheduling.caps import caps_of
 from shoal.scheduling.effects import GONE
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.sending import SendingScheduler
+    from shoal.specs import TaskCap
 
 __all__ = ["WorkerWaits"]
 
@@ -100,15 +103,37 @@ class WorkerWaits:
         self.blocked_runs.setdefault(place, []).append(blocked_run)
         if blocks:
             if lends:
-                blocked_run.spare = self._slots.lend_to_all()
+                blocked_run.spare = spare = self._slots.lend_to_all(self._leaving)
+                self._leaving -= {spare}
             else:
                 if timed:
                     blocked_run.spare = self._slots.lend()
                 blocked_run.look_again()
         else:
             self._slots.leave_loop(batch)
+        if scheduler.caps is not None:
+            scheduler.caps.lend(number)
+            if blocks and not timed:
+                self.help_first(blocked_run)  # before others get the place that it has lent
         scheduler.fill()
         return blocked_run
+
+    def would_go_on(self, blocked_run: BlockedRun, cap: TaskCap | None) -> None:
+        """A run on a worker waits for no other run any more: it may go on once it has a place of its caps again. Until then
+        its worker gets nothing, which might wait for this run in turn.
+
+        Args:
+            blocked_run: what stands for it.
+            cap: that it is under from now on: its task's, or that of a task which it calls.
+        """
+        scheduler = self._scheduler
+        caps = caps_of(scheduler) if cap is not None else scheduler.caps
+        number = blocked_run.batch.number
+        is_open = number in scheduler.batches
+        if caps is None or not is_open or caps.take_again(number, blocked_run, cap):
+            blocked_run.resume()
+        else:
+            blocked_run.look_again()  # it can be given nothing: its place in the system is for others
 
     def run_resumed(self, blocked_run: BlockedRun) -> None:
         """A run on a worker goes on."""

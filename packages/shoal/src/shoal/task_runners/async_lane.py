@@ -130,7 +130,7 @@ class AsyncLane:
                 dispatcher.ended(future, outcome)
             finally:
                 if not given_up:
-                    dispatcher.scheduler.vacate()
+                    dispatcher.scheduler.vacate(dispatcher.scheduler.line_of(future))
                 if not self._tasks:
                     self._idle.set()
         dispatcher.drain()
@@ -152,13 +152,15 @@ class AsyncLane:
         task = self._tasks.pop(run, None)
         if task is None:
             return False
-        from shoal.limits.acquiring import give_up  # seldom needed
+        from shoal.limits.holding import give_up  # seldom needed
 
         give_up(task)
         self._given_up.add(run)
         if not self._tasks:
             self._idle.set()
-        self.dispatcher.scheduler.vacate()
+        place = PLACES.get(run._number)
+        if not (isinstance(place, _Place) and place.leave()):
+            self.dispatcher.scheduler.vacate(self.dispatcher.scheduler.line_of(run))
         return True
 
     def stop(self) -> None:
@@ -174,13 +176,23 @@ class AsyncLane:
 class _Place:
     """One of the runner's places, held by a coroutine while it does not wait for runs."""
 
-    __slots__ = ("_lane", "_resumed", "_run", "_waits")
+    __slots__ = ("_holds", "_lane", "_left", "_resumed", "_run", "_waits")
 
     def __init__(self, lane: AsyncLane, run: TaskFuture[Any]) -> None:
         self._lane = lane
         self._run = run
         self._waits = 0
+        self._holds = True
+        self._left = False
         self._resumed: asyncio.Future[None] | None = None
+
+    def leave(self) -> bool:
+        """Its run is given up, and takes no place any more; whether it has none. With `LOCK` held."""
+        self._left = True
+        if not self._holds:
+            self._lane.dispatcher.scheduler.withdraw(self)
+            self.resume()
+        return not self._holds
 
     def give_up(self, wanted: Wanted, wake: Callable[[], None]) -> None:
         """The coroutine is about to wait.
@@ -193,8 +205,9 @@ class _Place:
             wait_graph.check_cycle(wanted, self._run)
             wait_graph.blocked_on(self._run, wanted)
             self._waits += 1
-            if self._waits == 1:
-                scheduler.vacate()
+            if self._waits == 1 and not self._left:
+                self._holds = False
+                scheduler.vacate(scheduler.line_of(self._run))
         self._lane.dispatcher.drain()
 
     async def take_again(self) -> None:
@@ -205,13 +218,15 @@ class _Place:
             if self._waits:
                 return
             wait_graph.blocked_on(self._run, None)
-            if scheduler.occupy(self):
+            if self._left or scheduler.occupy(self, scheduler.line_of(self._run)):
+                self._holds = not self._left
                 return
             self._resumed = SERVICE_LOOP.get().create_future()
         await self._resumed
 
     def resume(self) -> None:
-        """A place is free; with `LOCK` held, from any thread."""
+        """It has a place again, or needs none; with `LOCK` held, from any thread."""
+        self._holds = not self._left
         resumed = self._resumed
         if resumed is not None:
             SERVICE_LOOP.get().call_soon_threadsafe(_wake, resumed)

@@ -131,6 +131,7 @@ class BaseTaskRunner:
     def __init__(self) -> None:
         self._dispatcher: AnyDispatcher | None = None
         self._entering = threading.Lock()
+        self._most_at_once: int | None = None
         self._observer: RunnerObserver | None = None
 
     # ------------------------------------------------------------------ for subclasses
@@ -255,6 +256,8 @@ class BaseTaskRunner:
                 )
             set_up()
             dispatcher = self.make_dispatcher()
+            if self._most_at_once is not None:
+                dispatcher.cap_all(self._most_at_once)
             outer = SCOPE.get()
             if outer is not None:  # on a worker: slots of limits are its driver's to give
                 dispatcher.keeper = outer.keeper
@@ -311,6 +314,10 @@ class BaseTaskRunner:
                     if self._observer is not None:
                         self._observer.left()
                         self._observer = None
+
+    def cap(self, most: int) -> None:
+        """Of all its runs no more than so many are to execute at once; before it is entered."""
+        self._most_at_once = most
 
     def _entered(self, wish: str) -> AnyDispatcher:
         dispatcher = self._dispatcher
@@ -410,6 +417,8 @@ class BaseTaskRunner:
 
     def _scope_here(self) -> Scope:
         scope = SCOPE.get()
+        if scope is not None and scope.drawing is not None:
+            return scope
         return self.scope(scope.flow_run if scope is not None else None)
 
     def cancel_all(self) -> None:

@@ -24,6 +24,7 @@ class ForeignRunner:
     """Stands between a flow and such a runner; to `Task.submit` and `Task.map` it is a dispatcher."""
 
     in_place = False
+    capped = False
 
     def __init__(self, runner: TaskRunner) -> None:
         self.runner = runner

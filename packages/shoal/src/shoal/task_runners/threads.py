@@ -24,6 +24,7 @@ from shoal.context import LOCK
 from shoal.engine.interrupt import Frames
 from shoal.futures.maps import MapRecord
 from shoal.logs import library_logger
+from shoal.scheduling.caps import Line
 from shoal.task_runners.base import BaseTaskRunner
 from shoal.task_runners.worker_backend import WorkerBackend
 from shoal.task_runners.workers import Worker
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shoal.futures.run import TaskFuture
+    from shoal.scheduling.caps import Ready
 
 __all__ = ["ThreadPoolTaskRunner"]
 
@@ -252,7 +254,7 @@ class ThreadBackend(WorkerBackend):
             scheduler.vacated(stuck)
             replace = bool(scheduler.ready)
             self._watch()
-        from shoal.limits.acquiring import give_up  # seldom needed
+        from shoal.limits.holding import give_up  # seldom needed
 
         give_up(stuck.thread)
         library_logger().warning(
@@ -332,17 +334,19 @@ def _has_rest(worker: Worker) -> bool:
     return worker.span is not None and length_hint(worker.span.indices) > 0
 
 
-def _ends_of(ready: Sequence[TaskFuture[Any] | MapRecord[Any]]) -> tuple[_Waiting, _Waiting]:
+def _ends_of(ready: Sequence[Ready]) -> tuple[_Waiting, _Waiting]:
     """The first and the last of what is ready and waits for a worker, as far as it is found near the ends."""
     few = min(len(ready), 100)
     return _found(ready, range(few), 0), _found(ready, range(-1, -few - 1, -1), -1)
 
 
-def _found(ready: Sequence[TaskFuture[Any] | MapRecord[Any]], places: range, end: int) -> _Waiting:
+def _found(ready: Sequence[Ready], places: range, end: int) -> _Waiting:
     for place in places:
         try:
             item = ready[place]
             index = None
+            if isinstance(item, Line):
+                item = item.items[end]
             if isinstance(item, MapRecord):
                 start, stop = item.unclaimed[end]
                 index = start if end == 0 else stop - 1
@@ -361,7 +365,7 @@ def _still_waits(waiting: _Waiting) -> bool:
     return item is not None and hasattr(item, "_start")
 
 
-def _few(ready: Sequence[TaskFuture[Any] | MapRecord[Any]]) -> int:
+def _few(ready: Sequence[Ready]) -> int:
     """How many runs are ready, counted no further than it matters for growing.
 
     By index: workers take from it meanwhile, and an iterator would notice.
@@ -372,7 +376,9 @@ def _few(ready: Sequence[TaskFuture[Any] | MapRecord[Any]]) -> int:
             item = ready[index]
         except IndexError:
             break
-        if isinstance(item, MapRecord):
+        if isinstance(item, Line):
+            count += min(item.room(), _few(item.items))
+        elif isinstance(item, MapRecord):
             count += sum(stop - start for start, stop in list(item.unclaimed))
         else:
             count += 1

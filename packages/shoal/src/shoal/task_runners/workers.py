@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
 from shoal.context import HERE, LOCK
-from shoal.engine.interrupt import Frame, Frames, Interrupt
+from shoal.engine.interrupt import Frame, Frames, Interrupt, answered_soon
 from shoal.engine.task_run import attempt_here, overdue_outcome
-from shoal.exceptions import NestingTooDeep
+from shoal.exceptions import NestingTooDeep, WaitCycle
 from shoal.futures.blocking import Countdown, Decision, Wakeup, block_plainly
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
@@ -39,6 +39,7 @@ from shoal.task_runners.packing import not_begun
 if TYPE_CHECKING:
     from shoal.engine.task_run import EndLimit
     from shoal.futures.blocking import Wanted
+    from shoal.scheduling.caps import Line
     from shoal.scheduling.dispatchers import PullingDispatcher
 
 __all__ = ["Pool", "Worker"]
@@ -95,6 +96,7 @@ class Worker:
         "counted",
         "frames",
         "helps",
+        "line",
         "since",
         "span",
         "stopping",
@@ -110,6 +112,7 @@ class Worker:
         self.stopping = False
         self.abandoned = False
         self.counted = False
+        self.line: Line | None = None
         self.thread: threading.Thread | None = None
         self._parked = threading.Lock()
         self._parked.acquire()
@@ -312,6 +315,8 @@ class Worker:
         """How a worker waits: untimed, it runs what it waits for; timed, or where there is nothing to run for it, it lends
         its place to a spare thread.
         """
+        if Decision.awaited(wanted) and answered_soon(wanted):
+            return True
         frames = self.frames
         frames.enter_shield()
         try:
@@ -333,24 +338,31 @@ class Worker:
             waiter.watch(wanted)
             running = self.running()
             me = running[-1] if running else None
+            line = self.line
             if me is not None and not waiter.woken:
                 wait_graph.blocked_on(me, wanted)
         try:
             work = None
             while True:
+                cycle: WaitCycle | None = None
                 with LOCK:
                     if waiter.woken or self._interrupted():
                         return
-                    work = wait_graph.claim_wanted(wanted, self, running)
-                    if work is None:
-                        self._asleep = True
-                    if me is not None:
+                    if me is not None:  # first: what it waits for may need its place
                         _dispatcher_of(me).scheduler.vacated(self)
+                    try:
+                        work = wait_graph.claim_wanted(wanted, self, running)
+                    except WaitCycle as error:
+                        cycle = error
                     if work is not None:
-                        _dispatcher_of(work).scheduler.occupied(self)
+                        _dispatcher_of(work).scheduler.occupied(self, work)
+                    elif cycle is None:
+                        self._asleep = True
                 if me is not None and _dispatcher_of(me).scheduler.effects:
                     _dispatcher_of(me).drain()
-                if work is None:
+                if cycle is not None:
+                    pass  # raised below, where it has its place again
+                elif work is None:
                     self.park()
                 elif len(self.frames.stack) >= DEEPEST:
                     self._too_deep(work)
@@ -363,7 +375,9 @@ class Worker:
                     self.run_span(work)
                 work = None
                 if me is not None:
-                    self._take_place(_dispatcher_of(me))
+                    self._take_place(_dispatcher_of(me), line)
+                if cycle is not None:
+                    raise cycle
         finally:
             with LOCK:
                 if me is not None:
@@ -376,16 +390,17 @@ class Worker:
         stack = self.frames.stack
         return bool(stack) and stack[-1].fired
 
-    def _take_place(self, dispatcher: PullingDispatcher) -> None:
-        """The run that waited goes on: it takes a place of its runner again."""
+    def _take_place(self, dispatcher: PullingDispatcher, line: Line | None) -> None:
+        """The run that waited goes on: it takes a place of its runner again, and one of its caps."""
         scheduler = dispatcher.scheduler
         if not scheduler.counting:
             return
         with LOCK:
             if self.counted:
                 return
-            occupied = scheduler.occupy(self)
+            occupied = scheduler.occupy(self, line)
             self.counted = True
+            self.line = line
             if not occupied:
                 self._asleep = True
         if not occupied:
@@ -413,6 +428,7 @@ class Worker:
         with LOCK:
             running = self.running()
             me = running[-1] if running else None
+            line = self.line
             if me is not None:
                 wait_graph.check_cycle(wanted, me)
                 _dispatcher_of(me).scheduler.count_places()
@@ -433,7 +449,7 @@ class Worker:
             if lent:
                 backend.lend_back()
             if me is not None:
-                self._take_place(_dispatcher_of(me))
+                self._take_place(_dispatcher_of(me), line)
 
 
 def _end_limit(dispatcher: PullingDispatcher, future: TaskFuture[Any]) -> None:

@@ -20,6 +20,7 @@ from shoal.testing.section_8_hooks import HookTests
 from shoal.testing.section_8_logs import LogTests
 from shoal.testing.section_8_runtime import RuntimeTests
 from shoal.testing.section_9_nesting import NestingTests
+from shoal.testing.section_10_caps import CapTests
 from shoal.testing.section_10_concurrency import ConcurrencyTests
 from shoal.testing.section_10_limits import LimitTests
 from shoal.testing.section_11_runners import RunnerTests
@@ -51,6 +52,7 @@ class TaskRunnerSuite(
     RuntimeTests,
     NestingTests,
     LimitTests,
+    CapTests,
     ConcurrencyTests,
 ):
     """Tests that a task runner does what users rely on, whichever runner runs their work.

@@ -199,6 +199,8 @@ class ProcessBackend(LedgerBackend):
         """See `LedgerBackend`: nobody has to secede, as another worker takes a spare slot."""
         if what == "recall":
             worker.channel.send(messages.RECALL, dumps(about))
+        elif what == "place":
+            worker.channel.send(messages.PLACE, dumps(about))
 
     def kill(self, worker: ProcessMember, job: Sent, run: TaskFuture[Any]) -> None:
         """See `LedgerBackend`."""

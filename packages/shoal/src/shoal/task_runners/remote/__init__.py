@@ -13,6 +13,7 @@ worker     worker.py      a worker process: what it holds, and what it says
            coroutines.py  async tasks
            record.py      what has begun, and how it ended, in memory that outlives the worker
            dispatcher.py  the driver's dispatcher, as runs on a worker see it
+           calling.py     places of caps for tasks that runs there call
            untold.py      what was submitted there, and what of it the driver is not told of yet
 between    messages.py    what they tell each other
            outbox.py      a channel on which nobody waits

@@ -65,6 +65,7 @@ ALONG = 16 * 1024
 _KINDS = {
     "recall": messages.RECALL,
     "secede": messages.SECEDE,
+    "place": messages.PLACE,
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CANCELLED, COMPLETED, Call, Outcome
 from shoal.context import LOCK
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from shoal.engine.task_run import EndLimit
     from shoal.futures.blocking import Wanted
+    from shoal.specs import TaskCap
     from shoal.task_runners.remote.batches import Batch
     from shoal.task_runners.remote.worker import RemoteWorker
 
@@ -36,12 +37,12 @@ class Coroutines:
 
     Attributes:
         tasks: by run number.
-        places: of those that wait, by wait.
+        places: of those that wait, by wait; and those of what is called here.
     """
 
     def __init__(self, worker: RemoteWorker) -> None:
         self._worker = worker
-        self.places: dict[int, _Place] = {}
+        self.places: dict[int, Any] = {}
         self.tasks: dict[int, asyncio.Task[None]] = {}
 
     def begin(self, batch: Batch) -> None:
@@ -89,7 +90,7 @@ class Coroutines:
         from shoal.engine.task_run import attempt_async, overdue_outcome_async
         from shoal.futures.awaiting import PLACES
 
-        PLACES[call.number] = _Place(self._worker, batch, position)
+        PLACES[call.number] = _Place(self._worker, batch, position, call.task.cap)
         began = time.time()
         end_limit: EndLimit | None = None
         try:
@@ -141,6 +142,12 @@ class Coroutines:
         if place is not None:
             place.wake()
 
+    def place(self, wait: int) -> None:
+        """There is a place for what waits; on the receiver's thread."""
+        place = self.places.get(wait)
+        if place is not None:
+            place.resume()
+
     def are_there(self) -> bool:
         """Whether any has not ended."""
         with LOCK:
@@ -165,9 +172,13 @@ class Coroutines:
 class _Place:
     """What a coroutine here does while it waits: tells the driver, so that waits in a circle are found."""
 
-    __slots__ = ("_batch", "_position", "_wait", "_waits", "_worker", "wake")
+    __slots__ = ("_batch", "_cap", "_position", "_resumed", "_wait", "_waits", "_worker", "wake")
 
-    def __init__(self, worker: RemoteWorker, batch: Batch, position: int) -> None:
+    def __init__(
+        self, worker: RemoteWorker, batch: Batch, position: int, cap: TaskCap | None
+    ) -> None:
+        self._cap = cap
+        self._resumed: asyncio.Future[None] | None = None
         self._worker = worker
         self._batch = batch
         self._position = position
@@ -199,7 +210,28 @@ class _Place:
         assert wait is not None  # given when it began to wait
         refusal = self._worker.remote.refusals.pop(wait, None)
         if self._waits == 0:
+            if self._cap is not None or self._worker.remote.capped:
+                await self._wait_for_place(wait)
             self._worker.coroutines.places.pop(wait, None)
             self._worker.channel.send(messages.RESUMED, dumps(wait))
         if refusal is not None:
             raise refusal
+
+    async def _wait_for_place(self, wait: int) -> None:
+        from shoal.engine.loops import SERVICE_LOOP
+
+        self._resumed = SERVICE_LOOP.get().create_future()
+        self._worker.channel.send(messages.GO_ON, dumps((wait, self._cap)))
+        await self._resumed
+
+    def resume(self) -> None:
+        """There is a place for it; on the receiver's thread."""
+        from shoal.engine.loops import SERVICE_LOOP
+
+        assert self._resumed is not None  # it has asked for one
+        SERVICE_LOOP.get().call_soon_threadsafe(_set, self._resumed)
+
+
+def _set(resumed: asyncio.Future[None]) -> None:
+    if not resumed.done():
+        resumed.set_result(None)

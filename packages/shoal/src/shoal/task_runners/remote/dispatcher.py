@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from shoal.context import Scope
+    from shoal.futures.awaiting import Place
     from shoal.futures.blocking import Wanted
+    from shoal.scheduling.answers import CallingHere
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.messages import Message
     from shoal.task_runners.remote.slots import RemoteKeeper
@@ -278,6 +280,25 @@ class RemoteDispatcher(Answers):
             self._one_by_one.pop(number, None)
         self._worker.flush()  # outcomes may refer to runs whose futures are gone by now
         self._worker.channel.send(messages.DROPPED, dumps(numbers))
+
+    # ------------------------------------------------------------------ places of caps
+
+    def calling(self, task: TaskSpec, *, streams: bool = False) -> CallingHere:
+        """See `Answers`."""
+        from shoal.task_runners.remote.calling import calling
+
+        assert (
+            task.cap is not None
+        )  # what a run calls is a part of it, as far as the flow's cap goes
+        made: CallingHere = calling(self._worker, task.cap, streams=streams)
+        return made
+
+    def place_of_call(self, task: TaskSpec) -> Place:
+        """See `Answers`."""
+        from shoal.task_runners.remote.calling import CallPlace
+
+        assert task.cap is not None  # as above
+        return CallPlace(self._worker, task.cap)
 
     # ------------------------------------------------------------------ waits
 

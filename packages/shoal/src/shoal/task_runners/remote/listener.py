@@ -67,6 +67,12 @@ class Listener:
             self.nested.take_mapped(member, message)
         elif kind == messages.WAITING:
             self.take_waiting(member, *loads(body))
+        elif kind == messages.ENTER:
+            self.nested.take_entering(member, *loads(body))
+        elif kind == messages.LEAVE:
+            self.nested.take_leaving(member, loads(body))
+        elif kind == messages.GO_ON:
+            self.ledger.would_go_on(member, *loads(body))
         elif kind == messages.RESUMED:
             self.ledger.resumed(member, loads(body))
         elif kind == messages.QUESTION:

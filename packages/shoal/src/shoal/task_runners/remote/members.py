@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shoal.calls import Batch
     from shoal.futures import TaskFutureList
     from shoal.futures.run import TaskFuture
+    from shoal.scheduling.caps import Entered
     from shoal.scheduling.in_flight import Outcomes
     from shoal.task_runners.remote.messages import Channel
 
@@ -62,6 +63,7 @@ class Member(WorkerState):
         tasks: keys of those that it was told.
         runs: by number, those that runs there have submitted, for as long as their futures live there.
         maps: by the number of the first element, likewise.
+        entered: by number, what was called there and has a place of a cap, or waits for one.
         slots: by acquisition, who keeps the slots of limits that runs there hold or wait for.
     """
 
@@ -72,6 +74,7 @@ class Member(WorkerState):
         self.tasks: set[int] = set()
         self.runs: dict[int, TaskFuture[Any]] = {}
         self.maps: dict[int, NestedMap] = {}
+        self.entered: dict[int, Entered] = {}
         self.slots: dict[str, Any] = {}
 
     def see_off(self) -> None:
@@ -79,6 +82,9 @@ class Member(WorkerState):
         super().see_off()
         self.runs.clear()
         self.maps.clear()
+        for entered in self.entered.values():
+            entered.leave()
+        self.entered.clear()
         slots, self.slots = self.slots, {}
         for acquisition, keeper in slots.items():
             keeper.release(acquisition)

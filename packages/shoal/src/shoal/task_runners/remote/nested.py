@@ -18,6 +18,7 @@ from shoal.engine.batch_run import pack_error, unpicklable
 from shoal.exceptions import InvalidOption, RunnerStateError, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from shoal.futures.run import TaskFuture
+from shoal.scheduling.caps import Entered, caps_of
 from shoal.serialization import Portable, dumps, loads
 from shoal.states import State
 from shoal.task_runners.remote import messages
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from shoal.scheduling.dispatchers import PushingDispatcher
-    from shoal.specs import TaskSpec
+    from shoal.specs import TaskCap, TaskSpec
     from shoal.task_runners.remote.batch_serializer import BatchSerializer
     from shoal.task_runners.remote.messages import Message
 
@@ -275,6 +276,25 @@ class NestedRuns:
         if blocked_run is not None:
             with LOCK:
                 member.waits[wait] = blocked_run
+
+    def take_entering(self, member: Member, number: int, cap: TaskCap, is_async: bool) -> None:
+        """A task is called on a worker that needs a place of a cap of its own."""
+        scheduler = self._dispatcher.scheduler
+        with LOCK:
+            line = caps_of(scheduler).line_under(cap, on_loop=is_async)
+            assert line is not None  # there is a cap
+            if not member.seen_off:
+                entered = member.entered[number] = Entered(scheduler, line, (member, number))
+                entered.ask()
+        self._dispatcher.drain()
+
+    def take_leaving(self, member: Member, number: int) -> None:
+        """It needs that no more."""
+        with LOCK:
+            entered = member.entered.pop(number, None)
+            if entered is not None:
+                entered.leave()
+        self._dispatcher.drain()
 
     def take_dropped(self, member: Member, numbers: Iterable[int]) -> None:
         """Futures of these runs are gone where they were submitted."""

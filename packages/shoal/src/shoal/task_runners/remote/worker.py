@@ -63,6 +63,7 @@ class RemoteWorker:
         tasks: that it was told of, by key.
         scopes: of the runs; there is one, 0.
         overdue: numbers of runs that are past their limits.
+        placed: waits that may go on, as there is a place of their caps for them.
         done: runs so far, where they are counted.
         report_every: seconds after which outcomes are reported while their batch goes on.
         stopping: whether it is to end.
@@ -83,6 +84,7 @@ class RemoteWorker:
         self.scopes: dict[int, Scope] = Broadcasts()
         self.coroutines = Coroutines(self)
         self.overdue: set[int] = set()
+        self.placed: set[int] = set()
         self.done = 0
         self.stopping = False
         self.gone = False
@@ -184,6 +186,14 @@ class RemoteWorker:
             self.coroutines.refuse(wait)
             for worker_thread in self.worker_threads:
                 worker_thread.give(None)
+        elif kind == messages.PLACE:
+            wait = loads(message.body)
+            waiting = self.waiting.get(wait)
+            if waiting is None:
+                self.coroutines.place(wait)
+            else:
+                self.placed.add(wait)
+                waiting.give(None)
         elif kind == messages.SLOTS:
             self.remote.keeper.take(message.body)
         else:
@@ -193,6 +203,7 @@ class RemoteWorker:
         """Learns what surrounds the runs."""
         told: Surroundings = loads(surroundings)
         flow_run = flow_run_of(told.flow) if told.flow is not None else None
+        self.remote.capped = told.capped
         if flow_run is not None:
             self.remote.works_for(flow_run.label)
         self.scopes[0] = Scope(self.remote, flow_run)

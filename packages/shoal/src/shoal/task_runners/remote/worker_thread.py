@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CANCELLED, Call, Outcome
 from shoal.context import HERE, LOCK
-from shoal.engine.interrupt import Frame, Frames, Interrupt
+from shoal.engine.interrupt import Frame, Frames, Interrupt, answered_soon
 from shoal.engine.services import TIMERS
 from shoal.engine.task_run import attempt_here, overdue_outcome
-from shoal.futures.blocking import Wakeup
+from shoal.futures.blocking import Decision, Wakeup
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages, parcels
 from shoal.task_runners.remote.batches import BEGUN, Batch
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from shoal.engine.task_run import EndLimit
     from shoal.futures.blocking import Wanted
+    from shoal.specs import TaskCap
     from shoal.task_runners.remote.worker import RemoteWorker
 
 __all__ = ["MainThread", "WorkerThread"]
@@ -51,12 +52,15 @@ class WorkerThread:
     Attributes:
         frames: of the runs on its stack.
         queue: batches for it; `None` to have it look at what has changed.
+        streamed: caps of which it has a place of its own for what streams to a run here.
     """
 
     def __init__(self, home: RemoteWorker) -> None:
         self.home = home
         self.frames = Frames()
         self.queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self.streamed: list[TaskCap] = []
+        self._calling: dict[int, TaskCap | None] = {}  # by run, the cap of what it calls
 
     def enter(self) -> None:
         """This is the thread from now on."""
@@ -183,6 +187,8 @@ class WorkerThread:
 
     def block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
         """How this thread waits: untimed, it runs what it waits for, as the driver gives it that."""
+        if Decision.awaited(wanted) and answered_soon(wanted):
+            return True
         self.frames.enter_shield()
         try:
             countdown = Wakeup(fail_fast, first, partial(self.give, None))
@@ -205,7 +211,8 @@ class WorkerThread:
         home = self.home
         home.flush()
         home.hand_back_all(self)
-        run, timed, watcher = self._innermost(), deadline is not None, _Watcher(self)
+        call, timed, watcher = self.innermost(), deadline is not None, _Watcher(self)
+        run = call.number if call is not None else None
         home.remote.untold.watchers.append(watcher)
         wait = home.remote.new_wait()
         home.waiting[wait] = self
@@ -249,12 +256,68 @@ class WorkerThread:
                         return True  # interrupted while it ran what it waits for
             return True
         finally:
-            if home.stopping:
-                self.give(None)  # for the loop below
-            home.remote.untold.watchers.remove(watcher)
-            del home.waiting[wait]
-            home.channel.send(messages.RESUMED, dumps(wait))
-            self.resumed()
+            try:
+                if call is not None and self.is_capped(call):
+                    self._wait_for_place(wait, self.cap_of(call))
+            finally:
+                if home.stopping:
+                    self.give(None)  # for the loop below
+                home.remote.untold.watchers.remove(watcher)
+                del home.waiting[wait]
+                home.channel.send(messages.RESUMED, dumps(wait))
+                self.resumed()
+
+    def is_capped(self, call: Call) -> bool:
+        """Whether a run here goes on only once it has a place."""
+        return (
+            self.home.remote.capped or self.cap_of(call) is not None or call.number in self._calling
+        )
+
+    def cap_of(self, call: Call) -> TaskCap | None:
+        """The cap of a run here, or of the task that it calls at the moment."""
+        return self._calling.get(call.number, call.task.cap)
+
+    def covers(self, call: Call, cap: TaskCap) -> bool:
+        """Whether a run here has a place of a cap already."""
+        return cap == self.cap_of(call) or cap in self.streamed
+
+    def change_cap(self, call: Call, cap: TaskCap | None) -> None:
+        """A run here calls a task, or goes on after that: from now on it is under this cap."""
+        home = self.home
+        self.frames.enter_shield()
+        try:
+            home.flush()
+            home.hand_back_all(self)  # as in any wait
+            wait = home.remote.new_wait()
+            home.waiting[wait] = self
+            home.remote.tell_waiting(wait, call.number, (), timed=False)
+            try:
+                self._wait_for_place(wait, cap)
+                if cap == call.task.cap:
+                    self._calling.pop(call.number, None)
+                else:
+                    self._calling[call.number] = cap
+            finally:
+                del home.waiting[wait]
+                home.channel.send(messages.RESUMED, dumps(wait))
+                self.resumed()
+        finally:
+            self.frames.leave_shield()
+
+    def _wait_for_place(self, wait: int, cap: TaskCap | None) -> None:
+        """A run here waits no longer for others: it goes on once there is a place of its caps for it."""
+        home = self.home
+        home.channel.send(messages.GO_ON, dumps((wait, cap)))
+        while wait not in home.placed:
+            batch = self.queue.get()
+            if batch is not None:  # it has a place, and would wait here for this run to end
+                home.hand_back(batch)
+                home.close(batch)
+            elif home.gone:
+                raise ConnectionError("the driver has gone")
+            else:
+                self.woken(None)
+        home.placed.discard(wait)
 
     def woken(self, left: float | None) -> None:
         """Something has changed for a run that waits here.
@@ -266,11 +329,12 @@ class WorkerThread:
     def resumed(self) -> None:
         """It goes on."""
 
-    def _innermost(self) -> int | None:
+    def innermost(self) -> Call | None:
+        """The run that this thread is at, if any."""
         stack = self.frames.stack
         for frame in reversed(stack):
             if type(frame.run) is Call:
-                return frame.run.number
+                return frame.run
         return None
 
 

@@ -1,0 +1,363 @@
+"""What a report says in numbers, counted from a record: every run, whatever a timeline may leave out.
+
+Pure: a record in, figures out. Seconds are seconds, and moments are seconds since the record began.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import compress, pairwise
+from math import isnan
+from typing import TYPE_CHECKING, TypeVar
+
+from shoal.recording.report.critical import Path, critical_path
+
+if TYPE_CHECKING:
+    from shoal.recording.record import Record
+
+__all__ = ["BAD", "WAITS", "Figures", "Link", "Spread", "TaskFigures", "WorkersTime", "figures"]
+
+T = TypeVar("T")
+
+#: States of runs that did not do what they were to do.
+BAD = ("Failed", "TimedOut", "Crashed", "Cancelled", "NotReady", "NotCompleted")
+
+#: What runs wait for, in the order in which reports tell it.
+WAITS = ("upstreams", "limits", "retries", "workers")
+
+#: Histograms have three bars for each factor of ten, from a microsecond to eleven days.
+EDGES = [10 ** (exponent / 3) for exponent in range(-18, 19)]
+
+#: Into how many parts of equal length the curve of runs at once is cut.
+BINS = 400
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a quantity is spread over runs.
+
+    Attributes:
+        count: of runs for which it is known and more than nothing.
+        total, median, high, most: seconds; `high` is what one in twenty exceeds.
+        bars: `bars[i]` is how many are from `EDGES[i - 1]` to below `EDGES[i]`.
+    """
+
+    count: int = 0
+    total: float = 0.0
+    median: float = 0.0
+    high: float = 0.0
+    most: float = 0.0
+    bars: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """That of these values."""
+        known = sorted(value for value in values if value > 0)
+        if not known:
+            return cls()
+        count = len(known)
+        below = [bisect_left(known, edge) for edge in EDGES] + [count]
+        bars = (below[0], *(b - a for a, b in pairwise(below)))
+        high = known[min(count - 1, int(count * 0.95))]
+        return cls(count, sum(known), known[count // 2], high, known[-1], bars)
+
+
+@dataclass
+class TaskFigures:
+    """A task's runs.
+
+    Attributes:
+        index, name: the task's.
+        counts: runs by the name of their state.
+        mapped: how many of them were submitted by maps.
+        seconds: how long attempts took.
+        waits: how long attempts waited, by what for.
+        lost: seconds of attempts that were retried.
+        size: bytes of results that came back, as far as known.
+        largest: bytes of the largest one.
+    """
+
+    index: int
+    name: str
+    counts: dict[str, int] = field(default_factory=dict)
+    mapped: int = 0
+    seconds: Spread = field(default_factory=Spread)
+    waits: dict[str, Spread] = field(default_factory=dict)
+    lost: float = 0.0
+    size: int = 0
+    largest: int = 0
+
+    @property
+    def runs(self) -> int:
+        """How many there were."""
+        return sum(self.counts.values())
+
+    @property
+    def bad(self) -> int:
+        """How many did not do what they were to do."""
+        return sum(self.counts.get(state, 0) for state in BAD)
+
+
+@dataclass(frozen=True)
+class Link:
+    """Runs of the task `head` were given results of runs of the task `tail`: indices, and how many results."""
+
+    tail: int
+    head: int
+    count: int
+
+
+@dataclass
+class WorkersTime:
+    """What became of the time of all workers, from when their runner began to start until it was left.
+
+    Attributes:
+        runs: seconds in which they executed runs.
+        absent: until they had joined, and after they had gone.
+        messages: in which a run was ready that the worker executed next: scheduling, and the way there and back.
+        idle: in which the next run was not ready yet.
+        over: after a worker's last run.
+        busy: how many seconds of runs each worker had, by index.
+    """
+
+    runs: float = 0.0
+    absent: float = 0.0
+    messages: float = 0.0
+    idle: float = 0.0
+    over: float = 0.0
+    busy: list[float] = field(default_factory=list)
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.runs + self.absent + self.messages + self.idle + self.over
+
+
+@dataclass
+class Figures:
+    """All that a report says in numbers.
+
+    Attributes:
+        record: what they were counted from.
+        elapsed: how long it took.
+        tasks: by how much time their runs took, the longest first; of tasks that had runs.
+        links: between tasks.
+        workers: what became of their time.
+        curve: runs at once, in each of `BINS` parts of the elapsed time.
+        path: the critical path.
+        order: indices of attempts that began, by worker (the last is for none), in the order in which they began.
+        names: of workers, and the last for none.
+    """
+
+    record: Record
+    elapsed: float
+    tasks: list[TaskFigures]
+    links: list[Link]
+    workers: WorkersTime
+    curve: list[float]
+    path: Path
+    order: list[list[int]]
+    names: list[str]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Runs of all tasks by state."""
+        found: Counter[str] = Counter()
+        for task in self.tasks:
+            found.update(task.counts)
+        return dict(found)
+
+    def task(self, index: int) -> TaskFigures:
+        """The figures of a task."""
+        return next(task for task in self.tasks if task.index == index)
+
+
+def figures(record: Record) -> Figures:
+    """Counts what a report says."""
+    until = record.until
+    elapsed = max(until - record.started, 0.0)
+    order = _order(record)
+    return Figures(
+        record=record,
+        elapsed=elapsed,
+        tasks=_tasks(record),
+        links=_links(record),
+        workers=_workers(record, order, until),
+        curve=_curve(record, elapsed),
+        path=critical_path(record, order),
+        order=order,
+        names=_worker_names(record),
+    )
+
+
+def _worker_names(record: Record) -> list[str]:
+    """What workers are called: their thread and process, and their machine where that is another one."""
+    several = len({(worker.host, worker.pid) for worker in record.workers}) > 1
+    names = []
+    for worker in record.workers:
+        parts = [worker.thread] if worker.thread else []
+        if several or not parts:
+            parts.append(f"pid {worker.pid}")
+        if worker.host != record.host:
+            parts.append(worker.host)
+        names.append(", ".join(parts))
+    return [*names, "on no worker"]
+
+
+def _order(record: Record) -> list[list[int]]:
+    """Attempts that began and ended, by worker, in the order in which they began."""
+    columns = record.columns
+    begun, ended = columns.begun, columns.ended
+    order: list[list[int]] = [[] for _ in range(len(record.workers) + 1)]
+    worker = columns.worker
+    for index in sorted(range(len(columns)), key=begun.__getitem__):
+        # A time that is not known equals nothing, not even itself.
+        if begun[index] == begun[index] and ended[index] == ended[index]:
+            order[worker[index]].append(index)
+    # What is not a number has no place in an order, and puts what is beside it in a wrong one.
+    if any(isnan(moment) for moment in begun):
+        for indices in order:
+            indices.sort(key=begun.__getitem__)
+    return order
+
+
+def _tasks(record: Record) -> list[TaskFigures]:
+    columns = record.columns
+    found = {row.index: TaskFigures(row.index, row.name) for row in record.tasks}
+    for (index, state), count in record.counts.items():
+        found[index].counts[record.states[state]] = count
+    for made in record.maps:
+        found[made.task].mapped += made.size
+    limits, retries = _event_waits(record, "limit"), _event_waits(record, "retry")
+    for task in [one for one in found.values() if one.counts]:
+        chosen = _chosen(record, task.index)
+        begun, ended = _of(columns.begun, chosen), _of(columns.ended, chosen)
+        ready, submitted = _of(columns.ready, chosen), _of(columns.submitted, chosen)
+        attempts, sizes = _of(columns.attempt, chosen), _of(columns.bytes, chosen)
+        lasted = [b - a for a, b in zip(begun, ended, strict=True)]
+        task.seconds = Spread.of(lasted)
+        known = [size for size in sizes if size > 0]
+        task.size, task.largest = sum(known), max(known, default=0)
+        retrying = record.states.index("Retrying")
+        task.lost = sum(
+            seconds
+            for seconds, state in zip(lasted, _of(columns.state, chosen), strict=True)
+            if state == retrying and seconds > 0
+        )
+        # Of later attempts, what was waited for is a retry's delay, which events tell.
+        upstreams = [
+            b - a for a, b, attempt in zip(submitted, ready, attempts, strict=True) if attempt == 1
+        ]
+        workers = [b - a for a, b in zip(ready, begun, strict=True)]
+        task.waits = {
+            "upstreams": Spread.of(upstreams),
+            "limits": Spread.of(limits.get(task.index, ())),
+            "retries": Spread.of(retries.get(task.index, ())),
+            "workers": Spread.of(workers),
+        }
+    present = [task for task in found.values() if task.counts]
+    return sorted(present, key=lambda task: (-task.seconds.total, task.name))
+
+
+def _chosen(record: Record, task: int) -> list[bool] | None:
+    """Which entries are a task's; `None` if all are."""
+    chosen = [one == task for one in record.columns.task]
+    return None if all(chosen) else chosen
+
+
+def _of(column: Sequence[T], chosen: list[bool] | None) -> Sequence[T]:
+    return column if chosen is None else list(compress(column, chosen))
+
+
+def _event_waits(record: Record, kind: str) -> dict[int, list[float]]:
+    """How long events of a kind lasted, by task."""
+    events = [event for event in record.events if event.kind == kind and event.number]
+    if not events:
+        return {}
+    wanted = {event.number for event in events}
+    task_of = {
+        number: task
+        for number, task in zip(record.columns.number, record.columns.task, strict=True)
+        if number in wanted
+    }
+    found: dict[int, list[float]] = defaultdict(list)
+    for event in events:
+        if event.number in task_of:
+            found[task_of[event.number]].append(event.until - event.at)
+    return found
+
+
+def _links(record: Record) -> list[Link]:
+    """What was passed between tasks. A list of a map's futures is as many results as it has."""
+    columns, edges = record.columns, record.edges
+    if not len(edges):
+        return []
+    task_of = dict(zip(columns.number, columns.task, strict=True))
+    found: Counter[tuple[int, int]] = Counter()
+    for run, first, stop in zip(edges.run, edges.first, edges.stop, strict=True):
+        # Runs of a range are those of one map, so its first one tells for all.
+        tail, head = task_of.get(first), task_of.get(run)
+        if tail is not None and head is not None:
+            found[tail, head] += stop - first
+    return [Link(tail, head, count) for (tail, head), count in sorted(found.items())]
+
+
+def _workers(record: Record, order: list[list[int]], until: float) -> WorkersTime:
+    columns, time = record.columns, WorkersTime()
+    begun, ended, ready = columns.begun, columns.ended, columns.ready
+    runners = {runner.index: runner for runner in record.runners}
+    for worker in record.workers:
+        runner = runners.get(worker.runner)
+        entered = runner.entered if runner else worker.joined
+        closed = (runner.left if runner else None) or until
+        gone = min(worker.left or closed, closed)
+        busy = 0.0
+        free = joined = max(worker.joined, entered)
+        indices = order[worker.index]
+        if indices:  # a worker may be heard of first by what it reports
+            free = joined = min(joined, begun[indices[0]])
+        for index in indices:
+            start, end = begun[index], ended[index]
+            if start > free:
+                since = ready[index]
+                late = start - (max(free, since)) if since < start else 0.0
+                time.messages += late
+                time.idle += start - free - late
+                free = start
+            if end > free:
+                busy += end - free
+                free = end
+        gone = max(gone, free)
+        time.busy.append(busy)
+        time.runs += busy
+        time.over += gone - free
+        time.absent += max(joined - entered, 0.0) + max(closed - gone, 0.0)
+    return time
+
+
+def _curve(record: Record, elapsed: float) -> list[float]:
+    """Runs at once: for each part of the time, how much of it they took together."""
+    if elapsed <= 0:
+        return [0.0] * BINS
+    columns, width, started = record.columns, elapsed / BINS, record.started
+    partly, steps = [0.0] * (BINS + 1), [0] * (BINS + 2)
+    for begun, ended in zip(columns.begun, columns.ended, strict=True):
+        if not ended > begun:
+            continue
+        first, last = (begun - started) / width, (ended - started) / width
+        low, high = max(int(first), 0), min(int(last), BINS)
+        if low >= high:
+            partly[min(low, BINS)] += last - first
+        else:
+            partly[low] += low + 1 - first
+            partly[high] += last - high
+            steps[low + 1] += 1
+            steps[high] -= 1
+    curve, through = [], 0
+    for part, step in zip(partly, steps, strict=False):
+        through += step
+        curve.append(through + part)
+    return curve[:BINS]

@@ -1,0 +1,410 @@
+"""Caps: at most so many runs of a task, or of a flow run, at once. Pure; nothing is opened, and nothing is kept outside.
+
+    a run is ready ─▶ its line ──── a place is free: the line is queued among what is ready, as a map is
+                                      │
+                                      ▼             ┌─ ends, or waits for its retry ─▶ free ─▶ who goes on, then lines
+                  who was given it takes a place ───┤
+                                      ▲             └─ waits for other runs ─────────▶ lent
+                                      └──── goes on, once there is a place again ◀───────┘
+
+Who has a place is a thread or a coroutine of this process, or a batch: its runs are executed one after another, so one place is
+enough for it. Only in a batch of coroutines, which run side by side, does each run need one.
+
+    guarantees   A cap never has more places taken than its limit. Who waits holds none, be it for runs, for a retry or for
+                 a place: so nothing waits in a circle by its caps, and a recursion under a cap of 1 ends. Who has begun
+                 comes before who has not.
+    assumes      `LOCK` is held. After `free`, `lend` and `now_open` the scheduler's `serve_caps` follows.
+
+May import futures, `wait_graph` and what lies above them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from shoal.calls import READY
+from shoal.futures.maps import MapRecord, Span
+from shoal.futures.run import TaskFuture
+from shoal.scheduling.effects import GO_ON
+from shoal.scheduling.wait_graph import tell_wanting
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from shoal.specs import TaskCap, TaskSpec
+
+__all__ = ["Caps", "Entered", "GoesOn", "Line", "Ready", "came_first", "caps_of", "task_of"]
+
+
+class GoesOn(Protocol):
+    """Who waits for a place to go on."""
+
+    def resume(self) -> None:
+        """It has one now."""
+
+
+class _Cap:
+    """A bound on how many run at once.
+
+    Attributes:
+        limit: the most.
+        taken: places that somebody has.
+    """
+
+    __slots__ = ("limit", "taken")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+
+
+class Line:
+    """Runs under the same caps that are ready, in order; each needs a place of every one of these caps.
+
+    Attributes:
+        caps: the task's, and the one of all runs.
+        items: the runs: futures, and map records with unclaimed elements; some may have ended since.
+        queued: whether it is among what is ready.
+        on_loop: whether they are coroutines.
+    """
+
+    __slots__ = ("caps", "items", "on_loop", "queued")
+
+    def __init__(self, caps: tuple[_Cap, ...], *, on_loop: bool) -> None:
+        self.caps = caps
+        self.items: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
+        self.queued = False
+        self.on_loop = on_loop
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task of the first; there is one."""
+        return task_of(self.items[0])
+
+    def room(self) -> int:
+        """How many more may run now."""
+        return min((cap.limit - cap.taken for cap in self.caps), default=1)
+
+    def without(self, covered: Collection[_Cap]) -> Line:
+        """One under the rest of its caps; the same if none of them is covered."""
+        rest = tuple(cap for cap in self.caps if cap not in covered)
+        return self if rest == self.caps else Line(rest, on_loop=self.on_loop)
+
+    def together(self, other: Line) -> Line:
+        """One under the caps of both, which share none."""
+        return Line((*self.caps, *other.caps), on_loop=self.on_loop)
+
+    def prune(self) -> bool:
+        """Forgets what was begun or ended out of its turn, at the front; whether anything is left."""
+        items = self.items
+        while items:
+            item = items[0]
+            if type(item) is TaskFuture:
+                if item._phase == READY and hasattr(item, "_start"):
+                    return True
+            elif item.unclaimed:  # type: ignore[union-attr]
+                return True
+            else:
+                item.queued = False  # type: ignore[union-attr]
+            items.popleft()
+        return False
+
+
+class _InBatch:
+    """The places of a batch in flight.
+
+    Attributes:
+        line: whose caps they are of.
+        each: whether each of its runs needs one, as they run side by side.
+        taken: how many it has.
+        lent: how many of its runs wait.
+    """
+
+    __slots__ = ("each", "lent", "line", "taken")
+
+    def __init__(self, line: Line, *, each: bool) -> None:
+        self.line = line
+        self.each = each
+        self.taken = 0
+        self.lent = 0
+
+
+#: What is queued when it is ready.
+Ready: TypeAlias = "TaskFuture[Any] | MapRecord[Any] | Line"
+
+
+class Caps:
+    """The caps of one entered runner, and who has their places. Made when the first capped run comes.
+
+    Args:
+        whole: the most of all its runs at once, `None` for any number.
+
+    Attributes:
+        going_on: who waits for a place to go on, and in which line's name; in order.
+    """
+
+    __slots__ = ("_batches", "_lines", "_refused", "_whole", "going_on")
+
+    def __init__(self, whole: int | None = None) -> None:
+        self._whole = _Cap(whole) if whole is not None else None
+        self._lines: dict[Any, Line] = {}
+        self._batches: dict[int, _InBatch] = {}
+        self._refused: dict[TaskFuture[Any] | MapRecord[Any], Line] = {}
+        self.going_on: deque[tuple[GoesOn, Line]] = deque()
+
+    # ------------------------------------------------------------------ lines
+
+    def line_of(self, task: TaskSpec) -> Line | None:
+        """The line in which runs of a task wait for a place; `None` if they are under no cap."""
+        return self.line_under(task.cap, on_loop=task.is_async)
+
+    def line_under(self, cap: TaskCap | None, *, on_loop: bool) -> Line | None:
+        """As `line_of`, by the task's cap and whether it is async."""
+        if cap is None and self._whole is None:
+            return None
+        key = cap.key if cap is not None else on_loop
+        line = self._lines.get(key)
+        if line is None:
+            own = (_Cap(cap.limit),) if cap is not None else ()
+            whole = (self._whole,) if self._whole is not None else ()
+            line = self._lines[key] = Line((*own, *whole), on_loop=on_loop)
+        return line
+
+    def beside(self, line: Line, task: TaskSpec) -> Line:
+        """A line under those caps only under which runs of another task are not."""
+        other = self.line_of(task)
+        return line.without(other.caps) if other is not None else line
+
+    def lines(self) -> list[Line]:
+        """All lines."""
+        return list(self._lines.values())
+
+    def startable(self) -> list[Line]:
+        """Lines that are to be queued among what is ready: some of their runs could start now."""
+        return [
+            line
+            for line in self._lines.values()
+            if line.items and not line.queued and line.room() > 0 and line.prune()
+        ]
+
+    def is_queued(self, future: TaskFuture[Any]) -> bool:
+        """Whether a run that is ready waits for a place."""
+        line = self.line_of(future._task)
+        return line is not None and hasattr(future, "_start") and line.room() <= 0
+
+    def refuses(self, item: TaskFuture[Any] | MapRecord[Any]) -> bool:
+        """Whether a worker that waits for a run, or a map, cannot be given it, as there is no place; it is told once there is."""
+        line = self.line_of(task_of(item))
+        if line is None or line.room() > 0:
+            return False
+        self._refused[item] = line
+        return True
+
+    def tell_refused(self) -> None:
+        """Has workers look again at what they were refused and could be given now."""
+        for item in [item for item, line in self._refused.items() if line.room() > 0]:
+            del self._refused[item]
+            if isinstance(item, MapRecord):
+                tell_wanting(item.wanting)
+                continue
+            detail = item._details()
+            tell_wanting(detail.wanting)
+            if detail.origin is not None:
+                tell_wanting(detail.origin[0].wanting)
+
+    # ------------------------------------------------------------------ places
+
+    def take(self, line: Line, count: int = 1) -> None:
+        """Takes places; there are as many."""
+        for cap in line.caps:
+            cap.taken += count
+
+    def free(self, line: Line, count: int = 1) -> None:
+        """Places are free again."""
+        for cap in line.caps:
+            cap.taken -= count
+
+    def go_on(self, who: GoesOn, line: Line) -> bool:
+        """Somebody would go on: takes a place; False if there is none, and `who.resume()` is called once there is."""
+        if line.room() > 0:
+            self.take(line)
+            return True
+        self.going_on.append((who, line))
+        return False
+
+    def withdraw(self, who: GoesOn) -> bool:
+        """Somebody waits no longer for a place; False if it has one."""
+        waiting = len(self.going_on)
+        self.going_on = deque(entry for entry in self.going_on if entry[0] is not who)
+        return len(self.going_on) < waiting
+
+    def serve(self) -> None:
+        """Gives places to those who wait to go on, in order."""
+        for _ in range(len(self.going_on)):
+            who, line = self.going_on.popleft()
+            if line.room() > 0:
+                self.take(line)
+                who.resume()
+            else:
+                self.going_on.append((who, line))
+
+    # ------------------------------------------------------------------ batches
+
+    def sent(self, number: int, runs: Any, *, loops: bool) -> None:
+        """A batch is in flight.
+
+        Args:
+            number: of the batch.
+            runs: in it.
+            loops: whether coroutines of a batch run side by side.
+        """
+        task = runs.record.task if type(runs) is Span else runs[0]._task
+        line = self.line_of(task)
+        if line is None:
+            return
+        places = self._batches[number] = _InBatch(line, each=task.is_async and loops)
+        places.taken = len(runs) if places.each else 1
+        self.take(line, places.taken)
+
+    def now_open(self, number: int, runs: int) -> bool:
+        """So many runs of a batch have not ended, 0 if it is in flight no more; whether a place is free by that."""
+        places = self._batches.get(number)
+        if places is None:
+            return False
+        if not runs:
+            del self._batches[number]
+            self.going_on = deque(
+                entry for entry in self.going_on if getattr(entry[0], "places", None) is not places
+            )
+        needed = max(runs - places.lent, 0) if places.each else min(runs, 1)
+        unneeded = places.taken - needed
+        if unneeded <= 0:
+            return False
+        places.taken -= unneeded
+        self.free(places.line, unneeded)
+        return True
+
+    def can_be_shared(self, number: int) -> bool:
+        """Whether what has not begun of a batch could begin elsewhere meanwhile."""
+        places = self._batches.get(number)
+        return places is None or places.line.room() > 0
+
+    def lend(self, number: int) -> None:
+        """A run of a batch waits."""
+        places = self._batches.get(number)
+        if places is not None and places.taken:
+            places.taken -= 1
+            places.lent += 1
+            self.free(places.line)
+
+    def take_again(self, number: int, blocked: GoesOn, cap: TaskCap | None) -> bool:
+        """A run of a batch in flight would go on.
+
+        Args:
+            number: of the batch.
+            blocked: the run; `resume` is called if there is no place at once.
+            cap: that it is under from now on.
+
+        Returns:
+            Whether it may.
+        """
+        places = self._batches.get(number)
+        line = self.line_under(cap, on_loop=places is not None and places.line.on_loop)
+        if places is not None and not places.each and places.taken:
+            return True  # it goes on already
+        if line is None:
+            self._batches.pop(number, None)  # from now on it is under no cap
+            return True
+        if places is None:
+            places = self._batches[number] = _InBatch(line, each=False)
+        elif not places.each:
+            places.line = line
+        goes_on = _BatchGoesOn(places, blocked)
+        if not self.go_on(goes_on, places.line):
+            return False
+        goes_on.count()
+        return True
+
+
+class _BatchGoesOn:
+    """A batch, a run of which would go on."""
+
+    __slots__ = ("_blocked", "places")
+
+    def __init__(self, places: _InBatch, blocked: GoesOn) -> None:
+        self.places = places
+        self._blocked = blocked
+
+    def count(self) -> None:
+        self.places.taken += 1
+        self.places.lent = max(self.places.lent - 1, 0)
+
+    def resume(self) -> None:
+        self.count()
+        self._blocked.resume()
+
+
+class Entered:
+    """What was called elsewhere, and has a place of its own, or waits for one.
+
+    Args:
+        scheduler: whose caps count.
+        line: of the task.
+        tag: what the backend knows it by.
+    """
+
+    __slots__ = ("_has_place", "_line", "_scheduler", "tag")
+
+    def __init__(self, scheduler: Any, line: Line, tag: Any) -> None:
+        self._scheduler = scheduler
+        self._line = line
+        self._has_place = False
+        self.tag = tag
+
+    def ask(self) -> None:
+        """It would begin, or go on."""
+        if self._scheduler.caps.go_on(self, self._line):
+            self.resume()
+
+    def resume(self) -> None:
+        """See `GoesOn`."""
+        self._has_place = True
+        self._scheduler.effects.append((GO_ON, self))
+
+    def leave(self) -> None:
+        """It needs no place any more."""
+        if self._has_place:
+            self._scheduler.caps.free(self._line)
+            self._scheduler.serve_caps()
+        else:
+            self._scheduler.caps.withdraw(self)
+
+
+def caps_of(scheduler: Any) -> Caps:
+    """The caps of a scheduler, made if there were none."""
+    if scheduler.caps is None:
+        scheduler.caps = Caps()
+    caps: Caps = scheduler.caps
+    return caps
+
+
+def came_first(line: Line, other: Ready) -> bool:
+    """Whether the first run of a line came before something else that is ready. Who came first goes first; else it is second,
+    so that neither keeps the other from ever being begun.
+    """
+    return _since(line) < _since(other)
+
+
+def _since(item: Ready) -> float:
+    if isinstance(item, Line):
+        return _since(item.items[0]) if item.items else inf
+    return item._since if isinstance(item, TaskFuture) else item.submitted
+
+
+def task_of(item: TaskFuture[Any] | MapRecord[Any] | Span) -> TaskSpec:
+    """The task of a run, of a map, or of some of its elements."""
+    if type(item) is TaskFuture:
+        return item._task
+    return item.task if type(item) is MapRecord else item.record.task  # type: ignore[union-attr]
