@@ -1,5 +1,6 @@
 """What ran when: columns of a run, and what is made of them.
 
+    live            live progress on a terminal, and the lines at the end
     record.py       the record as its readers have it: plain data
     report          the report: one page of what ran, and what would help
     drawing.py      the tasks of a flow and what they pass, as text and picture

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from shoal.engine.inputs import Input
     from shoal.futures.maps import MapRecord
     from shoal.futures.run import TaskFuture
-    from shoal.recording.live.running import Seen
+    from shoal.recording.live.counting import Seen
     from shoal.scheduling.in_flight import Departure, WorkerState
     from shoal.specs import TaskSpec
     from shoal.states import State
@@ -312,7 +312,9 @@ class _RunnerCounts:
         self._reported = []
         self._settled.clear()
 
-    def lost(self, batch: Batch, begun: Sequence[int], error: Callable[[str], BaseException]) -> None:
+    def lost(
+        self, batch: Batch, begun: Sequence[int], error: Callable[[str], BaseException]
+    ) -> None:
         """See `RunnerObserver`."""
 
     def closed(self, number: int, back: int) -> None:

@@ -225,8 +225,12 @@ class Screen:
             if _MOVES.search(text):
                 self._aside = now + ASIDE
                 self._write_out(rows=False)
-            elif self._queued > MOST or now - self._at >= PACE or now < self._aside:
-                self._write_out(rows=now >= self._aside)
+            elif (
+                now < self._aside
+                or self._queued > MOST
+                or (now - self._at >= PACE and text.endswith("\n"))  # `print` writes word by word
+            ):
+                self._write_out(rows=True)
             elif len(self._queue) == 1:
                 self._bell.notify()
 
@@ -281,15 +285,11 @@ class Screen:
         if not rows or self._asked or now < self._aside:
             self._step_aside()
             return
+        if not self._rows:
+            self._step_aside()
+            return
         printed, self._queue, self._queued = self._queue, [], 0
         lines = [(tap, text) for tap, text in _whole_lines(printed) if text]
-        if not self._rows:
-            if lines or printed:
-                self._queue, self._queued = printed, 0
-                self._step_aside()
-            return
-        if not self._shown and any(tap.partial for tap in self._taps) and not lines:
-            pass
         head = "\r\x1b[J" if lines or not self._shown else "\r\x1b[K"
         for tap, text in lines:
             tap.real_write(head + text)

@@ -45,9 +45,7 @@ def summary_of(flow: FlowCounts, style: Style, width: int) -> list[str]:
     return lines
 
 
-def _last_line(
-    flow: FlowCounts, failed: int, completed: bool, style: Style, width: int
-) -> str:
+def _last_line(flow: FlowCounts, failed: int, completed: bool, style: Style, width: int) -> str:
     runs = flow.total("all")
     took = seconds_in_words((flow.ended or flow.began) - flow.began)
     how = flow.state.name.lower() if flow.state is not None else "ended"
