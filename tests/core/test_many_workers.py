@@ -55,12 +55,14 @@ class SlotsMachine(RuleBasedStateMachine):
     def lend(self) -> None:
         self.there.add(self.slots.lend())
 
-    @rule()
-    def lend_to_all(self) -> None:
+    @rule(again=st.booleans())
+    def lend_to_all(self, again: bool) -> None:
         lent = len(self.slots.lent)
         own = len(self.there) - len(self.slots.spares) - lent
-        spare = self.slots.lend_to_all()
+        leaving = set(self.slots.spares) if again else set()
+        spare = self.slots.lend_to_all(leaving)
         assert (spare is not None) == (lent < own)
+        assert spare is None or not leaving or spare in leaving
         if spare is not None:
             self.there.add(spare)
 

@@ -96,13 +96,22 @@ class Slots:
         self.spares.add(spare)
         return spare
 
-    def lend_to_all(self) -> int | None:
+    def lend_to_all(self, leaving: Collection[int] = ()) -> int | None:
         """A spare slot for whatever comes: no run is waited for. `None` if as many are lent as there are others, since
         what comes may wait for the same.
+
+        Args:
+            leaving: spare slots that are not needed any more, and still have something in flight: better one of these
+                than a new one, whose worker has to be started.
         """
         if 2 * len(self.lent) + len(self.spares) >= len(self.in_flight):
             return None
-        spare = self._open()
+        if leaving:
+            spare = min(leaving)
+            self.spares.discard(spare)
+            self.has_room = True
+        else:
+            spare = self._open()
         self.lent.add(spare)
         return spare
 

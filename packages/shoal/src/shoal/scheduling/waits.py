@@ -103,7 +103,8 @@ class WorkerWaits:
         self.blocked_runs.setdefault(place, []).append(blocked_run)
         if blocks:
             if lends:
-                blocked_run.spare = self._slots.lend_to_all()
+                blocked_run.spare = spare = self._slots.lend_to_all(self._leaving)
+                self._leaving -= {spare}
             else:
                 if timed:
                     blocked_run.spare = self._slots.lend()

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
 from shoal.context import HERE, LOCK
-from shoal.engine.interrupt import Frame, Frames, Interrupt
+from shoal.engine.interrupt import Frame, Frames, Interrupt, answered_soon
 from shoal.engine.task_run import attempt_here, overdue_outcome
 from shoal.exceptions import NestingTooDeep, WaitCycle
 from shoal.futures.blocking import Countdown, Decision, Wakeup, block_plainly
@@ -315,6 +315,8 @@ class Worker:
         """How a worker waits: untimed, it runs what it waits for; timed, or where there is nothing to run for it, it lends
         its place to a spare thread.
         """
+        if Decision.awaited(wanted) and answered_soon(wanted):
+            return True
         frames = self.frames
         frames.enter_shield()
         try:

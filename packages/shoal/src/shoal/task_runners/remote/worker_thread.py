@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CANCELLED, Call, Outcome
 from shoal.context import HERE, LOCK
-from shoal.engine.interrupt import Frame, Frames, Interrupt
+from shoal.engine.interrupt import Frame, Frames, Interrupt, answered_soon
 from shoal.engine.services import TIMERS
 from shoal.engine.task_run import attempt_here, overdue_outcome
-from shoal.futures.blocking import Wakeup
+from shoal.futures.blocking import Decision, Wakeup
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages, parcels
 from shoal.task_runners.remote.batches import BEGUN, Batch
@@ -187,6 +187,8 @@ class WorkerThread:
 
     def block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
         """How this thread waits: untimed, it runs what it waits for, as the driver gives it that."""
+        if Decision.awaited(wanted) and answered_soon(wanted):
+            return True
         self.frames.enter_shield()
         try:
             countdown = Wakeup(fail_fast, first, partial(self.give, None))
