@@ -27,14 +27,14 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.engine.services import TIMERS
 from shoal.exceptions import ConcurrencyLimitError
 from shoal.limits.alarms import Alarms
 from shoal.limits.bell import Bell
 from shoal.limits.blocking import Decision, wait_for
-from shoal.limits.lines import Lines, Waiter
+from shoal.limits.lines import Held, Lines, Round, Waiter
 from shoal.limits.opening import open_store
 from shoal.limits.refusals import failed, refused, too_late
 from shoal.limits.settings import poll_seconds
@@ -63,20 +63,6 @@ LEAVING = 2.0
 
 class _Timers(Protocol):
     def after(self, seconds: float, action: Callable[[], None], /) -> Any: ...
-
-
-class _Held(NamedTuple):
-    request: Request
-    names: frozenset[str]
-
-
-class _Round(NamedTuple):
-    """What the thread has to do next; `due` are the timers that went off."""
-
-    arrived: list[Waiter]
-    released: dict[str, frozenset[str]]
-    left: list[Waiter]
-    due: set[Alarm]
 
 
 class SlotKeeper:
@@ -112,7 +98,7 @@ class SlotKeeper:
         self._changed = threading.RLock()
         self._order = itertools.count()
         self._waiting: dict[str, Waiter] = {}
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._leases: dict[float, int] = {}  # how many are held for so many seconds
         self._arrived: list[Waiter] = []
         self._released: dict[str, frozenset[str]] = {}
@@ -231,14 +217,14 @@ class SlotKeeper:
             self._left.append(waiter)
             self._wake()
 
-    def _next_round(self, store: LimitStore, bell: Bell) -> _Round | None:
+    def _next_round(self, store: LimitStore, bell: Bell) -> Round | None:
         """Waits until there is something to do; `None` if there is nothing any more, and the thread ends."""
         idle = False
         while True:
             with self._changed:
                 if self._arrived or self._released or self._left or self._alarms.due:
                     due = self._alarms.take_due()
-                    todo = _Round(self._arrived, self._released, self._left, due)
+                    todo = Round(self._arrived, self._released, self._left, due)
                     self._arrived, self._released, self._left = [], {}, []
                     return todo
                 self._keep_time(store)
@@ -247,7 +233,7 @@ class SlotKeeper:
                     self._end()
                     return None
             if store.rung():
-                return _Round([], {}, [], {("rung", None)})
+                return Round([], {}, [], {("rung", None)})
             woken = bell.wait(store.fileno(), None if busy else store.linger)
             idle = not woken and not busy
 
@@ -303,7 +289,7 @@ class SlotKeeper:
             if bell is not None:
                 bell.close()
 
-    def _work(self, store: LimitStore, todo: _Round) -> None:
+    def _work(self, store: LimitStore, todo: Round) -> None:
         lines = self._lines
         self._give_back(store, todo.released)
         for names in todo.released.values():
@@ -356,7 +342,7 @@ class SlotKeeper:
             held = {id: it for id, it in self._held.items() if it.request.lease_seconds == seconds}
         if not held:
             return
-        lost: list[_Held] = []
+        lost: list[Held] = []
         try:
             kept = store.renew(list(held), seconds)
             for id, it in held.items():
@@ -375,7 +361,7 @@ class SlotKeeper:
                 ),  # there may be thousands
             )
 
-    def _take_again(self, store: LimitStore, it: _Held, gone: frozenset[str]) -> bool:
+    def _take_again(self, store: LimitStore, it: Held, gone: frozenset[str]) -> bool:
         """Takes slots that were lost once more if there is room; else they are held no more, and it returns False."""
         id = it.request.holder.id
         answer = store.try_acquire(replace(it.request, names=gone, strict=False), stand=False)
@@ -385,7 +371,7 @@ class SlotKeeper:
             if held is None:  # given back meanwhile
                 self._released[id] = taken
             elif names := it.names - gone | taken:
-                self._held[id] = _Held(it.request, names)
+                self._held[id] = Held(it.request, names)
             else:
                 del self._held[id]
                 self._count(it.request, -1)
@@ -472,7 +458,7 @@ class SlotKeeper:
             else:
                 waiter.cancel()
                 if outcome.names and waiter.request.lease_seconds is not None:
-                    self._held[id] = _Held(waiter.request, outcome.names)
+                    self._held[id] = Held(waiter.request, outcome.names)
                     self._count(waiter.request, 1)
         try:
             waiter.on_outcome(outcome)
