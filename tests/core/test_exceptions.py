@@ -33,6 +33,7 @@ from shoal.exceptions import (
     NestingTooDeep,
     ParameterBindError,
     ParameterTypeError,
+    RecordError,
     ReservedArgumentError,
     ResultLost,
     RunError,
@@ -118,6 +119,7 @@ EXAMPLES: list[tuple[ShoalError, list[str]]] = [
         ["'db'", "within 1.5 s"],
     ),
     (RunnerStateError(runner="threads", problem="entered twice"), ["threads", "twice"]),
+    (RecordError(path="run.shoal", problem="it is a folder"), ["run.shoal", "a folder"]),
     (
         BackendError(runner="Mine", event="lost", batch=7, problem="none of this number was sent"),
         ["Mine", "'lost'", "7", "none of this number"],

@@ -145,8 +145,16 @@ class TestWhatTheEndWaitedFor:
         made.map("fit", [1.0] * 10, workers=[0])
         made.map("fit", [1.0] * 6, workers=[1, 2, 3])
         assert told(made)["uneven"].startswith(
-            "One worker was busy for 10 s, the usual one for 2 s"
+            "8 runs, most of them of `fit`, waited behind others on a busy worker for 80 %"
         )
+
+    def test_a_worker_that_had_the_chain_is_none(self) -> None:
+        made = Made(workers=4, seconds=10)
+        made.map("load", [0.5] * 8)
+        before: list[int] = []
+        for place in range(1, 10):
+            before = [made.run("fit", place, place + 1, ready=place, after=before)]
+        assert "uneven" not in told(made)
 
 
 class TestWhatIsNotTheUsers:

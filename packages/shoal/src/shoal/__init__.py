@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shoal.context import tags
     from shoal.flows import Flow, flow
     from shoal.logs import get_run_logger
+    from shoal.recording.recording import Recording, record
     from shoal.states import State
     from shoal.tasks import Task, task
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Flow",
+    "Recording",
     "State",
     "Task",
     "allow_failure",
@@ -48,6 +50,7 @@ __all__ = [
     "get_run_logger",
     "opaque",
     "quote",
+    "record",
     "tags",
     "task",
     "unmapped",
@@ -55,6 +58,7 @@ __all__ = [
 
 _HOMES = {
     "Flow": "flows",
+    "Recording": "recording.recording",
     "State": "states",
     "Task": "tasks",
     "allow_failure": "annotations",
@@ -62,6 +66,7 @@ _HOMES = {
     "get_run_logger": "logs",
     "opaque": "annotations",
     "quote": "annotations",
+    "record": "recording.recording",
     "tags": "context",
     "task": "tasks",
     "unmapped": "annotations",

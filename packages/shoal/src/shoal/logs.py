@@ -180,7 +180,7 @@ def set_up() -> None:
             except ValueError:
                 _ROOT.setLevel(logging.INFO)
                 _ROOT.warning("SHOAL_LOGGING_LEVEL is %r, which is no level; INFO is used", level)
-        if not _ROOT.handlers and not logging.getLogger().handlers:
+        if not _others(None):
             handler = _StderrHandler()
             handler.setFormatter(_Formatter())
             _ROOT.addHandler(handler)
@@ -190,10 +190,11 @@ def set_up() -> None:
         _is_set_up = True
 
 
-def _others(own: logging.Handler) -> bool:
-    """Whether there are handlers besides ours."""
+def _others(own: logging.Handler | None) -> bool:
+    """Whether there are handlers besides ours that show anything."""
     return bool(logging.getLogger().handlers) or any(
-        handler is not own for handler in _ROOT.handlers
+        handler is not own and not getattr(handler, "observes", False)  # it shows nothing
+        for handler in _ROOT.handlers
     )
 
 

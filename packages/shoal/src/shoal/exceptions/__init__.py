@@ -34,6 +34,7 @@ May import `safely`. Everything else may import this module.
     ├── ConcurrencySlotAcquisitionError     slots that cannot be had
     ├── AcquireConcurrencySlotTimeoutError  slots that were not free in time (TimeoutError)
     ├── BackendError              a backend told of what cannot be            (RuntimeError)
+    ├── RecordError               the record of a run that cannot be written or read
     ├── RunnerStateError          a runner used before, after, or twice      (RuntimeError)
     ├── MissingExtraError         a package is not installed                 (ImportError)
     ├── ClusterError              there is no cluster to run anything on
@@ -50,7 +51,7 @@ take facts by keyword only. (The real `dataclasses` would import `inspect`, too 
 # base.py       `ShoalError`
 # runs.py       runs without a result, and waits
 # calls.py      calls, their arguments, and options
-# runners.py    runners, limits, and packages that are not installed
+# runners.py    runners, limits, records, and packages that are not installed
 # clusters.py   clusters
 # targets.py    what the command line is to run
 
@@ -96,6 +97,7 @@ from shoal.exceptions.runners import (
     ConcurrencySlotAcquisitionError,
     AcquireConcurrencySlotTimeoutError,
     RunnerStateError,
+    RecordError,
     BackendError,
     MissingExtraError,
     UnknownRunner,
@@ -136,6 +138,7 @@ __all__ = [
     "NestingTooDeep",
     "ParameterBindError",
     "ParameterTypeError",
+    "RecordError",
     "ReservedArgumentError",
     "ResultLost",
     "RunError",

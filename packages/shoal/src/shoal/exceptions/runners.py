@@ -1,4 +1,4 @@
-"""A runner, a limit or a package cannot be used.
+"""A runner, a limit, a record or a package cannot be used.
 
 May import `base` and `calls`.
 """
@@ -20,6 +20,7 @@ __all__ = [
     "ConcurrencyLimitError",
     "ConcurrencySlotAcquisitionError",
     "MissingExtraError",
+    "RecordError",
     "RunnerStateError",
     "UnknownRunner",
 ]
@@ -105,6 +106,21 @@ class BackendError(ShoalError, RuntimeError):
 
     def _text(self) -> str:
         return f"{self.runner}'s backend told {self.event!r} of batch {self.batch}: {self.problem}"
+
+
+class RecordError(ShoalError):
+    """The record of a run cannot be written or read.
+
+    Attributes:
+        path: of the file or folder.
+        problem: what is wrong, and what to do.
+    """
+
+    path: str
+    problem: str
+
+    def _text(self) -> str:
+        return f"Record {self.path!r}: {self.problem}"
 
 
 class MissingExtraError(ShoalError, ImportError):

@@ -1,8 +1,13 @@
 """What ran when: columns of a run, and what is made of them.
 
+    recording.py    what users have of it: `shoal.record()`
+    recorder.py     observes, and keeps what it is told
+    file.py         one thread writes it to an SQLite file
+    reading.py      makes the record of the file; clocks.py: of workers, against the driver's
     record.py       the record as its readers have it: plain data
     report          the report: one page of what ran, and what would help
     drawing.py      the tasks of a flow and what they pass, as text and picture
+    trace.py        the record as a timeline for Perfetto
     dry_run.py      a flow's body is run to be drawn, its tasks are not
 
 Nothing here is loaded, and nothing is told, unless somebody asks for it. May import scheduling and what lies above it.

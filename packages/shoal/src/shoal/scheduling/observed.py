@@ -33,6 +33,7 @@ __all__ = [
     "ObservedPushingScheduler",
     "RunnerObserver",
     "Several",
+    "attempt_of",
     "observer_of",
 ]
 
@@ -146,7 +147,8 @@ class Several:
         return tell
 
 
-def _attempt_of(run: TaskFuture[Any]) -> int:
+def attempt_of(run: TaskFuture[Any]) -> int:
+    """Which attempt of a run comes next, or is under way, those counted that were lost with their worker."""
     call, detail = run._call, run._detail
     attempt = call.attempt if call is not None else 1
     return attempt + detail.crashes if detail is not None else attempt
@@ -185,7 +187,7 @@ class _Observed:
 
     def ended(self, future: TaskFuture[Any], outcome: Outcome, now: float) -> None:
         open_before = future._phase < DONE
-        attempt, began = _attempt_of(future), self._began(future)
+        attempt, began = attempt_of(future), self._began(future)
         super().ended(future, outcome, now)  # type: ignore[misc]
         if open_before and future._phase == AWAITING_RETRY:
             self.observer.retries(future, attempt, began, now, outcome)
@@ -200,7 +202,7 @@ class _Observed:
         *,
         executes: bool = False,
     ) -> bool:
-        attempt, began = _attempt_of(future), self._began(future)
+        attempt, began = attempt_of(future), self._began(future)
         settled: bool = super().settle(  # type: ignore[misc]
             future, phase, value, now, state, executes=executes
         )
@@ -242,7 +244,7 @@ class ObservedPullingScheduler(_Observed, PullingScheduler):
     def complete(self, future: TaskFuture[Any], value: Any, now: float) -> None:
         """See `Scheduler`."""
         open_before = hasattr(future, "_open")
-        attempt, began = _attempt_of(future), future._since
+        attempt, began = attempt_of(future), future._since
         PullingScheduler.complete(self, future, value, now)
         if open_before and future._phase == COMPLETED and future._since == now:
             self.observer.ran(future, attempt, began, now)

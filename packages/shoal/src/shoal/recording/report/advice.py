@@ -231,7 +231,7 @@ def too_many_workers(figures: Figures) -> Advice | None:
         return None
     return Advice(
         "too_many_workers",
-        f"Of {slots:,} workers never more than {most:.2g} were busy at once: there were not more runs that could go "
+        f"Of {slots:,} workers never more than {most:,.0f} were busy at once: there were not more runs that could go "
         "side by side. As many workers would do, or smaller runs to share among them.",
         figures.elapsed * wasted * 0.1,
     )
@@ -256,21 +256,25 @@ def more_workers(figures: Figures) -> Advice | None:
 
 
 def uneven(figures: Figures) -> Advice | None:
-    """A few workers did most, though there was enough for all."""
-    busy = sorted(figures.workers.busy, reverse=True)
-    if len(busy) < 3 or not sum(busy):
+    """Runs waited for a worker that was busy, while others were idle."""
+    record, slots = figures.record, len(figures.workers.busy)
+    if slots < 2 or not figures.elapsed:
         return None
-    usual = median(busy)
-    stake = busy[0] - sum(busy) / len(busy)
-    queued = sum(step.gap + step.seconds for step in figures.path.steps if step.after == "worker")
-    if busy[0] < 2 * usual or not _worth(figures, min(stake, queued), 0.2):
+    behind = [
+        step
+        for step in figures.path.steps
+        if step.after == "worker" and figures.at_once(step.began) < 0.6 * slots
+    ]
+    stake = sum(step.seconds for step in behind)
+    if not _worth(figures, stake, 0.2):
         return None
+    task = Counter(step.task for step in behind).most_common(1)[0][0]
     return Advice(
         "uneven",
-        f"One worker was busy for {seconds(busy[0])}, the usual one for {seconds(usual)}, and runs waited behind others on "
-        "the same worker. Runs of one batch are alike to the runner until they have been measured: give long ones a task "
-        "of their own.",
-        min(stake, queued),
+        f"{many(len(behind), 'run')}, most of them of `{record.tasks[task].name}`, waited behind others on a busy worker for "
+        f"{share(stake, figures.elapsed)} of the time, while other workers were idle. Runs of a task that has not been "
+        "measured yet travel together as if they were short: give the long ones a task of their own.",
+        stake,
     )
 
 

@@ -12,7 +12,7 @@ from shoal.recording.report.words import many, seconds, share
 __all__ = ["graph", "histogram", "layers"]
 
 #: Sizes of a node of the graph and of what is between nodes, in pixels.
-WIDE, HIGH, ACROSS, DOWN = 190, 50, 70, 18
+WIDE, HIGH, ACROSS, DOWN = 164, 50, 40, 18
 
 
 def histogram(spread: Spread, label: str, colour: str = "var(--link)") -> str:
@@ -75,7 +75,9 @@ def graph(
     wide = len(columns) * (WIDE + ACROSS) - ACROSS + 34
     high = max(map(len, columns), default=0) * (HIGH + DOWN) + 4
     parts = [
-        f'<svg role="img" aria-label="Graph of tasks" width="{wide}" height="{high}" viewBox="0 0 {wide} {high}">',
+        f'<svg role="img" aria-label="Graph of tasks" '
+        # It shrinks to what fits as long as it can be read, and scrolls beyond.
+        f'style="width:100%;min-width:{wide * 0.7:.0f}px;max-width:{wide}px" viewBox="0 0 {wide} {high}">',
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         '<path d="M0 0L8 4L0 8z" fill="var(--faint)"/></marker></defs>',
     ]
@@ -102,8 +104,8 @@ def graph(
             f'<g><title>{escape(told)}</title><rect x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" rx="6" '
             f'fill="var(--soft)" stroke="{edge}" stroke-width="{2 if on else 1}"/>'
             f'<rect x="{x + 8}" y="{y + 11}" width="9" height="9" rx="2" fill="{colours[index]}"/>'
-            f'<text x="{x + 23}" y="{y + 20}" font-weight="600">{escape(_fitting(task.name, 24))}</text>'
-            f'<text class="small" x="{x + 8}" y="{y + 39}">{escape(_fitting(note, 34))}</text></g>'
+            f'<text x="{x + 23}" y="{y + 20}" font-weight="600">{escape(_fitting(task.name, 20))}</text>'
+            f'<text class="small" x="{x + 8}" y="{y + 39}">{escape(_fitting(note, 28))}</text></g>'
         )
     return "".join([*parts, "</svg>"])
 

@@ -170,6 +170,10 @@ class Figures:
             found.update(task.counts)
         return dict(found)
 
+    def at_once(self, moment: float) -> float:
+        """How many runs went on at once around a moment."""
+        return self.curve[min(int(moment / self.elapsed * BINS), BINS - 1)]
+
     def task(self, index: int) -> TaskFigures:
         """The figures of a task."""
         return next(task for task in self.tasks if task.index == index)

@@ -59,7 +59,12 @@ def what(figures: Figures) -> str:
     numbers = {run.number for run in runs}
     for run in runs:
         children[run.parent if run.parent in numbers else None].append(run)
-    inside: Counter[int] = Counter(figures.record.columns.flow_run)
+    columns, retrying = figures.record.columns, figures.record.states.index("Retrying")
+    inside = Counter(
+        flow
+        for flow, state in zip(columns.flow_run, columns.state, strict=True)
+        if state != retrying
+    )
     rows: list[str] = []
     way = [(run, 0) for run in reversed(children[None])]
     while way and len(rows) < FLOW_RUNS:
@@ -106,12 +111,16 @@ def failures(figures: Figures) -> str:
             continue
         task = record.tasks[task_of[number]].name if number in task_of else ""
         groups[task, last.kind, pieces.cut(last.text, 200)].append((number, last))
-    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-    parts = []
+    # What never began because of another failure tells less than that one.
+    ordered = sorted(
+        groups.items(), key=lambda item: (item[1][0][1].state == "NotReady", -len(item[1]))
+    )
+    parts: list[str] = []
     for (task, kind, text), members in ordered[:GROUPS]:
         head = f"{escape(kind)}: {escape(text)}" if kind else escape(text)
         runs = "".join(
-            _failure(figures, number, task_of, row) for number, row in members[:IN_GROUP]
+            _failure(figures, number, task_of, row, unfolded=not parts and not place)
+            for place, (number, row) in enumerate(members[:IN_GROUP])
         )
         more = len(members) - IN_GROUP
         parts.append(
@@ -124,7 +133,9 @@ def failures(figures: Figures) -> str:
     return "\n".join(parts)
 
 
-def _failure(figures: Figures, number: int, task_of: Mapping[int, int], row: ErrorRow) -> str:
+def _failure(
+    figures: Figures, number: int, task_of: Mapping[int, int], row: ErrorRow, *, unfolded: bool
+) -> str:
     record = figures.record
     flow = next((run for run in record.flow_runs if run.number == number), None)
     name = (
@@ -143,7 +154,7 @@ def _failure(figures: Figures, number: int, task_of: Mapping[int, int], row: Err
     said = f"{escape(name)}: {pieces.state(row.state)} at {seconds(row.at - record.started)}{attempt}{where}"
     if not trace and not logs:
         return f"<p>{said}</p>"
-    return f"<details open><summary>{said}</summary>{trace}{logs}</details>"
+    return f"<details{' open' if unfolded else ''}><summary>{said}</summary>{trace}{logs}</details>"
 
 
 # ------------------------------------------------------------ events and log

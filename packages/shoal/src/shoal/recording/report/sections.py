@@ -53,8 +53,5 @@ def _advice(found: list[Advice]) -> str:
             '<section class="advice" id="advice"><h2>Advice</h2><p>None: nothing that took much of the time looks as if it '
             "could be spared.</p></section>"
         )
-    items = "".join(
-        f'<li data-rule="{one.rule}"{" class=bad" if one.rule == "deaths" else ""}>{pieces.ticked(one.text)}</li>'
-        for one in found
-    )
+    items = "".join(f'<li data-rule="{one.rule}">{pieces.ticked(one.text)}</li>' for one in found)
     return f'<section class="advice" id="advice"><h2>Advice</h2><ul>{items}</ul></section>'

@@ -1,0 +1,441 @@
+"""Recordings of real runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shoal
+from shoal.exceptions import RecordError
+from shoal.recording.file import Writer
+from shoal.recording.record import RunRow
+from shoal.scheduling.pulling import PullingScheduler
+from shoal.task_runners import ThreadPoolTaskRunner
+
+RUNNERS = ["threads", "threads:1", "sequential", "processes:2"]
+
+
+@shoal.task
+def stamp(x: int) -> tuple[float, float]:
+    began = time.time()
+    return began, time.time()
+
+
+@shoal.task
+def half(x: int) -> int:
+    if x % 2:
+        raise ValueError(f"{x} is odd")
+    return x // 2
+
+
+@shoal.task
+def count(xs: list[Any]) -> int:
+    return len(xs)
+
+
+@shoal.task(retries=2)
+def third(folder: str) -> int:
+    tries = len(os.listdir(folder))
+    Path(folder, str(tries)).touch()
+    if tries < 2:
+        raise OSError(f"try {tries}")
+    return tries
+
+
+@shoal.task
+def outer(x: int) -> int:
+    return sum(shoal.task(lambda y: y, name="inner").map(range(x)).result())
+
+
+def of(recording: shoal.Recording, task: str) -> list[RunRow]:
+    return [row for row in recording.runs() if row.task == task]
+
+
+@pytest.fixture(params=RUNNERS)
+def runner(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_each_run_is_there_once_with_times_that_enclose_it(runner: str) -> None:
+    @shoal.flow(task_runner=runner)
+    def stamps() -> list[tuple[float, float]]:
+        mapped = stamp.map(range(50))
+        single = [stamp.submit(x) for x in range(5)]
+        return [*mapped.result(), *[future.result() for future in single]]
+
+    with shoal.record() as recording:
+        own = stamps()
+    rows = of(recording, "stamp")
+    assert len({row.number for row in rows}) == len(rows) == 55
+    # In the order of their numbers, as the values are in the order of submission: singles come before maps.
+    by_number = sorted(rows, key=lambda row: row.number)
+    in_order = [*by_number[5:], *by_number[:5]]
+    for row, (began, ended) in zip(in_order, own, strict=True):
+        assert row.state == "Completed"
+        assert row.submitted <= row.ready <= row.sent <= row.begun + 1e-6
+        assert (
+            row.begun <= began + 1e-3
+        )  # the clock of seconds since the epoch is not that of durations
+        assert ended <= row.ended + 1e-6
+
+
+def test_runs_on_one_thread_follow_each_other(tmp_path: Path) -> None:
+    @shoal.flow(task_runner="threads:1")
+    def chain() -> None:
+        stamp.map(range(300)).wait()
+        stamp.submit(1).wait()
+
+    with shoal.record() as recording:
+        chain()
+    rows = sorted(of(recording, "stamp"), key=lambda row: row.begun)
+    assert {row.worker for row in rows} == {rows[0].worker}
+    for before, after in pairwise(rows):
+        assert before.ended <= after.begun
+
+
+def test_failures_have_their_error_and_where_it_was_raised(runner: str) -> None:
+    @shoal.flow(task_runner=runner)
+    def halves() -> None:
+        half.map(range(10)).wait()
+
+    with shoal.record() as recording:
+        halves()
+    rows = of(recording, "half")
+    assert [row.state for row in rows].count("Failed") == 5
+    assert [row.state for row in rows].count("Completed") == 5
+    failed = next(row for row in rows if row.error == "7 is odd")
+    (error,) = recording.record.errors[failed.number]
+    assert error.kind == "ValueError"
+    assert error.file == __file__
+    assert "raise ValueError" in error.traceback
+    assert all(row.begun <= row.ended for row in rows)
+    completed, failures = (recording.record.states.index(n) for n in ("Completed", "Failed"))
+    assert recording.record.counts == {(0, completed): 5, (0, failures): 5}
+
+
+def test_retries_are_attempts_of_their_own(runner: str, tmp_path: Path) -> None:
+    @shoal.flow(task_runner=runner)
+    def thirds() -> int:
+        return third.submit(str(tmp_path)).result()
+
+    with shoal.record() as recording:
+        thirds()
+    rows = of(recording, "third")
+    assert [(row.attempt, row.state) for row in rows] == [
+        (1, "Retrying"),
+        (2, "Retrying"),
+        (3, "Completed"),
+    ]
+    assert [row.error for row in rows] == ["try 0", "try 1", ""]
+    assert rows[0].ended <= rows[1].begun <= rows[1].ended <= rows[2].begun
+    assert [event.kind for event in recording.record.events if event.number] == ["retry", "retry"]
+
+
+def test_what_was_waited_for_is_told_in_ranges(runner: str) -> None:
+    @shoal.flow(task_runner=runner)
+    def counts() -> int:
+        return count.submit(stamp.map(range(20))).result()
+
+    with shoal.record() as recording:
+        assert counts() == 20
+    (row,) = of(recording, "count")
+    (upstreams,) = recording.record.upstreams(row.number)
+    assert list(upstreams) == sorted(run.number for run in of(recording, "stamp"))
+    assert len(recording.record.edges) == 1
+    assert row.ready >= max(run.ended for run in of(recording, "stamp")) - 1e-3
+
+
+def test_a_run_whose_upstream_failed_is_told_to_be_not_ready(runner: str) -> None:
+    @shoal.flow(task_runner=runner)
+    def fails() -> None:
+        count.submit([half.submit(1)]).wait()
+
+    with shoal.record() as recording:
+        fails()
+    (row,) = of(recording, "count")
+    assert row.state == "NotReady"
+    assert math.isnan(row.begun)
+    assert row.worker == -1
+
+
+@pytest.mark.parametrize("runner", ["threads", "sequential"])
+def test_who_submitted_a_run_is_known(runner: str) -> None:
+    @shoal.flow(task_runner=runner)
+    def nested() -> int:
+        return outer.submit(5).result()
+
+    with shoal.record() as recording:
+        assert nested() == 10
+    (row,) = of(recording, "outer")
+    assert row.submitter == 0
+    inner = of(recording, "inner")
+    assert len(inner) == 5
+    assert {run.submitter for run in inner} == {row.number}
+
+
+def test_runs_inside_runs_of_processes_are_there() -> None:
+    @shoal.flow(task_runner="processes:1")
+    def nested() -> int:
+        return outer.submit(5).result()
+
+    with shoal.record() as recording:
+        assert nested() == 10
+    assert [row.state for row in of(recording, "inner")] == ["Completed"] * 5
+
+
+def test_flows_in_flows_and_direct_calls(tmp_path: Path) -> None:
+    @shoal.flow
+    def below(x: int) -> int:
+        return half(x)
+
+    @shoal.flow(flow_run_name="{x}-above")
+    def above(x: int) -> int:
+        return below(x)
+
+    with shoal.record() as recording:
+        above(4)
+        with pytest.raises(ValueError, match="odd"):
+            above(3)
+    first, inside, second, inside_second = recording.flow_runs()
+    assert (first.name, first.flow, first.parent, first.state) == (
+        "4-above",
+        "above",
+        None,
+        "Completed",
+    )
+    assert (inside.parent, inside_second.parent) == (first.number, second.number)
+    assert second.state == inside_second.state == "Failed"
+    assert first.parameters == {"x": "4"}
+    assert first.began <= inside.began <= (inside.ended or 0) <= (first.ended or 0)
+    rows = of(recording, "half")
+    assert [(row.state, row.flow_run) for row in rows] == [
+        ("Completed", inside.name),
+        ("Failed", inside_second.name),
+    ]
+
+
+def test_a_cancelled_map_is_told_whole() -> None:
+    stopped = threading.Event()
+
+    @shoal.task
+    def hold(x: int) -> None:
+        stopped.wait()
+
+    with shoal.record() as recording, ThreadPoolTaskRunner(max_workers=1) as runner:
+        try:
+            runner.map(hold, {"x": range(20)})
+            runner.cancel_all()
+        finally:
+            stopped.set()
+    assert [row.state for row in of(recording, "hold")] == ["Cancelled"] * 20
+
+
+def test_a_worker_that_dies_is_told_with_what_it_took_along(tmp_path: Path) -> None:
+    @shoal.task(crash_retries=1)
+    def die_once(path: str) -> int:
+        if not os.path.exists(path):
+            Path(path).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1
+
+    @shoal.flow(task_runner="processes:1")
+    def dies() -> int:
+        return die_once.submit(str(tmp_path / "died")).result()
+
+    with shoal.record() as recording:
+        assert dies() == 1
+    rows = of(recording, "die_once")
+    assert [(row.attempt, row.state) for row in rows] == [(1, "Retrying"), (2, "Completed")]
+    assert rows[0].pid != rows[1].pid
+    assert [event.kind for event in recording.record.events].count("death") == 1
+    dead = recording.record.workers[rows[0].worker]
+    assert dead.ending == f"signal {signal.SIGKILL.value}"
+
+
+def test_log_lines_are_those_of_their_run(capsys: pytest.CaptureFixture[str]) -> None:
+    @shoal.task
+    def says() -> None:
+        shoal.get_run_logger().info("hello")
+        raise ValueError
+
+    @shoal.flow
+    def speaks() -> None:
+        says.submit().wait()
+
+    with shoal.record() as recording:
+        speaks()
+    (row,) = of(recording, "says")
+    (error,) = recording.record.errors[row.number]
+    assert error.logs[0] == "hello"
+    assert "hello" in [log.text for log in recording.record.logs if log.number == row.number]
+
+
+# ---------------------------------------------------------------------- who does not observe
+
+
+def test_nothing_is_told_where_nobody_has_asked() -> None:
+    with ThreadPoolTaskRunner(max_workers=1) as runner:
+        dispatcher: Any = runner._dispatcher
+        assert type(dispatcher.scheduler) is PullingScheduler
+    program = "import shoal, sys\n@shoal.flow\ndef f(): return 1\nf()\nprint('shoal.recording' in sys.modules, 'sqlite3' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert told.stdout.split() == [b"False", b"False"]
+
+
+# ---------------------------------------------------------------------- the file
+
+
+def test_a_saved_record_reads_as_it_was(tmp_path: Path) -> None:
+    @shoal.flow
+    def halves() -> None:
+        half.map(range(10)).wait()
+
+    with shoal.record() as recording:
+        halves()
+        recording.save(tmp_path / "halves.shoal")  # while it goes on
+    recording.save(tmp_path / "after.shoal")
+    for name in ("halves.shoal", "after.shoal"):
+        again = shoal.Recording.open(tmp_path / name)
+        assert list(map(repr, again.runs())) == list(map(repr, recording.runs()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["after.shoal", "halves.shoal"]
+
+
+def test_what_still_runs_is_shown_as_it_is() -> None:
+    @shoal.flow(task_runner="threads:1")
+    def looks() -> list[str]:
+        first = stamp.submit(1)
+        first.wait()
+        recording.record  # noqa: B018  # waits for nothing
+        return [row.state for row in of(recording, "stamp")]
+
+    with shoal.record() as recording:
+        assert looks() == ["Completed"]
+        assert [run.state for run in recording.flow_runs()] == ["Completed"]
+    assert recording.record.ended is not None
+
+
+KILLED = """
+import os, signal, sys, time, shoal
+
+@shoal.task
+def step(x):
+    return x
+
+@shoal.flow
+def killed():
+    step.map(range(1000)).wait()
+    step.submit(1).wait()
+    recording.record  # has it written
+    step.submit(2).wait()
+    print("ready", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with shoal.record(sys.argv[1]) as recording:
+    killed()
+"""
+
+
+def test_the_record_of_a_killed_process_opens(tmp_path: Path) -> None:
+    path = tmp_path / "killed.shoal"
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path)], capture_output=True, check=False
+    )
+    assert ended.returncode == -signal.SIGKILL
+    recording = shoal.Recording.open(path)
+    assert [run.state for run in recording.flow_runs()] == ["Running"]
+    rows = list(recording.runs())
+    assert [row.state for row in rows if row.state != "Pending"] == ["Completed"] * 1001
+    assert recording.record.ended is None
+
+
+@pytest.mark.parametrize("name", ["nowhere/run.shoal", "."])
+def test_a_file_that_cannot_be_written_is_said_at_once(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="folder"), shoal.record(tmp_path / name):
+        pytest.fail("it was entered")
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_flow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    @shoal.flow(task_runner="threads:2")
+    def halves() -> int:
+        half.map(range(20_000)).wait()
+        return len(half.map(range(0, 20, 2)).result())
+
+    with shoal.record(tmp_path / "full.shoal") as recording:
+        writer: Any = recording._writer
+        assert isinstance(writer, Writer)
+        writer.flush()
+        writer._connection.execute("PRAGMA max_page_count = 30")
+        assert halves() == 10
+        writer.flush()
+        assert halves() == 10
+    warnings = [
+        record for record in caplog.records if "recording of this run stops" in record.message
+    ]
+    assert len(warnings) == 1
+    assert "full" in warnings[0].message
+    assert recording.record.ended is None
+
+
+def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:
+    with shoal.record(tmp_path / "run.shoal"):
+        pass
+    with sqlite3.connect(tmp_path / "run.shoal") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(RecordError, match="version 99 of the format, and this Shoal reads version"):
+        shoal.Recording.open(tmp_path / "run.shoal")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not a record at all, by any means", b"SQLite format 3\0"]
+)
+def test_what_is_no_record_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "run.shoal"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match="no record of a run"):
+        shoal.Recording.open(path)
+    with pytest.raises(RecordError, match="no such file"):
+        shoal.Recording.open(tmp_path / "other.shoal")
+
+
+def test_a_recording_is_entered_once() -> None:
+    recording = shoal.record()
+    with pytest.raises(RecordError, match="has not begun"):
+        recording.flow_runs()
+    with recording:
+        pass
+    with pytest.raises(RecordError, match="begun already"), recording:
+        pytest.fail("it was entered")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_leaves_the_record_alone() -> None:
+    @shoal.flow(task_runner="sequential")
+    def halves() -> int:
+        return half.submit(2).result()
+
+    with shoal.record() as recording:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                halves()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        halves()
+    assert len(recording.flow_runs()) == 1
+    assert [row.pid for row in recording.runs()] == [os.getpid()]
