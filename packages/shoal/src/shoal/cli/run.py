@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -42,6 +43,10 @@ def run(
             help="A parameter, `name=value`, as text or JSON; repeat it for several",
         ),
     ] = None,
+    progress: Annotated[
+        bool,
+        Parameter(help="Show on a terminal what runs; `SHOAL_PROGRESS=0` says no, too"),
+    ] = True,
 ) -> int:
     """Run a flow and print what it returns.
 
@@ -53,6 +58,8 @@ def run(
     from shoal.cli.parameters import parse
     from shoal.cli.targets import find_flow
 
+    if not progress:
+        os.environ["SHOAL_PROGRESS"] = "0"
     with Signals() as signals:
         try:
             flow = with_runner(find_flow(str(target)), runner)
