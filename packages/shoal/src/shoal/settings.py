@@ -6,6 +6,7 @@ A handful of plain values; pydantic would cost more at import than all of the li
     SHOAL_LOGGING_LOG_PRINTS                  `log_prints` where no task and no flow says              false
     SHOAL_LOG_BURST                           runs of one task logged one by one before summing up     20
     SHOAL_TASK_RUNNER                         the runner of flows that name none                       threads
+    SHOAL_REPORT                              folder for a report of each flow run that no other is around
     SHOAL_MAX_THREADS                         the most threads of a pool without `max_workers`         256
     SHOAL_TASK_DEFAULT_RETRIES                `retries` of tasks that say nothing                      0
     SHOAL_TASK_DEFAULT_RETRY_DELAY_SECONDS    their `retry_delay_seconds`: `5`, or `1,10,100`          0
@@ -30,6 +31,7 @@ __all__ = [
     "log_prints",
     "logging_level",
     "max_threads",
+    "report_folder",
     "task_retries",
     "task_retry_delay_seconds",
     "task_runner",
@@ -121,6 +123,11 @@ def logging_level() -> str:
 def task_runner() -> str:
     """The runner of flows that name none."""
     return os.environ.get("SHOAL_TASK_RUNNER", "threads")
+
+
+def report_folder() -> str | None:
+    """Where a report of each outermost flow run is to be written; `None` for nowhere."""
+    return os.environ.get("SHOAL_REPORT") or None
 
 
 def log_burst() -> int:
