@@ -146,7 +146,8 @@ def test_retries_are_attempts_of_their_own(runner: str, tmp_path: Path) -> None:
 def test_what_was_waited_for_is_told_in_ranges(runner: str) -> None:
     @shoal.flow(task_runner=runner)
     def counts() -> int:
-        return count.submit(stamp.map(range(20))).result()
+        stamps: Any = stamp.map(range(20))
+        return int(count.submit(stamps).result())
 
     with shoal.record() as recording:
         assert counts() == 20
@@ -333,7 +334,7 @@ import os, signal, sys, time, shoal
 def step(x):
     return x
 
-@shoal.flow
+@shoal.flow(task_runner="threads:1")
 def killed():
     step.map(range(1000)).wait()
     step.submit(1).wait()
