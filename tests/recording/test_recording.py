@@ -290,7 +290,7 @@ def test_nothing_is_told_where_nobody_has_asked() -> None:
     with ThreadPoolTaskRunner(max_workers=1) as runner:
         dispatcher: Any = runner._dispatcher
         assert type(dispatcher.scheduler) is PullingScheduler
-    program = "import shoal, sys\n@shoal.flow\ndef f(): return 1\nf()\nprint('shoal.recording' in sys.modules, 'sqlite3' in sys.modules)"
+    program = "import shoal, sys\n@shoal.flow\ndef f(): return 1\nf()\nprint('shoal.recording.recorder' in sys.modules, 'sqlite3' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert told.stdout.split() == [b"False", b"False"]
 

@@ -14,6 +14,7 @@ from shoal.checks import Checks, check_names, name_of_function, named_after
 from shoal.context import SCOPE
 from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError, UnknownOption
 from shoal.names import function_name_to_flow_name
+from shoal.recording import live
 from shoal.safely import text_of
 from shoal.specs import RESERVED, FlowSpec, bind_error, kind_of_function
 from shoal.task_runners.base import TaskRunner
@@ -347,6 +348,8 @@ class Flow(FlowSpec, Generic[P, R_co]):
             from shoal.recording.reports import report_to
 
             report_to(folder)
+        if scope is None:
+            live.offer()
         run: Callable[..., Any]
         stream: Callable[..., Any]
         if self.is_async:

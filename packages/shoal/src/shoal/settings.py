@@ -4,6 +4,7 @@ A handful of plain values; pydantic would cost more at import than all of the li
 
     SHOAL_LOGGING_LEVEL                       level of the `shoal` loggers                             INFO
     SHOAL_LOGGING_LOG_PRINTS                  `log_prints` where no task and no flow says              false
+    SHOAL_PROGRESS                            live progress where stderr is a terminal                 true
     SHOAL_LOG_BURST                           runs of one task logged one by one before summing up     20
     SHOAL_TASK_RUNNER                         the runner of flows that name none                       threads
     SHOAL_REPORT                              folder for a report of each flow run that no other is around
@@ -31,6 +32,7 @@ __all__ = [
     "log_prints",
     "logging_level",
     "max_threads",
+    "progress",
     "report_folder",
     "task_retries",
     "task_retry_delay_seconds",
@@ -62,6 +64,16 @@ def _seconds(name: str, text: str, problem: str) -> float:
     if not 0 <= value < float("inf"):
         raise _refused(name, os.environ[name], problem)
     return value
+
+
+def _yes_or_no(name: str, *, default: bool) -> bool:
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    word = text.strip().lower()
+    if word not in _YES and word not in _NO:
+        raise _refused(name, text, "true or false is needed")
+    return word in _YES
 
 
 def _refused(name: str, text: str, problem: str) -> InvalidOption:
@@ -107,12 +119,12 @@ def flow_retry_delay_seconds() -> float:
 
 def log_prints() -> bool:
     """Whether prints are logged where no task and no flow says."""
-    text = os.environ.get("SHOAL_LOGGING_LOG_PRINTS")
-    if text is None or text.strip().lower() in _NO:
-        return False
-    if text.strip().lower() not in _YES:
-        raise _refused("SHOAL_LOGGING_LOG_PRINTS", text, "true or false is needed")
-    return True
+    return _yes_or_no("SHOAL_LOGGING_LOG_PRINTS", default=False)
+
+
+def progress() -> bool:
+    """Whether flows show their progress where stderr is a terminal."""
+    return _yes_or_no("SHOAL_PROGRESS", default=True)
 
 
 def logging_level() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -51,6 +52,10 @@ def run(
         str | Path | None,
         Parameter(help="Write a timeline for ui.perfetto.dev, `out.pftrace`"),
     ] = None,
+    progress: Annotated[
+        bool,
+        Parameter(help="Show on a terminal what runs; `SHOAL_PROGRESS=0` says no, too"),
+    ] = True,
 ) -> int:
     """Run a flow and print what it returns.
 
@@ -62,6 +67,8 @@ def run(
     from shoal.cli.parameters import parse
     from shoal.cli.targets import find_flow
 
+    if not progress:
+        os.environ["SHOAL_PROGRESS"] = "0"
     with Signals() as signals:
         try:
             check_paths(report, trace)
