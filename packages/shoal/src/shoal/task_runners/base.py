@@ -154,7 +154,9 @@ class BaseTaskRunner:
             return None
         from shoal.scheduling.observed import observer_of
 
-        self._observer = observer_of([known.runner_entered(self) for known in observers()])
+        self._observer = observer_of(
+            [told for known in observers() if (told := known.runner_entered(self)) is not None]
+        )
         return self._observer
 
     @classmethod
