@@ -293,6 +293,7 @@ PURPOSES = {
     "names": "what runs are called",
     "logs": "lines about runs",
     "context": "what surrounds a run",
+    "markup": "text in HTML",
     "serialization": "pickles",
     "validation": "parameters",
     "settings": "variables",

@@ -10,6 +10,7 @@
     postgres.py   the store in a PostgreSQL database
     opening.py    opens the store of the settings
     slots.py      takes slots for who asks in this process, and keeps and gives them back
+    refusals.py   the errors of those who get none
     register.py   who waits and who holds in this process
     serving.py    what the thread that does so does with the store
     lines.py      in which lines they stand

@@ -5,7 +5,7 @@ until it is served; only the first of a line is tried, and so stands in the stor
 something is given back, here or by another process, or when the store has said that it may be free by then. So a slot
 given back costs one try or two, however many wait.
 
-For one thread. May import `register`, `alarms` and what lies above them.
+For one thread. May import `register`, `refusals`, `alarms` and what lies above them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shoal.exceptions import AcquireConcurrencySlotTimeoutError, ConcurrencyLimitError
+from shoal.exceptions import ConcurrencyLimitError
 from shoal.limits.lines import Lines, Waiter
+from shoal.limits.refusals import refused, too_late
 from shoal.limits.store import TAG, Acquired, Busy
 from shoal.logs import library_logger
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from shoal.limits.register import Held, News, Register
     from shoal.limits.store import LimitStore
 
-__all__ = ["AGAIN", "Serving", "too_late"]
+__all__ = ["AGAIN", "Serving"]
 
 #: Seconds after which who stands in line tells the store at the latest that it still does; less than it waits for that.
 REFRESH = 1.5
@@ -209,8 +210,7 @@ class Serving:
             elif is_late:
                 self._register.decide(waiter, too_late(waiter, self._register.trouble))
         elif not isinstance(answer, Acquired):
-            tag = answer.name.removeprefix(TAG)
-            self._register.decide(waiter, ConcurrencyLimitError(tag=tag, problem=answer.problem))
+            self._register.decide(waiter, refused(answer))
         elif answer.after:
             with self._register.changed:
                 if self._register.waits(waiter):
@@ -232,15 +232,3 @@ class Serving:
             library_logger().info("The limits can be used again")
             self._register.trouble = None
             self.lines.stir(list(self.lines.first))
-
-
-def too_late(
-    waiter: Waiter, trouble: ConcurrencyLimitError | None
-) -> AcquireConcurrencySlotTimeoutError:
-    """The error of who had no slots in its time, perhaps because the store could not be reached."""
-    names = tuple(sorted(name.removeprefix(TAG) for name in waiter.request.names))
-    error = AcquireConcurrencySlotTimeoutError(names=names, timeout_seconds=waiter.timeout or 0.0)
-    if trouble is not None:
-        error.add_note(str(trouble))
-        error.__cause__ = trouble
-    return error

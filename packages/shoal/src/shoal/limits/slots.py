@@ -23,13 +23,14 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.engine.services import TIMERS
-from shoal.exceptions import ConcurrencyLimitError, MissingExtraError
+from shoal.exceptions import ConcurrencyLimitError
 from shoal.limits.alarms import Alarms
 from shoal.limits.bell import Bell
 from shoal.limits.lines import Waiter
 from shoal.limits.opening import open_store
+from shoal.limits.refusals import failed, too_late
 from shoal.limits.register import News, Register
-from shoal.limits.serving import AGAIN, Serving, too_late
+from shoal.limits.serving import AGAIN, Serving
 from shoal.limits.settings import poll_seconds
 from shoal.limits.store import TAG, Acquired
 from shoal.logs import library_logger
@@ -37,7 +38,6 @@ from shoal.logs import library_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from shoal.exceptions import ShoalError
     from shoal.limits.alarms import Alarm
     from shoal.limits.lines import OnOutcome
     from shoal.limits.store import LimitStore, Request
@@ -270,16 +270,7 @@ class SlotKeeper:
     def _refuse(self, waiters: Iterable[Waiter], error: BaseException) -> None:
         """There was no thread for those who waited, by an error."""
         for waiter in waiters:
-            refusal: ShoalError
-            if isinstance(error, MissingExtraError):
-                refusal = MissingExtraError(feature=error.feature, requirement=error.requirement)
-            else:
-                refusal = ConcurrencyLimitError(
-                    tag=min(waiter.request.names).removeprefix(TAG),
-                    problem=f"it cannot be looked at: {error}",
-                )
-            refusal.__cause__ = error
-            self._register.decide(waiter, refusal)
+            self._register.decide(waiter, failed(waiter, error))
 
 
 #: The keeper of this process. It opens nothing before the first request.
