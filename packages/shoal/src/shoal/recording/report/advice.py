@@ -164,7 +164,7 @@ def one_by_one(figures: Figures) -> Advice | None:
 
 def code(figures: Figures) -> Advice | None:
     """The flow's own code takes the time."""
-    stake = figures.path.gaps().get("code", 0.0) + _before(figures)
+    stake = figures.path.gaps.get("code", 0.0) + _before(figures)
     if not _worth(figures, stake, 0.2):
         return None
     return Advice(
@@ -416,7 +416,7 @@ def limits(figures: Figures) -> Advice | None:
 
 def delays(figures: Figures) -> Advice | None:
     """The end waits for delays of retries."""
-    stake = figures.path.gaps().get("retry", 0.0)
+    stake = figures.path.gaps.get("retry", 0.0)
     if not _worth(figures, stake):
         return None
     names: dict[str, float] = defaultdict(float)

@@ -93,7 +93,7 @@ def graph(figures: Figures, css: Mapping[int, str]) -> str:
     tasks = figures.tasks[:NODES]
     if not tasks:
         return ""
-    drawn = drawing.graph(tasks, figures.links, path.by_task(), path.seconds, css)
+    drawn = drawing.graph(tasks, figures.links, path.by_task, path.seconds, css)
     more = len(figures.tasks) - len(tasks)
     names = {task.index: task.name for task in figures.tasks}
     rows = [
@@ -118,7 +118,7 @@ def path(figures: Figures, css: Mapping[int, str]) -> str:
     if not path.steps or not elapsed:
         return ""
     names = {task.index: task.name for task in figures.tasks}
-    by_task, gaps = path.by_task(), path.gaps()
+    by_task, gaps = path.by_task, path.gaps
     counts = Counter(step.task for step in path.steps)
     last = path.steps[-1]
     rest = max(elapsed - last.began - last.seconds, 0.0)
