@@ -341,6 +341,10 @@ class Flow(FlowSpec, Generic[P, R_co]):
         scope = SCOPE.get()
         if scope is not None and scope.drawing is not None:
             return scope.drawing.flow(self, args, kwargs, wait_for, return_state)
+        if settings.may_be_traced():
+            from shoal.recording.otel import trace_runs
+
+            trace_runs()
         run: Callable[..., Any]
         stream: Callable[..., Any]
         if self.is_async:

@@ -22,6 +22,7 @@ from shoal import settings
 from shoal.calls import CANCELLED, COMPLETED, FAILED, WAITING, Call, Outcome, Report
 from shoal.context import HERE, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine.inputs import ATOMS
+from shoal.engine.observing import CARRIERS, be_traced
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from shoal.exceptions import SerializationError
 from shoal.logs import prints_are_logged
@@ -70,6 +71,7 @@ class Surroundings(NamedTuple):
         log_prints: whether prints are logged where no task and no flow says.
         flow: the flow run, without its flow's function; `None` outside a flow.
         capped: whether its runs are under a cap of the flow's.
+        carrier: W3C headers of the flow run's span; `None` where it is not traced.
     """
 
     entropy: int
@@ -77,6 +79,7 @@ class Surroundings(NamedTuple):
     log_prints: bool
     flow: tuple[Any, ...] | None
     capped: bool
+    carrier: dict[str, str] | None
 
 
 class Packed(NamedTuple):
@@ -116,6 +119,7 @@ def surroundings_of(scope: Scope | None) -> bytes:
 
     flow = None
     capped = False
+    carrier = None
     run = scope.flow_run if scope is not None else None
     if run is not None:
         try:
@@ -130,9 +134,12 @@ def surroundings_of(scope: Scope | None) -> bytes:
             lineage.append((above.number, above.name, above.flow.name))
             above = above.parent
         capped = run.flow.max_concurrency is not None
+        carrier = CARRIERS.get(run.number)
         flow = (lineage, sorted(run.tags), run.run_count, run.log_prints, run.started, parameters)
     level = logging.getLogger("shoal.task_runs").getEffectiveLevel()
-    return dumps(Surroundings(process_entropy(), level, settings.log_prints(), flow, capped))
+    return dumps(
+        Surroundings(process_entropy(), level, settings.log_prints(), flow, capped, carrier)
+    )
 
 
 class _FlowStub:
@@ -242,6 +249,8 @@ def run_packed(packed: Packed, make_runner: Callable[[], Any]) -> bytes:
             context = Context()
             context.run(SCOPE.set, scope)
             context.run(TAGS.set, tags)
+            if surroundings.carrier is not None:
+                context.run(be_traced, surroundings.carrier)
             call = Call(tasks[index], args, kwargs, number, context, scope, attempt)
             call.follow(earlier)
             calls.append(call)

@@ -8,6 +8,8 @@
     report          the report: one page of what ran, and what would help
     drawing.py      the tasks of a flow and what they pass, as text and picture
     trace.py        the record as a timeline for Perfetto
+    otel.py         whether OpenTelemetry is told
+    spans.py        spans and counters of OpenTelemetry
     dry_run.py      a flow's body is run to be drawn, its tasks are not
 
 Nothing here is loaded, and nothing is told, unless somebody asks for it. May import scheduling and what lies above it.
