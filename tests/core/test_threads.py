@@ -410,7 +410,7 @@ def lock(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     The library loses its patience with such tasks sooner than it does elsewhere.
     """
-    monkeypatch.setattr("shoal.scheduling.dispatchers.GRACE", 0.2)
+    monkeypatch.setattr("shoal.scheduling.pulling_dispatcher.GRACE", 0.2)
     monkeypatch.setattr("shoal.task_runners.base.LEAVING", 0.5)
     event = threading.Event()
     yield event
@@ -468,7 +468,9 @@ def test_a_stuck_run_is_not_retried_beside_itself(lock: threading.Event) -> None
 def test_what_a_leaving_flow_leaves_behind_is_named(
     lock: threading.Event, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # SPEC 7.6
-    monkeypatch.setattr("shoal.scheduling.dispatchers.GRACE", PATIENCE)  # longer than leaving
+    monkeypatch.setattr(
+        "shoal.scheduling.pulling_dispatcher.GRACE", PATIENCE
+    )  # longer than leaving
     waiting = lock._cond._waiters  # type: ignore[attr-defined]  # who is inside C code now
 
     @task

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from shoal import flow, task
 from shoal.engine.observing import CARRIERS, add_observer, observers, remove_observer
-from shoal.recording.spans import Spans
+from shoal.recording.flow_spans import Spans
 from shoal.task_runners import ThreadPoolTaskRunner
 
 
@@ -340,7 +340,7 @@ def test_off_unless_the_program_traces(
 
 def test_asked_for_and_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_OTEL", "1")
-    monkeypatch.setitem(sys.modules, "shoal.recording.spans", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "shoal.recording.flow_spans", None)  # type: ignore[arg-type]
 
     @flow
     def main() -> None: ...

@@ -14,6 +14,7 @@ from shoal.checks import Checks, check_names, name_of_function, named_after
 from shoal.context import SCOPE
 from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError, UnknownOption
 from shoal.names import function_name_to_flow_name
+from shoal.recording import live
 from shoal.safely import text_of
 from shoal.specs import RESERVED, FlowSpec, bind_error, kind_of_function
 from shoal.task_runners.base import TaskRunner
@@ -335,6 +336,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
 
         Raises:
             ParameterTypeError: a parameter does not fit its annotation; the body is not entered.
+            RecordError: the folder of `SHOAL_REPORT` cannot be written; nothing has run.
             FlowRunTimeout: the run took longer than `timeout_seconds`.
             Exception: what the flow raised, or what the first failed run that it returned had raised.
         """
@@ -345,6 +347,13 @@ class Flow(FlowSpec, Generic[P, R_co]):
             from shoal.recording.otel import trace_runs
 
             trace_runs()
+        folder = settings.report_folder() if scope is None else None
+        if folder is not None:
+            from shoal.recording.reports import report_to
+
+            report_to(folder)
+        if scope is None:
+            live.offer()
         run: Callable[..., Any]
         stream: Callable[..., Any]
         if self.is_async:

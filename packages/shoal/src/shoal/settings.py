@@ -4,8 +4,10 @@ A handful of plain values; pydantic would cost more at import than all of the li
 
     SHOAL_LOGGING_LEVEL                       level of the `shoal` loggers                             INFO
     SHOAL_LOGGING_LOG_PRINTS                  `log_prints` where no task and no flow says              false
+    SHOAL_PROGRESS                            live progress where stderr is a terminal                 true
     SHOAL_LOG_BURST                           runs of one task logged one by one before summing up     20
     SHOAL_TASK_RUNNER                         the runner of flows that name none                       threads
+    SHOAL_REPORT                              folder for a report of each flow run that no other is around
     SHOAL_MAX_THREADS                         the most threads of a pool without `max_workers`         256
     SHOAL_TASK_DEFAULT_RETRIES                `retries` of tasks that say nothing                      0
     SHOAL_TASK_DEFAULT_RETRY_DELAY_SECONDS    their `retry_delay_seconds`: `5`, or `1,10,100`          0
@@ -36,6 +38,8 @@ __all__ = [
     "may_be_traced",
     "otel",
     "otel_map_runs",
+    "progress",
+    "report_folder",
     "task_retries",
     "task_retry_delay_seconds",
     "task_runner",
@@ -66,6 +70,16 @@ def _seconds(name: str, text: str, problem: str) -> float:
     if not 0 <= value < float("inf"):
         raise _refused(name, os.environ[name], problem)
     return value
+
+
+def _yes_or_no(name: str, *, default: bool) -> bool:
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    word = text.strip().lower()
+    if word not in _YES and word not in _NO:
+        raise _refused(name, text, "true or false is needed")
+    return word in _YES
 
 
 def _refused(name: str, text: str, problem: str) -> InvalidOption:
@@ -111,12 +125,12 @@ def flow_retry_delay_seconds() -> float:
 
 def log_prints() -> bool:
     """Whether prints are logged where no task and no flow says."""
-    text = os.environ.get("SHOAL_LOGGING_LOG_PRINTS")
-    if text is None or text.strip().lower() in _NO:
-        return False
-    if text.strip().lower() not in _YES:
-        raise _refused("SHOAL_LOGGING_LOG_PRINTS", text, "true or false is needed")
-    return True
+    return _yes_or_no("SHOAL_LOGGING_LOG_PRINTS", default=False)
+
+
+def progress() -> bool:
+    """Whether flows show their progress where stderr is a terminal."""
+    return _yes_or_no("SHOAL_PROGRESS", default=True)
 
 
 def logging_level() -> str:
@@ -127,6 +141,11 @@ def logging_level() -> str:
 def task_runner() -> str:
     """The runner of flows that name none."""
     return os.environ.get("SHOAL_TASK_RUNNER", "threads")
+
+
+def report_folder() -> str | None:
+    """Where a report of each outermost flow run is to be written; `None` for nowhere."""
+    return os.environ.get("SHOAL_REPORT") or None
 
 
 def log_burst() -> int:

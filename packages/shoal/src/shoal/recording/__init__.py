@@ -1,6 +1,8 @@
 """What ran when: columns of a run, and what is made of them.
 
+    live            live progress on a terminal, and the lines at the end
     recording.py    what users have of it: `shoal.record()`
+    reports.py      `SHOAL_REPORT`: a report of each flow run
     recorder.py     observes, and keeps what it is told
     file.py         one thread writes it to an SQLite file
     reading.py      makes the record of the file; clocks.py: of workers, against the driver's
@@ -9,7 +11,9 @@
     drawing.py      the tasks of a flow and what they pass, as text and picture
     trace.py        the record as a timeline for Perfetto
     otel.py         whether OpenTelemetry is told
-    spans.py        spans and counters of OpenTelemetry
+    flow_spans.py   spans of flow runs and direct calls, and who is told of all
+    run_spans.py    spans of the runs of a runner
+    spans.py        makes spans and counters of OpenTelemetry
     dry_run.py      a flow's body is run to be drawn, its tasks are not
 
 Nothing here is loaded, and nothing is told, unless somebody asks for it. May import scheduling and what lies above it.

@@ -1,6 +1,6 @@
 """Whether OpenTelemetry is to be told, asked once for each flow run and runner where `settings.may_be_traced()` says so.
 
-May import `exceptions`; `spans`, and with it OpenTelemetry, on use.
+May import `exceptions`; `flow_spans`, and with it OpenTelemetry, on use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def trace_runs() -> None:
         MissingExtraError: OpenTelemetry is not installed.
     """
     try:
-        from shoal.recording.spans import observe_if_traced
+        from shoal.recording.flow_spans import observe_if_traced
     except ImportError as error:
         raise MissingExtraError(feature="SHOAL_OTEL", requirement="shoal[otel]") from error
     observe_if_traced()

@@ -21,6 +21,7 @@ observed.py     pure: the same schedulers and ledger, telling an observer
 effects.py      what schedulers and the ledger ask for
 backend.py      what an execution system has to offer; capabilities.py: what of it, as flags
 dispatchers.py  the impure shell, by the kind of backend: its events, and the effects carried out; made of
+  pulling_dispatcher.py  the one for workers of this process
   dispatcher.py   what all kinds have: lock, clock, threads, and an order of effects
   ledger_events.py  the ledger's half
   intake.py       runs come in

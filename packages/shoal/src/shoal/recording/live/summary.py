@@ -1,0 +1,76 @@
+"""The lines at the end of a flow run: what failed, and how many runs there were.
+
+May import `counting` and `rows`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from shoal.recording.live.rows import BOLD, GREEN, RED, YELLOW, clean, cut, seconds_in_words
+
+if TYPE_CHECKING:
+    from shoal.recording.live.counting import FlowCounts
+    from shoal.recording.live.rows import Style
+
+__all__ = ["summary_of"]
+
+
+def summary_of(flow: FlowCounts, style: Style, width: int) -> list[str]:
+    """The failures first: run, error, file and line, and the command that runs all of it again.
+
+    Args:
+        flow: a flow run that has ended.
+        style: what the terminal can show.
+        width: of the terminal.
+    """
+    failed = flow.total("failed")
+    lines: list[str] = []
+    for failure in flow.failures:
+        name = clean(failure.name)
+        lines.append(
+            f"{style.paint(style.bad, RED)} {style.paint(name, BOLD)}  {clean(failure.error)}"
+            + (f"  {clean(failure.place)}" if failure.place else "")
+        )
+    if failed > len(flow.failures):
+        lines.append(f"  {style.dots} and {failed - len(flow.failures):,} more failed")
+    command = _command()
+    completed = flow.state is not None and flow.state.is_completed()
+    if command and (failed or not completed):
+        lines.append(f"  run it again: {command}")
+    lines.append(_last_line(flow, failed, completed, style, width))
+    return lines
+
+
+def _last_line(flow: FlowCounts, failed: int, completed: bool, style: Style, width: int) -> str:
+    runs = flow.total("all")
+    took = seconds_in_words((flow.ended or flow.began) - flow.began)
+    how = flow.state.name.lower() if flow.state is not None else "ended"
+    facts = [f"{how} in {took}", "1 task run" if runs == 1 else f"{runs:,} task runs"]
+    for what, count in (
+        ("failed", failed),
+        ("cancelled", flow.total("cancelled")),
+        ("retried", flow.total("again")),
+    ):
+        if count:
+            facts.append(f"{count:,} {what}")
+    colour = GREEN if completed and not failed else YELLOW if completed else RED
+    mark = style.good if completed else style.bad
+    text = cut(f"{clean(flow.flow)}  {', '.join(facts)}", width - 3, style)
+    return f"{style.paint(mark, colour)} {style.paint(text, BOLD)}"
+
+
+def _command() -> str:
+    """The command line of this process as one would type it; empty where there is none, as in an interactive session."""
+    words = list(sys.orig_argv)
+    if len(words) < 2 or hasattr(sys, "ps1"):
+        return ""
+    if os.path.basename(sys.argv[0]) == "shoal":
+        words = ["shoal", *sys.argv[1:]]
+    else:
+        words[0] = os.path.basename(words[0])
+    text = shlex.join(words)
+    return text if len(text) <= 500 else ""
