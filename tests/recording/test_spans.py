@@ -351,3 +351,45 @@ def test_asked_for_and_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         main()
     assert observers() == ()
     assert otel.get_current() is not None
+
+
+class OtherTracer(trace.Tracer):
+    """Of a provider that is not the SDK's: it gives ids of its own."""
+
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self._tracer = tracer
+
+    def start_span(self, *args: Any, **kwargs: Any) -> trace.Span:
+        return self._tracer.start_span(*args, **kwargs)
+
+    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
+        return self._tracer.start_as_current_span(*args, **kwargs)
+
+
+class OtherProvider(trace.TracerProvider):
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+
+    def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
+        return OtherTracer(self._provider.get_tracer(*args, **kwargs))
+
+
+def test_a_provider_that_is_not_the_sdks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_OTEL", "0")
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    spans = Spans(OtherProvider(provider))
+    add_observer(spans)
+    try:
+
+        @flow(name="main", task_runner="threads:1")
+        def main() -> str:
+            return where.submit(1).result()
+
+        told = main()
+    finally:
+        remove_observer(spans)
+    run, main_span = sorted(exporter.get_finished_spans(), key=lambda span: span.name == "main")
+    assert is_child(run, main_span)
+    assert told == ids_of(main_span)

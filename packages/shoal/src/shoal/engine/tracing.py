@@ -31,17 +31,19 @@ class AmbientSpan(trace.NonRecordingSpan):
 
     Args:
         context: of the flow run's span.
+        knows_runs: whether the spans of runs have ids made of their numbers; else it is that of the flow run.
     """
 
-    def __init__(self, context: trace.SpanContext) -> None:
+    def __init__(self, context: trace.SpanContext, *, knows_runs: bool = True) -> None:
         super().__init__(context)
         self.of_flow = context
+        self._knows_runs = knows_runs
 
     def get_span_context(self) -> trace.SpanContext:
         """See `opentelemetry.trace.Span`."""
         call = CALL.get()
         flow = self.of_flow
-        if call is None:
+        if call is None or not self._knows_runs:
             return flow
         return trace.SpanContext(
             flow.trace_id,

@@ -1,6 +1,6 @@
 """Who is told of flow runs, runners and direct calls, and makes spans of OpenTelemetry: one for each flow run and run.
 
-What a span is called and has as attributes is told by `docs/concepts/opentelemetry.md`.
+What a span is called and has as attributes is told by `docs/concepts/see.md`.
 
 Loaded only where a flow is traced. May import `run_spans`, `spans`, and OpenTelemetry.
 """
@@ -67,10 +67,11 @@ class Spans(SpanMaker):
             attributes={"shoal.flow_run.name": run.name, "shoal.flow_run.id": run.id},
         )
         self._flows[run.number] = span
-        self._ambients[run.number] = AmbientSpan(span.get_span_context())
-        carrier: dict[str, str] = {}
-        propagate.inject(carrier, trace.set_span_in_context(span))
-        CARRIERS[run.number] = carrier
+        self._ambients[run.number] = AmbientSpan(span.get_span_context(), knows_runs=self.gives_ids)
+        if self.gives_ids:
+            carrier: dict[str, str] = {}
+            propagate.inject(carrier, trace.set_span_in_context(span))
+            CARRIERS[run.number] = carrier
 
     def flow_run_entered(self, run: FlowRun, runner: Any) -> None:
         """See `Observer`: in the context of the flow's body."""

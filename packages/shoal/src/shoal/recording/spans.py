@@ -111,6 +111,11 @@ class SpanMaker:
         self._last = parent, context
         return context
 
+    @property
+    def gives_ids(self) -> bool:
+        """Whether the provider lets us say what ids spans have: the SDK's does."""
+        return self._ids is not None
+
     def want(self, span_id: int) -> None:
         """The next span of this thread has this id, where the provider lets us say."""
         if self._ids is not None:
