@@ -314,7 +314,9 @@ def shown_on(stream: Terminal, lines: int = 24) -> list[str]:
     """What a terminal shows of a text: it knows the few sequences that a screen writes."""
     grid = [""] * 200
     row = column = 0
-    for part in re.findall(r"\x1b\[\d*[A-Z]|\x1b\[[0-9;]*m|.|\n", stream.getvalue(), re.DOTALL):
+    for part in re.findall(
+        r"\x1b\[\d*[A-Z]|\x1b\[\??[0-9;]*[hlm]|.|\n", stream.getvalue(), re.DOTALL
+    ):
         if part == "\n":
             row, column = row + 1, 0
         elif part == "\r":
@@ -325,7 +327,7 @@ def shown_on(stream: Terminal, lines: int = 24) -> list[str]:
         elif part == "\x1b[K":
             grid[row] = grid[row][:column]
         elif part.endswith("A"):
-            row -= int(part[2:-1])
+            row -= int(part[2:-1] or 1)
         elif not part.startswith("\x1b"):
             grid[row] = grid[row][:column].ljust(column) + part + grid[row][column + 1 :]
             column += 1
