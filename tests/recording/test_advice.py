@@ -38,7 +38,7 @@ class TestFailures:
             )
         made.run("sum", 4, 4, state="NotReady", worker=-1)
         assert told(made)["failures"] == (
-            "3 runs of 4 of `read` did not complete, and 1 of other tasks; most often the reason was ValueError (3 times). "
+            "3 runs of 4 of `read` did not complete, and 1 of other tasks; the reason was ValueError. "
             "1 run never began, because an upstream had failed: what can do without it takes `allow_failure`."
         )
 

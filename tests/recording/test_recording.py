@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import shoal
+from shoal.cli.app import invoke
 from shoal.exceptions import RecordError
 from shoal.recording.file import Writer
 from shoal.recording.record import RunRow
@@ -144,7 +146,8 @@ def test_retries_are_attempts_of_their_own(runner: str, tmp_path: Path) -> None:
 def test_what_was_waited_for_is_told_in_ranges(runner: str) -> None:
     @shoal.flow(task_runner=runner)
     def counts() -> int:
-        return count.submit(stamp.map(range(20))).result()
+        stamps: Any = stamp.map(range(20))
+        return int(count.submit(stamps).result())
 
     with shoal.record() as recording:
         assert counts() == 20
@@ -287,7 +290,7 @@ def test_nothing_is_told_where_nobody_has_asked() -> None:
     with ThreadPoolTaskRunner(max_workers=1) as runner:
         dispatcher: Any = runner._dispatcher
         assert type(dispatcher.scheduler) is PullingScheduler
-    program = "import shoal, sys\n@shoal.flow\ndef f(): return 1\nf()\nprint('shoal.recording' in sys.modules, 'sqlite3' in sys.modules)"
+    program = "import shoal, sys\n@shoal.flow\ndef f(): return 1\nf()\nprint('shoal.recording.recorder' in sys.modules, 'sqlite3' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert told.stdout.split() == [b"False", b"False"]
 
@@ -331,7 +334,7 @@ import os, signal, sys, time, shoal
 def step(x):
     return x
 
-@shoal.flow
+@shoal.flow(task_runner="threads:1")
 def killed():
     step.map(range(1000)).wait()
     step.submit(1).wait()
@@ -439,3 +442,117 @@ def test_a_forked_child_leaves_the_record_alone() -> None:
         halves()
     assert len(recording.flow_runs()) == 1
     assert [row.pid for row in recording.runs()] == [os.getpid()]
+
+
+# ---------------------------------------------------------------------- pages of it
+
+
+def test_a_page_and_a_timeline_are_made_of_a_recording(tmp_path: Path) -> None:
+    @shoal.flow
+    def halves() -> None:
+        half.map(range(10)).wait()
+
+    with shoal.record() as recording:
+        halves()
+    page = recording.report(tmp_path / "halves.html").read_text(encoding="utf-8")
+    assert "7 is odd" in page
+    assert recording.trace(tmp_path / "halves.pftrace").stat().st_size > 0
+    with pytest.raises(RecordError, match="no folder"):
+        recording.report(tmp_path / "nowhere" / "halves.html")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "stream"])
+def test_each_outermost_flow_run_is_reported_to_a_folder(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "reports"
+    monkeypatch.setenv("SHOAL_REPORT", str(folder))
+
+    @shoal.flow
+    def below() -> int:
+        return half.submit(2).result()
+
+    @shoal.flow(name="a/b", flow_run_name="of {x}")
+    def above(x: int) -> int:
+        return below()
+
+    @shoal.flow(name="a/b", flow_run_name="of {x}")
+    async def above_async(x: int) -> int:
+        return below()
+
+    @shoal.flow(name="a/b", flow_run_name="of {x}")
+    def streamed(x: int) -> Any:
+        yield below()
+
+    for x in (1, 2):
+        if kind == "sync":
+            assert above(x) == 1
+        elif kind == "async":
+            assert asyncio.run(above_async(x)) == 1
+        else:
+            assert list(streamed(x)) == [1]
+    assert sorted(path.name for path in folder.iterdir()) == ["a-b-of-1.html", "a-b-of-2.html"]
+    assert "below" in (folder / "a-b-of-1.html").read_text(encoding="utf-8")
+    monkeypatch.delenv("SHOAL_REPORT")
+    below()
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_folder_for_reports_that_cannot_be_made_is_said_before_the_flow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SHOAL_REPORT", str(tmp_path / "file" / "reports"))
+
+    @shoal.flow
+    def never() -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(RecordError, match="cannot be made"):
+        never()
+
+
+FLOW = """
+import shoal
+
+@shoal.task
+def half(x):
+    if x % 2:
+        raise ValueError(f"{x} is odd")
+    return x // 2
+
+@shoal.flow
+def halves(n: int):
+    return sum(half.map(range(0, n, 2)).result()) + half(n)
+"""
+
+
+def test_the_command_writes_what_was_asked_for_however_the_flow_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "halves.py").write_text(FLOW, encoding="utf-8")
+    target = str(tmp_path / "halves.py")
+    page, trace = tmp_path / "out.html", tmp_path / "out.pftrace"
+    given = ["--report", str(page), "--trace", str(trace)]
+    assert invoke(["run", target, "-p", "n=4", *given]) == 0
+    assert capsys.readouterr().out == "3\n"
+    assert page.exists()
+    assert trace.exists()
+    assert invoke(["run", target, "-p", "n=5", "--report", str(page)]) == 1
+    assert "5 is odd" in page.read_text(encoding="utf-8")
+    assert f"Written: {page}" in capsys.readouterr().err
+    assert invoke(["run", target, "-p", "n=4", "--report", str(tmp_path / "no" / "out.html")]) == 2
+    assert "no folder" in capsys.readouterr().err
+
+
+def test_the_command_makes_a_page_of_a_saved_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with shoal.record(tmp_path / "run.shoal"):
+        half.fn(2)
+    trace = tmp_path / "run.pftrace"
+    assert invoke(["report", str(tmp_path / "run.shoal"), "--trace", str(trace)]) == 0
+    assert (tmp_path / "run.html").exists()
+    assert trace.exists()
+    assert invoke(["report", str(tmp_path / "other.shoal")]) == 2
+    assert "no such file" in capsys.readouterr().err

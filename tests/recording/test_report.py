@@ -536,6 +536,7 @@ class TestInABrowser:
     def test_it_is_dragged(self, browser: Browser, tmp_path: Path) -> None:
         opened = Opened(browser, small(), tmp_path)
         opened.page.locator("#closer").click()
+        opened.page.locator("#timeline").scroll_into_view_if_needed()
         mouse, box = opened.page.mouse, opened.page.locator("#timeline").bounding_box()
         assert box is not None
         mouse.move(box["x"] + 800, box["y"] + 30)

@@ -339,6 +339,11 @@ class Scope:
         """Where code inside takes slots of limits: its driver's keeper; `None` for the keeper of this process."""
         return getattr(self.dispatcher, "keeper", None)
 
+    @property
+    def limited(self) -> bool:
+        """Whether there may be limits of tags, as far as the driver knows."""
+        return getattr(self.dispatcher, "limited", False)
+
 
 def current_scope(task_name: str) -> Scope:
     """The scope that a `submit` or `map` made here belongs to.

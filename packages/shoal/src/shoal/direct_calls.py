@@ -44,7 +44,7 @@ def call(
         Exception: what the run ends with.
     """
     tags = task.tags | TAGS.get()
-    if tags and limits_in_use():
+    if tags and (limits_in_use() or (call.scope is not None and call.scope.limited)):
         return _call_limited(task, call, wait_for, return_state, tags)
     if task.is_generator and not return_state:
         if task.is_async:

@@ -336,12 +336,18 @@ class Flow(FlowSpec, Generic[P, R_co]):
 
         Raises:
             ParameterTypeError: a parameter does not fit its annotation; the body is not entered.
+            RecordError: the folder of `SHOAL_REPORT` cannot be written; nothing has run.
             FlowRunTimeout: the run took longer than `timeout_seconds`.
             Exception: what the flow raised, or what the first failed run that it returned had raised.
         """
         scope = SCOPE.get()
         if scope is not None and scope.drawing is not None:
             return scope.drawing.flow(self, args, kwargs, wait_for, return_state)
+        folder = settings.report_folder() if scope is None else None
+        if folder is not None:
+            from shoal.recording.reports import report_to
+
+            report_to(folder)
         if scope is None:
             live.offer()
         run: Callable[..., Any]

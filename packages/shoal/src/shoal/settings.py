@@ -7,6 +7,7 @@ A handful of plain values; pydantic would cost more at import than all of the li
     SHOAL_PROGRESS                            live progress where stderr is a terminal                 true
     SHOAL_LOG_BURST                           runs of one task logged one by one before summing up     20
     SHOAL_TASK_RUNNER                         the runner of flows that name none                       threads
+    SHOAL_REPORT                              folder for a report of each flow run that no other is around
     SHOAL_MAX_THREADS                         the most threads of a pool without `max_workers`         256
     SHOAL_TASK_DEFAULT_RETRIES                `retries` of tasks that say nothing                      0
     SHOAL_TASK_DEFAULT_RETRY_DELAY_SECONDS    their `retry_delay_seconds`: `5`, or `1,10,100`          0
@@ -32,6 +33,7 @@ __all__ = [
     "logging_level",
     "max_threads",
     "progress",
+    "report_folder",
     "task_retries",
     "task_retry_delay_seconds",
     "task_runner",
@@ -133,6 +135,11 @@ def logging_level() -> str:
 def task_runner() -> str:
     """The runner of flows that name none."""
     return os.environ.get("SHOAL_TASK_RUNNER", "threads")
+
+
+def report_folder() -> str | None:
+    """Where a report of each outermost flow run is to be written; `None` for nowhere."""
+    return os.environ.get("SHOAL_REPORT") or None
 
 
 def log_burst() -> int:

@@ -6,6 +6,7 @@
       targets.py                which flow: `path/to/file.py:flow`, `module:flow`
       parameters.py             with what: `-p name=value`
       signals.py                until when: Ctrl-C and SIGTERM
+    report.py                 shoal report, and what `run --report` records
     runners.py                shoal runners
     doctor.py                 shoal doctor
       doctor_facts.py           what is so: it looks at the machine

@@ -17,6 +17,7 @@ from shoal.cli.console import UsageError, print_error
 from shoal.cli.demo_command import demo
 from shoal.cli.doctor import doctor
 from shoal.cli.global_concurrency_limit import global_concurrency_limit
+from shoal.cli.report import report
 from shoal.cli.run import run
 from shoal.cli.runners import runners
 from shoal.exceptions import ShoalError
@@ -32,6 +33,7 @@ PLUGINS = "shoal.commands"
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run,
+    "report": report,
     "runners": runners,
     "concurrency-limit": concurrency_limit,
     "global-concurrency-limit": global_concurrency_limit,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from shoal.cli.console import UsageError, print_failure, print_value
+from shoal.cli.report import check_paths, recorded
 from shoal.cli.signals import Signals
 from shoal.exceptions import ShoalError
 
@@ -43,6 +44,14 @@ def run(
             help="A parameter, `name=value`, as text or JSON; repeat it for several",
         ),
     ] = None,
+    report: Annotated[
+        str | Path | None,
+        Parameter(help="Write a page of what ran, `out.html`; it opens without a network"),
+    ] = None,
+    trace: Annotated[
+        str | Path | None,
+        Parameter(help="Write a timeline for ui.perfetto.dev, `out.pftrace`"),
+    ] = None,
     progress: Annotated[
         bool,
         Parameter(help="Show on a terminal what runs; `SHOAL_PROGRESS=0` says no, too"),
@@ -62,6 +71,7 @@ def run(
         os.environ["SHOAL_PROGRESS"] = "0"
     with Signals() as signals:
         try:
+            check_paths(report, trace)
             flow = with_runner(find_flow(str(target)), runner)
             args, kwargs = parse(flow, param or [])
         except (UsageError, ShoalError):
@@ -71,9 +81,10 @@ def run(
             print_failure(error)
             return 1
         try:
-            value = flow(*args, **kwargs)
-            if flow.is_async:
-                value = signals.run(value)
+            with recorded(report, trace):
+                value = flow(*args, **kwargs)
+                if flow.is_async:
+                    value = signals.run(value)
         except Exception as error:
             signals.raise_again()
             print_failure(error)

@@ -70,6 +70,7 @@ class Surroundings(NamedTuple):
         log_prints: whether prints are logged where no task and no flow says.
         flow: the flow run, without its flow's function; `None` outside a flow.
         capped: whether its runs are under a cap of the flow's.
+        limited: whether there may be limits of tags.
     """
 
     entropy: int
@@ -77,6 +78,7 @@ class Surroundings(NamedTuple):
     log_prints: bool
     flow: tuple[Any, ...] | None
     capped: bool
+    limited: bool
 
 
 class Packed(NamedTuple):
@@ -132,7 +134,10 @@ def surroundings_of(scope: Scope | None) -> bytes:
         capped = run.flow.max_concurrency is not None
         flow = (lineage, sorted(run.tags), run.run_count, run.log_prints, run.started, parameters)
     level = logging.getLogger("shoal.task_runs").getEffectiveLevel()
-    return dumps(Surroundings(process_entropy(), level, settings.log_prints(), flow, capped))
+    limited = scope is not None and scope.limited
+    return dumps(
+        Surroundings(process_entropy(), level, settings.log_prints(), flow, capped, limited)
+    )
 
 
 class _FlowStub:
@@ -271,6 +276,7 @@ class _LazyScope(Scope):
         return self._runner.scope(self.flow_run).dispatcher  # type: ignore[no-any-return]
 
     keeper = None  # there is no way back to the driver
+    limited = False
 
     def close(self) -> None:
         """Waits for the runs that were submitted inside, and leaves the runner."""

@@ -40,7 +40,7 @@ class Observer(Protocol):
         """A runner is about to start.
 
         Returns:
-            A `RunnerObserver`, which is told of its runs.
+            A `RunnerObserver`, which is told of its runs; `None` if nobody is to be.
         """
 
     def called(self, call: Call, outcome: Outcome, began: float, ended: float) -> None:

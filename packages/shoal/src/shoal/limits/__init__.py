@@ -10,6 +10,7 @@
     postgres.py   the store in a PostgreSQL database
     opening.py    opens the store of the settings
     slots.py      takes slots for who asks in this process, and keeps and gives them back
+    refusals.py   the errors of those who get none
     lines.py      who waits in this process
     alarms.py     what the thread that does so has to do when
     bell.py       what it sleeps on

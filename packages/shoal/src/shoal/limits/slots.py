@@ -27,19 +27,16 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.engine.services import TIMERS
-from shoal.exceptions import (
-    AcquireConcurrencySlotTimeoutError,
-    ConcurrencyLimitError,
-    MissingExtraError,
-)
+from shoal.exceptions import ConcurrencyLimitError
 from shoal.limits.alarms import Alarms
 from shoal.limits.bell import Bell
 from shoal.limits.blocking import Decision, wait_for
-from shoal.limits.lines import Lines, Waiter
+from shoal.limits.lines import Held, Lines, Round, Waiter
 from shoal.limits.opening import open_store
+from shoal.limits.refusals import failed, refused, too_late
 from shoal.limits.settings import poll_seconds
 from shoal.limits.store import TAG, Acquired, Busy
 from shoal.logs import library_logger
@@ -66,20 +63,6 @@ LEAVING = 2.0
 
 class _Timers(Protocol):
     def after(self, seconds: float, action: Callable[[], None], /) -> Any: ...
-
-
-class _Held(NamedTuple):
-    request: Request
-    names: frozenset[str]
-
-
-class _Round(NamedTuple):
-    """What the thread has to do next; `due` are the timers that went off."""
-
-    arrived: list[Waiter]
-    released: dict[str, frozenset[str]]
-    left: list[Waiter]
-    due: set[Alarm]
 
 
 class SlotKeeper:
@@ -115,7 +98,7 @@ class SlotKeeper:
         self._changed = threading.RLock()
         self._order = itertools.count()
         self._waiting: dict[str, Waiter] = {}
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Held] = {}
         self._leases: dict[float, int] = {}  # how many are held for so many seconds
         self._arrived: list[Waiter] = []
         self._released: dict[str, frozenset[str]] = {}
@@ -234,14 +217,14 @@ class SlotKeeper:
             self._left.append(waiter)
             self._wake()
 
-    def _next_round(self, store: LimitStore, bell: Bell) -> _Round | None:
+    def _next_round(self, store: LimitStore, bell: Bell) -> Round | None:
         """Waits until there is something to do; `None` if there is nothing any more, and the thread ends."""
         idle = False
         while True:
             with self._changed:
                 if self._arrived or self._released or self._left or self._alarms.due:
                     due = self._alarms.take_due()
-                    todo = _Round(self._arrived, self._released, self._left, due)
+                    todo = Round(self._arrived, self._released, self._left, due)
                     self._arrived, self._released, self._left = [], {}, []
                     return todo
                 self._keep_time(store)
@@ -250,7 +233,7 @@ class SlotKeeper:
                     self._end()
                     return None
             if store.rung():
-                return _Round([], {}, [], {("rung", None)})
+                return Round([], {}, [], {("rung", None)})
             woken = bell.wait(store.fileno(), None if busy else store.linger)
             idle = not woken and not busy
 
@@ -286,17 +269,7 @@ class SlotKeeper:
             if not (waiter.tried or waiter.lines or self._trouble is not None):
                 waiter.once = True
                 return
-        self._decide(waiter, self._too_late(waiter))
-
-    def _too_late(self, waiter: Waiter) -> AcquireConcurrencySlotTimeoutError:
-        names = tuple(sorted(name.removeprefix(TAG) for name in waiter.request.names))
-        error = AcquireConcurrencySlotTimeoutError(
-            names=names, timeout_seconds=waiter.timeout or 0.0
-        )
-        if self._trouble is not None:
-            error.add_note(str(self._trouble))
-            error.__cause__ = self._trouble
-        return error
+        self._decide(waiter, too_late(waiter, self._trouble))
 
     # ------------------------------------------------------------------ the thread
 
@@ -316,7 +289,7 @@ class SlotKeeper:
             if bell is not None:
                 bell.close()
 
-    def _work(self, store: LimitStore, todo: _Round) -> None:
+    def _work(self, store: LimitStore, todo: Round) -> None:
         lines = self._lines
         self._give_back(store, todo.released)
         for names in todo.released.values():
@@ -369,7 +342,7 @@ class SlotKeeper:
             held = {id: it for id, it in self._held.items() if it.request.lease_seconds == seconds}
         if not held:
             return
-        lost: list[_Held] = []
+        lost: list[Held] = []
         try:
             kept = store.renew(list(held), seconds)
             for id, it in held.items():
@@ -388,7 +361,7 @@ class SlotKeeper:
                 ),  # there may be thousands
             )
 
-    def _take_again(self, store: LimitStore, it: _Held, gone: frozenset[str]) -> bool:
+    def _take_again(self, store: LimitStore, it: Held, gone: frozenset[str]) -> bool:
         """Takes slots that were lost once more if there is room; else they are held no more, and it returns False."""
         id = it.request.holder.id
         answer = store.try_acquire(replace(it.request, names=gone, strict=False), stand=False)
@@ -398,7 +371,7 @@ class SlotKeeper:
             if held is None:  # given back meanwhile
                 self._released[id] = taken
             elif names := it.names - gone | taken:
-                self._held[id] = _Held(it.request, names)
+                self._held[id] = Held(it.request, names)
             else:
                 del self._held[id]
                 self._count(it.request, -1)
@@ -460,10 +433,9 @@ class SlotKeeper:
                 tag = min(answer.names).removeprefix(TAG)
                 self._decide(waiter, ConcurrencyLimitError(tag=tag, problem=problem))
             elif is_late:
-                self._decide(waiter, self._too_late(waiter))
+                self._decide(waiter, too_late(waiter, self._trouble))
         elif not isinstance(answer, Acquired):
-            tag = answer.name.removeprefix(TAG)
-            self._decide(waiter, ConcurrencyLimitError(tag=tag, problem=answer.problem))
+            self._decide(waiter, refused(answer))
         elif answer.after:
             waiter.granted = True
             self._lines.stir(waiter.lines)
@@ -486,7 +458,7 @@ class SlotKeeper:
             else:
                 waiter.cancel()
                 if outcome.names and waiter.request.lease_seconds is not None:
-                    self._held[id] = _Held(waiter.request, outcome.names)
+                    self._held[id] = Held(waiter.request, outcome.names)
                     self._count(waiter.request, 1)
         try:
             waiter.on_outcome(outcome)
@@ -522,16 +494,7 @@ class SlotKeeper:
             waiters = list(self._waiting.values())
             self._arrived.clear()
         for waiter in waiters:
-            refusal: ShoalError
-            if isinstance(error, MissingExtraError):
-                refusal = MissingExtraError(feature=error.feature, requirement=error.requirement)
-            else:
-                refusal = ConcurrencyLimitError(
-                    tag=min(waiter.request.names).removeprefix(TAG),
-                    problem=f"it cannot be looked at: {error}",
-                )
-            refusal.__cause__ = error
-            self._decide(waiter, refusal)
+            self._decide(waiter, failed(waiter, error))
 
 
 #: The keeper of this process. It opens nothing before the first request.

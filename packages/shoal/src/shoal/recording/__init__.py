@@ -2,6 +2,7 @@
 
     live            live progress on a terminal, and the lines at the end
     recording.py    what users have of it: `shoal.record()`
+    reports.py      `SHOAL_REPORT`: a report of each flow run
     recorder.py     observes, and keeps what it is told
     file.py         one thread writes it to an SQLite file
     reading.py      makes the record of the file; clocks.py: of workers, against the driver's

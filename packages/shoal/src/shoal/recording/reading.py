@@ -191,7 +191,8 @@ class _Reading:
                     self._ready.setdefault(number, []).append(when)
             elif kind == "ran":
                 for number, attempt, worker, began, ended in zip(*columns, strict=True):
-                    self._tell(number, attempt, worker, _COMPLETED, began, ended)
+                    if (number, attempt) not in self._told:  # else it was cancelled at that moment
+                        self._tell(number, attempt, worker, _COMPLETED, began, ended)
             elif kind == "ended":
                 for number, attempt, worker, state, began, ended in zip(*columns, strict=True):
                     self._tell(number, attempt, worker, state, began, ended)

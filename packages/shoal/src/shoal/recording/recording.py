@@ -10,14 +10,15 @@ import os
 import shutil
 import tempfile
 import weakref
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from shoal.engine.observing import add_observer, remove_observer
 from shoal.exceptions import RecordError
 from shoal.logs import set_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from shoal.recording.file import Writer
@@ -112,6 +113,13 @@ class Recording:
         logging.getLogger("shoal").removeHandler(recorder.handler)
         writer.close()
 
+    @property
+    def recorder(self) -> Recorder:
+        """Observes, while it goes on."""
+        if self._recorder is None:
+            raise RecordError(path=str(self._given or "(none)"), problem="it has not begun")
+        return self._recorder
+
     def _in_child(self) -> None:
         """In a child that user code has forked: what it runs is not recorded."""
         writer, recorder = self._writer, self._recorder
@@ -177,6 +185,49 @@ class Recording:
             check_writable(target)
             copy(self._path, target)
 
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Writes a page of all that ran: HTML, in one file that opens without a network.
+
+        Args:
+            path: of the file; one that is there is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            RecordError: it cannot be written, or there is no record.
+        """
+        from shoal.recording.report import page
+
+        return _written(path, lambda file: file.write(page(self.record).encode()))
+
+    def trace(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the timeline for https://ui.perfetto.dev.
+
+        Args:
+            path: of the file, conventionally `….pftrace`; one that is there is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            RecordError: it cannot be written, or there is no record.
+        """
+        from shoal.recording.trace import write_trace
+
+        return _written(path, lambda file: write_trace(self.record, file))
+
+
+def _written(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> Path:
+    target = Path(os.path.abspath(path))
+    check_writable(str(target))
+    try:
+        with target.open("wb") as file:
+            write(file)
+    except OSError as error:
+        raise RecordError(path=str(target), problem=f"it cannot be written: {error}") from error
+    return target
+
 
 def record(path: str | os.PathLike[str] | None = None) -> Recording:
     """Records what runs inside `with`.
@@ -188,7 +239,7 @@ def record(path: str | os.PathLike[str] | None = None) -> Recording:
     Examples:
         >>> with shoal.record() as recording:
         ...     nightly()
-        >>> rows = list(recording.runs())
+        >>> recording.report("nightly.html")
 
     Raises:
         RecordError: (when it is entered) the file cannot be written.

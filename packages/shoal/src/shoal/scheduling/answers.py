@@ -63,6 +63,8 @@ class Answers:
     _works_for: FlowLabel | None = None
     #: Whether all runs are under a cap, the flow's.
     capped = False
+    #: Whether there may be limits of tags.
+    limited = False
 
     def __init__(self) -> None:
         _ENTERED.add(self)

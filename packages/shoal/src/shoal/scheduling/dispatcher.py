@@ -393,11 +393,15 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
             self.drain()
 
         limited = future._details().limited
-        self.gate.request(limited, future.task_run_id, future.name, decided)
+        self.gate.request(limited, self._slots_id(future), future.name, decided)
 
     def _release_slots(self, future: TaskFuture[Any]) -> None:
         assert self.gate is not None  # only then are runs limited
-        self.gate.release(future.task_run_id)
+        self.gate.release(self._slots_id(future))
+
+    def _slots_id(self, future: TaskFuture[Any]) -> str:
+        """By what a run's slots are given back. On a worker UUIDs of runs read otherwise on threads without a context."""
+        return future.task_run_id if self.keeper is None else str(future._number)
 
     def _interrupt(self, future: TaskFuture[Any]) -> None:
         if not self.capabilities.stops:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from shoal.calls import AWAITING_RETRY, COMPLETED, DONE, Outcome
+from shoal.calls import AWAITING_RETRY, DONE, Outcome
 from shoal.futures.maps import Span
 from shoal.scheduling.ledger import Ledger
 from shoal.scheduling.pulling import PullingScheduler
@@ -67,7 +67,7 @@ class RunnerObserver(Protocol):
         """A run that had waited for others, for slots or for its retry waits for nothing but a worker."""
 
     def ran(self, run: TaskFuture[Any], attempt: int, began: float, ended: float) -> None:
-        """A run has just completed, on this thread."""
+        """A run is about to complete, on this thread; if it is cancelled at that moment, `settled` tells, too, and counts."""
 
     def went_through(
         self, record: MapRecord[Any], start: int, stop: int, began: float, ended: float
@@ -243,11 +243,9 @@ class ObservedPullingScheduler(_Observed, PullingScheduler):
 
     def complete(self, future: TaskFuture[Any], value: Any, now: float) -> None:
         """See `Scheduler`."""
-        open_before = hasattr(future, "_open")
-        attempt, began = attempt_of(future), future._since
+        if hasattr(future, "_open"):  # told first: who waits for the run may look at once
+            self.observer.ran(future, attempt_of(future), future._since, now)
         PullingScheduler.complete(self, future, value, now)
-        if open_before and future._phase == COMPLETED and future._since == now:
-            self.observer.ran(future, attempt, began, now)
 
     def span_ended(self, worker: Any, span: Span, count: int, began: float, ended: float) -> None:
         """See `PullingScheduler`."""

@@ -154,7 +154,9 @@ class BaseTaskRunner:
             return None
         from shoal.scheduling.observed import observer_of
 
-        self._observer = observer_of([known.runner_entered(self) for known in observers()])
+        self._observer = observer_of(
+            [told for known in observers() if (told := known.runner_entered(self)) is not None]
+        )
         return self._observer
 
     @classmethod
@@ -261,10 +263,11 @@ class BaseTaskRunner:
             outer = SCOPE.get()
             if outer is not None:  # on a worker: slots of limits are its driver's to give
                 dispatcher.keeper = outer.keeper
-            if limits_in_use():
-                from shoal.limits.holding import GATE
+            if limits_in_use() or (outer is not None and outer.limited):
+                from shoal.limits.holding import GATE, Gate
 
-                dispatcher.gate = GATE
+                dispatcher.gate = GATE if dispatcher.keeper is None else Gate(dispatcher.keeper)
+                dispatcher.limited = True
             dispatcher.backend.start(dispatcher)
             self._dispatcher = dispatcher
             if self._observer is not None:

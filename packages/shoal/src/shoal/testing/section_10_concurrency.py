@@ -115,6 +115,48 @@ class ConcurrencyTests(SuiteBase):
 
         assert main() == [[1, 1, 1], [1, 1, 1]]
 
+    @pytest.mark.parametrize("how", ["called", "called, async", "in a flow"])
+    @covers("10.2", needs="nests")
+    def test_tags_of_what_runs_beneath_a_run(
+        self, runner: TaskRunner, signals: Signals, one: str, how: str
+    ) -> None:
+        """Also where a worker knows of no limits itself."""
+        ConcurrencyLimits().create_concurrency_limit("suite-tag", 1)
+
+        @task(tags=["suite-tag"])
+        def inner() -> int:
+            with signals.inside("the room") as crowd:
+                return crowd
+
+        @task(tags=["suite-tag"])
+        async def inner_async() -> int:
+            with signals.inside("the room") as crowd:
+                await anyio.sleep(0.001)
+                return crowd
+
+        @flow(task_runner="threads:2")
+        def beneath() -> list[int]:
+            return [future.result(timeout=PATIENCE) for future in [inner.submit() for _ in "ab"]]
+
+        @task(batch=False)
+        def outer() -> list[int]:
+            return beneath() if how == "in a flow" else [inner() for _ in "ab"]
+
+        @task
+        async def outer_async() -> list[int]:
+            return [await inner_async() for _ in "ab"]
+
+        @flow(task_runner=runner)
+        def main() -> list[list[int]]:
+            submit = outer_async.submit if how == "called, async" else outer.submit
+            return [f.result(timeout=PATIENCE) for f in [submit() for _ in range(4)]]
+
+        assert main() == [[1, 1]] * 4
+        eventually(
+            lambda: not ConcurrencyLimits().read_concurrency_limit_by_tag("suite-tag").active_slots,
+            "all is given back",
+        )
+
     @covers("10.3", needs=("nests", "concurrent"))
     def test_the_holder_is_the_run(self, runner: TaskRunner, signals: Signals, one: str) -> None:
         @task(task_run_name="number {number}")

@@ -66,7 +66,11 @@ def failures(figures: Figures) -> Advice | None:
         text += f", and {sum(t.bad for t in failed) - worst.bad:,} of other tasks"
     if kinds:
         kind, count = kinds.most_common(1)[0]
-        text += f"; most often the reason was {kind} ({count:,} times)"
+        text += (
+            f"; the reason was {kind}"
+            if len(kinds) == 1
+            else f"; most often ({count:,} times) the reason was {kind}"
+        )
     skipped = sum(task.counts.get("NotReady", 0) for task in failed)
     if skipped:
         text += (
@@ -203,19 +207,24 @@ def straggler(figures: Figures) -> Advice | None:
     longest = max(columns.ended[i] - columns.begun[i] for i in late)
     runs = [i for i in late if columns.task[i] == task]
     idle = share(time.idle + time.over, time.total)
-    ready = min(columns.ready[i] - record.started for i in late)
-    first = figures.elapsed * 0.1
+    name = record.tasks[task].name
+    if len(runs) > 1:
+        took = f"{many(len(runs), 'run')} of `{name}` took up to {seconds(longest)} each"
+    else:
+        took = f"one run of `{name}` took {seconds(longest)}"
+    usual = f" (the usual one takes {seconds(typical)})" if longest > 2 * typical else ""
+    rest = "nothing" if len(late) == len(runs) else "little"
+    # What could have begun at once needed nothing but a place in front.
+    first = min(columns.ready[i] - record.started for i in late) < figures.elapsed * 0.1
     help_ = (
         "put them first"
-        if ready < first or ready != ready
+        if first
         else "submit what they need earlier, or cut them into smaller ones"
     )
     return Advice(
         "straggler",
-        f"Workers were idle {idle} of their time: at the end {many(len(runs), 'run')} of `{record.tasks[task].name}` "
-        f"took up to {seconds(longest)} each (the usual one takes {seconds(typical)}), and "
-        f"{'nothing' if len(late) == len(runs) else 'little'} else was left to do. Long runs cost least at the beginning: "
-        f"{help_}.",
+        f"Workers were idle {idle} of their time: at the end {took}{usual}, and {rest} else was left to do. Long runs cost "
+        f"least at the beginning: {help_}.",
         stake,
     )
 

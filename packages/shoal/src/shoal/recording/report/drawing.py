@@ -78,7 +78,7 @@ def graph(
         f'<svg role="img" aria-label="Graph of tasks" '
         # It shrinks to what fits as long as it can be read, and scrolls beyond.
         f'style="width:100%;min-width:{wide * 0.7:.0f}px;max-width:{wide}px" viewBox="0 0 {wide} {high}">',
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerUnits="userSpaceOnUse" markerWidth="9" markerHeight="9" orient="auto">'
         '<path d="M0 0L8 4L0 8z" fill="var(--faint)"/></marker></defs>',
     ]
     for link in links:
@@ -174,7 +174,7 @@ def _without_cycles(
 def _curve(x: float, y: float, to_x: float, to_y: float) -> str:
     if (x, y) == (to_x, to_y):  # to itself: a loop at its right side
         right = x + WIDE
-        return f"M{right} {y + 14}C{right + 36} {y + 4} {right + 36} {y + HIGH - 4} {right} {y + HIGH - 14}"
+        return f"M{right} {y + 12}C{right + 24} {y + 4} {right + 24} {y + HIGH - 4} {right} {y + HIGH - 12}"
     start, end = (x + WIDE, y + HIGH / 2), (to_x, to_y + HIGH / 2)
     if to_x <= x:  # back, or within a column: from below to above
         start, end = (x + WIDE / 2, y + HIGH), (to_x + WIDE / 2, to_y + HIGH)

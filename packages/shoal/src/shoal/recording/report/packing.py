@@ -75,9 +75,13 @@ def packed(record: Record, order: list[list[int]], elapsed: float, most: int = M
     rows: list[tuple[int, int, int]] = []
     chosen: list[int] = []
     gaps, spans = array("i"), array("i")
-    for place, indices in enumerate(order):
-        worker = place if place < len(record.workers) else -1
-        for lane, entries in enumerate(_lanes(record, indices)):
+    # Numbered threads in the order of their numbers, processes of a machine together; what was on no worker comes last.
+    places = sorted(
+        (worker.host, worker.pid, len(worker.thread), worker.thread, worker.index)
+        for worker in record.workers
+    )
+    for worker in (*(place[-1] for place in places), -1):
+        for lane, entries in enumerate(_lanes(record, order[worker])):
             rows.append((worker, lane, len(entries)))
             chosen += entries
             start = record.started

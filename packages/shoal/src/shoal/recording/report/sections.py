@@ -26,8 +26,8 @@ def body(figures: Figures, advice: list[Advice], timeline: Packed) -> str:
     }
     sections = [
         ("what", "What ran", outcome.what(figures)),
-        ("failures", "Failures", outcome.failures(figures)),
         ("timeline-section", "Timeline", times.timeline(figures, timeline, css)),
+        ("failures", "Failures", outcome.failures(figures)),
         ("graph", "Tasks and what they pass", times.graph(figures, css)),
         ("path", "Critical path", times.path(figures, css)),
         ("tasks", "How long runs took and waited", times.tasks(figures, css)),

@@ -11,6 +11,7 @@ May import `messages` and what lies above task runners.
 
 from __future__ import annotations
 
+import uuid
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -81,13 +82,17 @@ class WorkerSlots:
 class RemoteKeeper:
     """The driver's keeper of slots, as runs on a worker see it; see `SlotKeeper`.
 
+    The driver knows an acquisition by an id that is made here: what is called on workers has numbers that several of them
+    give.
+
     Args:
         channel: to the driver.
     """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._waiting: dict[str, Callable[[Any], object]] = {}
+        self._known_as: dict[str, str] = {}
+        self._waiting: dict[str, tuple[str, Request, Callable[[Any], object]]] = {}
 
     def request(
         self,
@@ -102,18 +107,28 @@ class RemoteKeeper:
             on_outcome: called once with the answer or the error, on the receiver's thread; not after `release`.
             timeout: seconds to wait at most.
         """
-        self._waiting[request.holder.id] = on_outcome
-        self._channel.send(messages.SLOTS_WANTED, dumps((request, timeout)))
+        id = request.holder.id
+        acquisition = self._known_as[id] = str(uuid.uuid4())
+        within = frozenset(self._known_as[one] for one in request.within if one in self._known_as)
+        holder = replace(request.holder, id=acquisition)
+        self._waiting[acquisition] = id, request, on_outcome
+        told = replace(request, holder=holder, within=within)
+        self._channel.send(messages.SLOTS_WANTED, dumps((told, timeout)))
 
-    def release(self, acquisition: str) -> None:
+    def release(self, id: str) -> None:
         """Gives slots back, or takes the request for them back; does not wait."""
-        self._waiting.pop(acquisition, None)
-        with suppress(OSError):  # the driver has gone
-            self._channel.send(messages.SLOTS_RELEASED, dumps(acquisition))
+        acquisition = self._known_as.pop(id, None)
+        if acquisition is not None:
+            self._waiting.pop(acquisition, None)
+            with suppress(OSError):  # the driver has gone
+                self._channel.send(messages.SLOTS_RELEASED, dumps(acquisition))
 
     def take(self, body: bytes) -> None:
         """The driver has answered."""
         acquisition, answer = loads(body)
-        on_outcome = self._waiting.pop(acquisition, None)
-        if on_outcome is not None:
+        waiting = self._waiting.pop(acquisition, None)
+        if waiting is not None:
+            id, request, on_outcome = waiting
+            if request.lease_seconds is None:
+                self._known_as.pop(id, None)  # there is nothing to give back
             on_outcome(loads(answer))

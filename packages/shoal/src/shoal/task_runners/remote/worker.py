@@ -202,6 +202,7 @@ class RemoteWorker:
     def surround(self, surroundings: bytes) -> Surroundings:
         """Learns what surrounds the runs."""
         told: Surroundings = loads(surroundings)
+        self.remote.limited = told.limited
         flow_run = flow_run_of(told.flow) if told.flow is not None else None
         self.remote.capped = told.capped
         if flow_run is not None:
