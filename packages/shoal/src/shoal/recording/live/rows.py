@@ -190,8 +190,12 @@ def _waits(flow: FlowCounts, now: float) -> str:
     limited = [problem for problem in problems if problem.due is None]
     if flow.oldest is not None:
         run, since = flow.oldest
-        slowest = f"{clean(run.name)} for {seconds_in_words(now - since)}"
-        return f"{slowest}; {len(limited):,} wait for limits" if limited else f"waits for {slowest}"
+        parts = [f"waits for {clean(run.name)} for {seconds_in_words(now - since)}"]
+        if limited:
+            parts.append(f"{len(limited):,} for limits")
+        if flow.capped:
+            parts.append(f"the cap of {clean(flow.capped)}")
+        return ", ".join(parts)
     if limited:
         limits = sorted({problem.limits for problem in limited})
         return f"waits for limit {clean(limits[0])}"
