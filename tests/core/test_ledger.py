@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
+    invariant,
     rule,
     run_state_machine_as_test,
 )
@@ -45,6 +46,8 @@ from shoal.scheduling.in_flight import (
 from shoal.scheduling.ledger import Ledger
 from shoal.scheduling.unpickling import DEADLY
 
+from tests.core.test_scheduler import check_all_free, check_caps, check_lines
+
 
 @task
 def work(x: int) -> int:
@@ -54,6 +57,11 @@ def work(x: int) -> int:
 @task(crash_retries=2)
 def again(x: int) -> int:
     return x
+
+
+#: Under no cap but that of the flow, and under caps of their own.
+TASKS = (work, work.with_options(max_concurrency=1), work.with_options(max_concurrency=2))
+REPEATS = again.with_options(max_concurrency=1)
 
 
 class Held:
@@ -81,6 +89,8 @@ class Frame:
         self.wait = 0
         self.refused = False
         self.interrupted = False
+        self.asks_for_place = False
+        self.has_place = False
 
 
 class FakeWorker:
@@ -122,16 +132,18 @@ class LedgerMachine(RuleBasedStateMachine):
     words_within = 0.0
     queues = True
 
-    @initialize(workers=st.integers(1, 3), known=st.booleans())
-    def begin(self, workers: int, known: bool) -> None:
+    @initialize(workers=st.integers(1, 3), known=st.booleans(), whole=st.none() | st.integers(1, 2))
+    def begin(self, workers: int, known: bool, whole: int | None = None) -> None:
         self.time = itertools.count(1)
         backend: Any = FakeBackend(self.queues)
         self.dispatcher = dispatcher_for(backend, None, "fake")
         self.scheduler: Any = self.dispatcher.scheduler
         self.ledger = Ledger(self.scheduler, LedgerRules("Fake", words_within=self.words_within))
-        if known:
-            for one in (work, again):
-                self.scheduler.durations.observe(one, 0.1, 100)
+        self.whole = whole
+        if whole is not None:
+            self.dispatcher.cap_all(whole)
+        for one in (*TASKS, again, REPEATS) if known else ():
+            self.scheduler.durations.observe(one, 0.1, 100)
         self.runs: list[TaskFuture[Any]] = []
         self.lists: list[TaskFutureList[Any]] = []
         self.upstreams: dict[TaskFuture[Any], list[TaskFuture[Any]]] = {}
@@ -176,6 +188,9 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.help(rest[0])
             elif kind == effects.TELL:
                 self.tell(*rest)
+            elif kind == effects.GO_ON:
+                state, wait = rest[0].tag
+                self.tell(state, "place", wait)
             elif kind == effects.STOP:
                 self.stop(rest[0], rest[2]._number)
             elif kind == effects.WITHDRAW:
@@ -233,6 +248,10 @@ class LedgerMachine(RuleBasedStateMachine):
             for held in self.held_by(worker):
                 if held.batch.number == about:
                     self.hand_back(worker, held)
+        elif what == "place":
+            for frame in worker.stack:
+                if frame.wait == about and frame.asks_for_place:
+                    frame.has_place = True
         elif what == "secede":
             self.new_worker()  # in whose place the engine may begin another job
 
@@ -256,19 +275,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ runs come in
 
-    @rule(upstreams=st.lists(st.integers(0, 50), max_size=2), repeats=st.booleans())
-    def submit(self, upstreams: list[int], repeats: bool) -> None:
-        self.new_run([self.runs[i % len(self.runs)] for i in upstreams if self.runs], repeats)
+    @rule(
+        upstreams=st.lists(st.integers(0, 50), max_size=2),
+        one=st.sampled_from([*TASKS, again, REPEATS]),
+    )
+    def submit(self, upstreams: list[int], one: Any = work) -> None:
+        self.new_run([self.runs[i % len(self.runs)] for i in upstreams if self.runs], one)
 
-    @rule(length=st.integers(2, 4))
-    def submit_a_chain(self, length: int) -> None:
+    @rule(length=st.integers(2, 4), one=st.sampled_from(TASKS))
+    def submit_a_chain(self, length: int, one: Any = work) -> None:
         last: list[TaskFuture[Any]] = []
         for _ in range(length):
-            last = [self.new_run(last, repeats=False)]
+            last = [self.new_run(last, one)]
 
-    def new_run(self, upstreams: list[TaskFuture[Any]], repeats: bool) -> TaskFuture[Any]:
+    def new_run(self, upstreams: list[TaskFuture[Any]], one: Any) -> TaskFuture[Any]:
         number = next_number()
-        one = again if repeats else work
         call = Call(one, (number,), None, number, copy_context(), None)
         run: TaskFuture[Any] = TaskFuture(self.dispatcher, one, number, call, next(self.time))
         self.runs.append(run)
@@ -281,11 +302,11 @@ class LedgerMachine(RuleBasedStateMachine):
         self.follow()
         return run
 
-    @rule(size=st.integers(1, 9), watched=st.booleans())
-    def submit_map(self, size: int, watched: bool) -> None:
+    @rule(size=st.integers(1, 9), watched=st.booleans(), one=st.sampled_from(TASKS))
+    def submit_map(self, size: int, watched: bool, one: Any = work) -> None:
         record: MapRecord[Any] = MapRecord(
             self.dispatcher,
-            work,
+            one,
             reserve(size),
             size,
             [(list(range(size)), None)],
@@ -349,12 +370,13 @@ class LedgerMachine(RuleBasedStateMachine):
         top = worker.stack[-1] if worker.stack else None
         if top is not None and not top.wait:
             return  # it is running something
-        if top is not None and self.is_over(top):
+        if top is not None and self.is_over(top) and self.has_its_place(worker, top):
             worker.said.append(("resumed", top.wait))
             top.waits_for, top.wait, top.refused = None, 0, False
+            top.asks_for_place = top.has_place = False
             return
         for held in self.held_by(worker):
-            if top is not None and held.wait != top.wait:
+            if top is not None and (held.wait != top.wait or top.asks_for_place):
                 self.hand_back(worker, held)
                 self.close_if_over(worker, held)
                 continue
@@ -367,10 +389,21 @@ class LedgerMachine(RuleBasedStateMachine):
                 return
             self.close_if_over(worker, held)
 
+    def has_its_place(self, worker: FakeWorker, frame: Frame) -> bool:
+        """Whether who waits for no run any more has a place of its caps; if it is under any, it asks for one."""
+        cap = frame.run._task.cap
+        if cap is None and self.whole is None:
+            return True
+        if not frame.asks_for_place:
+            frame.asks_for_place = True
+            worker.said.append(("would go on", frame.wait, cap))
+        return frame.has_place
+
     def is_over(self, frame: Frame) -> bool:
         """Whether a wait ends: what the driver knows, its worker is told in time."""
         assert frame.waits_for is not None
-        return frame.refused or frame.interrupted or frame.waits_for._phase >= DONE
+        over = frame.refused or frame.interrupted or frame.waits_for._phase >= DONE
+        return over or frame.asks_for_place
 
     def can_begin(self, held: Held, run: TaskFuture[Any]) -> bool:
         if isinstance(held.batch.runs, Span):
@@ -392,7 +425,7 @@ class LedgerMachine(RuleBasedStateMachine):
         known = number in self.ended and number not in self.forgotten
         assert not known, "it had ended, and that was written down"
         self.begun[number] = self.begun.get(number, 0) + 1
-        repeats = 2 if run._task is again else 0
+        repeats = run._task.crash_retries
         assert self.begun[number] <= 1 + repeats, "it was begun again"
         held.under_way += 1
         held.begun.add(position)
@@ -568,6 +601,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.scheduler.batch_handed_back(*rest)
         elif kind == "farewell":
             self.ledger.farewell(worker.state, self.now)
+        elif kind == "would go on":
+            self.ledger.would_go_on(worker.state, *rest)
         elif kind == "resumed":
             self.ledger.resumed(worker.state, rest[0])
         elif worker.state.seen_off or rest[3] in worker.state.waits:
@@ -653,6 +688,17 @@ class LedgerMachine(RuleBasedStateMachine):
             look(self.now)
         self.follow()
 
+    # ------------------------------------------------------------------ what holds at every moment
+
+    @invariant()
+    def caps_hold(self) -> None:
+        """Whatever was lost, refused, recalled or said twice; who waits executes nothing, and who has died."""
+        if hasattr(self, "scheduler"):
+            tops = [w.stack[-1] for w in self.workers.values() if w.alive and w.stack]
+            at_work = [top.run._task for top in tops if not top.wait or top.has_place]
+            check_caps(at_work, self.whole)
+            check_lines(self.scheduler)
+
     # ------------------------------------------------------------------ the end
 
     def teardown(self) -> None:
@@ -673,6 +719,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert not self.ledger.books.uncertain
         assert not self.scheduler.batches
         assert not self.scheduler.worker_waits.helping
+        check_all_free(self.scheduler)
         for run in self.runs:
             assert run._phase >= DONE
             number = run._number
@@ -781,7 +828,7 @@ def test_what_a_lost_worker_that_retired_may_have_begun_is_not_begun_again() -> 
     """Neither what it said nor its file arrives, and the engine says that the batch was refused."""
     play = LateWords()
     play.begin(workers=1, known=False)
-    play.submit(repeats=False, upstreams=[])
+    play.submit(upstreams=[])
     play.a_worker_goes_on(which=0, steps=3, fails=False)
     play.a_worker_retires(which=0)
     play.a_worker_dies(which=0, readable=False, unsaid=1, first=False, blamed=False)
@@ -916,9 +963,9 @@ def test_a_run_that_was_to_be_stopped_while_it_waited_is_stopped_when_it_goes_on
     """SPEC 7.3."""
     play = LedgerMachine()
     play.begin(workers=1, known=False)
-    play.submit(repeats=False, upstreams=[])
+    play.submit(upstreams=[])
     play.a_worker_goes_on(which=0, steps=3, fails=False)
-    play.submit(repeats=False, upstreams=[])
+    play.submit(upstreams=[])
     play.waits_for_a_run(which=0, awaited=1)
     play.a_worker_is_heard(which=0, count=5, twice=False)
     worker, stubborn = play.workers[1], play.runs[0]

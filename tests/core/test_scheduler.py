@@ -7,8 +7,9 @@ checks what must hold at every moment; at the end it lets everything run out and
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from contextvars import copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -37,6 +38,9 @@ from shoal.scheduling import effects
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import dispatcher_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 WINDOW = 2
 
@@ -68,8 +72,50 @@ def work(x: int) -> int:
     return x
 
 
+#: Under no cap but that of the flow, and under caps of their own.
+TASKS = (work, work.with_options(max_concurrency=1), work.with_options(max_concurrency=2))
+
+
+def task_of(batch: Batch) -> Any:
+    """The task of what a batch is under the caps of."""
+    return batch.runs.record.task if isinstance(batch.runs, Span) else batch.runs[0]._task
+
+
+def check_caps(at_work: Iterable[Any], whole: int | None) -> None:
+    """SPEC 10.3. No more execute than the caps allow.
+
+    Args:
+        at_work: the task of each that executes, or may.
+        whole: the cap of all.
+    """
+    count = Counter(one.cap for one in at_work)
+    assert whole is None or count.total() <= whole
+    for cap, places in count.items():
+        assert cap is None or places <= cap.limit
+
+
+def check_lines(scheduler: Any) -> None:
+    """SPEC 10.3. What waits for a place has one that is taken before it, and is queued once there is one."""
+    for line in scheduler.caps.lines() if scheduler.caps is not None else ():
+        assert line.room() >= 0
+        queued = line in scheduler.ready or line in scheduler.ready_async
+        assert line.queued == queued
+        assert queued or not line.prune() or line.room() == 0
+
+
+def check_all_free(scheduler: Any) -> None:
+    """SPEC 10.3. Who has ended, or been cancelled, has left no place taken, and waits for none."""
+    if scheduler.caps is not None:
+        assert not scheduler.caps.going_on
+        for line in scheduler.caps.lines():
+            assert not line.prune()
+            assert all(cap.taken == 0 for cap in line.caps)
+
+
 class Worker:
     """A worker of a pulling backend: holds what it took."""
+
+    line: Any = None
 
     def __init__(self) -> None:
         self.counted = False
@@ -90,14 +136,17 @@ class Backend:
 class Machine(RuleBasedStateMachine):
     pulls = True
 
-    @initialize(slots=st.integers(1, 3), known=st.booleans())
-    def begin(self, slots: int, known: bool) -> None:
+    @initialize(slots=st.integers(1, 3), known=st.booleans(), whole=st.none() | st.integers(1, 2))
+    def begin(self, slots: int, known: bool, whole: int | None) -> None:
         self.time = itertools.count(1)
         backend: Any = Backend(self.pulls)
         self.dispatcher = dispatcher_for(backend, None, "fake")
         self.scheduler = self.dispatcher.scheduler
-        if known:  # runs are known to be short, so they travel together
-            self.scheduler.durations.observe(work, 0.1, 100)
+        self.whole = whole
+        if whole is not None:
+            self.dispatcher.cap_all(whole)
+        for one in TASKS if known else ():  # runs are known to be short, so they travel together
+            self.scheduler.durations.observe(one, 0.1, 100)
         self.runs: list[TaskFuture[Any]] = []
         self.lists: list[TaskFutureList[Any]] = []
         self.upstreams: dict[TaskFuture[Any], list[Input]] = {}
@@ -156,11 +205,12 @@ class Machine(RuleBasedStateMachine):
     @rule(
         choices=st.lists(st.tuples(st.integers(0, 50), st.booleans()), max_size=3),
         limited=st.booleans(),
+        one=st.sampled_from(TASKS),
     )
-    def submit(self, choices: list[tuple[int, bool]], limited: bool) -> None:
+    def submit(self, choices: list[tuple[int, bool]], limited: bool, one: Any) -> None:
         number = next_number()
-        call = Call(work, (number,), None, number, copy_context(), None)
-        future: TaskFuture[Any] = TaskFuture(self.dispatcher, work, number, call, next(self.time))
+        call = Call(one, (number,), None, number, copy_context(), None)
+        future: TaskFuture[Any] = TaskFuture(self.dispatcher, one, number, call, next(self.time))
         chosen = {self.runs[i % len(self.runs)]: allowed for i, allowed in choices if self.runs}
         inputs = [Input(upstream, allowed) for upstream, allowed in chosen.items()]
         self.runs.append(future)
@@ -173,11 +223,11 @@ class Machine(RuleBasedStateMachine):
             self.scheduler.submit(future)
         self.follow()
 
-    @rule(size=st.integers(1, 9), watched=st.booleans())
-    def submit_map(self, size: int, watched: bool) -> None:
+    @rule(size=st.integers(1, 9), watched=st.booleans(), one=st.sampled_from(TASKS))
+    def submit_map(self, size: int, watched: bool, one: Any) -> None:
         record: MapRecord[Any] = MapRecord(
             self.dispatcher,
-            work,
+            one,
             reserve(size),
             size,
             [(list(range(size)), None)],
@@ -216,6 +266,7 @@ class Machine(RuleBasedStateMachine):
         elif isinstance(worker.work, TaskFuture):
             self.end(worker.work, how)
             worker.work = None
+            self.scheduler.vacated(worker)
         else:
             self.element_goes_on(worker, worker.work, how)
         self.follow()
@@ -224,8 +275,8 @@ class Machine(RuleBasedStateMachine):
         record = span.record
         index = next(span.indices, None)
         if index is None:
-            record.spans.remove(span)
             worker.work = None
+            self.scheduler.span_ended(worker, span, len(span), 0.0, 0.0)
             return
         record.since[index] = next(self.time)
         if index not in record.futures and how == "completes":
@@ -332,6 +383,7 @@ class Machine(RuleBasedStateMachine):
         for future in waiting:
             assert future._phase == CANCELLED
         assert not self.scheduler.ready
+        check_lines(self.scheduler)
         self.follow()
 
     # ------------------------------------------------------------------ what holds at every moment
@@ -348,6 +400,27 @@ class Machine(RuleBasedStateMachine):
             for position in positions if not isinstance(batch.runs, Span) else ():
                 if batch.runs[position]._details().limited:
                     assert batch.runs[position] in self.slots.held
+
+    @invariant()
+    def caps_hold(self) -> None:
+        """Also where the run has ended, by a cancel or its time limit, and its code has not."""
+        if not hasattr(self, "slots"):
+            return
+        taken = [worker.work for worker in self.workers if worker.work is not None]
+        at_work = [
+            work._task if isinstance(work, TaskFuture) else work.record.task for work in taken
+        ]
+        # What is in flight at a slot is executed one after another.
+        at_slots = {(b.slot, task_of(b)) for b, positions in self.batches.values() if positions}
+        check_caps([*at_work, *(one for _, one in at_slots)], self.whole)
+        check_lines(self.scheduler)
+
+    @invariant()
+    def what_could_start_is_sent(self) -> None:
+        """A slot that has nothing leaves nothing that is ready."""
+        slots = getattr(getattr(self, "scheduler", None), "slots", None)
+        if slots is not None and 0 in slots.in_flight.values():
+            assert not self.scheduler.ready
 
     @invariant()
     def ends_are_for_ever(self) -> None:
@@ -384,8 +457,10 @@ class Machine(RuleBasedStateMachine):
                 assert future in self.timers
             elif future._phase == READY and hasattr(future, "_start"):
                 origin = future._details().origin
+                line = self.scheduler.caps.line_of(future._task) if self.scheduler.caps else None
+                queue = self.scheduler.ready if line is None else line.items
                 if origin is None or future._call is not None:
-                    assert future in self.scheduler.ready
+                    assert future in queue
                 elif self.pulls:
                     record, index = origin
                     ranges = [
@@ -393,7 +468,7 @@ class Machine(RuleBasedStateMachine):
                         *((span.start, span.stop) for span in record.spans),
                     ]
                     assert any(start <= index < stop for start, stop in ranges)
-                    assert record in self.scheduler.ready or not record.unclaimed
+                    assert record in queue or not record.unclaimed
 
     def teardown(self) -> None:
         """Everything runs out: each run ends, and the counts are true."""
@@ -419,6 +494,7 @@ class Machine(RuleBasedStateMachine):
         assert not self.scheduler.endings.lingering
         assert not self.slots.held
         assert not self.slots.queued
+        check_all_free(self.scheduler)
         for future in self.runs:
             assert future._phase >= DONE
         for futures in self.lists:

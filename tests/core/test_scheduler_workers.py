@@ -38,7 +38,7 @@ from shoal.scheduling.blocked_run import BlockedRun
 from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import dispatcher_for
 
-from tests.core.test_scheduler import Slots
+from tests.core.test_scheduler import Slots, check_all_free, check_caps, check_lines
 
 WINDOW = 2
 
@@ -46,6 +46,10 @@ WINDOW = 2
 @task
 def work(x: int) -> int:
     return x
+
+
+#: Under no cap but that of the flow, and under caps of their own.
+TASKS = (work, work.with_options(max_concurrency=1), work.with_options(max_concurrency=2))
 
 
 class Held:
@@ -68,6 +72,8 @@ class Frame:
         self.run = run
         self.blocked_run: BlockedRun | None = None
         self.refused = False
+        self.asks_for_place = False
+        self.has_place = False
 
 
 class FakeWorker:
@@ -93,14 +99,17 @@ class FakeBackend:
 class WorkersMachine(RuleBasedStateMachine):
     """Runs, chains and maps on workers that wait for them."""
 
-    @initialize(slots=st.integers(1, 3), known=st.booleans())
-    def begin(self, slots: int, known: bool) -> None:
+    @initialize(slots=st.integers(1, 3), known=st.booleans(), whole=st.none() | st.integers(1, 2))
+    def begin(self, slots: int, known: bool, whole: int | None) -> None:
         self.time = itertools.count(1)
         backend: Any = FakeBackend()
         self.dispatcher = dispatcher_for(backend, None, "fake")
         self.scheduler: Any = self.dispatcher.scheduler
-        if known:
-            self.scheduler.durations.observe(work, 0.1, 100)
+        self.whole = whole
+        if whole is not None:
+            self.dispatcher.cap_all(whole)
+        for one in TASKS if known else ():
+            self.scheduler.durations.observe(one, 0.1, 100)
         self.runs: list[TaskFuture[Any]] = []
         self.lists: list[TaskFutureList[Any]] = []
         self.upstreams: dict[TaskFuture[Any], list[TaskFuture[Any]]] = {}
@@ -130,17 +139,22 @@ class WorkersMachine(RuleBasedStateMachine):
                     self.scheduler.worker_waits.help(rest[0])
                 except WaitCycle:
                     self.refuse(rest[0])
+            elif kind == effects.GO_ON:
+                for frame in self.frames_of(rest[0]):
+                    frame.has_place = True
             elif kind == effects.GONE:
                 gone = self.workers.pop(rest[0], None)  # it may not have been used
                 assert gone is None or not (gone.stack or gone.batches)
             elif kind in (effects.LIMIT, effects.RELEASE):
                 self.slots.perform(kind, rest[0])
 
+    def frames_of(self, blocked_run: BlockedRun) -> list[Frame]:
+        stacks = [worker.stack for worker in self.workers.values()]
+        return [frame for stack in stacks for frame in stack if frame.blocked_run is blocked_run]
+
     def refuse(self, blocked_run: BlockedRun) -> None:
-        for worker in self.workers.values():
-            for frame in worker.stack:
-                if frame.blocked_run is blocked_run:
-                    frame.refused = True
+        for frame in self.frames_of(blocked_run):
+            frame.refused = True
 
     def hand_back(self, held: Held) -> None:
         positions = list(held.left)
@@ -154,20 +168,33 @@ class WorkersMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ runs come in
 
-    @rule(upstreams=st.lists(st.integers(0, 50), max_size=2), limited=st.booleans())
-    def submit(self, upstreams: list[int], limited: bool) -> None:
-        self.new_run([self.runs[i % len(self.runs)] for i in upstreams if self.runs], limited)
+    @rule(
+        upstreams=st.lists(st.integers(0, 50), max_size=2),
+        limited=st.booleans(),
+        one=st.sampled_from(TASKS),
+    )
+    def submit(self, upstreams: list[int], limited: bool, one: Any) -> None:
+        self.new_run([self.runs[i % len(self.runs)] for i in upstreams if self.runs], one, limited)
 
-    @rule(length=st.integers(2, 6))
-    def submit_a_chain(self, length: int) -> None:
+    @rule(links=st.lists(st.sampled_from(TASKS), min_size=2, max_size=6))
+    def submit_a_chain(self, links: list[Any]) -> None:
+        self.chain(links)
+
+    @rule(length=st.integers(2, 6), one=st.sampled_from(TASKS))
+    def submit_a_chain_of_one_task(self, length: int, one: Any) -> None:
+        self.chain([one] * length)
+
+    def chain(self, links: list[Any]) -> None:
         last: list[TaskFuture[Any]] = []
-        for _ in range(length):
-            last = [self.new_run(last)]
+        for one in links:
+            last = [self.new_run(last, one)]
 
-    def new_run(self, upstreams: list[TaskFuture[Any]], limited: bool = False) -> TaskFuture[Any]:
+    def new_run(
+        self, upstreams: list[TaskFuture[Any]], one: Any, limited: bool = False
+    ) -> TaskFuture[Any]:
         number = next_number()
-        call = Call(work, (number,), None, number, copy_context(), None)
-        run: TaskFuture[Any] = TaskFuture(self.dispatcher, work, number, call, next(self.time))
+        call = Call(one, (number,), None, number, copy_context(), None)
+        run: TaskFuture[Any] = TaskFuture(self.dispatcher, one, number, call, next(self.time))
         self.runs.append(run)
         self.upstreams[run] = upstreams
         inputs = [Input(upstream, False) for upstream in dict.fromkeys(upstreams)]
@@ -180,11 +207,11 @@ class WorkersMachine(RuleBasedStateMachine):
         self.follow()
         return run
 
-    @rule(size=st.integers(1, 9), watched=st.booleans())
-    def submit_map(self, size: int, watched: bool) -> None:
+    @rule(size=st.integers(1, 9), watched=st.booleans(), one=st.sampled_from(TASKS))
+    def submit_map(self, size: int, watched: bool, one: Any) -> None:
         record: MapRecord[Any] = MapRecord(
             self.dispatcher,
-            work,
+            one,
             reserve(size),
             size,
             [(list(range(size)), None)],
@@ -216,8 +243,9 @@ class WorkersMachine(RuleBasedStateMachine):
         if top is not None and top.blocked_run is None:
             return  # it is running something
         for held in list(worker.batches):
-            if top is not None and held.batch.blocked_run is not top.blocked_run:
-                self.hand_back(held)  # unrelated to the wait
+            unrelated = top is not None and held.batch.blocked_run is not top.blocked_run
+            if unrelated or (top is not None and top.asks_for_place):
+                self.hand_back(held)
                 self.close_if_over(worker, held)
                 continue
             while held.left:
@@ -345,6 +373,14 @@ class WorkersMachine(RuleBasedStateMachine):
         over = frame.refused or frame.run._phase >= DONE
         if not over and any(item._phase < DONE for item in blocked_run.wanted):
             return False
+        if self.whole is not None or frame.run._task.cap is not None:
+            if not frame.asks_for_place:
+                frame.asks_for_place = True
+                self.scheduler.worker_waits.would_go_on(blocked_run, frame.run._task.cap)
+                self.follow()
+            if not frame.has_place:
+                return False
+            frame.asks_for_place = frame.has_place = False
         frame.blocked_run = None
         self.scheduler.worker_waits.run_resumed(blocked_run)
         self.follow()
@@ -396,6 +432,17 @@ class WorkersMachine(RuleBasedStateMachine):
             for frame in worker.stack:
                 if frame.run._details().limited:
                     assert frame.run in self.slots.held
+
+    @invariant()
+    def caps_hold(self) -> None:
+        """Also where the run has ended, by a cancel, and its code has not; who waits executes nothing."""
+        if hasattr(self, "workers"):
+            tops = [worker.stack[-1] for worker in self.workers.values() if worker.stack]
+            check_caps(
+                [top.run._task for top in tops if top.blocked_run is None or top.has_place],
+                self.whole,
+            )
+            check_lines(self.scheduler)
 
     @invariant()
     def no_more_are_lent_than_there_are(self) -> None:
@@ -455,6 +502,7 @@ class WorkersMachine(RuleBasedStateMachine):
         assert not any(self.scheduler.slots.in_flight.values())
         assert not self.scheduler.endings.lingering
         assert not self.slots.held
+        check_all_free(self.scheduler)
 
 
 WorkersMachine.TestCase.settings = settings(

@@ -24,7 +24,9 @@ REFERENCE = ROOT / "docs" / "reference.md"
 
 #: What each public module exports, exactly (SPEC 1.1-1.5). A new public name is added here and to the reference.
 EXPORTS = {
-    "shoal": ("flow task Flow Task unmapped allow_failure quote opaque tags get_run_logger State"),
+    "shoal": (
+        "flow task Flow Task unmapped allow_failure quote opaque tags get_run_logger State Recording record"
+    ),
     "shoal.futures": (
         "TaskFuture TaskFutureList DoneAndNotDoneFutures wait as_completed"
         " resolve_futures_to_states resolve_futures_to_results"
