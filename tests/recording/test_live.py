@@ -270,7 +270,9 @@ finally:
 
 def test_a_notebook_has_one_output_that_is_updated(tmp_path: Path) -> None:
     pytest.importorskip("ipykernel", reason="there is no kernel: `uv sync` installs one")
-    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("CI", "SHOAL_PROGRESS")
+    }
     done = subprocess.run(
         [sys.executable, "-c", NOTEBOOK],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=55,

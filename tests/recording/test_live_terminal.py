@@ -63,7 +63,7 @@ class Terminal:
         script.write_text(PRELUDE + textwrap.dedent(text))
         settings = {"SHOAL_LOGGING_LEVEL": "CRITICAL", "PATH": os.environ["PATH"], **env}
         words = " ".join(f"{name}='{value}'" for name, value in settings.items())
-        command = f"trap : INT; env -u CI -u NO_COLOR {words} {sys.executable} {script} {arguments}; echo over: $?; cat"
+        command = f"trap : INT; env -u CI -u NO_COLOR -u SHOAL_PROGRESS {words} {sys.executable} {script} {arguments}; echo over: $?; cat"
         self.tmux(
             "-f", os.devnull, "new-session", "-d", "-x", str(columns), "-y", str(lines),
             "sh", "-c", command,

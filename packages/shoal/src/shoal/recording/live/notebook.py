@@ -50,10 +50,11 @@ class Notebook:
 
     def draw(self, rows: Sequence[str]) -> None:
         """Shows these rows from now on."""
-        from IPython.display import display
+        from IPython import display as ipython
 
         text = {"text/plain": "\n".join(rows)}
         if self._handle is None:
+            display: Any = ipython.display  # it has no types
             self._handle = display(text, raw=True, display_id=True)
         else:
             self._handle.update(text, raw=True)
