@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import zlib
 from base64 import b64decode
 from collections.abc import Iterator
@@ -30,6 +33,44 @@ if TYPE_CHECKING:
 
 MEGABYTE = 1_000_000
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+#: A flow with an upstream, a retry, a failure and nested runs.
+STUDY = """
+import sys
+import shoal
+from shoal.runtime import task_run
+
+@shoal.task
+def load(n):
+    return n
+
+@shoal.task(retries=1, retry_condition_fn=lambda task, run, state: "once" in state.message)
+def check(n):
+    if n == 3:
+        raise ValueError("three")
+    if n == 4 and task_run.run_count == 1:
+        raise ValueError("once")
+    return n
+
+@shoal.task
+def inner(n):
+    return n
+
+@shoal.task
+def outer():
+    return sum(inner.map(range(4)).result())
+
+@shoal.flow
+def study():
+    checked = check.map(load.map(range(6)))
+    checked.wait()
+    return outer.submit().result()
+
+if __name__ == "__main__":
+    with shoal.record() as recording:
+        study.with_options(task_runner=sys.argv[1])()
+    recording.report(sys.argv[2])
+"""
+
 NASTY = "</script><!--<b title='\">&amp; `$body`"
 
 
@@ -112,6 +153,23 @@ class TestPage:
         assert "500 runs of read" in Elements(text).said
         assert text.count("raise ValueError") == 3
         assert "And 497 runs more." in text
+
+    def test_failures_of_one_place_are_told_together(self) -> None:
+        made = Made()
+        for place in range(2):
+            made.run("read", 0, 1, state="Failed", error=f"no {place}")
+        said = Elements(page(made.record)).said
+        assert "2 runs of read: ValueError" in said
+        assert "study.py:12: no 0" in said
+        assert "study.py:12: no 1" in said
+
+    def test_what_never_began_comes_behind_the_reason(self) -> None:
+        made = Made()
+        for _ in range(3):
+            made.run("sum", nan, 1, state="NotReady", worker=-1, error="upstream failed")
+        made.run("read", 0, 1, state="Failed", error="no disk")
+        said = Elements(page(made.record)).said
+        assert said.index("1 run of read: ValueError") < said.index("3 runs of sum")
 
     def test_a_retry_that_helped_is_no_failure(self, text: str) -> None:
         assert "try again" not in text
@@ -311,6 +369,22 @@ class TestFigures:
         made.run("show", 5.0, 6.0, after=[total])
         assert figures(made.record).links == [Link(0, 1, 4), Link(1, 2, 1)]
 
+    def test_links_count_what_was_submitted(self) -> None:
+        made = Made()
+        outer = made.run("outer", 0, 2)
+        made.run("inner", 1, 2, submitter=outer, state="Retrying")
+        made.run("inner", 1, 2, submitter=outer, number=made.record.columns.number[-1], attempt=2)
+        found = figures(made.record)
+        assert found.links == [Link(0, 1, 1, nested=True)]
+        assert "outer submitted inner: 1 run" in page(made.record)
+
+    def test_workers_are_named_by_what_tells_them_apart(self) -> None:
+        made = Made(workers=1)
+        assert figures(made.record).names == ["shoal-worker-0", "on no worker"]
+        made.worker(pid=12, thread="")
+        made.worker(pid=12, thread="2", host="there")
+        assert figures(made.record).names[1:3] == ["pid 12", "pid 12, thread 2, there"]
+
 
 class TestCriticalPath:
     def walked(self, made: Made) -> list[tuple[str, str, float]]:
@@ -337,14 +411,14 @@ class TestCriticalPath:
         made.run("first", 0, 1)
         made.run("second", 2, 4, submitted=2, worker=1)
         assert self.walked(made) == [("first", "start", 1), ("second", "code", 2)]
-        assert figures(made.record).path.gaps() == pytest.approx({"code": 1})
+        assert figures(made.record).path.gaps == pytest.approx({"code": 1})
 
     def test_of_retries(self) -> None:
         made = Made()
         number = made.run("fetch", 0, 1, state="Retrying")
         made.run("fetch", 3, 4, number=number, attempt=2, ready=3)
         assert self.walked(made) == [("fetch", "start", 1), ("fetch", "retry", 1)]
-        assert figures(made.record).path.gaps() == pytest.approx({"retry": 2})
+        assert figures(made.record).path.gaps == pytest.approx({"retry": 2})
 
     def test_of_nested_runs(self) -> None:
         made = Made()
@@ -362,7 +436,7 @@ class TestCriticalPath:
     def test_pieces_by_their_reasons(self) -> None:
         path = figures(small()).path
         lengths = [len(piece) for piece in path.chains("passed")]
-        assert lengths == [1, 1, 1, 1, 3]
+        assert lengths == [3]
 
     def test_of_nothing(self) -> None:
         assert self.walked(Made()) == []
@@ -459,11 +533,14 @@ def browser() -> Iterator[Browser]:
 
 
 class Opened:
-    """A page in a browser; `close()` fails if it said or asked for anything."""
+    """A page in a browser, of a record or one that is there; `close()` fails if it said or asked for anything."""
 
-    def __init__(self, browser: Browser, record: Record, folder: Path, **options: Any) -> None:
+    def __init__(
+        self, browser: Browser, record: Record | None, folder: Path, **options: Any
+    ) -> None:
         file = folder / "report.html"
-        file.write_text(page(record), encoding="utf-8")
+        if record is not None:
+            file.write_text(page(record), encoding="utf-8")
         options.setdefault("viewport", {"width": 1200, "height": 800})
         self._context = browser.new_context(offline=True, **options)
         self.page: Page = self._context.new_page()
@@ -616,6 +693,36 @@ class TestInABrowser:
         assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == (
             "rgb(255, 255, 255)"
         )
+        opened.close()
+
+    @pytest.mark.timeout(150)
+    @pytest.mark.parametrize("runner", ["threads:2", "processes:2", "dask:2", "ray:2"])
+    def test_of_a_real_run(self, browser: Browser, tmp_path: Path, runner: str) -> None:
+        name = runner.partition(":")[0]
+        if name in ("dask", "ray"):
+            pytest.importorskip(f"shoal_{name}")
+        (tmp_path / "study.py").write_text(STUDY)
+        command = [sys.executable, "study.py", runner, "report.html"]
+        environment = os.environ | {"SHOAL_LOGGING_LEVEL": "CRITICAL"}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        opened = Opened(browser, None, tmp_path)
+        assert opened.ink() > 1_000
+        said = opened.page.locator("main").inner_text()
+        assert "1 run of 6 of check did not complete; the reason was ValueError." in said
+        assert 'raise ValueError("three")' in said
+        found = opened.page.locator("#found")
+        for text, count in (
+            ("load", 6),
+            ("check", 7),
+            ("failed", 1),
+            ("retrying", 1),
+            ("inner", 4),
+        ):
+            opened.page.locator("#search").fill(text)
+            assert found.inner_text() == f"{count} found", text
         opened.close()
 
     def test_names_that_are_markup(self, browser: Browser, tmp_path: Path) -> None:
