@@ -46,8 +46,10 @@ __all__ = ["COLUMNS", "VERSION", "Writer", "copy", "open_file", "unpacked"]
 #: The number in the file that says how its tables look.
 VERSION = 1
 
-#: Seconds between two transactions.
+#: Seconds between two transactions, unless there are many events: who tells of one does not look how many there are.
 EVERY = 1.0
+LOOK = 0.1
+MANY = 10_000
 
 #: Errors that are kept with their traceback, and those that are kept at all; the rest is counted.
 MOST_TRACEBACKS = 500
@@ -203,8 +205,11 @@ class Writer:
     # ------------------------------------------------------------------ when
 
     def _serve(self) -> None:
-        while not self._stopping.wait(EVERY):
-            self.flush()
+        written = time.monotonic()
+        while not self._stopping.wait(LOOK):
+            if len(self._recorder.events) >= MANY or time.monotonic() - written >= EVERY:
+                self.flush()
+                written = time.monotonic()
 
     def flush(self) -> None:
         """Writes all that was told so far."""
