@@ -13,7 +13,7 @@ from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from shoal import flow, task
@@ -393,3 +393,34 @@ def test_a_provider_that_is_not_the_sdks(monkeypatch: pytest.MonkeyPatch) -> Non
     run, main_span = sorted(exporter.get_finished_spans(), key=lambda span: span.name == "main")
     assert is_child(run, main_span)
     assert told == ids_of(main_span)
+
+
+class Broken(SpanProcessor):
+    """Raises whatever it is told."""
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        raise OSError("no room")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        raise OSError("no room")
+
+
+def test_a_processor_that_fails_costs_no_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SHOAL_OTEL", "0")
+    provider = TracerProvider()
+    provider.add_span_processor(Broken())
+    spans = Spans(provider)
+    add_observer(spans)
+    try:
+
+        @flow(name="main", task_runner="threads:1")
+        def main() -> list[int]:
+            return [fails.submit(2).result(), *fails.map([4, 6]).result(), fails(8)]
+
+        assert main() == [2, 4, 6, 8]
+    finally:
+        remove_observer(spans)
+    assert CARRIERS == {}
+    assert "A span could not be made" in caplog.text

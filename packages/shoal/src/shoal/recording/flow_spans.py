@@ -18,7 +18,7 @@ from shoal.context import LOCK
 from shoal.engine.observing import CARRIERS, add_observer, observers
 from shoal.engine.tracing import AmbientSpan, attach_ambient, span_id_of
 from shoal.recording.run_spans import RunnerSpans
-from shoal.recording.spans import SpanMaker, current_context, tell_state
+from shoal.recording.spans import SpanMaker, current_context, never_raising, tell_state
 
 if TYPE_CHECKING:
     from shoal.calls import Call, Outcome
@@ -59,6 +59,7 @@ class Spans(SpanMaker):
 
     # ------------------------------------------------------------------ flow runs
 
+    @never_raising
     def flow_run_began(self, run: FlowRun) -> None:
         """See `Observer`."""
         self.want(span_id_of(run.number))
@@ -73,12 +74,14 @@ class Spans(SpanMaker):
             propagate.inject(carrier, trace.set_span_in_context(span))
             CARRIERS[run.number] = carrier
 
+    @never_raising
     def flow_run_entered(self, run: FlowRun, runner: Any) -> None:
         """See `Observer`: in the context of the flow's body."""
         ambient = self._ambients.get(run.number)
         if ambient is not None and trace.get_current_span() is not ambient:
             self._tokens.setdefault(run.number, []).append(attach_ambient(ambient))
 
+    @never_raising
     def flow_run_ended(self, run: FlowRun, state: State[Any]) -> None:
         """See `Observer`."""
         span = self._flows.pop(run.number, None)
@@ -100,6 +103,7 @@ class Spans(SpanMaker):
         """See `Observer`."""
         return RunnerSpans(self, self._ambients)
 
+    @never_raising
     def called(self, call: Call, outcome: Outcome, began: float, ended: float) -> None:
         """See `Observer`: in the caller's context."""
         from shoal.engine.hooks import state_of

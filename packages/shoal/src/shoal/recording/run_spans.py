@@ -23,7 +23,7 @@ from shoal.engine.services import CALLBACKS
 from shoal.engine.tracing import AmbientSpan, attach_ambient, span_id_of
 from shoal.futures import TaskFuture
 from shoal.futures.maps import MapRecord, Span
-from shoal.recording.spans import SpanMaker, nanoseconds, sibling
+from shoal.recording.spans import SpanMaker, nanoseconds, never_raising, sibling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +98,7 @@ class RunnerSpans:
             self._is_asked = False
             while self._told:
                 handle, *facts = self._told.popleft()
-                handle(*facts)
+                never_raising(handle)(*facts)
                 sleep(
                     0
                 )  # else who sends and receives runs would wait 5 ms for the interpreter's lock

@@ -6,21 +6,26 @@ Loaded only where a flow is traced. May import `engine.tracing` and OpenTelemetr
 from __future__ import annotations
 
 import threading
+from functools import wraps
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from opentelemetry import context as otel
 from opentelemetry import metrics, trace
 
 from shoal.engine.tracing import span_id_of
+from shoal.logs import log_failure
 from shoal.safely import is_raisable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from shoal.states import State
 
-__all__ = ["SpanMaker", "current_context", "nanoseconds", "sibling", "tell_state"]
+__all__ = ["SpanMaker", "current_context", "nanoseconds", "never_raising", "sibling", "tell_state"]
+
+
+P = ParamSpec("P")
 
 
 class _Ids:
@@ -149,6 +154,19 @@ def sibling(context: trace.SpanContext, span_id: int) -> trace.SpanContext:
         trace_flags=context.trace_flags,
         trace_state=context.trace_state,
     )
+
+
+def never_raising(method: Callable[P, None]) -> Callable[P, None]:
+    """What processors and exporters of the user's raise is logged: no run depends on a span."""
+
+    @wraps(method)
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception as error:
+            log_failure(error, "A span could not be made")
+
+    return told
 
 
 def nanoseconds(seconds: float) -> int:
