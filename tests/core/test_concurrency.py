@@ -38,7 +38,7 @@ from shoal.testing.section_10_limits import limits_of_a_test
 from shoal.testing.tools import PATIENCE, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
 on_any_loop = pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
@@ -144,6 +144,24 @@ async def test_a_coroutine_that_is_cancelled_holds_nothing() -> None:
 async def _enter(name: str) -> None:
     async with limiting_async.concurrency(name):
         raise AssertionError("the slot was held")
+
+
+def test_a_decorator_refuses_what_it_would_not_guard() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+
+    async def items_async() -> AsyncIterator[int]:
+        yield 1
+
+    async def waiting() -> None:
+        pass
+
+    for world in (limiting, limiting_async, shoal.concurrency):
+        for function in (items, items_async):
+            with pytest.raises(InvalidOption, match="before its code begins: write `with`"):
+                world.concurrency("two")(function)
+    with pytest.raises(InvalidOption, match="asyncio"):
+        limiting.concurrency("two")(waiting)
 
 
 @pytest.mark.usefixtures("limits")

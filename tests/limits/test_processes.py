@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from shoal.limits import ConcurrencyLimits
 from shoal.limits.opening import open_store
 from shoal.limits.slots import SlotKeeper
 from shoal.limits.sqlite import SqliteStore
@@ -191,6 +193,49 @@ def test_a_forked_process_has_no_slots_of_its_parent(file: Path) -> None:
     store.upsert("db", 2)
     store.close()
     assert output(python(script)) == "['again']\n"
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_a_child_of_multiprocessing_gives_its_slots_back(file: Path, method: str) -> None:
+    """It ends without what `atexit` has."""
+    script = """
+        import multiprocessing, sys
+        from tests.limits.tools import hold_and_end
+
+        child = multiprocessing.get_context(sys.argv[1]).Process(target=hold_and_end)
+        child.start()
+        child.join()
+        print(child.exitcode)
+    """
+    store = SqliteStore(file)
+    store.upsert("db", 1)
+    assert output(python(script, method)) == "0\n"
+    assert slots(store, "db") == []
+    store.close()
+
+
+@pytest.mark.usefixtures("file")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_waits_for_what_its_parent_holds() -> None:
+    """Its parent is not itself: the slot may be free soon."""
+    script = """
+        import os, warnings
+        from shoal.concurrency import concurrency
+        warnings.simplefilter("ignore")
+
+        with concurrency("db"):
+            child = os.fork()
+            if child == 0:
+                try:
+                    with concurrency("db", timeout_seconds=0):
+                        pass
+                except BaseException as error:
+                    print(type(error).__name__, flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+    """
+    ConcurrencyLimits().upsert_global_concurrency_limit_by_name("db", 1)
+    assert output(python(script)) == "AcquireConcurrencySlotTimeoutError\n"
 
 
 FIGHTS = """

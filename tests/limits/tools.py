@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.futures.blocking import Countdown, Decision, block_plainly
+from shoal.limits.slots import KEEPER
 from shoal.limits.store import Acquired, Busy, Holder, Request
 
 if TYPE_CHECKING:
@@ -100,6 +101,11 @@ def acquire(keeper: SlotKeeper, request: Request, timeout: float | None = None) 
     block_plainly(Countdown(), (decision,), None)
     if not isinstance(decision.answer, Acquired):
         raise decision.answer
+
+
+def hold_and_end() -> None:
+    """What a child process does that ends with a slot."""
+    acquire(KEEPER, wants(["db"], "child"))
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:

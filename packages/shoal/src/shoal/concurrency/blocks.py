@@ -85,8 +85,11 @@ class SyncBlock(Block):
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Has a function hold slots whenever it is called."""
-        if isinstance(self, AsyncBlock) and inspect.iscoroutinefunction(function):
-            return cast("Callable[P, R]", AsyncBlock.__call__(self, function))
+        if inspect.iscoroutinefunction(function):
+            if isinstance(self, AsyncBlock):
+                return cast("Callable[P, R]", AsyncBlock.__call__(self, function))
+            raise _ends_too_early(function, "use `shoal.concurrency.asyncio`")
+        _refuse_generator(function)
 
         @functools.wraps(function)
         def within(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -109,6 +112,7 @@ class AsyncBlock(Block):
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Has a coroutine function hold slots whenever it is called."""
+        _refuse_generator(function)
 
         @functools.wraps(function)
         async def within(*args: Any, **kwargs: Any) -> Any:
@@ -116,6 +120,20 @@ class AsyncBlock(Block):
                 return await function(*args, **kwargs)  # type: ignore[misc]
 
         return within  # type: ignore[return-value]
+
+
+def _refuse_generator(function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise _ends_too_early(function, "write `with` or `async with` in it")
+
+
+def _ends_too_early(function: Callable[..., Any], advice: str) -> InvalidOption:
+    return InvalidOption(
+        where="a call of shoal.concurrency",
+        option="function",
+        value=function,
+        problem=f"its slots would be given back before its code begins: {advice}",
+    )
 
 
 def refuse_in_loop(names: tuple[str, ...]) -> None:

@@ -30,7 +30,7 @@ class ConcurrencyLimitError(ShoalError):
     """A concurrency limit is unknown, is zero, or cannot be used as asked.
 
     Attributes:
-        tag: the limit's tag or name.
+        tag: the limit's tag or name; `*` for all of them.
         problem: what is wrong, and what to do.
         run_name: the run that needed it, or `None`.
     """
@@ -41,7 +41,8 @@ class ConcurrencyLimitError(ShoalError):
 
     def _text(self) -> str:
         needed = "" if self.run_name is None else f", needed by run {self.run_name!r}"
-        return f"Concurrency limit {self.tag!r}{needed}: {self.problem}"
+        which = "limits" if self.tag == "*" else f"limit {self.tag!r}"
+        return f"Concurrency {which}{needed}: {self.problem}"
 
 
 class ConcurrencySlotAcquisitionError(ShoalError):

@@ -91,6 +91,11 @@ def task_here() -> Any:
 #: By thread, or task of an event loop, what was asked for there and was not given back.
 _HELD: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Slots]] = weakref.WeakKeyDictionary()
 
+if hasattr(
+    os, "register_at_fork"
+):  # a forked child may wait for what its parent holds: it is not itself
+    os.register_at_fork(after_in_child=_HELD.clear)
+
 
 def holds_here() -> bool:
     """Whether the caller's thread, or task of an event loop, holds slots or has asked for some."""

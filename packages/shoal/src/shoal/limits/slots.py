@@ -18,6 +18,7 @@ import atexit
 import contextlib
 import itertools
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -92,6 +93,7 @@ class SlotKeeper:
         self._bell = None
         self._failure: RuntimeError | None = None  # why no thread could be started
         self._poll = 0.0
+        self._leaves_child = False
 
     # ------------------------------------------------------------------ what others ask for
 
@@ -156,6 +158,13 @@ class SlotKeeper:
         if thread is not None:
             thread.join(timeout)
 
+    def _leave_child(self) -> None:
+        """A child of `multiprocessing` is at its end, but for its threads, which it would wait for next."""
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
+        self.close()
+
     # ------------------------------------------------------------------ when the thread has to do what
 
     def _wake(self) -> None:
@@ -164,6 +173,7 @@ class SlotKeeper:
             self._thread = threading.Thread(target=self._serve, name="shoal-limits", daemon=True)
             self._register.is_served = True
             self._failure = None
+            self._see_to_end()
             try:
                 self._thread.start()
             except RuntimeError as error:  # the system has no more threads, or the process ends
@@ -172,6 +182,20 @@ class SlotKeeper:
                 self._try_again(error)
         elif self._bell is not None:
             self._bell.ring()
+
+    def _see_to_end(self) -> None:
+        """Children of `multiprocessing` end without what `atexit` has, but not without its own; under `_changed`."""
+        util = sys.modules.get("multiprocessing.util")
+        if (
+            util is None
+            or self._leaves_child
+            or sys.modules["multiprocessing"].parent_process() is None
+        ):
+            return
+        self._leaves_child = True
+        util.Finalize(
+            None, self._leave_child, exitpriority=-100
+        )  # after its own children have ended
 
     def _next_round(self, serving: Serving, bell: Bell) -> tuple[News, set[Alarm]] | None:
         """Waits until there is something to do; `None` if there is nothing any more, and the thread ends."""
