@@ -46,6 +46,7 @@ def demo(
     """
     # A file that does not parse makes a failed run and a log line; the summary tells of it in any case.
     os.environ.setdefault("SHOAL_LOGGING_LEVEL", "CRITICAL")
+    os.environ["SHOAL_PROGRESS"] = "0"  # it shows its own
     from shoal import record
     from shoal.cli.demo import survey
     from shoal.cli.demo_screen import Progress, show

@@ -10,6 +10,10 @@
     report          the report: one page of what ran, and what would help
     drawing.py      the tasks of a flow and what they pass, as text and picture
     trace.py        the record as a timeline for Perfetto
+    otel.py         whether OpenTelemetry is told
+    flow_spans.py   spans of flow runs and direct calls, and who is told of all
+    run_spans.py    spans of the runs of a runner
+    spans.py        makes spans and counters of OpenTelemetry
     dry_run.py      a flow's body is run to be drawn, its tasks are not
 
 Nothing here is loaded, and nothing is told, unless somebody asks for it. May import scheduling and what lies above it.

@@ -46,8 +46,10 @@ __all__ = ["COLUMNS", "VERSION", "Writer", "copy", "open_file", "unpacked"]
 #: The number in the file that says how its tables look.
 VERSION = 1
 
-#: Seconds between two transactions.
+#: Seconds between two transactions, unless there are many events: who tells of one does not look how many there are.
 EVERY = 1.0
+LOOK = 0.1
+MANY = 10_000
 
 #: Errors that are kept with their traceback, and those that are kept at all; the rest is counted.
 MOST_TRACEBACKS = 500
@@ -94,7 +96,8 @@ COLUMNS = {
     "ran": "qHidd",  # number, attempt, worker, began, ended
     "ended": "qHiBdd",  # number, attempt, worker, state, began, ended
     "spans": "qqid",  # first number, how many, worker, began
-    "reports": "qqqqiddddi",  # runner, batch, first number (-1: listed), how many, worker, sent, arrived, told, seconds, task
+    # runner, batch, first number (-1: listed), how many, worker, sent, arrived, told, seconds, task, whether coroutines
+    "reports": "qqqqiddddiB",
     "listed": "qH",  # number and attempt of runs of those reports that list them
     "lost": "qHiddd",  # number, attempt, worker, sent, arrived, when
     "span_ends": "d",
@@ -203,8 +206,11 @@ class Writer:
     # ------------------------------------------------------------------ when
 
     def _serve(self) -> None:
-        while not self._stopping.wait(EVERY):
-            self.flush()
+        written = time.monotonic()
+        while not self._stopping.wait(LOOK):
+            if len(self._recorder.events) >= MANY or time.monotonic() - written >= EVERY:
+                self.flush()
+                written = time.monotonic()
 
     def flush(self) -> None:
         """Writes all that was told so far."""
@@ -410,6 +416,7 @@ class Writer:
             told,
             seconds,
             self._task(task, rows),
+            task.is_async,
         )
         chunks["report_ends"].columns[0].extend(ends)
         if numbers is not None:
