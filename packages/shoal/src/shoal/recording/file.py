@@ -96,7 +96,8 @@ COLUMNS = {
     "ran": "qHidd",  # number, attempt, worker, began, ended
     "ended": "qHiBdd",  # number, attempt, worker, state, began, ended
     "spans": "qqid",  # first number, how many, worker, began
-    "reports": "qqqqiddddi",  # runner, batch, first number (-1: listed), how many, worker, sent, arrived, told, seconds, task
+    # runner, batch, first number (-1: listed), how many, worker, sent, arrived, told, seconds, task, whether coroutines
+    "reports": "qqqqiddddiB",
     "listed": "qH",  # number and attempt of runs of those reports that list them
     "lost": "qHiddd",  # number, attempt, worker, sent, arrived, when
     "span_ends": "d",
@@ -415,6 +416,7 @@ class Writer:
             told,
             seconds,
             self._task(task, rows),
+            task.is_async,
         )
         chunks["report_ends"].columns[0].extend(ends)
         if numbers is not None:
