@@ -305,7 +305,7 @@ class CapTests(SuiteBase):
         def main() -> list[int]:
             first = work.submit(0)
             signals.wait("at work")
-            queued = [work.submit(x) for x in (1, 2)] + list(work.map([3, 4, 5]))
+            queued: list[Any] = [*map(work.submit, (1, 2)), *work.map([3, 4, 5])]
             dependent = work.submit(queued[0])
             last = work.submit(6)
             assert [run.cancel() for run in queued] == [True] * 5
