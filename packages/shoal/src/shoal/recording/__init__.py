@@ -4,7 +4,7 @@
     recording.py    what users have of it: `shoal.record()`
     reports.py      `SHOAL_REPORT`: a report of each flow run
     recorder.py     observes, and keeps what it is told
-    file.py         one thread writes it to an SQLite file
+    file.py         one thread writes it to an SQLite file: chunks.py, columns of numbers; told.py, what exceptions tell
     reading.py      makes the record of the file; clocks.py: of workers, against the driver's
     record.py       the record as its readers have it: plain data
     report          the report: one page of what ran, and what would help
