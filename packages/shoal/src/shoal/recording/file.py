@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import AWAITING_RETRY, CANCELLED, COMPLETED, CRASHED, FAILED, NOT_READY
 from shoal.exceptions import RecordError
 from shoal.logs import library_logger, log_failure
-from shoal.recording import recorder as kinds
+from shoal.recording import events as kinds
 from shoal.recording.chunks import COLUMNS, Chunk, ranges
 from shoal.recording.record import STATES
 from shoal.recording.told import LONGEST_TEXT, Told
@@ -37,7 +37,8 @@ from shoal.safely import in_words, is_raisable, text_of, traceback_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shoal.recording.recorder import Ended, Recorder
+    from shoal.recording.events import Ended
+    from shoal.recording.recorder import Recorder
     from shoal.specs import TaskSpec
 
 __all__ = ["VERSION", "Writer", "copy", "open_file"]
