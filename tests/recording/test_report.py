@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -256,6 +257,43 @@ class TestPage:
         said = Elements(page(made.record)).said
         assert "1 message to workers carried 1 run and 2 kB; 80 MB came back" in said
 
+    @pytest.mark.parametrize("seed", range(40))
+    def test_what_is_not_known_breaks_nothing(self, seed: int) -> None:
+        chance = random.Random(seed)
+
+        def moment() -> float:
+            return chance.choice([nan, chance.uniform(-1, 10), chance.uniform(0, 10)])
+
+        made = Made(workers=chance.randint(1, 4), seconds=chance.choice([0, 5, 10]))
+        numbers = [made.run("a", moment(), moment())]
+        for _ in range(chance.randint(0, 30)):
+            number = made.run(
+                chance.choice("abc"),
+                moment(),
+                moment(),
+                worker=chance.randint(-1, len(made.record.workers) - 1),
+                state=chance.choice(["Completed", "Failed", "Retrying", "Pending", "Mine"]),
+                attempt=chance.randint(1, 3),
+                number=chance.choice([None, *numbers[-2:]]),
+                submitted=moment(),
+                ready=moment(),
+                after=chance.sample(numbers, min(len(numbers), chance.randint(0, 2))),
+                submitter=chance.choice([0, 999, numbers[-1]]),
+                size=chance.choice([-1, 10**10]),
+                error=chance.choice([None, "x"]),
+            )
+            numbers.append(number)
+            kind = chance.choice(["death", "retry", "limit", "wait"])
+            made.event(kind, moment(), "", until=moment(), number=chance.choice([0, 777, number]))
+        record = made.record
+        record.ended = chance.choice([None, record.ended])
+        record.workers[0] = replace(record.workers[0], joined=nan)
+        record.runners[0] = replace(
+            record.runners[0], started=chance.choice([nan, START]), left=None
+        )
+        text = page(record).partition("<script>")[0]
+        assert not re.search(r"\bnan\b|NaN", text)
+
     @pytest.mark.slow
     def test_many_workers(self) -> None:
         made = Made(workers=10_000)
@@ -278,7 +316,7 @@ class TestWords:
                 (0.0123, "12.3 ms"),
                 (9.54, "9.5 s"),
             ),
-            *((61, "1 min"), (725, "12.1 min"), (3599.9, "1 h"), (450_000, "125 h")),
+            *((nan, "?"), (61, "1 min"), (725, "12.1 min"), (3599.9, "1 h"), (450_000, "125 h")),
         ],
     )
     def test_seconds(self, value: float, told: str) -> None:
@@ -369,6 +407,13 @@ class TestFigures:
         made.run("show", 5.0, 6.0, after=[total])
         assert figures(made.record).links == [Link(0, 1, 4), Link(1, 2, 1)]
 
+    def test_a_task_that_is_about_to_be_retried(self) -> None:
+        made = Made()
+        made.run("fetch", 0, 1, state="Retrying")
+        (task,) = figures(made.record).tasks
+        assert (task.runs, task.seconds.count) == (0, 1)
+        assert "fetch" in Elements(page(made.record)).said
+
     def test_links_count_what_was_submitted(self) -> None:
         made = Made()
         outer = made.run("outer", 0, 2)
@@ -440,6 +485,12 @@ class TestCriticalPath:
 
     def test_of_nothing(self) -> None:
         assert self.walked(Made()) == []
+
+    def test_of_moments_that_are_not_known(self) -> None:
+        made = Made()
+        outer = made.run("outer", 0, 3)
+        made.run("inner", 1, 6, submitted=nan, submitter=outer, worker=1)
+        assert self.walked(made) == [("outer", "start", 1), ("inner", "nested", 5)]
 
 
 class TestGraph:

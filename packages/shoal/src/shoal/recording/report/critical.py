@@ -18,6 +18,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isnan
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -113,10 +114,11 @@ class _Walk:
         self._by_end = sorted(known, key=self._ended.__getitem__)
         self._ends = [self._ended[i] for i in self._by_end]
         self._attempts: dict[int, int] = {columns.number[i]: i for i in self._by_end}  # the last
+        retrying = record.states.index("Retrying")
         self._retried = {
             (columns.number[i], columns.attempt[i]): i
-            for i, state in enumerate(columns.state)
-            if record.states[state] == "Retrying"
+            for i in self._by_end
+            if columns.state[i] == retrying
         }
         self._upstreams: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for run, first, stop in zip(
@@ -158,7 +160,10 @@ class _Walk:
         """Why a run did not begin earlier: the kind, the attempt before, and when the path left that."""
         columns = self._record.columns
         number, attempt, begun = columns.number[index], columns.attempt[index], self._begun[index]
-        ready, submitted = columns.ready[index], columns.submitted[index]
+        ready = columns.ready[index]
+        submitted = columns.submitted[index]
+        if isnan(submitted):
+            submitted = begun
         previous = self._on_worker(index)
         if previous is not None and ready < self._ended[previous] <= begun:
             return "worker", previous, self._ended[previous]

@@ -244,7 +244,9 @@ def _tasks(record: Record) -> list[TaskFigures]:
     for made in record.maps:
         found[made.task].mapped += made.size
     limits, retries = _event_waits(record, "limit"), _event_waits(record, "retry")
-    for task in [one for one in found.values() if one.counts]:
+    # Of a task whose first attempt is being retried there is no run yet that has a state.
+    present = [found[index] for index in set(record.columns.task)]
+    for task in present:
         chosen = _chosen(record, task.index)
         begun, ended = _of(columns.begun, chosen), _of(columns.ended, chosen)
         ready, submitted = _of(columns.ready, chosen), _of(columns.submitted, chosen)
@@ -270,7 +272,6 @@ def _tasks(record: Record) -> list[TaskFigures]:
             "retries": Spread.of(retries.get(task.index, ())),
             "workers": Spread.of(workers),
         }
-    present = [task for task in found.values() if task.counts]
     return sorted(present, key=lambda task: (-task.seconds.total, task.name))
 
 
@@ -338,7 +339,7 @@ def _workers(record: Record, order: list[list[int]], until: float) -> WorkersTim
         closed = (runner.left if runner else None) or until
         gone = min(worker.left or closed, closed)
         busy = 0.0
-        free = joined = max(worker.joined, entered)
+        free = joined = entered if isnan(worker.joined) else max(worker.joined, entered)
         indices = order[worker.index]
         if indices:  # a worker may be heard of first by what it reports
             free = joined = min(joined, begun[indices[0]])
