@@ -704,7 +704,7 @@ def test_a_flow_that_takes_notice_of_a_signal_has_the_last_word(tmp_path: Path) 
 def test_the_demo_says_what_was_stopped(tmp_path: Path) -> None:
     command = [SHOAL, "demo", "--runner", "threads:1"]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path
     ) as process:
         assert process.stderr is not None
         assert "measured" in process.stderr.readline()

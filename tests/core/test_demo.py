@@ -38,6 +38,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
     monkeypatch.setattr(demo, "stdlib", lambda: root)
+    monkeypatch.chdir(tmp_path)  # where the command leaves its page
     return root
 
 
@@ -124,7 +125,7 @@ def test_workers_that_import_the_flow_do_not_load_the_command_line() -> None:
 
 @pytest.mark.usefixtures("library")
 def test_the_command_shows_progress_and_a_summary(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOAL_LOGGING_LEVEL", "CRITICAL")
     assert invoke(["demo", "--runner", "threads:2"]) == 0
@@ -137,7 +138,12 @@ def test_the_command_shows_progress_and_a_summary(
     assert "ThreadPoolTaskRunner(max_workers=2): 16 task runs" in out
     assert "1 files do not parse: broken.py" in out
     gain = r"[\d.]+ s of a processor's work in ([\d.]+) s: [\d.]+x one worker \([\d.]+ s to start and stop the runner\)"
-    assert re.fullmatch(gain, out.splitlines()[-1])
+    assert re.fullmatch(gain, out.splitlines()[-2])
+    page = tmp_path / "shoal-demo.html"
+    assert out.splitlines()[-1] == f"what ran when, and what took the time: {page}"
+    text = page.read_text(encoding="utf-8")
+    assert "<summary>measure</summary>" in text
+    assert "1 run of measure: <span class=bad>SyntaxError" in text
 
 
 def test_the_gain_is_worked_out_from_what_was_measured(library: Path, tmp_path: Path) -> None:
@@ -166,14 +172,26 @@ def test_on_a_terminal_there_is_a_bar(
         ("processes:2", "ProcessPoolTaskRunner(max_workers=2)"),
     ],
 )
-def test_the_command_in_a_process_of_its_own(runner: str, shown: str) -> None:
+def test_the_command_in_a_process_of_its_own(runner: str, shown: str, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SHOAL_")}
     command = [SHOAL, "demo", "--limit", "30", "--runner", runner]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "shoal-demo.html").exists()
     lines = done.stderr.splitlines()
     assert lines[-1] == "measured 30 of 30 files"
     assert ("starting worker processes ..." in lines) is (runner != "threads")
     assert "30 files, " in done.stdout
     assert f" s on {shown}: " in done.stdout
     assert "a second" in done.stdout
+
+
+@pytest.mark.usefixtures("library")
+def test_a_page_that_cannot_be_written_is_told_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "find_files", lambda limit: pytest.fail("it ran"))
+    assert invoke(["demo", "--report", str(tmp_path / "nowhere" / "out.html")]) != 0
+    assert "there is no folder" in capsys.readouterr().err

@@ -13,7 +13,16 @@ PAGE = (Path(__file__).parents[2] / "docs" / "writing-a-runner.md").read_text()
 
 #: What the dispatcher and the runner ask of the books, and nobody tells.
 ASKED = {
-    *("all_in_flight", "close", "force", "has_begun", "in_flight", "in_flight_at", "interrupt"),
+    *(
+        "all_in_flight",
+        "close",
+        "force",
+        "go_on",
+        "has_begun",
+        "in_flight",
+        "in_flight_at",
+        "interrupt",
+    ),
     *("is_waited_for", "perform", "recall", "run_at", "stuck", "wait_until_certain"),
     *("wait_until_idle", "worker_at", "workers"),
 }

@@ -8,22 +8,23 @@ import tempfile
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shoal.context import LOCK
-from shoal.engine.interrupt import Interrupt, frames_of_this_thread
+from shoal.context import HERE, LOCK
+from shoal.engine.interrupt import Interrupt, frames_of_this_thread, interruptible_block, shielded
 from shoal.exceptions import AcquireConcurrencySlotTimeoutError, ConcurrencyLimitError
 from shoal.limits import sqlite as limits_sqlite
+from shoal.limits.holding import Slots
 from shoal.limits.postgres import PostgresStore
 from shoal.limits.slots import SlotKeeper
 from shoal.limits.sqlite import SqliteStore
 from shoal.limits.store import Acquired, Rate
 from shoal.limits.tables import SqlStore
 
-from tests.limits.tools import FakeTime, ask, eventually, full, line, slots, wants
+from tests.limits.tools import FakeTime, acquire, ask, eventually, full, line, slots, wants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -378,7 +379,7 @@ def test_lost_slots_are_told_once(desk: Desk, caplog: pytest.LogCaptureFixture) 
         desk.settle()
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "2 runs go on without the slots" in record.message
+    assert "2 holders go on without the slots" in record.message
     assert record.message.endswith("a, b")
     desk.keeper.release("a")
     desk.settle()
@@ -648,9 +649,15 @@ def test_a_rate_that_comes_too_late_is_told(desk: Desk) -> None:
 
 def test_acquiring_blocks_until_there_is_a_slot(desk: Desk) -> None:
     desk.store.upsert("db", 1)
-    desk.keeper.acquire_blocking(wants(["db"], "a"))
+    acquire(desk.keeper, wants(["db"], "a"))
     assert slots(desk.store, "db") == ["a"]
-    thread = threading.Thread(target=desk.keeper.acquire_blocking, args=(wants(["db"], "b"),))
+    thread = threading.Thread(
+        target=acquire,
+        args=(
+            desk.keeper,
+            wants(["db"], "b"),
+        ),
+    )
     thread.start()
     desk.settle()
     assert thread.is_alive()
@@ -662,17 +669,31 @@ def test_acquiring_blocks_until_there_is_a_slot(desk: Desk) -> None:
 def test_acquiring_raises_if_the_limit_is_zero(desk: Desk) -> None:
     desk.store.upsert("off", 0)
     with pytest.raises(ConcurrencyLimitError, match="is 0"):
-        desk.keeper.acquire_blocking(wants(["off"], "a"))
+        acquire(desk.keeper, wants(["off"], "a"))
 
 
 def test_acquiring_without_tags_is_immediate(desk: Desk) -> None:
-    desk.keeper.acquire_blocking(wants([], "a"))
+    acquire(desk.keeper, wants([], "a"))
     assert threads() == []
+
+
+def acquire_as_runs_do(desk: Desk, id: str) -> None:
+    """As a block of code in a run takes slots of "db", which it keeps."""
+    HERE.block = interruptible_block
+    asked = Slots(id)
+    try:
+        with shielded():
+            asked.ask(desk.keeper, lambda _: wants(["db"], id))
+            asked.wait()
+    except BaseException:
+        asked.release()
+        raise
+    asked.forget()
 
 
 def test_an_interrupt_ends_the_wait(desk: Desk) -> None:
     desk.store.upsert("db", 1)
-    desk.keeper.acquire_blocking(wants(["db"], "a"))
+    acquire(desk.keeper, wants(["db"], "a"))
     token, begun, caught = object(), threading.Event(), []
     frames: list[Any] = []
 
@@ -682,7 +703,7 @@ def test_an_interrupt_ends_the_wait(desk: Desk) -> None:
         frames[0].leave_shield()
         begun.set()
         try:
-            desk.keeper.acquire_blocking(wants(["db"], "b"))
+            acquire_as_runs_do(desk, "b")
         except Interrupt as interrupt:
             caught.append(interrupt)
         finally:
@@ -704,7 +725,7 @@ def test_an_interrupt_ends_the_wait(desk: Desk) -> None:
 def test_an_interrupt_of_a_run_beneath_does_not_end_the_wait(desk: Desk) -> None:
     """It is raised when control returns to that run."""
     desk.store.upsert("db", 1)
-    desk.keeper.acquire_blocking(wants(["db"], "a"))
+    acquire(desk.keeper, wants(["db"], "a"))
     begun = threading.Event()
 
     def wait() -> None:
@@ -715,7 +736,7 @@ def test_an_interrupt_of_a_run_beneath_does_not_end_the_wait(desk: Desk) -> None
         with LOCK:
             frames.fire(beneath)
         begun.set()
-        desk.keeper.acquire_blocking(wants(["db"], "b"))
+        acquire_as_runs_do(desk, "b")
         frames.end(inner)
         frames.end(outer)
 
@@ -727,3 +748,99 @@ def test_an_interrupt_of_a_run_beneath_does_not_end_the_wait(desk: Desk) -> None
     desk.keeper.release("a")
     thread.join(10)
     assert slots(desk.store, "db") == ["b"]
+
+
+# ---------------------------------------------------------------------- what must not be forgotten
+
+
+def test_leases_are_renewed_by_who_always_has_something_to_do(desk: Desk) -> None:
+    """The thread finds something new each time that it looks, for longer than a lease lasts."""
+    desk.store.upsert("db", 1)
+    acquire(desk.keeper, wants(["db"], "holder", 30))
+    rounds = itertools.count()
+    ended = threading.Event()
+
+    def again(_: object) -> None:  # on the keeper's thread, which so never comes to rest
+        desk.time.pass_by(4)
+        number = next(rounds)
+        if number == 20:
+            ended.set()
+        else:
+            desk.keeper.request(wants(["no limit"], f"next {number}"), again)
+
+    desk.keeper.request(wants(["no limit"], "first"), again)
+    assert ended.wait(10)
+    assert full(ask(desk.store, ["db"], "other")) == {"db"}
+    desk.keeper.release("holder")
+
+
+def test_a_ring_is_heard_by_who_always_has_something_to_do(desk: Desk) -> None:
+    desk.store.upsert("db", 1)
+    ask(desk.store, ["db"], "other")
+    desk.request("waits", "db")
+    desk.settle()
+    served = threading.Event()
+
+    def again(_: object) -> None:
+        if desk.outcomes.granted or served.is_set():
+            served.set()
+        else:
+            desk.keeper.request(wants(["no limit"], f"next {next(desk._markers)}"), again)
+
+    desk.keeper.request(wants(["no limit"], "first"), again)
+    desk.store.release(["other"])
+    assert served.wait(10)
+    assert desk.outcomes.granted == ["waits"]
+
+
+def test_a_rate_that_is_granted_ahead_leaves_no_timer_of_the_time_limit(desk: Desk) -> None:
+    granted = threading.Event()
+    request = wants(["api"], "a", None, rate=Rate(1, 0.04))
+    desk.keeper.request(request, lambda _: None)
+    desk.settle()
+    again = wants(["api"], "b", None, rate=Rate(1, 0.04))
+    desk.keeper.request(again, lambda _: granted.set(), 3600)
+    desk.settle()
+    desk.time.pass_by(0.05)
+    assert granted.wait(10)
+    assert [timer for timer in desk.time.timers if timer.when > desk.time.now + 60] == []
+
+
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+def test_who_asks_is_told_that_no_thread_can_be_had(desk: Desk, caplog: Any) -> None:
+    desk.store.upsert("db", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch)
+        desk.keeper.request(wants(["db"], "a"), desk.outcomes.of("a"))
+        assert "can't start new thread" in str(desk.outcomes.refused["a"])
+    desk.request("b", "db")
+    assert desk.granted() == ["b"]
+
+
+def broken(*_: Any, **__: Any) -> NoReturn:
+    raise ValueError("broken")
+
+
+def test_what_is_held_outlives_a_failure_of_the_thread(desk: Desk, caplog: Any) -> None:
+    """Who waits then is told; what is held has a thread again that renews and gives back."""
+    desk.store.upsert("db", 1)
+    acquire(desk.keeper, wants(["db"], "holder", 30))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(desk.store), "try_acquire", broken)
+        desk.request("b", "db")
+        eventually(lambda: "b" in desk.outcomes.refused)
+        eventually(lambda: threads() == [])
+    assert "tried again" in caplog.text
+    for _ in range(20):
+        desk.time.pass_by(4)
+        desk.settle()
+    assert full(ask(desk.store, ["db"], "other")) == {"db"}
+    desk.keeper.release("holder")
+    desk.settle()
+    assert slots(desk.store, "db") == []

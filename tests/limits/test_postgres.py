@@ -22,7 +22,7 @@ from shoal.limits.postgres import PostgresStore
 from shoal.limits.settings import limits_in_use
 from shoal.limits.slots import SlotKeeper
 
-from tests.limits.tools import ask, eventually, full, got, output, python, slots, wants
+from tests.limits.tools import acquire, ask, eventually, full, got, output, python, slots, wants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ def test_without_psycopg_the_error_says_what_to_install(monkeypatch: pytest.Monk
     assert "geheim" not in "".join(traceback.format_exception(caught.value))
     keeper = SlotKeeper()
     with pytest.raises(MissingExtraError):
-        keeper.acquire_blocking(wants(["db"], "a"))
+        acquire(keeper, wants(["db"], "a"))
     keeper.close()
 
 
@@ -160,13 +160,13 @@ def test_a_server_that_goes_and_comes_back(
     store = PostgresStore(postgres.url)
     store.upsert("db", 1)
     store.close()
-    keeper.acquire_blocking(wants(["db"], "first"))
+    acquire(keeper, wants(["db"], "first"))
     granted = threading.Event()
     keeper.request(wants(["db"], "second"), lambda _: granted.set())
     postgres.stop(how)
     try:
         with pytest.raises(AcquireConcurrencySlotTimeoutError) as caught:
-            keeper.acquire_blocking(wants(["db"], "impatient"), 0.5)
+            acquire(keeper, wants(["db"], "impatient"), 0.5)
         assert "cannot be used" in "".join(caught.value.__notes__)
         keeper.release("first")
         assert not granted.wait(0.1)
@@ -183,7 +183,7 @@ def test_a_store_that_was_never_reached_refuses(
     monkeypatch.setenv("SHOAL_LIMITS_URL", postgres.url.replace("shoal-pg", "nowhere"))
     keeper = SlotKeeper()
     with pytest.raises(ConcurrencyLimitError, match="cannot be used"):
-        keeper.acquire_blocking(wants(["db"], "a"))
+        acquire(keeper, wants(["db"], "a"))
     keeper.close()
 
 
@@ -194,22 +194,22 @@ def test_a_fork_leaves_the_parents_connection_alone(postgres: Server) -> None:
         sys.path.insert(0, ".")
         from shoal.limits.opening import open_store
         from shoal.limits.slots import KEEPER
-        from tests.limits.tools import slots, wants
+        from tests.limits.tools import acquire, slots, wants
         warnings.simplefilter("ignore")
         store = open_store()
         store.upsert("db", 2)
-        KEEPER.acquire_blocking(wants(["db"], "parent"))
+        acquire(KEEPER, wants(["db"], "parent"))
         child = os.fork()
         if child == 0:
             KEEPER.release("parent")  # not its to release
-            KEEPER.acquire_blocking(wants(["db"], "child"))
+            acquire(KEEPER, wants(["db"], "child"))
             assert slots(store, "db") == ["parent", "child"], slots(store, "db")
             KEEPER.close()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert slots(store, "db") == ["parent"], slots(store, "db")
         KEEPER.release("parent")
-        KEEPER.acquire_blocking(wants(["db"], "again"))
+        acquire(KEEPER, wants(["db"], "again"))
         print(slots(store, "db"))
         """
     assert output(python(script)) == "['again']\n"

@@ -14,7 +14,17 @@ from shoal.limits.opening import open_store
 from shoal.limits.slots import SlotKeeper
 from shoal.limits.sqlite import SqliteStore
 
-from tests.limits.tools import ask, eventually, full, got, line, output, python, slots, wants
+from tests.limits.tools import (
+    ask,
+    eventually,
+    full,
+    got,
+    line,
+    output,
+    python,
+    slots,
+    wants,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +34,8 @@ HOLDS = """
     import sys, time
     from shoal.limits.settings import lease_seconds
     from shoal.limits.slots import KEEPER
-    from tests.limits.tools import wants
-    KEEPER.acquire_blocking(wants(["db"], "theirs", lease_seconds()))
+    from tests.limits.tools import acquire, wants
+    acquire(KEEPER, wants(["db"], "theirs", lease_seconds()))
     print("holds", flush=True)
     sys.stdin.read()
 """
@@ -33,7 +43,7 @@ HOLDS = """
 CONTENDS = """
     import os, random, sys, threading, time
     from shoal.limits.slots import KEEPER
-    from tests.limits.tools import wants
+    from tests.limits.tools import acquire, wants
 
     held = []
 
@@ -41,7 +51,7 @@ CONTENDS = """
         for number in range(8):
             run_id = f"{os.getpid()}-{name}-{number}"
             tags = frozenset(random.choice((["db"], ["api"], ["db", "api"])))
-            KEEPER.acquire_blocking(wants(tags, run_id))
+            acquire(KEEPER, wants(tags, run_id))
             begin = time.monotonic()
             time.sleep(0.003)
             held.append((begin, time.monotonic(), *tags))
@@ -146,7 +156,7 @@ def test_a_forked_process_has_no_slots_of_its_parent(file: Path) -> None:
         from pathlib import Path
         from shoal.limits.slots import KEEPER
         from shoal.limits.sqlite import SqliteStore
-        from tests.limits.tools import wants
+        from tests.limits.tools import acquire, wants
         warnings.simplefilter("ignore")
 
         def slots():
@@ -156,14 +166,14 @@ def test_a_forked_process_has_no_slots_of_its_parent(file: Path) -> None:
             finally:
                 store.close()
 
-        KEEPER.acquire_blocking(wants(["db"], "parent"))
+        acquire(KEEPER, wants(["db"], "parent"))
         for _ in range(3):
             child = os.fork()
             if child == 0:
                 files = Path("/proc/self/fd").glob("*")
                 assert not [file for file in files if "limits.db" in str(file.resolve())]
                 KEEPER.release("parent")  # not its to release
-                KEEPER.acquire_blocking(wants(["db"], "child"))
+                acquire(KEEPER, wants(["db"], "child"))
                 assert slots() == ["parent", "child"], slots()
                 grandchild = os.fork()
                 if grandchild == 0:
@@ -174,7 +184,7 @@ def test_a_forked_process_has_no_slots_of_its_parent(file: Path) -> None:
             assert os.waitpid(child, 0)[1] == 0
             assert slots() == ["parent"], slots()
         KEEPER.release("parent")
-        KEEPER.acquire_blocking(wants(["db"], "again"))
+        acquire(KEEPER, wants(["db"], "again"))
         print(slots())
         """
     store = SqliteStore(file)
@@ -186,13 +196,13 @@ def test_a_forked_process_has_no_slots_of_its_parent(file: Path) -> None:
 FIGHTS = """
     import sys, time
     from shoal.limits.slots import KEEPER
-    from tests.limits.tools import wants
+    from tests.limits.tools import acquire, wants
 
     print("ready", flush=True)
     sys.stdin.readline()
     for number in range(int(sys.argv[2])):
         id = f"{sys.argv[1]}-{number}"
-        KEEPER.acquire_blocking(wants(["one"], id))
+        acquire(KEEPER, wants(["one"], id))
         begin = time.monotonic()
         print(begin, time.monotonic(), flush=True)
         KEEPER.release(id)
@@ -233,7 +243,7 @@ def test_processes_that_fight_for_one_slot_are_served_in_turn(kind: str) -> None
 DIES = """
     import os, signal, sys, threading
     from shoal.limits.slots import KEEPER
-    from tests.limits.tools import wants
+    from tests.limits.tools import acquire, wants
     KEEPER.request(wants(["many"], f"{sys.argv[1]}", 2.0), lambda _: os.kill(os.getpid(), signal.SIGKILL))
     threading.Event().wait(50)
 """
@@ -259,7 +269,7 @@ RATED = """
     import sys, time
     from shoal.limits.slots import KEEPER
     from shoal.limits.store import Rate
-    from tests.limits.tools import wants
+    from tests.limits.tools import acquire, wants
 
     print("ready", flush=True)
     sys.stdin.readline()
@@ -268,7 +278,7 @@ RATED = """
     while (left := end - time.monotonic()) > 0:
         try:
             request = wants(["api"], f"{sys.argv[1]}-{number}", None, rate=Rate(100, 1.0))
-            KEEPER.acquire_blocking(request, left)
+            acquire(KEEPER, request, left)
         except TimeoutError:
             break
         print(time.monotonic())

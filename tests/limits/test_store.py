@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal.exceptions import ConcurrencyLimitError
 from shoal.limits.store import Acquired, Busy, Refused
+from shoal.limits.tables import SqlStore
 
 from tests.limits.tools import ask, full, got, line, slots, taken, wants
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoal.limits.store import Answer, LimitStore
 
     from tests.limits.tools import FakeTime
@@ -365,3 +368,32 @@ def test_it_is_told_when_a_lease_is_over(store: LimitStore) -> None:
     answer = ask(store, ["db"], "b")
     assert isinstance(answer, Busy)
     assert answer.retry_after == pytest.approx(7)
+
+
+def test_a_name_that_looks_like_a_tags_is_none(store: LimitStore) -> None:
+    store.upsert("Tag:db", 1)
+    store.upsert("tag:db", 2)
+    assert [limit.name for limit in store.read_all(None, 0, tags=True)] == ["tag:db"]
+    assert [limit.name for limit in store.read_all(None, 0, tags=False)] == ["Tag:db"]
+
+
+def test_a_limit_is_made_once(
+    make_store: Callable[[], LimitStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two make it at the same time: of these one sees no limit, and finds it when it comes to make it (SPEC 10.1)."""
+    first, second = make_store(), make_store()
+    first.upsert("db", 3, active_slots=1)
+    locked = SqlStore._lock
+    looks = iter([[]])
+
+    def blind(self: SqlStore, *args: Any) -> Any:
+        found = next(looks, None)
+        return locked(self, *args) if found is None else found
+
+    monkeypatch.setattr(SqlStore, "_lock", blind)
+    assert second.create("db", 5, active_slots=4) is None
+    limit = first.read("db")
+    assert limit is not None
+    assert (limit.limit, limit.active_slots) == (3, 1)
+    first.close()
+    second.close()

@@ -8,11 +8,13 @@ import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
+from shoal.futures.blocking import Countdown, Decision, block_plainly
 from shoal.limits.store import Acquired, Busy, Holder, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from shoal.limits.slots import SlotKeeper
     from shoal.limits.store import Answer, LimitStore
 
 
@@ -26,7 +28,7 @@ class FakeTime:
     def time(self) -> float:
         return self.now
 
-    def after(self, seconds: float, action: Callable[[], None]) -> FakeTimer:
+    def after(self, seconds: float, action: Callable[[], Any]) -> FakeTimer:
         timer = FakeTimer(self, self.now + seconds, action)
         self.timers.append(timer)
         return timer
@@ -39,7 +41,7 @@ class FakeTime:
 
 
 class FakeTimer:
-    def __init__(self, owner: FakeTime, when: float, action: Callable[[], None]) -> None:
+    def __init__(self, owner: FakeTime, when: float, action: Callable[[], Any]) -> None:
         self.owner, self.when, self.action = owner, when, action
 
     def cancel(self) -> None:
@@ -89,6 +91,15 @@ def full(answer: Answer) -> set[str]:
     """The limits at which one has to wait."""
     assert isinstance(answer, Busy), answer
     return set(answer.names)
+
+
+def acquire(keeper: SlotKeeper, request: Request, timeout: float | None = None) -> None:
+    """Takes slots, and waits for them in the caller's own thread."""
+    decision = Decision()
+    keeper.request(request, decision, timeout)
+    block_plainly(Countdown(), (decision,), None)
+    if not isinstance(decision.answer, Acquired):
+        raise decision.answer
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:

@@ -104,6 +104,11 @@ class TestWhatTheEndWaitedFor:
             "For 60 % of the time (6 s), the end waited for the flow's own code"
         )
 
+    def test_code_before_the_first_run_is_the_flows_too(self) -> None:
+        made = Made(seconds=10)
+        made.run("a", 5, 10, submitted=5)
+        assert told(made)["code"].startswith("For 50 % of the time (5 s)")
+
     def test_long_runs_at_the_end(self) -> None:
         made = Made(workers=8, seconds=12)
         made.map("fit", [0.5] * 48)  # three seconds on each of eight workers

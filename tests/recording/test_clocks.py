@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import random
 from math import nan
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import shoal
 from hypothesis import given
 from hypothesis import strategies as st
+from shoal.calls import Batch
+from shoal.futures.maps import Span
+from shoal.recording import events, recorder, runner_recorder
 from shoal.recording.clocks import offset
+from shoal.recording.file import Writer
+from shoal.recording.reading import read
+from shoal.scheduling.in_flight import WorkerState
 
 
 def messages(
@@ -62,3 +72,54 @@ def test_what_is_not_known_says_nothing() -> None:
 
 def test_a_clock_that_was_set_while_it_ran_is_corrected_by_the_middle() -> None:
     assert offset([(0.0, 1.0, 11.0, 10.0), (20.0, 20.5, 31.0, 30.0)]) == pytest.approx(0.75)
+
+
+class Clock:
+    """Stands for `time` in the recorder."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("lead", [0.0, 3600.0, -42.5])
+def test_a_schedule_on_a_worker_with_another_clock_is_recorded_by_the_drivers(
+    lead: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map of four runs of a second, in two batches, to a machine that is 5 ms away."""
+    clock = Clock(1e9)
+    for module in (recorder, runner_recorder, events):
+        monkeypatch.setattr(module, "time", clock)
+    told = recorder.Recorder()
+    writer = Writer(str(tmp_path / "run.shoal"), told)
+    runner = told.runner_entered(SimpleNamespace())
+    runner.started(SimpleNamespace(ledger=None, scheduler=SimpleNamespace(limit=None)))
+    record: Any = SimpleNamespace(
+        base=1 << 47,
+        size=4,
+        task=shoal.task(lambda x: x, name="step"),
+        scope=None,
+        submitted=clock.now,
+    )
+    runner.mapped(record)
+    worker = WorkerState("far")
+    worker.host, worker.pid = "far", 7
+    for number in (1, 2):
+        batch = Batch(number, 0, Span(record, 2 * number - 2, 2 * number), None)
+        runner.sent(batch)
+        runner.at(number, worker)
+        begun = clock.now + 0.005
+        clock.now = begun + 2.005
+        runner.reported(batch, range(2), [begun + 1 + lead, begun + 2 + lead], 2.0)
+        runner.closed(number, 0)
+    runner.left()
+    writer.close()
+    found = read(str(tmp_path / "run.shoal"))
+    assert [row.host for row in found.runs()] == ["far"] * 4
+    expected = [1e9 + 0.005, 1e9 + 1.005, 1e9 + 2.015, 1e9 + 3.015]
+    assert list(found.columns.begun) == pytest.approx(expected, abs=0.0051, rel=0)
+    assert list(found.columns.ended) == pytest.approx([t + 1 for t in expected], abs=0.0051, rel=0)
+    assert list(found.columns.sent) == pytest.approx([1e9, 1e9, 1e9 + 2.01, 1e9 + 2.01], rel=0)
+    assert list(found.messages.runs) == [2, 2]

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import re
-from typing import Any
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal import flow, task
@@ -17,6 +23,9 @@ from shoal.recording.live.rows import Style, clean, cut, rows_of, seconds_in_wor
 from shoal.recording.live.screen import Screen
 from shoal.recording.live.summary import summary_of
 from shoal.states import Completed, Failed
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PLAIN = Style.of(colour=False, encoding="utf-8")
 
@@ -187,6 +196,98 @@ def test_flows_inside_are_counted_in_the_one_around() -> None:
     assert [failure.error for failure in seen.failures] == ["ValueError: three"]
 
 
+def test_a_cap_that_is_waited_for() -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    @task(max_concurrency=1)
+    def one_at_a_time(number: int) -> None:
+        started.set()
+        assert go_on.wait(30)
+
+    @flow(task_runner="threads:4")
+    def etl() -> None:
+        several = one_at_a_time.map(range(3))
+        assert started.wait(30)
+        (seen,) = observer.seen
+        seen.look_at(time.monotonic())
+        assert (seen.capped, seen.busy, seen.starting) == ("one_at_a_time", 1, False)
+        assert seen.tasks["one_at_a_time"].running == 1
+        go_on.set()
+        several.wait()
+
+    observer = Counted()
+    add_observer(observer)
+    try:
+        etl()
+    finally:
+        go_on.set()
+        remove_observer(observer)
+
+
+NOTEBOOK = """
+import json, sys
+from jupyter_client.manager import start_new_kernel
+
+CELL = '''
+import threading
+from shoal import flow, task
+
+@task
+def work(number):
+    gate.wait()
+    if number == 3:
+        raise ValueError("three")
+
+@flow
+def etl():
+    work.map(range(5)).wait()
+
+gate = threading.Event()
+import shoal.recording.live.notebook as notebook
+draw = notebook.Notebook.draw
+def draw_and_open(self, rows):
+    draw(self, rows)
+    gate.set()
+notebook.Notebook.draw = draw_and_open
+etl()
+'''
+
+def show(message):
+    kind, content = message["msg_type"], message["content"]
+    if kind in ("display_data", "update_display_data"):
+        print(json.dumps([kind, content["transient"]["display_id"], content["data"]["text/plain"]]))
+    elif kind == "error":
+        sys.exit(str(content["traceback"]))
+
+manager, client = start_new_kernel(kernel_name="python3")
+try:
+    client.execute_interactive(CELL, output_hook=show, timeout=40)
+finally:
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+"""
+
+
+def test_a_notebook_has_one_output_that_is_updated(tmp_path: Path) -> None:
+    pytest.importorskip("ipykernel", reason="there is no kernel: `uv sync` installs one")
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("CI", "SHOAL_PROGRESS")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=55,
+    )  # fmt: skip
+    outputs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert outputs, done.stderr
+    assert outputs[0][0] == "display_data"
+    assert {kind for kind, _, _ in outputs[1:]} == {"update_display_data"}
+    assert len({name for _, name, _ in outputs}) == 1
+    assert "0/5" in outputs[0][2]
+    last = outputs[-1][2].splitlines()
+    assert "ValueError: three" in last[0]
+    assert last[-1].startswith("✓ etl  completed")
+
+
 # ---------------------------------------------------------------------- rows
 
 
@@ -254,8 +355,15 @@ def test_flows_inside_indent() -> None:
             lambda etl: etl.problems.update({1: Problem("load-1", "load", 0.0, "")}),
             "retries load-1 in 0.0 s",
         ),
+        (
+            lambda etl: (
+                setattr(etl, "oldest", (Seen(1, "load", "load-1"), 102.0)),
+                setattr(etl, "capped", "load"),
+            ),
+            "waits for load-1 for 2.0 s, the cap of load",
+        ),
     ],
-    ids=["worker", "limit", "retry"],
+    ids=["worker", "limit", "retry", "cap"],
 )
 def test_the_last_row_says_what_is_waited_for(change: Any, text: str) -> None:
     etl = counts()
@@ -314,7 +422,9 @@ def shown_on(stream: Terminal, lines: int = 24) -> list[str]:
     """What a terminal shows of a text: it knows the few sequences that a screen writes."""
     grid = [""] * 200
     row = column = 0
-    for part in re.findall(r"\x1b\[\d*[A-Z]|\x1b\[[0-9;]*m|.|\n", stream.getvalue(), re.DOTALL):
+    for part in re.findall(
+        r"\x1b\[\d*[A-Z]|\x1b\[\??[0-9;]*[hlm]|.|\n", stream.getvalue(), re.DOTALL
+    ):
         if part == "\n":
             row, column = row + 1, 0
         elif part == "\r":
@@ -325,7 +435,7 @@ def shown_on(stream: Terminal, lines: int = 24) -> list[str]:
         elif part == "\x1b[K":
             grid[row] = grid[row][:column]
         elif part.endswith("A"):
-            row -= int(part[2:-1])
+            row -= int(part[2:-1] or 1)
         elif not part.startswith("\x1b"):
             grid[row] = grid[row][:column].ljust(column) + part + grid[row][column + 1 :]
             column += 1

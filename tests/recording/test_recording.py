@@ -105,6 +105,24 @@ def test_runs_on_one_thread_follow_each_other(tmp_path: Path) -> None:
         assert before.ended <= after.begun
 
 
+@pytest.mark.parametrize("runner", ["threads", "processes:1"])
+def test_coroutines_overlap_as_they_did(runner: str) -> None:
+    @shoal.task
+    async def pause(x: int) -> None:
+        await asyncio.sleep(0.05)
+
+    @shoal.flow(task_runner=runner)
+    def pauses() -> None:
+        pause.map(range(20)).wait()
+
+    with shoal.record() as recording:
+        pauses()
+    rows = of(recording, "pause")
+    assert [row.state for row in rows] == ["Completed"] * 20
+    assert min(row.seconds for row in rows) >= 0.04
+    assert max(row.begun for row in rows) < min(row.ended for row in rows) + 0.5
+
+
 def test_failures_have_their_error_and_where_it_was_raised(runner: str) -> None:
     @shoal.flow(task_runner=runner)
     def halves() -> None:

@@ -6,9 +6,11 @@ import io
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 
 import pytest
+import shoal
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as perfetto
 from shoal.recording.record import Record
 from shoal.recording.trace import NOISE, write_trace
@@ -270,3 +272,35 @@ def test_a_large_record_keeps_its_names_once() -> None:
     assert file.getvalue().count(b"\x04step") == 1
     found = decoded(record)
     assert len([s for s in found.slices if s.name == "step"]) == 20_000
+
+
+def test_of_a_real_run(tmp_path: Path) -> None:
+    @shoal.task
+    def load(number: int) -> int:
+        return number
+
+    @shoal.task
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    @shoal.flow(name="main", task_runner="threads:2")
+    def main() -> int:
+        loads = [load.submit(i) for i in range(3)]
+        load.map(range(50)).wait()
+        return total.submit(loads).result()
+
+    with shoal.record() as recording:
+        assert main() == 3
+    found = decoded(recording.record)
+    assert Counter(s.name for s in found.slices) >= Counter(load=53, total=1, main=1)
+    sum_of = next(s for s in found.slices if s.name == "total")
+    sources = {s.facts["run"]: s for s in found.slices if s.starts}
+    assert len(sources) == 3
+    assert {target for _, target in found.arrows()} == {sum_of.facts["run"]}
+    (around,) = found.on("flow runs")
+    for drawn in found.slices:
+        if drawn.name in ("load", "total"):
+            assert around.begun <= drawn.begun <= drawn.ended <= around.ended
+    assert all(s.ended <= sum_of.begun + NOISE for s in sources.values())
+    path = recording.trace(tmp_path / "x.pftrace")
+    assert perfetto.Trace.FromString(path.read_bytes()).packet

@@ -343,6 +343,10 @@ class Flow(FlowSpec, Generic[P, R_co]):
         scope = SCOPE.get()
         if scope is not None and scope.drawing is not None:
             return scope.drawing.flow(self, args, kwargs, wait_for, return_state)
+        if settings.may_be_traced():
+            from shoal.recording.otel import trace_runs
+
+            trace_runs()
         folder = settings.report_folder() if scope is None else None
         if folder is not None:
             from shoal.recording.reports import report_to

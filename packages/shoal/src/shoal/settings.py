@@ -13,6 +13,8 @@ A handful of plain values; pydantic would cost more at import than all of the li
     SHOAL_TASK_DEFAULT_RETRY_DELAY_SECONDS    their `retry_delay_seconds`: `5`, or `1,10,100`          0
     SHOAL_FLOW_DEFAULT_RETRIES                `retries` of flows that say nothing                      0
     SHOAL_FLOW_DEFAULT_RETRY_DELAY_SECONDS    their `retry_delay_seconds`                              0
+    SHOAL_OTEL                                whether runs are traced by OpenTelemetry                 if the program traces
+    SHOAL_OTEL_MAP_RUNS                       runs of a map with a span each; failures have one always 100
 
 Those of decorators are read when a function is decorated. Prefect says TASKS and FLOWS for TASK and FLOW in its newer
 names, and takes both; so does this.
@@ -21,6 +23,7 @@ names, and takes both; so does this.
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from shoal.exceptions import InvalidOption
@@ -32,6 +35,9 @@ __all__ = [
     "log_prints",
     "logging_level",
     "max_threads",
+    "may_be_traced",
+    "otel",
+    "otel_map_runs",
     "progress",
     "report_folder",
     "task_retries",
@@ -145,6 +151,27 @@ def report_folder() -> str | None:
 def log_burst() -> int:
     """How many runs of one task are logged one by one before the rest is summed up."""
     return _whole_number("SHOAL_LOG_BURST", 20, 0)
+
+
+def otel() -> bool | None:
+    """Whether runs are traced by OpenTelemetry; `None`: if the program traces."""
+    text = os.environ.get("SHOAL_OTEL")
+    if text is None:
+        return None
+    if text.strip().lower() not in (*_YES, *_NO):
+        raise _refused("SHOAL_OTEL", text, "true or false is needed")
+    return text.strip().lower() in _YES
+
+
+def may_be_traced() -> bool:
+    """Whether it is worth to look for OpenTelemetry: it is imported, or asked for."""
+    wanted = otel()
+    return wanted if wanted is not None else "opentelemetry.trace" in sys.modules
+
+
+def otel_map_runs() -> int:
+    """How many runs of a map have a span of their own."""
+    return _whole_number("SHOAL_OTEL_MAP_RUNS", 100, 0)
 
 
 def max_threads() -> int:

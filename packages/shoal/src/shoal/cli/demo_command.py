@@ -11,6 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter, validators
 
 from shoal.cli.console import print_failure
+from shoal.cli.report import check_paths
 from shoal.cli.run import Named, with_runner
 from shoal.cli.signals import Signals
 
@@ -34,27 +35,34 @@ def demo(
             help="Measure so many files at the most",
         ),
     ] = None,
+    report: Annotated[
+        str | Path, Parameter(help="Where to write the page of what ran when")
+    ] = "shoal-demo.html",
 ) -> int:
     """Survey Python's standard library: a flow of nearly a thousand task runs.
 
     It parses every file, ranks modules and functions, and works out which module imports which. The flow is an example
-    to learn from: `shoal/cli/demo.py`.
+    to learn from: `shoal/cli/demo.py`. What ran when, and what took the time, is on the page that it leaves.
     """
     # A file that does not parse makes a failed run and a log line; the summary tells of it in any case.
     os.environ.setdefault("SHOAL_LOGGING_LEVEL", "CRITICAL")
+    os.environ["SHOAL_PROGRESS"] = "0"  # it shows its own
+    from shoal import record
     from shoal.cli.demo import survey
     from shoal.cli.demo_screen import Progress, show
 
+    check_paths(report)
     flow = with_runner(survey, runner)
+    recording = record()
     with Signals() as signals, tempfile.TemporaryDirectory(prefix="shoal-demo-") as folder:
         started = time.perf_counter()
         try:
-            with Progress(flow.make_runner().name) as progress:
+            with recording, Progress(flow.make_runner().name) as progress:
                 found = flow(Path(folder, "report.md"), limit, progress.watch)
         except Exception as error:
             signals.raise_again()
             print_failure(error)
             return 1
         seconds = time.perf_counter() - started
-    show(found, seconds, repr(flow.make_runner()))
+    show(found, seconds, repr(flow.make_runner()), recording.report(report))
     return 0

@@ -14,6 +14,7 @@ from shoal.futures import as_completed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from shoal.cli.demo import Module, Ranking, Survey
     from shoal.futures import TaskFuture
@@ -70,8 +71,8 @@ class Progress:
                 pass
 
 
-def show(found: Survey, seconds: float, runner: str) -> None:
-    """Prints the rankings, side by side as far as they fit, and what it took."""
+def show(found: Survey, seconds: float, runner: str, report: Path) -> None:
+    """Prints the rankings, side by side as far as they fit, what it took, and where the page of that is."""
     console = Console(highlight=False, markup=False)
     console.print(Columns([_table(ranking) for ranking in found.rankings], padding=(1, 3)))
     files = len(found.modules) + len(found.failures)
@@ -89,6 +90,7 @@ def show(found: Survey, seconds: float, runner: str) -> None:
             f"{len(found.failures)} files do not parse: {', '.join(sorted(found.failures))}"
         )
     summary.append(_gain(work, found.seconds, seconds - found.seconds))
+    summary.append(f"what ran when, and what took the time: {report}")
     for line in summary:
         console.print(line, soft_wrap=True)
 

@@ -350,6 +350,7 @@ SETTINGS: dict[str, Callable[[], object]] = {
     "SHOAL_TASK_RUNNER": _check_runner,
     "SHOAL_LOGGING_LOG_PRINTS": _settings_of("shoal.settings", "log_prints"),
     "SHOAL_LOG_BURST": _settings_of("shoal.settings", "log_burst"),
+    "SHOAL_PROGRESS": _settings_of("shoal.settings", "progress"),
     "SHOAL_MAX_THREADS": _settings_of("shoal.settings", "max_threads"),
     "SHOAL_TASK_DEFAULT_RETRIES": _settings_of("shoal.settings", "task_retries"),
     "SHOAL_TASKS_DEFAULT_RETRIES": _settings_of("shoal.settings", "task_retries"),

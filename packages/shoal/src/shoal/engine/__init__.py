@@ -12,6 +12,7 @@
     streams.py      generators of the user's, step by step, for both kinds of runs
     interrupt.py    stopping what runs, at its time limit too
     observing.py    who is told what runs
+    tracing.py      which span of OpenTelemetry is the current one in a run
     services.py     the service threads of a driver: timers, user callbacks
     loops.py        the event loop that runs async tasks
     forks.py        processes that user code forks inside a run

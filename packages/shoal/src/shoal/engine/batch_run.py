@@ -22,6 +22,7 @@ from shoal import settings
 from shoal.calls import CANCELLED, COMPLETED, FAILED, WAITING, Call, Outcome, Report
 from shoal.context import HERE, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine.inputs import ATOMS
+from shoal.engine.observing import CARRIERS, be_traced
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from shoal.exceptions import SerializationError
 from shoal.logs import prints_are_logged
@@ -71,6 +72,7 @@ class Surroundings(NamedTuple):
         flow: the flow run, without its flow's function; `None` outside a flow.
         capped: whether its runs are under a cap of the flow's.
         limited: whether there may be limits of tags.
+        carrier: W3C headers of the flow run's span; `None` where it is not traced.
     """
 
     entropy: int
@@ -79,6 +81,7 @@ class Surroundings(NamedTuple):
     flow: tuple[Any, ...] | None
     capped: bool
     limited: bool
+    carrier: dict[str, str] | None
 
 
 class Packed(NamedTuple):
@@ -118,6 +121,7 @@ def surroundings_of(scope: Scope | None) -> bytes:
 
     flow = None
     capped = False
+    carrier = None
     run = scope.flow_run if scope is not None else None
     if run is not None:
         try:
@@ -132,11 +136,14 @@ def surroundings_of(scope: Scope | None) -> bytes:
             lineage.append((above.number, above.name, above.flow.name))
             above = above.parent
         capped = run.flow.max_concurrency is not None
+        carrier = CARRIERS.get(run.number)
         flow = (lineage, sorted(run.tags), run.run_count, run.log_prints, run.started, parameters)
     level = logging.getLogger("shoal.task_runs").getEffectiveLevel()
     limited = scope is not None and scope.limited
     return dumps(
-        Surroundings(process_entropy(), level, settings.log_prints(), flow, capped, limited)
+        Surroundings(
+            process_entropy(), level, settings.log_prints(), flow, capped, limited, carrier
+        )
     )
 
 
@@ -247,6 +254,8 @@ def run_packed(packed: Packed, make_runner: Callable[[], Any]) -> bytes:
             context = Context()
             context.run(SCOPE.set, scope)
             context.run(TAGS.set, tags)
+            if surroundings.carrier is not None:
+                context.run(be_traced, surroundings.carrier)
             call = Call(tasks[index], args, kwargs, number, context, scope, attempt)
             call.follow(earlier)
             calls.append(call)

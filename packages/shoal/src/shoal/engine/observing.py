@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shoal.context import FlowRun
     from shoal.states import State
 
-__all__ = ["Observer", "add_observer", "observers", "remove_observer"]
+__all__ = ["CARRIERS", "Observer", "add_observer", "be_traced", "observers", "remove_observer"]
 
 
 class Observer(Protocol):
@@ -47,6 +47,9 @@ class Observer(Protocol):
         """An attempt of a task that was called directly has ended; times in seconds since the epoch."""
 
 
+#: What travels with the runs of a flow run to their workers, by its number: W3C headers of its span, where it is traced.
+CARRIERS: dict[int, dict[str, str]] = {}
+
 _observers: tuple[Observer, ...] = ()
 
 
@@ -60,6 +63,19 @@ def add_observer(observer: Observer) -> None:
     global _observers
     with LOCK:
         _observers = (*_observers, observer)
+
+
+def be_traced(carrier: dict[str, str]) -> None:
+    """On a worker, in the context of a run: spans that the user opens are children of the run's. Nothing without OpenTelemetry.
+
+    Args:
+        carrier: see `CARRIERS`.
+    """
+    try:
+        from shoal.engine.tracing import continue_trace
+    except ImportError:  # it is installed where the flow runs, and not here
+        return
+    continue_trace(carrier)
 
 
 def remove_observer(observer: Observer) -> None:

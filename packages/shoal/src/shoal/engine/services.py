@@ -41,6 +41,13 @@ def guarded(
     return act
 
 
+def _started(serve: Callable[[], None], name: str) -> threading.Thread:
+    """A thread that runs: one that the system cannot start must not be taken for one, or nobody serves what comes later."""
+    thread = threading.Thread(target=serve, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
 class Calls:
     """A thread for calls that may take as long as an execution system likes: nobody else waits for them.
 
@@ -60,8 +67,7 @@ class Calls:
         """Makes a call, after those before."""
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-                self._thread.start()
+                self._thread = _started(self._serve, self._name)
         self._calls.put(call)
 
     def is_here(self) -> bool:
@@ -84,11 +90,13 @@ class Timer:
 
     __slots__ = ("_timers", "action", "order", "when")
 
-    def __init__(self, timers: Timers, when: float, order: int, action: Callable[[], None]) -> None:
+    def __init__(
+        self, timers: Timers, when: float, order: int, action: Callable[[], object]
+    ) -> None:
         self._timers = timers
         self.when = when
         self.order = order
-        self.action: Callable[[], None] | None = action
+        self.action: Callable[[], object] | None = action
 
     def __lt__(self, other: Timer) -> bool:
         return (self.when, self.order) < (other.when, other.order)
@@ -113,7 +121,7 @@ class Timers:
         self._thread: threading.Thread | None = None
         self._cancelled = 0
 
-    def after(self, seconds: float, action: Callable[[], None]) -> Timer:
+    def after(self, seconds: float, action: Callable[[], object]) -> Timer:
         """Calls `action` in `seconds` from now.
 
         Returns:
@@ -123,8 +131,7 @@ class Timers:
         with self._condition:
             heapq.heappush(self._heap, timer)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="shoal-timer", daemon=True)
-                self._thread.start()
+                self._thread = _started(self._serve, "shoal-timer")
             elif self._heap[0] is timer:
                 self._condition.notify()
         return timer
@@ -175,10 +182,7 @@ class Callbacks:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._serve, name="shoal-callbacks", daemon=True
-                    )
-                    self._thread.start()
+                    self._thread = _started(self._serve, "shoal-callbacks")
         self._queue.put((function, args, what))
 
     def flush(self, timeout: float) -> bool:

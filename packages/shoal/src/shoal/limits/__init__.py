@@ -11,10 +11,11 @@
     opening.py    opens the store of the settings
     slots.py      takes slots for who asks in this process, and keeps and gives them back
     refusals.py   the errors of those who get none
-    lines.py      who waits in this process
-    alarms.py     what the thread that does so has to do when
+    register.py   who waits and who holds in this process
+    serving.py    what the thread that does so does with the store
+    lines.py      in which lines they stand
+    alarms.py     what the thread has to do when
     bell.py       what it sleeps on
-    blocking.py   how a thread waits for its outcome
     holding.py    slots of the limits of tags, for dispatchers and for direct calls
     acquiring.py  slots for code that asks by itself: what `shoal.concurrency` is made of
     client.py     `ConcurrencyLimits`, for programs that manage limits

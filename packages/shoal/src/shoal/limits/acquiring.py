@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal.context import CALL, HERE, LOCK, SCOPE
 from shoal.engine.interrupt import shielded
@@ -27,9 +27,6 @@ from shoal.limits.slots import KEEPER
 from shoal.limits.store import Acquired, Rate, Request
 from shoal.logs import library_logger
 from shoal.safely import repr_of
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Acquisition", "in_event_loop", "tell_of", "wanted"]
 

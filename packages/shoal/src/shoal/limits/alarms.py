@@ -23,7 +23,7 @@ class Alarms:
 
     def __init__(
         self,
-        after: Callable[[float, Callable[[], None]], Any],
+        after: Callable[[float, Callable[[], Any]], Any],
         lock: AbstractContextManager[Any],
         wake: Callable[[], None],
     ) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from shoal.limits.store import Answer, Request
 
-__all__ = ["AHEAD", "STANDING", "Decision", "Place", "Row", "Use", "decide", "free_of_limits"]
+__all__ = ["AHEAD", "STANDING", "Place", "Row", "Use", "Verdict", "decide", "free_of_limits"]
 
 #: Seconds for which a waiter keeps its places in line without asking again.
 STANDING = 5.0
@@ -72,7 +72,7 @@ class Place(NamedTuple):
     address: str
 
 
-class Decision(NamedTuple):
+class Verdict(NamedTuple):
     """What is to be done.
 
     Attributes:
@@ -99,7 +99,7 @@ def decide(
     now: float,
     waited_seconds: float,
     patience: float | None,
-) -> Decision:
+) -> Verdict:
     """What becomes of a request.
 
     Args:
@@ -118,7 +118,7 @@ def decide(
     limits = [row for row in rows if row.active]
     if refusal := _refusal(request, rows, limits, uses):
         rings = _next_ones(others, [row.name for row in limits])
-        return Decision(refusal, since, bool(mine), rings=rings)
+        return Verdict(refusal, since, bool(mine), rings=rings)
     waits: dict[str, float] = {}
     for place in others:
         if (place.since, place.id) < (since, me):
@@ -141,9 +141,9 @@ def decide(
         if row.decay or use.taken + row.stored + request.occupy < row.slots:
             roomy.append(row.name)
     if waits:
-        return Decision(Busy(frozenset(waits), max(waits.values())), since, bool(mine))
+        return Verdict(Busy(frozenset(waits), max(waits.values())), since, bool(mine))
     rings = _next_ones(others, roomy) if mine else frozenset[str]()
-    return Decision(_acquired(request, rows, after), since, bool(mine), stored, rings)
+    return Verdict(_acquired(request, rows, after), since, bool(mine), stored, rings)
 
 
 def free_of_limits(request: Request) -> Answer:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.exceptions import ShoalError
-    from shoal.limits.alarms import Alarm
     from shoal.limits.store import Acquired, Request
 
     #: Called with `Acquired` when the slots may be used, or with why they never will.
     OnOutcome = Callable[[Acquired | ShoalError], object]
 
-__all__ = ["Held", "Lines", "Round", "Waiter"]
+__all__ = ["Lines", "Waiter"]
 
 
 class Waiter:
@@ -76,22 +75,6 @@ class Waiter:
         """Its timer has nothing to do any more."""
         if self.timer is not None:
             self.timer.cancel()
-
-
-class Held(NamedTuple):
-    """Slots that are held: what was asked for, and the limits of which there are some."""
-
-    request: Request
-    names: frozenset[str]
-
-
-class Round(NamedTuple):
-    """What the thread has to do next; `due` are the timers that went off."""
-
-    arrived: list[Waiter]
-    released: dict[str, frozenset[str]]
-    left: list[Waiter]
-    due: set[Alarm]
 
 
 class Lines:

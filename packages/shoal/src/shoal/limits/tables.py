@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from contextlib import AbstractContextManager
 
-    from shoal.limits.deciding import Decision
+    from shoal.limits.deciding import Verdict
     from shoal.limits.store import Answer, Limit, Request
     from shoal.limits.transaction import Query, Transaction
 
@@ -112,7 +112,9 @@ class SqlStore(ABC):
         """See `LimitStore`."""
         if not self._exists():
             return []
-        which = "" if tags is None else f"WHERE name {'LIKE' if tags else 'NOT LIKE'} '{TAG}%' "
+        # Not LIKE, to which "Tag:" is the same in SQLite.
+        is_one = f"substr(name, 1, {len(TAG)}) {'=' if tags else '<>'} '{TAG}'"
+        which = "" if tags is None else f"WHERE {is_one} "
         part = (1 << 62 if limit is None else limit, offset)
         with self._transaction("*") as t:
             return shown_limits(t, f"{which}ORDER BY name LIMIT ? OFFSET ?", *part)
@@ -141,12 +143,14 @@ class SqlStore(ABC):
         rate = (None, None) if request is None else (request.rate.count, request.rate.seconds)
         if self._lock(t, [name]):
             return False
-        values = (name, str(uuid.uuid4()), slots, 1, decay, 0.0, t.now, *rate, t.wall, t.wall)
+        id = str(uuid.uuid4())
+        values = (name, id, slots, 1, decay, 0.0, t.now, *rate, t.wall, t.wall)
         t.do(
             f"INSERT INTO limits VALUES ({', '.join('?' * len(values))}) ON CONFLICT (name) DO NOTHING",
             *values,
         )
-        return True
+        # Another session may have made it since: there was no row yet to be locked.
+        return t.run("SELECT id FROM limits WHERE name = ?", name) == [(id,)]
 
     def _change(
         self,
@@ -235,7 +239,7 @@ class SqlStore(ABC):
         t: Transaction,
         rows: Sequence[Row],
         request: Request,
-        decision: Decision,
+        decision: Verdict,
         behind: int | None,
     ) -> None:
         """Writes what was decided; `behind` is `None` for who does not stand in line."""

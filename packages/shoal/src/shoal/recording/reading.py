@@ -22,8 +22,9 @@ from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import RecordError
+from shoal.recording.chunks import unpacked
 from shoal.recording.clocks import offset
-from shoal.recording.file import VERSION, open_file, unpacked
+from shoal.recording.file import VERSION, open_file
 from shoal.recording.record import (
     STATES,
     Columns,
@@ -81,6 +82,7 @@ class _Report:
         "attempts",
         "batch",
         "began",
+        "each",
         "ends",
         "first",
         "numbers",
@@ -93,6 +95,7 @@ class _Report:
         self.first = first
         self.worker = worker
         self.began = began
+        self.each = 0.0
         self.ends = ends
         self.sent = nan
         self.told = nan
@@ -177,7 +180,7 @@ class _Reading:
         listed: list[array[Any]] = [array("q"), array("H")]
         spans: list[_Report] = []
         reports: list[_Report] = []
-        # Of one transaction, in the order of `file.COLUMNS`: what has ends comes before these.
+        # Of one transaction, in the order of `chunks.COLUMNS`: what has ends comes before these.
         for kind, data in self._connection.execute("SELECT kind, data FROM chunks ORDER BY rowid"):
             columns = unpacked(kind, data)
             if kind == "submitted":
@@ -220,11 +223,12 @@ class _Reading:
             yield span
 
     def _reported(self, columns: list[array[Any]]) -> Iterator[_Report]:
-        for runner, batch, first, count, worker, sent, arrived, told, seconds, task in zip(
+        for runner, batch, first, count, worker, sent, arrived, told, seconds, task, loop in zip(
             *columns, strict=True
         ):
             report = _Report(first, worker, seconds, array("d", bytes(8 * count)))
             report.batch, report.sent, report.told = (runner, batch), sent, told
+            report.each = seconds / count if loop else 0.0
             self._tasks_of[runner, batch] = task
             if isnan(sent):
                 report.sent = arrived
@@ -247,7 +251,7 @@ class _Reading:
 
     def _begin(self, report: _Report) -> None:
         """When the first run of a report began: so long before the last end as all took together, if that is known."""
-        seconds, ends = report.began, report.ends
+        seconds, ends = report.each or report.began, report.ends
         report.began = min(ends[-1] - seconds, ends[0]) if seconds > 0 else nan
 
     def _tell(
@@ -342,8 +346,11 @@ class _Reading:
     def _add_reports(self) -> None:
         alone = sorted(number for number, _ in self._told if self._map_of(number) is not None)
         for report in sorted(self._reports, key=lambda report: report.ends[0]):
-            begun = array("d", [report.began])
-            begun.extend(report.ends[:-1])
+            if report.each:  # coroutines: each took as long as all did on average
+                begun = array("d", [end - report.each for end in report.ends])
+            else:
+                begun = array("d", [report.began])
+                begun.extend(report.ends[:-1])
             if report.numbers is not None:
                 assert report.attempts is not None  # they come together
                 for i, key in enumerate(zip(report.numbers, report.attempts, strict=True)):

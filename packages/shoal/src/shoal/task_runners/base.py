@@ -17,6 +17,7 @@ from typing import (
     runtime_checkable,
 )
 
+from shoal import settings
 from shoal.context import INHERITED, LOCK, SCOPE, Scope
 from shoal.engine.interrupt import raise_if_due, shielded
 from shoal.engine.observing import observers
@@ -150,6 +151,10 @@ class BaseTaskRunner:
 
     def observer(self) -> RunnerObserver | None:
         """Who is to be told of its runs, if anybody observes now."""
+        if settings.may_be_traced():
+            from shoal.recording.otel import trace_runs
+
+            trace_runs()
         if not observers():
             return None
         from shoal.scheduling.observed import observer_of

@@ -7,10 +7,11 @@
     rows.py       counts as lines of text
     summary.py    the lines at the end
     screen.py     the rows on a terminal, below whatever else is printed there
+    notebook.py   the rows in a notebook
 
     any thread ──told──▶ counts ◀──looks every fifth of a second── thread ──rows──▶ screen ◀──print, log lines── any thread
 
-Nothing is loaded unless a flow is called where stderr is a terminal. May import `settings`, and within the functions that
+Nothing is loaded unless a flow is called where stderr is a terminal, or in a notebook. May import `settings`, and within the functions that
 load the rest all of recording.
 """
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shoal import settings
 
@@ -33,7 +34,7 @@ _offered: LiveObserver | None = None
 
 
 def offer() -> None:
-    """Has flow runs shown that begin from now on, if stderr is a terminal and the user has not said no."""
+    """Has flow runs shown that begin from now on, if stderr is a terminal, or this a notebook, and the user has not said no."""
     global _offered
     wanted = is_wanted()
     if wanted is (_offered is not None):
@@ -58,15 +59,27 @@ def is_wanted() -> bool:
     Raises:
         InvalidOption: `SHOAL_PROGRESS` is neither true nor false.
     """
-    stream = sys.stderr
+    notebook = "ipykernel" in sys.modules and _in_notebook()
+    if not notebook and not _is_terminal(sys.stderr):
+        return False
+    if not settings.progress() or os.environ.get("CI"):
+        return False
+    if notebook:
+        return True
+    return os.environ.get("TERM") != "dumb" and (sys.platform != "win32" or _moves_cursor())
+
+
+def _is_terminal(stream: Any) -> bool:
     try:
-        if stream is None or not stream.isatty():
-            return False
+        return stream is not None and bool(stream.isatty())
     except (AttributeError, ValueError):  # no stream of the usual kind, or a closed one
         return False
-    if not settings.progress() or os.environ.get("CI") or os.environ.get("TERM") == "dumb":
-        return False
-    return sys.platform != "win32" or _moves_cursor()
+
+
+def _in_notebook() -> bool:
+    from shoal.recording.live.notebook import in_notebook
+
+    return in_notebook()
 
 
 def _moves_cursor() -> bool:

@@ -173,7 +173,8 @@ class FlowCounts:
         children: flow runs inside it that have not ended.
         children_ended: by the name of their flow, how many have, and how many of these did not complete.
         busy, places: workers that executed something when somebody looked last, and all of them; 0 if not known.
-        starting: whether no worker has come yet.
+        capped: a task of whose runs as many run as may at once, empty if there is none.
+        starting: whether its runner has not started yet, or no worker of it.
         oldest: what has been executing for longest, and since when.
         look_at: has its runner looked at; replaced once there is one.
         state: how it ended, `None` before.
@@ -195,6 +196,7 @@ class FlowCounts:
         self.children_ended: dict[str, list[int]] = {}
         self.busy = 0
         self.places = 0
+        self.capped = ""
         self.starting = False
         self.oldest: tuple[Seen, float] | None = None
         self.look_at: Callable[[float], object] = self._look_at_nothing

@@ -14,6 +14,7 @@ import sysconfig
 import threading
 import time
 from bisect import bisect, insort
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import AWAITING_RETRY, COMPLETED, CRASHED, FAILED
@@ -21,8 +22,15 @@ from shoal.context import LOCK
 from shoal.futures.maps import Span
 from shoal.logs import log_failure
 from shoal.recording.live.counting import MOST_FAILURES, Failure, FlowCounts, Problem, TaskCounts
+from shoal.recording.live.notebook import Notebook, in_notebook
 from shoal.recording.live.rows import rows_of
-from shoal.recording.live.running import InFlight, executing_here, executing_there, places_of
+from shoal.recording.live.running import (
+    InFlight,
+    capped,
+    executing_here,
+    executing_there,
+    places_of,
+)
 from shoal.recording.live.screen import Screen
 from shoal.recording.live.summary import summary_of
 from shoal.safely import in_words, is_raisable, kind_of, traceback_of
@@ -53,11 +61,11 @@ class LiveObserver:
     """An `Observer` that shows what it is told.
 
     Args:
-        make_screen: what the rows are drawn on.
+        make_screen: what the rows are drawn on; by default the terminal, or the notebook.
     """
 
-    def __init__(self, make_screen: Callable[[], Screen] = Screen) -> None:
-        self._make_screen = make_screen
+    def __init__(self, make_screen: Callable[[], Screen | Notebook] | None = None) -> None:
+        self._make_screen = make_screen if make_screen is not None else _screen_here
         self._lock = threading.Lock()
         self._display: _Display | None = None
         self._flows: dict[int, FlowCounts] = {}
@@ -69,6 +77,7 @@ class LiveObserver:
         """See `Observer`."""
         parent = self._flows.get(run.parent.number) if run.parent is not None else None
         counts = FlowCounts(run.number, run.name, run.flow.name, parent, time.monotonic())
+        counts.starting = True  # until its runner says otherwise
         with self._lock:
             self._flows[run.number] = counts
             if parent is not None:
@@ -134,6 +143,10 @@ class LiveObserver:
             )
 
 
+def _screen_here() -> Screen | Notebook:
+    return Notebook() if in_notebook() else Screen()
+
+
 class _RunnerCounts:
     """A `RunnerObserver`: the counts of one runner. What it is told without `LOCK` held takes one atomic step."""
 
@@ -176,6 +189,7 @@ class _RunnerCounts:
                     executing, busy = executing_here(scheduler)
                 else:
                     executing, busy = executing_there(self._batches.values())
+                flow.capped = capped(scheduler)
                 flow.places = max(places_of(scheduler), busy)
                 flow.starting = (
                     hasattr(dispatcher, "ledger") and not self._begun and scheduler.open > 0
@@ -338,12 +352,15 @@ class _Display:
         ended: those of them that have.
     """
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Screen | Notebook) -> None:
         self.flows: list[FlowCounts] = []
         self.ended: list[FlowCounts] = []
         self._screen = screen
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._draw, name="shoal-progress", daemon=True)
+        # In the context of who called the flow: by that a notebook knows to which cell an output belongs.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._draw,), name="shoal-progress", daemon=True
+        )
 
     def start(self) -> None:
         """Takes the terminal."""

@@ -48,7 +48,7 @@ class Style(NamedTuple):
 
     def paint(self, text: str, code: str) -> str:
         """Text in a colour or weight, by the number that terminals have for it."""
-        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and text else text
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code else text
 
 
 BOLD, FAINT, RED, GREEN, YELLOW, CYAN = "1", "2", "31", "32", "33", "36"
@@ -149,7 +149,9 @@ def _task_row(counts: TaskCounts, indent: str, name_width: int, width: int, styl
     needed = sum(len(text) + 2 for text, _ in parts)
     if room >= needed + _BAR + 1:
         full = _BAR * done // every
-        bar = style.paint(style.full * full, RED if counts.failed else GREEN)
+        bar = style.paint(
+            style.full * full, RED if counts.failed else YELLOW if counts.cancelled else GREEN
+        )
         row += bar + style.paint(style.empty * (_BAR - full), FAINT) + " "
         room -= _BAR + 1
     for place, (text, code) in enumerate(parts):
@@ -188,8 +190,12 @@ def _waits(flow: FlowCounts, now: float) -> str:
     limited = [problem for problem in problems if problem.due is None]
     if flow.oldest is not None:
         run, since = flow.oldest
-        slowest = f"{clean(run.name)} for {seconds_in_words(now - since)}"
-        return f"{slowest}; {len(limited):,} wait for limits" if limited else f"waits for {slowest}"
+        parts = [f"waits for {clean(run.name)} for {seconds_in_words(now - since)}"]
+        if limited:
+            parts.append(f"{len(limited):,} for limits")
+        if flow.capped:
+            parts.append(f"the cap of {clean(flow.capped)}")
+        return ", ".join(parts)
     if limited:
         limits = sorted({problem.limits for problem in limited})
         return f"waits for limit {clean(limits[0])}"

@@ -16,7 +16,7 @@ from shoal.recording.live.counting import Seen
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["InFlight", "executing_here", "executing_there", "places_of"]
+__all__ = ["InFlight", "capped", "executing_here", "executing_there", "places_of"]
 
 
 class InFlight:
@@ -88,3 +88,13 @@ def places_of(scheduler: Any) -> int:
     if slots is not None:
         return len(slots.in_flight) - len(slots.spares) - len(slots.lent)
     return scheduler.limit or len(scheduler.workers)
+
+
+def capped(scheduler: Any) -> str:
+    """The name of a task whose runs wait for others to end, as so many run at once as may; empty if none do."""
+    caps = getattr(scheduler, "caps", None)
+    for line in caps.lines() if caps is not None else ():
+        if line.items and line.room() <= 0:
+            name: str = line.task.name
+            return name
+    return ""

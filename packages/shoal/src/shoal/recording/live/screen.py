@@ -14,7 +14,8 @@ So whoever writes past us (a subprocess, a worker, C code) writes a line of his 
 and however a terminal that is resized breaks the rows anew, all from the cursor on is ours to erase.
 
 The `write` of the streams is replaced, not the streams: handlers of `logging` and others that hold them go the same way.
-Who moves the cursor himself, as rich and nested bars of tqdm do, has the terminal for himself until he has not for a second.
+Who moves the cursor himself, as rich and nested bars of tqdm do, has the terminal for himself until he has not for a second,
+and while he hides it.
 `input` has it while it asks.
 
 `_lock` guards every field. A line appears within a twentieth of a second after it was written.
@@ -30,6 +31,7 @@ import shutil
 import sys
 import threading
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -47,6 +49,9 @@ PACE = 0.05
 MOST = 65_536
 #: Seconds for which a stranger has the terminal for himself after he has moved the cursor.
 ASIDE = 1.0
+
+#: Erases all from the cursor on; there are rows. In two steps, as tmux keeps a whole screen that is erased in one.
+_ERASE = "\r\x1b[K\n\x1b[J\x1b[A"
 
 #: What moves the cursor out of its line, hides it, or takes another screen.
 _MOVES = re.compile(r"\x1b(?:\[[0-9;]*[A-BE-FHJSTdf]|\[\?(?:25|47|1047|1049)[hl]|[78M]|c)")
@@ -125,7 +130,8 @@ class Screen:
         self._shown = False  # whether rows are below the cursor
         self._ever = False
         self._at = 0.0  # of the latest writing
-        self._aside = 0.0
+        self._aside = 0.0  # until then somebody else has the terminal
+        self._hidden = False  # he has hidden the cursor
         self._asked = 0
         self._input: Any = None
         self._own: _Tap | None = None
@@ -223,7 +229,10 @@ class Screen:
             self._queued += len(text)
             now = time.monotonic()
             if _MOVES.search(text):
-                self._aside = now + ASIDE
+                hides, shows = text.rfind("\x1b[?25l"), text.rfind("\x1b[?25h")
+                if max(hides, shows) >= 0:
+                    self._hidden = hides > shows
+                self._aside = inf if self._hidden else now + ASIDE
                 self._write_out(rows=False)
             elif (
                 now < self._aside
@@ -290,7 +299,7 @@ class Screen:
             return
         printed, self._queue, self._queued = self._queue, [], 0
         lines = [(tap, text) for tap, text in _whole_lines(printed) if text]
-        head = "\r\x1b[J" if lines or not self._shown else "\r\x1b[K"
+        head = _ERASE if lines and self._shown else "\r\x1b[K"
         for tap, text in lines:
             tap.real_write(head + text)
             tap.real_flush()
@@ -303,14 +312,15 @@ class Screen:
         ]
         shown = [*begun, *self._rows]
         body = "".join(f"\n{row}\x1b[K" for row in shown)
-        self._emit(f"{head}{body}\x1b[J\x1b[{len(shown)}A\r")
+        # A row that has become too long, as the terminal has just become narrower, must not take two lines.
+        self._emit(f"{head}\x1b[?7l{body}\x1b[?7h\x1b[J\x1b[{len(shown)}A\r")
         self._shown = self._ever = True
 
     def _step_aside(self) -> None:
         """Writes the queue as it is, where the cursor would be without us."""
         head = ""
         if self._shown:
-            head = "\r\x1b[J"
+            head = _ERASE
             self._shown = False
             for tap in self._taps:
                 if tap.partial:

@@ -164,8 +164,7 @@ def one_by_one(figures: Figures) -> Advice | None:
 
 def code(figures: Figures) -> Advice | None:
     """The flow's own code takes the time."""
-    gaps = figures.path.gaps()
-    stake = gaps.get("code", 0.0)
+    stake = figures.path.gaps.get("code", 0.0) + _before(figures)
     if not _worth(figures, stake, 0.2):
         return None
     return Advice(
@@ -417,7 +416,7 @@ def limits(figures: Figures) -> Advice | None:
 
 def delays(figures: Figures) -> Advice | None:
     """The end waits for delays of retries."""
-    stake = figures.path.gaps().get("retry", 0.0)
+    stake = figures.path.gaps.get("retry", 0.0)
     if not _worth(figures, stake):
         return None
     names: dict[str, float] = defaultdict(float)
@@ -479,6 +478,16 @@ RULES: tuple[Rule, ...] = (
 def _worth(figures: Figures, stake: float, least: float = WORTH) -> bool:
     """Whether so many seconds are worth a word."""
     return figures.elapsed > 0 and stake >= least * figures.elapsed
+
+
+def _before(figures: Figures) -> float:
+    """Seconds from when the flow could begin until it submitted its first run."""
+    record = figures.record
+    starts = [runner.started for runner in record.runners] or [
+        run.began for run in record.flow_runs
+    ]
+    first = min((at for at in record.columns.submitted if at == at), default=None)
+    return max(first - min(starts), 0.0) if starts and first is not None else 0.0
 
 
 def _waited_most(figures: Figures, what: str) -> TaskFigures | None:

@@ -17,7 +17,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cached_property
+from math import isnan
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from shoal.recording.record import Record
@@ -25,12 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["Path", "Step", "critical_path"]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A run on the path.
 
     Attributes:
-        index: of its attempt, in the columns.
+        entry: of its attempt, an index into the columns.
         task: index.
         number: the run's.
         began: seconds since the record began.
@@ -39,7 +40,7 @@ class Step:
         gap: seconds from the end of what it began after until it began.
     """
 
-    index: int
+    entry: int
     task: int
     number: int
     began: float
@@ -58,11 +59,12 @@ class Path:
 
     steps: list[Step] = field(default_factory=list)
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """How long it is with runs."""
         return sum(step.seconds for step in self.steps)
 
+    @cached_property
     def by_task(self) -> dict[int, float]:
         """Its seconds for each task, the longest first."""
         found: dict[int, float] = defaultdict(float)
@@ -70,6 +72,7 @@ class Path:
             found[step.task] += step.seconds
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
+    @cached_property
     def gaps(self) -> dict[str, float]:
         """Its seconds without a run, by what ended before."""
         found: dict[str, float] = defaultdict(float)
@@ -78,13 +81,13 @@ class Path:
         return {kind: seconds for kind, seconds in found.items() if seconds > 0}
 
     def chains(self, *kinds: str) -> list[list[Step]]:
-        """Its pieces in which each run began after the one before for one of these reasons."""
-        found: list[list[Step]] = []
-        for step in self.steps:
-            if found and step.after in kinds:
-                found[-1].append(step)
-            else:
-                found.append([step])
+        """Its pieces, of two runs or more, in which each began after the one before for one of these reasons."""
+        found, first = [], 0
+        for place, step in enumerate([*self.steps, None]):
+            if step is None or step.after not in kinds:
+                if place - first > 1:
+                    found.append(self.steps[first:place])
+                first = place
         return found
 
 
@@ -111,10 +114,11 @@ class _Walk:
         self._by_end = sorted(known, key=self._ended.__getitem__)
         self._ends = [self._ended[i] for i in self._by_end]
         self._attempts: dict[int, int] = {columns.number[i]: i for i in self._by_end}  # the last
+        retrying = record.states.index("Retrying")
         self._retried = {
             (columns.number[i], columns.attempt[i]): i
-            for i, state in enumerate(columns.state)
-            if record.states[state] == "Retrying"
+            for i in self._by_end
+            if columns.state[i] == retrying
         }
         self._upstreams: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for run, first, stop in zip(
@@ -156,7 +160,10 @@ class _Walk:
         """Why a run did not begin earlier: the kind, the attempt before, and when the path left that."""
         columns = self._record.columns
         number, attempt, begun = columns.number[index], columns.attempt[index], self._begun[index]
-        ready, submitted = columns.ready[index], columns.submitted[index]
+        ready = columns.ready[index]
+        submitted = columns.submitted[index]
+        if isnan(submitted):
+            submitted = begun
         previous = self._on_worker(index)
         if previous is not None and ready < self._ended[previous] <= begun:
             return "worker", previous, self._ended[previous]

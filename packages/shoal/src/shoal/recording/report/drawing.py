@@ -83,9 +83,15 @@ def graph(
     ]
     for link in links:
         (x, y), (to_x, to_y) = place[link.tail], place[link.head]
-        told = f"{known[link.tail].name} to {known[link.head].name}: {many(link.count, 'result')}"
+        told = (
+            f"{known[link.tail].name} submitted {known[link.head].name}: {many(link.count, 'run')}"
+            if link.nested
+            else f"{known[link.tail].name} to {known[link.head].name}: {many(link.count, 'result')}"
+        )
         both = link.tail in path and link.head in path
         style = 'stroke="var(--bad)" stroke-width="2"' if both else 'stroke="var(--faint)"'
+        if link.nested:
+            style += ' stroke-dasharray="5 4"'
         parts.append(
             f'<path d="{_curve(x, y, to_x, to_y)}" fill="none" {style} marker-end="url(#head)">'
             f"<title>{escape(told)}</title></path>"

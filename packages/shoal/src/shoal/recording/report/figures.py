@@ -103,11 +103,18 @@ class TaskFigures:
 
 @dataclass(frozen=True)
 class Link:
-    """Runs of the task `head` were given results of runs of the task `tail`: indices, and how many results."""
+    """Runs of the task `head` were given results of runs of the task `tail`, or submitted by them.
+
+    Attributes:
+        tail, head: indices of the tasks.
+        count: how many results were passed, or runs submitted.
+        nested: submitted.
+    """
 
     tail: int
     head: int
     count: int
+    nested: bool = False
 
 
 @dataclass
@@ -202,9 +209,10 @@ def _worker_names(record: Record) -> list[str]:
     several = len({(worker.host, worker.pid) for worker in record.workers}) > 1
     names = []
     for worker in record.workers:
-        parts = [worker.thread] if worker.thread else []
-        if several or not parts:
-            parts.append(f"pid {worker.pid}")
+        thread = f"thread {worker.thread}" if worker.thread.isdigit() else worker.thread
+        parts = [f"pid {worker.pid}"] if several or not thread else []
+        if thread:
+            parts.append(thread)
         if worker.host != record.host:
             parts.append(worker.host)
         names.append(", ".join(parts))
@@ -236,7 +244,9 @@ def _tasks(record: Record) -> list[TaskFigures]:
     for made in record.maps:
         found[made.task].mapped += made.size
     limits, retries = _event_waits(record, "limit"), _event_waits(record, "retry")
-    for task in [one for one in found.values() if one.counts]:
+    # Of a task whose first attempt is being retried there is no run yet that has a state.
+    present = [found[index] for index in set(record.columns.task)]
+    for task in present:
         chosen = _chosen(record, task.index)
         begun, ended = _of(columns.begun, chosen), _of(columns.ended, chosen)
         ready, submitted = _of(columns.ready, chosen), _of(columns.submitted, chosen)
@@ -262,7 +272,6 @@ def _tasks(record: Record) -> list[TaskFigures]:
             "retries": Spread.of(retries.get(task.index, ())),
             "workers": Spread.of(workers),
         }
-    present = [task for task in found.values() if task.counts]
     return sorted(present, key=lambda task: (-task.seconds.total, task.name))
 
 
@@ -295,9 +304,10 @@ def _event_waits(record: Record, kind: str) -> dict[int, list[float]]:
 
 
 def _links(record: Record) -> list[Link]:
-    """What was passed between tasks. A list of a map's futures is as many results as it has."""
+    """What was passed between tasks, and which submitted others. A list of a map's futures is as many results as it has."""
     columns, edges = record.columns, record.edges
-    if not len(edges):
+    nested = any(columns.submitter)
+    if not len(edges) and not nested:
         return []
     task_of = dict(zip(columns.number, columns.task, strict=True))
     found: Counter[tuple[int, int]] = Counter()
@@ -306,7 +316,17 @@ def _links(record: Record) -> list[Link]:
         tail, head = task_of.get(first), task_of.get(run)
         if tail is not None and head is not None:
             found[tail, head] += stop - first
-    return [Link(tail, head, count) for (tail, head), count in sorted(found.items())]
+    links = [Link(tail, head, count) for (tail, head), count in sorted(found.items())]
+    if nested:
+        submitted = Counter(
+            (task_of[submitter], task)
+            for submitter, task, attempt in zip(
+                columns.submitter, columns.task, columns.attempt, strict=True
+            )
+            if attempt == 1 and submitter in task_of
+        )
+        links += [Link(*pair, count, nested=True) for pair, count in sorted(submitted.items())]
+    return links
 
 
 def _workers(record: Record, order: list[list[int]], until: float) -> WorkersTime:
@@ -319,7 +339,7 @@ def _workers(record: Record, order: list[list[int]], until: float) -> WorkersTim
         closed = (runner.left if runner else None) or until
         gone = min(worker.left or closed, closed)
         busy = 0.0
-        free = joined = max(worker.joined, entered)
+        free = joined = entered if isnan(worker.joined) else max(worker.joined, entered)
         indices = order[worker.index]
         if indices:  # a worker may be heard of first by what it reports
             free = joined = min(joined, begun[indices[0]])

@@ -104,20 +104,24 @@ def failures(figures: Figures) -> str:
         for number, task in zip(record.columns.number, record.columns.task, strict=True)
         if number in record.errors
     }
-    groups: dict[tuple[str, str, str], list[tuple[int, ErrorRow]]] = defaultdict(list)
+    # What was raised at one place is one kind of failure, though each run may have words of its own for it.
+    groups: dict[tuple[str, ...], list[tuple[int, ErrorRow]]] = defaultdict(list)
     for number, rows in record.errors.items():
         last = rows[-1]
         if last.state in ("Retrying", "Completed"):
             continue
         task = record.tasks[task_of[number]].name if number in task_of else ""
-        groups[task, last.kind, pieces.cut(last.text, 200)].append((number, last))
+        place = f"{last.file}:{last.line}" if last.file else pieces.cut(last.text, 200)
+        groups[task, last.kind, place].append((number, last))
     # What never began because of another failure tells less than that one.
     ordered = sorted(
         groups.items(), key=lambda item: (item[1][0][1].state == "NotReady", -len(item[1]))
     )
     parts: list[str] = []
-    for (task, kind, text), members in ordered[:GROUPS]:
-        head = f"{escape(kind)}: {escape(text)}" if kind else escape(text)
+    for (task, kind, _), members in ordered[:GROUPS]:
+        texts = {row.text for _, row in members}
+        text = pieces.cut(members[0][1].text, 200) if len(texts) == 1 else ""
+        head = escape(": ".join(filter(None, (kind, text))))
         runs = "".join(
             _failure(figures, number, task_of, row, unfolded=not parts and not place)
             for place, (number, row) in enumerate(members[:IN_GROUP])
@@ -151,7 +155,7 @@ def _failure(
         f"<p>Its last log lines:</p><pre>{escape(chr(10).join(row.logs))}</pre>" if row.logs else ""
     )
     attempt = f", attempt {row.attempt}" if row.attempt > 1 else ""
-    said = f"{escape(name)}: {pieces.state(row.state)} at {seconds(row.at - record.started)}{attempt}{where}"
+    said = f"{escape(name)}: {pieces.state(row.state)} at {seconds(row.at - record.started)}{attempt}{where}: {escape(pieces.cut(row.text, 200))}"
     if not trace and not logs:
         return f"<p>{said}</p>"
     return f"<details{' open' if unfolded else ''}><summary>{said}</summary>{trace}{logs}</details>"

@@ -93,20 +93,23 @@ def graph(figures: Figures, css: Mapping[int, str]) -> str:
     tasks = figures.tasks[:NODES]
     if not tasks:
         return ""
-    drawn = drawing.graph(tasks, figures.links, path.by_task(), path.seconds, css)
+    drawn = drawing.graph(tasks, figures.links, path.by_task, path.seconds, css)
     more = len(figures.tasks) - len(tasks)
     names = {task.index: task.name for task in figures.tasks}
     rows = [
-        f"<tr><th scope=row>{escape(names[link.tail])}</th><td class=left>{escape(names[link.head])}</td><td>{link.count:,}</td></tr>"
+        f"<tr><th scope=row>{escape(names[link.tail])}</th><td class=left>{escape(names[link.head])}</td>"
+        f"<td>{many(link.count, 'run') if link.nested else many(link.count, 'result')}</td></tr>"
         for link in sorted(figures.links, key=lambda link: -link.count)[:TASKS]
         if link.tail in names and link.head in names
     ]
     table = (
-        f"<details><summary>As a table</summary>{pieces.table('What was passed', ('from', 'to', 'results'), rows)}</details>"
+        f"<details><summary>As a table</summary>{pieces.table('What was passed, and what was submitted by tasks', ('from', 'to', ''), rows)}</details>"
         if rows
         else "<p class=faint>No task was given a result of another as a future.</p>"
     )
-    red = "What is on the critical path has a red edge." if path.steps else ""
+    red = "What is on the critical path has a red edge. " if path.steps else ""
+    if any(link.nested for link in figures.links):
+        red += "Dashed: runs that were submitted by runs."
     return f"<figure><div class=scrolls>{drawn}</div><figcaption>{red}</figcaption></figure>{pieces.more(more, 'task') if more > 0 else ''}{table}"
 
 
@@ -115,7 +118,7 @@ def path(figures: Figures, css: Mapping[int, str]) -> str:
     if not path.steps or not elapsed:
         return ""
     names = {task.index: task.name for task in figures.tasks}
-    by_task, gaps = path.by_task(), path.gaps()
+    by_task, gaps = path.by_task, path.gaps
     counts = Counter(step.task for step in path.steps)
     last = path.steps[-1]
     rest = max(elapsed - last.began - last.seconds, 0.0)

@@ -9,7 +9,9 @@ NEARLY = 0.9995
 
 
 def seconds(value: float) -> str:
-    """A time with two or three digits: `40 µs`, `9.5 s`, `12 min`."""
+    """A time with two or three digits: `40 µs`, `9.5 s`, `12 min`; `?` if it is not known."""
+    if value != value:
+        return "?"
     for unit, name in ((3600, "h"), (60, "min"), (1, "s"), (1e-3, "ms")):
         if value >= unit * NEARLY:
             return f"{_short(value / unit)} {name}"

@@ -28,6 +28,7 @@ from shoal.calls import FAILED, Call, Outcome
 from shoal.context import LOCK, SCOPE, TAGS, Scope
 from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_outcome, unpicklable
 from shoal.engine.inputs import ATOMS
+from shoal.engine.observing import be_traced
 from shoal.engine.services import guarded
 from shoal.exceptions import NestingTooDeep
 from shoal.logs import log_failure, log_prints_of, prints_are_logged
@@ -60,6 +61,7 @@ class RemoteWorker:
         waiting: by wait, the worker thread where it is.
         batches: that it holds, by number.
         entropy: of the driver, where this process's own differs.
+        carrier: see `Surroundings`.
         tasks: that it was told of, by key.
         scopes: of the runs; there is one, 0.
         overdue: numbers of runs that are past their limits.
@@ -80,6 +82,7 @@ class RemoteWorker:
         self.waiting: dict[int, WorkerThread] = {}
         self.batches: dict[int, Batch] = {}
         self.entropy: int | None = None
+        self.carrier: dict[str, str] | None = None
         self.tasks = Tasks()
         self.scopes: dict[int, Scope] = Broadcasts()
         self.coroutines = Coroutines(self)
@@ -205,6 +208,7 @@ class RemoteWorker:
         self.remote.limited = told.limited
         flow_run = flow_run_of(told.flow) if told.flow is not None else None
         self.remote.capped = told.capped
+        self.carrier = told.carrier
         if flow_run is not None:
             self.remote.works_for(flow_run.label)
         self.scopes[0] = Scope(self.remote, flow_run)
@@ -229,6 +233,8 @@ class RemoteWorker:
         context.run(SCOPE.set, batch.scope)
         if self.entropy is not None:
             context.run(names.ENTROPY.set, self.entropy)
+        if self.carrier is not None:
+            context.run(be_traced, self.carrier)
         if batch.rows.tags[tags]:
             context.run(TAGS.set, batch.rows.tags[tags])
         return context

@@ -1,0 +1,234 @@
+"""What the keeper's thread does with the store: slots are taken, kept, and given back.
+
+Who has to wait stands in line at every name at which it had to, in the order of the requests, and keeps these places
+until it is served; only the first of a line is tried, and so stands in the store's line too. It is tried again when
+something is given back, here or by another process, or when the store has said that it may be free by then. So a slot
+given back costs one try or two, however many wait.
+
+For one thread. May import `register`, `refusals`, `alarms` and what lies above them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from shoal.exceptions import ConcurrencyLimitError
+from shoal.limits.lines import Lines, Waiter
+from shoal.limits.refusals import refused, too_late
+from shoal.limits.store import TAG, Acquired, Busy
+from shoal.logs import library_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from shoal.limits.alarms import Alarm, Alarms
+    from shoal.limits.register import Held, News, Register
+    from shoal.limits.store import LimitStore
+
+__all__ = ["AGAIN", "Serving"]
+
+#: Seconds after which who stands in line tells the store at the latest that it still does; less than it waits for that.
+REFRESH = 1.5
+
+#: Seconds between two tries of a store that cannot be reached.
+AGAIN = 0.5
+
+
+class Serving:
+    """See the module.
+
+    Args:
+        store: of limits.
+        register: who waits and who holds.
+        alarms: what is to be done when.
+        after: calls a function in some seconds.
+        clock: tells the time in seconds.
+
+    Attributes:
+        store: the store.
+        lines: who stands in which.
+    """
+
+    def __init__(
+        self,
+        store: LimitStore,
+        register: Register,
+        alarms: Alarms,
+        after: Callable[[float, Callable[[], Any]], Any],
+        clock: Callable[[], float],
+    ) -> None:
+        self.store = store
+        self._register = register
+        self._alarms = alarms
+        self._after = after
+        self._clock = clock
+        self.lines = Lines()
+
+    def work(self, news: News, due: Collection[Alarm]) -> None:
+        """Does what there is to do; `due` are the timers that went off."""
+        lines = self.lines
+        self._give_back(news.released)
+        self._forget(news.left)
+        for what, which in due:
+            if what == "renew":
+                self._renew(which)
+            elif what == "line":
+                lines.stir((which,))
+            elif what == "again":
+                self._give_back(lines.take_owed())
+            elif what == "rung" or self.store.changed():
+                lines.stir(list(lines.first))
+        self._serve_lines()
+        for waiter in news.arrived:
+            self._admit(waiter)
+        self._serve_lines()
+
+    # ------------------------------------------------------------------ what is held
+
+    def _give_back(self, released: dict[str, frozenset[str]]) -> None:
+        if not released:
+            return
+        try:
+            self.store.release(released)
+        except ConcurrencyLimitError as error:
+            if self.store.may_pass(error) and not self._register.closed:
+                self.lines.owed.update(released)
+                with self._register.changed:
+                    self._alarms.start(("again", None), AGAIN)
+                self._in_trouble(error)
+            else:
+                library_logger().warning(
+                    "Slots are given back by the end of their leases: %s", error
+                )
+        else:
+            self._out_of_trouble()
+            for names in released.values():
+                self.lines.stir(names)
+
+    def _forget(self, left: Collection[Waiter]) -> None:
+        """Those who wait no more leave their lines."""
+        standing = [waiter.request.holder.id for waiter in left if waiter.stands]
+        for waiter in left:
+            if waiter.stands:
+                self.lines.stir(waiter.lines)
+        if standing:
+            try:
+                self.store.withdraw(standing)
+            except ConcurrencyLimitError as error:
+                library_logger().warning("Places in line are left when they are over: %s", error)
+
+    def _renew(self, seconds: float) -> None:
+        with self._register.changed:
+            held = self._register.held_for(seconds)
+        if not held:
+            return
+        lost: list[Held] = []
+        try:
+            kept = self.store.renew(list(held), seconds)
+            for id, it in held.items():
+                gone = it.names - kept.get(id, set())
+                if gone and not self._take_again(it, gone):
+                    lost.append(it)
+        except ConcurrencyLimitError as error:
+            library_logger().warning("Leases could not be renewed, which is tried again: %s", error)
+        if lost:
+            ids = sorted(it.request.holder.id for it in lost)
+            library_logger().warning(
+                "%d holders go on without the slots of their limits, which were reset, deleted, or not renewed in time"
+                " because this process stood still: %s",
+                len(lost),
+                ", ".join(ids[:10]),  # there may be thousands
+            )
+
+    def _take_again(self, it: Held, gone: frozenset[str]) -> bool:
+        """Takes slots that were lost once more if there is room; else they are held no more, and it returns False."""
+        id = it.request.holder.id
+        answer = self.store.try_acquire(replace(it.request, names=gone, strict=False), stand=False)
+        taken = answer.names if isinstance(answer, Acquired) else frozenset[str]()
+        with self._register.changed:
+            return not self._register.took_again(id, gone, taken)
+
+    # ------------------------------------------------------------------ lines
+
+    def _admit(self, waiter: Waiter) -> None:
+        """A newcomer: tried unless others stand in line for what it wants."""
+        if not self._register.waits(waiter):
+            return
+        lines = waiter.request.names & self.lines.first.keys()
+        with self._register.changed:
+            if lines and not waiter.once:
+                self.lines.join(waiter, lines)
+                return
+        self._try(waiter, min(waiter.request.names), 0)
+
+    def _serve_lines(self) -> None:
+        while (name := self.lines.next_stirred()) is not None:
+            while (waiter := self.lines.first_of(name, self._register.waits)) is not None:
+                self._try(waiter, name, self.lines.behind(name))
+                if self._register.waits(waiter):
+                    break
+            else:
+                with self._register.changed:
+                    self._alarms.stop(("line", name))
+
+    def _try(self, waiter: Waiter, name: str, behind: int) -> None:
+        """Tries to get a waiter its slots; if it has to wait, it stands in line, and is tried again at its time."""
+        waited = self._clock() - waiter.asked if waiter.tried or waiter.lines else None
+        patience = None if waiter.timeout is None else max(0.0, waiter.timeout - (waited or 0.0))
+        try:
+            answer = self.store.try_acquire(
+                waiter.request, waited, patience=patience, behind=behind
+            )
+        except ConcurrencyLimitError as error:
+            if not self.store.may_pass(error):
+                self._register.decide(waiter, error)
+                return
+            self._in_trouble(error)
+            answer = Busy(waiter.request.names, AGAIN)
+        else:
+            self._out_of_trouble()
+            waiter.tried = True
+            waiter.stands = waiter.stands or isinstance(answer, Busy)
+        if isinstance(answer, Busy):
+            pause = REFRESH if answer.retry_after is None else min(answer.retry_after, REFRESH)
+            waiter.tries += 1
+            most = waiter.request.max_retries
+            is_given_up = most is not None and waiter.tries > most
+            with self._register.changed:
+                is_late = waiter.once or is_given_up
+                if not is_late:
+                    self.lines.join(waiter, answer.names)
+                    if name not in self.lines.first:
+                        name = min(answer.names)
+                    self._alarms.start(("line", name), max(pause, 0.0005), anew=True)
+            if is_given_up:
+                problem = f"it had no free slots, nor at {most} further tries"
+                tag = min(answer.names).removeprefix(TAG)
+                self._register.decide(waiter, ConcurrencyLimitError(tag=tag, problem=problem))
+            elif is_late:
+                self._register.decide(waiter, too_late(waiter, self._register.trouble))
+        elif not isinstance(answer, Acquired):
+            self._register.decide(waiter, refused(answer))
+        elif answer.after:
+            with self._register.changed:
+                if self._register.waits(waiter):
+                    waiter.cancel()  # it is not late any more
+                    grant = partial(self._register.decide, waiter, answer)
+                    waiter.timer = self._after(answer.after, grant)
+                    waiter.granted = True
+            self.lines.stir(waiter.lines)
+        elif not self._register.decide(waiter, answer) and waiter.request.lease_seconds is not None:
+            self._give_back({waiter.request.holder.id: answer.names})
+
+    def _in_trouble(self, error: ConcurrencyLimitError) -> None:
+        if self._register.trouble is None:
+            library_logger().warning("It is tried again until it works: %s", error)
+        self._register.trouble = error
+
+    def _out_of_trouble(self) -> None:
+        if self._register.trouble is not None:
+            library_logger().info("The limits can be used again")
+            self._register.trouble = None
+            self.lines.stir(list(self.lines.first))
