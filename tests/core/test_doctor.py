@@ -78,7 +78,11 @@ WARNINGS = [
         "SHOAL_LOG_BRUST",
         "SHOAL_LOG_BURST",
     ),
-    ({"settings": (Setting("SHOAL_XYZ", "5", known=False),)}, "SHOAL_XYZ", "unset it"),
+    (
+        {"settings": (Setting("SHOAL_ABRACADABRA", "5", known=False),)},
+        "SHOAL_ABRACADABRA",
+        "unset it",
+    ),
     ({"threads": {"OMP_NUM_THREADS": "4"}}, "OMP_NUM_THREADS", "unset it"),
 ]
 

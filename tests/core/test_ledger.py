@@ -774,9 +774,9 @@ class LocalWorkers(LedgerMachine):
 
     @rule(which=st.integers(0, 3))
     def a_worker_retires(self, which: int) -> None:
-        """It ends what it is at; what it has not begun it gives back, and what comes yet."""
+        """Between two runs, as its slot has another worker from then on; what it has not begun it gives back, and what comes yet."""
         worker = self.a_worker(which)
-        if worker is not None:
+        if worker is not None and not worker.stack:
             worker.retires = True
             for held in self.held_by(worker):
                 self.hand_back(worker, held)

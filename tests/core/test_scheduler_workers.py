@@ -21,6 +21,7 @@ from shoal.calls import (
     COMPLETED,
     DONE,
     FAILED,
+    READY,
     SENT,
     WAITING,
     Batch,
@@ -734,3 +735,41 @@ def test_what_is_left_behind_with_the_runner_holds_no_slot() -> None:
     assert limited.released() == []
     limited.scheduler.endings.all_stopped()
     assert set(limited.released()) == set(runs)
+
+
+def test_a_slot_that_has_a_place_has_its_next_batch_ahead_until_its_run_waits() -> None:
+    """SPEC 10.3, DESIGN 2. Both are one place; a run that waits lends it, so what is ahead is asked back."""
+    capped = TASKS[1]
+    backend: Any = FakeBackend()
+    dispatcher = dispatcher_for(backend, None, "fake")
+    scheduler: Any = dispatcher.scheduler
+    scheduler.slots_changed(range(2))
+    scheduler.durations.observe(capped, 0.5, 100)
+
+    def submitted(one: Any) -> TaskFuture[Any]:
+        call = Call(one, (), None, next_number(), copy_context(), None)
+        run: TaskFuture[Any] = TaskFuture(dispatcher, one, call.number, call, 0.0)
+        scheduler.submit(run)
+        return run
+
+    runs = [submitted(capped) for _ in range(6)]
+    batches = effects_of_kind(scheduler, effects.LAUNCH)
+    assert [batch.slot for batch in batches] == [0, 0], "the other slot would need a place"
+    (line,) = scheduler.caps.lines()
+    assert line.room() == 0
+    first, ahead = batches
+    scheduler.batch_started(first.number, 0)
+    wanted = submitted(work)
+    blocked_run = scheduler.worker_waits.run_waits(
+        first.number, 0, [wanted], blocks=True, timed=True
+    )
+    told = list(scheduler.effects)
+    assert (effects.RECALL, ahead) in told
+    assert line.room() == 0, "what was ready has the place that was lent"
+    scheduler.effects.clear()
+    scheduler.batch_handed_back(ahead.number, range(len(ahead)))
+    scheduler.batch_closed(ahead.number)
+    scheduler.worker_waits.would_go_on(blocked_run, capped.cap)
+    assert effects_of_kind(scheduler, effects.GO_ON) == [], "its place is another's now"
+    assert scheduler.caps.going_on
+    assert sum(run._phase == READY for run in runs) >= 1, "nor is anything sent ahead meanwhile"

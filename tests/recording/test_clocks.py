@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shoal.calls import Batch
 from shoal.futures.maps import Span
-from shoal.recording import recorder
+from shoal.recording import events, recorder, runner_recorder
 from shoal.recording.clocks import offset
 from shoal.recording.file import Writer
 from shoal.recording.reading import read
@@ -90,7 +90,8 @@ def test_a_schedule_on_a_worker_with_another_clock_is_recorded_by_the_drivers(
 ) -> None:
     """A map of four runs of a second, in two batches, to a machine that is 5 ms away."""
     clock = Clock(1e9)
-    monkeypatch.setattr(recorder, "time", clock)
+    for module in (recorder, runner_recorder, events):
+        monkeypatch.setattr(module, "time", clock)
     told = recorder.Recorder()
     writer = Writer(str(tmp_path / "run.shoal"), told)
     runner = told.runner_entered(SimpleNamespace())

@@ -210,7 +210,7 @@ def test_a_cap_that_is_waited_for() -> None:
         assert started.wait(30)
         (seen,) = observer.seen
         seen.look_at(time.monotonic())
-        assert (seen.capped, seen.busy) == ("one_at_a_time", 1)
+        assert (seen.capped, seen.busy, seen.starting) == ("one_at_a_time", 1, False)
         assert seen.tasks["one_at_a_time"].running == 1
         go_on.set()
         several.wait()

@@ -3,10 +3,10 @@
     live            live progress on a terminal, and the lines at the end
     recording.py    what users have of it: `shoal.record()`
     reports.py      `SHOAL_REPORT`: a report of each flow run
-    recorder.py     observes, and keeps what it is told
-    file.py         one thread writes it to an SQLite file
+    recorder.py     observes, and keeps what it is told; runner_recorder.py: of one runner; events.py: in which form
+    file.py         one thread writes it to an SQLite file: chunks.py, columns of numbers; told.py, what exceptions tell
     reading.py      makes the record of the file; clocks.py: of workers, against the driver's
-    record.py       the record as its readers have it: plain data
+    record.py       the record as its readers have it: plain data, with rows.py
     report          the report: one page of what ran, and what would help
     drawing.py      the tasks of a flow and what they pass, as text and picture
     trace.py        the record as a timeline for Perfetto

@@ -19,29 +19,29 @@ import sqlite3
 import sys
 import threading
 import time
-import traceback as tracebacks
 from array import array
 from contextlib import closing
 from importlib.metadata import version
-from itertools import chain
 from math import nan
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import AWAITING_RETRY, CANCELLED, COMPLETED, CRASHED, FAILED, NOT_READY
 from shoal.exceptions import RecordError
 from shoal.logs import library_logger, log_failure
-from shoal.recording import recorder as kinds
+from shoal.recording import events as kinds
+from shoal.recording.chunks import COLUMNS, Chunk, ranges
 from shoal.recording.record import STATES
-from shoal.safely import in_words, is_raisable, kind_of, text_of, traceback_of
+from shoal.recording.told import LONGEST_TEXT, Told
+from shoal.safely import in_words, is_raisable, text_of, traceback_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from types import TracebackType
+    from collections.abc import Callable
 
-    from shoal.recording.recorder import Ended, Recorder
+    from shoal.recording.events import Ended
+    from shoal.recording.recorder import Recorder
     from shoal.specs import TaskSpec
 
-__all__ = ["COLUMNS", "VERSION", "Writer", "copy", "open_file", "unpacked"]
+__all__ = ["VERSION", "Writer", "copy", "open_file"]
 
 #: The number in the file that says how its tables look.
 VERSION = 1
@@ -55,9 +55,6 @@ MANY = 10_000
 MOST_TRACEBACKS = 500
 MOST_ERRORS = 10_000
 MOST_EVENTS = 20_000
-#: Characters of a message, and of a traceback.
-LONGEST_TEXT = 2_000
-LONGEST_TRACEBACK = 20_000
 
 SCHEMA = """
     CREATE TABLE facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -84,25 +81,6 @@ SCHEMA = """
     CREATE TABLE logs (at REAL, number INTEGER, level INTEGER, logger TEXT, text TEXT);
     CREATE TABLE chunks (kind TEXT, data BLOB);
 """
-
-#: The columns of each kind of chunk, as typecodes of `array`.
-#:
-#: The ends of the runs of `spans` and `reports` follow in the same transaction, one behind the other, and so do the numbers
-#: of runs that are no range.
-COLUMNS = {
-    "submitted": "qiqqd",  # number, task, flow run, submitter, when
-    "edges": "qqq",  # run, first upstream, one behind the last
-    "ready": "qd",  # number, when
-    "ran": "qHidd",  # number, attempt, worker, began, ended
-    "ended": "qHiBdd",  # number, attempt, worker, state, began, ended
-    "spans": "qqid",  # first number, how many, worker, began
-    # runner, batch, first number (-1: listed), how many, worker, sent, arrived, told, seconds, task, whether coroutines
-    "reports": "qqqqiddddiB",
-    "listed": "qH",  # number and attempt of runs of those reports that list them
-    "lost": "qHiddd",  # number, attempt, worker, sent, arrived, when
-    "span_ends": "d",
-    "report_ends": "d",
-}
 
 _STATE_OF_PHASE = {
     COMPLETED: "Completed",
@@ -262,7 +240,7 @@ class Writer:
     def _write(self) -> None:
         events = self._recorder.events
         workers = self._recorder.workers
-        chunks = {name: _Chunk(types) for name, types in COLUMNS.items()}
+        chunks = {name: Chunk(types) for name, types in COLUMNS.items()}
         rows: dict[str, list[Any]] = {}
         for _ in range(len(events)):  # what comes meanwhile is for the next time
             event = events.popleft()
@@ -374,9 +352,9 @@ class Writer:
             self._facts["errors_left_out"] = self._errors - MOST_ERRORS
             return
         error = ended.error
-        told = _Told()
+        told = Told()
         if is_raisable(error):
-            told = _Told(
+            told = Told(
                 error, ended.trace or traceback_of(error), traced=self._errors <= MOST_TRACEBACKS
             )
         elif error is not None:
@@ -487,84 +465,6 @@ _TAKE: dict[int, Callable[[Writer, Any, Any, Any], None]] = {
     kinds.RUNNER: Writer._runner,
     kinds.LOG: Writer._log,
 }
-
-
-class _Chunk:
-    """Columns of one kind, packed one behind the other."""
-
-    __slots__ = ("append", "columns")
-
-    def __init__(self, types: str) -> None:
-        self.columns: list[array[Any]] = [array(code) for code in types]
-        appends = [column.append for column in self.columns]
-
-        def append(*values: Any) -> None:
-            for add, value in zip(appends, values, strict=True):
-                add(value)
-
-        self.append = append
-
-    def packed(self) -> bytes:
-        return b"".join(chain.from_iterable((column.tobytes(),) for column in self.columns))
-
-
-def unpacked(kind: str, data: bytes) -> list[array[Any]]:
-    """The columns of a chunk."""
-    columns = [array(code) for code in COLUMNS[kind]]
-    count = len(data) // sum(column.itemsize for column in columns)
-    start = 0
-    for column in columns:
-        stop = start + count * column.itemsize
-        column.frombytes(data[start:stop])
-        start = stop
-    return columns
-
-
-def ranges(numbers: Iterable[int]) -> Iterable[tuple[int, int]]:
-    """Numbers as ranges `(first, one behind the last)`."""
-    first = last = None
-    for number in numbers:
-        if last is not None and number == last + 1:
-            last = number
-            continue
-        if first is not None and last is not None:
-            yield first, last + 1
-        first = last = number
-    if first is not None and last is not None:
-        yield first, last + 1
-
-
-class _Told:
-    """What an exception tells."""
-
-    def __init__(
-        self,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-        traced: bool = False,
-    ) -> None:
-        self.kind = self.text = self.file = self.traceback = ""
-        self.line = 0
-        if error is None:
-            return
-        self.kind = kind_of(error)
-        self.text = text_of(error)[:LONGEST_TEXT]
-        entries = tracebacks.extract_tb(trace)
-        if entries:  # the innermost line of the user's own
-            own = [entry for entry in entries if "site-packages" not in entry.filename]
-            where = (own or entries)[-1]
-            self.file, self.line = where.filename, where.lineno or 0
-        if not traced:
-            return
-        try:
-            lines = tracebacks.format_exception(type(error), error, trace)
-        except Exception:  # its own methods are asked
-            lines = [*tracebacks.format_list(entries), in_words(error)]
-        text = "".join(lines)
-        if len(text) > LONGEST_TRACEBACK:
-            half = LONGEST_TRACEBACK // 2
-            text = f"{text[:half]}\n  [...]\n{text[-half:]}"
-        self.traceback = text
 
 
 def copy(path: str, target: str) -> None:

@@ -22,8 +22,9 @@ from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import RecordError
+from shoal.recording.chunks import unpacked
 from shoal.recording.clocks import offset
-from shoal.recording.file import VERSION, open_file, unpacked
+from shoal.recording.file import VERSION, open_file
 from shoal.recording.record import (
     STATES,
     Columns,
@@ -179,7 +180,7 @@ class _Reading:
         listed: list[array[Any]] = [array("q"), array("H")]
         spans: list[_Report] = []
         reports: list[_Report] = []
-        # Of one transaction, in the order of `file.COLUMNS`: what has ends comes before these.
+        # Of one transaction, in the order of `chunks.COLUMNS`: what has ends comes before these.
         for kind, data in self._connection.execute("SELECT kind, data FROM chunks ORDER BY rowid"):
             columns = unpacked(kind, data)
             if kind == "submitted":

@@ -8,12 +8,15 @@
                                       └──── goes on, once there is a place again ◀───────┘
 
 Who has a place is a thread or a coroutine of this process, or a batch: its runs are executed one after another, so one place is
-enough for it. Only in a batch of coroutines, which run side by side, does each run need one.
+enough for it, and for the next one that its slot has. Only in a batch of coroutines, which run side by side, does each run
+need one.
 
     guarantees   A cap never has more places taken than its limit. Who waits holds none, be it for runs, for a retry or for
                  a place: so nothing waits in a circle by its caps, and a recursion under a cap of 1 ends. Who has begun
                  comes before who has not.
     assumes      `LOCK` is held. After `free`, `lend` and `now_open` the scheduler's `serve_caps` follows.
+                 A slot has no other worker before its first has stopped executing; and what is recalled from a worker does
+                 not begin there once it has heard anything that was said later.
 
 May import futures, `wait_graph` and what lies above them.
 """
@@ -68,15 +71,17 @@ class Line:
         items: the runs: futures, and map records with unclaimed elements; some may have ended since.
         queued: whether it is among what is ready.
         on_loop: whether they are coroutines.
+        at_slots: the places that slots have, by slot, where each has a worker of its own.
     """
 
-    __slots__ = ("caps", "items", "on_loop", "queued")
+    __slots__ = ("at_slots", "caps", "items", "on_loop", "queued")
 
     def __init__(self, caps: tuple[_Cap, ...], *, on_loop: bool) -> None:
         self.caps = caps
         self.items: deque[TaskFuture[Any] | MapRecord[Any]] = deque()
         self.queued = False
         self.on_loop = on_loop
+        self.at_slots: dict[int, _InBatch] = {}
 
     @property
     def task(self) -> TaskSpec:
@@ -113,22 +118,30 @@ class Line:
 
 
 class _InBatch:
-    """The places of a batch in flight.
+    """The places of a batch in flight, or of several at one slot, which are executed one after another.
 
     Attributes:
         line: whose caps they are of.
         each: whether each of its runs needs one, as they run side by side.
         taken: how many it has.
         lent: how many of its runs wait.
+        runs: how many have not ended, by the number of the batch.
     """
 
-    __slots__ = ("each", "lent", "line", "taken")
+    __slots__ = ("each", "lent", "line", "runs", "taken")
 
     def __init__(self, line: Line, *, each: bool) -> None:
         self.line = line
         self.each = each
         self.taken = 0
         self.lent = 0
+        self.runs: dict[int, int] = {}
+
+    def needed(self) -> int:
+        """How many places it needs, as far as its runs do not wait."""
+        if self.each:
+            return max(sum(self.runs.values()) - self.lent, 0)
+        return 1 if any(self.runs.values()) else 0
 
 
 #: What is queued when it is ready.
@@ -252,52 +265,93 @@ class Caps:
 
     # ------------------------------------------------------------------ batches
 
-    def sent(self, number: int, runs: Any, *, loops: bool) -> None:
+    def sent(self, number: int, runs: Any, *, loops: bool, slot: int | None = None) -> None:
         """A batch is in flight.
 
         Args:
             number: of the batch.
             runs: in it.
             loops: whether coroutines of a batch run side by side.
+            slot: that executes its batches one after another, if this is one of them.
         """
         task = runs.record.task if type(runs) is Span else runs[0]._task
         line = self.line_of(task)
         if line is None:
             return
-        places = self._batches[number] = _InBatch(line, each=task.is_async and loops)
-        places.taken = len(runs) if places.each else 1
-        self.take(line, places.taken)
+        each = task.is_async and loops
+        places = line.at_slots.get(slot) if slot is not None and not each else None
+        if places is None:
+            places = _InBatch(line, each=each)
+            if slot is not None and not each:
+                line.at_slots[slot] = places
+        self._batches[number] = places
+        places.runs[number] = len(runs)
+        missing = places.needed() - places.taken
+        places.taken += missing
+        self.take(line, missing)
+
+    def kept(self) -> list[tuple[Line, list[int]]]:
+        """Lines all of whose places are taken, and which nobody else waits for; and the slots that have one."""
+        if self.going_on:
+            return []
+        waiting = [line for line in self._lines.values() if line.items and line.prune()]
+        return [
+            (line, list(line.at_slots))
+            for line in waiting
+            if line.at_slots
+            and line.room() <= 0
+            and all(other is line or not {*other.caps} & {*line.caps} for other in waiting)
+        ]
 
     def now_open(self, number: int, runs: int) -> bool:
         """So many runs of a batch have not ended, 0 if it is in flight no more; whether a place is free by that."""
         places = self._batches.get(number)
         if places is None:
             return False
+        places.runs[number] = runs
         if not runs:
-            del self._batches[number]
-            self.going_on = deque(
-                entry for entry in self.going_on if getattr(entry[0], "places", None) is not places
-            )
-        needed = max(runs - places.lent, 0) if places.each else min(runs, 1)
-        unneeded = places.taken - needed
+            self._forget(number, places)
+        unneeded = places.taken - places.needed()
         if unneeded <= 0:
             return False
         places.taken -= unneeded
         self.free(places.line, unneeded)
         return True
 
+    def _forget(self, number: int, places: _InBatch) -> None:
+        del self._batches[number], places.runs[number]
+        if not places.runs:
+            self._leave_slot(places)
+            self.going_on = deque(
+                entry for entry in self.going_on if getattr(entry[0], "places", None) is not places
+            )
+
+    def _leave_slot(self, places: _InBatch) -> None:
+        """What comes to its slot from now on does not share its place."""
+        at_slots = places.line.at_slots
+        for slot in [slot for slot, others in at_slots.items() if others is places]:
+            del at_slots[slot]
+
     def can_be_shared(self, number: int) -> bool:
         """Whether what has not begun of a batch could begin elsewhere meanwhile."""
         places = self._batches.get(number)
         return places is None or places.line.room() > 0
 
-    def lend(self, number: int) -> None:
-        """A run of a batch waits."""
+    def lend(self, number: int) -> list[int]:
+        """A run of a batch waits; which others have lost the place with it, and are to be recalled before it goes on."""
         places = self._batches.get(number)
-        if places is not None and places.taken:
-            places.taken -= 1
-            places.lent += 1
-            self.free(places.line)
+        if places is None or not places.taken:
+            return []
+        places.taken -= 1
+        places.lent += 1
+        self.free(places.line)
+        if places.each:
+            return []
+        self._leave_slot(places)
+        others = [other for other in places.runs if other != number]
+        for other in others:
+            self._forget(other, places)
+        return others
 
     def take_again(self, number: int, blocked: GoesOn, cap: TaskCap | None) -> bool:
         """A run of a batch in flight would go on.
@@ -319,6 +373,7 @@ class Caps:
             return True
         if places is None:
             places = self._batches[number] = _InBatch(line, each=False)
+            places.runs[number] = 1  # at least
         elif not places.each:
             places.line = line
         goes_on = _BatchGoesOn(places, blocked)

@@ -234,9 +234,11 @@ class LedgerEvents:
             self._ledger.recall(batch)
 
     def go_on(self, waiting: BlockedRun | Entered) -> None:
-        """What waited on a worker for a place of its caps has it."""
+        """What waited on a worker for a place of its caps has it: told after recalls that were asked for before, since what
+        these ask for has no place.
+        """
         worker, wait = waiting.tag
-        self._backend.tell(worker, "place", wait)
+        self._scheduler.effects.append((effects_of.TELL, worker, "place", wait))
 
     def interrupt(self, run: TaskFuture[Any]) -> None:
         """Stops a run that may be executing; with the lock held."""

@@ -58,6 +58,8 @@ class SendingScheduler(Scheduler):
         self.slots = Slots(self.policy)
         self.maker = BatchMaker(capabilities, self.durations, self.waiting)
         self.worker_waits = WorkerWaits(self)
+        # Where a slot is a worker's own, which executes its batches one after another.
+        self._sends_ahead = capabilities.recalls and not capabilities.queues
         self._asked_of: set[TaskSpec] = set()  # tasks of which nothing is known yet
         self._slow: set[TaskSpec] = set()  # those whose first runs take their time
         self._several: OrderedDict[int, None] = (
@@ -192,7 +194,27 @@ class SendingScheduler(Scheduler):
             if batch.number >= last:
                 self.effects.append((FILL,))
                 return
+        if self.caps is not None and self._sends_ahead:
+            self._send_ahead(self.caps)
         self._look_for_idle()
+
+    def _send_ahead(self, caps: Caps) -> None:
+        """A slot that has a place has its next batch under it before the last has ended, if that will be soon."""
+        slots = self.slots
+        blocked = self.worker_waits.blocked()
+        for line, at_slots in caps.kept():
+            for slot in at_slots:
+                if slot in blocked or slot in slots.spares or slot not in slots.in_flight:
+                    continue
+                while slots.in_flight[slot] < self.policy.window and line.prune():
+                    seconds, _ = self.durations.of(line.task)
+                    if seconds is None or seconds >= self.policy.alone:
+                        break
+                    batch = self.maker.make(line.items, slot, len(at_slots))
+                    if batch is None:
+                        break
+                    slots.count(batch)
+                    self.launch(batch)
 
     def serve_caps(self) -> None:
         """See `Scheduler`."""
@@ -210,7 +232,9 @@ class SendingScheduler(Scheduler):
     def launch(self, batch: Batch) -> None:
         """A batch is in flight from now."""
         if self.caps is not None:
-            self.caps.sent(batch.number, batch.runs, loops=self.capabilities.loops)
+            alone = not self._sends_ahead or batch.blocked_run is not None
+            slot = None if alone else batch.slot
+            self.caps.sent(batch.number, batch.runs, loops=self.capabilities.loops, slot=slot)
         self.batches[batch.number] = (batch, set(range(len(batch))))
         self.latest = max(self.latest, batch.number)
         if len(batch) > batch.linked + 1:
@@ -284,6 +308,12 @@ class SendingScheduler(Scheduler):
         for batch, _ in self.batches.values():
             if type(batch.runs) is not Span and future in batch.runs:
                 self._recall(batch)
+
+    def lend_place(self, number: int) -> None:
+        """A run of a batch waits: it lends its place, and what its slot had ahead under this is for others."""
+        assert self.caps is not None  # there are places
+        for other in self.caps.lend(number):
+            self._recall(self.batches[other][0])
 
     def _recall(self, batch: Batch) -> None:
         if batch.number not in self.recalled:

@@ -112,7 +112,7 @@ class WorkerWaits:
         else:
             self._slots.leave_loop(batch)
         if scheduler.caps is not None:
-            scheduler.caps.lend(number)
+            scheduler.lend_place(number)
             if blocks and not timed:
                 self.help_first(blocked_run)  # before others get the place that it has lent
         scheduler.fill()

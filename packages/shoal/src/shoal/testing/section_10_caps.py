@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shoal import flow, task
+from shoal.exceptions import TaskRunTimeout, WorkerDied
 from shoal.futures import wait
 from shoal.testing.base import SuiteBase, covers
+from shoal.testing.section_7_crashes import die
 from shoal.testing.tools import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -227,3 +231,172 @@ class CapTests(SuiteBase):
         assert main() == list(range(10))
         if flags["nests"]:
             assert set(crowds(signals)) == {1}
+
+    @covers("10.3", "6.5")
+    def test_a_long_map_under_a_cap(self, runner: TaskRunner, signals: Signals) -> None:
+        @task(max_concurrency=2)
+        def work(x: int) -> int:
+            if x % 5_000 == 0:
+                with signals.inside("a room") as crowd:
+                    signals.append("room", crowd)
+            return x + 1
+
+        @flow(task_runner=runner)
+        def main() -> int:
+            return sum(work.map(range(100_000)).result(timeout=2 * PATIENCE))
+
+        assert main() == 100_000 * 100_001 // 2
+        assert len(crowds(signals)) == 20
+        assert max(crowds(signals)) <= 2
+
+    @covers("10.3", "5.2")
+    def test_chains_under_a_cap(self, runner: TaskRunner, signals: Signals) -> None:
+        @task(max_concurrency=1)
+        def step(x: int) -> int:
+            with signals.inside("a room") as crowd:
+                signals.append("room", crowd)
+            return x + 1
+
+        @flow(task_runner=runner)
+        def main() -> list[int]:
+            ends: list[Any] = [0, 100, 200]
+            for _ in range(12):
+                ends = [step.submit(end) for end in ends]
+            return [end.result(timeout=PATIENCE) for end in ends]
+
+        assert main() == [12, 112, 212]
+        assert crowds(signals) == [1] * 36
+
+    @covers("10.3", "2.5", needs="concurrent")
+    def test_a_generator_has_its_place_to_its_end(
+        self, runner: TaskRunner, signals: Signals
+    ) -> None:
+        @task(max_concurrency=1)
+        def numbers(n: int) -> Any:
+            with signals.inside("a room") as crowd:
+                signals.append("room", crowd)
+                yield from range(n)
+
+        @flow(task_runner=runner)
+        def main() -> list[Any]:
+            mapped = numbers.map([1, 2, 3]).result(timeout=PATIENCE)
+            stream = numbers(3)
+            first = next(stream)
+            queued = numbers.submit(2)
+            assert queued.state.name == "Queued"
+            return [mapped, [first, *stream], queued.result(timeout=PATIENCE)]
+
+        assert main() == [[[0], [0, 1], [0, 1, 2]], [0, 1, 2], [0, 1]]
+        assert crowds(signals) == [1] * 5
+
+    @covers("10.3", "7.4", needs=("concurrent", "stops"))
+    def test_who_is_cancelled_while_it_waits_for_a_place_ends_at_once(
+        self, runner: TaskRunner, signals: Signals
+    ) -> None:
+        @task(max_concurrency=1)
+        def work(x: int) -> int:
+            signals.append("began", x)
+            if x == 0:
+                signals.set("at work")
+                signals.wait("go")
+            return x
+
+        @flow(task_runner=runner)
+        def main() -> list[int]:
+            first = work.submit(0)
+            signals.wait("at work")
+            queued: list[Any] = [*map(work.submit, (1, 2)), *work.map([3, 4, 5])]
+            dependent = work.submit(queued[0])
+            last = work.submit(6)
+            assert [run.cancel() for run in queued] == [True] * 5
+            assert [run.state.name for run in queued] == ["Cancelled"] * 5
+            assert dependent.state.name == "NotReady"
+            signals.set("go")
+            return [run.result(timeout=PATIENCE) for run in (first, last)]
+
+        assert main() == [0, 6]
+        assert signals.lines("began") == ["0", "6"]
+
+    @covers("10.3", "7.4", "9.1", needs=("concurrent", "nests", "stops"))
+    def test_who_is_cancelled_while_it_would_go_on_leaves_nothing(
+        self, runner: TaskRunner, signals: Signals
+    ) -> None:
+        @task
+        async def child() -> None:  # beside what its worker is at
+            await asyncio.to_thread(signals.wait, "child may end")
+
+        @task(max_concurrency=1)
+        def work(what: str) -> str:
+            signals.set(f"{what} has begun")
+            if what == "parent":
+                child.submit().result()
+                signals.set("the parent went on")
+            elif what == "holder":
+                signals.wait("holder may end")
+            return what
+
+        @flow(task_runner=runner)
+        def main() -> list[str]:
+            parent = work.submit("parent")
+            signals.wait("parent has begun")
+            holder = work.submit("holder")
+            signals.wait("holder has begun")  # in the place that the parent has lent
+            signals.set("child may end")
+            assert parent.cancel()
+            assert parent.state.name == "Cancelled"
+            signals.set("holder may end")
+            last = work.submit("last")
+            return [run.result(timeout=PATIENCE) for run in (holder, last)]
+
+        assert main() == ["holder", "last"]
+        assert not signals.is_set("the parent went on")
+
+    @covers("10.3", "7.3", needs=("concurrent", "stops"))
+    def test_who_is_past_its_time_limit_has_its_place_until_its_code_has_stopped(
+        self, runner: TaskRunner, signals: Signals
+    ) -> None:
+        @task(max_concurrency=1)
+        def work(x: int) -> int:
+            signals.append("log", f"{x} begins")
+            try:
+                if x == 0:
+                    signals.wait("never", timeout=2 * PATIENCE)
+            finally:
+                time.sleep(0.1)
+                signals.append("log", f"{x} ends")
+            return x
+
+        @flow(task_runner=runner)
+        def main() -> int:
+            late = work.with_options(timeout_seconds=0.5).submit(0)
+            following = work.submit(1)
+            with pytest.raises(TaskRunTimeout):
+                late.result(timeout=PATIENCE)
+            return following.result(timeout=PATIENCE)
+
+        assert main() == 1
+        begins, *stopped = signals.lines("log")
+        assert begins == "0 begins"
+        if stopped[0] == "0 ends":  # it was not stopped by force before it came to that
+            del stopped[0]
+        assert stopped == ["1 begins", "1 ends"]
+
+    @covers("10.3", "7.5", needs=("isolated", "survives_crashes"))
+    def test_the_place_of_who_dies_is_free(self, runner: TaskRunner) -> None:
+        driver = os.getpid()
+
+        @task(max_concurrency=1)
+        def work(x: int) -> int:
+            if x < 0:
+                die(driver, "killed")
+            return x
+
+        @flow(task_runner=runner)
+        def main() -> list[int]:
+            crashed = work.submit(-1)
+            following = [work.submit(1), *work.map([2, 3, 4])]
+            with pytest.raises(WorkerDied):
+                crashed.result(timeout=PATIENCE)
+            return [run.result(timeout=PATIENCE) for run in following]
+
+        assert main() == [1, 2, 3, 4]

@@ -174,7 +174,7 @@ class FlowCounts:
         children_ended: by the name of their flow, how many have, and how many of these did not complete.
         busy, places: workers that executed something when somebody looked last, and all of them; 0 if not known.
         capped: a task of whose runs as many run as may at once, empty if there is none.
-        starting: whether no worker has come yet.
+        starting: whether its runner has not started yet, or no worker of it.
         oldest: what has been executing for longest, and since when.
         look_at: has its runner looked at; replaced once there is one.
         state: how it ended, `None` before.

@@ -77,6 +77,7 @@ class LiveObserver:
         """See `Observer`."""
         parent = self._flows.get(run.parent.number) if run.parent is not None else None
         counts = FlowCounts(run.number, run.name, run.flow.name, parent, time.monotonic())
+        counts.starting = True  # until its runner says otherwise
         with self._lock:
             self._flows[run.number] = counts
             if parent is not None:

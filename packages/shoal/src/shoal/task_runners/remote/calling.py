@@ -8,10 +8,12 @@ The `RemoteWorker` and its `WorkerThread`s come in as objects. May import `messa
 
 from __future__ import annotations
 
-import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from shoal.context import HERE
+from shoal.engine.interrupt import interruptible_block, raise_if_due, shielded
+from shoal.futures.blocking import Countdown, Decision, block_plainly
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 
@@ -138,14 +140,15 @@ class _Entered:
     def leave(self) -> None:
         """Gives it back, or takes the request back."""
         self._worker.coroutines.places.pop(self._number, None)
-        self._worker.channel.send(messages.LEAVE, dumps(self._number))
+        with suppress(OSError):  # the driver has gone
+            self._worker.channel.send(messages.LEAVE, dumps(self._number))
 
     def resume(self) -> None:
         """It is there; on the receiver's thread."""
         raise NotImplementedError
 
     def wake(self) -> None:
-        """Nothing that waits here is refused."""
+        """The driver has gone; nothing that waits here is refused."""
 
 
 class _ThreadPlace(_Entered):
@@ -153,19 +156,39 @@ class _ThreadPlace(_Entered):
 
     def __init__(self, worker: Any, cap: TaskCap) -> None:
         super().__init__(worker, cap, is_async=False)
-        self._there = threading.Event()
+        self._there = Decision()
 
     def enter(self) -> None:
-        """Waits for it."""
-        self._there.clear()
-        self.ask()
-        while not self._there.wait(1.0):
-            if self._worker.gone:
+        """Waits for it.
+
+        Raises:
+            Interrupt: the run that waits is to end; it has no place.
+            ConnectionError: the driver has gone.
+        """
+        self._there = there = Decision()
+        try:
+            with shielded():
+                self.ask()
+                if self._worker.gone:  # since before it could be woken
+                    self.wake()
+                interruptible_block((there,), None, False, False)
+                raise_if_due(shielded=True)
+                if not there.done():
+                    # Interrupted was a run beneath this one, and its turn comes when this one has ended.
+                    block_plainly(Countdown(), (there,), None)
+            if not there.answer:
                 raise ConnectionError("the driver has gone")
+        except BaseException:
+            self.leave()
+            raise
 
     def resume(self) -> None:
         """See `_Entered`."""
-        self._there.set()
+        self._there(True)
+
+    def wake(self) -> None:
+        """The driver has gone."""
+        self._there(False)
 
 
 class CallPlace(_Entered):

@@ -210,10 +210,12 @@ class _Place:
         assert wait is not None  # given when it began to wait
         refusal = self._worker.remote.refusals.pop(wait, None)
         if self._waits == 0:
-            if self._cap is not None or self._worker.remote.capped:
-                await self._wait_for_place(wait)
-            self._worker.coroutines.places.pop(wait, None)
-            self._worker.channel.send(messages.RESUMED, dumps(wait))
+            try:
+                if self._cap is not None or self._worker.remote.capped:
+                    await self._wait_for_place(wait)
+            finally:  # also if it is stopped meanwhile
+                self._worker.coroutines.places.pop(wait, None)
+                self._worker.channel.send(messages.RESUMED, dumps(wait))
         if refusal is not None:
             raise refusal
 

@@ -86,7 +86,7 @@ class Member(WorkerState):
             entered.leave()
         self.entered.clear()
         slots, self.slots = self.slots, {}
-        for acquisition, keeper in slots.items():
+        for acquisition, keeper in list(slots.items()):  # the keeper's thread may take one out
             keeper.release(acquisition)
 
     def run_numbered(self, number: int) -> TaskFuture[Any]:

@@ -48,8 +48,6 @@ class WorkerSlots:
         """A run wants slots."""
         acquisition = request.holder.id
         keeper = self._dispatcher.keeper or KEEPER
-        if request.lease_seconds == 0:
-            request = replace(request, lease_seconds=default_lease(keeper))
         with LOCK:
             if member.seen_off:
                 return
@@ -68,9 +66,16 @@ class WorkerSlots:
                 member.channel.send(messages.SLOTS, dumps((acquisition, answer)))
 
         try:
-            keeper.request(request, decided, timeout)
-        except Exception as error:
+            leased = request
+            if request.lease_seconds == 0:
+                leased = replace(request, lease_seconds=default_lease(keeper))
+            keeper.request(leased, decided, timeout)
+        except Exception as error:  # whoever it is, a run waits for the answer
             decided(error)
+        with LOCK:
+            has_gone = member.seen_off
+        if has_gone:  # perhaps between the two, and then nobody else gives them back
+            keeper.release(acquisition)
 
     def take_released(self, member: Member, acquisition: str) -> None:
         """A run needs its slots no more, or no longer waits for them."""

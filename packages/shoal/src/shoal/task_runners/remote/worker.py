@@ -410,6 +410,8 @@ class RemoteWorker:
             worker_thread.kick()
         for number in numbers:
             self.interrupt(number, overdue=False)
+        for wait in list(self.coroutines.places):
+            self.coroutines.refuse(wait)
 
     def leave_to_parent(self) -> None:
         """In a child that a run has forked: it is no worker, so it ends with that run, and says nothing."""

@@ -1,0 +1,103 @@
+"""What is told of runs, until it is written: kinds of events, and what some of them hold.
+
+May import scheduling and what lies above it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shoal.context import CALL
+
+if TYPE_CHECKING:
+    from shoal.context import Scope
+    from shoal.scheduling.in_flight import WorkerState
+
+__all__ = ["Ended", "Worker", "around"]
+
+# Kinds of events; what follows is in the methods that append them.
+SUBMITTED, MAPPED, READY, QUEUED, RAN, WENT, ENDED, REPORTED, LOST, CLOSED = range(10)
+FLOW, FLOW_ENDED, RUNNER, LOG = range(10, 14)
+
+
+class Ended(NamedTuple):
+    """An attempt that is told of by itself.
+
+    Attributes:
+        number: of the run.
+        attempt: from 1.
+        worker: index, -1 if it is not known here.
+        phase: how it ended, `AWAITING_RETRY` if another attempt follows.
+        state: the name of a state that says more, `None` for that of the phase.
+        began, ended: when; `nan` if a report tells.
+        error: what it ended with.
+        trace: the traceback of that.
+        name: the run's name where it is not the default one.
+        delay: seconds until the next attempt.
+    """
+
+    number: int
+    attempt: int
+    worker: int
+    phase: int
+    state: str | None
+    began: float
+    ended: float
+    error: Any
+    trace: Any
+    name: str | None
+    delay: float
+
+
+class Worker:
+    """A worker as it is known now; what it is made from may know more later.
+
+    Args:
+        index: in the record.
+        runner: index of the runner, -1 for direct calls.
+        thread: its name.
+        state: of the ledger, where there is one.
+    """
+
+    def __init__(
+        self, index: int, runner: int, thread: str, state: WorkerState | None = None
+    ) -> None:
+        self.index = index
+        self.runner = runner
+        self.thread = thread
+        self.state = state
+        self.joined = time.time()
+        self.left: float | None = None
+        self.ending = ""
+
+    def row(self) -> tuple[int, int, str, int, str, float, float | None, str]:
+        """What is known: index, runner, host, pid, thread, joined, left, ending."""
+        state = self.state
+        host = _HOST if state is None else state.host or ""
+        pid = os.getpid() if state is None else state.pid or 0
+        return (
+            self.index,
+            self.runner,
+            host,
+            pid,
+            self.thread,
+            self.joined,
+            self.left,
+            self.ending,
+        )
+
+
+_HOST = socket.gethostname()
+
+
+def around(scope: Scope | None) -> tuple[int, int]:
+    """Numbers of the flow run and of the task run around whoever submits; 0 for none."""
+    flow_run = scope.flow_run if scope is not None else None
+    caller = CALL.get()
+    return (
+        flow_run.number if flow_run is not None else 0,
+        caller.number if caller is not None else 0,
+    )

@@ -1,0 +1,370 @@
+"""The recorder of one entered runner.
+
+May import `events` and what lies above it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from math import nan
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shoal.calls import AWAITING_RETRY, CANCELLED, COMPLETED
+from shoal.futures.maps import Span
+from shoal.futures.run import TaskFuture
+from shoal.recording.events import (
+    CLOSED,
+    ENDED,
+    LOST,
+    MAPPED,
+    QUEUED,
+    RAN,
+    READY,
+    REPORTED,
+    RUNNER,
+    SUBMITTED,
+    WENT,
+    Ended,
+    Worker,
+    around,
+)
+from shoal.scheduling.observed import attempt_of
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable, Sequence
+
+    from shoal.calls import Batch, Outcome
+    from shoal.engine.inputs import Input
+    from shoal.futures.maps import MapRecord
+    from shoal.scheduling.in_flight import Departure, WorkerState
+
+__all__ = ["RunnerRecorder"]
+
+
+class _Keeper(Protocol):
+    """The recorder that it belongs to; see there."""
+
+    events: deque[tuple[Any, ...]]
+
+    def worker(self, runner: int, thread: str, state: WorkerState | None = None) -> Worker:
+        """A worker that was not known before."""
+
+    def forget_runner(self, key: int) -> None:
+        """A runner was left."""
+
+
+class _Sent:
+    """A batch in flight."""
+
+    __slots__ = ("arrived", "sent", "worker")
+
+    def __init__(self, sent: float, worker: int) -> None:
+        self.sent = sent
+        self.worker = worker
+        self.arrived = nan
+
+
+class RunnerRecorder:
+    """A `RunnerObserver`. What is not thread-safe here is told with `LOCK` held.
+
+    Args:
+        recorder: keeps what it is told.
+        index: of the runner in the record.
+        name: of the runner's class.
+        key: what the recorder knows the runner by.
+
+    Attributes:
+        flow_run: number of the flow run that entered it, as far as that is known.
+        entered, has_started, has_left: when.
+    """
+
+    def __init__(self, recorder: _Keeper, index: int, name: str, key: int) -> None:
+        self._recorder = recorder
+        self._append = recorder.events.append
+        self._key = key
+        self._threads: dict[int, int] = {}
+        self._members: dict[int, tuple[WorkerState, Worker]] = {}
+        self._slots: dict[int, int] = {}
+        self._sent: dict[int, _Sent] = {}
+        self._dispatcher: Any = None
+        self._knows_workers = True
+        self.index = index
+        self.name = name
+        self.flow_run: int | None = None
+        self.entered = time.time()
+        self.has_started = nan
+        self.has_left: float | None = None
+
+    def tell(self) -> None:
+        """Has what is known of the runner written."""
+        self._append(
+            (
+                RUNNER,
+                self.index,
+                self.name,
+                self.flow_run,
+                self.entered,
+                self.has_started,
+                self.has_left,
+                self._places(),
+            )
+        )
+
+    def _places(self) -> int:
+        """The most runs at once, 0 if it is not known."""
+        scheduler = getattr(self._dispatcher, "scheduler", None)
+        if scheduler is None:
+            return 0
+        if hasattr(scheduler, "slots"):
+            return len(scheduler.slots.in_flight)
+        return getattr(scheduler, "limit", None) or 0
+
+    # ------------------------------------------------------------------ the runner
+
+    def started(self, dispatcher: Any) -> None:
+        """See `RunnerObserver`."""
+        self._dispatcher = dispatcher
+        self._knows_workers = hasattr(dispatcher, "ledger")
+        self.has_started = time.time()
+        self.tell()
+
+    def left(self) -> None:
+        """See `RunnerObserver`."""
+        self.has_left = time.time()
+        self.tell()
+        self._dispatcher = None
+        for _, worker in self._members.values():
+            if worker.left is None:
+                worker.left = self.has_left
+        self._recorder.forget_runner(self._key)
+
+    # ------------------------------------------------------------------ runs come in
+
+    def submitted(self, run: TaskFuture[Any], inputs: Sequence[Input]) -> None:
+        """See `RunnerObserver`."""
+        call = run._call
+        scope = call.scope if call is not None else None
+        flow_run, submitter = around(scope)
+        edges = None
+        if inputs:
+            found = [entry.future._number for entry in inputs if type(entry.future) is TaskFuture]
+            edges = array("q", found)
+        self._append((SUBMITTED, run._number, run._task, flow_run, submitter, run._since, edges))
+
+    def mapped(self, record: MapRecord[Any]) -> None:
+        """See `RunnerObserver`."""
+        flow_run, submitter = around(record.scope)
+        self._append(
+            (MAPPED, record.base, record.size, record.task, flow_run, submitter, record.submitted)
+        )
+
+    def queued(self, run: TaskFuture[Any]) -> None:
+        """See `RunnerObserver`."""
+        self._append((QUEUED, run._number, time.time(), ", ".join(sorted(run._details().limited))))
+
+    def ready(self, run: TaskFuture[Any]) -> None:
+        """See `RunnerObserver`."""
+        self._append((READY, run._number, time.time()))
+
+    # ------------------------------------------------------------------ runs end in this process
+
+    def _here(self) -> int:
+        ident = threading.get_ident()
+        worker = self._threads.get(ident)
+        if worker is None:
+            name = threading.current_thread().name
+            worker = self._threads[ident] = self._recorder.worker(self.index, name).index
+        return worker
+
+    def ran(self, run: TaskFuture[Any], attempt: int, began: float, ended: float) -> None:
+        """See `RunnerObserver`."""
+        self._append((RAN, run._number, attempt, self._here(), began, ended))
+
+    def went_through(
+        self, record: MapRecord[Any], start: int, stop: int, began: float, ended: float
+    ) -> None:
+        """See `RunnerObserver`."""
+        self._append((WENT, record.base + start, self._here(), began, record.since[start:stop]))
+
+    def settled(self, run: TaskFuture[Any], attempt: int, began: float | None, now: float) -> None:
+        """See `RunnerObserver`."""
+        detail = run._detail
+        state = detail.state if detail is not None else None
+        completed = run._phase == COMPLETED
+        self._ended(
+            run,
+            attempt,
+            began,
+            now,
+            run._phase,
+            state.name if state is not None else None,
+            None if completed else run._outcome,
+            detail.traceback if detail is not None and not completed else None,
+            0.0,
+        )
+
+    def retries(
+        self, run: TaskFuture[Any], attempt: int, began: float | None, now: float, outcome: Outcome
+    ) -> None:
+        """See `RunnerObserver`."""
+        self._ended(
+            run, attempt, began, now, AWAITING_RETRY, None, outcome.value, None, outcome.delay
+        )
+
+    def _ended(
+        self,
+        run: TaskFuture[Any],
+        attempt: int,
+        began: float | None,
+        now: float,
+        phase: int,
+        state: str | None,
+        error: Any,
+        trace: Any,
+        delay: float,
+    ) -> None:
+        # Who cancels a run, or ends it at its limit, is another thread than that which executes it.
+        worker = -1
+        if began is not None:
+            worker = self._here() if error is None or trace is not None else self._if_known()
+        detail = run._detail
+        name = detail.name if detail is not None else None
+        ended = Ended(
+            run._number,
+            attempt,
+            worker,
+            phase,
+            state,
+            nan if began is None else began,
+            now,
+            error,
+            trace,
+            name,
+            delay,
+        )
+        self._append((ENDED, ended))
+
+    def _if_known(self) -> int:
+        return self._threads.get(threading.get_ident(), -1)
+
+    def element_cancelled(self, record: MapRecord[Any], index: int, now: float) -> None:
+        """See `RunnerObserver`."""
+        number = record.base + index
+        self._append(
+            (ENDED, Ended(number, 1, -1, CANCELLED, None, nan, now, None, None, None, 0.0))
+        )
+
+    # ------------------------------------------------------------------ batches
+
+    def sent(self, batch: Batch) -> None:
+        """See `RunnerObserver`."""
+        worker = -1
+        if not self._knows_workers:
+            known = self._slots.get(batch.slot)
+            if known is None:
+                known = self._recorder.worker(self.index, f"slot {batch.slot}").index
+                self._slots[batch.slot] = known
+            worker = known
+        self._sent[batch.number] = _Sent(time.time(), worker)
+
+    def arrived(self, number: int) -> None:
+        """See `RunnerObserver`."""
+        sent = self._sent.get(number)
+        if sent is not None:
+            sent.arrived = time.time()
+
+    def at(self, number: int, worker: WorkerState) -> None:
+        """See `RunnerObserver`."""
+        sent = self._sent.get(number)
+        if sent is not None:
+            sent.worker = self._member(worker).index
+
+    def _member(self, state: WorkerState) -> Worker:
+        known = self._members.get(id(state))
+        if known is None:
+            known = state, self._recorder.worker(self.index, "", state)
+            self._members[id(state)] = known  # which keeps the state, so that its id stays its own
+        return known[1]
+
+    def reported(
+        self, batch: Batch, positions: Sequence[int], ends: Sequence[float], seconds: float
+    ) -> None:
+        """See `RunnerObserver`."""
+        sent = self._sent.get(batch.number)
+        if sent is None or not positions:
+            return
+        runs = batch.runs
+        numbers: array[int] | None = None
+        attempts: array[int] | None = None
+        if type(runs) is Span:
+            first = runs.record.base + runs.start
+            task = runs.record.task
+            if type(positions) is range:
+                first += positions.start
+            else:
+                numbers = array("q", [first + position for position in positions])
+        else:
+            first = 0
+            told = [runs[position] for position in positions]
+            task = told[0]._task
+            numbers = array("q", [run._number for run in told])
+            attempts = array("H", [attempt_of(run) for run in told])
+        self._append(
+            (
+                REPORTED,
+                (self.index, batch.number),
+                sent.worker,
+                sent.sent,
+                sent.arrived,
+                time.time(),
+                seconds,
+                first,
+                numbers,
+                attempts,
+                array("d", ends),
+                task,
+            )
+        )
+
+    def lost(
+        self, batch: Batch, begun: Sequence[int], error: Callable[[str], BaseException]
+    ) -> None:
+        """See `RunnerObserver`."""
+        sent = self._sent.get(batch.number)
+        if sent is None:
+            return
+        runs = batch.runs
+        if type(runs) is Span:
+            base = runs.record.base + runs.start
+            told = [(base + position, 1) for position in begun]
+        else:
+            told = [(runs[p]._number, attempt_of(runs[p])) for p in begun]
+        self._append((LOST, told, sent.worker, sent.sent, sent.arrived, time.time()))
+
+    def closed(self, number: int, back: int) -> None:
+        """See `RunnerObserver`."""
+        sent = self._sent.pop(number, None)
+        if sent is not None and back:
+            self._append((CLOSED, time.time(), sent.worker, back))
+
+    # ------------------------------------------------------------------ workers
+
+    def joined(self, worker: WorkerState) -> None:
+        """See `RunnerObserver`."""
+        self._member(worker)
+
+    def departed(self, worker: WorkerState, departure: Departure | None) -> None:
+        """See `RunnerObserver`."""
+        known = self._member(worker)
+        known.left = time.time()
+        if departure is None:
+            return
+        if departure.signal is not None:
+            known.ending = f"signal {departure.signal}"
+        elif departure.exit_code:
+            known.ending = f"exit code {departure.exit_code}"
+        elif departure.message:
+            known.ending = departure.message
