@@ -9,13 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from shoal.futures.blocking import Countdown, Decision, block_plainly
-from shoal.limits.slots import KEEPER
+from shoal.limits.slots import KEEPER, SlotKeeper
 from shoal.limits.store import Acquired, Busy, Holder, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from shoal.limits.slots import SlotKeeper
     from shoal.limits.store import Answer, LimitStore
 
 
