@@ -29,6 +29,7 @@ class BlockedRun:
         blocks: whether its worker can do nothing else meanwhile.
         tag: what the backend knows it by.
         spare: the slot that stands in for the worker's, if any.
+        lends: whether a place of its caps is lent, and it has not gone on.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class BlockedRun:
         "_scheduler",
         "batch",
         "blocks",
+        "lends",
         "run",
         "spare",
         "stack",
@@ -63,6 +65,7 @@ class BlockedRun:
         self.blocks = blocks
         self.tag = tag
         self.spare: int | None = None
+        self.lends = False
 
     def serves(self, dispatcher: Any) -> bool:
         """Whether runs of a runner may be given to it."""

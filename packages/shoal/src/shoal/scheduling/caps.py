@@ -48,6 +48,13 @@ class GoesOn(Protocol):
         """It has one now."""
 
 
+class Lender(GoesOn, Protocol):
+    """A run of a batch that waits: a `BlockedRun`."""
+
+    batch: Any
+    lends: bool
+
+
 class _Cap:
     """A bound on how many run at once.
 
@@ -337,13 +344,14 @@ class Caps:
         places = self._batches.get(number)
         return places is None or places.line.room() > 0
 
-    def lend(self, number: int) -> list[int]:
+    def lend(self, number: int, blocked: Lender) -> list[int]:
         """A run of a batch waits; which others have lost the place with it, and are to be recalled before it goes on."""
         places = self._batches.get(number)
         if places is None or not places.taken:
             return []
         places.taken -= 1
         places.lent += 1
+        blocked.lends = True
         self.free(places.line)
         if places.each:
             return []
@@ -353,7 +361,19 @@ class Caps:
             self._forget(other, places)
         return others
 
-    def take_again(self, number: int, blocked: GoesOn, cap: TaskCap | None) -> bool:
+    def stopped(self, blocked: Lender) -> None:
+        """A run that has lent its place does not go on: it counts no more among those that will, nor is it given one."""
+        blocked.lends = False
+        places = self._batches.get(blocked.batch.number)
+        if places is not None and places.each:
+            places.lent -= 1
+            self.going_on = deque(
+                entry
+                for entry in self.going_on
+                if getattr(entry[0], "blocked", None) is not blocked
+            )
+
+    def take_again(self, number: int, blocked: Lender, cap: TaskCap | None) -> bool:
         """A run of a batch in flight would go on.
 
         Args:
@@ -386,19 +406,20 @@ class Caps:
 class _BatchGoesOn:
     """A batch, a run of which would go on."""
 
-    __slots__ = ("_blocked", "places")
+    __slots__ = ("blocked", "places")
 
-    def __init__(self, places: _InBatch, blocked: GoesOn) -> None:
+    def __init__(self, places: _InBatch, blocked: Lender) -> None:
         self.places = places
-        self._blocked = blocked
+        self.blocked = blocked
 
     def count(self) -> None:
+        self.blocked.lends = False
         self.places.taken += 1
         self.places.lent = max(self.places.lent - 1, 0)
 
     def resume(self) -> None:
         self.count()
-        self._blocked.resume()
+        self.blocked.resume()
 
 
 class Entered:

@@ -21,6 +21,7 @@ from shoal.scheduling.waits import WorkerWaits
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import Capabilities
     from shoal.scheduling.caps import Caps
     from shoal.specs import TaskSpec
@@ -309,10 +310,10 @@ class SendingScheduler(Scheduler):
             if type(batch.runs) is not Span and future in batch.runs:
                 self._recall(batch)
 
-    def lend_place(self, number: int) -> None:
+    def lend_place(self, number: int, blocked_run: BlockedRun) -> None:
         """A run of a batch waits: it lends its place, and what its slot had ahead under this is for others."""
         assert self.caps is not None  # there are places
-        for other in self.caps.lend(number):
+        for other in self.caps.lend(number, blocked_run):
             self._recall(self.batches[other][0])
 
     def _recall(self, batch: Batch) -> None:

@@ -112,7 +112,7 @@ class WorkerWaits:
         else:
             self._slots.leave_loop(batch)
         if scheduler.caps is not None:
-            scheduler.lend_place(number)
+            scheduler.lend_place(number, blocked_run)
             if blocks and not timed:
                 self.help_first(blocked_run)  # before others get the place that it has lent
         scheduler.fill()
@@ -142,6 +142,8 @@ class WorkerWaits:
         if here is None or blocked_run not in here:
             return
         here.remove(blocked_run)
+        if blocked_run.lends:
+            caps_of(self._scheduler).stopped(blocked_run)
         if not here:
             del self.blocked_runs[place]
         if blocked_run.run is not None:
