@@ -111,7 +111,15 @@ def table_of(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 def _text(cell: object) -> Any:
     from rich.text import Text
 
-    return Text(f"{cell:g}" if isinstance(cell, float) else str(cell))
+    return Text(_shown(cell))
+
+
+def _shown(value: object) -> str:
+    """A value in one line, which moves no cursor: names may have any characters."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value)
+    return text if text.isprintable() and text == text.strip() else repr(text)
 
 
 def print_limit(limit: ConcurrencyLimit | Limit, facts: Mapping[str, object]) -> None:
@@ -123,8 +131,7 @@ def print_limit(limit: ConcurrencyLimit | Limit, facts: Mapping[str, object]) ->
     """
     width = max(map(len, facts)) + len(":  ")
     for name, fact in facts.items():
-        shown = f"{fact:g}" if isinstance(fact, float) else fact
-        print(f"{name + ':':{width}}{shown}")
+        print(f"{name + ':':{width}}{_shown(fact)}")
     if limit.holders:
         print("\nHeld by")
         table_of(
