@@ -78,6 +78,17 @@ def _phases_follow_the_table() -> Iterator[None]:
     assert not _STRANGE, "\n".join(_STRANGE)
 
 
+@pytest.fixture(autouse=True)
+def _settings_are_as_before() -> Iterator[None]:
+    """A command has set some for the rest of its process, which a test has called in this one."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("SHOAL_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("SHOAL_")]:
+        if name not in before:
+            del os.environ[name]
+    os.environ.update(before)
+
+
 # Ray's workers run at niceness 15: beside tests of something else, they would hardly get a processor.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so Ray spells it
 

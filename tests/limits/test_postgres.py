@@ -104,6 +104,7 @@ def test_a_newer_database_is_an_error_that_names_both_versions(
     assert not store.may_pass(caught.value)
 
 
+@pytest.mark.slow
 def test_processes_that_begin_together_make_the_tables_once(postgres: Server) -> None:
     script = """
         from shoal.limits import ConcurrencyLimits

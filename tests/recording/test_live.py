@@ -268,6 +268,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_has_one_output_that_is_updated(tmp_path: Path) -> None:
     pytest.importorskip("ipykernel", reason="there is no kernel: `uv sync` installs one")
     environment = {

@@ -172,6 +172,7 @@ def _rows_are_whole(lines: list[str]) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_very_many_lines_and_40_columns(terminal: Terminal) -> None:
     terminal.run(
         """

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import shoal
 from shoal.cli.app import invoke
+from shoal.engine.observing import observers
 from shoal.exceptions import RecordError
 from shoal.recording.file import Writer
 from shoal.recording.record import RunRow
@@ -511,9 +512,11 @@ def test_each_outermost_flow_run_is_reported_to_a_folder(
             assert list(streamed(x)) == [1]
     assert sorted(path.name for path in folder.iterdir()) == ["a-b-of-1.html", "a-b-of-2.html"]
     assert "below" in (folder / "a-b-of-1.html").read_text(encoding="utf-8")
+    assert observers()
     monkeypatch.delenv("SHOAL_REPORT")
     below()
     assert len(list(folder.iterdir())) == 2
+    assert not observers()
 
 
 def test_a_folder_for_reports_that_cannot_be_made_is_said_before_the_flow(

@@ -45,6 +45,14 @@ def report_to(folder: str) -> None:
     add_observer(_reports)
 
 
+def _no_more(reports: _Reports) -> None:
+    """Nobody asks for reports any more: what runs from now on is not observed for their sake."""
+    global _reports
+    remove_observer(reports)
+    if _reports is reports:
+        _reports = None
+
+
 class _Reports:
     """An observer that records each outermost flow run.
 
@@ -58,7 +66,11 @@ class _Reports:
 
     def flow_run_began(self, run: FlowRun) -> None:
         """See `Observer`."""
-        if run.parent is not None or settings.report_folder() != self.folder:
+        if run.parent is not None:
+            return
+        if settings.report_folder() != self.folder:
+            if not self._recordings:
+                _no_more(self)
             return
         recording = Recording()
         try:
