@@ -61,7 +61,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser() -> Iterator[Browser]:
     """Headless Chromium, without a network."""
     if CHROMIUM is None:
