@@ -66,6 +66,9 @@ CONTENDS = """
 """
 
 
+@pytest.mark.parametrize(
+    "kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)], indirect=True
+)
 def test_processes_share_a_limit(kind: str) -> None:
     limits = {"db": 2, "api": 3}
     store = open_store()
