@@ -106,6 +106,7 @@ def test_flows_of_other_kinds(flow: str, value: object, script: Path) -> None:
     assert pickle.loads(trial.value or b"") == value
 
 
+@pytest.mark.slow
 def test_trials_that_fail(script: Path) -> None:
     assert on(script, "fails", "threads").failed == "ValueError: no luck"
     assert on(script, "dies", "threads").failed == "its process ended with 3"
@@ -175,6 +176,7 @@ def test_nothing_to_recommend() -> None:
     assert advise(failed, {})[0] == "There is nothing to recommend: the flow ended on no runner."
 
 
+@pytest.mark.slow
 def test_the_command(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = app(
         ["advise", f"{script}:good", "-p", "n=40", "--runner", "threads", "--workers", "2"],

@@ -100,6 +100,7 @@ class TestChanges:
         assert found.compared
         assert not any(change.beyond_noise for change in found.compared)
 
+    @pytest.mark.slow
     def test_few_of_what_has_not_changed_seems_to_have(self) -> None:
         rng = random.Random(1)
         alarms = figures = 0

@@ -268,6 +268,7 @@ class TestMarkdown:
 
 
 class TestCommands:
+    @pytest.mark.slow
     def test_a_page_of_a_record_that_was_saved(self, saved: Path, tmp_path: Path) -> None:
         out, plot = tmp_path / "out.html", tmp_path / "out.png"
         assert bench("report", saved, "--report", out, "--plot", plot) == 0

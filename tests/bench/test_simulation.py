@@ -341,6 +341,7 @@ class TestCommand:
         )
 
     @pytest.mark.usefixtures("quick")
+    @pytest.mark.slow
     def test_tables_fit_a_hundred_columns(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -64,7 +64,9 @@ def command(line: str) -> str:
 # ---------------------------------------------------------------------- the command
 
 
-@pytest.mark.parametrize("name", ["gcl", "global-concurrency-limit"])
+@pytest.mark.parametrize(
+    "name", ["gcl", pytest.param("global-concurrency-limit", marks=pytest.mark.slow)]
+)
 def test_the_command(name: str, limits: ConcurrencyLimits) -> None:
     command(f"shoal {name} create my-concurrency-limit --limit 5 --slot-decay-per-second 1.0")
     assert "my-concurrency-limit" in command(f"shoal {name} ls")
