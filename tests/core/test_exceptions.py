@@ -36,6 +36,7 @@ from shoal.exceptions import (
     RecordError,
     ReservedArgumentError,
     ResultLost,
+    ResultStorageError,
     RunError,
     RunNameError,
     RunnerStateError,
@@ -95,6 +96,7 @@ EXAMPLES: list[tuple[ShoalError, list[str]]] = [
         InvalidOption(option="timeout_seconds", value=-1, problem="must be positive", where="inc"),
         ["timeout_seconds", "-1", "must be positive", "inc"],
     ),
+    (ResultStorageError(place="/data/results", problem="no space"), ["/data/results", "no space"]),
     (RunNameError(template="{x.y}", task_name="inc", problem="no y"), ["{x.y}", "inc", "no y"]),
     (
         SerializationError(

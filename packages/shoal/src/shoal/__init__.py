@@ -11,6 +11,7 @@
     scheduling                                  decides what runs when
     limits                                      how many of something run at once, or in a time
     recording                                   what ran when
+    results                                     results that are kept
     task_runners                                where it runs
     signatures, checks                          what type checkers are told of tasks; checks of options
     logging, utilities                          names where Prefect has them

@@ -35,6 +35,7 @@ May import `safely`. Everything else may import this module.
     ├── AcquireConcurrencySlotTimeoutError  slots that were not free in time (TimeoutError)
     ├── BackendError              a backend told of what cannot be            (RuntimeError)
     ├── RecordError               the record of a run that cannot be written or read
+    ├── ResultStorageError        what keeps results cannot be read or written
     ├── RunnerStateError          a runner used before, after, or twice      (RuntimeError)
     ├── MissingExtraError         a package is not installed                 (ImportError)
     ├── ClusterError              there is no cluster to run anything on
@@ -98,6 +99,7 @@ from shoal.exceptions.runners import (
     AcquireConcurrencySlotTimeoutError,
     RunnerStateError,
     RecordError,
+    ResultStorageError,
     BackendError,
     MissingExtraError,
     UnknownRunner,
@@ -141,6 +143,7 @@ __all__ = [
     "RecordError",
     "ReservedArgumentError",
     "ResultLost",
+    "ResultStorageError",
     "RunError",
     "RunNameError",
     "RunnerStateError",

@@ -21,6 +21,7 @@ __all__ = [
     "ConcurrencySlotAcquisitionError",
     "MissingExtraError",
     "RecordError",
+    "ResultStorageError",
     "RunnerStateError",
     "UnknownRunner",
 ]
@@ -122,6 +123,21 @@ class RecordError(ShoalError):
 
     def _text(self) -> str:
         return f"Record {self.path!r}: {self.problem}"
+
+
+class ResultStorageError(ShoalError):
+    """What keeps results cannot be used: written, read, or trusted. A run goes on without it.
+
+    Attributes:
+        place: the folder or URL.
+        problem: what is wrong, and what to do.
+    """
+
+    place: str
+    problem: str
+
+    def _text(self) -> str:
+        return f"Results in {self.place}: {self.problem}"
 
 
 class MissingExtraError(ShoalError, ImportError):

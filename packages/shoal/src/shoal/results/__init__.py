@@ -1,0 +1,10 @@
+"""Results that are kept, and what tells that one fits.
+
+    settings      where they are kept, and how much of them
+    serializers   how a value is written
+    plain         values as JSON that come back as they were
+    storage       where records are kept: a folder, or what fsspec reaches
+    kept          values: written, and read again
+
+Nothing of this is imported for a task that asks for nothing. May import what lies above task runners.
+"""

@@ -1,0 +1,72 @@
+"""Where results are kept, and how much of them: environment variables, read when asked for.
+
+    SHOAL_HOME              folder of what is kept between runs                     the user's cache folder
+    SHOAL_RESULTS_STORAGE   where results are kept: a folder, or a URL of fsspec    `results` in that
+    SHOAL_RESULTS_MAX_GB    how much of the folder in SHOAL_HOME is kept, in 10⁹ bytes; 0: all      10
+    SHOAL_RESULTS_MAX_DAYS  how long a result is kept there that nobody uses; 0: for ever           30
+
+The user's cache folder is `~/.cache/shoal`, or `$XDG_CACHE_HOME/shoal` where that is set; `~/Library/Caches/shoal` on macOS.
+May import `exceptions`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from shoal.exceptions import InvalidOption
+
+__all__ = ["default_folder", "home", "max_age", "max_bytes", "storage"]
+
+DAY = 86400.0
+
+
+def home() -> str:
+    """The absolute path of the folder of what is kept between runs; it may not exist."""
+    given = os.environ.get("SHOAL_HOME")
+    if given:
+        return os.path.abspath(os.path.expanduser(given))
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):  # the XDG specification wants a relative one ignored
+        mac = sys.platform == "darwin"
+        cache = os.path.expanduser("~/Library/Caches" if mac else "~/.cache")
+    return os.path.join(cache, "shoal")
+
+
+def default_folder() -> str:
+    """The absolute path of the folder of results of who names no other."""
+    return os.path.join(home(), "results")
+
+
+def storage() -> str:
+    """Where results are kept of who does not say: the path of a folder, or a URL."""
+    return os.environ.get("SHOAL_RESULTS_STORAGE") or default_folder()
+
+
+def max_bytes() -> float:
+    """How many bytes of results are kept in the default folder."""
+    return _number("SHOAL_RESULTS_MAX_GB", 10.0) * 1e9
+
+
+def max_age() -> float:
+    """How many seconds a result is kept in the default folder that nobody uses."""
+    return _number("SHOAL_RESULTS_MAX_DAYS", 30.0) * DAY
+
+
+def _number(name: str, default: float) -> float:
+    """A number above 0; infinity for 0."""
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise InvalidOption(
+            where="the environment",
+            option=name,
+            value=text,
+            problem="a number from 0 up is needed; 0 for no limit",
+        )
+    return value or float("inf")

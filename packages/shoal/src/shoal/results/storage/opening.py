@@ -1,0 +1,31 @@
+"""Opens the storage that is meant.
+
+May import `folder` and what `settings` say.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shoal.results import settings
+from shoal.results.storage.folder import FolderStorage
+
+if TYPE_CHECKING:
+    from shoal.results.storage.base import Storage
+
+__all__ = ["open_storage"]
+
+
+def open_storage(where: str | Path | None = None) -> Storage:
+    """The storage of a place. Nothing is read, made or connected to until it is used.
+
+    Args:
+        where: the path of a folder, or a URL of fsspec, as `s3://bucket/folder`; by default that of the settings.
+
+    Raises:
+        MissingExtraError: what reaches such a URL is not installed.
+    """
+    place = settings.storage() if where is None else os.fspath(where)
+    return FolderStorage(os.path.abspath(os.path.expanduser(place)))
