@@ -47,6 +47,7 @@ from shoal.exceptions import (
     UnfinishedRun,
     UnknownOption,
     UnknownRunner,
+    UnstableKeyError,
     UpstreamTaskError,
     VisualizationError,
     WaitCycle,
@@ -106,6 +107,15 @@ EXAMPLES: list[tuple[ShoalError, list[str]]] = [
             run_name="inc-3f2",
         ),
         ["parameters['cfg'].lock", "_thread.lock", "inc-3f2"],
+    ),
+    (
+        UnstableKeyError(
+            path="parameters['conn'].lock",
+            type_name="_thread.lock",
+            problem="cannot pickle it",
+            task_name="load",
+        ),
+        ["parameters['conn'].lock", "_thread.lock", "'load'", "INPUTS - 'conn'", "cache_key_fn"],
     ),
     (
         VisualizationError(task_name="load", problem="the flow uses the result of task 'load'"),

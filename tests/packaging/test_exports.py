@@ -49,6 +49,10 @@ EXPORTS = {
     "shoal.concurrency.asyncio": (
         "concurrency rate_limit AcquireConcurrencySlotTimeoutError ConcurrencySlotAcquisitionError"
     ),
+    "shoal.cache_policies": (
+        "CachePolicy CacheKeyFnPolicy INPUTS TASK_SOURCE FLOW_PARAMETERS RUN_ID DEFAULT NO_CACHE NONE"
+        " task_input_hash"
+    ),
     "shoal.logging": "get_run_logger get_logger disable_run_logger",
     "shoal_dask": "DaskTaskRunner get_async_dask_client get_dask_client",
     "shoal_dask.exceptions": "MissingDaskClient",
@@ -68,7 +72,7 @@ EXPORTS_AT_LEAST = {
         "ShoalError UpstreamTaskError UnfinishedRun FailedRun CrashedRun CancelledRun"
         " MissingResult MissingContextError ParameterTypeError ParameterBindError"
         " ReservedArgumentError MappingLengthMismatch MappingMissingIterable WorkerDied ResultLost"
-        " SerializationError MissingExtraError"
+        " SerializationError UnstableKeyError MissingExtraError"
     ),
     "shoal.testing": "TaskRunnerSuite",
 }

@@ -15,7 +15,7 @@
     task_runners                                where it runs
     signatures, checks                          what type checkers are told of tasks; checks of options
     logging, utilities                          names where Prefect has them
-    concurrency                                 limits for any code
+    concurrency, cache_policies                 limits for any code; what a kept result depends on
     direct_calls                                tasks that are called, with caps and limits
     tasks, flows                                the decorators
     testing, cli                                for authors of runners; the command

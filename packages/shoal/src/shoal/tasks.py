@@ -518,9 +518,16 @@ def task(fn: Any = None, /, **options: Any) -> Any:
     return make if fn is None else make(fn)
 
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    from shoal.cache_policies import CachePolicy as CachePolicy
+    from shoal.cache_policies import task_input_hash as task_input_hash
+else:
 
     def __getattr__(name: str) -> Any:
+        if name in ("CachePolicy", "task_input_hash"):  # loaded by those who keep results
+            from shoal import cache_policies
+
+            return getattr(cache_policies, name)
         from shoal.elsewhere import missing
 
         raise missing(__name__, name)

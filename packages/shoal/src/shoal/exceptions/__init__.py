@@ -29,6 +29,7 @@ May import `safely`. Everything else may import this module.
     │   └── UnknownRunner         a runner name that nobody registered
     ├── RunNameError              a run name template that cannot be used    (ValueError, TypeError)
     ├── SerializationError        something cannot cross to a worker or back
+    ├── UnstableKeyError          something has no key that is the same in every process (TypeError)
     ├── VisualizationError        a flow that cannot be drawn
     ├── ConcurrencyLimitError     a limit that is unknown, zero or misused
     ├── ConcurrencySlotAcquisitionError     slots that cannot be had
@@ -91,6 +92,7 @@ from shoal.exceptions.calls import (
     UnknownOption,
     RunNameError,
     SerializationError,
+    UnstableKeyError,
     VisualizationError,
 )
 from shoal.exceptions.runners import (
@@ -154,6 +156,7 @@ __all__ = [
     "UnfinishedRun",
     "UnknownOption",
     "UnknownRunner",
+    "UnstableKeyError",
     "UpstreamTaskError",
     "VisualizationError",
     "WaitCycle",

@@ -25,6 +25,7 @@ __all__ = [
     "RunNameError",
     "SerializationError",
     "UnknownOption",
+    "UnstableKeyError",
     "VisualizationError",
 ]
 
@@ -224,6 +225,32 @@ class SerializationError(ShoalError):
             f"{self.path}{of} ({self.type_name}) cannot be pickled: {self.problem}. "
             "Make it inside the task, or run the task on threads."
         )
+
+
+class UnstableKeyError(ShoalError, TypeError):
+    """Something has no key that is the same in every process, so that no kept result can be found by it.
+
+    Attributes:
+        path: where it sits, say "parameters['conn']".
+        type_name: the type of what has no key.
+        problem: why it has none.
+        task_name: the task whose key was asked for, or `None`.
+    """
+
+    path: str
+    type_name: str
+    problem: str
+    task_name: str | None = None
+
+    def _text(self) -> str:
+        of = "" if self.task_name is None else f" of task {self.task_name!r}"
+        way_out = "make a key of your own with cache_key_fn."
+        head, _, rest = self.path.partition("[")
+        if head == "parameters":
+            name = rest.partition("]")[0]
+            way_out = f"leave it out with cache_policy=INPUTS - {name}, or {way_out}"
+        way_out = way_out[0].upper() + way_out[1:]
+        return f"{self.path}{of} ({self.type_name}) has no stable key: {self.problem}. {way_out}"
 
 
 class VisualizationError(ShoalError):

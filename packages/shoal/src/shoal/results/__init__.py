@@ -1,5 +1,6 @@
 """Results that are kept, and what tells that one fits.
 
+    keys          what a value, an argument or a function is, in 32 bytes
     settings      where they are kept, and how much of them
     serializers   how a value is written
     plain         values as JSON that come back as they were

@@ -1,0 +1,330 @@
+"""Cache policies: what a run's result depends on, and so which kept result may take its place.
+
+    INPUTS              the task's name, and the arguments
+    TASK_SOURCE         the task's code, with all of the user's own code that it reaches
+    FLOW_PARAMETERS     the parameters of the flow run around it
+    RUN_ID              the flow run around it; outside a flow, the task run
+    DEFAULT             INPUTS + TASK_SOURCE + RUN_ID
+    NO_CACHE, NONE      nothing is kept
+
+Policies are added, `INPUTS + TASK_SOURCE`, and arguments left out, `INPUTS - "conn"`. May import `exceptions` and `results`.
+"""
+
+from __future__ import annotations
+
+import copy
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from shoal.exceptions import InvalidOption
+from shoal.results.keys import digest, digest_arguments, function_digest, function_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Self
+
+    from shoal.context import TaskRunContext
+
+__all__ = [
+    "DEFAULT",
+    "FLOW_PARAMETERS",
+    "INPUTS",
+    "NONE",
+    "NO_CACHE",
+    "RUN_ID",
+    "TASK_SOURCE",
+    "CacheKeyFnPolicy",
+    "CachePolicy",
+    "task_input_hash",
+]
+
+
+class CachePolicy:
+    """Makes the key under which a run's result is kept and looked for. Subclass it for keys of your own.
+
+    Attributes:
+        key_storage: where results are kept that have its keys: a folder or a URL; `None` for where the others are.
+        isolation_level: how runs that ask for one key at once are kept apart; `None` for one after the other.
+        lock_manager: what holds their locks; `None` for the storage itself.
+    """
+
+    key_storage: str | Path | None = None
+    isolation_level: Any = None
+    lock_manager: Any = None
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        """The key of one run.
+
+        Args:
+            task_ctx: the run: `task_ctx.task`, `task_ctx.task_run`.
+            inputs: its arguments by name, with results in the place of futures.
+            flow_parameters: those of the flow run around it; empty outside a flow.
+            kwargs: for later versions.
+
+        Returns:
+            Any text; `None` if the result is not to be kept.
+
+        Raises:
+            UnstableKeyError: something that the key is made of is not the same in every process.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a method compute_key")
+
+    def key_parts(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+    ) -> dict[str, bytes]:
+        """What the key is made of, for `explain`: a digest for each part. Arguments and errors as for `compute_key`."""
+        key = self.compute_key(task_ctx, inputs, flow_parameters)
+        return {} if key is None else {f"the key of {type(self).__name__}": digest(key)}
+
+    def configure(
+        self,
+        key_storage: str | Path | None = None,
+        isolation_level: Any = None,
+        lock_manager: Any = None,
+    ) -> Self:
+        """A copy that says where and how results are kept; `None` leaves as it was. Arguments as the attributes."""
+        changed = copy.copy(self)
+        if key_storage is not None:
+            changed.key_storage = key_storage
+        if isolation_level is not None:
+            changed.isolation_level = isolation_level
+        if lock_manager is not None:
+            changed.lock_manager = lock_manager
+        return changed
+
+    @classmethod
+    def from_cache_key_fn(
+        cls, cache_key_fn: Callable[[TaskRunContext, dict[str, Any]], str | None]
+    ) -> CacheKeyFnPolicy:
+        """A policy whose keys a function makes of the run and its arguments."""
+        return CacheKeyFnPolicy(cache_key_fn)
+
+    def __add__(self, other: CachePolicy) -> CachePolicy:
+        if not isinstance(other, CachePolicy):
+            return NotImplemented
+        if isinstance(other, _Nothing):
+            return self
+        return _Sum((self, other))
+
+    def __sub__(self, argument: str) -> CachePolicy:
+        if not isinstance(argument, str):
+            raise TypeError(
+                f"the name of an argument is subtracted from a policy, not {type(argument).__name__}"
+            )
+        return self
+
+
+class CacheKeyFnPolicy(CachePolicy):
+    """Keys that a function makes, as the option `cache_key_fn` gives it.
+
+    Attributes:
+        cache_key_fn: takes the run's context and its arguments by name; gives the key, or `None` to keep nothing.
+    """
+
+    def __init__(
+        self, cache_key_fn: Callable[[TaskRunContext, dict[str, Any]], str | None]
+    ) -> None:
+        self.cache_key_fn = cache_key_fn
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        return self.cache_key_fn(task_ctx, inputs)
+
+
+class _Sum(CachePolicy):
+    """Several policies: a run depends on all that one of them says."""
+
+    def __init__(self, policies: tuple[CachePolicy, ...]) -> None:
+        self.policies = policies
+        for option in ("key_storage", "isolation_level", "lock_manager"):
+            given = [value for each in policies if (value := getattr(each, option)) is not None]
+            if any(value != given[0] for value in given):
+                raise InvalidOption(
+                    option=option,
+                    value=given[-1],
+                    problem=f"the policy it is added to has {given[0]!r}",
+                    where="a cache policy",
+                )
+            if given:
+                setattr(self, option, given[0])
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        found = (each.compute_key(task_ctx, inputs, flow_parameters) for each in self.policies)
+        keys = [key for key in found if key is not None]
+        return digest(keys).hex() if keys else None
+
+    def key_parts(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
+    ) -> dict[str, bytes]:
+        parts: dict[str, bytes] = {}
+        for each in self.policies:
+            parts.update(each.key_parts(task_ctx, inputs, flow_parameters))
+        return parts
+
+    def __add__(self, other: CachePolicy) -> CachePolicy:
+        added = super().__add__(other)
+        return (
+            _Sum((*self.policies, other))
+            if isinstance(added, _Sum) and added is not self
+            else added
+        )
+
+    def __sub__(self, argument: str) -> CachePolicy:
+        super().__sub__(argument)
+        changed = copy.copy(self)
+        changed.policies = tuple(each - argument for each in self.policies)
+        return changed
+
+
+class _Nothing(CachePolicy):
+    """No key: nothing is kept. Added to another policy it changes nothing."""
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        return None
+
+    def __add__(self, other: CachePolicy) -> CachePolicy:
+        return other
+
+
+class _Inputs(CachePolicy):
+    """The task's name and the arguments, but for those left out."""
+
+    def __init__(self, without: frozenset[str] = frozenset()) -> None:
+        self.without = without
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str:
+        return _key_of(self.key_parts(task_ctx, inputs, flow_parameters))
+
+    def key_parts(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
+    ) -> dict[str, bytes]:
+        if self.without:
+            inputs = {name: value for name, value in inputs.items() if name not in self.without}
+        task = task_ctx.task.name
+        digests = {"the task's name": digest(task)}
+        for name, value in digest_arguments(inputs, task).items():
+            digests[f"argument {name!r}"] = value
+        return digests
+
+    def __sub__(self, argument: str) -> CachePolicy:
+        super().__sub__(argument)
+        changed = copy.copy(self)
+        changed.without = self.without | {argument}
+        return changed
+
+
+class _TaskSource(CachePolicy):
+    """The task's code."""
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str:
+        return function_digest(task_ctx.task.fn).hex()
+
+    def key_parts(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
+    ) -> dict[str, bytes]:
+        parts = function_parts(task_ctx.task.fn)
+        return {f"code of {name}": value for name, value in parts.items()}
+
+
+class _FlowParameters(CachePolicy):
+    """The parameters of the flow run around the run."""
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        parts = self.key_parts(task_ctx, inputs, flow_parameters)
+        return _key_of(parts) if parts else None
+
+    def key_parts(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
+    ) -> dict[str, bytes]:
+        return {
+            f"flow parameter {name!r}": digest(value, f"flow_parameters[{name!r}]")
+            for name, value in (flow_parameters or {}).items()
+        }
+
+
+class _RunId(CachePolicy):
+    """The flow run around the run; outside a flow, the run itself."""
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str:
+        run = task_ctx.task_run
+        return str(run.flow_run_id or run.id)
+
+
+def _key_of(parts: dict[str, bytes]) -> str:
+    digests = b"".join([digest(name) + parts[name] for name in sorted(parts)])
+    return sha256(digests).hexdigest()
+
+
+INPUTS: CachePolicy = _Inputs()
+TASK_SOURCE: CachePolicy = _TaskSource()
+FLOW_PARAMETERS: CachePolicy = _FlowParameters()
+RUN_ID: CachePolicy = _RunId()
+NO_CACHE: CachePolicy = _Nothing()
+NONE: CachePolicy = NO_CACHE
+DEFAULT: CachePolicy = INPUTS + TASK_SOURCE + RUN_ID
+
+_SAME_CALL = TASK_SOURCE + INPUTS
+
+
+def task_input_hash(context: TaskRunContext, arguments: dict[str, Any]) -> str | None:
+    """A `cache_key_fn`: the task's code and its arguments.
+
+    Args:
+        context: the run.
+        arguments: its arguments by name.
+
+    Raises:
+        UnstableKeyError: one has no stable key.
+    """
+    return _SAME_CALL.compute_key(context, arguments, {})

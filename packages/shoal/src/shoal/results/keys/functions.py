@@ -1,0 +1,342 @@
+"""What a function is, for its key: its source and all of the user's own code that it reaches.
+
+A function is taken apart into parts, each with a name and a digest:
+
+    etl.fold              the source of a function or class; for a library's, its name
+    etl.fold(limit)       a default, if it is a constant
+    etl.fold: scale       what it closes over, or what it was bound to: a constant
+    etl.THRESHOLD         a global that is a constant
+    helpers.clean         the source of a function or class that it uses, and so on, as deep as it goes
+    module helpers        a module of the user's that it imports inside
+
+Constants are numbers, texts, dates, enums, paths and tuples of them, but no global that some function sets. Anything else
+that a function refers to counts by its name, which is in its source. May import `naming`, `source` and `walk`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import functools
+import inspect
+import pathlib
+import re
+import weakref
+from hashlib import sha256
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from shoal.results.keys.naming import file_of_module, is_own, module_of_code, name_of, short_module
+from shoal.results.keys.referring import names_in
+from shoal.results.keys.source import (
+    class_tree,
+    code_digest,
+    file_of,
+    function_tree,
+    name_digest,
+    tree_digest,
+)
+from shoal.results.keys.walk import LEAVES, Walk
+from shoal.specs import FlowSpec, TaskSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["function_digest", "function_parts"]
+
+_MISSING = object()
+_Cached = type(functools.lru_cache(len))
+#: Attributes of a class that say nothing of what it does, or are made anew in each process.
+_SILENT = frozenset(
+    {
+        "__dict__",
+        "__weakref__",
+        "__module__",
+        "__qualname__",
+        "__firstlineno__",
+        "__static_attributes__",
+    }
+)
+
+
+def function_parts(function: Any) -> dict[str, bytes]:
+    """The digest of each part of a function's code.
+
+    Args:
+        function: a function, task, flow, method, partial, class or callable object.
+
+    Returns:
+        The digests, 32 bytes each, by what the parts are called; the first is the function's own.
+
+    Raises:
+        Unstable: it is bound to something that has no stable key.
+    """
+    return _known(function).parts
+
+
+def function_digest(function: Any) -> bytes:
+    """32 bytes for all parts of a function's code. Arguments and errors as for `function_parts`."""
+    return _known(function).digest
+
+
+class _Known:
+    """What was found out about a function, and what of it can change.
+
+    Attributes:
+        parts: see `function_parts`.
+        digest: of all.
+        used: each global that was looked up: its namespace, name and value then.
+    """
+
+    __slots__ = ("code", "digest", "parts", "used")
+
+    def __init__(self, function: Any) -> None:
+        walk = _Parts()
+        walk.take(function, "")
+        self.code = getattr(function, "__code__", None)
+        self.parts = walk.parts
+        self.used = walk.used
+        self.digest = sha256(b"".join(map(b"%b%b".__mod__, sorted(_by_name(walk.parts))))).digest()
+
+    def holds(self, function: Any) -> bool:
+        """Whether all that it refers to is what it was."""
+        return function.__code__ is self.code and all(
+            _is(kept, names.get(name, _MISSING)) for names, name, kept in self.used
+        )
+
+
+def _by_name(parts: dict[str, bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return ((name_digest(name), digest) for name, digest in parts.items())
+
+
+_functions: weakref.WeakKeyDictionary[FunctionType, _Known] = weakref.WeakKeyDictionary()
+
+
+def _known(function: Any) -> _Known:
+    while isinstance(function, (TaskSpec, FlowSpec)):
+        function = function.fn
+    # What is bound to an object changes with it; what closes over variables, with these.
+    if type(function) is not FunctionType or function.__closure__:
+        return _Known(function)
+    known = _functions.get(function)
+    if known is None or not known.holds(function):
+        known = _functions[function] = _Known(function)
+    return known
+
+
+def _keep(value: Any) -> Any:
+    """A value for a later comparison, which does not keep a function or class alive."""
+    return weakref.ref(value) if isinstance(value, (FunctionType, type, ModuleType)) else (value,)
+
+
+def _is(kept: Any, value: Any) -> bool:
+    return (kept[0] if type(kept) is tuple else kept()) is value
+
+
+# ---------------------------------------------------------------------- the walk over code
+
+
+class _Parts:
+    """Collects the parts of a function."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, bytes] = {}
+        self.used: list[tuple[dict[str, Any], str, Any]] = []
+        self._seen: dict[int, Any] = {}
+
+    def take(self, value: Any, name: str) -> None:
+        """Adds what something is that code refers to, if that counts.
+
+        Args:
+            value: what it is.
+            name: what it is called there; empty at the top.
+        """
+        if name and _is_constant(value):
+            self._add(name, sha256(Walk().encode(value)).digest())
+            return
+        if id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, (TaskSpec, FlowSpec)):
+            self.take(value.fn, name)
+        elif type(value) is FunctionType:
+            self._function(value)
+        elif isinstance(value, type):
+            self._class(value)
+        elif isinstance(value, functools.partial):
+            self._bound(value.func, (value.args, value.keywords), name, "its partial")
+        elif isinstance(value, MethodType):
+            self._bound(value.__func__, value.__self__, name, "its self")
+        elif isinstance(value, _Cached) or hasattr(value, "__wrapped__"):
+            self._add(name_of(type(value)), name_digest(name_of(type(value))))
+            self.take(value.__wrapped__, name)
+        elif isinstance(value, BuiltinFunctionType) or not name:
+            self._callable(value, name)
+
+    def _add(self, name: str, digest: bytes) -> None:
+        number = 2
+        label = name
+        while label in self.parts:
+            label = f"{name} #{number}"
+            number += 1
+        self.parts[label] = digest
+
+    def _bound(self, function: Any, to: Any, name: str, what: str) -> None:
+        self.take(function, name)
+        if not name or _is_constant(to):  # at the top it is all that tells one from another
+            self._add(f"{name or name_of(function)}: {what}", sha256(Walk().encode(to)).digest())
+
+    def _callable(self, value: Any, name: str) -> None:
+        if isinstance(value, BuiltinFunctionType):
+            self._add(name_of(value), name_digest(name_of(value)))
+            return
+        self._class(type(value))
+        self._add("its state", sha256(Walk().encode(value)).digest())
+
+    # ------------------------------------------------------------------ functions
+
+    def _function(self, function: FunctionType) -> None:
+        code, module = function.__code__, module_of_code(function)
+        own = is_own(module)
+        label = f"{short_module(module, code)}.{code.co_qualname}"
+        found = function_tree(code) if own else None
+        if not own:
+            self._add(label, name_digest(f"{module}.{code.co_qualname}"))
+            wrapped = getattr(function, "__wrapped__", None)
+            if wrapped is not None:
+                self.take(wrapped, label)
+        else:
+            self._add(label, tree_digest(found[0]) if found is not None else code_digest(code))
+            self._defaults(function, label)
+        self._closure(function, label)
+        if own:
+            self._globals(function, found[1].variables if found is not None else set())
+
+    def _defaults(self, function: FunctionType, label: str) -> None:
+        names = function.__code__.co_varnames[: function.__code__.co_argcount]
+        defaults = function.__defaults__ or ()
+        given = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+        for name, value in {**given, **(function.__kwdefaults__ or {})}.items():
+            self.take(value, f"{label}({name})")
+
+    def _closure(self, function: FunctionType, label: str) -> None:
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
+            try:
+                value = cell.cell_contents
+            except ValueError:  # not set yet
+                continue
+            self.take(value, f"{label}: {name}")
+
+    def _globals(self, function: FunctionType, variables: set[str]) -> None:
+        namespace, code = function.__globals__, function.__code__
+        names = names_in(code)
+        for path in names.used:
+            self._global(namespace, path, variables | names.set, code)
+        for imported in names.imported:
+            self._imported(imported, namespace.get("__package__") or "")
+
+    def _global(
+        self, names: dict[str, Any], path: str, variables: set[str], code: CodeType
+    ) -> None:
+        """Follows a dotted name through the user's modules to what it stands for."""
+        module = short_module(str(names.get("__name__", "")), code)
+        for step in path.split("."):
+            value = names.get(step, _MISSING)
+            self.used.append((names, step, _keep(value)))
+            if not isinstance(value, ModuleType):
+                if value is not _MISSING and not (step in variables and _is_constant(value)):
+                    self.take(value, f"{module}.{step}")
+                return
+            if not is_own(value.__name__):
+                return
+            names, module, variables = vars(value), short_module(value.__name__, None), set()
+            file = file_of(getattr(value, "__file__", None) or "")
+            if file is not None:
+                variables = file.variables
+
+    def _imported(self, module: str, package: str) -> None:
+        """A module that the function imports: its file, and those that it imports itself; without importing it."""
+        level = len(module) - len(module.lstrip("."))
+        if level:
+            base = package.split(".")
+            module = ".".join([*base[: len(base) - level + 1], module.lstrip(".")]).strip(".")
+        label = f"module {module}"
+        if label in self.parts or not is_own(module):
+            return
+        path = file_of_module(module)
+        file = file_of(path) if path is not None else None
+        if path is None or file is None:
+            return
+        self._add(label, tree_digest(file.tree))
+        is_package = path.endswith("__init__.py")
+        for name in file.imports:
+            self._imported(name, module if is_package else module.rpartition(".")[0])
+
+    # ------------------------------------------------------------------ classes
+
+    def _class(self, kind: type) -> None:
+        if not is_own(kind.__module__):
+            self._add(name_of(kind), name_digest(name_of(kind)))
+            return
+        members = {name: value for name, value in vars(kind).items() if name not in _SILENT}
+        methods = [function for value in members.values() for function in _functions_in(value)]
+        written = [f.__code__ for f in methods if not f.__code__.co_filename.startswith("<")]
+        label = (
+            f"{short_module(kind.__module__, written[0] if written else None)}.{kind.__qualname__}"
+        )
+        tree = class_tree(kind.__qualname__, written)
+        self._add(label, tree_digest(tree) if tree is not None else _class_digest(kind, members))
+        for base in kind.__bases__:
+            if base is not object:
+                self.take(base, label)
+        for function in methods:
+            if function.__code__ in written:
+                self._defaults(function, f"{label}.{function.__name__}")
+                self._closure(function, f"{label}.{function.__name__}")
+                self._globals(function, set())
+
+
+def _functions_in(member: Any) -> list[FunctionType]:
+    """The functions of an attribute of a class, which may be a method of any kind."""
+    found: tuple[Any, ...]
+    if isinstance(member, property):
+        found = (member.fget, member.fset, member.fdel)
+    elif isinstance(member, (TaskSpec, FlowSpec)):
+        found = (member.fn,)
+    elif isinstance(member, functools.cached_property):
+        found = (member.func,)
+    else:
+        found = (getattr(member, "__func__", member),)
+    unwrapped = [inspect.unwrap(each) for each in found if callable(each)]
+    return [each for each in unwrapped if type(each) is FunctionType]
+
+
+def _class_digest(kind: type, members: dict[str, Any]) -> bytes:
+    """A class whose source is not known: its attributes."""
+    if isinstance(kind, enum.EnumMeta):
+        members = {name: each._value_ for name, each in kind._member_map_.items()}
+    facts: list[Any] = [kind.__qualname__, [str(name) for name in inspect.get_annotations(kind)]]
+    for name, member in sorted(members.items()):
+        codes = [code_digest(each.__code__) for each in _functions_in(member)]
+        facts.append((name, codes or (member if _is_constant(member) else None)))
+    return sha256(Walk().encode(facts)).digest()
+
+
+# ---------------------------------------------------------------------- constants
+
+_CONSTANTS = (
+    *(kind for kind in LEAVES if kind not in (bytearray, memoryview)),
+    *(re.Pattern, datetime.datetime, datetime.time, datetime.tzinfo),
+)
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether it is a value that cannot change, and always has a key."""
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return all(map(_is_constant, value))
+    if issubclass(kind, enum.Enum):
+        return _is_constant(value._value_)
+    return kind in _CONSTANTS or issubclass(kind, (pathlib.PurePath, datetime.tzinfo))
