@@ -817,7 +817,7 @@ def test_a_fork_bomb_of_tasks_is_none() -> None:
             watcher.join()
 
     main()
-    assert most == 2
+    assert 0 < most <= 2
 
 
 def test_timed_waits_do_not_multiply_the_workers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ from shoal.limits.opening import open_store
 from shoal.limits.sqlite import SqliteStore
 
 from tests.limits.server import programs, server
-from tests.limits.tools import FakeTime
+from tests.limits.tools import FakeTime, scripts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from shoal.limits.store import LimitStore
 
     from tests.limits.server import Server
+    from tests.limits.tools import Python
+
 
 VARIABLES = (
     "SHOAL_LIMITS_URL",
@@ -41,6 +44,20 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def clock() -> FakeTime:
     return FakeTime()
+
+
+@pytest.fixture
+def python() -> Iterator[Python]:
+    """Starts a script in a process of its own, which is ended with the test."""
+    with scripts() as start:
+        yield start
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What is to be closed with the test, also if it fails."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

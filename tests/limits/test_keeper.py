@@ -6,7 +6,7 @@ import itertools
 import sqlite3
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,6 +28,7 @@ from tests.limits.tools import FakeTime, acquire, ask, eventually, full, line, s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import ExitStack
 
     from shoal.exceptions import ShoalError
     from shoal.limits.store import Answer, LimitStore
@@ -126,8 +127,10 @@ def locked(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(limits_sqlite, "PATIENCE", 0.05)
     connection = sqlite3.connect(file, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
-    yield
-    connection.close()
+    try:
+        yield
+    finally:
+        connection.close()
 
 
 def threads() -> list[str]:
@@ -250,7 +253,7 @@ def test_withdrawing_after_the_grant_gives_the_slot_back(desk: Desk) -> None:
     assert desk.granted() == ["a", "b"]
 
 
-def test_withdrawing_while_the_slot_is_taken(file: Path) -> None:
+def test_withdrawing_while_the_slot_is_taken(file: Path, opened: ExitStack) -> None:
     """The slot goes back, and the next in line has it."""
     taking, go_on = threading.Event(), threading.Event()
 
@@ -262,9 +265,10 @@ def test_withdrawing_while_the_slot_is_taken(file: Path) -> None:
                 assert go_on.wait(10)
             return answer
 
-    store = SqliteStore(file)
+    store = opened.enter_context(closing(SqliteStore(file)))
     store.upsert("db", 1)
     keeper, outcomes = SlotKeeper(lambda: SlowStore(file), poll=1000), Outcomes()
+    opened.enter_context(closing(keeper))
     keeper.request(wants(["db"], "a"), outcomes.of("a"))
     assert taking.wait(10)
     keeper.request(wants(["db"], "b"), outcomes.of("b"))
@@ -272,8 +276,6 @@ def test_withdrawing_while_the_slot_is_taken(file: Path) -> None:
     go_on.set()
     eventually(lambda: outcomes.granted == ["b"])
     assert slots(store, "db") == ["b"]
-    keeper.close()
-    store.close()
 
 
 def test_a_run_asks_once(desk: Desk) -> None:
@@ -414,9 +416,11 @@ def test_a_store_that_breaks_refuses(file_desk: Desk, file: Path) -> None:
     assert "not a database" in str(file_desk.outcomes.refused["a"])
 
 
-def test_a_store_that_cannot_be_made_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_cannot_be_made_refuses(
+    opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SHOAL_LIMITS_POLL_SECONDS", "never")
-    keeper, outcomes = SlotKeeper(), Outcomes()
+    keeper, outcomes = opened.enter_context(closing(SlotKeeper())), Outcomes()
     keeper.request(wants(["db", "api"], "a"), outcomes.of("a"))
     eventually(lambda: outcomes.refused)
     assert outcomes.refused["a"].tag == "api"
@@ -484,7 +488,7 @@ def test_outcomes_may_ask_for_more(desk: Desk) -> None:
     assert done == [str(number) for number in range(50)]
 
 
-def test_many_waiters_cost_a_try_for_each_slot(file: Path) -> None:
+def test_many_waiters_cost_a_try_for_each_slot(file: Path, opened: ExitStack) -> None:
     tries = 0
 
     class CountingStore(SqliteStore):
@@ -493,9 +497,10 @@ def test_many_waiters_cost_a_try_for_each_slot(file: Path) -> None:
             tries += 1
             return super().try_acquire(request, waited_seconds, **how)
 
-    store = SqliteStore(file)
+    store = opened.enter_context(closing(SqliteStore(file)))
     store.upsert("db", 10)
     keeper, outcomes = SlotKeeper(lambda: CountingStore(file), poll=1000), Outcomes()
+    opened.enter_context(closing(keeper))
     for number in range(1000):
         keeper.request(wants(["db"], str(number)), outcomes.of(str(number)))
     for number in range(1000):
@@ -503,8 +508,6 @@ def test_many_waiters_cost_a_try_for_each_slot(file: Path) -> None:
         keeper.release(outcomes.granted[number])
     assert outcomes.granted == [str(number) for number in range(1000)]
     assert tries < 2100
-    keeper.close()
-    store.close()
 
 
 @settings(max_examples=30, deadline=None)

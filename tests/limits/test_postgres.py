@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -22,12 +23,14 @@ from shoal.limits.postgres import PostgresStore
 from shoal.limits.settings import limits_in_use
 from shoal.limits.slots import SlotKeeper
 
-from tests.limits.tools import acquire, ask, eventually, full, got, output, python, slots, wants
+from tests.limits.tools import acquire, ask, eventually, full, got, output, slots, wants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
 
     from tests.limits.server import Server
+    from tests.limits.tools import Python
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def keeper(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlotKe
 
 
 def test_with_a_database_limits_are_in_use_and_nothing_is_opened(
-    monkeypatch: pytest.MonkeyPatch,
+    python: Python, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOAL_LIMITS_URL", "postgresql://nobody@localhost:1/none")
     script = """
@@ -58,17 +61,18 @@ def test_with_a_database_limits_are_in_use_and_nothing_is_opened(
     assert limits_in_use()
 
 
-def test_without_psycopg_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_psycopg_the_error_says_what_to_install(
+    opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SHOAL_LIMITS_URL", "postgresql://me:geheim@localhost/limits")
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(MissingExtraError, match=r"shoal\[postgres\]") as caught:
         open_store()
     assert "pip install" in caught.value.command
     assert "geheim" not in "".join(traceback.format_exception(caught.value))
-    keeper = SlotKeeper()
+    keeper = opened.enter_context(closing(SlotKeeper()))
     with pytest.raises(MissingExtraError):
         acquire(keeper, wants(["db"], "a"))
-    keeper.close()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,8 @@ def test_a_newer_database_is_an_error_that_names_both_versions(
 
 
 @pytest.mark.slow
-def test_processes_that_begin_together_make_the_tables_once(postgres: Server) -> None:
+@pytest.mark.usefixtures("postgres")
+def test_processes_that_begin_together_make_the_tables_once(python: Python) -> None:
     script = """
         from shoal.limits import ConcurrencyLimits
         print(ConcurrencyLimits().create_concurrency_limit("shared", 5))
@@ -134,14 +139,13 @@ def test_transactions_that_want_the_same_limits_do_not_lock_each_other_out(
         store.upsert(name, 1)
 
     def work(number: int) -> None:
-        mine = PostgresStore(postgres.url)
-        for turn in range(15):
-            id = f"{number}-{turn}"
-            mine.try_acquire(wants(names[:: 1 if number % 2 else -1], id))
-            mine.renew([id], 60)
-            mine.withdraw([id])
-            mine.release([id])
-        mine.close()
+        with closing(PostgresStore(postgres.url)) as mine:
+            for turn in range(15):
+                id = f"{number}-{turn}"
+                mine.try_acquire(wants(names[:: 1 if number % 2 else -1], id))
+                mine.renew([id], 60)
+                mine.withdraw([id])
+                mine.release([id])
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -155,10 +159,9 @@ def test_transactions_that_want_the_same_limits_do_not_lock_each_other_out(
 @pytest.mark.may_leave("processes", reason="the server of the session is started anew")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["restart", "crash"])
 def test_a_server_that_goes_and_comes_back(
-    postgres: Server, keeper: SlotKeeper, how: signal.Signals
+    postgres: Server, store: PostgresStore, keeper: SlotKeeper, how: signal.Signals
 ) -> None:
     """What holds slots goes on, who waits is served afterwards, and who has no time is told why."""
-    store = PostgresStore(postgres.url)
     store.upsert("db", 1)
     store.close()
     acquire(keeper, wants(["db"], "first"))
@@ -175,21 +178,20 @@ def test_a_server_that_goes_and_comes_back(
         postgres.start()
     assert granted.wait(20)
     assert slots(store, "db") == ["second"]
-    store.close()
 
 
 def test_a_store_that_was_never_reached_refuses(
-    postgres: Server, monkeypatch: pytest.MonkeyPatch
+    postgres: Server, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOAL_LIMITS_URL", postgres.url.replace("shoal-pg", "nowhere"))
-    keeper = SlotKeeper()
+    keeper = opened.enter_context(closing(SlotKeeper()))
     with pytest.raises(ConcurrencyLimitError, match="cannot be used"):
         acquire(keeper, wants(["db"], "a"))
-    keeper.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_fork_leaves_the_parents_connection_alone(postgres: Server) -> None:
+@pytest.mark.usefixtures("postgres")
+def test_a_fork_leaves_the_parents_connection_alone(python: Python) -> None:
     script = """
         import os, sys, warnings
         sys.path.insert(0, ".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -133,8 +134,10 @@ def test_no_window_has_more_than_the_count(
     """Whoever asks when, and for how many; `eager` ones ask again as soon as it may be."""
     clock, rate = FakeTime(), Rate(count, 1.0)
     used: list[tuple[float, int]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        store = SqliteStore(f"{folder}/limits.db", clock.time)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(SqliteStore(f"{folder}/limits.db", clock.time)) as store,
+    ):
         for pause, wanted in steps:
             occupy = min(wanted, count)
             clock.now += pause
@@ -145,7 +148,6 @@ def test_no_window_has_more_than_the_count(
                 assert isinstance(answer, Acquired)
             if isinstance(answer, Acquired):
                 used.append((clock.now + answer.after, occupy))
-        store.close()
     for begin, _ in used:
         assert sum(occupy for when, occupy in used if begin <= when < begin + 1.0) <= count
 

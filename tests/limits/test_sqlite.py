@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,24 +14,14 @@ from shoal.limits import sqlite as limits_sqlite
 from shoal.limits.settings import limits_in_use
 from shoal.limits.sqlite import SqliteStore
 
-from tests.limits.tools import ask, full, got, line, output, python, slots, taken, wants
+from tests.limits.tools import ask, full, got, line, output, slots, taken, wants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import ExitStack
     from pathlib import Path
 
-    from tests.limits.tools import (
-        FakeTime,
-        ask,
-        full,
-        got,
-        line,
-        output,
-        python,
-        slots,
-        taken,
-        wants,
-    )
+    from tests.limits.tools import FakeTime, Python
 
 
 @pytest.fixture
@@ -58,7 +48,7 @@ def test_only_creating_makes_a_file(store: SqliteStore, file: Path) -> None:
     assert limits_in_use()
 
 
-def test_asking_whether_there_are_limits_loads_nothing() -> None:
+def test_asking_whether_there_are_limits_loads_nothing(python: Python) -> None:
     """SPEC 10.4."""
     loaded = """
         import sys
@@ -77,8 +67,10 @@ def locked(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(limits_sqlite, "PATIENCE", 0.05)
     connection = sqlite3.connect(file, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
-    yield
-    connection.close()
+    try:
+        yield
+    finally:
+        connection.close()
 
 
 def test_a_locked_file_makes_runs_wait(
@@ -151,7 +143,7 @@ VERSION_1 = """
 """
 
 
-def test_a_file_of_version_1_is_taken_over(file: Path, clock: FakeTime) -> None:
+def test_a_file_of_version_1_is_taken_over(store: SqliteStore, file: Path, clock: FakeTime) -> None:
     """Its leases, which ended by the wall clock, go on."""
     file.parent.mkdir()
     connection = sqlite3.connect(file)
@@ -160,7 +152,6 @@ def test_a_file_of_version_1_is_taken_over(file: Path, clock: FakeTime) -> None:
         connection.execute("INSERT INTO leases VALUES ('db', ?, ?)", (run, time.time() + seconds))
     connection.commit()
     connection.close()
-    store = SqliteStore(file, clock.time)
     limit = store.read("tag:db")
     assert limit is not None
     assert (limit.id, limit.limit, limit.active) == ("the-id", 2, True)
@@ -171,7 +162,6 @@ def test_a_file_of_version_1_is_taken_over(file: Path, clock: FakeTime) -> None:
     assert slots(store, "tag:db") == ["a"]
     clock.now += 11
     assert slots(store, "tag:db") == []
-    store.close()
 
 
 def test_a_newer_file_is_an_error_that_names_both_versions(store: SqliteStore, file: Path) -> None:
@@ -252,26 +242,27 @@ def test_a_file_without_permission_is_an_error(
 # ---------------------------------------------------------------------- clocks
 
 
-def test_leases_of_before_a_start_of_the_machine_are_over(file: Path, clock: FakeTime) -> None:
-    before = SqliteStore(file, clock.time, "first start")
+def test_leases_of_before_a_start_of_the_machine_are_over(
+    file: Path, clock: FakeTime, opened: ExitStack
+) -> None:
+    before = opened.enter_context(closing(SqliteStore(file, clock.time, "first start")))
     before.upsert("db", 1)
     before.upsert("api", 10, decay=1.0)
     ask(before, ["db", "api"], "a", 1000)
     before.try_acquire(wants(["db"], "b"))
     before.close()
     clock.now = 5
-    after = SqliteStore(file, clock.time, "second start")
+    after = opened.enter_context(closing(SqliteStore(file, clock.time, "second start")))
     assert (slots(after, "db"), line(after, "db")) == ([], [])
     assert taken(after, "api") == 1  # decays from now on
     clock.now += 1
     assert taken(after, "api") == 0
-    after.close()
 
 
 def test_a_wall_clock_that_jumps_changes_nothing(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, monkeypatch: pytest.MonkeyPatch, opened: ExitStack
 ) -> None:
-    store = SqliteStore(file)
+    store = opened.enter_context(closing(SqliteStore(file)))
     store.upsert("db", 1)
     ask(store, ["db"], "a", 60)
     real = time.time
@@ -279,4 +270,3 @@ def test_a_wall_clock_that_jumps_changes_nothing(
         monkeypatch.setattr(time, "time", lambda jump=jump: real() + jump)
         assert slots(store, "db") == ["a"]
         assert full(ask(store, ["db"], "b", 60)) == {"db"}
-    store.close()

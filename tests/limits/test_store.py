@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.limits.tools import ask, full, got, line, slots, taken, wants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import ExitStack
 
     from shoal.limits.store import Answer, LimitStore
 
@@ -378,10 +380,10 @@ def test_a_name_that_looks_like_a_tags_is_none(store: LimitStore) -> None:
 
 
 def test_a_limit_is_made_once(
-    make_store: Callable[[], LimitStore], monkeypatch: pytest.MonkeyPatch
+    make_store: Callable[[], LimitStore], opened: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two make it at the same time: of these one sees no limit, and finds it when it comes to make it (SPEC 10.1)."""
-    first, second = make_store(), make_store()
+    first, second = (opened.enter_context(closing(make_store())) for _ in range(2))
     first.upsert("db", 3, active_slots=1)
     locked = SqlStore._lock
     looks = iter([[]])
@@ -395,5 +397,3 @@ def test_a_limit_is_made_once(
     limit = first.read("db")
     assert limit is not None
     assert (limit.limit, limit.active_slots) == (3, 1)
-    first.close()
-    second.close()

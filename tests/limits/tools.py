@@ -6,6 +6,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shoal.futures.blocking import Countdown, Decision, block_plainly
@@ -13,7 +15,7 @@ from shoal.limits.slots import KEEPER, SlotKeeper
 from shoal.limits.store import Acquired, Busy, Holder, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from shoal.limits.store import Answer, LimitStore
 
@@ -114,18 +116,47 @@ def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.002)
 
 
-def python(script: str, *arguments: str) -> subprocess.Popen[str]:
-    """Starts a script in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+#: Starts a script, with arguments, in a process of its own; the fixture `python` of `conftest`.
+Python = Callable[..., subprocess.Popen[str]]
+
+
+@contextmanager
+def scripts() -> Iterator[Python]:
+    """Starts scripts in processes of their own, of which none is there afterwards."""
+    with ExitStack() as ended:
+
+        def python(script: str, *arguments: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(script), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            ended.enter_context(process)
+            ended.callback(process.kill)
+            return process
+
+        yield python
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    """Waits for what a script prints next."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.endswith("\n"), "the script has ended"
+    return line[:-1]
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    """Sends a line to a script that waits for it."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def output(process: subprocess.Popen[str]) -> str:
+    """What a script prints until it ends, which is not due to an error."""
     out, err = process.communicate(timeout=50)
     assert process.returncode == 0, err
     assert not err

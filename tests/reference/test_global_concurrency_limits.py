@@ -163,6 +163,7 @@ def test_an_async_task_that_takes_a_slot(limits: ConcurrencyLimits) -> None:
 def test_connections_of_a_database(limits: ConcurrencyLimits) -> None:
     limits.upsert_global_concurrency_limit_by_name("database-connections", 3)
     crowd = Crowd()
+    three = asyncio.Event()
 
     class Connection:
         async def __aenter__(self) -> Self:
@@ -173,7 +174,9 @@ def test_connections_of_a_database(limits: ConcurrencyLimits) -> None:
             crowd.__exit__()
 
         async def fetch(self, query: str) -> str:
-            await asyncio.sleep(0.001)
+            if crowd.most == 3:
+                three.set()
+            await three.wait()
             return query.upper()
 
     async def query_database(query: str) -> str:

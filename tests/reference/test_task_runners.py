@@ -4,12 +4,14 @@ import os
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from shoal import flow, task
 from shoal.futures import TaskFuture, wait
 from shoal.states import State
 from shoal.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from shoal.testing.tools import Signals
 
 
 def hurry() -> None:
@@ -133,10 +135,12 @@ def test_calling_a_task_runs_it_in_the_main_thread_and_blocks() -> None:
     assert where() is threading.main_thread()
 
 
-def test_the_process_pool_runs_tasks_in_processes_of_their_own() -> None:
+def test_the_process_pool_runs_tasks_in_processes_of_their_own(tmp_path: Path) -> None:
+    signals = Signals(tmp_path)
+
     @task
     def where():
-        time.sleep(0.1)
+        signals.meet("both", 2)
         return os.getpid()
 
     @flow(task_runner=ProcessPoolTaskRunner(max_workers=2))
