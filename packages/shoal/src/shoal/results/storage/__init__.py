@@ -5,6 +5,7 @@
     base       what a storage does: `Storage`, and the lock of a key
     folder     in a folder of files
     trust      whether what is read there may be somebody else's
+    index      what the files of a folder say, for lists
     locks      the locks of keys there: files locked by the kernel
     opening    opens the storage that is meant
 

@@ -23,7 +23,7 @@ from shoal.results.storage.record import Pruned, Ref
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from shoal.results.storage.record import Entry, Record
+    from shoal.results.storage.record import Damage, Entry, Record
 
 __all__ = ["KeyLock", "Storage", "logger"]
 
@@ -153,12 +153,26 @@ class Storage(ABC):
         """The lock of a key, not yet taken."""
 
     @abstractmethod
-    def list(self) -> list[Entry]:
-        """All records, expired ones too, in no order. What does not verify is left out.
+    def peek(self, key: str) -> Record | None:
+        """The record of a key without its value, also one that has expired; `None` if there is none.
 
         Raises:
             ResultStorageError: the storage cannot be read.
         """
+
+    def list(self) -> list[Entry]:
+        """All records, expired ones too, in no order. What does not verify is left out, with a warning.
+
+        Raises:
+            ResultStorageError: the storage cannot be read.
+        """
+        entries, damages = self._survey()
+        if damages:
+            logger.warning(
+                "Results in %s: %d do not verify, say %s: %s. `shoal cache prune` removes them.",
+                *(self.place, len(damages), damages[0].name, damages[0].problem),
+            )
+        return [*entries]
 
     def remove(self, key: str) -> bool:
         """Removes the record of a key, and says whether there was one.
@@ -169,7 +183,7 @@ class Storage(ABC):
         return self._delete(name_of(key))
 
     def prune(self, max_bytes: float = float("inf"), max_age: float = float("inf")) -> Pruned:
-        """Removes what has expired, what nobody uses, and of the rest what was used longest ago.
+        """Removes what has expired or does not verify, what nobody uses, and of the rest what was used longest ago.
 
         Args:
             max_bytes: how many bytes all records may take afterwards.
@@ -179,8 +193,10 @@ class Storage(ABC):
             ResultStorageError: the storage cannot be read, or something not be removed.
         """
         now = time.time()
-        kept = count = size = 0
-        for entry in sorted(self.list(), key=lambda entry: entry.used, reverse=True):
+        entries, damages = self._survey()
+        removed = [damage.size for damage in damages if self._delete(damage.name)]
+        kept = 0
+        for entry in sorted(entries, key=lambda entry: entry.used, reverse=True):
             if (
                 entry.record.is_current(now)
                 and now - entry.used <= max_age
@@ -188,8 +204,8 @@ class Storage(ABC):
             ):
                 kept += entry.size
             elif self._delete(entry.name):
-                count, size = count + 1, size + entry.size
-        return Pruned(count, size)
+                removed.append(entry.size)
+        return Pruned(len(removed), sum(removed))
 
     def __reduce__(self) -> Any:
         return type(self), (self.place,)
@@ -206,6 +222,10 @@ class Storage(ABC):
     @abstractmethod
     def _get(self, name: str) -> tuple[bytes, str | None] | None:
         """The bytes of a name, if there are any, and why they must not run code."""
+
+    @abstractmethod
+    def _survey(self) -> tuple[Sequence[Entry], Sequence[Damage]]:
+        """All records, and what does not verify."""
 
     @abstractmethod
     def _put(self, name: str, pieces: Sequence[bytes | memoryview]) -> None: ...

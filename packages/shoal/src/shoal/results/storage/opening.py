@@ -25,7 +25,12 @@ def open_storage(where: str | Path | None = None) -> Storage:
         where: the path of a folder, or a URL of fsspec, as `s3://bucket/folder`; by default that of the settings.
 
     Raises:
+        InvalidOption: a setting has a value that makes no sense.
         MissingExtraError: what reaches such a URL is not installed.
     """
     place = settings.storage() if where is None else os.fspath(where)
-    return FolderStorage(os.path.abspath(os.path.expanduser(place)))
+    folder = os.path.abspath(os.path.expanduser(place))
+    if folder == settings.default_folder():
+        # Who names a folder wants to find there what was put there.
+        return FolderStorage(folder, settings.max_bytes(), settings.max_age())
+    return FolderStorage(folder)

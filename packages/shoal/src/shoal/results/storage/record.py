@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Entry", "Pruned", "Record", "Ref"]
+__all__ = ["Damage", "Entry", "Pruned", "Record", "Ref"]
 
 #: Seconds by which the clocks of machines that share a storage may differ.
 CLOCKS_DIFFER = 300.0
@@ -86,6 +86,21 @@ class Entry:
     size: int
     used: float
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What has the name of a record, and does not verify.
+
+    Attributes:
+        name: of its file or object.
+        size: in bytes.
+        problem: how that was found.
+    """
+
+    name: str
+    size: int
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
