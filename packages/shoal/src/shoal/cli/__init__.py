@@ -14,6 +14,8 @@
     concurrency_limit.py      shoal concurrency-limit
     global_concurrency_limit.py  shoal global-concurrency-limit, or gcl
       limits_shown.py           how both show limits
+    cache.py                  shoal cache
+    tables.py                 how commands list things: tables, or JSON
     demo_command.py           shoal demo
       demo.py                   its flow, an example worth reading
       demo_screen.py            what it shows

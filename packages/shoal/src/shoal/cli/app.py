@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from shoal import __version__
+from shoal.cli.cache import cache
 from shoal.cli.concurrency_limit import concurrency_limit
 from shoal.cli.console import UsageError, print_error
 from shoal.cli.demo_command import demo
@@ -37,6 +38,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "runners": runners,
     "concurrency-limit": concurrency_limit,
     "global-concurrency-limit": global_concurrency_limit,
+    "cache": cache,
     "demo": demo,
     "doctor": doctor,
 }

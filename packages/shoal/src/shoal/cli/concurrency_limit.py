@@ -6,17 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from shoal.cli.limits_shown import (
-    AsJson,
-    Output,
-    as_json_of_both,
-    local,
-    names_for_shell,
-    print_json,
-    print_limit,
-    table_of,
-    whole_number,
-)
+from shoal.cli.limits_shown import as_json_of_both, names_for_shell, print_limit, whole_number
+from shoal.cli.tables import AsJson, Output, local, print_json, table_of
 from shoal.exceptions import ConcurrencyLimitError
 from shoal.spelling import did_you_mean
 

@@ -52,7 +52,7 @@ def keep(storage: Storage, key: str, value: Any, serializer: Serializer, **facts
         if from_a_signal(error):
             raise
         raise ResultStorageError(
-            place=storage.place, problem=_why_not(value, serializer, error)
+            place=str(storage), problem=_why_not(value, serializer, error)
         ) from error
     return storage.write(Record(key=key, value=data, serializer=serializer.type, **facts))
 
@@ -82,7 +82,7 @@ def recall(storage: Storage, key: str, serializer: Serializer) -> Kept | None:
             raise
         logger.warning(
             "Results in %s: what %s had returned cannot be read and is computed again: %s",
-            storage.place,
+            storage,
             record.run_name or f"the key {key!r}",
             words_of(error),
         )

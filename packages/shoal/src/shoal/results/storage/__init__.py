@@ -7,6 +7,8 @@
     trust      whether what is read there may be somebody else's
     index      what the files of a folder say, for lists
     locks      the locks of keys there: files locked by the kernel
+    remote     in what fsspec reaches
+    leases     the locks of keys there
     opening    opens the storage that is meant
 
     read(key) ─▶ file of that name ─▶ does it verify? ─▶ `Record`, or a miss (with a warning, where it does not)

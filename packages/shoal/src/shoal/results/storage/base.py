@@ -39,6 +39,9 @@ class KeyLock(ABC):
     Released by `release`, and by the death of its process. Whoever has waited for it reads the key again. Not reentrant.
     """
 
+    shortest = 0.001
+    longest = 0.05
+
     @abstractmethod
     def try_acquire(self) -> bool:
         """Takes it, if nobody has it; never waits.
@@ -74,17 +77,20 @@ class KeyLock(ABC):
         from anyio import sleep
 
         for pause in self.pauses(timeout):
-            if self.try_acquire():
+            if await self._try_async():
                 return True
             await sleep(pause)
+        return await self._try_async()
+
+    async def _try_async(self) -> bool:
         return self.try_acquire()
 
     def pauses(self, timeout: float | None = None) -> Iterator[float]:
-        """Seconds to wait between two tries: a quarter of what was waited, from 1 to 50 ms."""
+        """Seconds to wait between two tries: a quarter of what was waited, from `shortest` to `longest`."""
         begun = time.monotonic()
         while True:
             waited = time.monotonic() - begun
-            pause = min(max(waited / 4, 0.001), 0.05)
+            pause = min(max(waited / 4, self.shortest), self.longest)
             if timeout is not None and waited + pause > timeout:
                 if waited < timeout:
                     yield timeout - waited
@@ -170,7 +176,7 @@ class Storage(ABC):
         if damages:
             logger.warning(
                 "Results in %s: %d do not verify, say %s: %s. `shoal cache prune` removes them.",
-                *(self.place, len(damages), damages[0].name, damages[0].problem),
+                *(self, len(damages), damages[0].name, damages[0].problem),
             )
         return [*entries]
 
@@ -210,8 +216,11 @@ class Storage(ABC):
     def __reduce__(self) -> Any:
         return type(self), (self.place,)
 
+    def __str__(self) -> str:
+        return self.place
+
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.place}>"
+        return f"<{type(self).__name__} {self}>"
 
     # ------------------------------------------------------------------ what each kind of storage does
 
@@ -244,10 +253,10 @@ class Storage(ABC):
             )
 
     def _error(self, problem: str) -> ResultStorageError:
-        return ResultStorageError(place=self.place, problem=problem)
+        return ResultStorageError(place=str(self), problem=problem)
 
     def _warn(self, name: str, problem: str) -> None:
-        logger.warning("Results in %s: record %s is not used: %s.", self.place, name, problem)
+        logger.warning("Results in %s: record %s is not used: %s.", self, name, problem)
 
 
 def name_of(key: str) -> str:

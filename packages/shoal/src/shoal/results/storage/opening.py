@@ -1,11 +1,12 @@
 """Opens the storage that is meant.
 
-May import `folder` and what `settings` say.
+May import `folder`, `remote` and what `settings` say.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from shoal.results.storage.base import Storage
 
 __all__ = ["open_storage"]
+
+#: As `s3://bucket/folder`, or `simplecache::s3://bucket/folder`.
+_URL = re.compile(r"[a-z][a-z0-9+.-]*(://|::)", re.IGNORECASE)
 
 
 def open_storage(where: str | Path | None = None) -> Storage:
@@ -29,6 +33,12 @@ def open_storage(where: str | Path | None = None) -> Storage:
         MissingExtraError: what reaches such a URL is not installed.
     """
     place = settings.storage() if where is None else os.fspath(where)
+    if place.startswith(("file://", "local://")):
+        place = place.partition("://")[2]
+    elif _URL.match(place):
+        from shoal.results.storage.remote import RemoteStorage
+
+        return RemoteStorage(place)
     folder = os.path.abspath(os.path.expanduser(place))
     if folder == settings.default_folder():
         # Who names a folder wants to find there what was put there.
