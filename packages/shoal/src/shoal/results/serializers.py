@@ -200,7 +200,7 @@ def serializer_of(given: Serializer | str | None, where: str | None = None) -> S
     name = "pickle" if given is None else str(given)
     kind = Serializer._known.get(name)
     if kind is None:
-        perhaps = or_perhaps(name, Serializer._known)
+        perhaps = or_perhaps(name, list(Serializer._known))
         raise InvalidOption(
             where=where,
             option="result_serializer",

@@ -35,6 +35,15 @@ VERSION = 1
 #: Seconds that it waits for other processes.
 PATIENCE = 5.0
 
+#: What may be wrong with a file, or with the time, while what is in it is right; the rest says that it is not.
+_NOT_NOW = frozenset(
+    {
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL),
+        *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM),
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM),
+    }
+)
+
 _FACTS = (
     *("key", "serializer", "created", "expires"),
     *("task_name", "run_name", "flow_run_name"),
@@ -55,23 +64,29 @@ def indexed(
     try:
         with contextlib.closing(_opened(path)) as index:
             return _brought_up_to_date(index, stamps, header_of)
-    except (
-        sqlite3.OperationalError
-    ) as error:  # locked, full, not to be written, or a file system that knows no locks
-        problem = f"cannot be used, so that a list takes longer: {error}"
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_NOW:
+            logger.warning(
+                "Results in %s: the index cannot be used, so that a list takes longer: %s",
+                *(folder, error),
+            )
+            return _read(stamps, header_of)
         aside = f"{path}.broken-{time.time_ns()}"
-        with contextlib.suppress(FileNotFoundError):  # another process has set it aside
+        try:
             os.replace(path, aside)
+        except FileNotFoundError:
+            pass  # another process has set it aside
+        except OSError as problem:
+            logger.warning(
+                "Results in %s: the index is broken (%s), and cannot be set aside: %s",
+                *(folder, error, problem),
+            )
+            return _read(stamps, header_of)
         logger.warning(
             "Results in %s: the index is broken (%s). It is set aside as %s, and made anew from the files.",
             *(folder, error, aside),
         )
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(_opened(path)) as index:
-            return _brought_up_to_date(index, stamps, header_of)
-        problem = "cannot be made anew, so that a list takes longer"
-    logger.warning("Results in %s: the index %s.", folder, problem)
-    return _read(stamps, header_of)
+    return indexed(folder, stamps, header_of)
 
 
 def _opened(path: str) -> sqlite3.Connection:
