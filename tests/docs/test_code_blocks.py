@@ -162,7 +162,7 @@ def run(command: list[str], directory: Path, what: str, seconds: float = TIMEOUT
     environment = os.environ | {"HOME": str(directory), "PYTHONIOENCODING": "utf-8"}
     # What a page prints and what it logs share a pipe; buffered, each print stays whole.
     environment.pop("PYTHONUNBUFFERED", None)
-    for name in ("XDG_STATE_HOME", "SHOAL_LIMITS_URL"):
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "SHOAL_HOME", "SHOAL_LIMITS_URL"):
         environment.pop(name, None)
     try:
         done = subprocess.run(

@@ -49,6 +49,10 @@ EXPORTS = {
     "shoal.concurrency.asyncio": (
         "concurrency rate_limit AcquireConcurrencySlotTimeoutError ConcurrencySlotAcquisitionError"
     ),
+    "shoal.serializers": (
+        "Serializer PickleSerializer JSONSerializer CompressedSerializer"
+        " CompressedPickleSerializer CompressedJSONSerializer"
+    ),
     "shoal.cache_policies": (
         "CachePolicy CacheKeyFnPolicy INPUTS TASK_SOURCE FLOW_PARAMETERS RUN_ID DEFAULT NO_CACHE NONE"
         " task_input_hash"

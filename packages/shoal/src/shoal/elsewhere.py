@@ -43,7 +43,6 @@ MODULES: Mapping[str, str] = {
     "locking": "locked the records of stored results",
     "runner": "ran deployments on this machine",
     "schedules": "said when a server starts deployments",
-    "serializers": "said how stored results are written",
     "server": "was the server",
     "task_worker": _BACKGROUND,
     "testing.utilities": "set up a server for the tests of flows, which need none here",
@@ -178,7 +177,7 @@ OPTIONS: Mapping[str, str] = {
     "on_rollback": MODULES["transactions"],
     "persist_result": "stored results",
     "refresh_cache": "had a run replace a stored result",
-    "result_serializer": MODULES["serializers"],
+    "result_serializer": "said how stored results are written",
     "result_storage": "said where results are stored",
     "result_storage_key": "named a stored result",
 }
