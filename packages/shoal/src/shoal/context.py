@@ -31,6 +31,7 @@ __all__ = [
     "INHERITED",
     "LOCK",
     "SCOPE",
+    "SUBMITTER",
     "TAGS",
     "FlowLabel",
     "FlowRun",
@@ -51,6 +52,8 @@ LOCK = threading.RLock()
 CALL: ContextVar[Call | None] = ContextVar("shoal_call", default=None)
 SCOPE: ContextVar[Scope | None] = ContextVar("shoal_scope", default=None)
 TAGS: ContextVar[frozenset[str]] = ContextVar("shoal_tags", default=frozenset())
+#: Number and attempt of the run on a worker that submits a run, while its driver takes that.
+SUBMITTER: ContextVar[tuple[int, int] | None] = ContextVar("shoal_submitter", default=None)
 
 
 class _Here(threading.local):
@@ -327,8 +330,10 @@ class Scope:
 
     __slots__ = ("dispatcher", "flow_run")
 
-    #: Takes direct calls, maps and nested flows, where a flow's body is run to be drawn.
+    #: Takes maps and nested flows, where a flow's body is run to be drawn.
     drawing: Any = None
+    #: Takes direct calls of tasks, where a flow's body is drawn or remembered.
+    calls: Any = None
 
     def __init__(self, dispatcher: Submitter, flow_run: FlowRun | None) -> None:
         self.dispatcher = dispatcher

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         max_concurrency: int | None
         validate_parameters: bool | None
         log_prints: bool | None
+        journal: bool | None
         on_running: Sequence[FlowHook] | None
         on_completion: Sequence[FlowHook] | None
         on_failure: Sequence[FlowHook] | None
@@ -81,6 +82,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         max_concurrency: int | None = None,
         validate_parameters: bool | None = None,
         log_prints: bool | None = None,
+        journal: bool | None = None,
         on_running: Sequence[FlowHook] | None = None,
         on_completion: Sequence[FlowHook] | None = None,
         on_failure: Sequence[FlowHook] | None = None,
@@ -119,6 +121,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         self.max_concurrency = check.count("max_concurrency", max_concurrency)
         self.validate_parameters = validate_parameters is not False
         self.log_prints = check.flag("log_prints", log_prints)
+        self.journal = check.flag("journal", journal)
         self.on_running_hooks = check.functions("on_running", on_running)
         self.on_completion_hooks = check.functions("on_completion", on_completion)
         self.on_failure_hooks = check.functions("on_failure", on_failure)
@@ -189,6 +192,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
             "max_concurrency": self.max_concurrency,
             "validate_parameters": self.validate_parameters,
             "log_prints": self.log_prints,
+            "journal": self.journal,
             "on_running": list(self.on_running_hooks),
             "on_completion": list(self.on_completion_hooks),
             "on_failure": list(self.on_failure_hooks),
@@ -353,6 +357,10 @@ class Flow(FlowSpec, Generic[P, R_co]):
 
             report_to(folder)
         if scope is None:
+            if settings.journal() if self.journal is None else self.journal:
+                from shoal.results.journal import keep_journals
+
+                keep_journals()
             live.offer()
         run: Callable[..., Any]
         stream: Callable[..., Any]
@@ -372,6 +380,32 @@ class Flow(FlowSpec, Generic[P, R_co]):
         except BaseException as error:
             fold(error)
             raise
+
+    def resume(self, name: str, /, **parameters: Any) -> R_co:
+        """Goes on with a run of this flow that has a journal, and gives the flow's value; an async flow gives a coroutine.
+
+        The flow's body runs again, from its beginning. A task run that stands in the journal is not executed again: its
+        state is `Cached`, and its result the one that it had. It is known by the run that submitted it, its task, the code of that
+        and its inputs; so what has changed runs again, and all that depends on it.
+
+        Args:
+            name: of the flow run, or `"last"` for the journal begun last.
+            parameters: in the place of those that the run was begun with.
+
+        Raises:
+            RunNotFound: no run of this name is remembered.
+            JournalBusy: it is under way.
+            JournalError: its journal cannot be read or written.
+            Exception: what the flow raised.
+
+        Examples:
+            >>> nightly.resume("polite-magpie")
+        """
+        from shoal.results.journal import resumed
+
+        flow, given = resumed(self, name, parameters)
+        value: R_co = flow(**given)
+        return value
 
     def visualize(self, /, *args: P.args, **kwargs: P.kwargs) -> Drawing:
         """Draws the tasks of the flow and what they pass to each other, without executing them.
@@ -421,6 +455,7 @@ def flow(
     max_concurrency: int | None = None,
     validate_parameters: bool | None = None,
     log_prints: bool | None = None,
+    journal: bool | None = None,
     on_running: Sequence[FlowHook] | None = None,
     on_completion: Sequence[FlowHook] | None = None,
     on_failure: Sequence[FlowHook] | None = None,
@@ -436,7 +471,8 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
             format string over the parameters or a callable); `task_runner` (an instance, a class, or a string such
             as `"threads:4"`); `retries`; `retry_delay_seconds`; `timeout_seconds` (of each attempt, from when its
             task runner has started); `max_concurrency` (how many of its task runs there may be at once);
-            `validate_parameters`; `log_prints`; the hooks `on_running`, `on_completion`, `on_failure`, `on_crashed`, `on_cancellation`,
+            `validate_parameters`; `log_prints`; `journal` (whether what completes is remembered, so that a run that fails or is
+            killed can go on: see `resume`); the hooks `on_running`, `on_completion`, `on_failure`, `on_crashed`, `on_cancellation`,
             each a list of functions of `(flow, run, state)`.
 
     Raises:

@@ -35,6 +35,7 @@ __all__ = [
     "adopt_entropy",
     "flow_run_name",
     "function_name_to_flow_name",
+    "go_on_as",
     "next_number",
     "number_from",
     "process_entropy",
@@ -177,6 +178,31 @@ def run_uuid(number: int, entropy: int | None = None) -> str:
     )
     text = f"{bits:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def go_on_as(run: str, session: int) -> int | None:
+    """Has this process number runs as the process of an earlier run did, so that this run keeps its UUID.
+
+    Only where no UUID was made here yet, or by the very process that made that one: what was said of runs stays true.
+
+    Args:
+        run: the earlier run's UUID.
+        session: how many processes were at it before this one; the numbers of each have a part of their own.
+
+    Returns:
+        The number of that run; `None` if it cannot keep its UUID.
+    """
+    global _entropy, _singles, _next_range
+    bits = int(run.replace("-", ""), 16)
+    entropy = bits >> 80 << 26 | (bits >> 64 & 0xFFF) << 14 | bits >> 48 & 0x3FFF
+    with _range_lock:
+        if _entropy is None:
+            _entropy = entropy
+            if _ranges[0] == _FIRST_OF_RANGES:  # this is no worker
+                part = (session % 126 + 1) << 40
+                _singles = count(part)
+                _next_range = _FIRST_OF_RANGES + part
+    return bits & _NUMBER_MASK if _entropy == entropy else None
 
 
 def _after_fork() -> None:

@@ -8,6 +8,7 @@ A handful of plain values; pydantic would cost more at import than all of the li
     SHOAL_LOG_BURST                           runs of one task logged one by one before summing up     20
     SHOAL_TASK_RUNNER                         the runner of flows that name none                       threads
     SHOAL_REPORT                              folder for a report of each flow run that no other is around
+    SHOAL_JOURNAL                             whether flow runs are remembered, where the flow does not say  false
     SHOAL_MAX_THREADS                         the most threads of a pool without `max_workers`         256
     SHOAL_TASK_DEFAULT_RETRIES                `retries` of tasks that say nothing                      0
     SHOAL_TASK_DEFAULT_RETRY_DELAY_SECONDS    their `retry_delay_seconds`: `5`, or `1,10,100`          0
@@ -31,6 +32,7 @@ from shoal.exceptions import InvalidOption
 __all__ = [
     "flow_retries",
     "flow_retry_delay_seconds",
+    "journal",
     "log_burst",
     "log_prints",
     "logging_level",
@@ -146,6 +148,11 @@ def task_runner() -> str:
 def report_folder() -> str | None:
     """Where a report of each outermost flow run is to be written; `None` for nowhere."""
     return os.environ.get("SHOAL_REPORT") or None
+
+
+def journal() -> bool:
+    """Whether flow runs have a journal where the flow does not say."""
+    return "SHOAL_JOURNAL" in os.environ and _yes_or_no("SHOAL_JOURNAL", default=False)
 
 
 def log_burst() -> int:

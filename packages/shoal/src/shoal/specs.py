@@ -117,6 +117,10 @@ class TaskSpec:
         self.is_apart = self.is_async or self.cap is not None
         self.links = not self.is_apart and self.batch_limit is None
 
+    def call_made(self, call: Any, wait_for: Any, return_state: bool) -> Any:
+        """A direct call that is made already, as `__call__` goes on with it."""
+        raise NotImplementedError
+
     def retry_delay(self, attempt: int) -> float:
         """Seconds between attempt number `attempt` and the next."""
         delays = self.retry_delay_seconds
@@ -201,7 +205,9 @@ class FlowSpec:
         fn: the function.
         is_async, is_generator: what kind of function it is.
         bound: of a method, what it is bound to, under the name of that argument: for `flow_run_name`.
-        name, flow_run_name, retries, retry_delay_seconds, timeout_seconds, log_prints, max_concurrency,
+        run_number: of its run, where that is a run that goes on; `None` for a new one.
+        resumes: what the journal of that run says.
+        name, flow_run_name, retries, retry_delay_seconds, timeout_seconds, log_prints, max_concurrency, journal,
             on_running_hooks, on_completion_hooks, on_failure_hooks, on_crashed_hooks, on_cancellation_hooks: the options.
     """
 
@@ -216,6 +222,9 @@ class FlowSpec:
     timeout_seconds: float | None
     log_prints: bool | None
     max_concurrency: int | None
+    journal: bool | None
+    run_number: int | None = None
+    resumes: Any = None
     on_running_hooks: list[Any]
     on_completion_hooks: list[Any]
     on_failure_hooks: list[Any]

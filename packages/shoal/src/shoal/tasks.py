@@ -319,8 +319,8 @@ class Task(TaskSpec, Generic[P, R_co]):
         try:
             self.bind(args, kwargs)
             scope = SCOPE.get()
-            if scope is not None and scope.drawing is not None:
-                return scope.drawing.call(self, args, kwargs, wait_for, return_state)
+            if scope is not None and scope.calls is not None:
+                return scope.calls.call(self, args, kwargs, wait_for, return_state)
             call = Call(self, args, kwargs or None, next_number(), copy_context(), scope)
             if self.cap is not None or (scope is not None and scope.dispatcher.capped):
                 return direct_calls.call_capped(self, call, wait_for, return_state)
@@ -328,6 +328,14 @@ class Task(TaskSpec, Generic[P, R_co]):
         except BaseException as error:
             fold(error)
             raise
+
+    def call_made(self, call: Call, wait_for: Any, return_state: bool) -> Any:
+        """See `TaskSpec`."""
+        from shoal import direct_calls
+
+        if self.cap is not None or (call.scope is not None and call.scope.dispatcher.capped):
+            return direct_calls.call_capped(self, call, wait_for, return_state)
+        return direct_calls.call(self, call, wait_for, return_state)
 
     @overload
     def submit(  # type: ignore[overload-overlap]

@@ -6,6 +6,8 @@
       targets.py                which flow: `path/to/file.py:flow`, `module:flow`
       parameters.py             with what: `-p name=value`
       signals.py                until when: Ctrl-C and SIGTERM
+    resume.py                 shoal resume
+    runs.py                   shoal runs: the journals of this machine
     report.py                 shoal report, and what `run --report` records
     runners.py                shoal runners
     doctor.py                 shoal doctor

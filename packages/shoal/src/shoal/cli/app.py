@@ -19,8 +19,10 @@ from shoal.cli.demo_command import demo
 from shoal.cli.doctor import doctor
 from shoal.cli.global_concurrency_limit import global_concurrency_limit
 from shoal.cli.report import report
+from shoal.cli.resume import resume
 from shoal.cli.run import run
 from shoal.cli.runners import runners
+from shoal.cli.runs import runs
 from shoal.exceptions import ShoalError
 from shoal.spelling import did_you_mean
 
@@ -34,6 +36,8 @@ PLUGINS = "shoal.commands"
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "run": run,
+    "resume": resume,
+    "runs": runs,
     "report": report,
     "runners": runners,
     "concurrency-limit": concurrency_limit,

@@ -351,6 +351,7 @@ SETTINGS: dict[str, Callable[[], object]] = {
     "SHOAL_LOGGING_LOG_PRINTS": _settings_of("shoal.settings", "log_prints"),
     "SHOAL_LOG_BURST": _settings_of("shoal.settings", "log_burst"),
     "SHOAL_PROGRESS": _settings_of("shoal.settings", "progress"),
+    "SHOAL_JOURNAL": _settings_of("shoal.settings", "journal"),
     "SHOAL_REPORT": _settings_of("shoal.settings", "report_folder"),
     "SHOAL_OTEL": _settings_of("shoal.settings", "otel"),
     "SHOAL_OTEL_MAP_RUNS": _settings_of("shoal.settings", "otel_map_runs"),
@@ -371,6 +372,12 @@ SETTINGS: dict[str, Callable[[], object]] = {
     "SHOAL_FLOWS_DEFAULT_RETRY_DELAY_SECONDS": _settings_of(
         "shoal.settings", "flow_retry_delay_seconds"
     ),
+    "SHOAL_HOME": _settings_of("shoal.results.settings", "home"),
+    "SHOAL_RESULTS_STORAGE": _settings_of("shoal.results.settings", "storage"),
+    "SHOAL_RESULTS_MAX_GB": _settings_of("shoal.results.settings", "max_bytes"),
+    "SHOAL_RESULTS_MAX_DAYS": _settings_of("shoal.results.settings", "max_age"),
+    "SHOAL_JOURNALS_MAX_GB": _settings_of("shoal.results.settings", "max_bytes_of_journals"),
+    "SHOAL_JOURNALS_MAX_DAYS": _settings_of("shoal.results.settings", "max_age_of_journals"),
     "SHOAL_LIMITS_URL": _settings_of("shoal.limits.settings", "limits_place"),
     "SHOAL_LIMITS_LEASE_SECONDS": _settings_of("shoal.limits.settings", "lease_seconds"),
     "SHOAL_LIMITS_POLL_SECONDS": _settings_of("shoal.limits.settings", "poll_seconds"),

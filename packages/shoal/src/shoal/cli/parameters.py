@@ -38,12 +38,15 @@ _EXAMPLES = {
 }
 
 
-def parse(flow: Flow[..., Any], assignments: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def parse(
+    flow: Flow[..., Any], assignments: list[str], *, some: bool = False
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Reads the parameters of a flow.
 
     Args:
         flow: the flow.
         assignments: `name=value` each.
+        some: whether others may be left out, since they are known from elsewhere; all come by name then.
 
     Returns:
         Positional and keyword arguments for the flow.
@@ -52,7 +55,7 @@ def parse(flow: Flow[..., Any], assignments: list[str]) -> tuple[tuple[Any, ...]
         UsageError: one is not `name=value`, is unknown, missing or given twice, or is not of its type.
     """
     texts = _texts(assignments)
-    _check_names(flow, texts)
+    _check_names(flow, texts, some)
     types = _types(flow)
     bound = inspect.BoundArguments(flow.signature, {})
     for parameter in flow.signature.parameters.values():
@@ -64,6 +67,8 @@ def parse(flow: Flow[..., Any], assignments: list[str]) -> tuple[tuple[Any, ...]
             }
         elif name in texts:
             bound.arguments[name] = _read(flow, parameter, name, texts[name], kind)
+    if some:
+        return (), bound.arguments
     return bound.args, bound.kwargs
 
 
@@ -79,7 +84,7 @@ def _texts(assignments: list[str]) -> dict[str, str]:
     return texts
 
 
-def _check_names(flow: Flow[..., Any], texts: dict[str, str]) -> None:
+def _check_names(flow: Flow[..., Any], texts: dict[str, str], some: bool) -> None:
     parameters = flow.signature.parameters
     open_ended = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
     known = [name for name, p in parameters.items() if p.kind is not Parameter.VAR_KEYWORD]
@@ -96,7 +101,7 @@ def _check_names(flow: Flow[..., Any], texts: dict[str, str]) -> None:
         and p.default is p.empty
         and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
-    if missing:
+    if missing and not some:
         raise UsageError(
             f"the flow {flow.name!r} needs {', '.join(map(_shown, missing))}. "
             f"Give {' '.join(f'-p {p.name}=...' for p in missing)}"

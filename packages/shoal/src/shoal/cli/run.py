@@ -16,7 +16,7 @@ from shoal.exceptions import ShoalError
 if TYPE_CHECKING:
     from shoal import Flow
 
-__all__ = ["Named", "run", "with_runner"]
+__all__ = ["Named", "carried_out", "run", "with_runner"]
 
 #: A string that names a runner. Those of ours are what a shell completes, and what help lists; any other will do.
 Named = Literal["threads", "processes", "sequential", "dask", "ray"] | str  # noqa: PYI051
@@ -52,6 +52,13 @@ def run(
         str | Path | None,
         Parameter(help="Write a timeline for ui.perfetto.dev, `out.pftrace`"),
     ] = None,
+    journal: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Remember what completes, so that `shoal resume` can go on if the flow fails or is killed",
+        ),
+    ] = False,
     progress: Annotated[
         bool,
         Parameter(help="Show on a terminal what runs; `SHOAL_PROGRESS=0` says no, too"),
@@ -73,6 +80,8 @@ def run(
         try:
             check_paths(report, trace)
             flow = with_runner(find_flow(str(target)), runner)
+            if journal:
+                flow = flow.with_options(journal=True)
             args, kwargs = parse(flow, param or [])
         except (UsageError, ShoalError):
             raise
@@ -80,15 +89,27 @@ def run(
             signals.raise_again()
             print_failure(error)
             return 1
-        try:
-            with recorded(report, trace):
-                value = flow(*args, **kwargs)
-                if flow.is_async:
-                    value = signals.run(value)
-        except Exception as error:
-            signals.raise_again()
-            print_failure(error)
-            return 1
+        return carried_out(flow, args, kwargs, signals, report, trace)
+
+
+def carried_out(
+    flow: Flow[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    signals: Signals,
+    report: str | Path | None = None,
+    trace: str | Path | None = None,
+) -> int:
+    """Runs a flow, prints what it returns or how it failed, and gives the exit code."""
+    try:
+        with recorded(report, trace):
+            value = flow(*args, **kwargs)
+            if flow.is_async:
+                value = signals.run(value)
+    except Exception as error:
+        signals.raise_again()
+        print_failure(error)
+        return 1
     if value is not None:
         print_value(value)
     return 0

@@ -68,7 +68,8 @@ class FlowSteps:
         self.kwargs = kwargs
         scope = SCOPE.get()
         parent = scope.flow_run if scope is not None else None
-        self.record = FlowRun(flow, next_number(), flow_run_name(), {}, TAGS.get(), parent)
+        number = flow.run_number if flow.run_number is not None else next_number()
+        self.record = FlowRun(flow, number, flow_run_name(), {}, TAGS.get(), parent)
         self.logger = flow_run_logger(self.record)
 
     def upstreams(self, wait_for: Any) -> list[Any]:
@@ -115,10 +116,9 @@ class FlowSteps:
 
     def inside(self, runner: Any) -> _Inside:
         """The context of the flow's body."""
-        scope = runner.scope(self.record)
         for observer in observers():
             observer.flow_run_entered(self.record, runner)
-        return _Inside(scope)
+        return _Inside(runner.scope(self.record))
 
     def around(self) -> _Inside:
         """The context of the flow's hooks: no runner is entered, but that of a flow around this one."""

@@ -36,6 +36,9 @@ May import `safely`. Everything else may import this module.
     ├── AcquireConcurrencySlotTimeoutError  slots that were not free in time (TimeoutError)
     ├── BackendError              a backend told of what cannot be            (RuntimeError)
     ├── RecordError               the record of a run that cannot be written or read
+    ├── JournalError              a journal that cannot be written, read or gone on with
+    ├── JournalBusy               the flow run is under way                  (RuntimeError)
+    ├── RunNotFound               no flow run of this name is remembered     (LookupError)
     ├── ResultStorageError        what keeps results cannot be read or written
     ├── RunnerStateError          a runner used before, after, or twice      (RuntimeError)
     ├── MissingExtraError         a package is not installed                 (ImportError)
@@ -101,6 +104,9 @@ from shoal.exceptions.runners import (
     AcquireConcurrencySlotTimeoutError,
     RunnerStateError,
     RecordError,
+    JournalError,
+    JournalBusy,
+    RunNotFound,
     ResultStorageError,
     BackendError,
     MissingExtraError,
@@ -134,6 +140,8 @@ __all__ = [
     "FlowNotFound",
     "FlowRunTimeout",
     "InvalidOption",
+    "JournalBusy",
+    "JournalError",
     "MappingLengthMismatch",
     "MappingMissingIterable",
     "MissingContextError",
@@ -148,6 +156,7 @@ __all__ = [
     "ResultStorageError",
     "RunError",
     "RunNameError",
+    "RunNotFound",
     "RunnerStateError",
     "ScriptError",
     "SerializationError",

@@ -19,9 +19,12 @@ __all__ = [
     "BackendError",
     "ConcurrencyLimitError",
     "ConcurrencySlotAcquisitionError",
+    "JournalBusy",
+    "JournalError",
     "MissingExtraError",
     "RecordError",
     "ResultStorageError",
+    "RunNotFound",
     "RunnerStateError",
     "UnknownRunner",
 ]
@@ -138,6 +141,49 @@ class ResultStorageError(ShoalError):
 
     def _text(self) -> str:
         return f"Results in {self.place}: {self.problem}"
+
+
+class JournalError(ShoalError):
+    """The journal of a flow run cannot be read or written, or its flow cannot be found.
+
+    Attributes:
+        path: of the file or folder.
+        problem: what is wrong, and what to do.
+    """
+
+    path: str
+    problem: str
+
+    def _text(self) -> str:
+        return f"Journal {self.path!r}: {self.problem}"
+
+
+class JournalBusy(ShoalError, RuntimeError):
+    """Somebody is at the journal: the flow run has not ended yet, or is being resumed.
+
+    Attributes:
+        name: of the flow run.
+    """
+
+    name: str
+
+    def _text(self) -> str:
+        return f"flow run {self.name!r} is under way, here or in another process: it can be resumed once that has ended"
+
+
+class RunNotFound(ShoalError, LookupError):
+    """There is no journal of a flow run of this name.
+
+    Attributes:
+        name: what was asked for.
+        folder: where it was looked for.
+    """
+
+    name: str
+    folder: str
+
+    def _text(self) -> str:
+        return f"no flow run {self.name!r} is remembered in {self.folder}; `shoal runs ls` lists those that are"
 
 
 class MissingExtraError(ShoalError, ImportError):

@@ -121,17 +121,18 @@ class DryScope(Scope):
     """The scope of a flow's body that is run to be drawn.
 
     Attributes:
-        drawing: the dry run, which `Task` and `Flow` look for.
+        drawing, calls: the dry run, which `Task` and `Flow` look for.
         group: id of the flow run.
     """
 
-    __slots__ = ("drawing", "group")
+    __slots__ = ("calls", "drawing", "group")
 
     drawing: DryRun
+    calls: DryRun
 
     def __init__(self, run: DryRun, flow_run: FlowRun, group: str) -> None:
         super().__init__(run, flow_run)
-        self.drawing = run
+        self.drawing = self.calls = run
         self.group = group
 
 

@@ -6,6 +6,7 @@
     plain         values as JSON that come back as they were
     storage       where records are kept: a folder, or what fsspec reaches
     kept          values: written, and read again
+    journal       what has completed of a flow run, so that it can go on
 
 Nothing of this is imported for a task that asks for nothing. May import what lies above task runners.
 """

@@ -4,6 +4,8 @@
     SHOAL_RESULTS_STORAGE   where results are kept: a folder, or a URL of fsspec    `results` in that
     SHOAL_RESULTS_MAX_GB    how much of the folder in SHOAL_HOME is kept, in 10⁹ bytes; 0: all      10
     SHOAL_RESULTS_MAX_DAYS  how long a result is kept there that nobody uses; 0: for ever           30
+    SHOAL_JOURNALS_MAX_GB   how much of the journals of flow runs is kept, in 10⁹ bytes; 0: all     10
+    SHOAL_JOURNALS_MAX_DAYS how long the journal of a flow run is kept after its end; 0: for ever   30
 
 The user's cache folder is `~/.cache/shoal`, or `$XDG_CACHE_HOME/shoal` where that is set; `~/Library/Caches/shoal` on macOS.
 May import `exceptions`.
@@ -16,7 +18,16 @@ import sys
 
 from shoal.exceptions import InvalidOption
 
-__all__ = ["default_folder", "home", "max_age", "max_bytes", "storage"]
+__all__ = [
+    "default_folder",
+    "home",
+    "journals",
+    "max_age",
+    "max_age_of_journals",
+    "max_bytes",
+    "max_bytes_of_journals",
+    "storage",
+]
 
 DAY = 86400.0
 
@@ -51,6 +62,21 @@ def max_bytes() -> float:
 def max_age() -> float:
     """How many seconds a result is kept in the default folder that nobody uses."""
     return _number("SHOAL_RESULTS_MAX_DAYS", 30.0) * DAY
+
+
+def journals() -> str:
+    """The absolute path of the folder of the journals of flow runs; it may not exist."""
+    return os.path.join(home(), "journals")
+
+
+def max_bytes_of_journals() -> float:
+    """How many bytes of journals are kept."""
+    return _number("SHOAL_JOURNALS_MAX_GB", 10.0) * 1e9
+
+
+def max_age_of_journals() -> float:
+    """How many seconds a journal is kept after it was written last."""
+    return _number("SHOAL_JOURNALS_MAX_DAYS", 30.0) * DAY
 
 
 def _number(name: str, default: float) -> float:

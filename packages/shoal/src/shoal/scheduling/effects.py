@@ -25,6 +25,7 @@ GONE = 19  # slot: a spare one is not needed any more
 OVERDUE = 20  # future, call: an attempt was stopped by force at its time limit
 UNKNOWN = 21  # task: say `is_slow` in a while, unless its first runs have ended by then
 GO_ON = 34  # blocked run, or what has entered: it may go on
+REMEMBER = 35  # run number, value; or keys of a map, index, values: for the journal, and carried out by nobody else
 FILL = 22  # there may be more to launch, once what was launched before has left
 
 # Of the ledger:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from shoal.scheduling.backend import Backend
     from shoal.specs import TaskSpec
 
-__all__ = ["BackendT", "Gate", "Intake", "SchedulerT"]
+__all__ = ["BackendT", "Gate", "Intake", "SchedulerT", "without_annotations"]
 
 #: What a dispatcher has of each depends on the kind of its backend.
 SchedulerT = TypeVar("SchedulerT", bound=Scheduler, covariant=True)
@@ -245,8 +245,8 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
             return TaskFutureList()
         if task.resources and not task.told_resources:
             self._tell_resources(task)
-        positional = [_without_annotations(column) for column in positional]
-        keywords = {name: _without_annotations(column) for name, column in keywords.items()}
+        positional = [without_annotations(column) for column in positional]
+        keywords = {name: without_annotations(column) for name, column in keywords.items()}
         limited = self.gate is not None and task.tags | TAGS.get()
         if limited or wait_for is not None or inputs.collect((positional, keywords)):
             futures = []
@@ -286,7 +286,7 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
         return TaskFutureList(record)
 
 
-def _without_annotations(column: tuple[list[Any] | None, Any]) -> tuple[list[Any] | None, Any]:
+def without_annotations(column: tuple[list[Any] | None, Any]) -> tuple[list[Any] | None, Any]:
     """An argument of a map with annotations around plain values taken off; left as it is if it holds futures."""
     mapped, value = column
     held = mapped if mapped is not None else value

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal import names
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, SENT, Call
-from shoal.context import LOCK, TAGS
+from shoal.context import CALL, LOCK, TAGS
 from shoal.engine.batch_run import pack_task
 from shoal.engine.interrupt import shielded
 from shoal.exceptions import ResultLost, RunnerStateError, SerializationError
@@ -126,7 +126,7 @@ class RemoteDispatcher(Answers):
             call = Call(task, args, kwargs, number, copy_context(), scope)
             future: TaskFuture[Any] = TaskFuture(self, task, number, None, time.time(), SENT)
             self._submitted.add(future)
-            content = (args, kwargs, wait_for, TAGS.get(), self._worker.capture())
+            content = (args, kwargs, wait_for, TAGS.get(), self._worker.capture(), _submitter())
 
             def tell() -> None:
                 if not future.done():
@@ -180,7 +180,7 @@ class RemoteDispatcher(Answers):
         )
         record.unclaimed.clear()
         self._submitted.add_map(record)
-        tags, options = TAGS.get(), self._worker.capture()
+        more = TAGS.get(), self._worker.capture(), _submitter()
 
         def one_by_one() -> None:
             self._submitted.split(record)
@@ -190,9 +190,7 @@ class RemoteDispatcher(Answers):
                 call = Call(task, args, kwargs or None, base + index, record.context, scope)
                 future = record.future(index)
                 if not future.done():
-                    self._tell_run(
-                        task, future, call, (args, kwargs or None, wait_for, tags, options)
-                    )
+                    self._tell_run(task, future, call, (args, kwargs or None, wait_for, *more))
             self.untold.tell_watchers()
 
         def tell() -> None:
@@ -201,13 +199,8 @@ class RemoteDispatcher(Answers):
                 return
             self._one_by_one[base] = one_by_one  # should the driver be unable to unpickle them
             try:
-                self._tell(
-                    messages.MAPPED,
-                    task,
-                    base,
-                    size,
-                    (positional, keywords, wait_for, tags, options),
-                )
+                content = (positional, keywords, wait_for, *more)
+                self._tell(messages.MAPPED, task, base, size, content)
             except BaseException:
                 # One element may be to blame: each goes by itself, and fails by itself.
                 del self._one_by_one[base]
@@ -482,6 +475,12 @@ class RemoteDispatcher(Answers):
             waiter(ended)
         except BaseException as error:
             self._worker.failed(error)
+
+
+def _submitter() -> tuple[int, int] | None:
+    """Number and attempt of the run that submits."""
+    call = CALL.get()
+    return (call.number, call.attempt) if call is not None else None
 
 
 def _itself(value: Any) -> Any:

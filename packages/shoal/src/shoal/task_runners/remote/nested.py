@@ -13,7 +13,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from shoal.calls import COMPLETED, DONE, FAILED
-from shoal.context import LOCK, TAGS, Scope
+from shoal.context import LOCK, SUBMITTER, TAGS, Scope
 from shoal.engine.batch_run import pack_error, unpicklable
 from shoal.exceptions import InvalidOption, RunnerStateError, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
@@ -130,9 +130,8 @@ class NestedRuns:
         number, _, packed = loads(message.body)
         try:
             task, content = self._take_content(message, packed)
-            args, kwargs, wait_for, tags, options = content
-            context = Context()
-            context.run(TAGS.set, tags)
+            args, kwargs, wait_for, tags, options, submitter = content
+            context = _context(tags, submitter)
             scope = self._scope()
             given = task, args, kwargs, wait_for, scope, number
             run = context.run(self._within, options, self._dispatcher.submit, *given)
@@ -155,9 +154,8 @@ class NestedRuns:
         except BaseException:
             member.channel.send(messages.SPLIT, dumps(base))
             return
-        positional, keywords, wait_for, tags, options = content
-        context = Context()
-        context.run(TAGS.set, tags)
+        positional, keywords, wait_for, tags, options, submitter = content
+        context = _context(tags, submitter)
         scope = self._scope()
         try:
             given = task, positional, keywords, size, wait_for, scope, base
@@ -317,3 +315,11 @@ class NestedRuns:
         except BaseException as error:
             reply = dumps((question, True, loads(pack_error(error, "(asked for)"))))
         member.channel.send(messages.REPLY, reply)
+
+
+def _context(tags: frozenset[str], submitter: tuple[int, int] | None) -> Context:
+    """What surrounds a submit here of what a run submits on a worker."""
+    context = Context()
+    context.run(TAGS.set, tags)
+    context.run(SUBMITTER.set, submitter)
+    return context

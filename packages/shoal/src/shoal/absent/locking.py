@@ -1,0 +1,3 @@
+from shoal.elsewhere import refuse
+
+refuse(__name__)

@@ -1,0 +1,158 @@
+"""`shoal runs`: lists, shows and removes the journals of flow runs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from shoal.cli.tables import AsJson, Output, local, print_json, table_of
+
+if TYPE_CHECKING:
+    from shoal.results.journal import Found
+
+__all__ = ["runs"]
+
+runs = App(
+    help="The flow runs of this machine that have a journal; `shoal resume NAME` goes on with one.",
+)
+
+
+def _names(context: object) -> list[str]:
+    from shoal.results.journal import journals
+
+    return [found.name for found in journals()]
+
+
+Name = Annotated[str, Parameter(help="The name of the flow run, or `last`", completer=_names)]
+
+
+@runs.command
+def ls(*, json: AsJson = False, output: Output = None) -> None:
+    """List all, the one begun last first."""
+    from shoal.results.journal import journals
+
+    found = journals()
+    if json or output:
+        print_json([_as_json(one) for one in found])
+    elif not found:
+        print("No flow run is remembered. Begin one with `shoal run FLOW --journal`.")
+    else:
+        table_of(
+            ("NAME", "FLOW", "STATE", "BEGUN", "COMPLETED", "SIZE"),
+            [
+                (
+                    one.name,
+                    one.facts.header.flow if one.facts is not None else "",
+                    _state(one),
+                    local(_time(one.created)),
+                    _completed(one),
+                    _size(one.size),
+                )
+                for one in found
+            ],
+        )
+
+
+@runs.command
+def show(name: Name, /, *, json: AsJson = False, output: Output = None) -> None:
+    """Show one: what it ran, and how much of that is remembered."""
+    from shoal.results.journal import find
+
+    found = find(name)
+    if json or output:
+        print_json(_as_json(found))
+        return
+    facts = found.facts
+    told: list[tuple[str, object]] = [("name", found.name), ("state", _state(found))]
+    if facts is not None:
+        header = facts.header
+        told += [
+            ("flow", header.flow),
+            ("code", f"{header.path or header.module}:{header.qualname}"),
+            ("id", header.run),
+            ("begun", local(_time(header.created))),
+            *[("gone on with", local(_time(said["time"]))) for said in facts.begun[1:]],
+            ("Shoal, Python", f"{header.shoal}, {header.python}"),
+            *[
+                (f"`{task.name}`", f"{facts.completed[index]:,} of {_submitted(found, index):,}")
+                for index, task in facts.tasks.items()
+            ],
+        ]
+    told += [("size", _size(found.size)), ("folder", found.folder)]
+    width = max(len(label) for label, _ in told)
+    for label, value in told:
+        print(f"{label:<{width}}  {value}")
+
+
+@runs.command
+def rm(
+    names: Annotated[tuple[str, ...], Parameter(help="Names of flow runs", completer=_names)], /
+) -> None:
+    """Remove journals: these flow runs cannot be resumed any more."""
+    from shoal.results.journal import find, remove
+
+    for found in [find(name) for name in names]:
+        remove(found)
+        print(f"Removed: {found.name}, {_size(found.size)}.")
+
+
+def _state(found: Found) -> str:
+    facts = found.facts
+    if facts is None:
+        return f"cannot be read: {found.problem}"
+    if facts.ended is not None:
+        return str(facts.ended["state"])
+    return "Running" if found.is_busy() else "Killed"
+
+
+def _submitted(found: Found, index: int) -> int:
+    assert found.facts is not None  # only then is this asked
+    return max(found.facts.submitted[index], found.facts.completed[index])
+
+
+def _completed(found: Found) -> str:
+    if found.facts is None:
+        return ""
+    submitted = sum(_submitted(found, index) for index in found.facts.tasks)
+    return f"{sum(found.facts.completed.values()):,} of {submitted:,}"
+
+
+def _size(size: int) -> str:
+    number, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB"):
+        if number < 1000:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _as_json(found: Found) -> dict[str, Any]:
+    facts = found.facts
+    told: dict[str, Any] = {
+        "name": found.name,
+        "state": _state(found),
+        "created": _time(found.created).isoformat(),
+        "size": found.size,
+        "folder": str(found.folder),
+    }
+    if facts is not None:
+        told |= {
+            "id": facts.header.run,
+            "flow": facts.header.flow,
+            "path": facts.header.path,
+            "tasks": [
+                {
+                    "name": task.name,
+                    "completed": facts.completed[index],
+                    "submitted": _submitted(found, index),
+                }
+                for index, task in facts.tasks.items()
+            ],
+        }
+    return told

@@ -1,0 +1,371 @@
+"""The journal of one flow run: the keys of what it submits, what has completed, and what of it is reused.
+
+    submitted ─▶ key ─▶ does it stand in the journal, from a process before this? ─▶ its value
+                    └─▶ else it runs, and its value goes to the writer
+
+May import the other files but those that observe and list.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right, insort
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from shoal.context import CALL, SUBMITTER
+from shoal.exceptions import UnstableKeyError
+from shoal.logs import library_logger
+from shoal.results.journal import contents
+from shoal.results.journal.contents import KnownTask
+from shoal.results.journal.places import Place, Unknown, key_of_columns, key_of_inputs, key_of_names
+from shoal.results.journal.reading import MISSING
+from shoal.results.journal.writer import pickled
+from shoal.results.keys import function_digest
+from shoal.safely import in_words
+
+if TYPE_CHECKING:
+    from shoal.futures import TaskFuture
+    from shoal.results.journal.file import JournalFile
+    from shoal.results.journal.reading import Contents
+    from shoal.results.journal.values import Values
+    from shoal.results.journal.writer import Writer
+    from shoal.specs import TaskSpec
+
+__all__ = ["Journal", "MapKeys", "Resumption", "TaskKey"]
+
+
+class Resumption:
+    """A flow run that is to go on.
+
+    Attributes:
+        file: of the journal, locked.
+        contents: of the journal.
+        values: those that stand in it.
+        given: whether parameters were given anew.
+    """
+
+    def __init__(self, file: JournalFile, contents: Contents, values: Values, given: bool) -> None:
+        self.file = file
+        self.contents = contents
+        self.values = values
+        self.given = given
+
+
+class TaskKey:
+    """A task, as its runs are known again.
+
+    Attributes:
+        index: in the journal.
+        key: of its name and its code; `None` if that has none.
+        names: of its parameters.
+        takes: indices of tasks whose results it was given.
+        refused: whether it was said that not every run of it has a key.
+    """
+
+    __slots__ = ("index", "key", "names", "refused", "takes", "task", "told")
+
+    def __init__(self, task: TaskSpec, index: int, source: bytes | None) -> None:
+        self.task = task
+        self.index = index
+        self.key = key_of_names(task.name.encode(), source) if source is not None else None
+        self.names = tuple(task.signature.parameters) if task.signature is not None else ()
+        self.takes: set[int] = set()
+        self.told: KnownTask | None = None
+        self.refused = False
+
+
+class MapKeys:
+    """The keys of a map's runs.
+
+    Attributes:
+        task: theirs.
+        keys: by index.
+        reused: 1 for those whose values were there.
+        ended: 1 for those of which it is known that they have completed.
+    """
+
+    __slots__ = ("ended", "keys", "reused", "task")
+
+    def __init__(self, task: TaskKey, keys: list[bytes]) -> None:
+        self.task = task
+        self.keys = keys
+        self.reused = bytearray()
+        self.ended = bytearray(len(keys))
+
+
+class Journal:
+    """What is known of the runs of a flow run.
+
+    Args:
+        key: of the flow run.
+        name: of the flow run.
+        known: tasks that stand in the journal.
+        values: what has completed before; `None` at first.
+        writer: what is added is told to it.
+    """
+
+    def __init__(
+        self, key: bytes, name: str, known: dict[int, KnownTask], values: Values | None
+    ) -> None:
+        self.name = name
+        self.place_key = key
+        self.values = values
+        self.writer: Writer = None  # type: ignore[assignment]  # follows at once
+        self.reused: Counter[int] = Counter()
+        self._submitted: Counter[int] = Counter()
+        self._tasks: dict[TaskSpec, TaskKey] = {}
+        self._known = dict(known)
+        self._keys: dict[int, tuple[TaskKey, bytes]] = {}  # by the run's number
+        self._reused: set[int] = set()
+        self._maps: dict[int, MapKeys] = {}  # by the first run's number
+        self._bases: list[int] = []
+        self._places: dict[tuple[int, int], Place] = {}
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------------ tasks
+
+    def counts(self) -> dict[int, int]:
+        """How many runs of each task were submitted so far."""
+        with self._lock:
+            return dict(self._submitted)
+
+    def task(self, task: TaskSpec) -> TaskKey:
+        """What is known of a task."""
+        known = self._tasks.get(task)
+        if known is None:
+            with self._lock:
+                known = self._tasks.get(task)
+                if known is None:
+                    known = self._tasks[task] = self._new_task(task)
+            self._tell_task(known)
+        return known
+
+    def _new_task(self, task: TaskSpec) -> TaskKey:
+        try:
+            source: bytes | None = function_digest(task.fn)
+        except UnstableKeyError as error:
+            source = None
+            self._refuse_code(task, error)
+        text = source.hex() if source is not None else ""
+        for index, known in self._known.items():
+            if known.name == task.name and known.source == text:
+                key = TaskKey(task, index, source)
+                key.takes.update(known.takes)
+                return key
+        index = max(self._known, default=-1) + 1
+        function = task.fn
+        self._known[index] = KnownTask(
+            index=index,
+            name=task.name,
+            module=str(getattr(function, "__module__", "")),
+            qualname=str(getattr(function, "__qualname__", "")),
+            source=text,
+            takes=[],
+        )
+        return TaskKey(task, index, source)
+
+    def _refuse_code(self, task: TaskSpec, error: Exception) -> None:
+        library_logger().warning(
+            "Runs of %r are not remembered: its code has no stable key (%s)",
+            task.name,
+            in_words(error),
+        )
+
+    def _tell_task(self, task: TaskKey) -> None:
+        known = self._known[task.index]
+        said = KnownTask(
+            index=known.index,
+            name=known.name,
+            module=known.module,
+            qualname=known.qualname,
+            source=known.source,
+            takes=sorted(task.takes),
+        )
+        if said != task.told:
+            task.told = said
+            self.writer.frame(contents.TASK, contents.to_json(said))
+
+    def name_of(self, index: int) -> str:
+        """The name of a task."""
+        return self._known[index].name
+
+    # ------------------------------------------------------------------ keys
+
+    def place(self, body: Place) -> Place | None:
+        """Where the caller submits runs; `None` if nobody will know that again.
+
+        Args:
+            body: of the flow run's body, if the caller is in no task.
+        """
+        call = CALL.get()
+        which = SUBMITTER.get() if call is None else (call.number, call.attempt)
+        if which is None:
+            return body
+        place = self._places.get(which)
+        if place is None:
+            known = self.key_of(which[0])
+            if known is None:
+                return None
+            place = self._places.setdefault(which, Place(known[1]))
+        return place
+
+    def key_of(self, number: int) -> tuple[TaskKey, bytes] | None:
+        """The task and the key of a run that was submitted; `None` if it has none."""
+        known = self._keys.get(number)
+        if known is not None or not self._bases:
+            return known
+        place = bisect_right(self._bases, number) - 1
+        if place < 0:
+            return None
+        base = self._bases[place]
+        keys = self._maps[base]
+        return (keys.task, keys.keys[number - base]) if number - base < len(keys.keys) else None
+
+    def key_for(
+        self,
+        body: Place,
+        task: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        wait_for: Any,
+    ) -> tuple[TaskKey, bytes, bool] | None:
+        """The key of a run that is about to be submitted.
+
+        Args:
+            body: see `place`.
+            task: the task.
+            args: positional arguments.
+            kwargs: keyword arguments.
+            wait_for: what it waits for.
+
+        Returns:
+            The task, the key, and whether a value may be reused; `None` if the run has no key.
+        """
+        known = self.task(task)
+        with self._lock:
+            self._submitted[known.index] += 1
+        place = self.place(body)
+        if known.key is None or place is None:
+            return None
+        reusable = True
+
+        def run_key(run: TaskFuture[Any], allow_failure: bool) -> bytes:
+            nonlocal reusable
+            upstream = self.key_of(run._number)
+            if upstream is None:
+                raise Unknown
+            if allow_failure and not self.is_reused(run._number):
+                reusable = False  # it may end otherwise than it did
+            if upstream[0].index not in known.takes:
+                known.takes.add(upstream[0].index)
+                self._tell_task(known)
+            return upstream[1]
+
+        try:
+            given = key_of_inputs(known.names, args, kwargs, wait_for, run_key)
+        except Unknown:
+            return None
+        except UnstableKeyError as error:
+            self._refuse(known, error)
+            return None
+        except Exception as error:  # containers that cannot be copied: the run will say so
+            self._refuse(known, error)
+            return None
+        with self._lock:
+            return known, place.key_for(known.key, given), reusable
+
+    def keys_for(
+        self,
+        body: Place,
+        task: TaskSpec,
+        positional: list[tuple[list[Any] | None, Any]],
+        keywords: dict[str, tuple[list[Any] | None, Any]],
+        size: int,
+    ) -> MapKeys | None:
+        """As `key_for` for a map without futures."""
+        known = self.task(task)
+        with self._lock:
+            self._submitted[known.index] += size
+        place = self.place(body)
+        if known.key is None or place is None:
+            return None
+        try:
+            given = key_of_columns(known.names, positional, keywords, size)
+        except UnstableKeyError as error:
+            self._refuse(known, error)
+            return None
+        with self._lock:
+            return MapKeys(known, place.keys_for(known.key, given))
+
+    def _refuse(self, task: TaskKey, error: Exception) -> None:
+        if not task.refused:
+            task.refused = True
+            why = in_words(error)
+            if isinstance(error, UnstableKeyError):
+                why = f"{error.path} ({error.type_name}) has no stable key: {error.problem}"
+            library_logger().warning("Not every run of %r is remembered: %s", task.task.name, why)
+
+    # ------------------------------------------------------------------ what was, and what is now
+
+    def value(self, key: bytes) -> Any:
+        """The value of a run that completed before; `MISSING` if none did."""
+        return MISSING if self.values is None else self.values.get(key)
+
+    def submits(self, number: int, task: TaskKey, key: bytes) -> None:
+        """A run is about to be submitted."""
+        self._keys[number] = task, key
+
+    def reuses(self, number: int, task: TaskKey, key: bytes) -> None:
+        """A run ends with a value that was there."""
+        self._keys[number] = task, key
+        self._reused.add(number)
+        with self._lock:
+            self.reused[task.index] += 1
+
+    def maps(self, base: int, keys: MapKeys) -> None:
+        """A map is about to be submitted; `keys.reused` says which of its values were there."""
+        with self._lock:
+            self._maps[base] = keys
+            insort(self._bases, base)
+            if keys.reused:
+                self.reused[keys.task.index] += sum(keys.reused)
+
+    def map_keys(self, base: int) -> MapKeys | None:
+        """The keys of a map."""
+        return self._maps.get(base)
+
+    def is_reused(self, number: int) -> bool:
+        """Whether a run ended with a value that was there."""
+        if number in self._reused:
+            return True
+        if not self._bases:
+            return False
+        place = bisect_right(self._bases, number) - 1
+        if place < 0:
+            return False
+        keys, index = self._maps[self._bases[place]], number - self._bases[place]
+        return index < len(keys.reused) and bool(keys.reused[index])
+
+    def completed(self, number: int, value: Any) -> None:
+        """A run has completed. What is mutable of its value is pickled here."""
+        known = self.key_of(number)
+        if known is None:
+            return
+        task, key = known
+        try:
+            self.writer.run(task.index, key, pickled(value))
+        except Exception as error:
+            self.writer.refuse(task.index, error)
+
+    def all_completed(self, keys: MapKeys, start: int, values: list[Any]) -> None:
+        """As `completed` for consecutive runs of a map."""
+        task = keys.task.index
+        if contents.PLAIN_TYPES.issuperset(map(type, values)):
+            self.writer.runs(task, keys.keys[start : start + len(values)], list(values))
+            return
+        for index, value in enumerate(values, start):
+            try:
+                self.writer.run(task, keys.keys[index], pickled(value))
+            except Exception as error:
+                self.writer.refuse(task, error)

@@ -1,0 +1,206 @@
+"""By what a run is known again: its place, and what it is given. Pure, but that it asks the keys of values for theirs.
+
+    flow run ─▶ Place of its body ─▶ key of a run = place + task + code of the task + inputs ─▶ Place of that run's body ...
+
+A key is worked out when a run is submitted. A future among the inputs counts as the key of its run and not as its value: so no value is needed, and
+where a run's code or inputs have changed, the keys of all that depends on it have changed too. Runs of the same task with the
+same inputs in the same place are told apart by their order.
+
+May import `engine.inputs` and the keys of results.
+"""
+
+from __future__ import annotations
+
+import struct
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from shoal.engine import inputs
+from shoal.engine.inputs import value_of
+from shoal.results.journal.contents import KEY_BYTES
+from shoal.results.keys import digest
+from shoal.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from shoal.futures import TaskFuture
+
+__all__ = ["Place", "Unknown", "key_of_columns", "key_of_inputs", "key_of_names"]
+
+
+class Unknown(Exception):
+    """A run has no key, since one among its inputs has none; who that is has been told already."""
+
+
+def key_of_names(*names: bytes) -> bytes:
+    """A key of some bytes, each as a whole."""
+    hashed = blake2b(digest_size=KEY_BYTES)
+    for name in names:
+        hashed.update(b"%d:" % len(name) + name)
+    return hashed.digest()
+
+
+class Place:
+    """What submits runs: an attempt of a flow's body, or of a task's.
+
+    Args:
+        key: of the flow run or task run.
+    """
+
+    __slots__ = ("_again", "_seen", "_starts", "key")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self._starts: dict[bytes, Any] = {}
+        self._seen: set[bytes] = set()
+        self._again: dict[bytes, int] = {}
+
+    def key_for(self, task: bytes, given: bytes) -> bytes:
+        """The key of the next run here.
+
+        Args:
+            task: the task's key.
+            given: what `key_of_inputs` made of its inputs.
+        """
+        hashed = self._start(task).copy()
+        hashed.update(given)
+        return self._told_apart(hashed.digest())
+
+    def keys_for(self, task: bytes, given: Iterable[bytes]) -> list[bytes]:
+        """As `key_for` for each of several runs. Hot."""
+        copy = self._start(task).copy
+        keys = []
+        for each in given:
+            hashed = copy()
+            hashed.update(each)
+            keys.append(hashed.digest())
+        fresh = set(keys)
+        if len(fresh) == len(keys) and self._seen.isdisjoint(fresh):
+            self._seen |= fresh
+            return keys
+        return [self._told_apart(key) for key in keys]
+
+    def _start(self, task: bytes) -> Any:
+        start = self._starts.get(task)
+        if start is None:
+            start = self._starts[task] = blake2b(self.key + task, digest_size=KEY_BYTES)
+        return start
+
+    def _told_apart(self, key: bytes) -> bytes:
+        if key not in self._seen:
+            self._seen.add(key)
+            return key
+        count = self._again[key] = self._again.get(key, 0) + 1
+        return key_of_names(key, b"%d" % count)
+
+
+# ---------------------------------------------------------------------- inputs as bytes
+
+_DOUBLE = struct.Struct("<d")
+
+
+def _plain(value: Any) -> bytes | None:
+    """A small value as bytes that no other has, and that begin no other's; `None` for what is not written so. Hot."""
+    kind = type(value)
+    if kind is int:
+        return b"i%d;" % value
+    if kind is str:
+        data: bytes = value.encode("utf-8", "surrogatepass")
+        return b"s%d:" % len(data) + data
+    if value is None:
+        return b"n"
+    if kind is bool:
+        return b"t" if value else b"f"
+    if kind is float:
+        return b"d" + _DOUBLE.pack(value)
+    return None
+
+
+def _written(value: Any, path: str) -> bytes:
+    return _plain(value) or b"x" + digest(value, path)
+
+
+def _in_place_of(run_key: Callable[[TaskFuture[Any], bool], bytes]) -> Callable[[Any, bool], Any]:
+    def resolve(source: Any, allow_failure: bool) -> Any:
+        if isinstance(source, State):
+            return value_of(source, allow_failure)
+        return _RUN, run_key(source, allow_failure)
+
+    return resolve
+
+
+_RUN = "shoal: what a run gives"
+
+
+def key_of_inputs(
+    names: tuple[str, ...],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    wait_for: Any,
+    run_key: Callable[[TaskFuture[Any], bool], bytes],
+) -> bytes:
+    """What a run is given, as bytes.
+
+    Args:
+        names: of the parameters, for errors.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        wait_for: runs that must have ended first.
+        run_key: gives the key of a run, told whether its failure is allowed.
+
+    Raises:
+        UnstableKeyError: an argument has no stable key.
+        Unknown: as `run_key` says.
+        Exception: whatever goes wrong when containers are copied.
+    """
+    if not inputs.has_no_inputs(args) or kwargs:
+        args, kwargs = inputs.substitute(args, kwargs, _in_place_of(run_key))
+    parts = [_written(value, _name(names, index)) for index, value in enumerate(args)]
+    if kwargs:
+        for name in sorted(kwargs):
+            parts += (b"=", _written(name, name), _written(kwargs[name], _name((name,), 0)))
+    if wait_for is not None:
+        parts.append(b"w")
+        for entry in inputs.collect_wait_for(wait_for):
+            if not isinstance(entry.future, State):
+                parts.append(run_key(entry.future, entry.allow_failure))
+    return b"".join(parts)
+
+
+def key_of_columns(
+    names: tuple[str, ...],
+    positional: list[tuple[list[Any] | None, Any]],
+    keywords: dict[str, tuple[list[Any] | None, Any]],
+    size: int,
+) -> Iterable[bytes]:
+    """What each run of a map is given, as `key_of_inputs` has it; there are no futures in it.
+
+    Args:
+        names: of the parameters, for errors.
+        positional: for each argument `(column, None)` if mapped, else `(None, value)`.
+        keywords: likewise by name.
+        size: how many runs.
+
+    Raises:
+        UnstableKeyError: an argument has no stable key.
+    """
+    columns: list[list[bytes]] = []
+    for index, (column, value) in enumerate(positional):
+        columns.append(_column(column, value, size, _name(names, index)))
+    for name in sorted(keywords):
+        columns.append([b"=" + _written(name, name)] * size)
+        columns.append(_column(*keywords[name], size, _name((name,), 0)))
+    return columns[0] if len(columns) == 1 else map(b"".join, zip(*columns, strict=True))
+
+
+def _column(column: list[Any] | None, value: Any, size: int, path: str) -> list[bytes]:
+    if column is None:
+        return [_written(value, path)] * size
+    if {*map(type, column)} == {int}:
+        return [b"i%d;" % each for each in column]
+    return [_plain(each) or b"x" + digest(each, path) for each in column]
+
+
+def _name(names: tuple[str, ...], index: int) -> str:
+    return f"parameters[{names[index] if index < len(names) else index!r}]"

@@ -1,0 +1,189 @@
+"""Goes on with a flow run: finds its journal, says what of it will be reused, and makes the flow that goes on.
+
+May import the other files of the package.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+from shoal.exceptions import JournalError, ResultStorageError
+from shoal.logs import library_logger, set_up
+from shoal.names import go_on_as
+from shoal.results.journal.file import JOURNAL, VALUES, JournalFile
+from shoal.results.journal.journal import Resumption
+from shoal.results.journal.journals import check_trust, find
+from shoal.results.journal.observing import keep_journals
+from shoal.results.journal.reading import read_contents
+from shoal.results.journal.values import Values, loads_beside
+from shoal.results.keys import function_digest
+from shoal.results.storage import open_storage
+from shoal.safely import in_words
+from shoal.specs import TaskSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from shoal.results.journal.contents import KnownTask
+    from shoal.results.journal.reading import Facts
+
+__all__ = ["plan", "resumed"]
+
+
+def resumed(
+    flow: Any, name: str, parameters: Mapping[str, Any], *, runner: str | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """The flow that goes on with a run, and its parameters. See `Flow.resume`.
+
+    Args:
+        flow: as the code has it today.
+        name: of the run.
+        parameters: in the place of those that the run was begun with.
+        runner: in the place of the one that it was begun on, and that counts if it is empty; `None`: the flow's own, if it
+            names one.
+    """
+    found = find(name)
+    if found.facts is None:
+        raise JournalError(path=str(found.folder / JOURNAL), problem=found.problem)
+    header = found.facts.header
+    if header.flow != flow.name:
+        raise JournalError(
+            path=str(found.folder),
+            problem=f"it is of a run of the flow {header.flow!r}, and not of {flow.name!r}",
+        )
+    keep_journals()
+    check_trust(found.folder)
+    try:
+        file = JournalFile(found.folder, header.name)
+    except ResultStorageError as error:
+        raise JournalError(path=str(found.folder), problem=str(error)) from error
+    try:
+        contents = read_contents(file.path)
+        names = getattr(flow.fn, "__globals__", {})
+        storage = open_storage(found.folder / VALUES)
+        values = Values(contents, storage, names, header.name)
+        given = {**_parameters(contents.facts, names, parameters), **parameters}
+        options: dict[str, Any] = {
+            "flow_run_name": header.name.replace("{", "{{").replace("}", "}}")
+        }
+        own = flow.task_runner if runner is None else runner
+        options["task_runner"] = own or _runner(contents.facts, names) or flow.task_runner
+        copy = flow.with_options(**options)
+    except BaseException:
+        file.close()
+        raise
+    copy.run_number = go_on_as(header.run, len(contents.facts.begun))
+    copy.resumes = Resumption(file, contents, values, bool(parameters))
+    set_up()
+    library_logger().info("Flow run %r goes on: %s", header.name, plan(contents.facts, names))
+    return copy, given
+
+
+def _parameters(facts: Facts, names: Mapping[str, Any], anew: Mapping[str, Any]) -> dict[str, Any]:
+    if not facts.parameters:
+        return {}
+    try:
+        found: dict[str, Any] = loads_beside(facts.parameters, facts.header.module, names)
+    except Exception as error:
+        if anew:
+            return {}
+        raise JournalError(
+            path=facts.header.name,
+            problem=f"the flow's parameters cannot be read any more ({in_words(error)}): give them anew",
+        ) from error
+    return found
+
+
+def _runner(facts: Facts, names: Mapping[str, Any]) -> Any:
+    """The runner that a run was begun on; `None` if it is not known any more."""
+    if not facts.runner:
+        return None
+    try:
+        return loads_beside(facts.runner, facts.header.module, names)
+    except Exception as error:
+        library_logger().warning(
+            "The runner of flow run %r cannot be had any more (%s): it goes on with the flow's own",
+            facts.header.name,
+            in_words(error),
+        )
+        return None
+
+
+# ---------------------------------------------------------------------- what will be reused
+
+
+def plan(facts: Facts, names: Mapping[str, Any]) -> str:
+    """What a run that goes on will reuse, as far as that can be told before: a sentence.
+
+    Args:
+        facts: of its journal.
+        names: what is in the flow's module today.
+    """
+    now = {index: _source_now(task, names) for index, task in facts.tasks.items()}
+    changed = {i for i, task in facts.tasks.items() if now[i] is not None and now[i] != task.source}
+    current = {task.name for index, task in facts.tasks.items() if index not in changed}
+    runs_again: dict[str, str] = {}
+    for index in changed:
+        name = facts.tasks[index].name
+        if name not in current:  # else it is a task as it was before
+            runs_again[name] = "its source changed"
+    _add_dependents(facts.tasks, changed, runs_again)
+    completed: Counter[str] = Counter()
+    submitted: defaultdict[str, int] = defaultdict(int)
+    for index, task in facts.tasks.items():
+        if index not in changed:
+            completed[task.name] += facts.completed[index]
+        submitted[task.name] = max(
+            submitted[task.name], facts.submitted[index], completed[task.name]
+        )
+    parts = [
+        f"{completed[name]:,} of {submitted[name]:,} runs of `{name}` are reused"
+        for name in submitted
+        if name not in runs_again and completed[name]
+    ]
+    parts += [f"`{name}` runs again: {why}" for name, why in runs_again.items()]
+    parts += [
+        f"no run of `{name}` had completed"
+        for name in submitted
+        if name not in runs_again and not completed[name]
+    ]
+    return "; ".join(parts) or "nothing of it had completed"
+
+
+def _add_dependents(
+    tasks: Mapping[int, KnownTask], changed: Iterable[int], runs_again: dict[str, str]
+) -> None:
+    """Adds tasks that are given results of those whose source changed, and what is given results of theirs."""
+    waiting = list(changed)
+    seen = set(waiting)
+    while waiting:
+        upstream = waiting.pop()
+        if tasks[upstream].name not in runs_again:
+            continue
+        for index, task in tasks.items():
+            if upstream in task.takes and index not in seen:
+                seen.add(index)
+                waiting.append(index)
+                runs_again.setdefault(task.name, f"it takes what `{tasks[upstream].name}` gives")
+
+
+def _source_now(task: KnownTask, names: Mapping[str, Any]) -> str | None:
+    """The digest of a task's code today; `None` if it is not found."""
+    found: Any = names.get(task.qualname.partition(".")[0])
+    if found is None:
+        found = getattr(sys.modules.get(task.module), task.qualname.partition(".")[0], None)
+    for attribute in task.qualname.split(".")[1:]:
+        found = getattr(found, attribute, None)
+    if not isinstance(found, TaskSpec):
+        found = next(
+            (one for one in names.values() if isinstance(one, TaskSpec) and one.name == task.name),
+            None,
+        )
+    if found is None:
+        return None
+    try:
+        return function_digest(found.fn).hex()
+    except TypeError:
+        return ""

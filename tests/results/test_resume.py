@@ -1,0 +1,438 @@
+"""Flow runs with a journal go on where they stopped: in this process, on threads and in the caller's thread."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import shoal.names
+from shoal import allow_failure, flow, quote, task, unmapped
+from shoal.exceptions import JournalError, RunNotFound
+from shoal.results.journal import find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Executed(list[Any]):
+    """What tasks were executed with, in order."""
+
+    def took(self) -> list[Any]:
+        """What was executed since this was asked last, sorted."""
+        taken = sorted(self, key=repr)
+        self.clear()
+        return taken
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SHOAL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def executed() -> Executed:
+    return Executed()
+
+
+@pytest.fixture(params=["threads", "sequential"])
+def runner(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+class Trouble(Exception):
+    """What makes a flow fail until it is mended."""
+
+
+def fails(main: Any, *args: Any) -> str:
+    """Runs a flow that fails, and gives the name of its run."""
+    with pytest.raises(Trouble) as caught:
+        main(*args)
+    name = find("last").name
+    assert caught.value.__notes__[-1] == f"To go on where it stopped: shoal resume {name}"
+    return name
+
+
+def test_what_completed_is_not_executed_again(runner: str, executed: Executed) -> None:
+    broken = [True]
+
+    @task
+    def inc(x: int) -> int:
+        executed.append(x)
+        return x + 1
+
+    @task
+    def total(numbers: list[int]) -> int:
+        executed.append("total")
+        if broken:
+            raise Trouble
+        return sum(numbers)
+
+    @flow(task_runner=runner, journal=True)
+    def main(n: int) -> int:
+        singles = [inc.submit(i) for i in range(n)]
+        mapped = inc.map(range(100, 100 + n))
+        assert inc(1000) == 1001
+        return total.submit([*singles, *mapped]).result()
+
+    name = fails(main, 3)
+    assert executed.took() == ["total", 0, 1, 100, 1000, 101, 102, 2]
+    broken.clear()
+    assert main.resume(name) == 1 + 2 + 3 + 101 + 102 + 103
+    assert executed.took() == ["total"]
+    assert main.resume("last") == 312
+    assert executed.took() == []
+
+
+def test_states_are_cached(executed: Executed) -> None:
+    broken = [True]
+    states: list[Any] = []
+
+    @task
+    def inc(x: int) -> int:
+        return x + 1
+
+    @flow(journal=True)
+    def main() -> None:
+        one, many = inc.submit(1), inc.map([1, 2])
+        states[:] = [one.state, many[1].state, inc(3, return_state=True)]
+        many.wait()
+        if broken:
+            raise Trouble
+
+    fails(main)
+    broken.clear()
+    main.resume("last")
+    assert [state.name for state in states] == ["Cached"] * 3
+    assert [state.result() for state in states] == [2, 3, 4]
+    assert all(state.is_completed() for state in states)
+
+
+def test_elements_of_maps_one_by_one(runner: str, executed: Executed) -> None:
+    broken = [True]
+
+    @task
+    def fetch(i: int, *, scale: int) -> list[int]:
+        executed.append(i)
+        if i == 3 and broken:
+            raise Trouble
+        return [i * scale]
+
+    @flow(task_runner=runner, journal=True)
+    def main(n: int) -> list[list[int]]:
+        runs = fetch.map(range(n), scale=unmapped(10))
+        runs.wait()
+        return runs.result()
+
+    name = fails(main, 6)
+    assert executed.took() == [0, 1, 2, 3, 4, 5]
+    broken.clear()
+    assert main.resume(name) == [[0], [10], [20], [30], [40], [50]]
+    assert executed.took() == [3]
+    assert main.resume(name, n=8)[6:] == [[60], [70]]  # what is new is executed
+    assert executed.took() == [6, 7]
+
+
+def test_changed_inputs_and_all_that_depends_on_them(executed: Executed) -> None:
+    broken = [True]
+
+    @task
+    def load(day: int) -> int:
+        executed.append(("load", day))
+        return day
+
+    @task
+    def double(x: int) -> int:
+        executed.append("double")
+        return 2 * x
+
+    @flow(journal=True)
+    def main(day: int) -> int:
+        other = load.submit(0)
+        doubled = double.submit(load.submit(day))
+        other.wait()
+        value = doubled.result()
+        if broken:
+            raise Trouble
+        return value
+
+    name = fails(main, 1)
+    broken.clear()
+    executed.clear()
+    assert main.resume(name, day=5) == 10
+    assert executed.took() == ["double", ("load", 5)]
+
+
+def test_the_same_run_twice_in_one_place(executed: Executed) -> None:
+    broken = [True]
+    count = iter(range(100))
+
+    @task
+    def draw() -> int:
+        executed.append("draw")
+        return next(count)
+
+    @flow(journal=True, task_runner="sequential")
+    def main() -> list[int]:
+        drawn = [draw.submit() for _ in range(3)]
+        values = [run.result() for run in drawn]
+        if broken:
+            raise Trouble
+        return values
+
+    name = fails(main)
+    broken.clear()
+    assert main.resume(name) == [0, 1, 2]
+    assert executed.took() == ["draw"] * 3
+
+
+def test_tasks_that_submit_tasks_retries_and_nested_flows(executed: Executed) -> None:
+    broken = [True]
+
+    @task
+    def leaf(x: int) -> int:
+        executed.append(x)
+        return x
+
+    @task(retries=1)
+    def parent(x: int) -> int:
+        executed.append("parent")
+        value = sum(run.result() for run in [leaf.submit(x), leaf.submit(x + 1)])
+        if broken:
+            raise Trouble
+        return value
+
+    @flow
+    def inner(x: int) -> int:
+        return leaf.submit(x).result()
+
+    @flow(journal=True)
+    def main() -> int:
+        first = inner(10) + inner(10) + inner(20)
+        return first + parent.submit(1).result()
+
+    name = fails(main)
+    assert executed.took() == ["parent", "parent", *[1, 1, 10, 10, 2, 2, 20]]
+    broken.clear()
+    assert main.resume(name) == 43
+    assert executed.took() == ["parent"]
+
+
+def test_async_flows_and_tasks(executed: Executed) -> None:
+    broken = [True]
+
+    @task
+    async def fetch(x: int) -> dict[str, int]:
+        executed.append(x)
+        await asyncio.sleep(0)
+        return {"x": x}
+
+    @flow(journal=True)
+    async def main() -> int:
+        one = await fetch(1)
+        many = await fetch.map([2, 3])
+        if broken:
+            raise Trouble
+        return one["x"] + sum(each["x"] for each in many)
+
+    with pytest.raises(Trouble):
+        asyncio.run(main())
+    assert executed.took() == [1, 2, 3]
+    broken.clear()
+    assert asyncio.run(main.resume("last")) == 6  # type: ignore[arg-type]
+    assert executed.took() == []
+
+
+def test_a_generator_and_wait_for_and_quoted_arguments(executed: Executed) -> None:
+    broken = [True]
+
+    @task
+    def emit(n: int) -> Iterator[int]:
+        executed.append("emit")
+        yield from range(n)
+
+    @task
+    def after(x: Any) -> int:
+        executed.append("after")
+        return len(x)
+
+    @flow(journal=True)
+    def main() -> Any:
+        emitted = emit.submit(3)
+        later = after.submit(quote([1, 2]), wait_for=[emitted])
+        value = emitted.result(), later.result()
+        if broken:
+            raise Trouble
+        return value
+
+    fails(main)
+    broken.clear()
+    executed.clear()
+    assert main.resume("last") == ([0, 1, 2], 2)
+    assert executed.took() == []
+
+
+def test_what_a_failure_may_have_decided_runs_again(executed: Executed) -> None:
+    broken = [True]
+
+    @task
+    def maybe() -> int:
+        if broken:
+            raise Trouble
+        return 1
+
+    @task
+    def look(x: Any) -> str:
+        executed.append("look")
+        return type(x).__name__
+
+    @flow(journal=True)
+    def main() -> str:
+        seen = look.submit(allow_failure(maybe.submit())).result()
+        if broken:
+            raise Trouble
+        return seen
+
+    fails(main)
+    broken.clear()
+    executed.clear()
+    assert main.resume("last") == "int"
+    assert executed.took() == ["look"]
+
+
+def test_what_is_returned_may_be_changed_afterwards(executed: Executed) -> None:
+    broken = [True]
+
+    @task
+    def make() -> list[int]:
+        return [1]
+
+    @flow(journal=True)
+    def main() -> list[int]:
+        made = make.submit().result()
+        kept = list(made)
+        made.append(2)
+        if broken:
+            raise Trouble
+        return kept
+
+    fails(main)
+    broken.clear()
+    assert main.resume("last") == [1]
+
+
+def test_values_that_cannot_be_pickled_and_arguments_without_a_key(
+    executed: Executed, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = [True]
+    lock = asyncio.Lock  # a class has a key; a generator has none
+
+    @task
+    def unpicklable(x: int) -> Any:
+        executed.append("unpicklable")
+        return (i for i in range(x))
+
+    @task
+    def unstable(source: Any) -> int:
+        executed.append("unstable")
+        return 1
+
+    @flow(journal=True)
+    def main() -> None:
+        assert lock is not None
+        unpicklable.submit(1).wait()
+        for _ in range(2):
+            unstable.submit(quote(i for i in range(3))).wait()
+        if broken:
+            raise Trouble
+
+    with caplog.at_level("WARNING"):
+        fails(main)
+    broken.clear()
+    assert executed.took() == ["unpicklable", "unstable", "unstable"]
+    main.resume("last")
+    assert executed.took() == ["unpicklable", "unstable", "unstable"]
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("'unstable'" in line and "parameters['source']" in line for line in told) == 2
+    assert sum("a value cannot be pickled" in line for line in told) == 2  # once a time it ran
+
+
+def test_large_values_have_files_of_their_own(executed: Executed) -> None:
+    broken = [True]
+
+    @task
+    def large(n: int) -> bytes:
+        executed.append(n)
+        return bytes(n)
+
+    @flow(journal=True)
+    def main() -> list[int]:
+        values = large.map([10, 1_000_000]).result()
+        if broken:
+            raise Trouble
+        return [len(value) for value in values]
+
+    fails(main)
+    broken.clear()
+    executed.clear()
+    found = find("last")
+    assert (found.folder / "journal").stat().st_size < 10_000
+    assert main.resume("last") == [10, 1_000_000]
+    assert executed.took() == []
+    for file in (found.folder / "values").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    assert main.resume("last") == [10, 1_000_000]
+    assert executed.took() == [1_000_000]
+
+
+def test_it_keeps_its_name_and_its_id() -> None:
+    broken = [True]
+    seen: list[tuple[str, str]] = []
+
+    @flow(journal=True, flow_run_name="day {day}")
+    def main(day: str) -> None:
+        from shoal.runtime import flow_run
+
+        seen.append((flow_run.id, flow_run.name))
+        if broken:
+            raise Trouble
+
+    name = fails(main, "{monday}")
+    broken.clear()
+    main.resume(name)
+    assert seen == [(seen[0][0], "day {monday}")] * 2
+
+
+def test_another_process_takes_over_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = shoal.names.run_uuid(5)
+    for name in ("_entropy", "_singles", "_next_range"):
+        monkeypatch.setattr(shoal.names, name, getattr(shoal.names, name))
+    shoal.names._entropy = None
+    assert shoal.names.go_on_as(run, 1) == 5
+    assert shoal.names.run_uuid(5) == run
+    assert shoal.names.next_number() >> 40 == 2
+    assert (shoal.names.reserve(10) - (1 << 47)) >> 40 == 2
+    assert shoal.names.go_on_as("0" * 8 + run[8:], 1) is None
+
+
+def test_who_asks_for_no_journal_has_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @flow
+    def plain() -> None: ...
+
+    @flow(journal=False)
+    def never() -> None: ...
+
+    plain()
+    assert not home.exists()
+    monkeypatch.setenv("SHOAL_JOURNAL", "1")
+    never()
+    plain()
+    assert find("last").facts.header.flow == "plain"  # type: ignore[union-attr]
+    with pytest.raises(RunNotFound, match="no flow run 'x' is remembered"):
+        plain.resume("x")
+    with pytest.raises(JournalError, match="of the flow 'plain', and not of 'never'"):
+        never.resume("last")
