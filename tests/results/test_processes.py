@@ -206,3 +206,92 @@ def test_many_write_while_others_list_and_prune(storage: Storage, start: Any) ->
     assert [process.wait(50) for process in processes] == [0] * 5
     storage.prune(max_bytes=20_000)
     assert sum(entry.size for entry in storage.list()) <= 20_000
+
+
+SCRIPT = """
+import sys
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy
+from shoal import flow, task
+from shoal.results.kept import keep, recall
+from shoal.results.serializers import serializer_of
+from shoal.results.storage import open_storage
+from shoal.task_runners import ProcessPoolTaskRunner
+
+storage, pickle = open_storage(sys.argv[1]), serializer_of("pickle")
+
+
+class Kind(Enum):
+    BOOK = 1
+
+
+@dataclass
+class Item:
+    kind: Kind
+
+
+@dataclass
+class Order(Item):
+    data: object
+
+
+def is_as_it_was(key):
+    kept = recall(storage, key, pickle)
+    if kept is None:
+        return None
+    order = kept.value
+    order.data[0] += 1
+    return isinstance(order, Order) and order.kind is Kind.BOOK and order.data[0] == 1
+
+
+@task
+def work():
+    found = is_as_it_was("worker")
+    keep(storage, "worker", Order(Kind.BOOK, numpy.zeros(10_000)), pickle)
+    return found
+
+
+@flow(task_runner=ProcessPoolTaskRunner(max_workers=1))
+def main():
+    print(is_as_it_was("driver"), work.submit().result(), is_as_it_was("worker"))
+    keep(storage, "driver", Order(Kind.BOOK, numpy.zeros(10_000)), pickle)
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_values_of_classes_that_a_script_defines(storage: Storage, tmp_path: Path) -> None:
+    """They are of the script's classes in a later process, and on a worker."""
+    script = tmp_path / "orders.py"
+    script.write_text(SCRIPT)
+    for printed in ("None None True", "True True True"):
+        done = subprocess.run(
+            [sys.executable, str(script), storage.place],
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert done.stdout.strip() == printed, done.stderr
+
+
+@pytest.mark.slow
+def test_a_class_that_this_process_has_not(storage: Storage, start: Any) -> None:
+    script = """
+        class Order:
+            def __init__(self, x):
+                self.x = x
+            def doubled(self):
+                return 2 * self.x
+        keep(storage, "key", Order(4), pickle)
+    """
+    assert start(script, storage.place).wait(50) == 0
+    kept = recall(storage, "key", PICKLE)
+    assert kept is not None
+    assert type(kept.value).__name__ == "Order"
+    assert kept.value.doubled() == 8

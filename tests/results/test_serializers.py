@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -291,3 +292,39 @@ def test_compression_is_smaller() -> None:
         assert len(serializer_of(f"compressed/{name}").dumps(value)) < 0.2 * len(
             serializers.serializer_of(name).dumps(value)
         )
+
+
+# ---------------------------------------------------------------------- pickles
+
+
+def test_large_data_is_beside_the_pickle() -> None:
+    array = numpy.arange(6_000.0).reshape(60, 100)
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    fortran = numpy.asfortranarray(array)
+    large = bytes(range(256)) * 400
+    value = [
+        array,
+        {"rows": array[::2], "fortran": fortran},
+        frozen,
+        large,
+        bytearray(large),
+        large,
+    ]
+    data = serializer_of("pickle").dumps(value)
+    found = serializer_of("pickle").loads(memoryview(data))
+    for kept, was in zip(
+        [found[0], found[1]["rows"], found[1]["fortran"], found[2]],
+        [array, array[::2], fortran, frozen],
+        strict=True,
+    ):
+        assert (kept == was).all()
+        assert kept.flags.f_contiguous == was.flags.f_contiguous
+    assert found[0].flags.writeable
+    assert found[3:] == value[3:]
+    assert [type(item) for item in found[3:]] == [bytes, bytearray, bytes]
+    assert serializer_of("pickle").loads(serializer_of("pickle").dumps(large)) == large
+
+
+def test_what_has_no_large_data_is_a_plain_pickle() -> None:
+    assert pickle.loads(serializer_of("pickle").dumps({"a": [Decimal(1)]})) == {"a": [Decimal(1)]}

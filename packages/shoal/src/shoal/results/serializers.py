@@ -6,7 +6,7 @@
     "compressed/json"
 
 What JSON would bring back as something else (a tuple, a set, a date) is written so that it comes back as it was; what it cannot say
-is refused. May import `exceptions` and `serialization`.
+is refused. May import `exceptions`, `pickles` and `plain`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from shoal.exceptions import InvalidOption
-from shoal.results import plain
-from shoal.serialization import dumps, loads
+from shoal.results import pickles, plain
 from shoal.spelling import or_perhaps
 
 if TYPE_CHECKING:
@@ -92,14 +91,14 @@ class PickleSerializer(Serializer):
     def dumps(self, obj: Any) -> bytes:
         """See `Serializer`."""
         if self.picklelib is None:
-            return dumps(obj)
+            return pickles.dumps(obj)
         data: bytes = importlib.import_module(self.picklelib).dumps(obj)
         return data
 
     def loads(self, blob: bytes | memoryview) -> Any:
         """See `Serializer`."""
         if self.picklelib is None:
-            return loads(blob)
+            return pickles.loads(blob)
         return importlib.import_module(self.picklelib).loads(blob)
 
 
