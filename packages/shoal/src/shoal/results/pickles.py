@@ -74,7 +74,7 @@ def _dumps_by_name(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, type):
                 module, name = obj.__module__, obj.__qualname__
-                if isinstance(module, str) and travels_by_value(module) and "<" not in name:
+                if travels_by_value(module) and "<" not in name:
                     return _class_of, (module, name, dumps_by_value(obj))
             return super().reducer_override(obj)
 
