@@ -423,8 +423,9 @@ def shown_on(stream: Terminal, lines: int = 24) -> list[str]:
     """What a terminal shows of a text: it knows the few sequences that a screen writes."""
     grid = [""] * 200
     row = column = 0
+    saved = 0, 0
     for part in re.findall(
-        r"\x1b\[\d*[A-Z]|\x1b\[\??[0-9;]*[hlm]|.|\n", stream.getvalue(), re.DOTALL
+        r"\x1b\[\d*[A-Z]|\x1b\[\??[0-9;]*[hlm]|\x1b[78D]|.|\n", stream.getvalue(), re.DOTALL
     ):
         if part == "\n":
             row, column = row + 1, 0
@@ -435,6 +436,12 @@ def shown_on(stream: Terminal, lines: int = 24) -> list[str]:
             grid[row + 1 :] = [""] * (len(grid) - row - 1)
         elif part == "\x1b[K":
             grid[row] = grid[row][:column]
+        elif part == "\x1bD":
+            row += 1
+        elif part == "\x1b7":
+            saved = row, column
+        elif part == "\x1b8":
+            row, column = saved
         elif part.endswith("A"):
             row -= int(part[2:-1] or 1)
         elif not part.startswith("\x1b"):
@@ -480,6 +487,19 @@ def test_half_a_line_stays_with_what_follows_it(terminal: Any) -> None:
     screen.stop()
     screen.print(["the end"])
     assert shown_on(stream) == ["half and half", "an end", "the end"]
+
+
+def test_half_a_line_of_who_writes_past_us_stays_where_it_is(terminal: Any) -> None:
+    screen, stream = terminal
+    screen.draw(["row"])
+    Terminal.write(stream, "half ")
+    screen.draw(["row 1", "row 2"])
+    assert shown_on(stream) == ["half", "row 1", "row 2"]
+    Terminal.write(stream, "and half\nover a row")
+    screen.draw(["row"])
+    assert shown_on(stream) == ["half and half", "over a row", "row"]
+    screen.stop()
+    assert shown_on(stream) == ["half and half", "over a row"]
 
 
 def test_a_bar_that_returns_to_its_beginning_is_a_row(terminal: Any) -> None:

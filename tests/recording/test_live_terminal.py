@@ -319,7 +319,8 @@ def test_two_flows_at_once_in_threads(terminal: Terminal) -> None:
     assert has("✓ one  completed", "✓ two  completed", "over: 0")(lines)
 
 
-def test_a_child_that_is_forked_has_its_streams_back(terminal: Terminal) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["lines", "words"])
+def test_a_child_that_is_forked_has_its_streams_back(terminal: Terminal, unbuffered: str) -> None:
     terminal.run(
         """
         @flow
@@ -329,20 +330,55 @@ def test_a_child_that_is_forked_has_its_streams_back(terminal: Terminal) -> None
             print("before", end=" ")
             child = os.fork()
             if child == 0:
-                own = "write" not in sys.stderr.__dict__ and "write" not in sys.stdout.__dict__
-                os._exit(7 if own else 8)
+                print("in the child", sys.stderr.__dict__.get("write"), flush=True)
+                os._exit(7)
             print("child ended", os.waitpid(child, 0)[1] >> 8)
             several.wait()
         etl()
-        """
+        """,
+        PYTHONUNBUFFERED=unbuffered,
     )
     terminal.until(has("0/2"))
     terminal.open("rows")
     terminal.until(has("before child ended 7", "0/2"))
     terminal.open()
     lines = terminal.ended()
-    assert has("✓ etl  completed", "over: 0")(lines)
+    assert has("in the child None", "✓ etl  completed", "over: 0")(lines)
     assert sum("before" in line for line in lines) == 1
+
+
+def test_who_writes_past_us_may_take_his_time_for_a_line(terminal: Terminal) -> None:
+    """He has begun a line when the rows are drawn anew, and more of them."""
+    terminal.run(
+        """
+        @flow
+        def etl():
+            print("before")
+            several = work.map(range(2))
+            gate("half")
+            os.write(2, b"from the ")
+            gate("more")
+            more = [work.with_options(name=f"more{n}").submit(n, "more-open") for n in range(2)]
+            gate("whole")
+            os.write(2, b"outside\\n")
+            gate("more-open")
+            several.wait()
+        etl()
+        """,
+        lines=8,
+    )
+    terminal.until(has("0/2"))
+    terminal.open("half")
+    terminal.until(has("from the", "0/2"))
+    terminal.open("more")
+    terminal.until(has("more1", "0/2"))
+    terminal.open("whole")
+    terminal.until(has("from the outside", "0/2"))
+    terminal.open("more-open")
+    terminal.open()
+    lines = terminal.ended()
+    assert lines[:2] == ["before", "from the outside"]
+    assert has("✓ etl  completed", "over: 0")(lines)
 
 
 def test_no_rows_in_a_pipe_nor_if_they_are_not_wanted(terminal: Terminal) -> None:

@@ -4,21 +4,23 @@
                                                                     ├─ every 50 ms at most ─▶ terminal
     rows ───────────────────────────────────────────────── draw ────┘
 
-After each drawing the cursor stands at the start of an empty line above the rows:
+After each drawing the cursor stands above the rows, where it was; that is the start of an empty line:
 
     what was printed
     ▮                  ◀─ the cursor
     rows               a line that somebody has begun and not ended comes first
 
-So whoever writes past us (a subprocess, a worker, C code) writes a line of his own, and the next drawing comes below it;
-and however a terminal that is resized breaks the rows anew, all from the cursor on is ours to erase.
+So whoever writes past us (a subprocess, a worker, C code) writes a line of his own, and the next drawing comes below it,
+also while he has written half of it; and however a terminal that is resized breaks the rows anew, all from the cursor on
+is ours to erase, and nothing before it.
 
 The `write` of the streams is replaced, not the streams: handlers of `logging` and others that hold them go the same way.
 Who moves the cursor himself, as rich and nested bars of tqdm do, has the terminal for himself until he has not for a second,
 and while he hides it.
 `input` has it while it asks.
 
-`_lock` guards every field. A line appears within a twentieth of a second after it was written.
+`_lock` guards every field, and is held while the process is forked. A line appears within a twentieth of a second after it
+was written.
 """
 
 from __future__ import annotations
@@ -49,9 +51,15 @@ PACE = 0.05
 MOST = 65_536
 #: Seconds for which a stranger has the terminal for himself after he has moved the cursor.
 ASIDE = 1.0
+#: Seconds for which a fork waits for the end of a drawing.
+PATIENCE = 0.5
 
+#: Down and up again: there is a line below the cursor, which stays in its column.
+_BELOW = "\x1bD\x1b[A"
+#: Erases the rest of the line.
+_REST = "\x1b[K"
 #: Erases all from the cursor on; there are rows. In two steps, as tmux keeps a whole screen that is erased in one.
-_ERASE = "\r\x1b[K\n\x1b[J\x1b[A"
+_ERASE = f"{_REST}{_BELOW}\x1b7\n\x1b[J\x1b8"
 
 #: What moves the cursor out of its line, hides it, or takes another screen.
 _MOVES = re.compile(r"\x1b(?:\[[0-9;]*[A-BE-FHJSTdf]|\[\?(?:25|47|1047|1049)[hl]|[78M]|c)")
@@ -299,7 +307,7 @@ class Screen:
             return
         printed, self._queue, self._queued = self._queue, [], 0
         lines = [(tap, text) for tap, text in _whole_lines(printed) if text]
-        head = _ERASE if lines and self._shown else "\r\x1b[K"
+        head = _ERASE if lines and self._shown else _REST
         for tap, text in lines:
             tap.real_write(head + text)
             tap.real_flush()
@@ -311,9 +319,11 @@ class Screen:
             if tap.partial.strip()
         ]
         shown = [*begun, *self._rows]
-        body = "".join(f"\n{row}\x1b[K" for row in shown)
+        # There is room for them before the cursor's place is noted: they scroll nothing.
+        room = "\x1bD" * len(shown) + f"\x1b[{len(shown)}A"
+        body = "".join(f"\n{row}{_REST}" for row in shown)
         # A row that has become too long, as the terminal has just become narrower, must not take two lines.
-        self._emit(f"{head}\x1b[?7l{body}\x1b[?7h\x1b[J\x1b[{len(shown)}A\r")
+        self._emit(f"{head}{room}\x1b7\x1b[?7l{body}\x1b[?7h\x1b[J\x1b8")
         self._shown = self._ever = True
 
     def _step_aside(self) -> None:
@@ -373,6 +383,22 @@ def _is_terminal(stream: Any) -> bool:
 
 #: Those that have a terminal now.
 _SCREENS: list[Screen] = []
+#: Of a thread that forks: those whose locks it holds.
+_FORKING = threading.local()
+
+
+def _finish_drawing() -> None:
+    """Nobody else is within a drawing: what of it is in a stream's buffer, the child would write, too.
+
+    It does not wait for long, as a terminal may stand still for ever.
+    """
+    _FORKING.held = [screen for screen in _SCREENS if screen._lock.acquire(timeout=PATIENCE)]
+
+
+def _go_on() -> None:
+    """In the parent."""
+    for screen in _FORKING.held:
+        screen._lock.release()
 
 
 def _leave_to_parent() -> None:
@@ -387,4 +413,6 @@ def _leave_to_parent() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)
+    os.register_at_fork(
+        before=_finish_drawing, after_in_parent=_go_on, after_in_child=_leave_to_parent
+    )
