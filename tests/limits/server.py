@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import psycopg
 
 if TYPE_CHECKING:
@@ -79,11 +80,14 @@ class Server:
                 return
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Ends it and all its connections; by SIGQUIT as a crash would."""
+        """Ends it and all its connections; by SIGQUIT as a crash would, by SIGKILL by one."""
         assert self._process is not None
+        sessions = psutil.Process(self._process.pid).children()
         self._process.send_signal(how)
         self._process.wait(30)
         self._process = None
+        # They end by themselves, and until then the server cannot be started again.
+        psutil.wait_procs(sessions, 30)
 
     def empty(self) -> None:
         """Forgets all limits."""
