@@ -19,6 +19,7 @@ from shoal.limits.sqlite import SqliteStore
 
 from tests.limits.tools import (
     ask,
+    assert_no_faster_than,
     eventually,
     full,
     go,
@@ -335,15 +336,15 @@ RATED = """
 
     print("ready", flush=True)
     sys.stdin.readline()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 5
     number = 0
-    while (left := end - time.monotonic()) > 0:
+    while (left := end - (asked := time.monotonic())) > 0:
         try:
             request = wants(["api"], f"{sys.argv[1]}-{number}", None, rate=Rate(100, 1.0))
             acquire(KEEPER, request, left)
         except TimeoutError:
             break
-        print(time.monotonic())
+        print(asked, time.monotonic())
         number += 1
 """
 
@@ -351,8 +352,10 @@ RATED = """
 @pytest.mark.slow
 @pytest.mark.usefixtures("kind")
 def test_processes_share_a_rate(python: Python) -> None:
-    """SPEC 10.3. 100 a second, for ten seconds."""
+    """SPEC 10.3. No more than it says, and each has some; how much of it is used, `test_rates` says without a machine that
+    may be busy.
+    """
     lines = begin_together(python, RATED, number=4)
-    # How much of it is used is a matter of how busy the machine is; on an idle one it is 985.
-    assert 400 <= sum(map(len, lines)) <= 1000
-    assert min(map(len, lines)) >= 50
+    assert all(lines)
+    calls = [tuple(map(float, line.split())) for part in lines for line in part]
+    assert_no_faster_than(100, [(asked, begun) for asked, begun in calls])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from shoal.limits.postgres import PostgresStore
 
-from tests.limits.tools import eventually, go, line, next_line, slots
+from tests.limits.tools import assert_no_faster_than, eventually, go, line, next_line, slots
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -116,15 +116,8 @@ def test_a_server_that_is_started_anew_under_load(
         held = [(float(b), float(e), int(occupy)) for what, b, e, occupy in notes if what == name]
         changes = sorted([(e, -n) for _, e, n in held] + [(b, n) for b, _, n in held])
         assert max(itertools.accumulate(change for _, change in changes)) <= limit, name
-    assert_rate([(float(a), float(e)) for what, a, e, _ in notes if what == "calls"])
+    calls = [(float(asked), float(begun)) for what, asked, begun, _ in notes if what == "calls"]
+    assert_no_faster_than(PER_SECOND, calls)
     with closing(PostgresStore(postgres.url)) as store:
         for name in LIMITS:
             eventually(lambda name=name: (slots(store, name), line(store, name)) == ([], []))
-
-
-def assert_rate(calls: list[tuple[float, float]]) -> None:
-    """A slot's moment lies between that when it was asked for and that when the call began."""
-    for begin, _ in calls:
-        inside = sorted(end for asked, end in calls if asked >= begin)
-        for number, end in enumerate(inside, 1):
-            assert number <= 1 + PER_SECOND * (end - begin)

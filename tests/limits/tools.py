@@ -140,6 +140,17 @@ def scripts() -> Iterator[Python]:
         yield python
 
 
+def assert_no_faster_than(per_second: float, calls: list[tuple[float, float]]) -> None:
+    """Of calls that had a rate's slots: when each had asked, and when it began. The slot's moment lies between, so all that
+    asked and began within a time had their slots then, however late they were told.
+    """
+    by_end = sorted(calls, key=lambda call: call[1])
+    for first, _ in calls:
+        ends = [begun for asked, begun in by_end if asked >= first]
+        for number, end in enumerate(ends, 1):
+            assert number <= 1 + per_second * (end - first)
+
+
 def next_line(process: subprocess.Popen[str]) -> str:
     """Waits for what a script prints next."""
     assert process.stdout is not None
