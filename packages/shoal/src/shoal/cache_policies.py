@@ -17,7 +17,13 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import InvalidOption
-from shoal.results.keys import digest, digest_arguments, function_digest, function_parts
+from shoal.results.keys import (
+    digest,
+    digest_arguments,
+    digest_call,
+    function_digest,
+    function_parts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,8 +177,8 @@ class _Sum(CachePolicy):
         **kwargs: Any,
     ) -> str | None:
         found = (each.compute_key(task_ctx, inputs, flow_parameters) for each in self.policies)
-        keys = [key for key in found if key is not None]
-        return digest(keys).hex() if keys else None
+        keys = [f"{len(key)}:{key}" for key in found if key is not None]
+        return _hex("".join(keys)) if keys else None
 
     def key_parts(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
@@ -226,18 +232,21 @@ class _Inputs(CachePolicy):
         flow_parameters: dict[str, Any],
         **kwargs: Any,
     ) -> str:
-        return _key_of(self.key_parts(task_ctx, inputs, flow_parameters))
+        return digest_call(task_ctx.task.name, self._counted(inputs)).hex()
 
     def key_parts(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
     ) -> dict[str, bytes]:
-        if self.without:
-            inputs = {name: value for name, value in inputs.items() if name not in self.without}
         task = task_ctx.task.name
         digests = {"the task's name": digest(task)}
-        for name, value in digest_arguments(inputs, task).items():
+        for name, value in digest_arguments(self._counted(inputs), task).items():
             digests[f"argument {name!r}"] = value
         return digests
+
+    def _counted(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if not self.without:
+            return inputs
+        return {name: value for name, value in inputs.items() if name not in self.without}
 
     def __sub__(self, argument: str) -> CachePolicy:
         super().__sub__(argument)
@@ -275,8 +284,10 @@ class _FlowParameters(CachePolicy):
         flow_parameters: dict[str, Any],
         **kwargs: Any,
     ) -> str | None:
+        if not flow_parameters:
+            return None
         parts = self.key_parts(task_ctx, inputs, flow_parameters)
-        return _key_of(parts) if parts else None
+        return _hex("".join(f"{len(name)}:{name}{parts[name].hex()}" for name in sorted(parts)))
 
     def key_parts(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
@@ -301,9 +312,8 @@ class _RunId(CachePolicy):
         return str(run.flow_run_id or run.id)
 
 
-def _key_of(parts: dict[str, bytes]) -> str:
-    digests = b"".join([digest(name) + parts[name] for name in sorted(parts)])
-    return sha256(digests).hexdigest()
+def _hex(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 INPUTS: CachePolicy = _Inputs()

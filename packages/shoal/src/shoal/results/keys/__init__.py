@@ -5,6 +5,8 @@
     kinds       which encoder another type has; objects
     callables   the encoders of functions, classes and their like
     arrays      NumPy's arrays
+    of_pandas, of_polars, of_arrow    tables
+    columns     their columns
     functions   functions and classes, by their source and that of all the user's own code they reach
     source      source as trees, the same in all versions of Python
     referring   which names a function refers to
@@ -15,9 +17,9 @@ SHA-256 throughout. May import `exceptions` and `specs`.
 """
 
 from shoal.results.keys.callables import register
-from shoal.results.keys.digesting import digest, digest_arguments
+from shoal.results.keys.digesting import digest, digest_arguments, digest_call
 from shoal.results.keys.functions import function_digest, function_parts
 
-__all__ = ["digest", "digest_arguments", "function_digest", "function_parts"]
+__all__ = ["digest", "digest_arguments", "digest_call", "function_digest", "function_parts"]
 
 register()

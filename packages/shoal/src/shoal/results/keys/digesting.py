@@ -5,16 +5,19 @@ May import `walk` and `exceptions`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, NoReturn
 
 from shoal.exceptions import UnstableKeyError
-from shoal.results.keys.walk import LEAVES, Unstable, Walk
+from shoal.results.keys.walk import LEAVES, Unstable, Walk, text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["digest", "digest_arguments"]
+__all__ = ["digest", "digest_arguments", "digest_call"]
+
+_name = lru_cache(4096)(text)
 
 
 def digest(value: object, path: str = "value") -> bytes:
@@ -60,6 +63,24 @@ def digest_arguments(
             except (Unstable, RecursionError) as error:
                 _refuse(error, f"parameters[{name!r}]", value, task_name)
     return digests
+
+
+def digest_call(task_name: str, parameters: Mapping[str, object]) -> bytes:
+    """32 bytes for a task's name and all its arguments. Arguments and errors as for `digest_arguments`."""
+    parts = [_name(task_name)]
+    leaves = LEAVES
+    for name in sorted(parameters):
+        value = parameters[name]
+        leaf = leaves.get(type(value))
+        parts.append(_name(name))
+        if leaf is not None:
+            parts.append(leaf(value))
+        else:
+            try:
+                parts.append(Walk().encode(value))
+            except (Unstable, RecursionError) as error:
+                _refuse(error, f"parameters[{name!r}]", value, task_name)
+    return sha256(b"".join(parts)).digest()
 
 
 def _refuse(

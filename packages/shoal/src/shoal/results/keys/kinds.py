@@ -3,7 +3,7 @@
     enums, paths, dates, sets,          each by what it is made of: here
     dataclasses, pydantic models
     functions, classes and their like   by their code, `callables`
-    arrays and frames                   by their data, `arrays` and `frames`; neither is loaded before one is met
+    arrays and tables                   by their data: `arrays`, `of_pandas`, `of_polars`, `of_arrow`
     all other objects                   by what they would give to pickle: here
 
 May import `naming` and `walk`.
@@ -21,6 +21,7 @@ import itertools
 import pathlib
 import weakref
 import zoneinfo
+from importlib import import_module
 from types import (
     AsyncGeneratorType,
     CodeType,
@@ -30,7 +31,7 @@ from types import (
     ModuleType,
     TracebackType,
 )
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from shoal.results.keys.naming import name_of
 from shoal.results.keys.walk import Unstable, Walk, text
@@ -78,15 +79,27 @@ def _choose(kind: type) -> Callable[[Any, Walk], bytes]:
 
 
 def _of_library(kind: type) -> Callable[[Any, Walk], bytes] | None:
-    """The encoder of what belongs to a library that is looked into, if it is there."""
+    """The encoder of what belongs to a library that is looked into, which is loaded if such a value is there."""
     root = kind.__module__.partition(".")[0]
-    if root == "numpy":
-        from shoal.results.keys import arrays
-
-        return arrays.encoder_of(kind)
     if root == "pydantic" and kind.__name__ == "BaseModel":
         return _model
-    return None
+    module = _LIBRARIES.get(root)
+    if module is None:
+        return None
+    try:
+        chosen = import_module(f"shoal.results.keys.{module}").encoder_of(kind)
+    except ImportError as error:  # a library without NumPy, which says what its columns hold
+        return _unstable(f"its data is read by way of {error.name}, which is not installed")
+    return cast("Callable[[Any, Walk], bytes] | None", chosen)
+
+
+#: The modules here that look into a library's types, by the library.
+_LIBRARIES = {
+    "numpy": "arrays",
+    "pandas": "of_pandas",
+    "polars": "of_polars",
+    "pyarrow": "of_arrow",
+}
 
 
 # ---------------------------------------------------------------------- values of Python's own types

@@ -33,6 +33,9 @@ __all__ = ["LEAVES", "Unstable", "Walk", "text"]
 
 #: Bytes from which on the hash stands for an encoding.
 _LONG = 256
+#: A list of so many is asked whether all are of one kind.
+_MANY = 32
+_LISTS = (list, tuple)
 _pack_float = struct.Struct(">d").pack
 _NAN = b"f" + _pack_float(float("nan"))
 
@@ -95,7 +98,7 @@ def _range(value: range) -> bytes:
 LEAVES: dict[type, Callable[[Any], bytes]] = {
     type(None): lambda _: b"N",
     bool: lambda value: b"T" if value else b"F",
-    int: lambda value: b"i%x;" % value,
+    int: b"i%x;".__mod__,
     float: _float,
     complex: _complex,
     str: text,
@@ -167,8 +170,13 @@ class Walk:
         self.lowest = min(lowest, self.lowest) if self.lowest < depth else lowest
         return data
 
-    def sequence(self, values: Iterable[Any]) -> bytes:
+    def sequence(self, values: Any) -> bytes:
         """Values in their order."""
+        if type(values) in _LISTS and len(values) >= _MANY:
+            kinds = set(map(type, values))
+            leaf = LEAVES.get(kinds.pop()) if len(kinds) == 1 else None
+            if leaf is not None:
+                return b"%d:%b" % (len(values), b"".join(map(leaf, values)))
         encode = self.encode
         parts = []
         try:
