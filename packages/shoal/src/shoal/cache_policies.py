@@ -311,6 +311,11 @@ class _RunId(CachePolicy):
         run = task_ctx.task_run
         return str(run.flow_run_id or run.id)
 
+    def key_parts(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
+    ) -> dict[str, bytes]:
+        return {"the run": digest(self.compute_key(task_ctx, inputs, flow_parameters))}
+
 
 def _hex(text: str) -> str:
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,6 +1,6 @@
-"""NumPy's arrays, by their data, in the order of their indices; whatever their layout in memory, and without a copy.
+"""NumPy's arrays, by their data, in the order of their indices; whatever their layout in memory and the order of bytes.
 
-A memory map is the array that it shows. Imported when an array is met. May import `buffers` and `walk`.
+A contiguous array is not copied, of another a piece at a time. A memory map is the array that it shows. Imported when an array is met. May import `buffers` and `walk`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _data(array: Any, walk: Walk) -> bytes:
         return b"".join(_data(array[name], walk) for name in dtype.names)
     if dtype.hasobject or dtype.kind == "T":
         return walk.sequence(array.ravel().tolist())
-    if array.flags.c_contiguous:
+    if array.flags.c_contiguous and dtype.str[0] != ">":
         return hash_bytes(memoryview(array.reshape(-1).view(np.uint8)))
     return _strided(array)
 
@@ -67,6 +67,7 @@ def _strided(array: Any) -> bytes:
         array,
         flags=["external_loop", "buffered", "zerosize_ok"],
         op_flags=_CONTIGUOUS,
+        op_dtypes=[array.dtype.newbyteorder("<")],
         order="C",
         buffersize=_BUFFERED,
     )
@@ -83,7 +84,8 @@ def _dtype(dtype: Any, walk: Walk) -> bytes:
     if dtype.subdtype is not None:
         inner, shape = dtype.subdtype
         return b"U" + _dtype(inner, walk) + text(str(shape))
-    return text(dtype.str if dtype.kind != "T" else "T")
+    # Pickling turns the bytes of an array into this machine's order, so that their order cannot count.
+    return text(dtype.newbyteorder("<").str if dtype.kind != "T" else "T")
 
 
 def _scalar(value: Any, walk: Walk) -> bytes:

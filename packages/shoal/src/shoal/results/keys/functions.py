@@ -46,17 +46,6 @@ __all__ = ["function_digest", "function_parts"]
 
 _MISSING = object()
 _Cached = type(functools.lru_cache(len))
-#: Attributes of a class that say nothing of what it does, or are made anew in each process.
-_SILENT = frozenset(
-    {
-        "__dict__",
-        "__weakref__",
-        "__module__",
-        "__qualname__",
-        "__firstlineno__",
-        "__static_attributes__",
-    }
-)
 
 
 def function_parts(function: Any) -> dict[str, bytes]:
@@ -176,7 +165,7 @@ class _Parts:
     def _add(self, name: str, digest: bytes) -> None:
         number = 2
         label = name
-        while label in self.parts:
+        while self.parts.get(label, digest) != digest:
             label = f"{name} #{number}"
             number += 1
         self.parts[label] = digest
@@ -184,7 +173,10 @@ class _Parts:
     def _bound(self, function: Any, to: Any, name: str, what: str) -> None:
         self.take(function, name)
         if not name or _is_constant(to):  # at the top it is all that tells one from another
-            self._add(f"{name or name_of(function)}: {what}", sha256(Walk().encode(to)).digest())
+            self._add(
+                f"{name or getattr(function, '__qualname__', '')}: {what}",
+                sha256(Walk().encode(to)).digest(),
+            )
 
     def _callable(self, value: Any, name: str) -> None:
         if isinstance(value, BuiltinFunctionType):
@@ -280,8 +272,8 @@ class _Parts:
         if not is_own(kind.__module__):
             self._add(name_of(kind), name_digest(name_of(kind)))
             return
-        members = {name: value for name, value in vars(kind).items() if name not in _SILENT}
-        methods = [function for value in members.values() for function in _functions_in(value)]
+        members = {name: (value, _methods_in(kind, value)) for name, value in vars(kind).items()}
+        methods = [method for _, each in members.values() for method in each]
         written = [f.__code__ for f in methods if not f.__code__.co_filename.startswith("<")]
         label = (
             f"{short_module(kind.__module__, written[0] if written else None)}.{kind.__qualname__}"
@@ -298,8 +290,8 @@ class _Parts:
                 self._globals(function, set())
 
 
-def _functions_in(member: Any) -> list[FunctionType]:
-    """The functions of an attribute of a class, which may be a method of any kind."""
+def _methods_in(kind: type, member: Any) -> list[FunctionType]:
+    """The functions of an attribute of a class, which may be a method of any kind, that somebody wrote for it."""
     found: tuple[Any, ...]
     if isinstance(member, property):
         found = (member.fget, member.fset, member.fdel)
@@ -310,17 +302,36 @@ def _functions_in(member: Any) -> list[FunctionType]:
     else:
         found = (getattr(member, "__func__", member),)
     unwrapped = [inspect.unwrap(each) for each in found if callable(each)]
-    return [each for each in unwrapped if type(each) is FunctionType]
+    return [
+        each
+        for each in unwrapped
+        if type(each) is FunctionType
+        and is_own(module_of_code(each))
+        and not _is_generated(kind, each)
+    ]
 
 
-def _class_digest(kind: type, members: dict[str, Any]) -> bytes:
-    """A class whose source is not known: its attributes."""
+def _is_generated(kind: type, function: FunctionType) -> bool:
+    """Whether dataclasses, attrs or namedtuple made it of the fields; each version of Python makes another."""
+    marks = ("__dataclass_fields__", "__attrs_attrs__", "_field_defaults")
+    return function.__code__.co_filename.startswith("<") and any(hasattr(kind, m) for m in marks)
+
+
+def _class_digest(kind: type, members: dict[str, tuple[Any, list[FunctionType]]]) -> bytes:
+    """A class whose source is not known: its methods, and the attributes and fields that are constants."""
+    facts: list[Any] = [kind.__qualname__]
     if isinstance(kind, enum.EnumMeta):
-        members = {name: each._value_ for name, each in kind._member_map_.items()}
-    facts: list[Any] = [kind.__qualname__, [str(name) for name in inspect.get_annotations(kind)]]
-    for name, member in sorted(members.items()):
-        codes = [code_digest(each.__code__) for each in _functions_in(member)]
-        facts.append((name, codes or (member if _is_constant(member) else None)))
+        facts += [(name, _constant(each._value_)) for name, each in kind._member_map_.items()]
+        members = {name: each for name, each in members.items() if each[1]}
+    fields = getattr(kind, "__dataclass_fields__", {})
+    for name, annotation in inspect.get_annotations(kind).items():
+        type_name = name_of(annotation) if isinstance(annotation, type) else str(annotation)
+        facts.append((name, type_name, _constant(getattr(fields.get(name), "default", None))))
+    for name, (member, methods) in sorted(members.items()):
+        if methods:
+            facts.append((name, [code_digest(each.__code__) for each in methods]))
+        elif not name.startswith("__"):
+            facts.append((name, _constant(member)))
     return sha256(Walk().encode(facts)).digest()
 
 
@@ -340,3 +351,7 @@ def _is_constant(value: Any) -> bool:
     if issubclass(kind, enum.Enum):
         return _is_constant(value._value_)
     return kind in _CONSTANTS or issubclass(kind, (pathlib.PurePath, datetime.tzinfo))
+
+
+def _constant(value: Any) -> Any:
+    return value if _is_constant(value) else None

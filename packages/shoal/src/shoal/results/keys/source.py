@@ -48,6 +48,8 @@ def _dump(node: Any, parts: list[bytes], without: str = "") -> None:
         parts.append(b"<" + type(node).__name__.encode())
         for name in node._fields:
             value = getattr(node, name, None)
+            if name == "values" and isinstance(node, ast.JoinedStr):
+                value = [each for each in value if not _is_empty(each)]
             if name not in _SILENT and name != without and value is not None and value != []:
                 parts.append(b" " + name.encode() + b"=")
                 _dump(value, parts)
@@ -59,6 +61,11 @@ def _dump(node: Any, parts: list[bytes], without: str = "") -> None:
         parts.append(b"]")
     else:
         parts.append(LEAVES[type(node)](node))
+
+
+def _is_empty(node: ast.AST) -> bool:
+    """Whether it is an empty text, as Python 3.12.0 and 3.12.1 put into f-strings."""
+    return isinstance(node, ast.Constant) and node.value == ""
 
 
 @lru_cache(4096)
