@@ -373,7 +373,7 @@ class Record:
         Raises:
             ImportError: pandas is not installed.
         """
-        import pandas  # type: ignore[import-untyped]  # no types come with it
+        import pandas  # no types come with it
 
         frame = pandas.DataFrame(self.runs(), columns=RunRow._fields)
         for name in ("submitted", "ready", "sent", "begun", "ended"):

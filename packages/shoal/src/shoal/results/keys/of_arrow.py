@@ -90,7 +90,7 @@ def _data(kind: Any, chunks: list[Any], length: int, walk: Walk) -> bytes:
 
 def _is_fixed(kind: Any) -> bool:
     types = pa.types
-    return (
+    return bool(
         types.is_primitive(kind)
         or types.is_decimal(kind)
         or types.is_fixed_size_binary(kind)

@@ -47,7 +47,7 @@ def _dump(node: Any, parts: list[bytes], without: str = "") -> None:
     if isinstance(node, ast.AST):
         parts.append(b"<" + type(node).__name__.encode())
         for name in node._fields:
-            value = getattr(node, name, None)
+            value: Any = getattr(node, name, None)
             if name == "values" and isinstance(node, ast.JoinedStr):
                 value = [each for each in value if not _is_empty(each)]
             if name not in _SILENT and name != without and value is not None and value != []:
