@@ -283,6 +283,7 @@ PURPOSES = {
     "checks": "of options",
     "signatures": "for type checkers",
     "task_runners": "threads, processes, executors; and what Dask's and Ray's have in common",
+    "locking": "names, as elsewhere",
     "serializers": "names, as elsewhere",
     "cache_policies": "what a kept result depends on",
     "results": "results that are kept: their keys, and where they are",

@@ -53,6 +53,9 @@ EXPORTS = {
         "Serializer PickleSerializer JSONSerializer CompressedSerializer"
         " CompressedPickleSerializer CompressedJSONSerializer"
     ),
+    "shoal.locking.protocol": "LockManager",
+    "shoal.locking.memory": "MemoryLockManager",
+    "shoal.locking.filesystem": "FileSystemLockManager",
     "shoal.cache_policies": (
         "CachePolicy CacheKeyFnPolicy INPUTS TASK_SOURCE FLOW_PARAMETERS RUN_ID DEFAULT NO_CACHE NONE"
         " task_input_hash"

@@ -14,7 +14,7 @@
     results                                     results that are kept
     task_runners                                where it runs
     signatures, checks                          what type checkers are told of tasks; checks of options
-    logging, utilities, serializers             names where Prefect has them
+    logging, utilities, serializers, locking    names where Prefect has them
     concurrency, cache_policies                 limits for any code; what a kept result depends on
     direct_calls                                tasks that are called, with caps and limits
     tasks, flows                                the decorators

@@ -40,7 +40,6 @@ MODULES: Mapping[str, str] = {
     "flow_runs": _PAUSE,
     "infrastructure": "started the infrastructure of deployments",
     "input": "asked a person for a flow run's input",
-    "locking": "locked the records of stored results",
     "runner": "ran deployments on this machine",
     "schedules": "said when a server starts deployments",
     "server": "was the server",

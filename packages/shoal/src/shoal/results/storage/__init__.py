@@ -9,6 +9,7 @@
     locks      the locks of keys there: files locked by the kernel
     remote     in what fsspec reaches
     leases     the locks of keys there
+    managed    the lock of a key that a lock manager keeps instead
     opening    opens the storage that is meant
 
     read(key) ─▶ file of that name ─▶ does it verify? ─▶ `Record`, or a miss (with a warning, where it does not)

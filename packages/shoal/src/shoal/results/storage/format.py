@@ -46,7 +46,7 @@ def pack(record: Record) -> Sequence[bytes | memoryview]:
         TypeError: the parts are not JSON.
     """
     facts = {name: getattr(record, name) for name in _FIELDS}
-    header = json.dumps(facts, separators=(",", ":")).encode()
+    header = json.dumps(facts, separators=(",", ":"), default=bytes.hex).encode()
     value = memoryview(record.value).cast("B")
     crcs = zlib.crc32(header), zlib.crc32(value)
     return _HEAD.pack(_MAGIC, len(header), len(value), *crcs) + header, value

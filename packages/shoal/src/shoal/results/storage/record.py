@@ -31,7 +31,7 @@ class Record:
         task_name: the task whose result it is.
         run_name: the run that made it.
         flow_run_name: and the flow run around that; empty if there was none.
-        parts: what the key was made of, for `shoal cache explain`: anything that is JSON.
+        parts: what the key was made of, for `shoal cache explain`: anything that is JSON; digests, of bytes, come back as text.
     """
 
     key: str
