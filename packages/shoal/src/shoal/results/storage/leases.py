@@ -117,6 +117,8 @@ class Lease(KeyLock):
             self._write(mode="create")
         except FileExistsError:
             pass
+        except TypeError:  # its file system does not know how: it was not there a moment ago
+            self._write()
         return self._read() or b""
 
     def _write(self, **how: Any) -> None:

@@ -47,12 +47,17 @@ class FileLock(KeyLock):
         try:
             while True:
                 file = self._open()
-                if not lock_file(file):
+                try:
+                    is_locked = lock_file(file)
+                    is_it = is_locked and _has_name(file, self._path)
+                except BaseException:
                     os.close(file)
-                    return False
-                if _has_name(file, self._path):
+                    raise
+                if is_it:
                     break
                 os.close(file)
+                if not is_locked:
+                    return False
         except OSError as error:
             raise ResultStorageError(
                 place=self._place, problem=f"a key cannot be locked: {error}"

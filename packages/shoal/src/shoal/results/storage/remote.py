@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.exceptions import InvalidOption, MissingExtraError, ResultStorageError
 from shoal.limits.settings import without_password
 from shoal.results.storage.base import Storage, name_of
-from shoal.results.storage.format import Damaged, unpack_header
+from shoal.results.storage.format import HEAD_BYTES, Damaged, unpack_header
 from shoal.results.storage.leases import Lease
 from shoal.results.storage.record import Damage, Entry, Record
 
@@ -94,12 +94,16 @@ class RemoteStorage(Storage):
                 for path, facts in files.find(self._root, detail=True).items()
                 if _NAME.search(path)
             }
-            heads = files.cat_ranges(list(found), 0, _HEAD, on_error="return") if found else []
+            # A range of an empty object is an error.
+            asked = [path for path, facts in found.items() if facts["size"] >= HEAD_BYTES]
+            got = files.cat_ranges(asked, 0, _HEAD, on_error="return") if asked else []
+            heads = dict(zip(asked, got, strict=True))
         except FileNotFoundError:
             return [], []
         except Exception as error:
             raise self._failed("read", error) from error
-        for (path, facts), head in zip(found.items(), heads, strict=True):
+        for path, facts in found.items():
+            head = heads.get(path, b"")
             if isinstance(head, FileNotFoundError):
                 continue  # removed just now
             if isinstance(head, Exception):
