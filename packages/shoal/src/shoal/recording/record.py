@@ -373,7 +373,7 @@ class Record:
         Raises:
             ImportError: pandas is not installed.
         """
-        import pandas  # no types come with it
+        import pandas
 
         frame = pandas.DataFrame(self.runs(), columns=RunRow._fields)
         for name in ("submitted", "ready", "sent", "begun", "ended"):
