@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import CodeType
 
-__all__ = ["file_of_module", "is_own", "module_of_code", "name_of", "short_module"]
+__all__ = [
+    "file_of_module",
+    "is_own",
+    "main_name",
+    "module_of_code",
+    "name_of",
+    "short_module",
+    "tell_main_name",
+]
 
-_MAINS = ("__main__", "__mp_main__")
+#: A program's own file: as it is run, in children of `multiprocessing`, and as `shoal run` loads one that has no name.
+_MAINS = ("__main__", "__mp_main__", "__shoal_file__")
 _LIBRARIES = frozenset({"site-packages", "dist-packages"})
 
 
@@ -77,4 +86,28 @@ def name_of(value: Any) -> str:
     """Module and qualified name of a class or function."""
     module = getattr(value, "__module__", None) or ""
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
-    return f"{'__main__' if module in _MAINS else module}.{name}"
+    return f"{main_name(module) if module in _MAINS else module}.{name}"
+
+
+def main_name(module: str = "__main__") -> str:
+    """By what name the program's own file would be imported; "__main__" for a prompt or a notebook.
+
+    Args:
+        module: as what it was loaded.
+    """
+    if _told is not None:
+        return _told
+    main = sys.modules.get(module)
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None and spec.name not in _MAINS:
+        return str(spec.name)
+    return PurePath(file).stem if isinstance(file, str) else "__main__"
+
+
+_told: str | None = None
+
+
+def tell_main_name(name: str) -> None:
+    """Says in a worker what `main_name` is in the driver, whose classes of `__main__` it has as copies."""
+    global _told
+    _told = name
