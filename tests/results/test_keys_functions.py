@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal import flow, task
-from shoal.results.keys import digest, function_digest, function_parts
+from shoal.results.keys import digest, function_digest, function_parts, function_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -286,6 +286,12 @@ def test_parts_are_named(write: Write) -> None:
     parts = function_parts(write(etl=BASE))
     assert list(parts) == ["etl.f", "etl.f(most)", "etl.helper", "etl.inner"]
     assert all(len(each) == 32 for each in parts.values())
+
+
+def test_texts_say_where_they_stand(write: Write) -> None:
+    texts = function_texts(write(etl=BASE))
+    assert list(texts) == ["etl.f", "etl.helper", "etl.inner"]
+    assert texts["etl.inner"] == "etl.py:7\ndef inner(x): return x * 2"
 
 
 def test_tasks_and_flows_count_as_their_functions() -> None:

@@ -23,7 +23,9 @@ from shoal.results.keys import (
     digest_call,
     function_digest,
     function_parts,
+    function_texts,
 )
+from shoal.results.keys.explaining import code_name, text_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +93,10 @@ class CachePolicy:
         """What the key is made of, for `explain`: a digest for each part. Arguments and errors as for `compute_key`."""
         key = self.compute_key(task_ctx, inputs, flow_parameters)
         return {} if key is None else {f"the key of {type(self).__name__}": digest(key)}
+
+    def key_texts(self, task_ctx: TaskRunContext) -> dict[str, str]:
+        """The source that the key depends on, for `explain`: the text of each function, by the name of its part."""
+        return {}
 
     def configure(
         self,
@@ -188,6 +194,12 @@ class _Sum(CachePolicy):
             parts.update(each.key_parts(task_ctx, inputs, flow_parameters))
         return parts
 
+    def key_texts(self, task_ctx: TaskRunContext) -> dict[str, str]:
+        texts: dict[str, str] = {}
+        for each in self.policies:
+            texts.update(each.key_texts(task_ctx))
+        return texts
+
     def __add__(self, other: CachePolicy) -> CachePolicy:
         added = super().__add__(other)
         return (
@@ -271,7 +283,11 @@ class _TaskSource(CachePolicy):
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
     ) -> dict[str, bytes]:
         parts = function_parts(task_ctx.task.fn)
-        return {f"code of {name}": value for name, value in parts.items()}
+        return {code_name(name): value for name, value in parts.items()}
+
+    def key_texts(self, task_ctx: TaskRunContext) -> dict[str, str]:
+        texts = function_texts(task_ctx.task.fn)
+        return {text_name(name): text for name, text in texts.items()}
 
 
 class _FlowParameters(CachePolicy):

@@ -10,6 +10,7 @@
     functions   functions and classes, by their source and that of all the user's own code they reach
     source      source as trees, the same in all versions of Python
     referring   which names a function refers to
+    explaining  what of a key has changed
     naming      what classes and functions are called, and which code is the user's own
     buffers     the hash of many bytes
 
@@ -18,8 +19,15 @@ SHA-256 throughout. May import `exceptions` and `specs`.
 
 from shoal.results.keys.callables import register
 from shoal.results.keys.digesting import digest, digest_arguments, digest_call
-from shoal.results.keys.functions import function_digest, function_parts
+from shoal.results.keys.functions import function_digest, function_parts, function_texts
 
-__all__ = ["digest", "digest_arguments", "digest_call", "function_digest", "function_parts"]
+__all__ = [
+    "digest",
+    "digest_arguments",
+    "digest_call",
+    "function_digest",
+    "function_parts",
+    "function_texts",
+]
 
 register()

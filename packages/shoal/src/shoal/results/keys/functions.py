@@ -40,9 +40,12 @@ from shoal.results.keys.walk import LEAVES, Walk
 from shoal.specs import FlowSpec, TaskSpec
 
 if TYPE_CHECKING:
+    import ast
     from collections.abc import Iterator
 
-__all__ = ["function_digest", "function_parts"]
+    from shoal.results.keys.source import SourceFile
+
+__all__ = ["function_digest", "function_parts", "function_texts"]
 
 _MISSING = object()
 _Cached = type(functools.lru_cache(len))
@@ -66,6 +69,16 @@ def function_parts(function: Any) -> dict[str, bytes]:
 def function_digest(function: Any) -> bytes:
     """32 bytes for all parts of a function's code. Arguments and errors as for `function_parts`."""
     return _known(function).digest
+
+
+def function_texts(function: Any) -> dict[str, str]:
+    """The source of each part that is a function or class of the user's, after a line with its place: "etl.py:12".
+
+    Arguments and errors as for `function_parts`.
+    """
+    walk = _Parts()
+    walk.take(_undecorated(function), "")
+    return {name: file.text_of(node) for name, (node, file) in walk.trees.items()}
 
 
 class _Known:
@@ -101,9 +114,14 @@ def _by_name(parts: dict[str, bytes]) -> Iterator[tuple[bytes, bytes]]:
 _functions: weakref.WeakKeyDictionary[FunctionType, _Known] = weakref.WeakKeyDictionary()
 
 
-def _known(function: Any) -> _Known:
+def _undecorated(function: Any) -> Any:
     while isinstance(function, (TaskSpec, FlowSpec)):
         function = function.fn
+    return function
+
+
+def _known(function: Any) -> _Known:
+    function = _undecorated(function)
     # What is bound to an object changes with it; what closes over variables, with these.
     if type(function) is not FunctionType or function.__closure__:
         return _Known(function)
@@ -130,6 +148,7 @@ class _Parts:
 
     def __init__(self) -> None:
         self.parts: dict[str, bytes] = {}
+        self.trees: dict[str, tuple[ast.AST, SourceFile]] = {}
         self.used: list[tuple[dict[str, Any], str, Any]] = []
         self._seen: dict[int, Any] = {}
 
@@ -170,6 +189,13 @@ class _Parts:
             number += 1
         self.parts[label] = digest
 
+    def _add_source(
+        self, name: str, found: tuple[ast.AST, SourceFile] | None, otherwise: bytes
+    ) -> None:
+        self._add(name, otherwise if found is None else tree_digest(found[0]))
+        if found is not None:
+            self.trees.setdefault(name, found)
+
     def _bound(self, function: Any, to: Any, name: str, what: str) -> None:
         self.take(function, name)
         if not name or _is_constant(to):  # at the top it is all that tells one from another
@@ -198,7 +224,7 @@ class _Parts:
             if wrapped is not None:
                 self.take(wrapped, label)
         else:
-            self._add(label, tree_digest(found[0]) if found is not None else code_digest(code))
+            self._add_source(label, found, code_digest(code))
             self._defaults(function, label)
         self._closure(function, label)
         if own:
@@ -279,7 +305,7 @@ class _Parts:
             f"{short_module(kind.__module__, written[0] if written else None)}.{kind.__qualname__}"
         )
         tree = class_tree(kind.__qualname__, written)
-        self._add(label, tree_digest(tree) if tree is not None else _class_digest(kind, members))
+        self._add_source(label, tree, _class_digest(kind, members))
         for base in kind.__bases__:
             if base is not object:
                 self.take(base, label)

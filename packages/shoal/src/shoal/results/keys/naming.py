@@ -74,7 +74,7 @@ def short_module(module: str, code: CodeType | None) -> str:
     """
     if module in _MAINS and code is not None and not code.co_filename.startswith("<"):
         return PurePath(code.co_filename).stem
-    return module.rpartition(".")[2]
+    return (main_name(module) if module in _MAINS else module).rpartition(".")[2]
 
 
 def module_of_code(function: Any) -> str:

@@ -11,6 +11,7 @@ import ast
 import os
 from functools import lru_cache
 from hashlib import sha256
+from pathlib import PurePath
 from types import CodeType
 from typing import Any
 
@@ -92,6 +93,8 @@ class SourceFile:
     """A file, read and compiled.
 
     Attributes:
+        path: where it is.
+        lines: what it says.
         tree: its syntax tree.
         variables: names that some function of it declares `global`: they change.
         imports: the modules that it imports, relative ones with their dots, and what may be submodules of them.
@@ -100,7 +103,9 @@ class SourceFile:
     def __init__(self, path: str) -> None:
         with open(path, "rb") as file:
             data = file.read()
+        self.path = path
         self.tree = ast.parse(data, path)
+        self.lines = data.decode("utf-8", "replace").splitlines()
         self.imports: dict[str, None] = {}
         self.functions: dict[tuple[str, int], list[_Function]] = {}
         self.classes: dict[str, ast.ClassDef] = {}
@@ -135,6 +140,11 @@ class SourceFile:
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 self._collect(constant)
+
+    def text_of(self, node: Any) -> str:
+        """The source of a function or class, after a line that says where it stands, "etl.py:12"."""
+        place = f"{PurePath(self.path).name}:{node.lineno}"
+        return "\n".join([place, *self.lines[node.lineno - 1 : node.end_lineno]])
 
     def has(self, code: CodeType) -> bool:
         """Whether the file, compiled, gives this code at this place."""
@@ -184,8 +194,8 @@ def function_tree(code: CodeType) -> tuple[ast.AST, SourceFile] | None:
     return None if node is None or file is None else (node, file)
 
 
-def class_tree(name: str, codes: list[CodeType]) -> ast.AST | None:
-    """The syntax tree of a class.
+def class_tree(name: str, codes: list[CodeType]) -> tuple[ast.AST, SourceFile] | None:
+    """The syntax tree of a class, and its file; `None` where it is not known.
 
     Args:
         name: its qualified name.
@@ -194,7 +204,8 @@ def class_tree(name: str, codes: list[CodeType]) -> ast.AST | None:
     for code in codes:
         file = file_of(code.co_filename)
         if file is not None and all(map(file.has, codes)):
-            return file.classes.get(name)
+            node = file.classes.get(name)
+            return None if node is None else (node, file)
         if file is not None:
             return None
     return None

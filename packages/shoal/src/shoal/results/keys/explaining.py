@@ -1,0 +1,98 @@
+"""Why a run found no kept result: what its key is made of, beside what the key of an earlier run was made of. Pure.
+
+Parts are texts by name, as a record keeps them: digests in hexadecimal, and the source of functions, `text_name` of each, whose
+first line says where it stood. May import the standard library only.
+"""
+
+from __future__ import annotations
+
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["code_name", "explain", "nearest", "text_name"]
+
+_CODE = "code of "
+_TEXT = "text of "
+
+
+def code_name(name: str) -> str:
+    """What the digest of a function is called among the parts."""
+    return f"{_CODE}{name}"
+
+
+def text_name(name: str) -> str:
+    """What the source of a function is called among the parts."""
+    return f"{_TEXT}{name}"
+
+
+def nearest(now: Mapping[str, str], earlier: Sequence[Mapping[str, str]]) -> int | None:
+    """Which of earlier runs had the most in common with one; of several the first. `None` if there are none.
+
+    Args:
+        now: the parts of the run.
+        earlier: those of earlier runs, the latest first.
+    """
+
+    def in_common(i: int) -> int:
+        return sum(now.get(name) == part for name, part in _digests(earlier[i]).items())
+
+    return max(range(len(earlier)), key=in_common, default=None)
+
+
+def explain(now: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
+    """What has changed, a sentence each; none where nothing has.
+
+    Args:
+        now: the parts of a run's key.
+        before: those of an earlier run's.
+    """
+    today, then = _digests(now), _digests(before)
+    return [
+        _sentence(name, now, before)
+        for name in dict.fromkeys([*today, *then])
+        if today.get(name) != then.get(name)
+    ]
+
+
+def _digests(parts: Mapping[str, str]) -> dict[str, str]:
+    return {name: part for name, part in parts.items() if not name.startswith(_TEXT)}
+
+
+def _sentence(name: str, now: Mapping[str, str], before: Mapping[str, str]) -> str:
+    if name not in before:
+        return f"{name} is new"
+    if name not in now:
+        return f"{name} is gone"
+    text = text_name(name.removeprefix(_CODE))
+    if name.startswith(_CODE) and text in now and text in before:
+        line = _changed_line(now[text], before[text])
+        if line is not None:
+            return f"{name} has changed, {line}"
+    return f"{name} has changed"
+
+
+def _changed_line(now: str, before: str) -> str | None:
+    """The first line of a source that is not as it was, with its place; `None` if only comments and blank lines differ."""
+    place, *lines = now.splitlines()
+    was = [line for line in before.splitlines()[1:] if _counts(line)]
+    numbered = [(number, line) for number, line in enumerate(lines) if _counts(line)]
+    match = SequenceMatcher(None, was, [line for _, line in numbered], autojunk=False)
+    for kind, first, _, new, end in match.get_opcodes():
+        if kind == "equal":
+            continue
+        file, _, start = place.rpartition(":")
+        number = numbered[min(new, len(numbered) - 1)][0] if numbered else 0
+        where = f"{file}:{int(start) + number}"
+        if kind == "insert":
+            return f"{where}: `{numbered[new][1].strip()}` is new"
+        if kind == "delete" or new == end:
+            return f"{where}: `{was[first].strip()}` is gone"
+        return f"{where}: `{numbered[new][1].strip()}` was `{was[first].strip()}`"
+    return None
+
+
+def _counts(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
