@@ -9,11 +9,11 @@ from math import nan
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from shoal.recording.record import Record
+from shoal.recording.record import CapRow, Record
 from shoal.recording.report import page
 from shoal.recording.report.critical import critical_path
 from shoal.recording.report.drawing import layers
-from shoal.recording.report.figures import EDGES, Link, Spread, figures
+from shoal.recording.report.figures import EDGES, Link, Spread, figures, idle_waits
 from shoal.recording.report.packing import NUMBERS, packed
 
 from tests.recording.made import START, Made, large, small
@@ -55,13 +55,47 @@ class TestFigures:
         made.run("fetch", 4.0, 5.0, number=number, attempt=2, ready=3.9)
         made.event("retry", 3.0, "", until=3.9, number=number)
         made.event("limit", 1.0, "", until=1.25, number=number)
+        made.event("slots", 2.1, "", until=2.2, number=number)
+        made.event("wait", 2.5, "", until=2.75, number=number)
         (task,) = figures(made.record).tasks
         totals = {what: spread.total for what, spread in task.waits.items()}
         assert totals == pytest.approx(
-            {"upstreams": 1.5, "limits": 0.25, "retries": 0.9, "workers": 0.6}
+            {
+                "upstreams": 1.25,
+                "limits": 0.35,
+                "retries": 0.9,
+                "workers": 0.6,
+                "other runs": 0.25,
+            }
         )
         assert task.lost == pytest.approx(1)
         assert task.counts == {"Completed": 1}
+
+    def test_a_cap_that_was_full_is_a_limit_and_no_worker(self) -> None:
+        made = Made()
+        made.run("fetch", 0.0, 1.0)
+        made.run("fetch", 3.0, 4.0, ready=0.5)
+        made.record.caps = [CapRow(0, START, START + 1), CapRow(0, START + 1.5, START + 2.5)]
+        (task,) = figures(made.record).tasks
+        assert task.waits["limits"].total == pytest.approx(1.5)
+        assert task.waits["workers"].total == pytest.approx(1)
+
+    def test_a_worker_that_executes_what_its_run_waits_for_is_not_idle(self) -> None:
+        made = Made(workers=1)
+        number = made.run("outer", 0.0, 5.0)
+        made.run("inner", 1.5, 3.5)
+        made.event("wait", 1.0, "", until=4.0, number=number)
+        found = figures(made.record)
+        assert idle_waits(made.record, found.order) == pytest.approx([1.0])
+
+    def test_threads_that_call_tasks_are_no_workers(self) -> None:
+        made = Made(workers=1)
+        made.run("step", 0.0, 10.0)
+        made.worker(runner=-1, thread="MainThread")
+        made.run("called", 1.0, 2.0, worker=1)
+        found = figures(made.record)
+        assert found.workers.total == pytest.approx(10)
+        assert found.workers.idle + found.workers.over == pytest.approx(0)
 
     def test_spread(self) -> None:
         spread = Spread.of([0.0, nan, -1.0, *[0.002] * 99, 5.0])

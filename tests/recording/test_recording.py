@@ -24,6 +24,7 @@ from shoal.recording.file import Writer
 from shoal.recording.record import RunRow
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.task_runners import ThreadPoolTaskRunner
+from shoal.task_runners.registry import resolve
 
 RUNNERS = ["threads", "threads:1", "sequential", "processes:2"]
 
@@ -344,6 +345,46 @@ def test_what_still_runs_is_shown_as_it_is() -> None:
         assert looks() == ["Completed"]
         assert [run.state for run in recording.flow_runs()] == ["Completed"]
     assert recording.record.ended is not None
+
+
+@pytest.mark.parametrize("runner", ["threads:1", "sequential"])
+def test_elements_that_a_thread_has_gone_through_are_told_before_it_is_through(runner: str) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    @shoal.task
+    def element(x: int) -> None:
+        if x == 900:
+            reached.set()
+            go_on.wait(30)
+
+    with shoal.record() as recording, resolve(runner) as entered:
+        entered.map(element, {"x": range(800)}).wait()  # now it is known how quick they are
+        watcher = threading.Thread(target=lambda: look(recording, reached, go_on, seen))
+        seen: list[list[str]] = []
+        watcher.start()
+        entered.map(element, {"x": range(850, 1000)}).wait()
+        watcher.join()
+    assert seen[0][:850] == ["Completed"] * 850
+    assert "Completed" not in seen[0][850:]
+    rows = of(recording, "element")
+    assert [row.state for row in rows] == ["Completed"] * 950
+    assert len({row.number for row in rows}) == 950
+    for before, after in pairwise(sorted(rows, key=lambda row: row.begun)):
+        assert before.ended <= after.begun + 1e-6
+
+
+def look(
+    recording: shoal.Recording,
+    reached: threading.Event,
+    go_on: threading.Event,
+    seen: list[list[str]],
+) -> None:
+    try:
+        assert reached.wait(30)
+        rows = sorted(recording.runs(), key=lambda row: row.number)
+        seen.append([row.state for row in rows])
+    finally:
+        go_on.set()
 
 
 KILLED = """

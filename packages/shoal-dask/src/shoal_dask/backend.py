@@ -38,7 +38,7 @@ from shoal.names import process_entropy
 from shoal.scheduling.capabilities import LedgerRules
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.batch_serializer import BatchSerializer
+from shoal.task_runners.remote.batch_serializer import serializer_for
 from shoal.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
 from shoal.task_runners.remote.modules import shipped_by_value
 
@@ -131,7 +131,7 @@ class DaskBackend(ClusterBackend):
     def start(self, events: LedgerDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary cluster if one is asked for."""
         self.events, self.ledger = events, events.ledger
-        self.serializer = BatchSerializer(events, self._keep)
+        self.serializer = serializer_for(events, self._keep)
         self._storing = Calls("shoal-dask-storing", events.failed)
         self.listener = Listener(self, check=self._check)
         self.connection.acquire()

@@ -35,7 +35,7 @@ from shoal.scheduling.capabilities import LedgerRules
 from shoal.scheduling.unpickling import DEADLY
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.batch_serializer import BatchSerializer
+from shoal.task_runners.remote.batch_serializer import serializer_for
 from shoal.task_runners.remote.cluster_backend import LAST_WORDS, ClusterBackend
 from shoal.task_runners.remote.modules import shipped_by_value
 
@@ -124,7 +124,7 @@ class RayBackend(ClusterBackend):
     def start(self, events: LedgerDispatcher) -> None:
         """See `Backend`: connects, and starts a temporary instance if there is none."""
         self.events, self.ledger = events, events.ledger
-        self.serializer = BatchSerializer(events, self._keep)
+        self.serializer = serializer_for(events, self._keep)
         self.listener = Listener(self)
         self.connection.acquire()
         self._acquired = True

@@ -73,6 +73,7 @@ class Surroundings(NamedTuple):
         capped: whether its runs are under a cap of the flow's.
         limited: whether there may be limits of tags.
         carrier: W3C headers of the flow run's span; `None` where it is not traced.
+        observed: whether the worker is to tell what happens inside its runs.
     """
 
     entropy: int
@@ -82,6 +83,7 @@ class Surroundings(NamedTuple):
     capped: bool
     limited: bool
     carrier: dict[str, str] | None
+    observed: bool
 
 
 class Packed(NamedTuple):
@@ -115,8 +117,8 @@ def pack_task(task: TaskSpec) -> tuple[bytes, bytes]:
     return hashlib.blake2b(data, digest_size=16).digest(), data
 
 
-def surroundings_of(scope: Scope | None) -> bytes:
-    """What workers are told of a scope."""
+def surroundings_of(scope: Scope | None, *, observed: bool = False) -> bytes:
+    """What workers are told of a scope; `observed`: see `Surroundings`."""
     from shoal.names import process_entropy
 
     flow = None
@@ -142,7 +144,8 @@ def surroundings_of(scope: Scope | None) -> bytes:
     limited = scope is not None and scope.limited
     return dumps(
         Surroundings(
-            process_entropy(), level, settings.log_prints(), flow, capped, limited, carrier
+            *(process_entropy(), level, settings.log_prints(), flow, capped, limited, carrier),
+            observed,
         )
     )
 

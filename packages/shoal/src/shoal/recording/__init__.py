@@ -4,8 +4,12 @@
     recording.py    what users have of it: `shoal.record()`
     reports.py      `SHOAL_REPORT`: a report of each flow run
     recorder.py     observes, and keeps what it is told; runner_recorder.py: of one runner; events.py: in which form
-    file.py         one thread writes it to an SQLite file: chunks.py, columns of numbers; told.py, what exceptions tell
-    reading.py      makes the record of the file; clocks.py: of workers, against the driver's
+    inside.py       what happens inside runs on workers in other processes, on its way to the recorder, which takes it by
+                    adopting.py
+    file.py         one thread writes it to an SQLite file; taking.py: what was told, as rows, and columns of numbers
+                    (chunks.py); told.py: what exceptions tell
+    reading.py      makes the record of the file; reported.py: runs that came one after another; clocks.py: of workers,
+                    against the driver's
     record.py       the record as its readers have it: plain data, with rows.py
     report          the report: one page of what ran, and what would help
     drawing.py      the tasks of a flow and what they pass, as text and picture

@@ -15,8 +15,8 @@ __all__ = ["COLUMNS", "Chunk", "ranges", "unpacked"]
 
 #: The columns of each kind of chunk, as typecodes of `array`.
 #:
-#: The ends of the runs of `spans` and `reports` follow in the same transaction, one behind the other, and so do the numbers
-#: of runs that are no range.
+#: The ends of the runs of `spans` and `reports` follow in the same transaction, one behind the other, and so do numbers of
+#: runs that are no range, and sizes that are not the same for all.
 COLUMNS = {
     "submitted": "qiqqd",  # number, task, flow run, submitter, when
     "edges": "qqq",  # run, first upstream, one behind the last
@@ -24,11 +24,16 @@ COLUMNS = {
     "ran": "qHidd",  # number, attempt, worker, began, ended
     "ended": "qHiBdd",  # number, attempt, worker, state, began, ended
     "spans": "qqid",  # first number, how many, worker, began
-    # runner, batch, first number (-1: listed), how many, worker, sent, arrived, told, seconds, task, whether coroutines
-    "reports": "qqqqiddddiB",
+    # runner, batch, first number (-1: listed), how many, worker, sent, arrived, told, seconds, task, whether coroutines,
+    # bytes of each result (-1: listed)
+    "reports": "qqqqiddddiBq",
     "listed": "qH",  # number and attempt of runs of those reports that list them
     "lost": "qHiddd",  # number, attempt, worker, sent, arrived, when
+    "submitters": "qqq",  # first number, how many, submitter: of runs that runs on workers submitted
+    "sized": "qq",  # number, bytes of a result that stays on its worker
+    "packed": "qqq",  # runner, batch, bytes of its message
     "span_ends": "d",
+    "report_sizes": "q",
     "report_ends": "d",
 }
 

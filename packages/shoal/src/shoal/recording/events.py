@@ -15,12 +15,44 @@ from shoal.context import CALL
 if TYPE_CHECKING:
     from shoal.context import Scope
     from shoal.scheduling.in_flight import WorkerState
+    from shoal.specs import TaskSpec
 
-__all__ = ["Ended", "Worker", "around"]
+__all__ = ["Ended", "Label", "Worker", "around"]
 
 # Kinds of events; what follows is in the methods that append them.
 SUBMITTED, MAPPED, READY, QUEUED, RAN, WENT, ENDED, REPORTED, LOST, CLOSED = range(10)
 FLOW, FLOW_ENDED, RUNNER, LOG = range(10, 14)
+WAITS, CAPPED, SIZED, SUBMITTER, PACKED = range(14, 19)
+
+
+#: What a run waits for in its body that waits for no runs.
+SLOTS = "slots of a limit"
+
+#: Bytes of a result that is written down as it is: a number, a truth value, nothing.
+PLAIN = 8
+
+
+class Label(NamedTuple):
+    """What a record has of a task.
+
+    Attributes:
+        name, file, line: as in `TaskRow`.
+        is_async: whether it is a coroutine.
+    """
+
+    name: str
+    file: str
+    line: int
+    is_async: bool
+
+    @classmethod
+    def of(cls, task: TaskSpec | Label) -> Label:
+        """That of a task."""
+        if type(task) is cls:
+            return task
+        code = getattr(task.fn, "__code__", None)  # type: ignore[union-attr]  # it is a task
+        file, line = (code.co_filename, code.co_firstlineno) if code is not None else ("", 0)
+        return cls(task.name, file, line, task.is_async)
 
 
 class Ended(NamedTuple):
@@ -33,7 +65,7 @@ class Ended(NamedTuple):
         phase: how it ended, `AWAITING_RETRY` if another attempt follows.
         state: the name of a state that says more, `None` for that of the phase.
         began, ended: when; `nan` if a report tells.
-        error: what it ended with.
+        error: what it ended with; from another process, in words.
         trace: the traceback of that.
         name: the run's name where it is not the default one.
         delay: seconds until the next attempt.
@@ -60,6 +92,9 @@ class Worker:
         runner: index of the runner, -1 for direct calls.
         thread: its name.
         state: of the ledger, where there is one.
+
+    Attributes:
+        elsewhere: what `row` gives, if it is inside a run on a worker, which tells that.
     """
 
     def __init__(
@@ -72,9 +107,12 @@ class Worker:
         self.joined = time.time()
         self.left: float | None = None
         self.ending = ""
+        self.elsewhere: tuple[Any, ...] | None = None
 
-    def row(self) -> tuple[int, int, str, int, str, float, float | None, str]:
+    def row(self) -> tuple[Any, ...]:
         """What is known: index, runner, host, pid, thread, joined, left, ending."""
+        if self.elsewhere is not None:
+            return self.elsewhere
         state = self.state
         host = _HOST if state is None else state.host or ""
         pid = os.getpid() if state is None else state.pid or 0

@@ -16,17 +16,16 @@ import sqlite3
 from array import array
 from bisect import bisect_left, bisect_right
 from contextlib import closing
-from dataclasses import replace
 from itertools import repeat
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import RecordError
 from shoal.recording.chunks import unpacked
-from shoal.recording.clocks import offset
 from shoal.recording.file import VERSION, open_file
 from shoal.recording.record import (
     STATES,
+    CapRow,
     Columns,
     ErrorRow,
     EventRow,
@@ -37,6 +36,13 @@ from shoal.recording.record import (
     RunnerRow,
     TaskRow,
     WorkerRow,
+)
+from shoal.recording.reported import (
+    Report,
+    add_messages,
+    correct_clocks,
+    give_sizes,
+    one_lane_a_thread,
 )
 
 if TYPE_CHECKING:
@@ -67,41 +73,13 @@ def read(path: str) -> Record:
 class _Told:
     """What is known of one attempt that is told of by itself."""
 
-    __slots__ = ("arrived", "begun", "ended", "sent", "state", "worker")
+    __slots__ = ("arrived", "begun", "ended", "sent", "size", "state", "worker")
 
     def __init__(self) -> None:
+        self.size = -1
         self.worker = -1
         self.state = -1
         self.sent = self.arrived = self.begun = self.ended = nan
-
-
-class _Report:
-    """A report, or a span of a thread: runs that came one after another on one worker."""
-
-    __slots__ = (
-        "attempts",
-        "batch",
-        "began",
-        "each",
-        "ends",
-        "first",
-        "numbers",
-        "sent",
-        "told",
-        "worker",
-    )
-
-    def __init__(self, first: int, worker: int, began: float, ends: array[float]) -> None:
-        self.first = first
-        self.worker = worker
-        self.began = began
-        self.each = 0.0
-        self.ends = ends
-        self.sent = nan
-        self.told = nan
-        self.batch: tuple[int, int] | None = None
-        self.numbers: array[int] | None = None
-        self.attempts: array[int] | None = None
 
 
 class _Reading:
@@ -115,18 +93,21 @@ class _Reading:
         self._single: dict[int, tuple[int, int, int, float]] = {}  # number: task, flow run, ...
         self._ready: dict[int, list[float]] = {}
         self._told: dict[tuple[int, int], _Told] = {}
-        self._reports: list[_Report] = []
+        self._reports: list[Report] = []
         self._tasks_of: dict[tuple[int, int], int] = {}
+        self._sizes: dict[int, int] = {}  # of results that stay on workers
+        self._packed: dict[tuple[int, int], int] = {}
         self._maps = sorted(record.maps)
         self._firsts = [row.first for row in self._maps]
         self._chunks()
-        self._correct_clocks()
-        self._one_lane_a_thread()
-        self._messages()
+        correct_clocks(record, self._reports)
+        one_lane_a_thread(record, self._reports)
+        add_messages(record.messages, self._reports, self._packed, self._tasks_of)
         self._covered: dict[int, list[tuple[int, int]]] = {}  # of each map, by its place
         self._add_reports()
         self._add_told()
         self._add_open()
+        self._add_sizes()
         self._errors()
 
     # ------------------------------------------------------------------ tables
@@ -162,6 +143,7 @@ class _Reading:
             EventRow(row[0], nan if row[1] is None else row[1], *row[2:])
             for row in self._all("events")
         ]
+        record.caps = [CapRow._make(row) for row in self._all("caps")]
         record.logs = [LogRow(*row) for row in self._all("logs")]
 
     def _errors(self) -> None:
@@ -178,8 +160,9 @@ class _Reading:
 
     def _chunks(self) -> None:
         listed: list[array[Any]] = [array("q"), array("H")]
-        spans: list[_Report] = []
-        reports: list[_Report] = []
+        submitters: dict[int, int] = {}
+        spans: list[Report] = []
+        reports: list[Report] = []
         # Of one transaction, in the order of `chunks.COLUMNS`: what has ends comes before these.
         for kind, data in self._connection.execute("SELECT kind, data FROM chunks ORDER BY rowid"):
             columns = unpacked(kind, data)
@@ -212,29 +195,54 @@ class _Reading:
                     told.begun, told.ended = (sent if isnan(arrived) else arrived), at
                     if told.state < 0:
                         told.state = STATES.index("Retrying")
+            elif kind == "submitters":
+                for first, count, submitter in zip(*columns, strict=True):
+                    submitters.update(dict.fromkeys(range(first, first + count), submitter))
+            elif kind == "sized":
+                self._sizes.update(zip(*columns, strict=True))
+            elif kind == "packed":
+                for runner, batch, size in zip(*columns, strict=True):
+                    self._packed[runner, batch] = size
+            elif kind == "report_sizes":
+                give_sizes(columns[0], reports)
             elif kind == "span_ends":
                 self._give(columns[0], listed, spans)
             elif kind == "report_ends":
                 self._give(columns[0], listed, reports)
+        if submitters:
+            self._submitted_by(submitters)
 
-    def _spans(self, columns: list[array[Any]]) -> Iterator[_Report]:
+    def _submitted_by(self, submitters: dict[int, int]) -> None:
+        """Fills in who submitted runs on a worker, which the driver was not told with the runs."""
+        for number, submitter in submitters.items():
+            known = self._single.get(number)
+            if known is not None:
+                self._single[number] = (*known[:2], submitter, known[3])
+        self._maps = [
+            row._replace(submitter=submitters.get(row.first, row.submitter)) for row in self._maps
+        ]
+        self.record.maps = list(self._maps)
+
+    def _spans(self, columns: list[array[Any]]) -> Iterator[Report]:
         for first, count, worker, began in zip(*columns, strict=True):
-            span = _Report(first, worker, began, array("d", bytes(8 * count)))
+            span = Report(first, worker, began, array("d", bytes(8 * count)))
             yield span
 
-    def _reported(self, columns: list[array[Any]]) -> Iterator[_Report]:
-        for runner, batch, first, count, worker, sent, arrived, told, seconds, task, loop in zip(
-            *columns, strict=True
-        ):
-            report = _Report(first, worker, seconds, array("d", bytes(8 * count)))
+    def _reported(self, columns: list[array[Any]]) -> Iterator[Report]:
+        for row in zip(*columns, strict=True):
+            runner, batch, first, count, worker, sent, arrived, told, seconds, task, loop, size = (
+                row
+            )
+            report = Report(first, worker, seconds, array("d", bytes(8 * count)))
             report.batch, report.sent, report.told = (runner, batch), sent, told
+            report.size = size
             report.each = seconds / count if loop else 0.0
             self._tasks_of[runner, batch] = task
             if isnan(sent):
                 report.sent = arrived
             yield report
 
-    def _give(self, ends: array[float], listed: list[array[Any]], reports: list[_Report]) -> None:
+    def _give(self, ends: array[float], listed: list[array[Any]], reports: list[Report]) -> None:
         """Gives the spans or reports of a transaction the ends of their runs."""
         place = names = 0
         for report in reports:
@@ -246,13 +254,8 @@ class _Reading:
                     report.numbers = listed[0][names : names + count]
                     report.attempts = listed[1][names : names + count]
                     names += count
-                self._begin(report)
+                report.begin()
             self._reports.append(report)
-
-    def _begin(self, report: _Report) -> None:
-        """When the first run of a report began: so long before the last end as all took together, if that is known."""
-        seconds, ends = report.each or report.began, report.ends
-        report.began = min(ends[-1] - seconds, ends[0]) if seconds > 0 else nan
 
     def _tell(
         self, number: int, attempt: int, worker: int, state: int, begun: float, ended: float
@@ -265,81 +268,6 @@ class _Reading:
             told.worker = worker
         if not isnan(begun):
             told.begun = begun
-
-    # ------------------------------------------------------------------ clocks and lanes
-
-    def _correct_clocks(self) -> None:
-        """Takes a worker's lead off its times; the last end of a report fills in for what is not known of its beginning."""
-        by_worker: dict[int, list[_Report]] = {}
-        for report in self._reports:
-            if report.batch is not None:
-                by_worker.setdefault(report.worker, []).append(report)
-        here = self.record.host
-        for worker, reports in by_worker.items():
-            if worker < 0 or self.record.workers[worker].host in (here, ""):
-                continue
-            seen: set[Any] = set()
-            stamps = []
-            for report in reports:
-                first = report.batch not in seen
-                seen.add(report.batch)
-                sent = report.sent if first else nan  # of others the first run began long after
-                stamps.append((sent, report.began, report.ends[-1], report.told))
-            lead = offset(stamps)
-            if lead:
-                for report in reports:
-                    report.ends = array("d", [end - lead for end in report.ends])
-                    report.began -= lead
-        for reports in by_worker.values():
-            latest: dict[Any, float] = {}
-            for report in reports:
-                if isnan(report.began):
-                    began = max(latest.get(report.batch, report.sent), report.sent)
-                    report.began = min(began, report.ends[0])
-                latest[report.batch] = report.ends[-1]
-
-    def _one_lane_a_thread(self) -> None:
-        """A worker process that runs several at once becomes several workers, one for each."""
-        record = self.record
-        by_worker: dict[int, list[_Report]] = {}
-        for report in self._reports:
-            if report.worker >= 0 and report.batch is not None:
-                by_worker.setdefault(report.worker, []).append(report)
-        for worker, reports in by_worker.items():
-            lanes: list[tuple[float, int]] = []  # when each is free, and its worker
-            reports.sort(key=lambda report: report.began)
-            for report in reports:
-                place = next(
-                    (i for i, (free, _) in enumerate(lanes) if free <= report.began + 1e-4), None
-                )
-                if place is None:
-                    place = len(lanes)
-                    index = worker
-                    if place:
-                        index = len(record.workers)
-                        row = replace(record.workers[worker], index=index, thread=str(place + 1))
-                        record.workers.append(row)
-                    lanes.append((0.0, index))
-                report.worker = lanes[place][1]
-                lanes[place] = report.ends[-1], report.worker
-
-    def _messages(self) -> None:
-        found: dict[tuple[int, int], list[_Report]] = {}
-        for report in self._reports:
-            if report.batch is not None:
-                found.setdefault(report.batch, []).append(report)
-        for batch, reports in found.items():
-            self.record.messages.append(
-                reports[0].worker,
-                sum(len(report.ends) for report in reports),
-                reports[0].sent,
-                min(report.began for report in reports),
-                max(report.ends[-1] for report in reports),
-                max(report.told for report in reports),
-                -1,
-                -1,
-                self._tasks_of[batch],
-            )
 
     # ------------------------------------------------------------------ columns
 
@@ -354,7 +282,7 @@ class _Reading:
             if report.numbers is not None:
                 assert report.attempts is not None  # they come together
                 for i, key in enumerate(zip(report.numbers, report.attempts, strict=True)):
-                    self._join(key, report, begun[i], report.ends[i])
+                    self._join(key, report, i, begun[i])
                 continue
             start, stop = report.first, report.first + len(report.ends)
             place = self._map_of(start)
@@ -369,7 +297,7 @@ class _Reading:
             for number in sorted(set(alone[low:high])):
                 i = number - start
                 self._add_range(place, report, begun, last - start, i)
-                self._join((number, 1), report, begun[i], report.ends[i])
+                self._join((number, 1), report, i, begun[i])
                 known = self._told.get((number, 1))
                 if known is not None and i + 1 < len(begun) and not isnan(known.ended):
                     begun[i + 1] = min(max(begun[i + 1], known.ended), report.ends[i + 1])
@@ -383,7 +311,7 @@ class _Reading:
             return None
         return place
 
-    def _join(self, key: tuple[int, int], report: _Report, begun: float, ended: float) -> None:
+    def _join(self, key: tuple[int, int], report: Report, place: int, begun: float) -> None:
         """What a report says of an attempt that is told of by itself, or of a single run."""
         told = self._told.get(key)
         if told is None:
@@ -392,10 +320,11 @@ class _Reading:
         if isnan(told.begun):
             told.begun, told.worker, told.sent = begun, report.worker, report.sent
             if report.batch is not None:
-                told.ended = ended  # by the corrected clock
+                told.ended = report.ends[place]  # by the corrected clock
+                told.size = report.size if report.sizes is None else report.sizes[place]
 
     def _add_range(
-        self, place: int, report: _Report, begun: array[float], start: int, stop: int
+        self, place: int, report: Report, begun: array[float], start: int, stop: int
     ) -> None:
         count = stop - start
         if count <= 0:
@@ -406,6 +335,10 @@ class _Reading:
         c.begun.extend(begun[start:stop])
         c.ended.extend(report.ends[start:stop])
         c.sent.extend(repeat(report.sent, count) if report.batch else begun[start:stop])
+        if report.sizes is not None:
+            c.bytes.extend(report.sizes[start:stop])
+        else:
+            c.bytes.extend(array("q", [report.size]) * count)
         self._add_same(c, row, report.worker, _COMPLETED, count)
 
     @staticmethod
@@ -418,7 +351,6 @@ class _Reading:
         c.state.extend(array("B", [state]) * count)
         c.submitted.extend(array("d", [row.submitted]) * count)
         c.ready.extend(array("d", [row.submitted]) * count)
-        c.bytes.extend(array("q", [-1]) * count)
 
     def _add_told(self) -> None:
         c = self.record.columns
@@ -446,6 +378,7 @@ class _Reading:
                 told.begun if isnan(told.sent) else told.sent,
                 told.begun,
                 told.ended,
+                told.size,
             )
 
     def _known(self, number: int) -> tuple[int, int, int, float] | None:
@@ -463,6 +396,14 @@ class _Reading:
         """When a run was ready that was never said to be: when the last run had ended that it waited for in its batch."""
         waited = [ends.get(u, nan) for span in self.record.upstreams(number) for u in span]
         return max(submitted, *waited) if waited else submitted
+
+    def _add_sizes(self) -> None:
+        """Of results that stay on their workers, the workers told."""
+        if self._sizes:
+            c = self.record.columns
+            for place, number in enumerate(c.number):
+                if number in self._sizes and c.state[place] == _COMPLETED:
+                    c.bytes[place] = self._sizes[number]
 
     def _add_open(self) -> None:
         """Runs that have not ended: of a recording that goes on, or of a process that was killed."""
@@ -496,5 +437,6 @@ class _Reading:
                     c.number.extend(range(last, start))
                     for column in (c.sent, c.begun, c.ended):
                         column.extend(repeat(nan, count))
+                    c.bytes.extend(array("q", [-1]) * count)
                     self._add_same(c, row, -1, _PENDING, count)
                 last = max(last, end)

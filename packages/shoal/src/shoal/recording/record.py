@@ -16,6 +16,7 @@ from math import isnan, nan
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal.recording.rows import (
+    CapRow,
     ErrorRow,
     EventRow,
     FlowRunRow,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STATES",
+    "CapRow",
     "Columns",
     "Edges",
     "ErrorRow",
@@ -82,7 +84,8 @@ class Columns:
         attempt: from 1.
         state: index into `Record.states`.
         submitted, ready, sent, begun, ended: see `RunRow`.
-        bytes: of its pickled result, -1 if not known (it was not pickled).
+        bytes: of its result as it came back, or as it stays on its worker, pickled; 8 for a number, a truth value or `None`;
+            -1 where nothing travels: on threads, and in direct calls.
     """
 
     number: array[int] = field(default_factory=lambda: array("q"))
@@ -263,6 +266,7 @@ class Record:
         errors: by run number, of the runs that did not complete, and of attempts that were retried.
         messages: batches.
         events, logs: in the order in which they happened.
+        caps: when capped tasks had no place left.
         events_left_out, logs_left_out, errors_left_out: how many there were beyond those that are kept.
         counts: runs of each task by state, by `(task index, state index)`: every one, also of what is left out elsewhere.
     """
@@ -287,6 +291,7 @@ class Record:
     errors: dict[int, list[ErrorRow]] = field(default_factory=dict)
     messages: Messages = field(default_factory=Messages)
     events: list[EventRow] = field(default_factory=list)
+    caps: list[CapRow] = field(default_factory=list)
     logs: list[LogRow] = field(default_factory=list)
     events_left_out: int = 0
     logs_left_out: int = 0

@@ -34,6 +34,7 @@ from shoal.safely import repr_of
 if TYPE_CHECKING:
     from shoal.calls import Call, Outcome
     from shoal.context import FlowRun
+    from shoal.recording.adopting import Adopting
     from shoal.scheduling.in_flight import WorkerState
     from shoal.states import State
 
@@ -62,6 +63,7 @@ class Recorder:
         self._runners: dict[int, RunnerRecorder] = {}  # by id, until they are left
         self._count = 0
         self._callers: dict[int, int] = {}
+        self._adopting: Adopting | None = None
         self.handler = _Handler(self)
 
     def worker(self, runner: int, thread: str, state: WorkerState | None = None) -> Worker:
@@ -115,11 +117,29 @@ class Recorder:
 
     def runner_entered(self, runner: Any) -> RunnerRecorder:
         """See `Observer`."""
+        told = RunnerRecorder(self, self.next_runner(), type(runner).__name__, id(runner))
         with self._lock:
-            told = RunnerRecorder(self, self._count, type(runner).__name__, id(runner))
-            self._count += 1
             self._runners[id(runner)] = told
         return told
+
+    def next_runner(self) -> int:
+        """The index of a runner that was not known before."""
+        with self._lock:
+            self._count += 1
+            return self._count - 1
+
+    def told_inside(self, told: bytes) -> None:
+        """See `RunnerObserver`."""
+        if self._adopting is None:
+            from shoal.recording.adopting import Adopting
+
+            self._adopting = Adopting(self)
+        self._adopting.take(told)
+
+    def look(self) -> None:
+        """Asks for what is told only when it is over."""
+        for runner in list(self._runners.values()):
+            runner.look()
 
     def forget_runner(self, key: int) -> None:
         """A runner was left."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = [
+    "CapRow",
     "ErrorRow",
     "EventRow",
     "FlowRunRow",
@@ -131,6 +132,19 @@ class MapRow(NamedTuple):
     submitted: float
 
 
+class CapRow(NamedTuple):
+    """A time in which a task's caps (`max_concurrency`, its own or the flow's) left no place for another run.
+
+    Attributes:
+        task: index.
+        at, until: from when to when.
+    """
+
+    task: int
+    at: float
+    until: float
+
+
 class ErrorRow(NamedTuple):
     """How a run failed, was lost, or why it could not start.
 
@@ -162,7 +176,8 @@ class EventRow(NamedTuple):
     Attributes:
         at: when.
         until: when it was over: a retry's delay, a wait for slots of a limit, a wait inside a run; `nan` if it has no end.
-        kind: `death`, `retry`, `recall`, `limit` (waited for slots), `wait` (a run waits for others in its body), `join`.
+        kind: `death`, `retry`, `recall`, `limit` (a run waited for slots before it began), `wait` and `slots` (in its body it
+            waited for other runs, or for slots of a limit), `join`.
         number: of the run; 0 if it is about none.
         worker: index of the worker, -1 if it is about none.
         text: in words.

@@ -76,6 +76,8 @@ class RunnerSpans:
         ambients: what stands for the spans of the runs of a flow run, by its number.
     """
 
+    inside = False
+
     def __init__(self, spans: SpanMaker, ambients: Mapping[int, AmbientSpan]) -> None:
         self._spans = spans
         self._ambients = ambients
@@ -344,6 +346,24 @@ class RunnerSpans:
         """See `RunnerObserver`."""
 
     def ready(self, run: TaskFuture[Any]) -> None:
+        """See `RunnerObserver`."""
+
+    def waits(self, run: TaskFuture[Any], wanted: Any) -> None:
+        """See `RunnerObserver`."""
+
+    def capped(self, tasks: Any, full: bool) -> None:
+        """See `RunnerObserver`."""
+
+    def took(self, span: Any) -> None:
+        """See `RunnerObserver`."""
+
+    def packed(self, batch: Batch, size: int) -> None:
+        """See `RunnerObserver`."""
+
+    def sized(self, number: int, sizes: Any) -> None:
+        """See `RunnerObserver`."""
+
+    def told_inside(self, told: bytes) -> None:
         """See `RunnerObserver`."""
 
     def sent(self, batch: Batch) -> None:

@@ -11,20 +11,27 @@ from array import array
 from math import nan
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.calls import AWAITING_RETRY, CANCELLED, COMPLETED
-from shoal.futures.maps import Span
+from shoal.calls import AWAITING_RETRY, CANCELLED, COMPLETED, DONE
+from shoal.context import LOCK
+from shoal.futures.maps import NO_VALUE, Span
 from shoal.futures.run import TaskFuture
+from shoal.names import task_run_name
 from shoal.recording.events import (
+    CAPPED,
     CLOSED,
     ENDED,
     LOST,
     MAPPED,
+    PACKED,
+    PLAIN,
     QUEUED,
     RAN,
     READY,
     REPORTED,
     RUNNER,
+    SLOTS,
     SUBMITTED,
+    WAITS,
     WENT,
     Ended,
     Worker,
@@ -34,12 +41,14 @@ from shoal.scheduling.observed import attempt_of
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from shoal.calls import Batch, Outcome
     from shoal.engine.inputs import Input
+    from shoal.futures.blocking import Wanted
     from shoal.futures.maps import MapRecord
     from shoal.scheduling.in_flight import Departure, WorkerState
+    from shoal.specs import TaskSpec
 
 __all__ = ["RunnerRecorder"]
 
@@ -55,16 +64,38 @@ class _Keeper(Protocol):
     def forget_runner(self, key: int) -> None:
         """A runner was left."""
 
+    def told_inside(self, told: bytes) -> None:
+        """See `RunnerObserver`."""
+
 
 class _Sent:
     """A batch in flight."""
 
-    __slots__ = ("arrived", "sent", "worker")
+    __slots__ = ("arrived", "sent", "sizes", "worker")
 
     def __init__(self, sent: float, worker: int) -> None:
         self.sent = sent
         self.worker = worker
         self.arrived = nan
+        self.sizes: dict[
+            int, int
+        ] = {}  # of pickled results that were not reported yet, by position
+
+
+class _Going:
+    """Elements of a map that a thread goes through.
+
+    Attributes:
+        began: when it began with those that were not told of yet.
+        told: how many were.
+    """
+
+    __slots__ = ("began", "span", "told")
+
+    def __init__(self, span: Span, began: float) -> None:
+        self.span = span
+        self.began = began
+        self.told = 0
 
 
 class RunnerRecorder:
@@ -77,9 +108,12 @@ class RunnerRecorder:
         key: what the recorder knows the runner by.
 
     Attributes:
+        inside: see `RunnerObserver`.
         flow_run: number of the flow run that entered it, as far as that is known.
         entered, has_started, has_left: when.
     """
+
+    inside = True
 
     def __init__(self, recorder: _Keeper, index: int, name: str, key: int) -> None:
         self._recorder = recorder
@@ -89,6 +123,7 @@ class RunnerRecorder:
         self._members: dict[int, tuple[WorkerState, Worker]] = {}
         self._slots: dict[int, int] = {}
         self._sent: dict[int, _Sent] = {}
+        self._going: dict[int, _Going] = {}  # by the number of their first run
         self._dispatcher: Any = None
         self._knows_workers = True
         self.index = index
@@ -133,6 +168,7 @@ class RunnerRecorder:
 
     def left(self) -> None:
         """See `RunnerObserver`."""
+        self.look()
         self.has_left = time.time()
         self.tell()
         self._dispatcher = None
@@ -165,6 +201,17 @@ class RunnerRecorder:
         """See `RunnerObserver`."""
         self._append((QUEUED, run._number, time.time(), ", ".join(sorted(run._details().limited))))
 
+    def waits(self, run: TaskFuture[Any], wanted: Wanted | None) -> None:
+        """See `RunnerObserver`."""
+        if wanted is None:
+            self._append((WAITS, run._number, time.time(), None))
+        else:
+            self._append((WAITS, run._number, time.time(), _in_words(wanted)))
+
+    def capped(self, tasks: Sequence[TaskSpec], full: bool) -> None:
+        """See `RunnerObserver`."""
+        self._append((CAPPED, self.index, tasks, full, time.time()))
+
     def ready(self, run: TaskFuture[Any]) -> None:
         """See `RunnerObserver`."""
         self._append((READY, run._number, time.time()))
@@ -172,10 +219,12 @@ class RunnerRecorder:
     # ------------------------------------------------------------------ runs end in this process
 
     def _here(self) -> int:
-        ident = threading.get_ident()
+        return self._on(threading.get_ident())
+
+    def _on(self, ident: int) -> int:
         worker = self._threads.get(ident)
         if worker is None:
-            name = threading.current_thread().name
+            name = next((t.name for t in threading.enumerate() if t.ident == ident), "")
             worker = self._threads[ident] = self._recorder.worker(self.index, name).index
         return worker
 
@@ -183,11 +232,42 @@ class RunnerRecorder:
         """See `RunnerObserver`."""
         self._append((RAN, run._number, attempt, self._here(), began, ended))
 
+    def took(self, span: Span) -> None:
+        """See `RunnerObserver`."""
+        self._going[span.record.base + span.start] = _Going(span, time.time())
+
     def went_through(
         self, record: MapRecord[Any], start: int, stop: int, began: float, ended: float
     ) -> None:
         """See `RunnerObserver`."""
-        self._append((WENT, record.base + start, self._here(), began, record.since[start:stop]))
+        going = self._going.pop(record.base + start, None)
+        if going is not None and going.told:
+            start, began = start + going.told, going.began
+        if start < stop:
+            self._append((WENT, record.base + start, self._here(), began, record.since[start:stop]))
+
+    def look(self) -> None:
+        """Tells what threads have gone through so far, of elements of maps that they are still at."""
+        if not self._going:
+            return
+        with LOCK:
+            dispatcher = self._dispatcher
+            workers = dispatcher.scheduler.workers if dispatcher is not None else ()
+            at = {id(worker.span): worker for worker in workers if worker.span is not None}
+            for going in list(self._going.values()):
+                worker = at.get(id(going.span))
+                if worker is not None:
+                    self._tell_going(going, self._on(worker.frames.thread))
+
+    def _tell_going(self, going: _Going, worker: int) -> None:
+        record, first = going.span.record, going.span.start + going.told
+        place = first
+        while place < going.span.stop and _has_ended(record, place):
+            place += 1
+        if place > first:
+            ends = record.since[first:place]
+            self._append((WENT, record.base + first, worker, going.began, ends))
+            going.told, going.began = going.told + place - first, ends[-1]
 
     def settled(self, run: TaskFuture[Any], attempt: int, began: float | None, now: float) -> None:
         """See `RunnerObserver`."""
@@ -289,6 +369,20 @@ class RunnerRecorder:
             self._members[id(state)] = known  # which keeps the state, so that its id stays its own
         return known[1]
 
+    def packed(self, batch: Batch, size: int) -> None:
+        """See `RunnerObserver`."""
+        self._append((PACKED, self.index, batch.number, size))
+
+    def sized(self, number: int, sizes: Mapping[int, int]) -> None:
+        """See `RunnerObserver`."""
+        sent = self._sent.get(number)
+        if sent is not None:
+            sent.sizes.update(sizes)
+
+    def told_inside(self, told: bytes) -> None:
+        """See `RunnerObserver`."""
+        self._recorder.told_inside(told)
+
     def reported(
         self, batch: Batch, positions: Sequence[int], ends: Sequence[float], seconds: float
     ) -> None:
@@ -312,6 +406,8 @@ class RunnerRecorder:
             task = told[0]._task
             numbers = array("q", [run._number for run in told])
             attempts = array("H", [attempt_of(run) for run in told])
+        known = sent.sizes
+        sizes = array("q", [known.pop(p, PLAIN) for p in positions]) if known else None
         self._append(
             (
                 REPORTED,
@@ -326,6 +422,7 @@ class RunnerRecorder:
                 attempts,
                 array("d", ends),
                 task,
+                sizes,
             )
         )
 
@@ -368,3 +465,20 @@ class RunnerRecorder:
             known.ending = f"exit code {departure.exit_code}"
         elif departure.message:
             known.ending = departure.message
+
+
+def _has_ended(record: MapRecord[Any], index: int) -> bool:
+    """Whether an element has; `since` says when then."""
+    if record.values[index] is not NO_VALUE:
+        return True
+    future = record.futures.get(index)
+    return future is not None and future._phase >= DONE
+
+
+def _in_words(wanted: Wanted) -> str:
+    """What a run waits for."""
+    runs = [item for item in wanted if type(item) is TaskFuture]
+    if len(runs) == len(wanted) == 1:
+        return task_run_name(runs[0]._task.name, runs[0]._number)
+    count = sum(1 if type(item) is TaskFuture else getattr(item, "size", 0) for item in wanted)
+    return f"{count} runs" if count else SLOTS

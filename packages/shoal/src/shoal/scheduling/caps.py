@@ -461,7 +461,7 @@ class Entered:
 def caps_of(scheduler: Any) -> Caps:
     """The caps of a scheduler, made if there were none."""
     if scheduler.caps is None:
-        scheduler.caps = Caps()
+        scheduler.caps = scheduler.new_caps()
     caps: Caps = scheduler.caps
     return caps
 

@@ -58,6 +58,9 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         backend: the execution system.
         runner_name: for messages.
         observer: is told of its runs.
+
+    Attributes:
+        observer: it.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
 
             scheduler = ObservedPushingScheduler(backend.capabilities, observer)
         super().__init__(scheduler, backend, runner_name)
+        self.observer = observer
         self._looking = False
 
     # ------------------------------------------------------------------ BackendEvents

@@ -20,7 +20,7 @@ from shoal.futures.maps import MapRecord
 from shoal.logs import library_logger
 from shoal.names import next_number, reserve
 from shoal.scheduling.answers import Answers
-from shoal.scheduling.caps import Caps, caps_of
+from shoal.scheduling.caps import caps_of
 from shoal.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
     def cap_all(self, most: int) -> None:
         """Of all its runs no more than so many are to execute at once; before the first comes."""
         self.capped = True
-        self.scheduler.caps = Caps(most)
+        self.scheduler.caps = self.scheduler.new_caps(most)
 
     def calling(self, task: TaskSpec, *, streams: bool = False) -> CallingHere:
         """See `Answers`."""

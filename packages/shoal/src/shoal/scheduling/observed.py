@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from shoal.calls import AWAITING_RETRY, DONE, Outcome
 from shoal.futures.maps import Span
+from shoal.scheduling.caps import Caps
 from shoal.scheduling.ledger import Ledger
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.scheduling.pushing import PushingScheduler
 from shoal.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from shoal.calls import Batch
     from shoal.engine.inputs import Input
+    from shoal.futures.blocking import Wanted
     from shoal.futures.maps import MapRecord
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.capabilities import Capabilities, LedgerRules
+    from shoal.scheduling.caps import Line
     from shoal.scheduling.in_flight import Departure, InFlight, WorkerState
+    from shoal.specs import TaskSpec
 
 __all__ = [
     "ObservedLedger",
@@ -46,7 +50,12 @@ class RunnerObserver(Protocol):
 
     `attempt` counts from 1, attempts that were lost with their worker included. Times are seconds since the epoch; those of
     `reported` are the worker's clock.
+
+    Attributes:
+        inside: whether workers in other processes are to tell what happens inside their runs.
     """
+
+    inside: bool
 
     def started(self, dispatcher: Any) -> None:
         """The runner has started, and takes runs; `dispatcher.scheduler` knows how many are open."""
@@ -63,11 +72,20 @@ class RunnerObserver(Protocol):
     def queued(self, run: TaskFuture[Any]) -> None:
         """A run asks for slots of its limits."""
 
+    def waits(self, run: TaskFuture[Any], wanted: Wanted | None) -> None:
+        """A run that executes waits for these from now; `None` once it waits no more."""
+
+    def capped(self, tasks: Sequence[TaskSpec], full: bool) -> None:
+        """Runs of these tasks find no place under their caps from now on, or one again."""
+
     def ready(self, run: TaskFuture[Any]) -> None:
         """A run that had waited for others, for slots or for its retry waits for nothing but a worker."""
 
     def ran(self, run: TaskFuture[Any], attempt: int, began: float, ended: float) -> None:
         """A run is about to complete, on this thread; if it is cancelled at that moment, `settled` tells, too, and counts."""
+
+    def took(self, span: Span) -> None:
+        """A thread is about to go through consecutive elements of a map."""
 
     def went_through(
         self, record: MapRecord[Any], start: int, stop: int, began: float, ended: float
@@ -98,6 +116,15 @@ class RunnerObserver(Protocol):
 
     def at(self, number: int, worker: WorkerState) -> None:
         """It is known which worker has a batch."""
+
+    def packed(self, batch: Batch, size: int) -> None:
+        """A batch is about to be given to a worker, as a message of so many bytes, large arguments among them."""
+
+    def sized(self, number: int, sizes: Mapping[int, int]) -> None:
+        """Of a batch whose report comes next: bytes of the results that were pickled, by position."""
+
+    def told_inside(self, told: bytes) -> None:
+        """A worker in another process tells what happened inside its runs, as `recording.inside` has it."""
 
     def reported(
         self, batch: Batch, positions: Sequence[int], ends: Sequence[float], seconds: float
@@ -135,6 +162,7 @@ class Several:
 
     def __init__(self, told: Sequence[RunnerObserver]) -> None:
         self._told = told
+        self.inside = any(observer.inside for observer in told)
 
     def __getattr__(self, name: str) -> Any:
         methods = [getattr(observer, name) for observer in self._told]
@@ -154,10 +182,63 @@ def attempt_of(run: TaskFuture[Any]) -> int:
     return attempt + detail.crashes if detail is not None else attempt
 
 
+class ObservedCaps(Caps):
+    """As `Caps`, and tells which tasks find no place.
+
+    Args:
+        observer: is told.
+        whole: see `Caps`.
+    """
+
+    def __init__(self, observer: RunnerObserver, whole: int | None) -> None:
+        super().__init__(whole)
+        self._observer = observer
+        self._tasks: dict[Line, dict[TaskSpec, None]] = {}
+        self._under: dict[Any, list[Line]] = {}  # by cap
+        self._full: set[Line] = set()
+
+    def line_of(self, task: TaskSpec) -> Line | None:
+        """See `Caps`."""
+        line = super().line_of(task)
+        if line is not None:
+            if line not in self._tasks:
+                self._tasks[line] = {}
+                for cap in line.caps:
+                    self._under.setdefault(cap, []).append(line)
+            self._tasks[line][task] = None
+        return line
+
+    def take(self, line: Line, count: int = 1) -> None:
+        """See `Caps`."""
+        super().take(line, count)
+        self._look(line)
+
+    def free(self, line: Line, count: int = 1) -> None:
+        """See `Caps`."""
+        super().free(line, count)
+        self._look(line)
+
+    def _look(self, changed: Line) -> None:
+        """A line, and others under a cap of its, may be full by that, or full no more."""
+        for cap in changed.caps:
+            for line in self._under.get(cap, ()):
+                full = line.room() <= 0
+                if full != (line in self._full):
+                    (self._full.add if full else self._full.discard)(line)
+                    self._observer.capped(list(self._tasks[line]), full)
+
+
 class _Observed:
     """What both kinds of schedulers tell."""
 
     observer: RunnerObserver
+
+    def new_caps(self, whole: int | None = None) -> Caps:
+        return ObservedCaps(self.observer, whole)
+
+    def now_waits(self, future: TaskFuture[Any], wanted: Wanted | None) -> None:
+        self.observer.waits(future, wanted)
+        super().now_waits(future, wanted)  # type: ignore[misc]
 
     def submit(self, future: TaskFuture[Any]) -> None:
         self.observer.submitted(future, ())
@@ -246,6 +327,12 @@ class ObservedPullingScheduler(_Observed, PullingScheduler):
         if hasattr(future, "_open"):  # told first: who waits for the run may look at once
             self.observer.ran(future, attempt_of(future), future._since, now)
         PullingScheduler.complete(self, future, value, now)
+
+    def _take_span(self, record: MapRecord[Any]) -> Span | None:
+        span = super()._take_span(record)
+        if span is not None:
+            self.observer.took(span)
+        return span
 
     def span_ended(self, worker: Any, span: Span, count: int, began: float, ended: float) -> None:
         """See `PullingScheduler`."""

@@ -52,6 +52,7 @@ from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, RELEASED, MapRecord, 
 from shoal.futures.run import TaskFuture
 from shoal.safely import is_raisable
 from shoal.scheduling.batching import Durations
+from shoal.scheduling.caps import Caps
 from shoal.scheduling.effects import (
     DRAINED,
     ELEMENTS,
@@ -71,8 +72,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shoal.engine.inputs import Input
+    from shoal.futures.blocking import Wanted
     from shoal.scheduling.capabilities import Capabilities
-    from shoal.scheduling.caps import Caps, Ready
+    from shoal.scheduling.caps import Ready
     from shoal.states import State
 
 __all__ = ["Scheduler"]
@@ -99,6 +101,8 @@ class Scheduler:
         tells_drained: whether somebody waits for `open` to become 0.
         broken: what every run ends with that could only start now, since nothing can be run any more.
     """
+
+    new_caps: Callable[..., Caps] = Caps
 
     def __init__(self, capabilities: Capabilities) -> None:
         self.capabilities = capabilities
@@ -128,6 +132,9 @@ class Scheduler:
         """Runs that have not ended."""
         ended = self.finished  # first: what comes and goes meanwhile must not count as ended
         return _reached(self._submitted) + self._mapped - ended
+
+    def now_waits(self, future: TaskFuture[Any], wanted: Wanted | None) -> None:
+        """A run that executes waits for these, `None` for nothing any more."""
 
     # ------------------------------------------------------------------ runs come in
 

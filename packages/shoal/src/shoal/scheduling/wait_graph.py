@@ -163,6 +163,7 @@ def blocked_on(future: TaskFuture[Any], wanted: Wanted | None) -> None:
         tell_wanting(detail.wanting)
         if detail.origin is not None:
             tell_wanting(detail.origin[0].wanting)
+    future._dispatcher.scheduler.now_waits(future, wanted)
 
 
 def tell_wanting(wanted: list[Any] | None) -> None:

@@ -150,6 +150,8 @@ def _screen_here() -> Screen | Notebook:
 class _RunnerCounts:
     """A `RunnerObserver`: the counts of one runner. What it is told without `LOCK` held takes one atomic step."""
 
+    inside = False
+
     def __init__(self, forget: Callable[[], object]) -> None:
         self._forget = forget
         self._dispatcher: Any = None
@@ -285,6 +287,24 @@ class _RunnerCounts:
             self._flow.problems[run._number] = Problem(run.name, run._task.name, due, "")
 
     # ------------------------------------------------------------------ batches
+
+    def waits(self, run: TaskFuture[Any], wanted: Any) -> None:
+        """See `RunnerObserver`."""
+
+    def capped(self, tasks: Any, full: bool) -> None:
+        """See `RunnerObserver`."""
+
+    def took(self, span: Any) -> None:
+        """See `RunnerObserver`."""
+
+    def packed(self, batch: Batch, size: int) -> None:
+        """See `RunnerObserver`."""
+
+    def sized(self, number: int, sizes: Any) -> None:
+        """See `RunnerObserver`."""
+
+    def told_inside(self, told: bytes) -> None:
+        """See `RunnerObserver`."""
 
     def sent(self, batch: Batch) -> None:
         """See `RunnerObserver`."""

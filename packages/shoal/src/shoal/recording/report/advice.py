@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from statistics import median
 
-from shoal.recording.report.figures import Figures, TaskFigures
+from shoal.recording.report.figures import Figures, TaskFigures, idle_waits
 from shoal.recording.report.words import many, seconds, share, size
 
 __all__ = ["RULES", "Advice", "advice"]
@@ -434,11 +434,7 @@ def delays(figures: Figures) -> Advice | None:
 
 def blocked(figures: Figures) -> Advice | None:
     """Runs wait in their bodies for others, and hold their worker."""
-    waits = [
-        event.until - event.at
-        for event in figures.record.events
-        if event.kind == "wait" and event.until == event.until
-    ]
+    waits = idle_waits(figures.record, figures.order)
     total = sum(waits)
     if not figures.workers.total or total < 0.3 * figures.workers.total:
         return None

@@ -5,7 +5,7 @@ Pure: a record in, figures out. Seconds are seconds, and moments are seconds sin
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,17 @@ from shoal.recording.report.critical import Path, critical_path
 if TYPE_CHECKING:
     from shoal.recording.record import Record
 
-__all__ = ["BAD", "WAITS", "Figures", "Link", "Spread", "TaskFigures", "WorkersTime", "figures"]
+__all__ = [
+    "BAD",
+    "WAITS",
+    "Figures",
+    "Link",
+    "Spread",
+    "TaskFigures",
+    "WorkersTime",
+    "figures",
+    "idle_waits",
+]
 
 T = TypeVar("T")
 
@@ -26,10 +36,13 @@ T = TypeVar("T")
 BAD = ("Failed", "TimedOut", "Crashed", "Cancelled", "NotReady", "NotCompleted")
 
 #: What runs wait for, in the order in which reports tell it.
-WAITS = ("upstreams", "limits", "retries", "workers")
+WAITS = ("upstreams", "limits", "retries", "workers", "other runs")
 
 #: Histograms have three bars for each factor of ten, from a microsecond to eleven days.
 EDGES = [10 ** (exponent / 3) for exponent in range(-18, 19)]
+
+#: Seconds from when a run has its place under a cap until it begins, at most.
+MOMENT = 0.005
 
 #: Into how many parts of equal length the curve of runs at once is cut.
 BINS = 400
@@ -74,7 +87,7 @@ class TaskFigures:
         counts: runs by the name of their state.
         mapped: how many of them were submitted by maps.
         seconds: how long attempts took.
-        waits: how long attempts waited, by what for.
+        waits: how long attempts waited, by what for; for other runs in their bodies, on their workers.
         lost: seconds of attempts that were retried.
         size: bytes of results that came back, as far as known.
         largest: bytes of the largest one.
@@ -244,6 +257,7 @@ def _tasks(record: Record) -> list[TaskFigures]:
     for made in record.maps:
         found[made.task].mapped += made.size
     limits, retries = _event_waits(record, "limit"), _event_waits(record, "retry")
+    inside, slots = _event_waits(record, "wait"), _event_waits(record, "slots")
     # Of a task whose first attempt is being retried there is no run yet that has a state.
     present = [found[index] for index in set(record.columns.task)]
     for task in present:
@@ -262,15 +276,23 @@ def _tasks(record: Record) -> list[TaskFigures]:
             if state == retrying and seconds > 0
         )
         # Of later attempts, what was waited for is a retry's delay, which events tell.
+        numbers = _of(columns.number, chosen)
         upstreams = [
-            b - a for a, b, attempt in zip(submitted, ready, attempts, strict=True) if attempt == 1
+            b - a - limits.get(number, 0.0)
+            for a, b, attempt, number in zip(submitted, ready, attempts, numbers, strict=True)
+            if attempt == 1
         ]
         workers = [b - a for a, b in zip(ready, begun, strict=True)]
+        capped = _under_caps(record, task.index, ready, _of(columns.sent, chosen))
+        if capped:
+            workers = [wait - cap for wait, cap in zip(workers, capped, strict=True)]
+        own = set(numbers) if limits or retries or inside or slots else set()
         task.waits = {
             "upstreams": Spread.of(upstreams),
-            "limits": Spread.of(limits.get(task.index, ())),
-            "retries": Spread.of(retries.get(task.index, ())),
+            "limits": Spread.of([*_of_runs(limits, own), *_of_runs(slots, own), *capped]),
+            "retries": Spread.of(_of_runs(retries, own)),
             "workers": Spread.of(workers),
+            "other runs": Spread.of(_of_runs(inside, own)),
         }
     return sorted(present, key=lambda task: (-task.seconds.total, task.name))
 
@@ -285,22 +307,72 @@ def _of(column: Sequence[T], chosen: list[bool] | None) -> Sequence[T]:
     return column if chosen is None else list(compress(column, chosen))
 
 
-def _event_waits(record: Record, kind: str) -> dict[int, list[float]]:
-    """How long events of a kind lasted, by task."""
-    events = [event for event in record.events if event.kind == kind and event.number]
-    if not events:
-        return {}
-    wanted = {event.number for event in events}
-    task_of = {
-        number: task
-        for number, task in zip(record.columns.number, record.columns.task, strict=True)
-        if number in wanted
-    }
-    found: dict[int, list[float]] = defaultdict(list)
-    for event in events:
-        if event.number in task_of:
-            found[task_of[event.number]].append(event.until - event.at)
+def _event_waits(record: Record, kind: str) -> dict[int, float]:
+    """How long events of a kind lasted, by run."""
+    found: dict[int, float] = defaultdict(float)
+    for event in record.events:
+        if event.kind == kind and event.number and event.until > event.at:
+            found[event.number] += event.until - event.at
     return found
+
+
+def idle_waits(record: Record, order: list[list[int]]) -> list[float]:
+    """How long workers had nothing to do, each time that a run of theirs waited in its body for other runs: mostly they
+    execute what it waits for.
+    """
+    waits = [event for event in record.events if event.kind == "wait" and event.until > event.at]
+    if not waits:
+        return []
+    columns = record.columns
+    wanted = {event.number for event in waits}
+    worker_of = {
+        columns.number[i]: worker
+        for worker, indices in enumerate(order[:-1])
+        for i in indices
+        if columns.number[i] in wanted
+    }
+    begins = {
+        worker: [columns.begun[i] for i in order[worker]] for worker in set(worker_of.values())
+    }
+    found = []
+    for event in waits:
+        worker = worker_of.get(event.number)
+        meanwhile = 0.0
+        if worker is not None:
+            first = bisect_left(begins[worker], event.at)
+            last = bisect_left(begins[worker], event.until)
+            meanwhile = sum(columns.ended[i] - columns.begun[i] for i in order[worker][first:last])
+        found.append(max(event.until - event.at - meanwhile, 0.0))
+    return found
+
+
+def _of_runs(waits: dict[int, float], numbers: set[int]) -> list[float]:
+    return [seconds for number, seconds in waits.items() if number in numbers]
+
+
+def _under_caps(
+    record: Record, task: int, ready: Sequence[float], sent: Sequence[float]
+) -> list[float]:
+    """How long runs of a task found no place under its caps, from when they were ready; nothing if it has none."""
+    spans = sorted((row.at, row.until) for row in record.caps if row.task == task)
+    if not spans:
+        return []
+    starts, before = [at for at, _ in spans], [0.0]
+    for at, until in spans:
+        before.append(before[-1] + until - at)
+
+    def full_until(moment: float) -> float:
+        place = bisect_right(starts, moment)
+        if not place:
+            return 0.0
+        at, until = spans[place - 1]
+        return before[place - 1] + min(moment, until) - at
+
+    waits = [
+        full_until(b) - full_until(a) if b > a else 0.0 for a, b in zip(ready, sent, strict=True)
+    ]
+    # A run has its place a moment before it begins, and may have been the one that took the last.
+    return [wait if wait > MOMENT else 0.0 for wait in waits]
 
 
 def _links(record: Record) -> list[Link]:
@@ -334,6 +406,11 @@ def _workers(record: Record, order: list[list[int]], until: float) -> WorkersTim
     begun, ended, ready = columns.begun, columns.ended, columns.ready
     runners = {runner.index: runner for runner in record.runners}
     for worker in record.workers:
+        if (
+            worker.runner < 0 and runners
+        ):  # a thread that calls tasks, of a runner, or of the flow itself
+            time.busy.append(0.0)
+            continue
         runner = runners.get(worker.runner)
         entered = runner.entered if runner else worker.joined
         closed = (runner.left if runner else None) or until

@@ -34,13 +34,13 @@ from shoal.scheduling.capabilities import Capabilities, LedgerRules
 from shoal.serialization import dumps
 from shoal.task_runners.processes.driver_store import DriverStore, SegmentCarrier
 from shoal.task_runners.processes.link import Link
-from shoal.task_runners.processes.listener import ProcessListener
+from shoal.task_runners.processes.listener import ProcessListener, listener_for
 from shoal.task_runners.processes.members import ProcessMember, Sent, died
 from shoal.task_runners.processes.pool import Pool
 from shoal.task_runners.processes.record import CAPACITY
 from shoal.task_runners.processes.sender import Sender
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.batch_serializer import BatchSerializer
+from shoal.task_runners.remote.batch_serializer import BatchSerializer, serializer_for
 from shoal.task_runners.remote.batches import WITHDRAWN
 from shoal.task_runners.remote.members import is_overdue
 
@@ -121,8 +121,8 @@ class ProcessBackend(LedgerBackend):
     def start(self, events: LedgerDispatcher) -> None:
         """See `Backend`: the workers start when there is work for them."""
         self.events, self.ledger = events, events.ledger
-        self.serializer = BatchSerializer(events, self.store.keep)
-        self.listener = ProcessListener(self)
+        self.serializer = serializer_for(events, self.store.keep)
+        self.listener = listener_for(self)
         self.link.start()
         _BACKENDS.add(self)
         events.slots(list(range(self._max_workers)))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shoal.task_runners.processes.record import Lane
     from shoal.task_runners.remote.messages import Message
 
-__all__ = ["ProcessListener"]
+__all__ = ["ProcessListener", "listener_for"]
 
 
 class ProcessListener(Listener):
@@ -148,3 +148,25 @@ class ProcessListener(Listener):
         )
         begun = [p for p, word in enumerate(words) if word == BEGUN]
         return Outcomes(ended.positions, ended.values, ended.ends, begun, sent.unpacking())
+
+
+class _ObservedListener(ProcessListener):
+    """As `ProcessListener`, and tells how large results were."""
+
+    def _report_of(self, sent: Sent, positions: Sequence[int]) -> Report:
+        sizes = sent.lane.sizes(positions)
+        if sizes and self.events.observer is not None:
+            self.events.observer.sized(sent.number, sizes)
+        return super()._report_of(sent, positions)
+
+    def _take_value(self, member: ProcessMember, message: Message) -> None:
+        number, position, _, data, described = loads(message.body)
+        if described is None and self.events.observer is not None:  # else its worker tells
+            self.events.observer.sized(number, {position: len(data)})
+        super()._take_value(member, message)
+
+
+def listener_for(backend: ProcessBackend) -> ProcessListener:
+    """The listener of a runner; see `ProcessListener`."""
+    kind = ProcessListener if backend.events.observer is None else _ObservedListener
+    return kind(backend)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from shoal.specs import TaskSpec
     from shoal.states import State
 
-__all__ = ["BatchSerializer"]
+__all__ = ["BatchSerializer", "serializer_for"]
 
 
 class BatchSerializer:
@@ -218,7 +218,9 @@ class BatchSerializer:
     def _see_scope(self, scope: Scope | None) -> None:
         if self.surroundings is None:
             self.scope = scope
-            self.surroundings = surroundings_of(scope)
+            observer = self._dispatcher.observer
+            observed = observer is not None and observer.inside
+            self.surroundings = surroundings_of(scope, observed=observed)
 
     def _key_of(self, task: TaskSpec) -> int:
         """What workers know a task by.
@@ -346,3 +348,30 @@ def culprit_in(call: Call) -> SerializationError | None:
         return culprit_of(call)
     finally:
         HERE.packing = outer
+
+
+class _ObservedSerializer(BatchSerializer):
+    """As `BatchSerializer`, and tells how large messages are: those of one batch at a time."""
+
+    _batch: Batch
+
+    def of(self, batch: Batch) -> tuple[Any, list[int], list[frozenset[str]], dict[int, Outcome]]:
+        """See `BatchSerializer`."""
+        self._batch = batch
+        return super().of(batch)
+
+    def pack(self, content: Any, failed: dict[int, Outcome]) -> tuple[Any, Packed | None]:
+        """See `BatchSerializer`."""
+        content, packed = super().pack(content, failed)
+        observer = self._dispatcher.observer
+        if packed is not None and observer is not None:
+            observer.packed(self._batch, packed.size)
+        return content, packed
+
+
+def serializer_for(
+    dispatcher: PushingDispatcher[Any], keep: Callable[[Any, Packed], Parcel]
+) -> BatchSerializer:
+    """The serializer of a runner; see `BatchSerializer`."""
+    kind = BatchSerializer if dispatcher.observer is None else _ObservedSerializer
+    return kind(dispatcher, keep)

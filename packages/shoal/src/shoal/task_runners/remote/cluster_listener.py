@@ -38,6 +38,8 @@ class ClusterListener(Listener):
     def __init__(self, backend: ClusterBackend) -> None:
         super().__init__(backend.events, backend.serializer, self)
         self.backend = backend
+        if self.events.observer is not None:
+            self._take_ends = self._take_sized_ends  # type: ignore[assignment,method-assign]
 
     #: Whether values that stay in the cluster exist when their job has ended, and not before.
     values_come_last = False
@@ -137,6 +139,22 @@ class ClusterListener(Listener):
         report = Report(number, positions, values, ends, seconds, last=last)
         if self.ledger.told(report, held=KEPT in kinds and self.values_come_last):
             self.tell_others(sent, report)
+
+    def _take_sized_ends(
+        self, member: Any, number: int, where: Any, kinds: bytes, values: list[Any], *more: Any
+    ) -> None:
+        """As `_take_ends`, and tells how large the results were."""
+        positions: Sequence[int] = range(*where) if type(where) is tuple else where
+        observer = self.events.observer
+        assert observer is not None  # only then is it called
+        sizes = {
+            position: len(value)
+            for position, kind, value in zip(positions, kinds, values, strict=True)
+            if kind == PICKLED or type(value) in (str, bytes)
+        }
+        if sizes:
+            observer.sized(number, sizes)
+        ClusterListener._take_ends(self, member, number, where, kinds, values, *more)
 
     # ------------------------------------------------------------------ runs that workers submit
 

@@ -203,8 +203,19 @@ class ClusterWorker(RemoteWorker):
             except OSError as error:
                 self._unrecorded = str(error)
 
+    def is_elsewhere(self) -> bool:
+        """See `RemoteWorker`."""
+        return self.entropy is not None
+
     def number(self, base: int, size: int) -> None:
-        """Learns its own run numbers: the first of them, and how many."""
+        """Learns its own run numbers: the first of them, and how many.
+
+        The last quarter is for runs of flows inside its runs, which no driver hears of: their ids are made of the driver's
+        entropy, too, and must be like none of its.
+        """
+        self.observe()
+        if self.is_elsewhere():
+            names.number_from(base + size // 4 * 3, size // 4)
         self._numbers.numbers = names.Numbers(base, size)
         self._numbers.there.set()
 

@@ -81,6 +81,9 @@ class Listener:
             self.nested.take_dropped(member, loads(body))
         elif kind == messages.UNPACKABLE:
             self.take_unpackable(member, *loads(body))
+        elif kind == messages.INSIDE:
+            if self.events.observer is not None:
+                self.events.observer.told_inside(body)
         elif kind in (messages.SLOTS_WANTED, messages.SLOTS_RELEASED):
             self._take_slots(member, kind, loads(body))
         else:

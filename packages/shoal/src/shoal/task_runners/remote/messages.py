@@ -40,6 +40,7 @@ UNPACKABLE = 25  # (batch number, exception, whether it was a task's function)
 STARTED = 26  # (batch number, position): a run with a time limit has begun
 RETURNED = 37  # likewise: it is no longer held to it, whatever its value has yet to go through
 LOGGED = 27  # log record
+INSIDE = 45  # what happened inside runs, as `recording.inside` has it: to a driver that is recorded
 SUBMITTED = 28  # (number, 1, (task key, task, content, own segment)): a run submitted by a run
 MAPPED = 29  # likewise for a map
 WAITING = 30  # (wait number, batch and position, awaited runs, awaited maps, blocks, timed, lends)

@@ -187,6 +187,16 @@ class Lane:
             raise ValueError(f"what the heap has at {start} is cut short")
         return bytes(self.heap[start + 4 : start + 4 + length])
 
+    def sizes(self, positions: Sequence[int]) -> dict[int, int]:
+        """Bytes of pickles, by position; of runs that ended otherwise nothing."""
+        found = {}
+        for position in positions:
+            word = self.words[position]
+            if word & 7 == _PICKLED:
+                start = word >> 3
+                (found[position],) = _LENGTH.unpack(self.heap[start : start + 4])
+        return found
+
     def outcome(self, word: int, position: int, kept: Callable[[Any], Any]) -> Any:
         """How a run ended: its value, or an `Outcome`.
 

@@ -21,6 +21,7 @@ import logging
 import threading
 import time
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal import names
@@ -28,7 +29,7 @@ from shoal.calls import FAILED, Call, Outcome
 from shoal.context import LOCK, SCOPE, TAGS, Scope
 from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_outcome, unpicklable
 from shoal.engine.inputs import ATOMS
-from shoal.engine.observing import be_traced
+from shoal.engine.observing import be_traced, remove_observer
 from shoal.engine.services import guarded
 from shoal.exceptions import NestingTooDeep
 from shoal.logs import log_failure, log_prints_of, prints_are_logged
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
+    from shoal.recording.inside import Inside
     from shoal.task_runners.remote.dispatcher import RemoteDispatcher
     from shoal.task_runners.remote.messages import Channel, Message, WorkerEnd
     from shoal.task_runners.remote.worker_thread import WorkerThread
@@ -66,6 +68,8 @@ class RemoteWorker:
         scopes: of the runs; there is one, 0.
         overdue: numbers of runs that are past their limits.
         placed: waits that may go on, as there is a place of their caps for them.
+        is_observed: whether the driver is recorded, and wants to know what happens inside runs here.
+        inside: tells it.
         done: runs so far, where they are counted.
         report_every: seconds after which outcomes are reported while their batch goes on.
         stopping: whether it is to end.
@@ -88,6 +92,8 @@ class RemoteWorker:
         self.coroutines = Coroutines(self)
         self.overdue: set[int] = set()
         self.placed: set[int] = set()
+        self.is_observed = False
+        self.inside: Inside | None = None
         self.done = 0
         self.stopping = False
         self.gone = False
@@ -145,6 +151,10 @@ class RemoteWorker:
     def capture(self) -> Any:
         """The execution system's ambient options where a run submits another; `None` for none."""
         return None
+
+    def is_elsewhere(self) -> bool:
+        """Whether this is another process than the driver's."""
+        return True
 
     def new_context(self) -> Context:
         """What a run's context begins as."""
@@ -208,12 +218,21 @@ class RemoteWorker:
         self.remote.limited = told.limited
         flow_run = flow_run_of(told.flow) if told.flow is not None else None
         self.remote.capped = told.capped
+        self.is_observed = told.observed
+        self.observe()
         self.carrier = told.carrier
         if flow_run is not None:
             self.remote.works_for(flow_run.label)
         self.scopes[0] = Scope(self.remote, flow_run)
         log_prints_of(prints_are_logged(told.log_prints) or getattr(flow_run, "log_prints", False))
         return told
+
+    def observe(self) -> None:
+        """If its driver is recorded: from now on it is told what happens inside runs here."""
+        if self.is_observed and self.inside is None and self.is_elsewhere():
+            from shoal.recording.inside import observe_inside
+
+            self.inside = observe_inside(self, partial(self.channel.send, messages.INSIDE))
 
     def learn(self, key: Any, data: bytes) -> None:
         """Learns a task.
@@ -399,6 +418,8 @@ class RemoteWorker:
     def end(self) -> None:
         """The driver has left, or has gone: what runs is stopped, and what waits wakes up."""
         self.stopping = self.gone = True
+        if self.inside is not None:
+            remove_observer(self.inside)
         with LOCK:
             worker_threads = list(self.worker_threads)
             for worker_thread in worker_threads:
