@@ -15,6 +15,7 @@ import anyio
 import cloudpickle
 import pytest
 from shoal import Flow, Task, flow, get_run_logger, runtime, task
+from shoal.cache_policies import INPUTS
 from shoal.exceptions import (
     CancelledRun,
     InvalidOption,
@@ -113,6 +114,15 @@ GOOD_OPTIONS: dict[str, Any] = {
     "resources": {"GPU": 1},
     "batch": False,
     "viz_return_value": [1],
+    "persist_result": True,
+    "result_storage": "results",
+    "result_serializer": "json",
+    "result_storage_key": "{parameters[number]}",
+    "cache_policy": INPUTS,
+    "cache_key_fn": a_hook,
+    "cache_expiration": 5,
+    "refresh_cache": True,
+    "cache_result_in_memory": True,
 }
 
 
@@ -174,7 +184,17 @@ def test_copies_share_nothing_that_changes() -> None:  # SPEC 2.4
         ("resources", ["GPU"]),
         ("resources", {"GPU": "one"}),
         ("colour", "red"),
-        ("cache_policy", None),
+        ("asset_deps", None),
+        ("persist_result", "yes"),
+        ("result_storage", 5),
+        ("result_serializer", "xml"),
+        ("result_storage_key", 5),
+        ("cache_policy", "inputs"),
+        ("cache_key_fn", "key"),
+        ("cache_expiration", -1),
+        ("cache_expiration", "1h"),
+        ("refresh_cache", 1),
+        ("cache_result_in_memory", "no"),
     ],
 )
 def test_bad_options(option: str, value: Any) -> None:

@@ -1,6 +1,6 @@
 """Checks of the options of both decorators.
 
-May import the registry of runners, on use, and what lies above calls.
+May import the registry of runners, `cache_policies` and `results`, on use, and what lies above calls.
 """
 
 from __future__ import annotations
@@ -9,11 +9,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import InvalidOption, UnknownOption
+from shoal.logs import library_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from shoal.specs import Keeping
+
 __all__ = ["Checks", "check_names", "name_of_function", "named_after"]
+
+
+#: Options that make the keys of results; the first that is given does.
+_KEY_MAKERS = ("cache_key_fn", "cache_policy", "result_storage_key")
 
 
 class Checks:
@@ -125,6 +132,30 @@ class Checks:
         raise self.refuse(
             "task_runner", value, "a runner, its class, or a string such as 'threads:4' is needed"
         )
+
+    def keeping(self, options: Mapping[str, Any]) -> Keeping | None:
+        """What options about keeping results say; `None` if none is given, which imports nothing."""
+        given = {option: value for option, value in options.items() if value is not None}
+        if not given:
+            return None
+        from shoal.cache_policies import DEFAULT, CacheKeyFnPolicy
+        from shoal.results.options import checked
+
+        policy, key_fn = given.get("cache_policy"), given.get("cache_key_fn")
+        if policy is not None and not hasattr(policy, "compute_key"):
+            problem = "a policy of shoal.cache_policies is needed"
+            raise self.refuse("cache_policy", policy, problem)
+        if key_fn is not None:
+            self.function("cache_key_fn", key_fn)
+            policy = CacheKeyFnPolicy(key_fn)
+        makers = [option for option in _KEY_MAKERS if option in given]
+        for unused in makers[1:]:
+            library_logger().warning(
+                "%s: %s makes the keys, and %s is not used", self.where, makers[0], unused
+            )
+        if makers and makers[0] != "result_storage_key":
+            given.pop("result_storage_key", None)
+        return checked(self.where, given, DEFAULT if policy is None else policy)
 
     def batch(self, value: Any) -> bool | int:
         if value is None:

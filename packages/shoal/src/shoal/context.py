@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shoal.calls import Call
     from shoal.engine.interrupt import Frames
     from shoal.futures import TaskFuture, TaskFutureList
-    from shoal.specs import FlowSpec, TaskSpec
+    from shoal.specs import FlowSpec, Keeping, TaskSpec
     from shoal.states import State, StateType
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "TaskRunContext",
     "current_scope",
     "get_run_context",
+    "scope_of",
     "tags",
 ]
 
@@ -168,6 +169,7 @@ class FlowRun(_Run):
         parent: the flow run around it, if any.
         log_prints: whether prints beneath it are logged, where nothing else is said: as the flow says, or the one above,
             or the setting.
+        keeping: what the flow and those above it say about keeping results; `None` for nothing.
         state: the latest state.
         started: when its first attempt began, in seconds since the epoch.
         ran: how long its attempts before this one took, in seconds.
@@ -177,6 +179,7 @@ class FlowRun(_Run):
     __slots__ = (
         "began",
         "flow",
+        "keeping",
         "log_prints",
         "name",
         "number",
@@ -208,6 +211,8 @@ class FlowRun(_Run):
             self.log_prints: bool = flow.log_prints
         else:
             self.log_prints = parent.log_prints if parent is not None else settings.log_prints()
+        around = parent.keeping if parent is not None else None
+        self.keeping: Keeping | None = around if flow.keeping is None else flow.keeping.over(around)
         self.run_count = 0
         self.state = None
         self.started = None
@@ -348,6 +353,13 @@ class Scope:
     def limited(self) -> bool:
         """Whether there may be limits of tags, as far as the driver knows."""
         return getattr(self.dispatcher, "limited", False)
+
+
+def scope_of(dispatcher: Submitter, flow_run: FlowRun | None) -> Scope:
+    """The scope of what a flow run submits to a dispatcher."""
+    if flow_run is not None and flow_run.keeping is not None:
+        dispatcher = flow_run.keeping.taker(dispatcher)
+    return Scope(dispatcher, flow_run)
 
 
 def current_scope(task_name: str) -> Scope:

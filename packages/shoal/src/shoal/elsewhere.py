@@ -168,17 +168,8 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 #: What options of the decorators were for.
 OPTIONS: Mapping[str, str] = {
     "asset_deps": MODULES["assets"],
-    "cache_expiration": "said how long a stored result takes a run's place",
-    "cache_key_fn": "made the keys of stored results",
-    "cache_policy": "said when a stored result takes a run's place",
-    "cache_result_in_memory": "kept results in memory beside storage",
     "on_commit": MODULES["transactions"],
     "on_rollback": MODULES["transactions"],
-    "persist_result": "stored results",
-    "refresh_cache": "had a run replace a stored result",
-    "result_serializer": "said how stored results are written",
-    "result_storage": "said where results are stored",
-    "result_storage_key": "named a stored result",
 }
 
 

@@ -16,15 +16,18 @@ from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgument
 from shoal.names import function_name_to_flow_name
 from shoal.recording import live
 from shoal.safely import text_of
-from shoal.specs import RESERVED, FlowSpec, bind_error, kind_of_function
+from shoal.specs import KEEPING_OPTIONS, RESERVED, FlowSpec, bind_error, kind_of_function
 from shoal.task_runners.base import TaskRunner
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
+    import os
     from typing import TypedDict, Unpack
 
     from shoal.context import FlowRun
     from shoal.recording.drawing import Drawing
+    from shoal.results.serializers import Serializer
+    from shoal.results.storage import Storage
     from shoal.signatures import BoundTo
     from shoal.states import State
 
@@ -62,6 +65,9 @@ if TYPE_CHECKING:
         on_failure: Sequence[FlowHook] | None
         on_crashed: Sequence[FlowHook] | None
         on_cancellation: Sequence[FlowHook] | None
+        persist_result: bool | None
+        result_storage: str | os.PathLike[str] | Storage | None
+        result_serializer: str | Serializer | None
 
 
 class Flow(FlowSpec, Generic[P, R_co]):
@@ -88,6 +94,9 @@ class Flow(FlowSpec, Generic[P, R_co]):
         on_failure: Sequence[FlowHook] | None = None,
         on_crashed: Sequence[FlowHook] | None = None,
         on_cancellation: Sequence[FlowHook] | None = None,
+        persist_result: bool | None = None,
+        result_storage: str | os.PathLike[str] | Storage | None = None,
+        result_serializer: str | Serializer | None = None,
     ) -> None:
         self._binding: Any = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
         function: Any = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
@@ -127,6 +136,12 @@ class Flow(FlowSpec, Generic[P, R_co]):
         self.on_failure_hooks = check.functions("on_failure", on_failure)
         self.on_crashed_hooks = check.functions("on_crashed", on_crashed)
         self.on_cancellation_hooks = check.functions("on_cancellation", on_cancellation)
+        about_results = {
+            "persist_result": persist_result,
+            "result_storage": result_storage,
+            "result_serializer": result_serializer,
+        }
+        self.keep_as(about_results, check.keeping(about_results))
         self.__name__ = getattr(function, "__name__", self.name)
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__module__ = getattr(function, "__module__", __name__)
@@ -198,6 +213,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
             "on_failure": list(self.on_failure_hooks),
             "on_crashed": list(self.on_crashed_hooks),
             "on_cancellation": list(self.on_cancellation_hooks),
+            **{option: getattr(self, option) for option in KEEPING_OPTIONS[:3]},
         }
 
     def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R_co]:
@@ -443,24 +459,7 @@ def flow(fn: Callable[P, R], /, **options: Unpack[FlowOptions]) -> Flow[P, R]: .
 def flow(
     fn: None = None,
     /,
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    version: str | None = None,
-    flow_run_name: str | Callable[..., str] | None = None,
-    task_runner: RunnerOption = None,
-    retries: int | None = None,
-    retry_delay_seconds: float | None = None,
-    timeout_seconds: float | None = None,
-    max_concurrency: int | None = None,
-    validate_parameters: bool | None = None,
-    log_prints: bool | None = None,
-    journal: bool | None = None,
-    on_running: Sequence[FlowHook] | None = None,
-    on_completion: Sequence[FlowHook] | None = None,
-    on_failure: Sequence[FlowHook] | None = None,
-    on_crashed: Sequence[FlowHook] | None = None,
-    on_cancellation: Sequence[FlowHook] | None = None,
+    **options: Unpack[FlowOptions],
 ) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
 def flow(fn: Any = None, /, **options: Any) -> Any:
     """Makes a function a flow; with or without options, as a decorator or a call.
@@ -473,7 +472,8 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
             task runner has started); `max_concurrency` (how many of its task runs there may be at once);
             `validate_parameters`; `log_prints`; `journal` (whether what completes is remembered, so that a run that fails or is
             killed can go on: see `resume`); the hooks `on_running`, `on_completion`, `on_failure`, `on_crashed`, `on_cancellation`,
-            each a list of functions of `(flow, run, state)`.
+            each a list of functions of `(flow, run, state)`; `persist_result`, `result_storage`, `result_serializer` (how
+            results of all tasks beneath are kept that do not say so themselves).
 
     Raises:
         InvalidOption: an option is unknown or out of range.

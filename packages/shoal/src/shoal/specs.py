@@ -9,17 +9,40 @@ import functools
 import inspect
 import random
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from shoal.exceptions import ParameterBindError, ReservedArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["RESERVED", "FlowSpec", "TaskCap", "TaskSpec", "bind_error", "kind_of_function"]
+__all__ = [
+    "KEEPING_OPTIONS",
+    "RESERVED",
+    "FlowSpec",
+    "Keeping",
+    "KeepsResults",
+    "TaskCap",
+    "TaskSpec",
+    "bind_error",
+    "kind_of_function",
+]
 
 #: Arguments of a call that are the library's own.
 RESERVED = ("return_state", "wait_for")
+
+#: Options of `@task` that are about keeping results; those that `@flow` has too come first.
+KEEPING_OPTIONS = (
+    "persist_result",
+    "result_storage",
+    "result_serializer",
+    "result_storage_key",
+    "cache_policy",
+    "cache_key_fn",
+    "cache_expiration",
+    "refresh_cache",
+    "cache_result_in_memory",
+)
 
 
 class TaskCap(NamedTuple):
@@ -34,7 +57,48 @@ class TaskCap(NamedTuple):
     key: str
 
 
-class TaskSpec:
+class Keeping(Protocol):
+    """What was said about keeping results, as those see it who carry runs; see `shoal.results.options`."""
+
+    def over(self, outer: Any) -> Any:
+        """This, and where it says nothing, what the flow run around says, or the flow run around that."""
+
+    def taker(self, dispatcher: Any) -> Any:
+        """A dispatcher that takes runs of tasks for which this is said."""
+
+    def attempt(self, call: Any, end_limit: Any, execute: Any) -> Any:
+        """One attempt: its result is found, or made by `execute(call, end_limit, True)` and kept."""
+
+    async def attempt_async(self, call: Any, end_limit: Any, execute: Any) -> Any:
+        """As `attempt`, on a loop."""
+
+
+class KeepsResults:
+    """What may say something about keeping results: a task about its own, a flow about those of all beneath.
+
+    Attributes:
+        keeping: what was said; `None` for nothing.
+        persist_result, result_storage, result_serializer: options that it is made of, as they were given.
+    """
+
+    keeping: Keeping | None = None
+    persist_result: bool | None = None
+    result_storage: Any = None
+    result_serializer: Any = None
+
+    def keep_as(self, options: Mapping[str, Any], keeping: Keeping | None) -> None:
+        """Keeps results as options say.
+
+        Args:
+            options: by name; `None` for what is not given.
+            keeping: what they say.
+        """
+        self.__dict__.update({name: value for name, value in options.items() if value is not None})
+        if keeping is not None:
+            self.keeping = keeping
+
+
+class TaskSpec(KeepsResults):
     """A function and the options of its runs; `Task` is what users have of it.
 
     Attributes:
@@ -51,6 +115,8 @@ class TaskSpec:
         hidden: whether its runs are in no log.
         name, tags, task_run_name, retries, retry_delay_seconds, retry_jitter_factor, retry_condition_fn, crash_retries,
             timeout_seconds, log_prints, on_running_hooks, on_completion_hooks, on_failure_hooks, resources, viz_return_value: the options.
+        result_storage_key, cache_policy, cache_key_fn, cache_expiration, refresh_cache, cache_result_in_memory: those that
+            are about keeping results, see `KeepsResults`.
     """
 
     fn: Callable[..., Any]
@@ -70,6 +136,12 @@ class TaskSpec:
     resources: dict[str, float]
     batch: bool | int
     cap: TaskCap | None = None
+    result_storage_key: str | None = None
+    cache_policy: Any = None
+    cache_key_fn: Any = None
+    cache_expiration: Any = None
+    refresh_cache: bool | None = None
+    cache_result_in_memory: bool | None = None
     viz_return_value: Any
     told_resources: bool = False
     hidden: bool = False
@@ -112,6 +184,7 @@ class TaskSpec:
             or self.retry_condition_fn is not None
             or self.timeout_seconds is not None
             or self.log_prints
+            or self.keeping is not None
         )
         self.batch_limit = None if self.batch is True else int(self.batch) or 1
         self.is_apart = self.is_async or self.cap is not None
@@ -198,7 +271,7 @@ class TaskSpec:
         return dict(self.signature.bind(*args, **(kwargs or {})).arguments)
 
 
-class FlowSpec:
+class FlowSpec(KeepsResults):
     """A function and the options of its runs as a flow; `Flow` is what users have of it.
 
     Attributes:

@@ -31,13 +31,18 @@ from shoal.exceptions import InvalidOption, UnknownOption
 from shoal.futures import TaskFuture
 from shoal.names import next_number
 from shoal.safely import repr_of, text_of
-from shoal.specs import TaskCap, TaskSpec
+from shoal.specs import KEEPING_OPTIONS, TaskCap, TaskSpec
 from shoal.states import State
 from shoal.tracebacks import fold
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from typing import TypedDict, Unpack
 
+    from shoal.cache_policies import CachePolicy
+    from shoal.context import TaskRunContext
+    from shoal.results.serializers import Serializer
+    from shoal.results.storage import Storage
     from shoal.signatures import BoundTo, mapped
 
     class TaskOptions(TypedDict, total=False):
@@ -64,6 +69,15 @@ if TYPE_CHECKING:
         resources: Mapping[str, float] | None
         batch: bool | int | None
         viz_return_value: Any
+        persist_result: bool | None
+        result_storage: str | os.PathLike[str] | Storage | None
+        result_serializer: str | Serializer | None
+        result_storage_key: str | None
+        cache_policy: CachePolicy | None
+        cache_key_fn: Callable[[TaskRunContext, dict[str, Any]], str | None] | None
+        cache_expiration: timedelta | float | None
+        refresh_cache: bool | None
+        cache_result_in_memory: bool | None
 
 else:
     mapped = lambda method: method  # noqa: E731
@@ -114,6 +128,15 @@ class Task(TaskSpec, Generic[P, R_co]):
         resources: Mapping[str, float] | None = None,
         batch: bool | int | None = None,
         viz_return_value: Any = None,
+        persist_result: bool | None = None,
+        result_storage: str | os.PathLike[str] | Storage | None = None,
+        result_serializer: str | Serializer | None = None,
+        result_storage_key: str | None = None,
+        cache_policy: CachePolicy | None = None,
+        cache_key_fn: Callable[[TaskRunContext, dict[str, Any]], str | None] | None = None,
+        cache_expiration: timedelta | float | None = None,
+        refresh_cache: bool | None = None,
+        cache_result_in_memory: bool | None = None,
     ) -> None:
         self._binding: Any = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
         function: Any = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
@@ -158,6 +181,18 @@ class Task(TaskSpec, Generic[P, R_co]):
         self.resources = check.resources(resources)
         self.batch = check.batch(batch)
         self.viz_return_value = viz_return_value
+        about_results = {
+            "persist_result": persist_result,
+            "result_storage": result_storage,
+            "result_serializer": result_serializer,
+            "result_storage_key": result_storage_key,
+            "cache_policy": cache_policy,
+            "cache_key_fn": cache_key_fn,
+            "cache_expiration": cache_expiration,
+            "refresh_cache": refresh_cache,
+            "cache_result_in_memory": cache_result_in_memory,
+        }
+        self.keep_as(about_results, check.keeping(about_results))
         self.__name__ = getattr(function, "__name__", self.name)
         self.__qualname__ = getattr(function, "__qualname__", self.__name__)
         self.__module__ = getattr(function, "__module__", __name__)
@@ -233,6 +268,7 @@ class Task(TaskSpec, Generic[P, R_co]):
             "resources": dict(self.resources),
             "batch": self.batch,
             "viz_return_value": self.viz_return_value,
+            **{option: getattr(self, option) for option in KEEPING_OPTIONS},
         }
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R_co]:
@@ -470,29 +506,7 @@ def task(fn: Callable[P, R], /, **options: Unpack[TaskOptions]) -> Task[P, R]: .
 def task(
     fn: None = None,
     /,
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    tags: Iterable[str] | None = None,
-    version: str | None = None,
-    task_run_name: str | Callable[..., str] | None = None,
-    retries: int | None = None,
-    retry_delay_seconds: float
-    | Sequence[float]
-    | Callable[[int], float | Sequence[float]]
-    | None = None,
-    retry_jitter_factor: float | None = None,
-    retry_condition_fn: RetryCondition | None = None,
-    crash_retries: int | None = None,
-    timeout_seconds: float | None = None,
-    max_concurrency: int | None = None,
-    log_prints: bool | None = None,
-    on_running: Sequence[TaskHook] | None = None,
-    on_completion: Sequence[TaskHook] | None = None,
-    on_failure: Sequence[TaskHook] | None = None,
-    resources: Mapping[str, float] | None = None,
-    batch: bool | int | None = None,
-    viz_return_value: Any = None,
+    **options: Unpack[TaskOptions],
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def task(fn: Any = None, /, **options: Any) -> Any:
     """Makes a function a task; with or without options, as a decorator or a call.
@@ -508,6 +522,11 @@ def task(fn: Any = None, /, **options: Any) -> Any:
             `on_running`, `on_completion`, `on_failure`, each a list of functions of `(task, run, state)`; `resources` (what a
             worker must have); `batch` (whether short runs may travel together, or how many at the most);
             `viz_return_value` (stands for the result where `flow.visualize` draws a flow without executing its tasks).
+            Results are kept with any of `persist_result`, `result_storage` (a folder or URL), `result_serializer` ("pickle",
+            "json", "compressed/pickle", "compressed/json"), `result_storage_key` (the key, as a format string over
+            `parameters`, `task_run` and `flow_run`), `cache_policy` (what makes the key), `cache_key_fn(context,
+            parameters)`, `cache_expiration` (a timedelta, or seconds), `refresh_cache` (makes the result anew),
+            `cache_result_in_memory`.
 
     Raises:
         InvalidOption: an option is unknown or out of range.

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shoal.context import Submitter
-    from shoal.specs import TaskSpec
+    from shoal.specs import Keeping, TaskSpec
 
 __all__ = [
     "Packed",
@@ -139,7 +139,8 @@ def surroundings_of(scope: Scope | None, *, observed: bool = False) -> bytes:
             above = above.parent
         capped = run.flow.max_concurrency is not None
         carrier = CARRIERS.get(run.number)
-        flow = (lineage, sorted(run.tags), run.run_count, run.log_prints, run.started, parameters)
+        told = (run.log_prints, run.keeping)
+        flow = (lineage, sorted(run.tags), run.run_count, told, run.started, parameters)
     level = logging.getLogger("shoal.task_runs").getEffectiveLevel()
     limited = scope is not None and scope.limited
     return dumps(
@@ -153,9 +154,10 @@ def surroundings_of(scope: Scope | None, *, observed: bool = False) -> bytes:
 class _FlowStub:
     """Stands on a worker for the flow that submitted the run."""
 
-    def __init__(self, name: str, log_prints: bool) -> None:
+    def __init__(self, name: str, log_prints: bool, keeping: Keeping | None) -> None:
         self.name = name
         self.log_prints = log_prints
+        self.keeping = keeping
 
 
 class _DistantFlowRun(FlowRun):
@@ -183,10 +185,10 @@ class _DistantFlowRun(FlowRun):
 
 def flow_run_of(flow: tuple[Any, ...]) -> FlowRun:
     """The flow run that `Surroundings.flow` tells of."""
-    lineage, tags, run_count, log_prints, started, parameters = flow
+    lineage, tags, run_count, told, started, parameters = flow
     run: FlowRun | None = None
     for number, name, flow_name in reversed(lineage):
-        stub: Any = _FlowStub(flow_name, log_prints)
+        stub: Any = _FlowStub(flow_name, *told)
         run = _DistantFlowRun(stub, number, name, {}, frozenset(tags), run)
     assert isinstance(run, _DistantFlowRun)  # a lineage has at least the run itself
     run.run_count = run_count

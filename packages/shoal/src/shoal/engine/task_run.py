@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from types import CoroutineType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.calls import (
     AWAITING_RETRY,
@@ -52,6 +52,9 @@ from shoal.states import (
     get_state_exception,
 )
 from shoal.states.several import final_state
+
+if TYPE_CHECKING:
+    from shoal.specs import Keeping
 
 __all__ = [
     "EndLimit",
@@ -143,18 +146,22 @@ def attempt_here(
     return outcome, value, interrupted
 
 
-def attempt(call: Call, end_limit: EndLimit | None = None) -> Outcome:
+def attempt(call: Call, end_limit: EndLimit | None = None, bare: bool = False) -> Outcome:
     """Runs one attempt; in the run's context.
 
     Args:
         call: the call.
         end_limit: called when the function has ended, and with it what the task's time limit is for, before it is
             decided what that means; may raise `Interrupt` if the time was over before.
+        bare: whether the function is called whatever was kept, and nothing comes after that, no final hook either.
 
     Raises:
         Interrupt: the run was stopped from outside, who did so knows how it ended.
     """
     CALL.set(call)
+    keeping = None if bare else keeping_of(call)
+    if keeping is not None:
+        return concluded(call, keeping.attempt(call, end_limit, attempt))
     started = call.clock = time.perf_counter()
     try:
         begin(call)
@@ -179,12 +186,19 @@ def attempt(call: Call, end_limit: EndLimit | None = None) -> Outcome:
                 end_limit()
         outcome = _given(call, value)
     outcome.seconds = seconds
-    return concluded(call, outcome)
+    return outcome if bare else concluded(call, outcome)
 
 
-async def attempt_async(call: Call, end_limit: EndLimit | None = None) -> Outcome:
+async def attempt_async(
+    call: Call, end_limit: EndLimit | None = None, bare: bool = False
+) -> Outcome:
     """As `attempt`, for coroutine functions; cancellation of the coroutine passes through, and `end_limit` may raise it."""
     CALL.set(call)
+    keeping = None if bare else keeping_of(call)
+    if keeping is not None:
+        return await concluded_async(
+            call, await keeping.attempt_async(call, end_limit, attempt_async)
+        )
     started = call.clock = time.perf_counter()
     cancelled = cancelled_class()
     try:
@@ -211,7 +225,18 @@ async def attempt_async(call: Call, end_limit: EndLimit | None = None) -> Outcom
             await _end_limit(end_limit)
         outcome = _given(call, value)
     outcome.seconds = seconds
-    return await concluded_async(call, outcome)
+    return outcome if bare else await concluded_async(call, outcome)
+
+
+def keeping_of(call: Call) -> Keeping | None:
+    """What was said about keeping the result of a run, by its task and by the flows around it; `None` for nothing."""
+    flow_run = call.scope.flow_run if call.scope is not None else None
+    around = flow_run.keeping if flow_run is not None else None
+    own = call.task.keeping
+    if around is None or own is None:
+        return own or around
+    kept: Keeping = own.over(around)
+    return kept
 
 
 async def _end_limit(end_limit: EndLimit) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GATE",
     "Gate",
+    "Held",
     "Slots",
     "default_lease",
     "give_up",
@@ -89,7 +90,7 @@ def task_here() -> Any:
 # ---------------------------------------------------------------------- what is held where
 
 #: By thread, or task of an event loop, what was asked for there and was not given back.
-_HELD: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Slots]] = weakref.WeakKeyDictionary()
+_HELD: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Held]] = weakref.WeakKeyDictionary()
 
 if hasattr(
     os, "register_at_fork"
@@ -98,7 +99,7 @@ if hasattr(
 
 
 def holds_here() -> bool:
-    """Whether the caller's thread, or task of an event loop, holds slots or has asked for some."""
+    """Whether the caller's thread, or task of an event loop, holds what others may wait for, or has asked for some."""
     return (task_here() or threading.current_thread()) in _HELD
 
 
@@ -106,11 +107,46 @@ def give_up(owner: Any) -> None:
     """A thread, or a task of an event loop, does not stop when it is interrupted: what it holds is given back for it."""
     with LOCK:
         held = list(_HELD.get(owner, ()))
-    for slots in held:
-        slots.release()
+    for what in held:
+        what.release()
 
 
-class Slots:
+class Held:
+    """What others may wait for, from when it is asked for until it is given back, in one thread or task of an event loop.
+
+    Attributes:
+        id: by which the store of limits knows it, if it does.
+    """
+
+    id: str | None = None
+    _owner: Any = None
+    _run: str | None = None
+
+    def _hold(self) -> set[str | None]:
+        """It is about to be asked for here; returns the ids of what is held here already, and of the runs for which."""
+        owner = task_here() or threading.current_thread()
+        with LOCK:
+            held = _HELD.setdefault(owner, weakref.WeakSet())
+            around = {id for other in held for id in (other.id, other._run)}
+            held.add(self)
+        self._owner = owner
+        return around
+
+    def _hold_no_more(self) -> None:
+        """It was given back; with `LOCK` held."""
+        owner, self._owner = self._owner, None
+        held = _HELD.get(owner) if owner is not None else None
+        if held is not None:
+            held.discard(self)
+            if not held:
+                del _HELD[owner]
+
+    def release(self) -> None:
+        """Gives it back; once. Does not wait. In any thread."""
+        raise NotImplementedError
+
+
+class Slots(Held):
     """Slots of limits, from when they are asked for until they are given back, in one thread or task of an event loop.
 
     Args:
@@ -123,11 +159,11 @@ class Slots:
 
     keeper: Keeper = None  # also where `__init__` was interrupted
 
+    id: str
+
     def __init__(self, id: str) -> None:
         self.id = id
         self._process = os.getpid()
-        self._owner: Any = None
-        self._run: str | None = None
         self._decision = Decision()
 
     @property
@@ -148,14 +184,9 @@ class Slots:
             request: makes what is asked for, given the ids of what the asker holds already.
             timeout: seconds to wait at most.
         """
-        owner = task_here() or threading.current_thread()
         call = CALL.get()
         self._run = run_uuid(call.number) if call is not None else None
-        with LOCK:
-            held = _HELD.setdefault(owner, weakref.WeakSet())
-            around = {id for other in held for id in (other.id, other._run)} | {self._run}
-            held.add(self)
-        self._owner = owner
+        around = self._hold() | {self._run}
         wanted = request(frozenset(id for id in around if id is not None))
         self.keeper = keeper
         keeper.request(wanted, self._decision, timeout)
@@ -189,12 +220,7 @@ class Slots:
         """There is nothing to give back any more; returns who was asked."""
         with LOCK:
             keeper, self.keeper = self.keeper, None
-            owner, self._owner = self._owner, None
-            held = _HELD.get(owner) if owner is not None else None
-            if held is not None:
-                held.discard(self)
-                if not held:
-                    del _HELD[owner]
+            self._hold_no_more()
         return keeper
 
     def __del__(self) -> None:

@@ -7,6 +7,11 @@
     plain         values as JSON that come back as they were
     storage       where records are kept: a folder, or what fsspec reaches
     kept          values: written, and read again
+    options       what tasks and flows say about keeping results
+    run_keys      the key of a run's result
+    turns         waiting for a key that another computes
+    within        what surrounds a function that others wait for
+    caching       one attempt of a run whose result is kept
     journal       what has completed of a flow run, so that it can go on
 
 Nothing of this is imported for a task that asks for nothing. May import what lies above task runners.

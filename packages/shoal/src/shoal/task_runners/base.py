@@ -18,7 +18,7 @@ from typing import (
 )
 
 from shoal import settings
-from shoal.context import INHERITED, LOCK, SCOPE, Scope
+from shoal.context import INHERITED, LOCK, SCOPE, Scope, scope_of
 from shoal.engine.interrupt import raise_if_due, shielded
 from shoal.engine.observing import observers
 from shoal.exceptions import InvalidOption, RunnerStateError
@@ -347,7 +347,7 @@ class BaseTaskRunner:
         dispatcher = self._entered("take runs")
         if flow_run is not None:
             dispatcher.works_for(flow_run.label)
-        return Scope(dispatcher, flow_run)
+        return scope_of(dispatcher, flow_run)
 
     @overload
     def submit(

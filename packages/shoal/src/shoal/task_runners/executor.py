@@ -25,7 +25,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future,
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import FAILED, Batch, Call, Outcome, Report
-from shoal.context import SCOPE, TAGS, Scope
+from shoal.context import SCOPE, TAGS, Scope, scope_of
 from shoal.engine.batch_run import (
     Packed,
     pack_task,
@@ -137,7 +137,7 @@ class ExecutorBackend(SlotsBackend):
         """Runs submitted inside go to a runner of the worker's own: on this one they might wait for their own place."""
         if self._nested is None:
             self._nested = _nested_runner()
-        scope = Scope(
+        scope = scope_of(
             self._nested.scope().dispatcher, call.scope.flow_run if call.scope is not None else None
         )
         call.scope = scope

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from shoal.annotations import unmapped
-from shoal.context import Scope
+from shoal.context import Scope, scope_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -43,7 +43,7 @@ class ForeignRunner:
 
     def scope(self, flow_run: Any = None) -> Scope:
         """See `BaseTaskRunner`."""
-        return Scope(self, flow_run)
+        return scope_of(self, flow_run)
 
     def end(self) -> None:
         """Nothing can be awaited for all runs: leaving the runner waits for them."""

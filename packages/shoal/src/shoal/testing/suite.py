@@ -24,6 +24,7 @@ from shoal.testing.section_10_caps import CapTests
 from shoal.testing.section_10_concurrency import ConcurrencyTests
 from shoal.testing.section_10_limits import LimitTests
 from shoal.testing.section_11_runners import RunnerTests
+from shoal.testing.section_12_results import ResultTests
 
 __all__ = ["TaskRunnerSuite"]
 
@@ -54,6 +55,7 @@ class TaskRunnerSuite(
     LimitTests,
     CapTests,
     ConcurrencyTests,
+    ResultTests,
 ):
     """Tests that a task runner does what users rely on, whichever runner runs their work.
 

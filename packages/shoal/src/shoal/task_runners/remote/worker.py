@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import names
 from shoal.calls import FAILED, Call, Outcome
-from shoal.context import LOCK, SCOPE, TAGS, Scope
+from shoal.context import LOCK, SCOPE, TAGS, Scope, scope_of
 from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_outcome, unpicklable
 from shoal.engine.inputs import ATOMS
 from shoal.engine.observing import be_traced, remove_observer
@@ -223,7 +223,7 @@ class RemoteWorker:
         self.carrier = told.carrier
         if flow_run is not None:
             self.remote.works_for(flow_run.label)
-        self.scopes[0] = Scope(self.remote, flow_run)
+        self.scopes[0] = scope_of(self.remote, flow_run)
         log_prints_of(prints_are_logged(told.log_prints) or getattr(flow_run, "log_prints", False))
         return told
 

@@ -1,0 +1,87 @@
+"""The key of a run's result: by a policy, or a format string, from what the run is given.
+
+May import `options` and what lies above task runners.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.context import TaskRunContext
+from shoal.exceptions import InvalidOption
+from shoal.safely import in_words
+
+if TYPE_CHECKING:
+    from shoal.calls import Call
+    from shoal.results.options import ResultOptions
+
+__all__ = ["RunKey"]
+
+
+class RunKey:
+    """The key of one run's result.
+
+    Args:
+        options: what was said about it.
+        call: the run, with values in the place of futures.
+
+    Attributes:
+        text: the key; `None` where nothing is to be kept.
+        parts: what it is made of, by name, as hexadecimal digests; empty before `learn_parts`.
+
+    Raises:
+        Exception: what makes the key has raised it.
+    """
+
+    def __init__(self, options: ResultOptions, call: Call) -> None:
+        self.text: str | None = None
+        self.parts: dict[str, str] = {}
+        self._policy: Any = None
+        if not options.persist:
+            return
+        parameters = call.task.parameters(call.args, call.kwargs)
+        if options.storage_key is not None:
+            self.text = _formatted(options.storage_key, call, parameters)
+            return
+        flow_run = call.scope.flow_run if call.scope is not None else None
+        self._policy = options.policy
+        self._made_of = {
+            "task_ctx": TaskRunContext(call),
+            "inputs": parameters,
+            "flow_parameters": {} if flow_run is None else flow_run.parameters,
+        }
+        key = self._policy.compute_key(**self._made_of)
+        if not isinstance(key, str | None):
+            raise InvalidOption(
+                where=f"task {call.task.name!r}",
+                option="cache_policy",
+                value=key,
+                problem="it makes a key that is no text",
+            )
+        self.text = key
+
+    def learn_parts(self) -> None:
+        """Looks what the key is made of; before the function can change its arguments.
+
+        Raises:
+            Exception: what makes the key has raised it.
+        """
+        if hasattr(self._policy, "key_parts"):
+            found = self._policy.key_parts(**self._made_of)
+            self.parts = {name: digest.hex() for name, digest in found.items()}
+
+
+def _formatted(template: str, call: Call, parameters: dict[str, Any]) -> str:
+    from shoal import runtime
+
+    try:
+        return template.format(
+            flow_run=runtime.flow_run, task_run=runtime.task_run, parameters=parameters
+        )
+    except (LookupError, AttributeError, ValueError, TypeError) as error:
+        raise InvalidOption(
+            where=f"task {call.task.name!r}",
+            option="result_storage_key",
+            value=template,
+            problem=f"it cannot be filled in: {in_words(error)}",
+        ) from error
