@@ -146,3 +146,45 @@ def test_another_place(cache: Shoal, three: Storage, tmp_path: Path) -> None:
     code, _, err = cache("ls", "-s", "nope://x")
     assert code == 2
     assert "Protocol not known" in err
+
+
+def parts(x: str, code: str) -> dict[str, str]:
+    return {"argument 'x'": x, "argument 'y'": "1", "code of etl.load": code}
+
+
+def test_explain(cache: Shoal, storage: Storage) -> None:
+    made = {"first": ("1", "a"), "far": ("9", "z"), "second": ("2", "a"), "third": ("2", "b")}
+    for number, (run, (x, code)) in enumerate(made.items()):
+        storage.write(
+            Record(
+                key=f"key of {run}",
+                created=time.time() - 100 + number,
+                task_name="load",
+                run_name=run,
+                flow_run_name="calm-owl",
+                parts=parts(x, code),
+            )
+        )
+    storage.write(Record(key="other", task_name="fold", run_name="fold-1", parts=parts("1", "a")))
+
+    code, out, err = cache("explain", "second")
+    assert (code, err) == (0, "")
+    said, change = out.splitlines()
+    assert said.startswith("second, beside first of ")
+    assert change.strip() == "argument 'x' has changed"
+    code, out, _ = cache("explain", "third", "--json")
+    (told,) = json.loads(out)
+    assert told["beside"] == "second"
+    assert told["changes"] == ["code of etl.load has changed"]
+    assert "no earlier result of task 'fold'" in cache("explain", "fold-1")[1]
+    _, out, _ = cache("explain", "calm-owl")
+    assert [line.split(",")[0].split(":")[0] for line in out.splitlines() if line[0] != " "] == [
+        "first",
+        "far",
+        "second",
+        "third",
+    ]
+    assert cache("explain", "key of t")[1].startswith("third, beside second")
+    code, _, err = cache("explain", "nobody")
+    assert code == 2
+    assert "no result that 'nobody' computed is kept" in err

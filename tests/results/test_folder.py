@@ -85,13 +85,13 @@ def test_pickles_where_others_may_write(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
-@pytest.mark.parametrize("which", ["folder", "record"])
+@pytest.mark.parametrize("which", ["the folder", "a file in it"])
 def test_pickles_of_another_user(storage: Storage, folder: Path, which: str) -> None:
     keep(storage, "pickle", 1, PICKLE)
     keep(storage, "json", 1, JSON)
-    for path in [folder] if which == "folder" else files(folder, "*.result"):
+    for path in [folder] if which == "the folder" else files(folder, "*.result"):
         os.chown(path, 12345, -1)
-    with pytest.raises(ResultStorageError, match=f"the {which} belongs to the user 12345"):
+    with pytest.raises(ResultStorageError, match=f"{which} belongs to the user 12345"):
         recall(storage, "pickle", PICKLE)
     assert recall(storage, "json", JSON) is not None
 

@@ -12,6 +12,7 @@ from shoal.cli.tables import AsJson, Output, local, print_facts, print_json, tab
 from shoal.spelling import did_you_mean
 
 if TYPE_CHECKING:
+    from shoal.results.changes import Change
     from shoal.results.storage import Entry, Storage
 
 __all__ = ["cache"]
@@ -74,6 +75,37 @@ def info(
         print_json(facts)
     else:
         print_facts({name: _fact(name, value) for name, value in facts.items()})
+
+
+@cache.command
+def explain(
+    run: Annotated[
+        str,
+        Parameter(
+            help="A task run, or a flow run for all in it, or a key", allow_leading_hyphen=True
+        ),
+    ],
+    /,
+    *,
+    storage: Where = None,
+    json: AsJson = False,
+    output: Output = None,
+) -> None:
+    """Say why a run computed its result: which argument, or line of code, is not as in an earlier run of its task."""
+    from shoal.results.changes import changes_of
+
+    opened = _opened(storage)
+    changes = changes_of(opened, run)
+    if json or output:
+        print_json([_change_as_json(change) for change in changes])
+    elif changes:
+        for change in changes:
+            print(_told(change))
+    else:
+        raise UsageError(
+            f"no result that {run!r} computed is kept in {opened}. A run that was `Cached` computed none; `shoal cache ls`"
+            " lists those that did."
+        )
 
 
 @cache.command
@@ -184,6 +216,28 @@ def _as_json(entry: Entry) -> dict[str, Any]:
         "size": entry.size,
         "name": entry.name,
     }
+
+
+def _change_as_json(change: Change) -> dict[str, Any]:
+    before = change.before
+    return {
+        "key": change.record.key,
+        "task": change.record.task_name,
+        "run": change.record.run_name,
+        "beside": None if before is None else before.run_name,
+        "beside_key": None if before is None else before.key,
+        "changes": list(change.sentences),
+    }
+
+
+def _told(change: Change) -> str:
+    name = change.record.run_name or change.record.key
+    before = change.before
+    if before is None:
+        return f"{name}: no earlier result of task {change.record.task_name!r} is kept to compare it with."
+    beside = f"{name}, beside {before.run_name or before.key} of {_when(before.created)}:"
+    changes = change.sentences or ["nothing that its key tells has changed"]
+    return "\n  ".join([beside, *changes])
 
 
 def _iso(when: float | None) -> str | None:

@@ -6,6 +6,7 @@
     pickles       pickles that a later process reads
     plain         values as JSON that come back as they were
     storage       where records are kept: a folder, or what fsspec reaches
+    changes       why a run had to compute its result
     kept          values: written, and read again
     options       what tasks and flows say about keeping results
     run_keys      the key of a run's result

@@ -256,7 +256,7 @@ class Storage(ABC):
         return ResultStorageError(place=str(self), problem=problem)
 
     def _warn(self, name: str, problem: str) -> None:
-        logger.warning("Results in %s: record %s is not used: %s.", self, name, problem)
+        logger.warning("Results in %s: the file %s is not used: %s.", self, name, problem)
 
 
 def name_of(key: str) -> str:

@@ -144,7 +144,7 @@ class FolderStorage(Storage):
             damages.append(Damage(name, size, str(damage)))
             return None
         except OSError as error:
-            raise self._error(f"a record cannot be read: {error}") from error
+            raise self._error(f"a result cannot be read: {error}") from error
         return found
 
     # ------------------------------------------------------------------ pruning
@@ -222,7 +222,7 @@ class FolderStorage(Storage):
             return None
         except OSError as error:
             raise self._error(f"it cannot be read: {error}") from error
-        return data, distrust_of("the record", facts) or self._distrust()
+        return data, distrust_of("a file in it", facts) or self._distrust()
 
     def _put(self, name: str, pieces: Sequence[bytes | memoryview]) -> None:
         temporary = f"{self.place}/tmp/{name}-{os.urandom(8).hex()}"
@@ -266,7 +266,7 @@ class FolderStorage(Storage):
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise self._error(f"a record cannot be removed: {error}") from error
+            raise self._error(f"a result cannot be removed: {error}") from error
         return True
 
 

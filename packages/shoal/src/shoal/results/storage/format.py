@@ -67,7 +67,7 @@ def unpack(data: bytes | memoryview, key: str) -> Record:
     if zlib.crc32(value) != _HEAD.unpack_from(data)[4]:
         raise Damaged("its value does not match its checksum")
     if record["key"] != key:
-        raise Damaged("it is the record of another key")
+        raise Damaged("it is the result of another key")
     return Record(value=value, **record)
 
 
@@ -96,7 +96,7 @@ def _lengths(data: bytes | memoryview, size: int) -> int:
         raise Damaged(f"it is cut off after {size} bytes")
     magic, header, value, _, _ = _HEAD.unpack_from(data)
     if magic != _MAGIC:
-        raise Damaged("it is no record, or one of another version of Shoal")
+        raise Damaged("it is no result, or one of another version of Shoal")
     start: int = HEAD_BYTES + header
     if start + value != size:
         raise Damaged(f"it has {size} bytes, and should have {start + value}")

@@ -72,6 +72,7 @@ class RemoteStorage(Storage):
         """See `Storage`."""
         path = self._path(name := name_of(key))
         try:
+            self._files().invalidate_cache()  # of what was there when it was last listed
             found = self._files().info(path)
         except FileNotFoundError:
             return None
@@ -165,6 +166,7 @@ class RemoteStorage(Storage):
     def _delete(self, name: str) -> bool:
         path = self._path(name)
         try:
+            self._files().invalidate_cache()
             self._files().info(path)  # some stores do not say that there was none
             self._files().rm_file(path)
         except FileNotFoundError:
