@@ -100,11 +100,13 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def pictures(session: nox.Session) -> None:
-    """The pictures of the documentation, anew: the drawn ones, that of a report, and charts and tables of what was measured.
+    """The pictures of the documentation, anew: the drawn ones, those of live progress and of a report, and charts and tables of
+    what was measured.
 
     `nox -s pictures -- measure` measures anew before, which takes five minutes or more on a machine that should be quiet.
     """
     session.run("python", "docs/pictures/draw.py")
+    session.run("python", "docs/pictures/live.py")
     session.run("python", "docs/pictures/report.py")
     if session.posargs == ["measure"]:
         session.run("shoal", "bench", "--json", "docs/pictures/bench.json")

@@ -258,6 +258,46 @@ def test_others_that_write_to_the_terminal(terminal: Terminal) -> None:
     assert lines[-2:] == [next(line for line in lines if line.startswith("✓ etl")), "over: 0"]
 
 
+def test_bars_of_tqdm_and_of_rich(terminal: Terminal) -> None:
+    pytest.importorskip("tqdm")
+    terminal.run(
+        """
+        from rich.progress import track
+        from tqdm import tqdm
+        @flow
+        def etl():
+            several = work.map(range(2))
+            gate("tqdm")
+            for step in tqdm(range(40), desc="their own", mininterval=0):
+                if step == 20:
+                    tqdm.write("written beside it")
+                    gate("half")
+            gate("rich")
+            for step in track(range(8), description="richly"):
+                if step == 4:
+                    gate("end")
+            several.wait()
+        etl()
+        """
+    )
+    terminal.until(has("0/2"))
+    terminal.open("tqdm")
+    terminal.until(has("their own:  50%", "written beside it"))
+    terminal.open("half")
+    terminal.until(has("their own: 100%", "40/40", "0/2"))
+    terminal.open("rich")
+    terminal.until(lambda lines: has("richly")(lines) and not has("0/2")(lines))
+    terminal.open("end")
+    terminal.until(has("richly", "100%", "0/2"))
+    terminal.open()
+    lines = terminal.ended()
+    assert sum("written beside it" in line for line in lines) == 1
+    assert sum("their own" in line for line in lines) == 1, lines
+    assert sum("richly" in line for line in lines) == 1, lines
+    assert not has("0/2")(lines)
+    assert lines[-1] == "over: 0"
+
+
 def test_input_is_asked_for_without_rows(terminal: Terminal) -> None:
     terminal.run(
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import signal
@@ -22,6 +23,7 @@ from shoal.engine.observing import observers
 from shoal.exceptions import RecordError
 from shoal.recording.file import Writer
 from shoal.recording.record import RunRow
+from shoal.recording.report import page
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.task_runners import ThreadPoolTaskRunner
 from shoal.task_runners.registry import resolve
@@ -419,6 +421,116 @@ def test_the_record_of_a_killed_process_opens(tmp_path: Path) -> None:
     rows = list(recording.runs())
     assert [row.state for row in rows if row.state != "Pending"] == ["Completed"] * 1001
     assert recording.record.ended is None
+
+
+GOES_ON = """
+import sys, time, shoal
+
+@shoal.task
+def step(x):
+    time.sleep(0.001)
+    return time.time()
+
+@shoal.flow(task_runner="threads:1")
+def goes_on():
+    while True:
+        for end in step.map(range(200)).result():
+            print(end, flush=True)
+
+with shoal.record(sys.argv[1]):
+    goes_on()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_what_ran_up_to_a_second_before_the_driver_was_killed_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "killed.shoal"
+    command = [sys.executable, "-c", GOES_ON, str(path)]
+    environment = os.environ | {"SHOAL_LOGGING_LEVEL": "CRITICAL"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as running:
+        assert running.stdout is not None
+        ends = []
+        for line in running.stdout:
+            ends.append(float(line))
+            if ends[-1] > ends[0] + 3:
+                running.kill()
+        killed = ends[-1]
+    recording = shoal.Recording.open(path)
+    assert [run.state for run in recording.flow_runs()] == ["Running"]
+    told = [row.ended for row in of(recording, "step") if row.state == "Completed"]
+    # A second, and what a transaction takes on a machine that has other things to do.
+    missing = [end for end in ends if end > max(told) and end < killed - 2]
+    assert missing == []
+    assert len(told) >= sum(end < killed - 2 for end in ends) > 100
+
+
+FULL = """
+import resource, sys, shoal
+
+@shoal.task
+def half(x):
+    return "x" * (x % 7)
+
+@shoal.flow(task_runner="threads:2")
+def halves():
+    for _ in range(20):
+        recording.record if _ == 3 else half.map(range(5000)).wait()
+    return len(half.map(range(50)).result())
+
+with shoal.record(sys.argv[1]) as recording:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+    print(halves())
+try:
+    recording.report(sys.argv[2])
+except shoal.exceptions.RecordError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there are no limits of resources")
+def test_a_disk_that_is_full_for_good(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "run.shoal"), str(tmp_path / "run.html")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.stdout.split()[0] == "50", told.stderr
+    assert told.stderr.count("The recording of this run stops here") == 1
+    assert "Traceback" not in told.stderr
+    assert told.returncode == 0
+
+
+def test_very_many_log_lines_are_counted_and_not_kept() -> None:
+    @shoal.task
+    def chatters(lines: int) -> None:
+        logger = shoal.get_run_logger()
+        for line in range(lines):
+            logger.debug("line %d", line)
+        logger.error("the last one")
+
+    most = 200
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("shoal.recording.recorder.MOST_LOGS", most)
+        level = logging.getLogger("shoal").level
+        logging.getLogger("shoal").setLevel(logging.DEBUG)
+        try:
+
+            @shoal.flow
+            def chat() -> None:
+                chatters.submit(3_000).wait()
+
+            with shoal.record() as recording:
+                chat()
+        finally:
+            logging.getLogger("shoal").setLevel(level)
+    record = recording.record
+    assert most <= len(record.logs) < most + 10
+    assert record.logs_left_out > 2_700
+    assert "the last one" in [log.text for log in record.logs]
+    assert f"{record.logs_left_out:,}" in page(record)
 
 
 @pytest.mark.parametrize("name", ["nowhere/run.shoal", "."])

@@ -13,7 +13,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shoal.calls import COMPLETED, CRASHED, FAILED
+from shoal.calls import CANCELLED, CRASHED, FAILED, NOT_READY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,8 @@ class TaskCounts:
         ended: single runs that have ended.
         mapped: elements of maps.
         failed: runs that failed or crashed.
-        cancelled: runs that were cancelled, or never began because another failed.
+        cancelled: runs that were cancelled.
+        not_ready: runs that never began, because others that they needed did not complete.
         again: attempts that were followed by another.
         running: runs that executed when somebody looked last.
         delayed: runs that waited for their retry then.
@@ -100,6 +101,7 @@ class TaskCounts:
         self.mapped = 0
         self.failed = 0
         self.cancelled = 0
+        self.not_ready = 0
         self.again = 0
         self.running = 0
         self.delayed = 0
@@ -120,8 +122,10 @@ class TaskCounts:
         """A run has ended, and did not complete."""
         if phase in (FAILED, CRASHED):
             self.failed += 1
-        elif phase != COMPLETED:
+        elif phase == CANCELLED:
             self.cancelled += 1
+        elif phase == NOT_READY:
+            self.not_ready += 1
 
     @property
     def all(self) -> int:

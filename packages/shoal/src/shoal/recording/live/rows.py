@@ -139,6 +139,8 @@ def _task_row(counts: TaskCounts, indent: str, name_width: int, width: int, styl
         parts.append((f"{running:,} running", CYAN))
     if counts.cancelled:
         parts.append((f"{counts.cancelled:,} cancelled", YELLOW))
+    if counts.not_ready:
+        parts.append((f"{counts.not_ready:,} not ready", YELLOW))
     if waiting:
         parts.append((f"{waiting:,} waiting", FAINT))
     if rate and done < every:
@@ -150,7 +152,8 @@ def _task_row(counts: TaskCounts, indent: str, name_width: int, width: int, styl
     if room >= needed + _BAR + 1:
         full = _BAR * done // every
         bar = style.paint(
-            style.full * full, RED if counts.failed else YELLOW if counts.cancelled else GREEN
+            style.full * full,
+            RED if counts.failed else YELLOW if counts.cancelled or counts.not_ready else GREEN,
         )
         row += bar + style.paint(style.empty * (_BAR - full), FAINT) + " "
         room -= _BAR + 1

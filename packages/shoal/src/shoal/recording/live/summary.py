@@ -53,6 +53,7 @@ def _last_line(flow: FlowCounts, failed: int, completed: bool, style: Style, wid
     for what, count in (
         ("failed", failed),
         ("cancelled", flow.total("cancelled")),
+        ("not ready", flow.total("not_ready")),
         ("retried", flow.total("again")),
     ):
         if count:
