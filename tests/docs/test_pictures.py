@@ -20,11 +20,21 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
+#: Taken of a run, by `live.py`, and another one each time.
+TAKEN = "live.svg"
 PICTURES: dict[str, Callable[[], str]] = runpy.run_path(str(FOLDER / "draw.py"))["PICTURES"]
 
 
 def test_each_picture_is_drawn() -> None:
-    assert sorted(PICTURES) == sorted(path.name for path in FOLDER.glob("*.svg"))
+    assert sorted({*PICTURES, TAKEN}) == sorted(path.name for path in FOLDER.glob("*.svg"))
+
+
+def test_the_picture_that_is_taken_of_a_run_is_whole_in_itself() -> None:
+    picture = (FOLDER / TAKEN).read_text(encoding="utf-8")
+    said = "".join(ElementTree.fromstring(picture).itertext()).replace("\xa0", " ")
+    for text in ("1 failed", "retrying", "waits for fetch-"):
+        assert text in said
+    assert "http" not in picture.replace("http://www.w3.org/2000/svg", "")
 
 
 @pytest.mark.parametrize("name", PICTURES)
