@@ -153,38 +153,37 @@ def parts(x: str, code: str) -> dict[str, str]:
 
 
 def test_explain(cache: Shoal, storage: Storage) -> None:
-    made = {"first": ("1", "a"), "far": ("9", "z"), "second": ("2", "a"), "third": ("2", "b")}
-    for number, (run, (x, code)) in enumerate(made.items()):
+    """The run beside the one of another flow run that has most in common with it."""
+    made = [
+        ("calm-owl", "load-1", "1", "a"),
+        ("calm-owl", "load-2", "2", "a"),
+        ("sly-fox", "load-1", "1", "b"),
+        ("sly-fox", "load-2", "3", "a"),
+    ]
+    for number, (flow_run, run, x, code) in enumerate(made):
         storage.write(
             Record(
-                key=f"key of {run}",
+                key=f"{flow_run} {run}",
                 created=time.time() - 100 + number,
                 task_name="load",
                 run_name=run,
-                flow_run_name="calm-owl",
+                flow_run_name=flow_run,
                 parts=parts(x, code),
             )
         )
-    storage.write(Record(key="other", task_name="fold", run_name="fold-1", parts=parts("1", "a")))
 
-    code, out, err = cache("explain", "second")
+    code, out, err = cache("explain", "load-1")
     assert (code, err) == (0, "")
     said, change = out.splitlines()
-    assert said.startswith("second, beside first of ")
-    assert change.strip() == "argument 'x' has changed"
-    code, out, _ = cache("explain", "third", "--json")
-    (told,) = json.loads(out)
-    assert told["beside"] == "second"
-    assert told["changes"] == ["code of etl.load has changed"]
-    assert "no earlier result of task 'fold'" in cache("explain", "fold-1")[1]
-    _, out, _ = cache("explain", "calm-owl")
-    assert [line.split(",")[0].split(":")[0] for line in out.splitlines() if line[0] != " "] == [
-        "first",
-        "far",
-        "second",
-        "third",
-    ]
-    assert cache("explain", "key of t")[1].startswith("third, beside second")
+    assert said.startswith("load-1, beside load-1 of ")
+    assert change.strip() == "code of etl.load has changed"
+    (told,) = json.loads(cache("explain", "load-2", "--json")[1])
+    assert (told["key"], told["beside_key"]) == ("sly-fox load-2", "calm-owl load-2")
+    assert told["changes"] == ["argument 'x' has changed"]
+    told = json.loads(cache("explain", "sly-fox", "-o", "json")[1])
+    assert [change["run"] for change in told] == ["load-1", "load-2"]
+    for first in ("calm-owl", "calm-owl load-1"):
+        assert "no earlier result of task 'load'" in cache("explain", first)[1]
     code, _, err = cache("explain", "nobody")
     assert code == 2
     assert "no result that 'nobody' computed is kept" in err

@@ -214,7 +214,7 @@ class Odd(datetime.tzinfo):
         ('{"__class__": ["os", "gone"], "data": {}}', "no class os.gone"),
         ('{"__class__": ["shoal_not_imported", "X"], "data": {}}', "not imported"),
         ('{"__class__": ["subprocess", "Popen"], "data": {"args": "true"}}', "of another kind"),
-        ('{"__class__": ["os", "system"], "data": "true"}', "must be a class"),
+        ('{"__class__": ["os", "system"], "data": "true"}', "no class os.system"),
         ('{"__type__": "Popen", "data": "true"}', "Popen"),
     ],
     ids=["gone", "not imported", "any class", "function", "unknown type"],

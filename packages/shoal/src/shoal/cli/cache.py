@@ -234,7 +234,7 @@ def _told(change: Change) -> str:
     name = change.record.run_name or change.record.key
     before = change.before
     if before is None:
-        return f"{name}: no earlier result of task {change.record.task_name!r} is kept to compare it with."
+        return f"{name}: no earlier result of task {change.record.task_name!r}, of another flow run, is kept to compare it with."
     beside = f"{name}, beside {before.run_name or before.key} of {_when(before.created)}:"
     changes = change.sentences or ["nothing that its key tells has changed"]
     return "\n  ".join([beside, *changes])

@@ -3,6 +3,7 @@
     keys          what a value, an argument or a function is, in 32 bytes
     settings      where they are kept, and how much of them
     serializers   how a value is written
+    classes       by what name the class of a value is found again
     pickles       pickles that a later process reads
     plain         values as JSON that come back as they were
     storage       where records are kept: a folder, or what fsspec reaches

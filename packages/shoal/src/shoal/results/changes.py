@@ -41,7 +41,7 @@ def changes_of(storage: Storage, run: str) -> list[Change]:
 
     Args:
         storage: where they are kept.
-        run: the name of a task run, or of a flow run, for all in it; or a key, or its beginning.
+        run: the name of a task run, the last one of this name; or of a flow run, for all in it; or a key, or its beginning.
 
     Returns:
         One for each result, the earliest first; empty if no result of such a run is kept.
@@ -50,23 +50,26 @@ def changes_of(storage: Storage, run: str) -> list[Change]:
         ResultStorageError: the storage cannot be read.
     """
     entries = sorted(storage.list(), key=lambda entry: entry.record.created)
-    changes = [
-        _change(storage, entry, entries[:place])
-        for place, entry in enumerate(entries)
-        if run in (entry.record.run_name, entry.record.flow_run_name, entry.record.key)
-    ]
-    if not changes and run:
-        by_key = [e for e in enumerate(entries) if e[1].record.key.startswith(run)]
-        changes = [_change(storage, entry, entries[:place]) for place, entry in by_key]
-    return changes
+    of_task = [entry for entry in entries if entry.record.run_name == run]
+    found = (
+        of_task[-1:]
+        or [entry for entry in entries if entry.record.flow_run_name == run]
+        or [entry for entry in entries if entry.record.key.startswith(run)]
+    )
+    return [_change(storage, entry.record, entries) for entry in found]
 
 
-def _change(storage: Storage, entry: Entry, earlier: Sequence[Entry]) -> Change:
-    record = storage.peek(entry.record.key) or entry.record
+def _change(storage: Storage, computed: Record, entries: Sequence[Entry]) -> Change:
+    """What has changed beside an earlier result of the task, not one of the same flow run: its other runs have other inputs."""
+    record = storage.peek(computed.key) or computed
     candidates = []
-    for other in reversed(earlier):
-        if other.record.task_name == record.task_name and other.record.key != record.key:
-            found = storage.peek(other.record.key)  # lists leave out what keys are made of
+    for other in (entry.record for entry in reversed(entries)):
+        if (
+            other.task_name == record.task_name
+            and other.created < record.created
+            and (not record.flow_run_name or other.flow_run_name != record.flow_run_name)
+        ):
+            found = storage.peek(other.key)  # lists leave out what keys are made of
             if found is not None and found.parts:
                 candidates.append(found)
             if len(candidates) == _LOOKED_AT:

@@ -6,9 +6,9 @@
 Numbers are little-endian. Beside the pickle, data is not searched for names, which takes longer than all else: see
 `shoal.serialization.pickling`.
 
-What a script defines, or another module that workers have not, travels by value: one that is kept so would be of a class of its own,
-with which `isinstance` and `==` do not agree. So such classes are kept with their name, too: where a process has the class, it is
-that; where it has none, the copy. May import `serialization`.
+What a script defines, or another module that workers have not, travels by value: one that is kept so would be of a class of its own. So
+such classes are kept with their name, too: where a process has the class, see `classes`, it is that; where it has none, the
+copy. May import `classes` and `serialization`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-import sys
 from typing import Any
 
+from shoal.results.classes import class_at, is_of_the_script, place_of
 from shoal.serialization import BY_VALUE, dumps_with_buffers
 
 __all__ = ["dumps", "loads"]
@@ -51,7 +51,7 @@ def loads(data: bytes | memoryview) -> Any:
         Exception: whatever unpickling raises.
     """
     if data[:8] != _MAGIC:
-        return pickle.loads(data)
+        return _Unpickler(io.BytesIO(data)).load()
     (count,) = struct.unpack_from("<I", data, 8)
     lengths = struct.unpack_from(f"<{count + 1}Q", data, 12)
     view, start, parts = memoryview(data), 12 + 8 * (count + 1), []
@@ -59,7 +59,7 @@ def loads(data: bytes | memoryview) -> Any:
         parts.append(view[start : start + length])
         start += length
     # Arrays are made of copies, so that they may be written.
-    return pickle.loads(parts[0], buffers=map(bytearray, parts[1:]))
+    return _Unpickler(io.BytesIO(parts[0]), buffers=map(bytearray, parts[1:])).load()
 
 
 # ---------------------------------------------------------------------- classes that travel by value
@@ -72,10 +72,9 @@ def _dumps_by_name(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
 
     class ByName(Pickler):
         def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, type):
-                module, name = obj.__module__, obj.__qualname__
-                if travels_by_value(module) and "<" not in name:
-                    return _class_of, (module, name, dumps_by_value(obj))
+            is_class = isinstance(obj, type)
+            if is_class and travels_by_value(obj.__module__) and "<" not in obj.__qualname__:
+                return _class_of, (*place_of(obj), dumps_by_value(obj))
             return super().reducer_override(obj)
 
     file, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
@@ -84,16 +83,12 @@ def _dumps_by_name(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
 
 
 def _class_of(module: str, name: str, copy: bytes) -> Any:
-    """A class: that of the module, if this process has it, or that of a function that has come here; else the copy."""
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if isinstance(found, type) and found.__module__ == module:
-        return found
-    from cloudpickle import cloudpickle
+    """The class that the program has, or else the copy."""
+    return class_at(module, name) or pickle.loads(copy)
 
-    known = list(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)
-    for kind in reversed(known):  # the one that came last
-        if kind.__module__ == module and kind.__qualname__ == name:
-            return kind
-    return pickle.loads(copy)
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """What the program's own file defines is taken from the running program, and not imported a second time."""
+        found = class_at(module, name) if is_of_the_script(module) else None
+        return super().find_class(module, name) if found is None else found

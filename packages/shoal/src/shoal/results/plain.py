@@ -6,7 +6,7 @@
     enums, dataclasses, pydantic models                          {"__class__": ["module", "Class"], "data": …}
 
 Exact types only: of a subclass, JSON would lose which. What is read runs no code: a class is looked for among the modules that are
-imported, and made from its fields without its `__init__`. May import the standard library only.
+imported, and made from its fields without its `__init__`. May import `classes`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from decimal import Decimal
 from pathlib import Path, PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+
+from shoal.results.classes import class_at, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +127,7 @@ def encoded(
                 if isinstance(value, enum.Enum)
                 else _encoded_dict(facts, encoder, path, "{}.{}")
             )
-            return {_CLASS: [kind.__module__, kind.__qualname__], _DATA: data}
+            return {_CLASS: place_of(kind), _DATA: data}
         if encoder is not None:
             return encoder(value)
         problem = "give the serializer an object_encoder, or use pickle"
@@ -174,7 +176,7 @@ def _facts(value: Any) -> Any:
         facts = {**vars(value), **(value.__pydantic_extra__ or {})}
     else:
         return None
-    if _class_of(kind.__module__, kind.__qualname__) is not kind:
+    if class_at(*place_of(kind)) is not kind:
         raise TypeError("its class is not found in its module")
     return facts
 
@@ -207,7 +209,7 @@ def decoded(data: Any, decoder: Callable[[dict[str, Any]], Any] | None = None) -
 
 
 def _object(module: str, name: str, facts: Any) -> Any:
-    kind: Any = _class_of(module, name)
+    kind: Any = class_at(module, name)
     if kind is None:
         raise LookupError(
             f"there is no class {module}.{name} any more, or its module is not imported"
@@ -228,13 +230,6 @@ def _object(module: str, name: str, facts: Any) -> Any:
     for field, fact in facts.items():
         object.__setattr__(value, field, fact)
     return value
-
-
-def _class_of(module: str, name: str) -> object:
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found
 
 
 def _is_model(kind: type) -> bool:
