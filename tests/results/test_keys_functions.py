@@ -6,10 +6,12 @@ import functools
 import importlib
 import sys
 import textwrap
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal import flow, task
+from shoal.exceptions import UnstableKeyError
 from shoal.results.keys import digest, function_digest, function_parts, function_texts
 
 if TYPE_CHECKING:
@@ -300,3 +302,57 @@ def test_tasks_and_flows_count_as_their_functions() -> None:
 
     assert function_digest(task(load)) == function_digest(flow(load)) == function_digest(load)
     assert digest(task(load)) == digest(task(load, retries=2))  # type: ignore[call-overload]
+
+
+def test_a_function_that_dispatches_counts_with_its_branches(write: Write) -> None:
+    source = """
+    import functools
+    @functools.singledispatch
+    def f(x): return 0
+    @f.register
+    def _(x: int): return 1
+    """
+    assert both(write, source, source)
+    assert not both(write, source, source.replace("return 0", "return 5"))
+    assert not both(write, source, source.replace("return 1", "return 5"))
+
+
+def test_objects_that_misbehave_count_by_name(write: Write) -> None:
+    source = """
+    class Odd:
+        def __getattr__(self, name): raise RuntimeError(name)
+        @property
+        def __class__(self): raise RuntimeError
+    odd = Odd()
+    def f(): return odd
+    """
+    assert both(write, source, source)
+
+
+def test_a_variable_of_a_closure_that_is_set_is_seen() -> None:
+    def make(scale: int) -> Any:
+        def scaled(x: int) -> int:
+            return x * scale
+
+        def rescale(to: int) -> None:
+            nonlocal scale
+            scale = to
+
+        return scaled, rescale
+
+    scaled, rescale = make(2)
+    before = function_digest(scaled)
+    assert function_digest(scaled) == before
+    rescale(3)
+    assert function_digest(scaled) == function_digest(make(3)[0]) != before
+
+
+def test_what_is_bound_and_unstable_is_refused() -> None:
+    class Holder:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def work(self) -> None: ...
+
+    with pytest.raises(UnstableKeyError, match=r"function\.lock \(_thread\.lock\)"):
+        function_digest(Holder().work)

@@ -17,7 +17,7 @@ from types import (
 )
 from typing import TYPE_CHECKING, Any
 
-from shoal.results.keys.functions import function_digest
+from shoal.results.keys.functions import known
 from shoal.results.keys.kinds import add_exact, add_family, named
 from shoal.results.keys.walk import text
 from shoal.specs import FlowSpec, TaskSpec
@@ -29,11 +29,11 @@ __all__ = ["register"]
 
 
 def _function(value: Any, walk: Walk) -> bytes:
-    return b"x" + function_digest(value)
+    return b"x" + known(value).digest
 
 
 def _class(value: type, walk: Walk) -> bytes:
-    return named(b"k", value) + function_digest(value)
+    return named(b"k", value) + known(value).digest
 
 
 def _method(value: Any, walk: Walk) -> bytes:

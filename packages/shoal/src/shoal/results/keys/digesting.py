@@ -15,7 +15,7 @@ from shoal.results.keys.walk import LEAVES, Unstable, Walk, text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["digest", "digest_arguments", "digest_call"]
+__all__ = ["digest", "digest_arguments", "digest_call", "refuse"]
 
 _name = lru_cache(4096)(text)
 
@@ -36,7 +36,7 @@ def digest(value: object, path: str = "value") -> bytes:
     try:
         return sha256(Walk().encode(value)).digest()
     except (Unstable, RecursionError) as error:
-        _refuse(error, path, value)
+        refuse(error, path, value)
 
 
 def digest_arguments(
@@ -61,7 +61,7 @@ def digest_arguments(
             try:
                 digests[name] = sha256(Walk().encode(value)).digest()
             except (Unstable, RecursionError) as error:
-                _refuse(error, f"parameters[{name!r}]", value, task_name)
+                refuse(error, f"parameters[{name!r}]", value, task_name)
     return digests
 
 
@@ -79,13 +79,14 @@ def digest_call(task_name: str, parameters: Mapping[str, object]) -> bytes:
             try:
                 parts.append(Walk().encode(value))
             except (Unstable, RecursionError) as error:
-                _refuse(error, f"parameters[{name!r}]", value, task_name)
+                refuse(error, f"parameters[{name!r}]", value, task_name)
     return sha256(b"".join(parts)).digest()
 
 
-def _refuse(
+def refuse(
     error: Unstable | RecursionError, path: str, value: object, task_name: str | None = None
 ) -> NoReturn:
+    """Raises the error that users see."""
     if isinstance(error, Unstable):
         kind, problem = error.kind, error.problem
         path += "".join(error.path)

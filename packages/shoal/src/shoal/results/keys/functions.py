@@ -23,9 +23,10 @@ import pathlib
 import re
 import weakref
 from hashlib import sha256
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from shoal.results.keys.digesting import refuse
 from shoal.results.keys.naming import file_of_module, is_own, module_of_code, name_of, short_module
 from shoal.results.keys.referring import names_in
 from shoal.results.keys.source import (
@@ -36,19 +37,17 @@ from shoal.results.keys.source import (
     name_digest,
     tree_digest,
 )
-from shoal.results.keys.walk import LEAVES, Walk
+from shoal.results.keys.walk import LEAVES, Unstable, Walk
 from shoal.specs import FlowSpec, TaskSpec
 
 if TYPE_CHECKING:
     import ast
-    from collections.abc import Iterator
 
     from shoal.results.keys.source import SourceFile
 
-__all__ = ["function_digest", "function_parts", "function_texts"]
+__all__ = ["function_digest", "function_parts", "function_texts", "known"]
 
 _MISSING = object()
-_Cached = type(functools.lru_cache(len))
 
 
 def function_parts(function: Any) -> dict[str, bytes]:
@@ -61,14 +60,14 @@ def function_parts(function: Any) -> dict[str, bytes]:
         The digests, 32 bytes each, by what the parts are called; the first is the function's own.
 
     Raises:
-        Unstable: it is bound to something that has no stable key.
+        UnstableKeyError: it is bound to something that has no stable key.
     """
-    return _known(function).parts
+    return _known_or_refused(function).parts
 
 
 def function_digest(function: Any) -> bytes:
     """32 bytes for all parts of a function's code. Arguments and errors as for `function_parts`."""
-    return _known(function).digest
+    return _known_or_refused(function).digest
 
 
 def function_texts(function: Any) -> dict[str, str]:
@@ -76,64 +75,67 @@ def function_texts(function: Any) -> dict[str, str]:
 
     Arguments and errors as for `function_parts`.
     """
-    walk = _Parts()
-    walk.take(_undecorated(function), "")
-    return {name: file.text_of(node) for name, (node, file) in walk.trees.items()}
+    return _known_or_refused(function).texts
 
 
-class _Known:
+def _known_or_refused(function: Any) -> Known:
+    try:
+        return known(function)
+    except (Unstable, RecursionError) as error:
+        refuse(error, "function", function)
+
+
+class Known:
     """What was found out about a function, and what of it can change.
 
     Attributes:
-        parts: see `function_parts`.
-        digest: of all.
-        used: each global that was looked up: its namespace, name and value then.
+        parts, texts: see `function_parts` and `function_texts`.
+        digest: of all parts.
     """
 
-    __slots__ = ("code", "digest", "parts", "used")
+    __slots__ = ("_code", "_parts", "digest", "texts")
 
     def __init__(self, function: Any) -> None:
-        walk = _Parts()
+        walk = self._parts = _Parts()
         walk.take(function, "")
-        self.code = getattr(function, "__code__", None)
-        self.parts = walk.parts
-        self.used = walk.used
-        self.digest = sha256(b"".join(map(b"%b%b".__mod__, sorted(_by_name(walk.parts))))).digest()
+        walk.done()
+        self._code = getattr(function, "__code__", None)
+        self.texts = {name: file.text_of(node) for name, (node, file) in walk.trees.items()}
+        named = sorted((name_digest(name), digest) for name, digest in walk.parts.items())
+        self.digest = sha256(b"".join(map(b"%b%b".__mod__, named))).digest()
+
+    @property
+    def parts(self) -> dict[str, bytes]:
+        return self._parts.parts
 
     def holds(self, function: Any) -> bool:
         """Whether all that it refers to is what it was."""
-        return function.__code__ is self.code and all(
-            _is(kept, names.get(name, _MISSING)) for names, name, kept in self.used
-        )
+        return function.__code__ is self._code and self._parts.hold()
 
 
-def _by_name(parts: dict[str, bytes]) -> Iterator[tuple[bytes, bytes]]:
-    return ((name_digest(name), digest) for name, digest in parts.items())
+_functions: weakref.WeakKeyDictionary[FunctionType, Known] = weakref.WeakKeyDictionary()
 
 
-_functions: weakref.WeakKeyDictionary[FunctionType, _Known] = weakref.WeakKeyDictionary()
+def known(function: Any) -> Known:
+    """What is known of a function; looked up anew if anything it refers to has changed, as in a notebook.
 
-
-def _undecorated(function: Any) -> Any:
+    Raises:
+        Unstable: as `function_parts`.
+    """
     while isinstance(function, (TaskSpec, FlowSpec)):
         function = function.fn
-    return function
-
-
-def _known(function: Any) -> _Known:
-    function = _undecorated(function)
-    # What is bound to an object changes with it; what closes over variables, with these.
-    if type(function) is not FunctionType or function.__closure__:
-        return _Known(function)
-    known = _functions.get(function)
-    if known is None or not known.holds(function):
-        known = _functions[function] = _Known(function)
-    return known
+    if type(function) is not FunctionType:  # what is bound to an object changes with it
+        return Known(function)
+    found = _functions.get(function)
+    if found is None or not found.holds(function):
+        found = _functions[function] = Known(function)
+    return found
 
 
 def _keep(value: Any) -> Any:
-    """A value for a later comparison, which does not keep a function or class alive."""
-    return weakref.ref(value) if isinstance(value, (FunctionType, type, ModuleType)) else (value,)
+    """A value for a later comparison, which does not keep a function, class or module alive."""
+    by_name = issubclass(type(value), (FunctionType, type, ModuleType))
+    return weakref.ref(value) if by_name else (value,)
 
 
 def _is(kept: Any, value: Any) -> bool:
@@ -144,13 +146,31 @@ def _is(kept: Any, value: Any) -> bool:
 
 
 class _Parts:
-    """Collects the parts of a function."""
+    """Collects the parts of a function.
+
+    Attributes:
+        parts: the digests by name.
+        trees: the syntax trees, with their files, where these are known.
+    """
 
     def __init__(self) -> None:
         self.parts: dict[str, bytes] = {}
         self.trees: dict[str, tuple[ast.AST, SourceFile]] = {}
-        self.used: list[tuple[dict[str, Any], str, Any]] = []
+        self._globals_used: list[
+            tuple[dict[str, Any], str, Any]
+        ] = []  # the namespace, the name, the value then
+        self._cells_used: list[tuple[CellType, Any]] = []
         self._seen: dict[int, Any] = {}
+
+    def hold(self) -> bool:
+        """Whether each global and closure that was looked at has the value that it had. Hot."""
+        return all(
+            _is(kept, names.get(name, _MISSING)) for names, name, kept in self._globals_used
+        ) and all(_is(kept, cell.cell_contents) for cell, kept in self._cells_used)
+
+    def done(self) -> None:
+        """Forgets what is needed only while it collects."""
+        self._seen.clear()
 
     def take(self, value: Any, name: str) -> None:
         """Adds what something is that code refers to, if that counts.
@@ -165,21 +185,22 @@ class _Parts:
         if id(value) in self._seen:
             return
         self._seen[id(value)] = value
-        if isinstance(value, (TaskSpec, FlowSpec)):
+        kind = type(value)  # what an object says of its class itself may be anything
+        if issubclass(kind, (TaskSpec, FlowSpec)):
             self.take(value.fn, name)
-        elif type(value) is FunctionType:
+        elif kind is FunctionType:
             self._function(value)
-        elif isinstance(value, type):
+        elif issubclass(kind, type):
             self._class(value)
-        elif isinstance(value, functools.partial):
+        elif issubclass(kind, functools.partial):
             self._bound(value.func, (value.args, value.keywords), name, "its partial")
-        elif isinstance(value, MethodType):
+        elif kind is MethodType:
             self._bound(value.__func__, value.__self__, name, "its self")
-        elif isinstance(value, _Cached) or hasattr(value, "__wrapped__"):
-            self._add(name_of(type(value)), name_digest(name_of(type(value))))
+        elif "__wrapped__" in _attributes(value):
+            self._add(name_of(kind), name_digest(name_of(kind)))
             self.take(value.__wrapped__, name)
-        elif isinstance(value, BuiltinFunctionType) or not name:
-            self._callable(value, name)
+        elif kind is BuiltinFunctionType or not name:
+            self._callable(value)
 
     def _add(self, name: str, digest: bytes) -> None:
         number = 2
@@ -204,7 +225,7 @@ class _Parts:
                 sha256(Walk().encode(to)).digest(),
             )
 
-    def _callable(self, value: Any, name: str) -> None:
+    def _callable(self, value: Any) -> None:
         if isinstance(value, BuiltinFunctionType):
             self._add(name_of(value), name_digest(name_of(value)))
             return
@@ -220,9 +241,11 @@ class _Parts:
         found = function_tree(code) if own else None
         if not own:
             self._add(label, name_digest(f"{module}.{code.co_qualname}"))
-            wrapped = getattr(function, "__wrapped__", None)
-            if wrapped is not None:
-                self.take(wrapped, label)
+            inner = [getattr(function, "__wrapped__", None)]
+            inner += getattr(function, "registry", {}).values()  # of functools.singledispatch
+            for each in inner:
+                if each is not None:
+                    self.take(each, label)
         else:
             self._add_source(label, found, code_digest(code))
             self._defaults(function, label)
@@ -245,6 +268,7 @@ class _Parts:
                 value = cell.cell_contents
             except ValueError:  # not set yet
                 continue
+            self._cells_used.append((cell, _keep(value)))
             self.take(value, f"{label}: {name}")
 
     def _globals(self, function: FunctionType, variables: set[str]) -> None:
@@ -262,8 +286,8 @@ class _Parts:
         module = short_module(str(names.get("__name__", "")), code)
         for step in path.split("."):
             value = names.get(step, _MISSING)
-            self.used.append((names, step, _keep(value)))
-            if not isinstance(value, ModuleType):
+            self._globals_used.append((names, step, _keep(value)))
+            if not issubclass(type(value), ModuleType):
                 if value is not _MISSING and not (step in variables and _is_constant(value)):
                     self.take(value, f"{module}.{step}")
                 return
@@ -316,18 +340,29 @@ class _Parts:
                 self._globals(function, set())
 
 
+def _attributes(value: Any) -> dict[str, Any]:
+    """An object's own attributes, without asking the object."""
+    try:
+        return object.__getattribute__(value, "__dict__")  # type: ignore[no-any-return]
+    except AttributeError:
+        return {}
+
+
 def _methods_in(kind: type, member: Any) -> list[FunctionType]:
     """The functions of an attribute of a class, which may be a method of any kind, that somebody wrote for it."""
     found: tuple[Any, ...]
-    if isinstance(member, property):
+    how = type(member)
+    if issubclass(how, property):
         found = (member.fget, member.fset, member.fdel)
-    elif isinstance(member, (TaskSpec, FlowSpec)):
+    elif issubclass(how, (TaskSpec, FlowSpec)):
         found = (member.fn,)
-    elif isinstance(member, functools.cached_property):
+    elif issubclass(how, functools.cached_property):
         found = (member.func,)
+    elif issubclass(how, (staticmethod, classmethod)):
+        found = (member.__func__,)
     else:
-        found = (getattr(member, "__func__", member),)
-    unwrapped = [inspect.unwrap(each) for each in found if callable(each)]
+        found = (_attributes(member).get("__wrapped__", member),)
+    unwrapped = [inspect.unwrap(each) for each in found if type(each) is FunctionType]
     return [
         each
         for each in unwrapped
