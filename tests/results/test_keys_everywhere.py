@@ -112,3 +112,59 @@ SENT = st.recursive(
 def test_values(elsewhere: list[Elsewhere], value: Any) -> None:
     here = digest(value)
     assert [each.digest(value) for each in elsewhere] == [here] * len(elsewhere)
+
+
+SCRIPT = """
+import dataclasses, enum, sys
+from shoal import flow, task
+from shoal.cache_policies import INPUTS, TASK_SOURCE
+
+class Colour(enum.Enum):
+    RED = 1
+
+@dataclasses.dataclass
+class Config:
+    colour: Colour = Colour.RED
+    inner: object = None
+
+LIMIT = 3
+def helper(x):
+    return x + LIMIT
+
+@task(cache_policy=INPUTS + TASK_SOURCE)
+def work(config, kind, function):
+    return helper(1)
+
+@flow
+def main():
+    arguments = Config(inner=Config()), Config, helper
+    called = work(*arguments, return_state=True)
+    submitted = work.submit(*arguments)
+    submitted.wait()
+    print(called.name, submitted.state.name)
+
+if __name__ == "__main__":
+    main.with_options(task_runner=sys.argv[1])()
+"""
+
+
+def test_what_a_script_defines_is_called_the_same_everywhere(tmp_path: Path) -> None:
+    """In a script's own process, on its workers, as a module that the command loads."""
+    script = tmp_path / "etl.py"
+    script.write_text(SCRIPT)
+
+    def said(*command: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, *command], check=True, capture_output=True, text=True, cwd=tmp_path
+        )
+        return done.stdout.split()
+
+    assert said("etl.py", "processes:1") == ["Completed", "Cached"]
+    assert said("etl.py", "threads") == ["Cached", "Cached"]
+    assert said("-m", "etl", "processes:1") == ["Cached", "Cached"]
+    assert said("-m", "shoal", "run", "etl.py:main", "--runner", "processes:1") == [
+        "Cached",
+        "Cached",
+    ]
+    script.write_text(script.read_text().replace("LIMIT = 3", "LIMIT = 4"))
+    assert said("etl.py", "processes:1") == ["Completed", "Cached"]

@@ -43,7 +43,19 @@ def test_without_the_text_the_function_is_named() -> None:
     assert said == ["code of etl.fold has changed"]
 
 
+def test_a_constant() -> None:
+    said = explain(
+        {"code of etl.N": "1", "text of etl.N": "\n4"},
+        {"code of etl.N": "2", "text of etl.N": "\n3"},
+    )
+    assert said == ["code of etl.N has changed, `4` was `3`"]
+
+
 def test_the_nearest_has_most_in_common() -> None:
     now = {"a": "1", "b": "1", "c": "1"}
     assert nearest(now, []) is None
     assert nearest(now, [{"a": "2"}, {"a": "1", "b": "1"}, {"a": "1", "c": "1"}]) == 1
+    code = {"code of f": "1", "code of g": "1"}
+    assert nearest({"a": "1", **code}, [{"a": "2", **code}, {"a": "1"}]) == 1, (
+        "the arguments come first"
+    )

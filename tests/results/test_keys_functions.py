@@ -292,7 +292,8 @@ def test_parts_are_named(write: Write) -> None:
 
 def test_texts_say_where_they_stand(write: Write) -> None:
     texts = function_texts(write(etl=BASE))
-    assert list(texts) == ["etl.f", "etl.helper", "etl.inner"]
+    assert list(texts) == ["etl.f", "etl.helper", "etl.inner", "etl.f(most)"]
+    assert texts["etl.f(most)"] == "\n10"
     assert texts["etl.inner"] == "etl.py:7\ndef inner(x): return x * 2"
 
 

@@ -4,7 +4,7 @@
     over       a task's, and beneath them the flow's
     taker      every run that a flow submits is of a task for which its flow's are in force
 
-Imported when a decorator has such an option. May import `serializers`, `storage`, `caching` (on use), and what lies above task
+Imported when a decorator has such an option. May import `serializers`, `keys`, `storage`, `caching` (on use), and what lies above task
 runners.
 """
 
@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.exceptions import InvalidOption
+from shoal.results.keys.naming import main_name, tell_main_name
 from shoal.results.serializers import serializer_of
 from shoal.results.storage import Storage, open_storage
 from shoal.results.storage.managed import ManagedLock
@@ -124,7 +125,13 @@ class ResultOptions(NamedTuple):
 
     def __reduce__(self) -> Any:
         # Where the driver keeps results is where its workers do, whatever their environment and folder are.
-        return ResultOptions, tuple(self._replace(storage=self.open_storage()))
+        return _arrived, (main_name(), *self._replace(storage=self.open_storage()))
+
+
+def _arrived(main: str, *options: Any) -> ResultOptions:
+    """What was said, on a worker: what it has of the driver's `__main__` is called there as in the driver."""
+    tell_main_name(main)
+    return ResultOptions(*options)
 
 
 def storage_of(given: Any) -> Storage:

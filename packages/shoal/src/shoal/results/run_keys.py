@@ -27,7 +27,8 @@ class RunKey:
 
     Attributes:
         text: the key; `None` where nothing is to be kept.
-        parts: what it is made of, by name, as hexadecimal digests; empty before `learn_parts`.
+        parts: what it is made of, by name, as hexadecimal digests, and the source of the task's functions; empty before
+            `learn_parts`.
 
     Raises:
         Exception: what makes the key has raised it.
@@ -69,6 +70,7 @@ class RunKey:
         if hasattr(self._policy, "key_parts"):
             found = self._policy.key_parts(**self._made_of)
             self.parts = {name: digest.hex() for name, digest in found.items()}
+            self.parts |= self._policy.key_texts(self._made_of["task_ctx"])
 
 
 def _formatted(template: str, call: Call, parameters: dict[str, Any]) -> str:

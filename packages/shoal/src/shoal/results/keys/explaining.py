@@ -1,7 +1,7 @@
 """Why a run found no kept result: what its key is made of, beside what the key of an earlier run was made of. Pure.
 
-Parts are texts by name, as a record keeps them: digests in hexadecimal, and the source of functions, `text_name` of each, whose
-first line says where it stood. May import the standard library only.
+Parts are texts by name, as a record keeps them: digests in hexadecimal, and texts, `text_name` of each: the source of a function,
+after a line that says where it stood, or a constant after an empty line. May import the standard library only.
 """
 
 from __future__ import annotations
@@ -29,15 +29,19 @@ def text_name(name: str) -> str:
 
 
 def nearest(now: Mapping[str, str], earlier: Sequence[Mapping[str, str]]) -> int | None:
-    """Which of earlier runs had the most in common with one; of several the first. `None` if there are none.
+    """Which of earlier runs had the most in common with one: first of its arguments, then of its code; of several the first.
+
+    `None` if there are none.
 
     Args:
         now: the parts of the run.
         earlier: those of earlier runs, the latest first.
     """
 
-    def in_common(i: int) -> int:
-        return sum(now.get(name) == part for name, part in _digests(earlier[i]).items())
+    def in_common(i: int) -> tuple[int, int]:
+        same = [name for name, part in _digests(earlier[i]).items() if now.get(name) == part]
+        of_code = sum(name.startswith(_CODE) for name in same)
+        return len(same) - of_code, of_code
 
     return max(range(len(earlier)), key=in_common, default=None)
 
@@ -83,6 +87,8 @@ def _changed_line(now: str, before: str) -> str | None:
     for kind, first, _, new, end in match.get_opcodes():
         if kind == "equal":
             continue
+        if not place:
+            return f"`{lines[0]}` was `{was[0]}`"
         file, _, start = place.rpartition(":")
         number = numbered[min(new, len(numbered) - 1)][0] if numbered else 0
         where = f"{file}:{int(start) + number}"

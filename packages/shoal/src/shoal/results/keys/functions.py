@@ -26,6 +26,7 @@ from hashlib import sha256
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from shoal.exceptions.base import shown
 from shoal.results.keys.digesting import refuse
 from shoal.results.keys.naming import file_of_module, is_own, module_of_code, name_of, short_module
 from shoal.results.keys.referring import names_in
@@ -71,9 +72,13 @@ def function_digest(function: Any) -> bytes:
 
 
 def function_texts(function: Any) -> dict[str, str]:
-    """The source of each part that is a function or class of the user's, after a line with its place: "etl.py:12".
+    """The source of the parts of a function, for people.
 
     Arguments and errors as for `function_parts`.
+
+    Returns:
+        By name: of a function or class of the user's its source, after a line with its place, "etl.py:12"; of a constant
+        a short repr, after an empty line.
     """
     return _known_or_refused(function).texts
 
@@ -101,6 +106,7 @@ class Known:
         walk.done()
         self._code = getattr(function, "__code__", None)
         self.texts = {name: file.text_of(node) for name, (node, file) in walk.trees.items()}
+        self.texts |= {name: f"\n{shown(value)}" for name, value in walk.constants.items()}
         named = sorted((name_digest(name), digest) for name, digest in walk.parts.items())
         self.digest = sha256(b"".join(map(b"%b%b".__mod__, named))).digest()
 
@@ -151,11 +157,13 @@ class _Parts:
     Attributes:
         parts: the digests by name.
         trees: the syntax trees, with their files, where these are known.
+        constants: the values of those that are constants.
     """
 
     def __init__(self) -> None:
         self.parts: dict[str, bytes] = {}
         self.trees: dict[str, tuple[ast.AST, SourceFile]] = {}
+        self.constants: dict[str, Any] = {}
         self._globals_used: list[
             tuple[dict[str, Any], str, Any]
         ] = []  # the namespace, the name, the value then
@@ -181,6 +189,7 @@ class _Parts:
         """
         if name and _is_constant(value):
             self._add(name, sha256(Walk().encode(value)).digest())
+            self.constants[name] = value
             return
         if id(value) in self._seen:
             return
