@@ -25,6 +25,8 @@ from shoal.results.keys import function_digest
 from shoal.safely import in_words
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shoal.futures import TaskFuture
     from shoal.results.journal.file import JournalFile
     from shoal.results.journal.reading import Contents
@@ -82,16 +84,16 @@ class MapKeys:
         task: theirs.
         keys: by index.
         reused: 1 for those whose values were there.
-        ended: 1 for those of which it is known that they have completed.
+        pending: index and plain value of those that have completed and are to be written.
     """
 
-    __slots__ = ("ended", "keys", "reused", "task")
+    __slots__ = ("keys", "pending", "reused", "task")
 
     def __init__(self, task: TaskKey, keys: list[bytes]) -> None:
         self.task = task
         self.keys = keys
         self.reused = bytearray()
-        self.ended = bytearray(len(keys))
+        self.pending: list[tuple[int, Any]] = []
 
 
 class Journal:
@@ -119,6 +121,8 @@ class Journal:
         self._keys: dict[int, tuple[TaskKey, bytes]] = {}  # by the run's number
         self._reused: set[int] = set()
         self._maps: dict[int, MapKeys] = {}  # by the first run's number
+        #: The keys of a map by the number of its first run.
+        self.map_keys = self._maps.get
         self._bases: list[int] = []
         self._places: dict[tuple[int, int], Place] = {}
         self._lock = threading.Lock()
@@ -331,9 +335,15 @@ class Journal:
             if keys.reused:
                 self.reused[keys.task.index] += sum(keys.reused)
 
-    def map_keys(self, base: int) -> MapKeys | None:
-        """The keys of a map."""
-        return self._maps.get(base)
+    def pending(self) -> Iterator[tuple[int, list[bytes], list[Any]]]:
+        """What has completed of maps and is to be written: the task's index, keys, values. For the writer."""
+        for known in list(self._maps.values()):
+            count = len(known.pending)
+            if count:
+                some = known.pending[:count]
+                del known.pending[:count]  # what is appended meanwhile is behind it
+                keys = known.keys
+                yield known.task.index, [keys[index] for index, _ in some], [v for _, v in some]
 
     def is_reused(self, number: int) -> bool:
         """Whether a run ended with a value that was there."""

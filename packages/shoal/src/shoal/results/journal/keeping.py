@@ -30,7 +30,7 @@ from shoal.scheduling.intake import without_annotations
 from shoal.states import State, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from shoal.context import Scope
     from shoal.results.journal.journal import Journal
@@ -75,8 +75,9 @@ class KeptRunner:
         for name in ("submit", "submit_map", "state_of"):
             setattr(dispatcher, name, getattr(self, name))
         dispatcher._perform = self.perform
-        for name in ("complete", "settle", "element_completed", "elements_completed"):
+        for name in ("complete", "settle", "elements_completed"):
             setattr(scheduler, name, getattr(self, name))
+        scheduler.element_completed = self._hot_element_completed()
 
     # ------------------------------------------------------------------ runs come in
 
@@ -118,8 +119,8 @@ class KeptRunner:
     ) -> TaskFutureList[Any]:
         """See `Intake.submit_map`."""
         dispatcher = self._dispatcher
-        positional = [without_annotations(column) for column in positional]
-        keywords = {name: without_annotations(column) for name, column in keywords.items()}
+        positional = [_without_annotations(column) for column in positional]
+        keywords = {name: _without_annotations(column) for name, column in keywords.items()}
         given = task, positional, keywords, size, wait_for, scope
         one_by_one = (
             size == 0
@@ -246,17 +247,24 @@ class KeptRunner:
         else:
             self._journal.completed(number, value)
 
-    def element_completed(self, record: MapRecord[Any], index: int, value: Any, now: float) -> None:
-        """See `Scheduler`. Hot."""
-        keys = self._journal.map_keys(record.base)
-        if keys is not None:
-            if index in record.futures:
-                pass  # `settle` tells
-            elif type(value) in PLAIN_TYPES:
-                self._journal.writer.run(keys.task.index, keys.keys[index], value)
-            else:
-                self._completed(record.base + index, value, self._locked)
-        self._element_completed(record, index, value, now)
+    def _hot_element_completed(self) -> Callable[[MapRecord[Any], int, Any, float], None]:
+        """See `Scheduler.element_completed`: the way of most runs on threads, so all it needs is at hand."""
+        element_completed = self._element_completed
+        map_keys, writer = self._journal.map_keys, self._journal.writer
+        locked, completed = self._locked, self._completed
+
+        def keep(record: MapRecord[Any], index: int, value: Any, now: float) -> None:
+            keys = map_keys(record.base)
+            if keys is not None and index not in record.futures:  # else `settle` tells
+                if type(value) in PLAIN_TYPES:
+                    keys.pending.append((index, value))
+                    if not writer.awake:
+                        writer.wake()
+                else:
+                    completed(record.base + index, value, locked)
+            element_completed(record, index, value, now)
+
+        return keep
 
     def elements_completed(
         self, record: MapRecord[Any], start: int, values: Sequence[Any], ends: Sequence[float]
@@ -278,6 +286,15 @@ class KeptRunner:
             self._journal.completed(effect[1], effect[2])
         else:
             self._journal.all_completed(effect[1], effect[2], effect[3])
+
+
+def _without_annotations(
+    column: tuple[list[Any] | None, Any],
+) -> tuple[list[Any] | None, Any]:
+    mapped, value = column
+    if inputs.has_no_inputs((value,) if mapped is None else mapped):
+        return column
+    return without_annotations(column)
 
 
 def _some(column: tuple[list[Any] | None, Any], indices: list[int]) -> tuple[list[Any] | None, Any]:

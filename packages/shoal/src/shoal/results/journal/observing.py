@@ -127,7 +127,7 @@ class _Journals:
             file, known, values = resumes.file, resumes.contents.facts.tasks, resumes.values
             file.open(resumes.contents.facts.end)
         journal = Journal(ROOT, run.name, known, values)
-        writer = journal.writer = Writer(file, run.name, journal.counts, journal.name_of)
+        writer = journal.writer = Writer(file, run.name, journal)
         if resumes is None:
             writer.frame(contents.HEADER, contents.to_json(_header(run)))
         if resumes is None or resumes.given:

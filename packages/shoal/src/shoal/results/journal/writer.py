@@ -17,7 +17,7 @@ import pickle
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.calls import Handle
 from shoal.logs import library_logger, log_failure
@@ -29,7 +29,7 @@ from shoal.safely import in_words
 from shoal.serialization import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from shoal.results.journal.file import JournalFile
     from shoal.results.storage import Storage
@@ -41,6 +41,19 @@ BATCH_SECONDS = 0.05
 
 #: From how many bytes on a value has a file of its own.
 LARGE = 256 * 1024
+
+
+class Source(Protocol):
+    """What a writer asks of the journal."""
+
+    def counts(self) -> dict[int, int]:
+        """How many runs of each task were submitted so far, by the task's index."""
+
+    def name_of(self, index: int, /) -> str:
+        """What a task is called."""
+
+    def pending(self) -> Iterator[tuple[int, list[bytes], list[Any]]]:
+        """Runs of maps that are to be written: the task's index, keys, plain values."""
 
 
 class Pickle:
@@ -76,23 +89,23 @@ class Writer:
     Args:
         file: the journal, open; it is closed with this.
         run: the flow run's name, for messages.
-        counts: says how many runs of each task were submitted so far, by the task's index.
-        name_of: says what a task is called, by its index.
+        source: says how many runs of each task were submitted so far, what tasks are called, and what of maps is to be
+            written.
     """
 
     def __init__(
         self,
         file: JournalFile,
         run: str,
-        counts: Callable[[], dict[int, int]],
-        name_of: Callable[[int], str],
+        source: Source,
     ) -> None:
         self._file = file
         self._run = run
-        self._counts = counts
-        self._name_of = name_of
+        self._source = source
         self._counted: dict[int, int] = {}
         self._queue: deque[tuple[Any, ...]] = deque()
+        #: Whether it looks within a moment what there is to be written.
+        self.awake = False
         self._something = threading.Event()
         self._closing = threading.Event()
         self._values: Storage | None = None
@@ -124,8 +137,13 @@ class Writer:
 
     def _put(self, item: tuple[Any, ...]) -> None:
         self._queue.append(item)
-        if not self._something.is_set():
-            self._something.set()
+        if not self.awake:
+            self.wake()
+
+    def wake(self) -> None:
+        """There is something to be written."""
+        self.awake = True
+        self._something.set()
 
     def after_first(self, action: Callable[[], object]) -> None:
         """Something that may take its time, for this thread, once it has written what there is."""
@@ -148,7 +166,8 @@ class Writer:
         while True:
             self._something.wait()
             last = self._closing.wait(BATCH_SECONDS)
-            self._something.clear()  # before it looks: what comes from here on sets it again
+            self._something.clear()
+            self.awake = False  # before it looks: who comes from here on wakes it again
             try:
                 self._write_all()
             except BaseException as error:
@@ -201,7 +220,9 @@ class Writer:
                 keys.append(item[1])
                 values.append(item[2])
         data.extend(self._runs(task, keys, values, aside))
-        counts = self._counts()
+        for task, keys, values in self._source.pending():
+            data.extend(self._runs(task, keys, values, aside))
+        counts = self._source.counts()
         if counts != self._counted:
             self._counted = counts
             said = {str(index): count for index, count in counts.items()}
@@ -258,7 +279,7 @@ class Writer:
             self._refused.add(task)
             library_logger().warning(
                 "Not every run of %r is remembered: a value cannot be pickled (%s)",
-                self._name_of(task),
+                self._source.name_of(task),
                 in_words(error),
             )
 
