@@ -100,18 +100,15 @@ class Journal:
     """What is known of the runs of a flow run.
 
     Args:
-        key: of the flow run.
-        name: of the flow run.
         known: tasks that stand in the journal.
         values: what has completed before; `None` at first.
+
+    Attributes:
         writer: what is added is told to it.
+        reused: by the task's index, how many runs ended with values that were there.
     """
 
-    def __init__(
-        self, key: bytes, name: str, known: dict[int, KnownTask], values: Values | None
-    ) -> None:
-        self.name = name
-        self.place_key = key
+    def __init__(self, known: dict[int, KnownTask], values: Values | None) -> None:
         self.values = values
         self.writer: Writer = None  # type: ignore[assignment]  # follows at once
         self.reused: Counter[int] = Counter()

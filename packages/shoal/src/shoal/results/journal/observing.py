@@ -25,6 +25,7 @@ from shoal.results.journal import contents
 from shoal.results.journal.calls import KeptScope
 from shoal.results.journal.contents import Header
 from shoal.results.journal.file import JournalFile
+from shoal.results.journal.frames import frame
 from shoal.results.journal.journal import Journal, Resumption
 from shoal.results.journal.journals import folder_of, prune
 from shoal.results.journal.keeping import KeptRunner
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
     from shoal.context import FlowRun
     from shoal.states import State
 
-__all__ = ["ROOT", "keep_journals"]
+__all__ = ["keep_journals"]
 
 #: The key of a flow run that no other is around. The run is told by whose journal it is.
-ROOT = key_of_names(b"flow run")
+_ROOT = key_of_names(b"flow run")
 
 _journals: _Journals | None = None
 
@@ -83,7 +84,7 @@ class _Kept:
 
     def __init__(self, run: FlowRun, journal: Journal, resumes: Resumption | None) -> None:
         self.journal = journal
-        self.flows: dict[int, Place] = {run.number: Place(ROOT)}
+        self.flows: dict[int, Place] = {run.number: Place(_ROOT)}
         self.resumes = resumes
         self.runner_known = resumes is not None
 
@@ -126,16 +127,17 @@ class _Journals:
         else:
             file, known, values = resumes.file, resumes.contents.facts.tasks, resumes.values
             file.open(resumes.contents.facts.end)
-        journal = Journal(ROOT, run.name, known, values)
-        writer = journal.writer = Writer(file, run.name, journal)
+        # At once: a process that is killed in the next moment has a journal.
         if resumes is None:
-            writer.frame(contents.HEADER, contents.to_json(_header(run)))
+            file.write(frame(contents.HEADER, contents.to_json(_header(run))))
         if resumes is None or resumes.given:
-            writer.frame(contents.PARAMETERS, _pickled_parameters(run))
+            file.write(frame(contents.PARAMETERS, _pickled_parameters(run)))
         begun = {"time": time.time(), "pid": os.getpid()}
-        writer.frame(contents.BEGUN, contents.to_json(begun))
+        file.write(frame(contents.BEGUN, contents.to_json(begun)))
+        journal = Journal(known, values)
+        journal.writer = Writer(file, run.name, journal)
         if resumes is None:
-            writer.after_first(prune)
+            journal.writer.after_first(prune)
         return _Kept(run, journal, resumes)
 
     def _nested(self, kept: _Kept, run: FlowRun) -> None:
