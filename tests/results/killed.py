@@ -24,7 +24,7 @@ from shoal.results.journal import find
 from shoal.results.journal.contents import unpack_values
 from shoal.results.journal.reading import read_contents
 
-__all__ = ["EXPECTED", "Killed", "kill_and_resume"]
+__all__ = ["EXPECTED", "TOTAL", "Killed", "fail_and_resume", "kill_and_resume"]
 
 SCRIPT = """
 import os, sys, time
@@ -72,6 +72,8 @@ def parent(i):
 @task
 def total(values):
     ended(999)
+    if "FAILS" in os.environ:
+        raise ValueError("total")
     return sum(v[0] if isinstance(v, list) else v for v in values)
 
 
@@ -115,6 +117,49 @@ class Killed(NamedTuple):
     value: bool
 
 
+def fail_and_resume(runner: str, then: str, folder: Path) -> tuple[set[int], set[int], bool]:
+    """Has the last run of a flow fail, and goes on.
+
+    Args:
+        runner: on which it fails.
+        then: on which it goes on.
+        folder: an empty one.
+
+    Returns:
+        What was executed at first, what after that, and whether the value was right.
+    """
+    command, environment, trace = _prepared(runner, folder)
+    failed = subprocess.run(
+        command, env={**environment, "FAILS": "1"}, capture_output=True, text=True, timeout=100
+    )
+    if not failed.stderr.rstrip().endswith("shoal resume killed"):
+        raise RuntimeError(failed.stderr)
+    before = _read(trace)
+    trace.unlink()
+    done = subprocess.run(
+        [*command[:-1], then, "killed"],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    return {*before}, {*_read(trace)}, done.stdout.split()[-1] == str(EXPECTED)
+
+
+def _prepared(runner: str, folder: Path) -> tuple[list[str], dict[str, str], Path]:
+    """The command that runs the flow, its environment, and where the trace will be."""
+    script, trace = folder / "killed_flow.py", folder / "trace"
+    script.write_text(SCRIPT, encoding="utf-8")
+    environment = {
+        **os.environ,
+        "SHOAL_HOME": str(folder / "home"),
+        "TRACE": str(trace),
+        "SHOAL_LOGGING_LEVEL": "ERROR",
+    }
+    return [sys.executable, str(script), runner], environment, trace
+
+
 def kill_and_resume(runner: str, folder: Path, moment: float) -> Killed:
     """Kills one driver, and goes on.
 
@@ -123,12 +168,8 @@ def kill_and_resume(runner: str, folder: Path, moment: float) -> Killed:
         folder: an empty one.
         moment: how many seconds after the flow's body has begun.
     """
-    script, trace = folder / "killed_flow.py", folder / "trace"
-    script.write_text(SCRIPT, encoding="utf-8")
-    environment = {**os.environ, "SHOAL_HOME": str(folder / "home"), "TRACE": str(trace)}
-    environment["SHOAL_LOGGING_LEVEL"] = "ERROR"
+    command, environment, trace = _prepared(runner, folder)
     os.environ["SHOAL_HOME"] = environment["SHOAL_HOME"]
-    command = [sys.executable, str(script), runner]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as driver:
         deadline = time.monotonic() + 100
         while not Path(f"{trace}.started").exists():

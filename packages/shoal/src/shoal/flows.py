@@ -419,8 +419,8 @@ class Flow(FlowSpec, Generic[P, R_co]):
         """
         from shoal.results.journal import resumed
 
-        flow, given = resumed(self, name, parameters)
-        value: R_co = flow(**given)
+        flow, args, kwargs = resumed(self, name, parameters)
+        value: R_co = flow(*args, **kwargs)
         return value
 
     def visualize(self, /, *args: P.args, **kwargs: P.kwargs) -> Drawing:

@@ -63,14 +63,14 @@ def resume(
         try:
             flow = _flow_of(find(name))
             _, given = parse(flow, param or [], some=True)
-            flow, parameters = resumed(flow, name, given, runner=runner or "")
+            flow, args, kwargs = resumed(flow, name, given, runner=runner or "")
         except (UsageError, ShoalError):
             raise
         except Exception as error:  # the user's module cannot be loaded
             signals.raise_again()
             print_failure(error)
             return 1
-        return carried_out(flow, (), parameters, signals)
+        return carried_out(flow, args, kwargs, signals)
 
 
 def _flow_of(found: Found) -> Flow[..., Any]:

@@ -32,7 +32,7 @@ from shoal.results.journal.keeping import KeptRunner
 from shoal.results.journal.places import Place, key_of_names
 from shoal.results.journal.writer import Writer
 from shoal.results.keys import digest
-from shoal.safely import in_words, is_error
+from shoal.safely import in_words, is_error, repr_of
 from shoal.serialization import dumps
 from shoal.settings import journal as journal_is_wanted
 
@@ -118,26 +118,27 @@ class _Journals:
 
     def _begin(self, run: FlowRun) -> _Kept:
         resumes: Resumption | None = run.flow.resumes
+        begun = {"time": time.time(), "pid": os.getpid()}
+        data = frame(contents.BEGUN, contents.to_json(begun))
         if resumes is None:
             folder = folder_of(run.id)
             folder.mkdir(mode=0o700)
             file = JournalFile(folder, run.name)
             file.open()
-            known, values = {}, None
+            data = frame(contents.HEADER, contents.to_json(_header(run))) + data
+            journal = Journal({}, None)
         else:
-            file, known, values = resumes.file, resumes.contents.facts.tasks, resumes.values
-            file.open(resumes.contents.facts.end)
-        # At once: a process that is killed in the next moment has a journal.
-        if resumes is None:
-            file.write(frame(contents.HEADER, contents.to_json(_header(run))))
+            file = resumes.file
+            journal = Journal(resumes.contents.facts.tasks, resumes.values)
         if resumes is None or resumes.given:
-            file.write(frame(contents.PARAMETERS, _pickled_parameters(run)))
-        begun = {"time": time.time(), "pid": os.getpid()}
-        file.write(frame(contents.BEGUN, contents.to_json(begun)))
-        journal = Journal(known, values)
-        journal.writer = Writer(file, run.name, journal)
+            data += frame(contents.PARAMETERS, _pickled_parameters(run))
+        writer = journal.writer = Writer(file, run.name, journal)
+        try:  # at once: a process that is killed in the next moment has a journal
+            file.write(data)
+        except OSError as error:
+            writer.give_up(error)
         if resumes is None:
-            journal.writer.after_first(prune)
+            writer.after_first(prune)
         return _Kept(run, journal, resumes)
 
     def _nested(self, kept: _Kept, run: FlowRun) -> None:
@@ -159,7 +160,12 @@ class _Journals:
         if kept is None or run.number not in kept.flows:
             return
         dispatcher = getattr(runner, "_dispatcher", None)
-        if dispatcher is None:
+        if dispatcher is None:  # it is made by other means than ours
+            library_logger().warning(
+                "Flow run %r is not remembered: its runner %s is no `BaseTaskRunner`",
+                run.name,
+                repr_of(runner),
+            )
             return
         if run.parent is None and not kept.runner_known:
             kept.runner_known = True
@@ -237,7 +243,7 @@ def _reused(journal: Journal) -> str:
     """What a run that went on has reused, and what it executed."""
     submitted = journal.counts()
     reused = sum(journal.reused.values())
-    return f"{reused:,} runs were reused, {sum(submitted.values()) - reused:,} were not"
+    return f"{reused:,} runs were reused, {sum(submitted.values()) - reused:,} more were submitted"
 
 
 def _tell_way_on(run: FlowRun, state: State[Any]) -> None:

@@ -129,7 +129,11 @@ def _read(path: Path, runs: list[Runs] | None, places: dict[bytes, int] | None) 
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise JournalError(path=str(path), problem="it is empty")
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        data = memoryview(
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if os.name == "posix"
+            else file.read()  # Windows cuts nothing off a file that is mapped
+        )
     facts: Facts | None = None
     unchecked = contents.RUNS if runs is None else None
     for kind, body, end in frames(data, unchecked):

@@ -5,6 +5,7 @@ May import the other files of the package.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from shoal.results.journal.values import Values, loads_beside
 from shoal.results.keys import function_digest
 from shoal.results.storage import open_storage
 from shoal.safely import in_words
-from shoal.specs import TaskSpec
+from shoal.specs import TaskSpec, bind_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,8 +35,8 @@ __all__ = ["plan", "resumed"]
 
 def resumed(
     flow: Any, name: str, parameters: Mapping[str, Any], *, runner: str | None = None
-) -> tuple[Any, dict[str, Any]]:
-    """The flow that goes on with a run, and its parameters. See `Flow.resume`.
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The flow that goes on with a run, and its arguments. See `Flow.resume`.
 
     Args:
         flow: as the code has it today.
@@ -64,13 +65,18 @@ def resumed(
         names = getattr(flow.fn, "__globals__", {})
         storage = open_storage(found.folder / VALUES)
         values = Values(contents, storage, names, header.name)
-        given = {**_parameters(contents.facts, names, parameters), **parameters}
+        known = _parameters(contents.facts, names, parameters)
+        bound = _bound(flow, known, parameters)
         options: dict[str, Any] = {
             "flow_run_name": header.name.replace("{", "{{").replace("}", "}}")
         }
         own = flow.task_runner if runner is None else runner
         options["task_runner"] = own or _runner(contents.facts, names) or flow.task_runner
         copy = flow.with_options(**options)
+        file.open(contents.facts.end)
+    except OSError as error:
+        file.close()
+        raise JournalError(path=str(found.folder), problem=str(error)) from error
     except BaseException:
         file.close()
         raise
@@ -78,7 +84,32 @@ def resumed(
     copy.resumes = Resumption(file, contents, values, bool(parameters))
     set_up()
     library_logger().info("Flow run %r goes on: %s", header.name, plan(contents.facts, names))
-    return copy, given
+    return copy, bound.args, bound.kwargs
+
+
+def _bound(flow: Any, known: Mapping[str, Any], anew: Mapping[str, Any]) -> inspect.BoundArguments:
+    """The arguments of a flow whose parameters are known, some of them given anew.
+
+    Raises:
+        ParameterBindError: it has no parameter of a name.
+    """
+    signature: inspect.Signature = flow.signature
+    others = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+    bound = signature.bind_partial()
+    for name in signature.parameters:
+        if name in anew and name != others:
+            bound.arguments[name] = anew[name]
+        elif name in known:
+            bound.arguments[name] = known[name]
+    more = {name: value for name, value in anew.items() if name not in signature.parameters}
+    if others is not None:
+        bound.arguments[others] = {**known.get(others, {}), **more}
+    elif more:
+        try:
+            signature.bind_partial(**more)
+        except TypeError as error:
+            raise bind_error(flow.name, signature, (), more, error) from None
+    return bound
 
 
 def _parameters(facts: Facts, names: Mapping[str, Any], anew: Mapping[str, Any]) -> dict[str, Any]:

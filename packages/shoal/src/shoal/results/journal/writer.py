@@ -171,7 +171,7 @@ class Writer:
             try:
                 self._write_all()
             except BaseException as error:
-                self._give_up(error)
+                self.give_up(error)
             if last and not self._queue:
                 return
             action, self._after_first = self._after_first, None
@@ -184,7 +184,8 @@ class Writer:
         except Exception as error:
             log_failure(error, "Old journals could not be removed")
 
-    def _give_up(self, error: BaseException) -> None:
+    def give_up(self, error: BaseException) -> None:
+        """It cannot be written: from here on nothing is remembered."""
         self.broken = True
         self._queue.clear()
         library_logger().warning(
