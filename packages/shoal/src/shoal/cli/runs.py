@@ -76,8 +76,8 @@ def show(name: Name, /, *, json: AsJson = False, output: Output = None) -> None:
             *[("gone on with", local(_time(said["time"]))) for said in facts.begun[1:]],
             ("Shoal, Python", f"{header.shoal}, {header.python}"),
             *[
-                (f"`{task.name}`", f"{facts.completed[index]:,} of {_submitted(found, index):,}")
-                for index, task in facts.tasks.items()
+                (f"`{task}`", f"{completed:,} of {submitted:,}")
+                for task, (completed, submitted) in facts.progress().items()
             ],
         ]
     told += [("size", _size(found.size)), ("folder", found.folder)]
@@ -107,16 +107,11 @@ def _state(found: Found) -> str:
     return "Running" if found.is_busy() else "Killed"
 
 
-def _submitted(found: Found, index: int) -> int:
-    assert found.facts is not None  # only then is this asked
-    return max(found.facts.submitted[index], found.facts.completed[index])
-
-
 def _completed(found: Found) -> str:
     if found.facts is None:
         return ""
-    submitted = sum(_submitted(found, index) for index in found.facts.tasks)
-    return f"{sum(found.facts.completed.values()):,} of {submitted:,}"
+    progress = found.facts.progress().values()
+    return f"{sum(done for done, _ in progress):,} of {sum(all_ for _, all_ in progress):,}"
 
 
 def _size(size: int) -> str:
@@ -147,12 +142,8 @@ def _as_json(found: Found) -> dict[str, Any]:
             "flow": facts.header.flow,
             "path": facts.header.path,
             "tasks": [
-                {
-                    "name": task.name,
-                    "completed": facts.completed[index],
-                    "submitted": _submitted(found, index),
-                }
-                for index, task in facts.tasks.items()
+                {"name": task, "completed": completed, "submitted": submitted}
+                for task, (completed, submitted) in facts.progress().items()
             ],
         }
     return told

@@ -42,7 +42,7 @@ class Facts:
         header: which run it is of.
         parameters: the flow's, pickled; empty if they could not be.
         runner: that it began on, likewise.
-        tasks: by index.
+        tasks: by index, in the order in which they were spoken of last.
         begun: what each process that was at it said when it began.
         submitted: by the task's index, the most runs that one process submitted.
         completed: by the task's index, how many runs stand in it.
@@ -60,6 +60,16 @@ class Facts:
         self.completed: Counter[int] = Counter()
         self.ended: dict[str, Any] | None = None
         self.end = 0
+
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """How many runs have completed of how many, by the task's name; of a task that was changed, as it is now."""
+        return {
+            task.name: (
+                self.completed[index],
+                max(self.submitted[index], self.completed[index]),
+            )
+            for index, task in self.tasks.items()
+        }
 
 
 class Contents:
@@ -184,6 +194,7 @@ def _take(facts: Facts, kind: int, body: memoryview) -> None:
         facts.ended = None
     elif kind == contents.TASK:
         task = KnownTask(**said)
+        facts.tasks.pop(task.index, None)  # it was spoken of last
         facts.tasks[task.index] = task
     elif kind == contents.COUNTS:
         for index, count in said.items():
