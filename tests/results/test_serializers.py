@@ -136,7 +136,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(VALUES)
 def test_json_gives_back_what_it_was_given(value: Any) -> None:
     assert same(there_and_back(value), value)
