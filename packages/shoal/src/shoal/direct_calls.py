@@ -43,6 +43,9 @@ def call(
     Raises:
         Exception: what the run ends with.
     """
+    flow_run = call.scope.flow_run if call.scope is not None else None
+    if flow_run is not None and flow_run.keeping is not None:
+        call.task = flow_run.keeping.said_of(task)
     tags = task.tags | TAGS.get()
     if tags and (limits_in_use() or (call.scope is not None and call.scope.limited)):
         return _call_limited(task, call, wait_for, return_state, tags)

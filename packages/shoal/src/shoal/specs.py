@@ -63,6 +63,9 @@ class Keeping(Protocol):
     def over(self, outer: Any) -> Any:
         """This, and where it says nothing, what the flow run around says, or the flow run around that."""
 
+    def said_of(self, task: Any) -> Any:
+        """The task with what is said around it; itself where that changes nothing."""
+
     def taker(self, dispatcher: Any) -> Any:
         """A dispatcher that takes runs of tasks for which this is said."""
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shoal.calls import (
     AWAITING_RETRY,
@@ -52,9 +52,6 @@ from shoal.states import (
     get_state_exception,
 )
 from shoal.states.several import final_state
-
-if TYPE_CHECKING:
-    from shoal.specs import Keeping
 
 __all__ = [
     "EndLimit",
@@ -159,9 +156,10 @@ def attempt(call: Call, end_limit: EndLimit | None = None, bare: bool = False) -
         Interrupt: the run was stopped from outside, who did so knows how it ended.
     """
     CALL.set(call)
-    keeping = None if bare else keeping_of(call)
+    keeping = None if bare else call.task.keeping
     if keeping is not None:
-        return concluded(call, keeping.attempt(call, end_limit, attempt))
+        outcome: Outcome = keeping.attempt(call, end_limit, attempt)
+        return concluded(call, outcome)
     started = call.clock = time.perf_counter()
     try:
         begin(call)
@@ -194,7 +192,7 @@ async def attempt_async(
 ) -> Outcome:
     """As `attempt`, for coroutine functions; cancellation of the coroutine passes through, and `end_limit` may raise it."""
     CALL.set(call)
-    keeping = None if bare else keeping_of(call)
+    keeping = None if bare else call.task.keeping
     if keeping is not None:
         return await concluded_async(
             call, await keeping.attempt_async(call, end_limit, attempt_async)
@@ -226,17 +224,6 @@ async def attempt_async(
         outcome = _given(call, value)
     outcome.seconds = seconds
     return outcome if bare else await concluded_async(call, outcome)
-
-
-def keeping_of(call: Call) -> Keeping | None:
-    """What was said about keeping the result of a run, by its task and by the flows around it; `None` for nothing."""
-    flow_run = call.scope.flow_run if call.scope is not None else None
-    around = flow_run.keeping if flow_run is not None else None
-    own = call.task.keeping
-    if around is None or own is None:
-        return own or around
-    kept: Keeping = own.over(around)
-    return kept
 
 
 async def _end_limit(end_limit: EndLimit) -> None:

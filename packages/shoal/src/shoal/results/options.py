@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ResultOptions", "Taker", "checked", "storage_of"]
 
+#: By task, its copies, by what was said around them: one each, as a runner sends each task once.
+_COPIES: weakref.WeakKeyDictionary[TaskSpec, dict[Any, TaskSpec]] = weakref.WeakKeyDictionary()
+
 
 class ResultOptions(NamedTuple):
     """What was said about keeping results. Each is `None` where nothing was said.
@@ -97,6 +100,23 @@ class ResultOptions(NamedTuple):
             return None
         manager = getattr(self.policy, "lock_manager", None)
         return storage.lock(key) if manager is None else ManagedLock(manager, key)
+
+    def said_of(self, task: TaskSpec) -> TaskSpec:
+        """See `shoal.specs.Keeping`."""
+        own: Any = task.keeping or ResultOptions()
+        said = own.over(self)
+        if said == own or not (said.persist or said.within):
+            return task
+        which = said.persist, id(self.storage), id(self.serializer), said.within
+        copies = _COPIES.setdefault(task, {})
+        copy = copies.get(which)
+        if copy is None:
+            copy = object.__new__(type(task))
+            copy.__dict__.update(task.__dict__)
+            copy.keeping = said
+            copy.update_plain()
+            copies[which] = copy
+        return copy
 
     def taker(self, dispatcher: Submitter) -> Submitter:
         """See `shoal.specs.Keeping`."""
@@ -220,7 +240,7 @@ class Taker:
     ) -> TaskFuture[Any]:
         """See `Submitter`."""
         future: TaskFuture[Any] = self.dispatcher.submit(
-            _kept(task, self._around), args, kwargs, wait_for, scope
+            self._around.said_of(task), args, kwargs, wait_for, scope
         )
         return future
 
@@ -235,28 +255,6 @@ class Taker:
     ) -> TaskFutureList[Any]:
         """See `Submitter`."""
         futures: TaskFutureList[Any] = self.dispatcher.submit_map(
-            _kept(task, self._around), positional, keywords, size, wait_for, scope
+            self._around.said_of(task), positional, keywords, size, wait_for, scope
         )
         return futures
-
-
-#: By task, its copies, by what was said around them: one each, as a runner sends each task once.
-_COPIES: weakref.WeakKeyDictionary[TaskSpec, dict[Any, TaskSpec]] = weakref.WeakKeyDictionary()
-
-
-def _kept(task: TaskSpec, around: ResultOptions) -> TaskSpec:
-    """The task with what is said around it; itself where that changes nothing."""
-    own: Any = task.keeping or ResultOptions()
-    said = own.over(around)
-    if said == own or not (said.persist or said.within):
-        return task
-    which = said.persist, id(around.storage), id(around.serializer), said.within
-    copies = _COPIES.setdefault(task, {})
-    copy = copies.get(which)
-    if copy is None:
-        copy = object.__new__(type(task))
-        copy.__dict__.update(task.__dict__)
-        copy.keeping = said
-        copy.update_plain()
-        copies[which] = copy
-    return copy

@@ -40,14 +40,15 @@ class RunKey:
         self._policy: Any = None
         if not options.persist:
             return
-        parameters = call.task.parameters(call.args, call.kwargs)
+        context = TaskRunContext(call)
+        parameters = context.task_run.parameters
         if options.storage_key is not None:
             self.text = _formatted(options.storage_key, call, parameters)
             return
         flow_run = call.scope.flow_run if call.scope is not None else None
         self._policy = options.policy
         self._made_of = {
-            "task_ctx": TaskRunContext(call),
+            "task_ctx": context,
             "inputs": parameters,
             "flow_parameters": {} if flow_run is None else flow_run.parameters,
         }
