@@ -71,6 +71,41 @@ class Level(enum.IntEnum):
     LOW = 1
 
 
+class Sentinel(enum.Enum):
+    A = object()
+    B = threading.Lock()
+
+
+@dataclasses.dataclass
+class Items(list):  # type: ignore[type-arg]
+    name: str = ""
+
+
+@dataclasses.dataclass
+class Locked:
+    x: int = 1
+    lock: Any = dataclasses.field(default_factory=threading.Lock)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"x": self.x}
+
+
+class Unit(np.ndarray):  # type: ignore[type-arg]
+    unit: str = "m"
+
+
+def in_units(unit: str) -> Unit:
+    array = np.zeros(2).view(Unit)
+    array.unit = unit
+    return array
+
+
+def items(*values: int) -> Items:
+    made = Items("name")
+    made.extend(values)
+    return made
+
+
 class Flags(enum.Flag):
     A = 1
     B = 2
@@ -120,6 +155,7 @@ ALL_DIFFERENT: list[Any] = [
     *(collections.defaultdict(list, a=1), collections.defaultdict(int, a=1), collections.deque([1]), collections.deque([1], 2)),
     *(Pair(1, 2), Number(1), Point(), Point(2), Point(1.0), Slotted(), Slotted(2), Plain(), Plain(2), SimpleNamespace(x=1)),
     *(Model(), Model(x=2), Model(inner={"a": 1}), Wide(), Wide(y=1)),
+    *(Sentinel.A, Sentinel.B, items(), items(1), Locked(), Locked(2), in_units("m"), in_units("s")),
     *(Colour.RED, Colour.BLUE, Level.LOW, Flags.A, Flags.A | Flags.B, Colour, Level, Point, Plain, int, str, list[int], int | str),
     *(pathlib.Path("a"), pathlib.Path("a/b"), pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("a")),
     *(NOON, NOON.date(), NOON.time(), NOON.replace(tzinfo=datetime.UTC), NOON.replace(tzinfo=BERLIN), NOON.replace(fold=1)),
@@ -152,8 +188,8 @@ def test_different_content_has_different_keys() -> None:
 
 
 def test_a_copy_has_the_same_key() -> None:
-    # A Broken is not copied: Python makes another message of it.
-    no_copies = (memoryview, type(re), MappingProxyType, Broken)
+    # Python makes other ones of these, or refuses to.
+    no_copies = (Items, Unit, Sentinel, Locked, memoryview, type(re), MappingProxyType, Broken)
     for value in ALL_DIFFERENT:
         if not callable(value) and not isinstance(value, no_copies):
             assert digest(copy.deepcopy(value)) == digest(value), value
@@ -269,6 +305,7 @@ UNSTABLE: dict[str, tuple[Callable[[], Any], str]] = {
     "a weak reference": (lambda: weakref.ref(Plain), "may be gone"),
     "object()": (object, "identity alone"),
     "code": (lambda: UNSTABLE["code"][0].__code__, "pass the function"),
+    "a tensor": (type("Tensor", (), {"__module__": "torch"}), "pass its numpy"),
     "what refuses": (Refuses, "not this one"),
     "deep nesting": (lambda: functools.reduce(lambda inner, _: [inner], range(20_000), []), "too deep"),
 }  # fmt: skip

@@ -75,11 +75,26 @@ def test_pandas_counts_by_its_data() -> None:
     assert digest(whole[["a"]]) == digest(pd.DataFrame({"a": range(3)}))
     block = pd.DataFrame(np.arange(6.0).reshape(3, 2), columns=["a", "b"])
     assert digest(block) == digest(pd.DataFrame({"a": [0.0, 2, 4], "b": [1.0, 3, 5]}))
+    kinds = pd.Series(["a", "b"], dtype="category")
+    assert digest(pd.concat([kinds[:1], kinds[1:]])) == digest(kinds)
+    assert type(kinds.array).__module__.startswith("pandas")
     python = pd.Series(["a"], dtype=pd.StringDtype("python", na_value=np.nan))
     assert digest(python) == digest(pd.Series(["a"], dtype="str"))
     masked, other = pd.array([1, 5], "Int64"), pd.array([1, 7], "Int64")
     masked[1] = other[1] = pd.NA
     assert digest(masked) == digest(other)
+
+
+def test_a_subclass_of_pandas_counts_with_what_it_keeps() -> None:
+    class Map(pd.DataFrame):  # type: ignore[misc]
+        _metadata = ["crs"]  # noqa: RUF012  so it is declared
+
+    def made(crs: int) -> Any:
+        frame = Map({"a": [1]})
+        frame.crs = crs
+        return frame
+
+    assert digest(made(1)) == digest(made(1)) != digest(made(2))
 
 
 def polars(middle: int = 5) -> Any:

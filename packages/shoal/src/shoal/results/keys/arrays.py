@@ -41,12 +41,14 @@ def encoder_of(kind: type) -> Callable[[Any, Walk], bytes] | None:
 
 
 def encode_array(array: Any, walk: Walk) -> bytes:
-    """An array: its class, type, shape and data."""
+    """An array: its type, shape and data; of a subclass its name too, and its attributes, say units."""
     kind = type(array)
-    name = "" if kind in (np.ndarray, np.memmap) else name_of(kind)
     plain = array.view(np.ndarray)
     shape = ",".join(map(str, plain.shape))
-    return b"A" + text(name) + _dtype(plain.dtype, walk) + text(shape) + _data(plain, walk)
+    head = b"A"
+    if kind not in (np.ndarray, np.memmap):
+        head = b"A+" + text(name_of(kind)) + walk.attributes(getattr(array, "__dict__", {}))
+    return head + _dtype(plain.dtype, walk) + text(shape) + _data(plain, walk)
 
 
 def _data(array: Any, walk: Walk) -> bytes:

@@ -39,7 +39,10 @@ from shoal.results.keys.walk import Unstable, Walk, text
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["add_exact", "add_family", "named"]
+__all__ = ["add_exact", "add_family", "encode_object", "named"]
+
+#: What has content beside its attributes.
+_BUILT_IN = (list, dict, tuple, str, bytes, bytearray, int, float, complex)
 
 _known: weakref.WeakKeyDictionary[type, Callable[[Any, Walk], bytes]] = weakref.WeakKeyDictionary()
 
@@ -71,11 +74,24 @@ def _choose(kind: type) -> Callable[[Any, Walk], bytes]:
         chosen = _of_library(base)
         if chosen is not None:
             return chosen
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and _is_its_fields(kind):
         return _dataclass
     if kind.__module__ in ("builtins", "itertools") and hasattr(kind, "__next__"):
         return _gone_through_once
-    return _object
+    return encode_object
+
+
+def _is_its_fields(kind: type) -> bool:
+    """Whether a dataclass is nothing but its fields, and does not say itself what its state is."""
+    plain: Any = object
+    made: Any = kind
+    getstate = made.__getstate__
+    return (
+        (getstate is plain.__getstate__ or getstate.__name__ == "_dataclass_getstate")
+        and made.__reduce_ex__ is plain.__reduce_ex__
+        and made.__reduce__ is plain.__reduce__
+        and not issubclass(kind, _BUILT_IN)
+    )
 
 
 def _of_library(kind: type) -> Callable[[Any, Walk], bytes] | None:
@@ -83,6 +99,8 @@ def _of_library(kind: type) -> Callable[[Any, Walk], bytes] | None:
     root = kind.__module__.partition(".")[0]
     if root == "pydantic" and kind.__name__ == "BaseModel":
         return _model
+    if root == "torch" and kind.__name__ in ("Tensor", "UntypedStorage", "TypedStorage"):
+        return _unstable("what it gives to pickle holds an address: pass its numpy()")
     module = _LIBRARIES.get(root)
     if module is None:
         return None
@@ -110,7 +128,11 @@ def named(tag: bytes, value: Any) -> bytes:
 
 
 def _enum(value: Any, walk: Walk) -> bytes:
-    return named(b"e", type(value)) + walk.sequence((value._name_, value._value_))
+    try:
+        content = Walk().encode(value._value_)
+    except Unstable:  # an object() or a lock is there to be told from others, which the name does
+        content = b"?"
+    return named(b"e", type(value)) + walk.encode(value._name_) + content
 
 
 def _path(value: Any, walk: Walk) -> bytes:
@@ -189,7 +211,7 @@ def _model(value: Any, walk: Walk) -> bytes:
     return named(b"O", type(value)) + walk.attributes(own) + b"".join(map(walk.attributes, rest))
 
 
-def _object(value: Any, walk: Walk) -> bytes:
+def encode_object(value: Any, walk: Walk) -> bytes:
     """As pickle would take it apart: how it is made, and its state."""
     kind = type(value)
     reduced: Any

@@ -1,4 +1,4 @@
-"""pandas: frames, series, indexes and their arrays, column by column. Imported when one is met. May import `columns`."""
+"""pandas: frames, series, indexes and their arrays, column by column. Imported when one is met. May import `columns` and `kinds`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pandas as pd
 
 from shoal.results.keys.arrays import encode_array
 from shoal.results.keys.columns import ROWS, numbers, texts
+from shoal.results.keys.kinds import encode_object
 from shoal.results.keys.naming import name_of
 from shoal.results.keys.walk import text
 
@@ -35,15 +36,21 @@ def encoder_of(kind: type) -> Callable[[Any, Walk], bytes] | None:
 
 def _frame(frame: Any, walk: Walk) -> bytes:
     columns = [_array(frame.iloc[:, i].array, walk) for i in range(frame.shape[1])]
-    name = text(name_of(type(frame)))
+    name = text(name_of(type(frame))) + _more(frame, pd.DataFrame, walk)
     return b"Q%b%b%b" % (name, _index(frame.columns, walk), _index(frame.index, walk)) + b"".join(
         columns
     )
 
 
 def _series(series: Any, walk: Walk) -> bytes:
-    name = text(name_of(type(series))) + walk.encode(series.name)
+    name = text(name_of(type(series))) + walk.encode(series.name) + _more(series, pd.Series, walk)
     return b"Q" + name + _index(series.index, walk) + _array(series.array, walk)
+
+
+def _more(value: Any, plain: type, walk: Walk) -> bytes:
+    """What a subclass says that it keeps beside the data."""
+    names = [] if type(value) is plain else value._metadata
+    return walk.attributes({name: getattr(value, name, None) for name in names})
 
 
 def _index(index: Any, walk: Walk) -> bytes:
@@ -59,6 +66,8 @@ def _index(index: Any, walk: Walk) -> bytes:
 
 def _array(array: Any, walk: Walk) -> bytes:
     """One column: the name of its type, and its data."""
+    if type(array).__module__.partition(".")[0] != "pandas":
+        return encode_object(array, walk)
     dtype = array.dtype
     if isinstance(dtype, pd.StringDtype):  # in objects of Python's or Arrow's, as is installed
         return b"j" + text("str") + _texts(array)
