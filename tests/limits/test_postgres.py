@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -18,6 +18,7 @@ from shoal.exceptions import (
     ConcurrencyLimitError,
     MissingExtraError,
 )
+from shoal.limits import postgres as limits_postgres
 from shoal.limits.opening import open_store
 from shoal.limits.postgres import PostgresStore
 from shoal.limits.settings import limits_in_use
@@ -216,6 +217,49 @@ def test_a_fork_leaves_the_parents_connection_alone(python: Python) -> None:
         print(slots(store, "db"))
         """
     assert output(python(script)) == "['again']\n"
+
+
+def test_who_stood_still_within_a_transaction_tries_again(
+    postgres: Server, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has ended it, so that others can go on."""
+    ours = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'shoal-limits'"
+
+    def stand_still() -> None:
+        with (
+            psycopg.connect(postgres.url, autocommit=True) as watches,
+            store._transaction("db") as t,
+        ):
+            eventually(lambda: not watches.execute(ours).fetchall())
+            t.run("SELECT 1")
+
+    with sessions(monkeypatch, "idle_in_transaction_session_timeout = '10ms'"):
+        store.upsert("db", 1)
+        with pytest.raises(ConcurrencyLimitError, match="idle-in-transaction") as caught:
+            stand_still()
+    assert store.may_pass(caught.value)
+    assert got(ask(store, ["db"], "a")) == {"db"}
+
+
+def test_a_database_that_can_only_be_read_is_tried_again(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such is a server that will take over from one that has gone, until it has."""
+    store.upsert("db", 1)
+    store.close()
+    with sessions(monkeypatch, "default_transaction_read_only = on"):
+        with pytest.raises(ConcurrencyLimitError, match="read-only") as caught:
+            ask(store, ["db"], "a")
+        assert store.may_pass(caught.value)
+    assert got(ask(store, ["db"], "a")) == {"db"}
+
+
+@contextmanager
+def sessions(monkeypatch: pytest.MonkeyPatch, setting: str) -> Iterator[None]:
+    """Has connections that are made meanwhile another setting."""
+    with monkeypatch.context() as patch:
+        patch.setattr(limits_postgres, "SESSION", f"{limits_postgres.SESSION}; SET {setting}")
+        yield
 
 
 def test_a_connection_that_the_server_ends_is_made_again(

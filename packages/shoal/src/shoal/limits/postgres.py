@@ -94,6 +94,10 @@ SESSION = f"""
     SET idle_in_transaction_session_timeout = '10s'
 """
 
+#: Errors that pass, beside those that psycopg calls operational: this process stood still within a transaction for longer
+#: than the server waits, or the server can only be read until it takes over from another.
+PASSING = {"25P03", "25P04", "25006"}
+
 COMMIT_FOR_GOOD = "SET LOCAL synchronous_commit TO DEFAULT; COMMIT"
 
 #: The server's clock.
@@ -172,7 +176,8 @@ class PostgresStore(SqlStore):
         """See `LimitStore`. A database that was never reached is thought to have a wrong address."""
         cause = error.__cause__ or error.__context__
         lost = isinstance(cause, (self._psycopg.OperationalError, self._psycopg.InterfaceError))
-        return lost and self._url in _reached
+        passes = lost or getattr(cause, "sqlstate", None) in PASSING
+        return passes and self._url in _reached
 
     def close(self) -> None:
         """See `LimitStore`."""
