@@ -32,9 +32,8 @@ DRIVES = """
     notes, asked, ended = [], threading.Semaphore(0), threading.Event()
 
     def listen():
-        for _ in sys.stdin:
-            asked.release()
-        ended.set()
+        for line in sys.stdin:
+            (ended.set if line == "end\\n" else asked.release)()
 
     @contextmanager
     def noted(what, occupy=1):
@@ -92,6 +91,7 @@ def each_does_a_round(drivers: list[Popen[str]]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.may_leave("processes", reason="the server of the session is started anew")
 def test_a_server_that_is_started_anew_under_load(
     postgres: Server, python: Python, monkeypatch: pytest.MonkeyPatch
@@ -109,7 +109,9 @@ def test_a_server_that_is_started_anew_under_load(
         postgres.stop(how)
         postgres.start()
         each_does_a_round(drivers)
-    ends = [driver.communicate(timeout=50) for driver in drivers]
+    for driver in drivers:
+        go(driver, "end")
+    ends = [driver.communicate(timeout=100) for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0] * 8, ends
     notes = [line.split() for out, _ in ends for line in out.splitlines()]
     for name, limit in LIMITS.items():

@@ -159,10 +159,10 @@ def next_line(process: subprocess.Popen[str]) -> str:
     return line[:-1]
 
 
-def go(process: subprocess.Popen[str]) -> None:
+def go(process: subprocess.Popen[str], word: str = "go") -> None:
     """Sends a line to a script that waits for it."""
     assert process.stdin is not None
-    process.stdin.write("\n")
+    process.stdin.write(f"{word}\n")
     process.stdin.flush()
 
 
