@@ -293,7 +293,7 @@ def test_processes_that_fight_for_one_slot_are_served_in_turn(
 ) -> None:
     """SPEC 10.2. No more than one holder at any time, and nobody is left out."""
     store.upsert("one", 1)
-    turns = 60
+    turns = 30
     lines = begin_together(python, FIGHTS, str(turns), number=8)
     times = [[tuple(map(float, line.split())) for line in part] for part in lines]
     held = sorted(moment for part in times for moment in part)
