@@ -202,7 +202,7 @@ def test_a_file_system_without_locks(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    monkeypatch.setattr(locks_module, "_told", set())
+    monkeypatch.setattr(locks_module, "_told", False)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             with storage.lock("key"):
@@ -240,7 +240,7 @@ def test_a_broken_index_is_set_aside_and_made_anew(
     for key in "abc":
         storage.write(Record(key=key))
     storage.list()
-    index = folder / "index.db"
+    index = folder / "shoal-index.db"
     if kind == "noise":
         index.write_bytes(b"noise" * 1000)
     elif kind == "cut":
@@ -256,7 +256,7 @@ def test_a_broken_index_is_set_aside_and_made_anew(
     if kind != "older":
         (warning,) = caplog.messages
         assert "index is broken" in warning
-        assert len(list(folder.glob("index.db.broken-*"))) == 1
+        assert len(list(folder.glob("shoal-index.db.broken-*"))) == 1
     caplog.clear()
     assert keys(storage) == ["a", "b", "c"]
     assert not caplog.messages
@@ -266,7 +266,7 @@ def test_without_an_index_lists_take_longer(
     storage: Storage, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     storage.write(Record(key="key"))
-    (folder / "index.db").mkdir()
+    (folder / "shoal-index.db").mkdir()
     with caplog.at_level(logging.WARNING):
         assert keys(storage) == ["key"]
     assert "takes longer" in caplog.text
@@ -286,19 +286,27 @@ def test_reading_a_record_says_that_it_is_used(storage: Storage, folder: Path) -
 
 
 def test_pruning_sweeps_what_killed_processes_have_left(storage: Storage, folder: Path) -> None:
+    """And nothing else: the folder may have been the user's before."""
     storage.write(Record(key="key"))
-    old, new = folder / "tmp" / "old", folder / "tmp" / "new"
+    held = storage.lock("held")
     (folder / "locks").mkdir()
-    stale, held = folder / "locks" / "stale", storage.lock("held")
-    for path in (old, new, stale):
-        path.write_bytes(b"")
+    (folder / "ab").mkdir(exist_ok=True)
+    gone = [folder / "tmp" / f"{'ab' * 20}-{'cd' * 8}", folder / "locks" / ("ab" * 20)]
+    stay = [
+        folder / "tmp" / "notes.txt",
+        folder / "locks" / "front door",
+        folder / "index.db",
+        folder / "ab" / ("cd" * 19),  # as Git calls its objects
+    ]
+    new = folder / "tmp" / f"{'ef' * 20}-{'cd' * 8}"
     with held:
-        for path in (old, stale, *files(folder / "locks", "*")):
+        for path in (*gone, *stay, new):
+            path.write_bytes(b"")
+        for path in (*gone, *stay, *files(folder / "locks", "*")):
             os.utime(path, times=(0, 0))
-        storage.prune()
-        assert not old.exists()
-        assert new.exists()
-        assert not stale.exists()
+        storage.prune(max_bytes=1e9, max_age=1e9)
+        assert not any(path.exists() for path in gone)
+        assert all(path.exists() for path in (*stay, new))
         assert not storage.lock("held").try_acquire()
     assert keys(storage) == ["key"]
 
@@ -310,7 +318,7 @@ def test_the_default_folder_prunes_itself(monkeypatch: pytest.MonkeyPatch, home:
     storage.write(Record(key="first", value=bytes(1500)))
     storage.write(Record(key="second", value=bytes(1500)))
     assert keys(storage) == ["first", "second"], "once an hour"
-    stamp = home / "results" / "pruned"
+    stamp = home / "results" / "shoal-pruned"
     os.utime(stamp, times=(time.time() - 3601,) * 2)
     folder_module._looks.clear()
     storage.write(Record(key="third", value=bytes(1500)))
@@ -324,7 +332,7 @@ def test_after_a_year_it_may_be_the_clock_that_is_wrong(
     storage = open_storage()
     storage.write(Record(key="old"))
     (path,) = files(home, "*.result")
-    stamp = home / "results" / "pruned"
+    stamp = home / "results" / "shoal-pruned"
     for since, left in ((400, ["new", "old"]), (1, ["new"])):
         os.utime(path, times=(time.time() - 399 * 86400,) * 2)
         os.utime(stamp, times=(time.time() - since * 86400,) * 2)
@@ -340,7 +348,7 @@ def test_a_folder_with_a_name_keeps_everything(
     monkeypatch.setenv("SHOAL_RESULTS_MAX_GB", "0.000001")
     storage.write(Record(key="key", value=bytes(5000)))
     assert keys(storage) == ["key"]
-    assert not (folder / "pruned").exists()
+    assert not (folder / "shoal-pruned").exists()
 
 
 # ---------------------------------------------------------------------- settings

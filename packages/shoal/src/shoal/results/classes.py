@@ -31,7 +31,7 @@ def is_of_the_script(module: str) -> bool:
 
 def class_at(module: str, name: str) -> type | None:
     """The class of this name that the running program has; `None` if it has none."""
-    modules = (*_MAINS, module) if is_of_the_script(module) else (module,)
+    modules = (*_MAINS, main_name()) if is_of_the_script(module) else (module,)
     for known in modules:
         found: Any = sys.modules.get(known)
         for part in name.split("."):

@@ -37,6 +37,9 @@ class KeyLock(ABC):
     """The lock of a key: one computation at a time, in all threads and processes that share the storage.
 
     Released by `release`, and by the death of its process. Whoever has waited for it reads the key again. Not reentrant.
+
+    Attributes:
+        shortest, longest: seconds between two tries of who waits.
     """
 
     shortest = 0.001

@@ -3,8 +3,10 @@
     ab/cdef….result   the record whose key has that digest
     tmp/              files that are being written: renamed when whole
     locks/            one for each key that somebody computes now: see `locks`
-    index.db          what the files' headers say, for lists: see `index`
-    pruned            is touched when it is pruned by itself
+    shoal-index.db    what the files' headers say, for lists: see `index`
+    shoal-pruned      is touched when it is pruned by itself
+
+A user may name a folder in which there is something else: only what has such a name in full is ever read or removed.
 
 Only its owner may enter it, unless its owner has let others in. A file's time of modification says when it was last used: a
 reader sets it, once an hour at most. May import `base`, `format`, `index`, `locks`, `trust`.
@@ -43,6 +45,11 @@ _YEAR = 365 * _DAY
 _FOLDER = re.compile(r"[0-9a-f]{2}")
 _FILE = re.compile(r"[0-9a-f]{38}\.result")
 _SUFFIX = ".result"
+#: By folder, the names of what a killed process may have left there.
+_LEFT = {
+    "tmp": re.compile(r"[0-9a-f]{40}-[0-9a-f]{16}"),
+    "locks": re.compile(r"[0-9a-f]{40}"),
+}
 
 #: By folder, when it is looked at whether it should be pruned; by `time.monotonic`.
 _looks: dict[str, float] = {}
@@ -159,9 +166,11 @@ class FolderStorage(Storage):
         return pruned
 
     def _sweep(self) -> None:
-        for kind in ("tmp", "locks"):
+        for kind, names in _LEFT.items():
             with suppress(FileNotFoundError), os.scandir(os.path.join(self.place, kind)) as files:
                 for file in files:
+                    if not names.fullmatch(file.name):
+                        continue
                     if abs(time.time() - file.stat(follow_symlinks=False).st_mtime) < _DAY:
                         continue
                     if kind == "tmp":
@@ -175,7 +184,7 @@ class FolderStorage(Storage):
         if now < _looks.get(self.place, now):
             return
         _looks[self.place] = now + 600
-        stamp = os.path.join(self.place, "pruned")
+        stamp = os.path.join(self.place, "shoal-pruned")
         since = 0.0
         try:
             with suppress(FileNotFoundError):

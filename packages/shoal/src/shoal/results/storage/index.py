@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["INDEX", "indexed"]
 
 #: The name of its file.
-INDEX = "index.db"
+INDEX = "shoal-index.db"
 
 #: The number in the file that says how its table looks.
 VERSION = 1

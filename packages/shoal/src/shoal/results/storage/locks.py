@@ -23,8 +23,8 @@ from shoal.results.storage.base import KeyLock, logger
 __all__ = ["FileLock", "lock_file"]
 
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
-#: Folders that know no locks, of which it was said.
-_told: set[str] = set()
+#: Whether it was said that there are no locks.
+_told = False
 
 
 class FileLock(KeyLock):
@@ -80,9 +80,8 @@ class FileLock(KeyLock):
         file, self._file = self._file, -1
         if file >= 0:
             _held.discard(self)
-            with suppress(
-                OSError
-            ):  # Windows does not remove an open file; the next to come takes it
+            # Windows does not remove an open file; the next to come takes it.
+            with suppress(OSError):
                 os.unlink(self._path)
             os.close(file)
 
@@ -101,6 +100,7 @@ def lock_file(file: int) -> bool:
     Raises:
         OSError: it cannot be locked, for another reason.
     """
+    global _told
     try:
         import fcntl
     except ImportError:
@@ -119,7 +119,7 @@ def lock_file(file: int) -> bool:
         if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             raise
         if not _told:
-            _told.add("")
+            _told = True
             logger.warning(
                 "Results: the file system knows no locks (%s), so two processes may compute the same.",
                 error,
