@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal import flow, task
-from shoal.cache_policies import DEFAULT, INPUTS, NO_CACHE, TASK_SOURCE, CachePolicy
+from shoal.cache_policies import (
+    DEFAULT,
+    FLOW_PARAMETERS,
+    INPUTS,
+    NO_CACHE,
+    TASK_SOURCE,
+    CachePolicy,
+)
 from shoal.exceptions import InvalidOption, UnstableKeyError
 from shoal.locking.memory import MemoryLockManager
-from shoal.results import caching, within
-from shoal.results.storage import open_storage
+from shoal.results import caching, telling, within
+from shoal.results.storage import Record, open_storage
+from shoal.results.storage.folder import FolderStorage
 from shoal.tasks import task_input_hash
 from shoal.testing.tools import Signals, eventually
 
@@ -42,7 +50,7 @@ def calls() -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def _says_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caching, "_TOLD", set())
+    monkeypatch.setattr(telling.ONCE, "told", set())
 
 
 # ---------------------------------------------------------------------- Prefect's examples, with imports renamed
@@ -359,6 +367,69 @@ def test_it_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(told) == 2
     assert any("are not kept" in text and "of task 'odd'" in text for text in told)
+
+
+@pytest.mark.slow
+def test_all_workers_together_say_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+
+    @task(cache_policy=INPUTS, result_storage=tmp_path / "file" / "x", batch=False)
+    def lost(x: int) -> int:
+        Signals(tmp_path).meet("on both workers", 2)
+        return x
+
+    @flow(task_runner="processes:2")
+    def main() -> Any:
+        return lost.map(range(2)).result()
+
+    assert main() == [0, 1]
+    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
+
+
+@pytest.mark.slow
+def test_flow_parameters_that_do_not_travel_make_no_key() -> None:
+    @task(cache_policy=INPUTS + FLOW_PARAMETERS)
+    def work(x: int) -> int:
+        return x
+
+    @flow(task_runner="processes:1")
+    def main(data: str) -> tuple[Any, Any]:
+        free = work.with_options(cache_policy=INPUTS)
+        return work.submit(1).exception(), free.submit(1).result()
+
+    error, value = main("x" * 100_000)
+    assert isinstance(error, UnstableKeyError)
+    assert error.path == "flow_parameters"
+    assert value == 1
+    assert main("short") == (None, 1)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_store_that_is_far_does_not_hold_up_a_loop(waits: bool, calls: list[Any]) -> None:
+    loop_thread = threading.get_ident()
+
+    class Far(FolderStorage):
+        is_near = False
+
+        def read(self, key: str) -> Record | None:
+            calls.append(threading.get_ident() != loop_thread)
+            return super().read(key)
+
+    storage = Far(str(open_storage().place))
+
+    @task(cache_policy=INPUTS, result_storage=storage)
+    async def work(x: int) -> int:
+        await asyncio.sleep(0.02)
+        return x
+
+    async def main() -> list[str]:
+        if not waits:
+            return [(await work(1, return_state=True)).name for _ in range(2)]
+        states = await asyncio.gather(*[work(1, return_state=True) for _ in range(2)])
+        return sorted((state.name for state in states), reverse=True)
+
+    assert asyncio.run(main()) == ["Completed", "Cached"]
+    assert all(calls)
 
 
 # ---------------------------------------------------------------------- several processes

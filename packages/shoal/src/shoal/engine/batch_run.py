@@ -165,11 +165,13 @@ class _DistantFlowRun(FlowRun):
 
     Attributes:
         packed: they; empty for none.
+        left_out: whether they were too large to travel, or could not be pickled.
     """
 
-    __slots__ = ("_parameters", "packed")
+    __slots__ = ("_parameters", "left_out", "packed")
 
     _parameters: dict[str, Any]
+    left_out: bool
     packed: bytes
 
     @property
@@ -195,6 +197,7 @@ def flow_run_of(flow: tuple[Any, ...]) -> FlowRun:
     if started is not None:
         run.enter(Running(timestamp=started))
     run.packed = parameters
+    run.left_out = not parameters
     return run
 
 

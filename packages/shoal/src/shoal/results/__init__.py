@@ -13,6 +13,7 @@
     run_keys      the key of a run's result
     turns         waiting for a key that another computes
     within        what surrounds a function that others wait for
+    telling       what is said once
     caching       one attempt of a run whose result is kept
     journal       what has completed of a flow run, so that it can go on
 

@@ -14,7 +14,7 @@ May import `kept`, `run_keys`, `turns`, `within` and what lies above task runner
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.calls import COMPLETED, FAILED, WAITING, Outcome
 from shoal.context import LOCK
@@ -31,7 +31,7 @@ from shoal.logs import log_failure
 from shoal.results.kept import keep, recall
 from shoal.results.run_keys import RunKey
 from shoal.results.serializers import serializer_of
-from shoal.results.storage.base import logger
+from shoal.results.telling import warn_once
 from shoal.results.turns import TURNS, Turn
 from shoal.results.within import A_WHILE, Within, locked_around
 from shoal.safely import in_words
@@ -47,8 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attempt", "attempt_async"]
 
-#: Of which storages it was said that they cannot be used, and of which tasks that their results cannot be written.
-_TOLD: set[str] = set()
+T = TypeVar("T")
 
 
 def attempt(
@@ -77,9 +76,10 @@ def attempt(
             result = _Result(options, call)
             with shielded():
                 outcome = result.found()
-                if outcome is None and result.must_wait():
-                    _wait(result)
                 if outcome is None:
+                    result.begin()
+                    if result.must_wait():
+                        _wait(result)
                     outcome = result.found_meanwhile()
         except Interrupt:
             raise
@@ -101,7 +101,7 @@ def attempt(
                 end_limit()
         return outcome
     finally:
-        if result is not None:
+        if result is not None and result.is_begun:
             with shielded():
                 result.release()
 
@@ -128,6 +128,8 @@ async def attempt_async(
     execute: Callable[[Call, EndLimit | None, bool], Awaitable[Outcome]],
 ) -> Outcome:
     """As `attempt`, on a loop; cancellation of the coroutine passes through."""
+    import anyio  # takes long, and is there where a coroutine runs
+
     call.clock = time.perf_counter()
     cancelled = cancelled_class()
     result: _Result | None = None
@@ -136,13 +138,14 @@ async def attempt_async(
         try:
             begin(call)
             result = _Result(options, call)
-            outcome = result.found()
-            if outcome is None and result.must_wait():
-                turn = result.ask()
-                await settled((turn.decision,), result.patience)
-                result.waited(turn)
+            outcome = await result.beside(result.found)
             if outcome is None:
-                outcome = result.found_meanwhile()
+                result.begin()
+                if await result.beside(result.must_wait):
+                    turn = result.ask()
+                    await settled((turn.decision,), result.patience)
+                    result.waited(turn)
+                outcome = await result.beside(result.found_meanwhile)
         except cancelled:
             raise
         except UnstableKeyError as error:  # it is the same at the next attempt
@@ -156,13 +159,14 @@ async def attempt_async(
             if outcome.phase == WAITING:
                 await settled(_futures_in(outcome.value))
                 outcome = resolved(call, outcome.value)
-            result.keep(outcome)
+            await result.beside(result.keep, outcome)
         elif end_limit is not None:
             end_limit()
         return outcome
     finally:
-        if result is not None:
-            result.release()
+        if result is not None and result.is_begun:
+            with anyio.CancelScope(shield=True):
+                await result.beside(result.release)
 
 
 def _futures_in(value: Any) -> list[TaskFuture[Any]]:
@@ -178,6 +182,7 @@ class _Result(Held):
         call: the run.
 
     Attributes:
+        is_begun: whether there may be something to be released.
         patience: seconds to wait for another's computation, `None` for however long it takes.
 
     Raises:
@@ -192,6 +197,8 @@ class _Result(Held):
         self._serializer = options.serializer or serializer_of(None)
         self._lock: KeyLock | None = None
         self._turn: Turn | None = None
+        self._on_loop = False
+        self.is_begun = False
         self._around = locked_around()
         self.patience = A_WHILE if options.within or self._around else None
 
@@ -209,6 +216,20 @@ class _Result(Held):
         state = Completed(name="Cached", data=kept.value)
         return Outcome(COMPLETED, kept.value, state, name=self._call.name)
 
+    def begin(self) -> None:
+        """It is to be made here: in this thread, or task of an event loop, which may hold its lock from now on."""
+        self.is_begun = True
+        self._on_loop = not self._call.task.is_async and task_here() is not None
+        self._hold()
+
+    async def beside(self, ask: Callable[..., T], *args: Any) -> T:
+        """Asks the storage without holding up the loop: in a thread, where it takes its time to answer."""
+        if self._storage is None or self._storage.is_near:
+            return ask(*args)
+        from anyio import to_thread
+
+        return await to_thread.run_sync(ask, *args)
+
     def must_wait(self) -> bool:
         """Whether another computes it; else the key's lock is taken, where there is one to be had."""
         if self._storage is None or self._key.text is None or self._options.refresh:
@@ -216,7 +237,6 @@ class _Result(Held):
         lock = self._options.lock_of(self._storage, self._key.text)
         if lock is None:
             return False
-        self._hold()
         try:
             if lock.try_acquire():
                 self._lock = lock
@@ -227,7 +247,7 @@ class _Result(Held):
         if self._key.text in self._around:
             return False
         # A function that a coroutine calls would keep its loop from going on, and perhaps whom it waits for.
-        return self._call.task.is_async or task_here() is None
+        return not self._on_loop
 
     def ask(self) -> Turn:
         """Stands in line for the lock, where `must_wait` has said so."""
@@ -303,15 +323,11 @@ class _Result(Held):
         assert self._storage is not None  # it has just been tried
         place, self._storage = self._storage.place, None
         of_all = isinstance(error.__cause__, OSError)
-        what = place if of_all else f"{place}\0{self._call.task.name}"
-        with LOCK:
-            is_new = what not in _TOLD
-            _TOLD.add(what)
-        if is_new:
-            text = str(error) if isinstance(error, ResultStorageError) else in_words(error)
-            logger.warning(
-                "%s. Runs go on, and their results are not kept: this was %s, and of others%s nothing more is said",
-                text.removesuffix("."),
-                self._call.run_name(),
-                "" if of_all else f" of task {self._call.task.name!r}",
-            )
+        text = str(error) if isinstance(error, ResultStorageError) else in_words(error)
+        warn_once(
+            place if of_all else f"{place}\0{self._call.task.name}",
+            "%s. Runs go on, and their results are not kept: this was %s, and of others%s nothing more is said",
+            text.removesuffix("."),
+            self._call.run_name(),
+            "" if of_all else f" of task {self._call.task.name!r}",
+        )

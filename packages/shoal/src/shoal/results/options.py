@@ -15,6 +15,7 @@ import weakref
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import shoal.results.telling  # noqa: F401  # the logger of a driver has its filter from now on
 from shoal.exceptions import InvalidOption
 from shoal.results.keys.naming import main_name, tell_main_name
 from shoal.results.serializers import serializer_of

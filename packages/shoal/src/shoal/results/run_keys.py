@@ -5,14 +5,16 @@ May import `options` and what lies above task runners.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.context import TaskRunContext
-from shoal.exceptions import InvalidOption
+from shoal.exceptions import InvalidOption, UnstableKeyError
 from shoal.safely import in_words
 
 if TYPE_CHECKING:
     from shoal.calls import Call
+    from shoal.context import FlowRun
     from shoal.results.options import ResultOptions
 
 __all__ = ["RunKey"]
@@ -50,7 +52,7 @@ class RunKey:
         self._made_of = {
             "task_ctx": context,
             "inputs": parameters,
-            "flow_parameters": {} if flow_run is None else flow_run.parameters,
+            "flow_parameters": _flow_parameters(flow_run, call),
         }
         key = self._policy.compute_key(**self._made_of)
         if not isinstance(key, str | None):
@@ -72,6 +74,31 @@ class RunKey:
             found = self._policy.key_parts(**self._made_of)
             self.parts = {name: digest.hex() for name, digest in found.items()}
             self.parts |= self._policy.key_texts(self._made_of["task_ctx"])
+
+
+def _flow_parameters(flow_run: FlowRun | None, call: Call) -> Mapping[str, Any]:
+    if flow_run is None:
+        return {}
+    if getattr(flow_run, "left_out", False):
+        return _LeftOut(call.task.name)
+    return flow_run.parameters
+
+
+class _LeftOut(Mapping[str, Any]):
+    """Stands on a worker for parameters of the flow run that have stayed in the driver."""
+
+    def __init__(self, task_name: str) -> None:
+        self._task_name = task_name
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise UnstableKeyError(
+            path="flow_parameters",
+            type_name="dict",
+            problem="they are not known on the worker, as they are too large (64 kB) or cannot be pickled",
+            task_name=self._task_name,
+        )
+
+    __getitem__ = __iter__ = __len__ = _refuse
 
 
 def _formatted(template: str, call: Call, parameters: dict[str, Any]) -> str:

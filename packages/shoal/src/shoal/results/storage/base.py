@@ -120,7 +120,12 @@ class Storage(ABC):
 
     Args:
         place: where it is: `open_storage` opens it again.
+
+    Attributes:
+        is_near: whether it answers at once, so that a coroutine may ask it.
     """
+
+    is_near = False
 
     def __init__(self, place: str) -> None:
         self.place = place

@@ -64,6 +64,8 @@ class FolderStorage(Storage):
         max_age: for how many seconds they are kept without being used. By default, none is removed.
     """
 
+    is_near = True
+
     def __init__(
         self, place: str, max_bytes: float = float("inf"), max_age: float = float("inf")
     ) -> None:
