@@ -81,7 +81,14 @@ async def later(n: int) -> Any:
         return {await x async for x in m}
 
 
+LAMBDAS = (lambda x: x + 1), (lambda x: lambda y: [z * 2 for z in (x, y)]), (
+lambda x: x * 2
+)  # fmt: skip
+
+
 FUNCTIONS = [
+    *LAMBDAS,
+    LAMBDAS[1](2),
     helper,
     work,
     later,

@@ -328,15 +328,14 @@ class _Parts:
     # ------------------------------------------------------------------ classes
 
     def _class(self, kind: type) -> None:
-        if not is_own(kind.__module__):
+        module = str(kind.__module__)
+        if not is_own(module):
             self._add(name_of(kind), name_digest(name_of(kind)))
             return
         members = {name: (value, _methods_in(kind, value)) for name, value in vars(kind).items()}
         methods = [method for _, each in members.values() for method in each]
         written = [f.__code__ for f in methods if not f.__code__.co_filename.startswith("<")]
-        label = (
-            f"{short_module(kind.__module__, written[0] if written else None)}.{kind.__qualname__}"
-        )
+        label = f"{short_module(module, written[0] if written else None)}.{kind.__qualname__}"
         tree = class_tree(kind.__qualname__, written)
         self._add_source(label, tree, _class_digest(kind, members))
         for base in kind.__bases__:

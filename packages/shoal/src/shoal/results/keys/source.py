@@ -152,25 +152,36 @@ class SourceFile:
         return any(code_digest(each) == code_digest(code) for each in there)
 
     def function(self, code: CodeType) -> _Function | None:
-        """The function that a code object was made from; `None` where none or several may be meant."""
+        """The function that a code object was made from; `None` where it is not known."""
         if not self.has(code):
             return None
         found = self.functions.get((code.co_name, code.co_firstlineno), [])
-        if len(found) > 1:
-            start = next((p[0], p[2]) for p in code.co_positions() if p[2] and p[3] != p[2])
-            found = [each for each in found if _begins(each, start)]
-        return found[0] if len(found) == 1 else None
+        if (
+            len(found) > 1
+        ):  # lambdas of one line: of those whose body has the first instruction, the innermost
+            places = [
+                (line, column) for line, _, column, end in code.co_positions() if column != end
+            ]
+            found = [each for each in found if places and _has(each, places[0])]
+            found = sorted(found, key=_start)[-1:]
+        return found[0] if found else None
+
+
+def _start(node: _Function) -> tuple[int, int]:
+    body = node.body if isinstance(node, ast.Lambda) else node.body[0]
+    return body.lineno, body.col_offset
+
+
+def _has(node: _Function, place: tuple[int | None, int | None]) -> bool:
+    body = node.body if isinstance(node, ast.Lambda) else node.body[-1]
+    end = (body.end_lineno or 0, body.end_col_offset or 0)
+    return None not in place and _start(node) <= place <= end  # type: ignore[operator]
 
 
 def _imported_by(node: ast.ImportFrom) -> list[str]:
     module = "." * node.level + (node.module or "")
     dot = "." if node.module else ""
     return [module, *(f"{module}{dot}{each.name}" for each in node.names)]
-
-
-def _begins(node: _Function, start: tuple[int | None, int | None]) -> bool:
-    body = node.body if isinstance(node, ast.Lambda) else node.body[0]
-    return (body.lineno, body.col_offset) <= start <= (body.end_lineno, body.end_col_offset)
 
 
 def file_of(path: str) -> SourceFile | None:
@@ -182,7 +193,7 @@ def file_of(path: str) -> SourceFile | None:
         return None
 
 
-@lru_cache(256)
+@lru_cache(64)
 def _read(path: str, modified: int, size: int) -> SourceFile:
     return SourceFile(path)
 
