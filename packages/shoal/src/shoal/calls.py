@@ -138,6 +138,21 @@ class Call:
             )  # the same whenever it is asked for
         return clock[0] if clock is not None else None
 
+    def ran_since(self, clock: float) -> tuple[float, float]:
+        """How long the attempt has run, and when it ends: the moment by which whoever asks counts.
+
+        Args:
+            clock: what `time.perf_counter` said when it began.
+
+        Returns:
+            Seconds, and the time in seconds since the epoch; the one is the other's distance from `began`.
+        """
+        seconds = perf_counter() - clock
+        began = self.began()
+        assert began is not None  # who asks has set the clock
+        ended = began + seconds
+        return ended - began, ended
+
     def must_have_begun(self, when: float) -> None:
         """The attempt began elsewhere, and what is known here is when, in seconds since the epoch."""
         if not hasattr(self, "clock"):

@@ -172,11 +172,11 @@ def attempt(call: Call, end_limit: EndLimit | None = None, bare: bool = False) -
     except Interrupt:
         raise
     except BaseException as error:
-        seconds = time.perf_counter() - started
+        seconds, ended = call.ran_since(started)
         if end_limit is not None:
             with shielded():
                 end_limit()
-        outcome = raised(call, error)
+        outcome = raised(call, error, ended)
     else:
         seconds = time.perf_counter() - started
         if end_limit is not None:
@@ -213,10 +213,10 @@ async def attempt_async(
     except cancelled:
         raise
     except BaseException as error:
-        seconds = time.perf_counter() - started
+        seconds, ended = call.ran_since(started)
         if end_limit is not None:
             await _end_limit(end_limit)
-        outcome = raised(call, error)
+        outcome = raised(call, error, ended)
     else:
         seconds = time.perf_counter() - started
         if end_limit is not None:
@@ -302,8 +302,13 @@ def _from_state(call: Call, state: State[Any]) -> Outcome:
     return Outcome(phase, value, state, name=call.name)
 
 
-def raised(call: Call, error: BaseException) -> Outcome:
+def raised(call: Call, error: BaseException, ended: float | None = None) -> Outcome:
     """What an exception means for the run: FAILED, another attempt, or CRASHED. The one way from there to an outcome.
+
+    Args:
+        call: the call.
+        error: the exception.
+        ended: when the attempt did, in seconds since the epoch; `None` for now.
 
     Raises:
         Interrupt: the run was stopped from outside meanwhile.
@@ -311,7 +316,7 @@ def raised(call: Call, error: BaseException) -> Outcome:
     if CALLS:
         ends_with(call, error)
     try:
-        return _raised(call, error)
+        return _raised(call, error, ended)
     except Interrupt:
         raise
     except BaseException as failure:  # of the user's, who decides about retries: there is none
@@ -326,23 +331,26 @@ def _crash(call: Call, error: BaseException) -> Outcome:
     return Outcome(CRASHED, crash, name=call.name)
 
 
-def _raised(call: Call, error: BaseException) -> Outcome:
+def _raised(call: Call, error: BaseException, ended: float | None) -> Outcome:
     if not is_error(error):
         return _crash(call, error)
     if isinstance(error, TaskRunTimeout):
-        state = TimedOut(str(error), data=error)
+        state = TimedOut(str(error), data=error, timestamp=ended)
         delay = _retry_delay(call, state)
         if delay is None:
             return Outcome(FAILED, error, state, name=call.name)
         return Outcome(AWAITING_RETRY, error, state, delay, name=call.name)
-    delay = _retry_delay(call, None, error)
+    delay = _retry_delay(call, None, error, ended)
     if delay is None:
         return Outcome(FAILED, error, name=call.name)
     return Outcome(AWAITING_RETRY, error, None, delay, name=call.name)
 
 
 def _retry_delay(
-    call: Call, state: State[Any] | None, error: BaseException | None = None
+    call: Call,
+    state: State[Any] | None,
+    error: BaseException | None = None,
+    ended: float | None = None,
 ) -> float | None:
     """Seconds until the next attempt, or `None` if there is to be none."""
     task = call.task
@@ -351,7 +359,7 @@ def _retry_delay(
     if task.retry_condition_fn is not None:
         if state is None:
             assert error is not None  # either says why the attempt failed
-            state = Failed(failure_message(error), data=error)
+            state = Failed(failure_message(error), data=error, timestamp=ended)
         try:
             state = call.own(state)
             if not task.retry_condition_fn(task, TaskRun(call, state), state):
