@@ -611,7 +611,7 @@ class LedgerMachine(RuleBasedStateMachine):
             number, position, wanted, wait = rest
             try:
                 blocked_run = self.scheduler.worker_waits.run_waits(
-                    number, position, [wanted], blocks=True, timed=False, tag=(worker.state, wait)
+                    number, position, [wanted], blocks=True, tag=(worker.state, wait)
                 )
             except WaitCycle:
                 for frame in worker.stack:

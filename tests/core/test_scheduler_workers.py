@@ -31,6 +31,7 @@ from shoal.calls import (
 from shoal.engine.inputs import Input, collect
 from shoal.exceptions import WaitCycle, WorkerDied
 from shoal.futures import TaskFuture, TaskFutureList
+from shoal.futures.blocking import ALL, TIMED
 from shoal.futures.maps import MapRecord, Span
 from shoal.names import next_number, reserve
 from shoal.scheduling import effects
@@ -337,7 +338,11 @@ class WorkersMachine(RuleBasedStateMachine):
             self.close_if_over(worker, held)
         try:
             frame.blocked_run = self.scheduler.worker_waits.run_waits(
-                frame.held.batch.number, frame.position, [wanted], blocks=True, timed=timed
+                frame.held.batch.number,
+                frame.position,
+                [wanted],
+                blocks=True,
+                until=TIMED if timed else ALL,
             )
         except WaitCycle:
             frame.refused = True
@@ -355,7 +360,7 @@ class WorkersMachine(RuleBasedStateMachine):
             self.hand_back(held)
             self.close_if_over(worker, held)
         frame.blocked_run = self.scheduler.worker_waits.run_waits(
-            *(frame.held.batch.number, frame.position, []), blocks=True, timed=False, lends=True
+            *(frame.held.batch.number, frame.position, []), blocks=True, lends=True
         )
         self.follow()
 
@@ -549,9 +554,7 @@ def test_who_asked_a_batch_back_in_vain_is_looked_at_again() -> None:
     first, one = submitted(1)
     second, _ = submitted(2)
     scheduler.batch_started(parents.number, 0)
-    blocked_run = scheduler.worker_waits.run_waits(
-        parents.number, 0, [first, second], blocks=True, timed=False
-    )
+    blocked_run = scheduler.worker_waits.run_waits(parents.number, 0, [first, second], blocks=True)
     assert effects_of_kind(scheduler, effects.HELP) == [blocked_run]
     assert not scheduler.worker_waits.help(blocked_run), (
         "both were sent: the backend asks one of them back"
@@ -761,7 +764,7 @@ def test_a_slot_that_has_a_place_has_its_next_batch_ahead_until_its_run_waits() 
     scheduler.batch_started(first.number, 0)
     wanted = submitted(work)
     blocked_run = scheduler.worker_waits.run_waits(
-        first.number, 0, [wanted], blocks=True, timed=True
+        first.number, 0, [wanted], blocks=True, until=TIMED
     )
     told = list(scheduler.effects)
     assert (effects.RECALL, ahead) in told

@@ -57,7 +57,7 @@ class Keeper:
         self.held: set[str] = set()
         self._before = before
 
-    def request(self, request: Request, decided: Any, timeout: float | None) -> None:
+    def request(self, request: Request, decided: Any, timeout: float | None, who: Any) -> None:
         self._before()
         self.held.add(request.holder.id)
         decided(Acquired(request.names))

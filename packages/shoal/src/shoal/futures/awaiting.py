@@ -7,10 +7,19 @@ May import `run`; asyncio and anyio are imported on use.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.context import CALL, INHERITED, LOCK
-from shoal.futures.blocking import Arrivals, Countdown, refuse_inherited
+from shoal.futures.blocking import (
+    ALL,
+    BEARERS,
+    Arrivals,
+    Countdown,
+    Wait,
+    refuse_inherited,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,14 +27,29 @@ if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.futures.run import TaskFuture
 
-__all__ = ["PLACES", "AsyncArrivals", "Place", "settled", "waker"]
+__all__ = ["PLACES", "AsyncArrivals", "Place", "settled", "task_here", "waker"]
+
+
+def task_here() -> Any:
+    """The task of an event loop in which the caller runs, if any."""
+    # What another thread is just importing has no loop here, and perhaps not yet the function.
+    running = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
+    if running is not None:
+        with suppress(RuntimeError):
+            loop = running()
+            return sys.modules["asyncio"].current_task() or loop
+    current = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "current_task", None)
+    if current is not None:
+        with suppress(RuntimeError):
+            return current()
+    return None
 
 
 class Place(Protocol):
     """What a coroutine of a runner with a limit holds while it does not wait for runs."""
 
-    def give_up(self, wanted: Wanted, wake: Callable[[], None], /) -> None:
-        """It is about to wait; `wake` ends the wait early."""
+    def give_up(self, wanted: Wanted, wake: Callable[[], None], until: int = ALL, /) -> None:
+        """It is about to wait; `wake` ends the wait early. `until`: see `Wait`."""
 
     async def take_again(self) -> None:
         """It goes on."""
@@ -108,13 +132,19 @@ async def settled(wanted: Wanted, timeout: float | None = None, fail_fast: bool 
     # A coroutine on the service loop holds a place of its runner while it runs, not while it waits.
     call = CALL.get()
     place = PLACES.get(call.number) if call is not None else None
+    wait = Wait(wanted, until(timeout, fail_fast))
     if place is not None:
-        place.give_up(wanted, wake)
+        place.give_up(wanted, wake, wait.until)
+    bearer = BEARERS.get(task_here()) if BEARERS else None
+    if bearer is not None:
+        bearer.begin(wait)
     try:
         with anyio.move_on_after(timeout) as scope:
             await event.wait()
         return not scope.cancelled_caught
     finally:
+        if bearer is not None:
+            bearer.end(wait)
         with LOCK:
             if countdown.pending:
                 countdown.forget(wanted)

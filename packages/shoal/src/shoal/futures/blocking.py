@@ -10,15 +10,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary, WeakSet
 
 from shoal.context import HERE, INHERITED, LOCK
 from shoal.exceptions import InvalidOption, RunnerStateError
 
 __all__ = [
+    "ALL",
+    "BEARERS",
+    "SOME",
+    "TIMED",
+    "WATCHERS",
     "Arrivals",
+    "Bearer",
     "Countdown",
     "Decision",
+    "Wait",
     "Waitable",
     "Wakeup",
     "Wanted",
@@ -27,6 +35,7 @@ __all__ = [
     "check_timeout",
     "refuse_inherited",
     "slices",
+    "until",
 ]
 
 #: Seconds after which the main thread, however long it waits, goes back to the interpreter for a moment: that is where
@@ -68,6 +77,59 @@ class Waitable(Protocol):
 
 
 Wanted = Sequence[Waitable]
+
+# ---------------------------------------------------------------------- who waits with something in its hands
+
+#: What a wait lasts until: all that is waited for has ended, or some of it may be enough, or a time is over.
+ALL, SOME, TIMED = range(3)
+
+
+def until(deadline: float | None, fail_fast: bool, first: bool = False) -> int:
+    """What a wait lasts until, by what `block` takes."""
+    if deadline is not None:
+        return TIMED
+    return SOME if fail_fast or first else ALL
+
+
+class Wait(NamedTuple):
+    """What somebody waits for, and until when: `ALL`, `SOME` or `TIMED`."""
+
+    wanted: Wanted
+    until: int
+
+
+class Bearer:
+    """A thread, or a task of an event loop, that holds slots of limits or asks for some, and what it waits for meanwhile.
+
+    Attributes:
+        held: what it has asked for and not given back.
+        waits: innermost last; with `LOCK` held.
+    """
+
+    __slots__ = ("__weakref__", "held", "waits")
+
+    def __init__(self) -> None:
+        self.held: WeakSet[Any] = WeakSet()
+        self.waits: list[Wait] = []
+
+    def begin(self, wait: Wait) -> None:
+        """It is about to wait."""
+        with LOCK:
+            self.waits.append(wait)
+            for watcher in list(WATCHERS):
+                watcher()
+
+    def end(self, wait: Wait) -> None:
+        """It goes on."""
+        with LOCK:
+            self.waits = [other for other in self.waits if other is not wait]
+
+
+#: Who holds slots in this process, by the thread or the task.
+BEARERS: WeakKeyDictionary[Any, Bearer] = WeakKeyDictionary()
+
+#: Told, with `LOCK` held, that somebody begins to wait; empty unless somebody wants to know.
+WATCHERS: set[Callable[[], object]] = set()
 
 
 class Countdown:
@@ -248,10 +310,36 @@ def block(
     deadline = None if timeout is None else time.monotonic() + timeout
     if INHERITED:
         refuse_inherited(wanted)
+    bearer = BEARERS.get(threading.current_thread()) if BEARERS else None
+    if bearer is not None:
+        return _block_bearing(bearer, wanted, deadline, fail_fast, first)
+    return _block(wanted, deadline, fail_fast, first)
+
+
+def _block(wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
     special = HERE.block
     if special is not None:
         return special(wanted, deadline, fail_fast, first)
     return block_plainly(Countdown(fail_fast, first), wanted, deadline)
+
+
+def _block_bearing(
+    bearer: Bearer, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool
+) -> bool:
+    """Waits, and has it known that what the thread holds is not given back meanwhile."""
+    wait = Wait(wanted, until(deadline, fail_fast, first))
+    frames = HERE.frames
+    if frames is not None:
+        frames.enter_shield()
+    try:
+        bearer.begin(wait)
+        try:
+            return _block(wanted, deadline, fail_fast, first)
+        finally:
+            bearer.end(wait)
+    finally:
+        if frames is not None:
+            frames.leave_shield()
 
 
 def refuse_inherited(wanted: Iterable[Any]) -> None:

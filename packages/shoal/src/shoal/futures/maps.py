@@ -311,6 +311,11 @@ class MapRecord(Generic[R]):
             if value is not NO_VALUE and value is not CANCELLED_UNSEEN:
                 values[index] = RELEASED
 
+    def open(self) -> int:
+        """How many elements have not ended."""
+        ended = int(repr(self.counter)[6:-1]) - 1  # there is no other way to ask a counter
+        return self.size - ended
+
     def done(self) -> bool:
         """Whether every element has ended."""
         return self.ended

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from shoal.annotations import StandIn
 from shoal.calls import COMPLETED, DONE, READY, RUNNING, Call
 from shoal.exceptions import CancelledRun, WaitTimeout
-from shoal.futures.blocking import Wanted, block, check_timeout
+from shoal.futures.blocking import ALL, Wanted, block, check_timeout
 from shoal.names import run_uuid, task_run_name
 from shoal.safely import is_raisable, with_traceback
 from shoal.tracebacks import fold
@@ -73,6 +73,7 @@ class Detail:
         blockers: how many of the upstreams have not ended.
         wanting: threads and blocked runs that wait for this run and could run it themselves.
         waits_on: what this run, executing, is blocked on.
+        waits_until: what that lasts until; see `Wait`.
         state: a final state that says more than phase and outcome do.
         name: the run's name where it is not the default one.
         attempts: attempts that have begun.
@@ -104,6 +105,7 @@ class Detail:
         "upstreams",
         "waiters",
         "waits_on",
+        "waits_until",
         "wanting",
     )
 
@@ -115,6 +117,7 @@ class Detail:
         self.blockers = 0
         self.wanting: list[Any] | None = None
         self.waits_on: Wanted | None = None
+        self.waits_until = ALL
         self.state: State[Any] | None = None
         self.name: str | None = None
         self.attempts = 0

@@ -14,6 +14,7 @@
     register.py   who waits and who holds in this process
     serving.py    what the thread that does so does with the store
     lines.py      in which lines they stand
+    stuck_askers.py  who of them would wait for ever, and what keeps the others waiting
     alarms.py     what the thread has to do when
     bell.py       what it sleeps on
     holding.py    slots of the limits of tags, for dispatchers and for direct calls

@@ -21,7 +21,8 @@ from shoal.exceptions import (
     ConcurrencySlotAcquisitionError,
     InvalidOption,
 )
-from shoal.limits.holding import Slots, default_lease, holder_here, keeper_here, task_here
+from shoal.futures.awaiting import task_here
+from shoal.limits.holding import Slots, default_lease, holder_here, keeper_here
 from shoal.limits.settings import limits_in_use
 from shoal.limits.slots import KEEPER
 from shoal.limits.store import Acquired, Rate, Request

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
-import weakref
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import CALL, LOCK, SCOPE
 from shoal.engine.interrupt import raise_if_due, shielded
 from shoal.engine.services import CALLBACKS
 from shoal.exceptions import ShoalError
-from shoal.futures.blocking import Countdown, Decision, block, block_plainly
+from shoal.futures.awaiting import settled, task_here
+from shoal.futures.blocking import BEARERS, Bearer, Countdown, Decision, block, block_plainly
 from shoal.limits.settings import lease_seconds
 from shoal.limits.slots import KEEPER
 from shoal.limits.store import TAG, Acquired, Holder, Request
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from shoal.calls import Call
+    from shoal.futures.run import TaskFuture
 
     #: Of whom slots are asked: the keeper of this process, or a worker's way to its driver's.
     Keeper: TypeAlias = Any
@@ -51,7 +51,6 @@ __all__ = [
     "keeper_here",
     "streaming",
     "streaming_async",
-    "task_here",
 ]
 
 
@@ -72,41 +71,24 @@ def default_lease(keeper: Keeper) -> float:
     return lease_seconds() if keeper is KEEPER else 0.0
 
 
-def task_here() -> Any:
-    """The task of an event loop in which the caller runs, if any."""
-    # What another thread is just importing has no loop here, and perhaps not yet the function.
-    running = getattr(sys.modules.get("asyncio"), "get_running_loop", None)
-    if running is not None:
-        with suppress(RuntimeError):
-            loop = running()
-            return sys.modules["asyncio"].current_task() or loop
-    current = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "current_task", None)
-    if current is not None:
-        with suppress(RuntimeError):
-            return current()
-    return None
-
-
 # ---------------------------------------------------------------------- what is held where
-
-#: By thread, or task of an event loop, what was asked for there and was not given back.
-_HELD: weakref.WeakKeyDictionary[Any, weakref.WeakSet[Held]] = weakref.WeakKeyDictionary()
 
 if hasattr(
     os, "register_at_fork"
 ):  # a forked child may wait for what its parent holds: it is not itself
-    os.register_at_fork(after_in_child=_HELD.clear)
+    os.register_at_fork(after_in_child=BEARERS.clear)
 
 
 def holds_here() -> bool:
     """Whether the caller's thread, or task of an event loop, holds what others may wait for, or has asked for some."""
-    return (task_here() or threading.current_thread()) in _HELD
+    return (task_here() or threading.current_thread()) in BEARERS
 
 
 def give_up(owner: Any) -> None:
     """A thread, or a task of an event loop, does not stop when it is interrupted: what it holds is given back for it."""
     with LOCK:
-        held = list(_HELD.get(owner, ()))
+        bearer = BEARERS.get(owner)
+        held = list(bearer.held) if bearer is not None else []
     for what in held:
         what.release()
 
@@ -122,24 +104,26 @@ class Held:
     _owner: Any = None
     _run: str | None = None
 
-    def _hold(self) -> set[str | None]:
-        """It is about to be asked for here; returns the ids of what is held here already, and of the runs for which."""
+    def _hold(self) -> tuple[Bearer, set[str | None]]:
+        """It is about to be asked for here; returns by whom, and the ids of what is held here already and of the runs for
+        which.
+        """
         owner = task_here() or threading.current_thread()
         with LOCK:
-            held = _HELD.setdefault(owner, weakref.WeakSet())
-            around = {id for other in held for id in (other.id, other._run)}
-            held.add(self)
+            bearer = BEARERS.setdefault(owner, Bearer())
+            around = {id for other in bearer.held for id in (other.id, other._run)}
+            bearer.held.add(self)
         self._owner = owner
-        return around
+        return bearer, around
 
     def _hold_no_more(self) -> None:
         """It was given back; with `LOCK` held."""
         owner, self._owner = self._owner, None
-        held = _HELD.get(owner) if owner is not None else None
-        if held is not None:
-            held.discard(self)
-            if not held:
-                del _HELD[owner]
+        bearer = BEARERS.get(owner) if owner is not None else None
+        if bearer is not None:
+            bearer.held.discard(self)
+            if not (bearer.held or bearer.waits):
+                del BEARERS[owner]
 
     def release(self) -> None:
         """Gives it back; once. Does not wait. In any thread."""
@@ -186,10 +170,11 @@ class Slots(Held):
         """
         call = CALL.get()
         self._run = run_uuid(call.number) if call is not None else None
-        around = self._hold() | {self._run}
+        bearer, around = self._hold()
+        around.add(self._run)
         wanted = request(frozenset(id for id in around if id is not None))
         self.keeper = keeper
-        keeper.request(wanted, self._decision, timeout)
+        keeper.request(wanted, self._decision, timeout, bearer)
 
     def wait(self) -> None:
         """Waits for the answer in the caller's thread, which lends its worker meanwhile; in a shield.
@@ -205,8 +190,6 @@ class Slots(Held):
 
     async def wait_async(self) -> None:
         """Waits for the answer without blocking the loop."""
-        from shoal.futures.awaiting import settled
-
         await settled((self._decision,))
 
     def release(self) -> None:
@@ -260,6 +243,7 @@ class Gate:
         run_id: str,
         run_name: str,
         on_outcome: Callable[[ShoalError | None], object],
+        run: TaskFuture[Any],
     ) -> None:
         """See `SlotKeeper.request`."""
 
@@ -271,7 +255,7 @@ class Gate:
         except ShoalError as error:  # a setting
             on_outcome(error)
         else:
-            self._keeper.request(request, decided)
+            self._keeper.request(request, decided, None, run)
 
     def release(self, run_id: str) -> None:
         """See `SlotKeeper.release`."""

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     #: Called with `Acquired` when the slots may be used, or with why they never will.
     OnOutcome = Callable[[Acquired | ShoalError], object]
 
-__all__ = ["Lines", "Waiter"]
+__all__ = ["Asker", "Lines"]
 
 
-class Waiter:
+class Asker:
     """Who asked for slots and has had no answer.
 
     Attributes:
@@ -32,6 +32,7 @@ class Waiter:
         tries: how often it has said that slots are not free.
         stands: whether it stands in the store's line.
         granted: whether its slots are taken, and their time has not come.
+        who: the run, or the `Bearer`, that waits, and then holds them; `None` if that is not known.
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Waiter:
         "timer",
         "tried",
         "tries",
+        "who",
     )
 
     def __init__(
@@ -56,8 +58,10 @@ class Waiter:
         on_outcome: OnOutcome,
         asked: float,
         timeout: float | None,
+        who: Any = None,
     ) -> None:
         self.order = order
+        self.who = who
         self.request = request
         self.on_outcome = on_outcome
         self.asked = asked
@@ -68,7 +72,7 @@ class Waiter:
         self.lines: set[str] = set()
         self.tried = self.stands = self.granted = False
 
-    def __lt__(self, other: Waiter) -> bool:
+    def __lt__(self, other: Asker) -> bool:
         return self.order < other.order
 
     def cancel(self) -> None:
@@ -86,17 +90,17 @@ class Lines:
     """
 
     def __init__(self) -> None:
-        self.first: dict[str, list[Waiter]] = {}
+        self.first: dict[str, list[Asker]] = {}
         self.owed: dict[str, frozenset[str]] = {}
         self._stirred: set[str] = set()
 
-    def join(self, waiter: Waiter, names: Iterable[str]) -> None:
-        """A waiter stands in line at names, too."""
-        for name in set(names) - waiter.lines:
-            heapq.heappush(self.first.setdefault(name, []), waiter)
-            waiter.lines.add(name)
+    def join(self, asker: Asker, names: Iterable[str]) -> None:
+        """A asker stands in line at names, too."""
+        for name in set(names) - asker.lines:
+            heapq.heappush(self.first.setdefault(name, []), asker)
+            asker.lines.add(name)
 
-    def first_of(self, name: str, waits: Callable[[Waiter], bool]) -> Waiter | None:
+    def first_of(self, name: str, waits: Callable[[Asker], bool]) -> Asker | None:
         """The first of a line that still waits; `None` if nobody does, and there is no line any more."""
         line = self.first.get(name, [])
         while line:

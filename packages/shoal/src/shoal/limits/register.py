@@ -9,9 +9,10 @@ May import `lines` and `store`.
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from shoal.context import LOCK
+from shoal.futures.blocking import WATCHERS
 from shoal.limits.store import Acquired
 from shoal.logs import library_logger
 
@@ -19,25 +20,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.exceptions import ConcurrencyLimitError, ShoalError
-    from shoal.limits.lines import Waiter
+    from shoal.limits.lines import Asker
     from shoal.limits.store import Request
 
 __all__ = ["Held", "News", "Register"]
 
 
 class Held(NamedTuple):
-    """Slots that somebody here holds, and of which limits."""
+    """Slots that somebody here holds: what for, of which limits, and who; see `Asker`."""
 
     request: Request
     names: frozenset[str]
+    who: Any
 
 
 class News(NamedTuple):
     """What has come since the thread looked last: who asked, what was given back (names, by id), who waits no more."""
 
-    arrived: list[Waiter]
+    arrived: list[Asker]
     released: dict[str, frozenset[str]]
-    left: list[Waiter]
+    left: list[Asker]
 
 
 class Register:
@@ -45,10 +47,11 @@ class Register:
 
     Args:
         wake: has the thread look what is new.
+        waits: told that somebody here begins to wait, for slots or for anything else, while anybody waits for slots.
 
     Attributes:
-        changed: the lock. Re-entrant, because the garbage collector may end a run inside (a generator task), which gives
-            its slots back.
+        changed: the lock: `LOCK`. The garbage collector may end a run anywhere, also within it (a generator task), which
+            gives its slots back: with a lock of its own, that would be taken within `LOCK` as well as around it.
         waiting: who has had no answer, by id.
         held: by id.
         leases: how many are held for so many seconds.
@@ -57,38 +60,47 @@ class Register:
         trouble: why the store cannot be reached at the moment; it is tried again.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], waits: Callable[[], None]) -> None:
         self._wake = wake
-        self.changed = threading.RLock()
-        self.waiting: dict[str, Waiter] = {}
+        self._waits = waits
+        self.changed = LOCK
+        self.waiting: dict[str, Asker] = {}
         self.held: dict[str, Held] = {}
         self.leases: dict[float, int] = {}
         self.is_served = self.closed = False
         self.trouble: ConcurrencyLimitError | None = None
         self._news = News([], {}, [])
 
-    def add(self, waiter: Waiter) -> None:
+    def add(self, asker: Asker) -> None:
         """Somebody asks.
 
         Raises:
             ValueError: the id waits, or holds slots.
         """
-        id = waiter.request.holder.id
+        id = asker.request.holder.id
         if id in self.waiting or id in self.held:
             raise ValueError(f"{id} has asked for its slots already")
-        self.waiting[id] = waiter
-        self._news.arrived.append(waiter)
+        self.waiting[id] = asker
+        self._news.arrived.append(asker)
+        WATCHERS.add(self._waits)
+        self._waits()
 
     def remove(self, id: str) -> bool:
         """Somebody needs no slots any more; returns whether it was still waiting for them."""
-        waiter = self.waiting.pop(id, None)
-        if waiter is not None:
-            self._leave(waiter)
+        asker = self._waits_no_more(id)
+        if asker is not None:
+            self._leave(asker)
         elif held := self.held.pop(id, None):
             self._count(held.request, -1)
             self._news.released[id] = held.names
             self._wake()
-        return waiter is not None
+        return asker is not None
+
+    def _waits_no_more(self, id: str) -> Asker | None:
+        asker = self.waiting.pop(id, None)
+        if not self.waiting:
+            WATCHERS.discard(self._waits)
+        return asker
 
     def take_news(self) -> News | None:
         """What is new; `None` if nothing is."""
@@ -107,30 +119,34 @@ class Register:
         """Whether there is anything to be kept or given back."""
         return bool(self.held or self._news.released)
 
-    def waits(self, waiter: Waiter) -> bool:
+    def may_be_stuck(self) -> bool:
+        """Whether it is known of anybody who holds slots what it waits for."""
+        return any(held.who is not None for held in self.held.values())
+
+    def waits(self, asker: Asker) -> bool:
         """Whether somebody waits for what nobody has got it yet."""
-        return self.waiting.get(waiter.request.holder.id) is waiter and not waiter.granted
+        return self.waiting.get(asker.request.holder.id) is asker and not asker.granted
 
     def held_for(self, seconds: float) -> dict[str, Held]:
         """What is held by leases of so many seconds, by id."""
         return {id: it for id, it in self.held.items() if it.request.lease_seconds == seconds}
 
-    def decide(self, waiter: Waiter, outcome: Acquired | ShoalError) -> bool:
+    def decide(self, asker: Asker, outcome: Acquired | ShoalError) -> bool:
         """Tells somebody its outcome, without the lock; False if it waits no more."""
-        id = waiter.request.holder.id
+        id = asker.request.holder.id
         with self.changed:
-            if self.waiting.get(id) is not waiter:
+            if self.waiting.get(id) is not asker:
                 return False
-            del self.waiting[id]
+            self._waits_no_more(id)
             if not isinstance(outcome, Acquired):
-                self._leave(waiter)
+                self._leave(asker)
             else:
-                waiter.cancel()
-                if outcome.names and waiter.request.lease_seconds is not None:
-                    self.held[id] = Held(waiter.request, outcome.names)
-                    self._count(waiter.request, 1)
+                asker.cancel()
+                if outcome.names and asker.request.lease_seconds is not None:
+                    self.held[id] = Held(asker.request, outcome.names, asker.who)
+                    self._count(asker.request, 1)
         try:
-            waiter.on_outcome(outcome)
+            asker.on_outcome(outcome)
         except BaseException:
             library_logger().exception("Telling %s of its slots failed", id)
         return True
@@ -144,17 +160,17 @@ class Register:
                 self._wake()
             return False
         if names := held.names - gone | taken:
-            self.held[id] = Held(held.request, names)
+            self.held[id] = held._replace(names=names)
         else:
             del self.held[id]
             self._count(held.request, -1)
         return taken != gone
 
-    def _leave(self, waiter: Waiter) -> None:
+    def _leave(self, asker: Asker) -> None:
         """Somebody waits no more: the thread takes it out of its lines."""
-        waiter.cancel()
+        asker.cancel()
         if self.is_served:
-            self._news.left.append(waiter)
+            self._news.left.append(asker)
             self._wake()
 
     def _count(self, request: Request, change: int) -> None:

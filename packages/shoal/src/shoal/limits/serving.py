@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import ConcurrencyLimitError
-from shoal.limits.lines import Lines, Waiter
+from shoal.limits.lines import Asker, Lines
 from shoal.limits.refusals import refused, too_late
 from shoal.limits.store import TAG, Acquired, Busy
 from shoal.logs import library_logger
@@ -27,10 +27,14 @@ if TYPE_CHECKING:
     from shoal.limits.register import Held, News, Register
     from shoal.limits.store import LimitStore
 
-__all__ = ["AGAIN", "Serving"]
+__all__ = ["AGAIN", "STUCK", "STUCK_AFTER", "Serving"]
 
 #: Seconds after which who stands in line tells the store at the latest that it still does; less than it waits for that.
 REFRESH = 1.5
+
+#: What has it looked whether somebody waits for ever, and so many seconds after there was reason to.
+STUCK: Alarm = ("stuck", None)
+STUCK_AFTER = 0.1
 
 #: Seconds between two tries of a store that cannot be reached.
 AGAIN = 0.5
@@ -78,11 +82,13 @@ class Serving:
                 lines.stir((which,))
             elif what == "again":
                 self._give_back(lines.take_owed())
+            elif what == "stuck":
+                self._look_for_stuck()
             elif what == "rung" or self.store.changed():
                 lines.stir(list(lines.first))
         self._serve_lines()
-        for waiter in news.arrived:
-            self._admit(waiter)
+        for asker in news.arrived:
+            self._admit(asker)
         self._serve_lines()
 
     # ------------------------------------------------------------------ what is held
@@ -107,12 +113,12 @@ class Serving:
             for names in released.values():
                 self.lines.stir(names)
 
-    def _forget(self, left: Collection[Waiter]) -> None:
+    def _forget(self, left: Collection[Asker]) -> None:
         """Those who wait no more leave their lines."""
-        standing = [waiter.request.holder.id for waiter in left if waiter.stands]
-        for waiter in left:
-            if waiter.stands:
-                self.lines.stir(waiter.lines)
+        standing = [asker.request.holder.id for asker in left if asker.stands]
+        for asker in left:
+            if asker.stands:
+                self.lines.stir(asker.lines)
         if standing:
             try:
                 self.store.withdraw(standing)
@@ -152,75 +158,99 @@ class Serving:
 
     # ------------------------------------------------------------------ lines
 
-    def _admit(self, waiter: Waiter) -> None:
+    def _admit(self, asker: Asker) -> None:
         """A newcomer: tried unless others stand in line for what it wants."""
-        if not self._register.waits(waiter):
+        if not self._register.waits(asker):
             return
-        lines = waiter.request.names & self.lines.first.keys()
+        lines = asker.request.names & self.lines.first.keys()
         with self._register.changed:
-            if lines and not waiter.once:
-                self.lines.join(waiter, lines)
+            if lines and not asker.once:
+                self.lines.join(asker, lines)
                 return
-        self._try(waiter, min(waiter.request.names), 0)
+        self._try(asker, min(asker.request.names), 0)
 
     def _serve_lines(self) -> None:
         while (name := self.lines.next_stirred()) is not None:
-            while (waiter := self.lines.first_of(name, self._register.waits)) is not None:
-                self._try(waiter, name, self.lines.behind(name))
-                if self._register.waits(waiter):
+            while (asker := self.lines.first_of(name, self._register.waits)) is not None:
+                self._try(asker, name, self.lines.behind(name))
+                if self._register.waits(asker):
                     break
             else:
                 with self._register.changed:
                     self._alarms.stop(("line", name))
 
-    def _try(self, waiter: Waiter, name: str, behind: int) -> None:
-        """Tries to get a waiter its slots; if it has to wait, it stands in line, and is tried again at its time."""
-        waited = self._clock() - waiter.asked if waiter.tried or waiter.lines else None
-        patience = None if waiter.timeout is None else max(0.0, waiter.timeout - (waited or 0.0))
+    def _try(self, asker: Asker, name: str, behind: int) -> None:
+        """Tries to get a asker its slots; if it has to wait, it stands in line, and is tried again at its time."""
+        waited = self._clock() - asker.asked if asker.tried or asker.lines else None
+        patience = None if asker.timeout is None else max(0.0, asker.timeout - (waited or 0.0))
         try:
-            answer = self.store.try_acquire(
-                waiter.request, waited, patience=patience, behind=behind
-            )
+            answer = self.store.try_acquire(asker.request, waited, patience=patience, behind=behind)
         except ConcurrencyLimitError as error:
             if not self.store.may_pass(error):
-                self._register.decide(waiter, error)
+                self._register.decide(asker, error)
                 return
             self._in_trouble(error)
-            answer = Busy(waiter.request.names, AGAIN)
+            answer = Busy(asker.request.names, AGAIN)
         else:
             self._out_of_trouble()
-            waiter.tried = True
-            waiter.stands = waiter.stands or isinstance(answer, Busy)
+            asker.tried = True
+            asker.stands = asker.stands or isinstance(answer, Busy)
         if isinstance(answer, Busy):
             pause = REFRESH if answer.retry_after is None else min(answer.retry_after, REFRESH)
-            waiter.tries += 1
-            most = waiter.request.max_retries
-            is_given_up = most is not None and waiter.tries > most
+            asker.tries += 1
+            most = asker.request.max_retries
+            is_given_up = most is not None and asker.tries > most
             with self._register.changed:
-                is_late = waiter.once or is_given_up
+                is_late = asker.once or is_given_up
                 if not is_late:
-                    self.lines.join(waiter, answer.names)
+                    self.lines.join(asker, answer.names)
                     if name not in self.lines.first:
                         name = min(answer.names)
                     self._alarms.start(("line", name), max(pause, 0.0005), anew=True)
+                    if self._register.may_be_stuck():
+                        self._alarms.start(STUCK, STUCK_AFTER)
             if is_given_up:
                 problem = f"it had no free slots, nor at {most} further tries"
                 tag = min(answer.names).removeprefix(TAG)
-                self._register.decide(waiter, ConcurrencyLimitError(tag=tag, problem=problem))
+                self._register.decide(asker, ConcurrencyLimitError(tag=tag, problem=problem))
             elif is_late:
-                self._register.decide(waiter, too_late(waiter, self._register.trouble))
+                self._register.decide(asker, too_late(asker, self._register.trouble))
         elif not isinstance(answer, Acquired):
-            self._register.decide(waiter, refused(answer))
+            self._register.decide(asker, refused(answer))
         elif answer.after:
             with self._register.changed:
-                if self._register.waits(waiter):
-                    waiter.cancel()  # it is not late any more
-                    grant = partial(self._register.decide, waiter, answer)
-                    waiter.timer = self._after(answer.after, grant)
-                    waiter.granted = True
-            self.lines.stir(waiter.lines)
-        elif not self._register.decide(waiter, answer) and waiter.request.lease_seconds is not None:
-            self._give_back({waiter.request.holder.id: answer.names})
+                if self._register.waits(asker):
+                    asker.cancel()  # it is not late any more
+                    grant = partial(self._register.decide, asker, answer)
+                    asker.timer = self._after(answer.after, grant)
+                    asker.granted = True
+            self.lines.stir(asker.lines)
+        elif not self._register.decide(asker, answer) and asker.request.lease_seconds is not None:
+            self._give_back({asker.request.holder.id: answer.names})
+
+    # ------------------------------------------------------------------ who waits for ever
+
+    def _look_for_stuck(self) -> None:
+        """Refuses who would wait for slots for ever, and has what is run that others wait for with theirs."""
+        from shoal.limits.stuck_askers import (  # with what schedules runs, where there may be none
+            look,
+            names_at_risk,
+        )
+
+        with self._register.changed:
+            names = names_at_risk(self._register)
+        try:
+            read = [self.store.read(name) for name in names]
+        except ConcurrencyLimitError:
+            return  # who stands in line asks again, and then it is looked again
+        with self._register.changed:
+            found = look(self._register, {limit.name: limit for limit in read if limit is not None})
+            if found.refusals:
+                self._alarms.start(STUCK, STUCK_AFTER)
+        for asker, error in found.refusals.items():
+            self._register.decide(asker, error)
+        for dispatcher, wanted in found.to_run.items():
+            dispatcher.help_out(wanted)
 
     def _in_trouble(self, error: ConcurrencyLimitError) -> None:
         if self._register.trouble is None:

@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.engine.services import TIMERS
 from shoal.exceptions import ConcurrencyLimitError
+from shoal.futures.blocking import WATCHERS
 from shoal.limits.alarms import Alarms
 from shoal.limits.bell import Bell
-from shoal.limits.lines import Waiter
+from shoal.limits.lines import Asker
 from shoal.limits.opening import open_store
 from shoal.limits.refusals import failed, too_late
 from shoal.limits.register import News, Register
-from shoal.limits.serving import AGAIN, Serving
+from shoal.limits.serving import AGAIN, STUCK, STUCK_AFTER, Serving
 from shoal.limits.settings import poll_seconds
 from shoal.limits.store import TAG, Acquired
 from shoal.logs import library_logger
@@ -39,6 +40,8 @@ from shoal.logs import library_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from shoal.futures.blocking import Bearer
+    from shoal.futures.run import TaskFuture
     from shoal.limits.alarms import Alarm
     from shoal.limits.lines import OnOutcome
     from shoal.limits.store import LimitStore, Request
@@ -85,7 +88,8 @@ class SlotKeeper:
     def _reset(self) -> None:
         if self._bell is not None:  # in a forked child, where it would be the parent's
             self._bell.close()
-        self._register = Register(self._wake)
+        WATCHERS.discard(self._look_for_stuck)
+        self._register = Register(self._wake, self._look_for_stuck)
         self._changed = self._register.changed
         self._order = itertools.count()
         self._alarms = Alarms(self._after, self._changed, self._wake)
@@ -98,7 +102,11 @@ class SlotKeeper:
     # ------------------------------------------------------------------ what others ask for
 
     def request(
-        self, request: Request, on_outcome: OnOutcome, timeout: float | None = None
+        self,
+        request: Request,
+        on_outcome: OnOutcome,
+        timeout: float | None = None,
+        who: TaskFuture[Any] | Bearer | None = None,
     ) -> None:
         """Asks for slots of every one of the request's names that has a limit. Does not wait.
 
@@ -107,6 +115,7 @@ class SlotKeeper:
             on_outcome: called once, with `Acquired` as soon as the slots may be used, or with the error of what never will:
                 `ConcurrencyLimitError`, or `AcquireConcurrencySlotTimeoutError`. In a thread of the library's.
             timeout: seconds to wait at most; at 0, it is tried once.
+            who: waits, and then holds them.
 
         Raises:
             ValueError: the id waits, or holds slots.
@@ -119,14 +128,14 @@ class SlotKeeper:
             on_outcome(ConcurrencyLimitError(tag=tag, problem="this process is at its end"))
             return
         with self._changed:
-            waiter = Waiter(next(self._order), request, on_outcome, self._clock(), timeout)
-            self._register.add(waiter)
+            asker = Asker(next(self._order), request, on_outcome, self._clock(), timeout, who)
+            self._register.add(asker)
             if timeout:
-                waiter.timer = self._after(timeout, lambda: self._time_out(waiter))
+                asker.timer = self._after(timeout, lambda: self._time_out(asker))
             self._wake()
-            failure, waiters = self._failure, list(self._register.waiting.values())
+            failure, askers = self._failure, list(self._register.waiting.values())
         if failure is not None:
-            self._refuse(waiters, failure)
+            self._refuse(askers, failure)
 
     def withdraw(self, id: str) -> bool:
         """Takes a request back. Slots that it got meanwhile are given back, as by `release`.
@@ -182,6 +191,11 @@ class SlotKeeper:
                 self._try_again(error)
         elif self._bell is not None:
             self._bell.ring()
+
+    def _look_for_stuck(self) -> None:
+        """Somebody waits while others wait for slots: looks in a while whether any of them does so for ever."""
+        if self._register.may_be_stuck():
+            self._alarms.start(STUCK, STUCK_AFTER)
 
     def _see_to_end(self) -> None:
         """Children of `multiprocessing` end without what `atexit` has, but not without its own; under `_changed`."""
@@ -241,16 +255,16 @@ class SlotKeeper:
             return which in self._register.leases
         return what == "again" or bool(self._register.waiting)
 
-    def _time_out(self, waiter: Waiter) -> None:
-        """A waiter's time is over. One that was never tried is tried first, if the store can be reached."""
+    def _time_out(self, asker: Asker) -> None:
+        """A asker's time is over. One that was never tried is tried first, if the store can be reached."""
         with self._changed:
             trouble = self._register.trouble
-            if waiter.granted:
+            if asker.granted:
                 return
-            if not (waiter.tried or waiter.lines or trouble is not None):
-                waiter.once = True
+            if not (asker.tried or asker.lines or trouble is not None):
+                asker.once = True
                 return
-        self._register.decide(waiter, too_late(waiter, trouble))
+        self._register.decide(asker, too_late(asker, trouble))
 
     # ------------------------------------------------------------------ the thread
 
@@ -267,8 +281,8 @@ class SlotKeeper:
             with self._changed:
                 self._end()
                 self._try_again(error)
-                waiters = list(self._register.waiting.values())
-            self._refuse(waiters, error)
+                askers = list(self._register.waiting.values())
+            self._refuse(askers, error)
         finally:
             if store is not None:
                 store.close()
@@ -291,10 +305,10 @@ class SlotKeeper:
         with contextlib.suppress(RuntimeError):  # as for threads: until somebody asks again
             self._alarms.start(("again", None), AGAIN)
 
-    def _refuse(self, waiters: Iterable[Waiter], error: BaseException) -> None:
+    def _refuse(self, askers: Iterable[Asker], error: BaseException) -> None:
         """There was no thread for those who waited, by an error."""
-        for waiter in waiters:
-            self._register.decide(waiter, failed(waiter, error))
+        for asker in askers:
+            self._register.decide(asker, failed(asker, error))
 
 
 #: The keeper of this process. It opens nothing before the first request.

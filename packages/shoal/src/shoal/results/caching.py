@@ -24,9 +24,9 @@ from shoal.engine.loops import cancelled_class
 from shoal.engine.task_run import begin, raised, resolved
 from shoal.exceptions import ResultStorageError, UnstableKeyError
 from shoal.futures import TaskFuture
-from shoal.futures.awaiting import settled
+from shoal.futures.awaiting import settled, task_here
 from shoal.futures.blocking import Countdown, block, block_plainly
-from shoal.limits.holding import Held, task_here
+from shoal.limits.holding import Held
 from shoal.logs import log_failure
 from shoal.results.kept import keep, recall
 from shoal.results.run_keys import RunKey

@@ -4,6 +4,7 @@ scheduler.py    pure: events in, effects out; no threads, no clock, no I/O
 endings.py      pure: runs are ended from outside, by cancels and time limits
 caps.py         pure: how many runs of a task, or of all, may run at once
 wait_graph.py   pure: who waits for what, and what would close a circle
+stuck.py        pure: who waits for slots of limits that never come
 pulling.py      pure: the scheduler of workers in this process, which take what is ready
 pushing.py      pure: the scheduler of backends to which batches are sent; made of
   sending.py      what is ready goes to the slots that have room

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from shoal.futures.blocking import ALL
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from logging import LogRecord
 
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
+    from shoal.futures.blocking import Wanted
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import Capabilities
     from shoal.specs import TaskSpec
@@ -93,7 +96,7 @@ class BackendEvents(Protocol):
         wanted: list[Any],
         *,
         blocks: bool,
-        timed: bool,
+        until: int = ALL,
         lends: bool = False,
         tag: Any,
     ) -> BlockedRun | None:
@@ -230,6 +233,10 @@ class PullingBackend(Backend, Protocol):
 
     def lend_back(self) -> None:
         """It has waited."""
+
+    def help_out(self, wanted: Wanted) -> None:
+        """Everybody may wait for slots whose holders wait for these: somebody is to run them, or what they need."""
+        return
 
     def give_up(self, run: TaskFuture[Any]) -> None:
         """An interrupted run has had its grace: what still executes it is given up."""

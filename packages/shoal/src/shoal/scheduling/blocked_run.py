@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shoal.futures.blocking import Wait
 from shoal.scheduling.effects import GO_ON, HELP
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from shoal.calls import Batch
-    from shoal.futures.blocking import Wanted
+    from shoal.futures.blocking import Bearer, Wanted
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.scheduler import Scheduler
 
@@ -30,6 +33,8 @@ class BlockedRun:
         tag: what the backend knows it by.
         spare: the slot that stands in for the worker's, if any.
         lends: whether a place of its caps is lent, and it has not gone on.
+        lends_worker: whether it waits for slots of limits, so that its worker runs nothing on top of it.
+        keeps: those that bear slots of limits there meanwhile, and the wait that they were told of.
     """
 
     __slots__ = (
@@ -37,7 +42,9 @@ class BlockedRun:
         "_scheduler",
         "batch",
         "blocks",
+        "keeps",
         "lends",
+        "lends_worker",
         "run",
         "spare",
         "stack",
@@ -65,7 +72,21 @@ class BlockedRun:
         self.blocks = blocks
         self.tag = tag
         self.spare: int | None = None
-        self.lends = False
+        self.lends = self.lends_worker = False
+        self.keeps: list[tuple[Bearer, Wait]] = []
+
+    def keep(self, bearers: Iterable[Bearer], until: int) -> None:
+        """It gives none of the slots back that these bear before the wait has ended; `until`: see `Wait`."""
+        wait = Wait(self.wanted, until)
+        for bearer in bearers:
+            self.keeps.append((bearer, wait))
+            bearer.begin(wait)
+
+    def goes_on(self) -> None:
+        """The wait has ended."""
+        for bearer, wait in self.keeps:
+            bearer.end(wait)
+        self.keeps.clear()
 
     def serves(self, dispatcher: Any) -> bool:
         """Whether runs of a runner may be given to it."""

@@ -14,7 +14,7 @@ from shoal.context import CALL, HERE, LOCK
 from shoal.engine.interrupt import interruptible_block
 from shoal.exceptions import BlockingWaitInLoop
 from shoal.futures.awaiting import PLACES, waker
-from shoal.futures.blocking import Countdown, Decision, block_plainly
+from shoal.futures.blocking import ALL, Countdown, Decision, block_plainly
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -218,7 +218,7 @@ class CallPlace:
         self._waits = 1
         self._wake: Callable[[], None]
 
-    def give_up(self, wanted: Wanted, wake: Callable[[], None]) -> None:
+    def give_up(self, wanted: Wanted, wake: Callable[[], None], until: int = ALL) -> None:
         """See `Place`."""
         with LOCK:
             self._waits += 1

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from shoal.context import FlowLabel
     from shoal.engine.services import Timer
+    from shoal.futures.blocking import Wanted
     from shoal.scheduling.backend import Backend
 
 __all__ = ["AnyDispatcher", "Dispatcher"]
@@ -225,6 +226,13 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
             return TIMERS.after(seconds, guarded(action, self.failed))
         return TIMERS.after(seconds, guarded(action, lambda error: self.crash(about, error)))
 
+    def help_out(self, wanted: Wanted) -> None:
+        """Has runs begun, or what they need, for which holders of slots wait, even if everybody who could waits for slots.
+
+        Args:
+            wanted: what they wait for.
+        """
+
     # ------------------------------------------------------------------ what any backend tells
 
     def leave_to_parent(self) -> None:
@@ -393,7 +401,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
             self.drain()
 
         limited = future._details().limited
-        self.gate.request(limited, self._slots_id(future), future.name, decided)
+        self.gate.request(limited, self._slots_id(future), future.name, decided, future)
 
     def _release_slots(self, future: TaskFuture[Any]) -> None:
         assert self.gate is not None  # only then are runs limited

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from shoal.context import LOCK
 from shoal.engine.services import CALLBACKS
 from shoal.exceptions import BackendError, WaitCycle
+from shoal.futures.blocking import ALL
 from shoal.logs import log_failure
 from shoal.scheduling import effects as effects_of
 from shoal.scheduling.dispatcher import GRACE, Dispatcher
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from shoal.calls import Batch, Call, Outcome, Report
     from shoal.futures import TaskFuture
+    from shoal.futures.blocking import Wanted
     from shoal.scheduling.backend import (
         Backend,
         LaunchingBackend,
@@ -191,14 +193,14 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         wanted: list[Any],
         *,
         blocks: bool,
-        timed: bool,
+        until: int = ALL,
         lends: bool = False,
         tag: Any,
     ) -> BlockedRun | None:
         """See `BackendEvents`."""
         with LOCK:
             blocked_run: BlockedRun | None = self.scheduler.worker_waits.run_waits(
-                batch, position, wanted, blocks=blocks, timed=timed, lends=lends, tag=tag
+                batch, position, wanted, blocks=blocks, until=until, lends=lends, tag=tag
             )
         self.drain()
         return blocked_run
@@ -207,6 +209,12 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         """See `BackendEvents`."""
         with LOCK:
             self.scheduler.worker_waits.run_resumed(blocked_run)
+        self.drain()
+
+    def help_out(self, wanted: Wanted) -> None:
+        """See `Dispatcher`."""
+        with LOCK:
+            self.scheduler.worker_waits.help_out(wanted)
         self.drain()
 
     # ------------------------------------------------------------------ effects

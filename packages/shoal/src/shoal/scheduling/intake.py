@@ -47,6 +47,7 @@ class Gate(Protocol):
         run_id: str,
         run_name: str,
         on_outcome: Callable[[Any], object],
+        run: TaskFuture[Any],
         /,
     ) -> None:
         """Asks for a slot of each tag; `on_outcome` is called with `None` once they are held, or with a refusal."""

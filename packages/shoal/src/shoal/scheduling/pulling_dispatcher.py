@@ -19,6 +19,7 @@ from shoal.scheduling.pulling import PullingScheduler
 
 if TYPE_CHECKING:
     from shoal.futures import TaskFuture
+    from shoal.futures.blocking import Wanted
     from shoal.scheduling.backend import PullingBackend
     from shoal.scheduling.observed import RunnerObserver
 
@@ -104,6 +105,10 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
             self._wait_for_returned(future, outcome.value)
         else:
             self.scheduler.ended(future, outcome, time.time())
+
+    def help_out(self, wanted: Wanted) -> None:
+        """See `Dispatcher`."""
+        self.backend.help_out(wanted)
 
     def failed(self, error: BaseException) -> None:
         """See `BackendEvents`."""

@@ -5,7 +5,7 @@ a worker that was sent a batch. The graph is kept by the runs themselves, in the
 start, `waits_on` while they wait in the user's code, and `wanting` the other way about, as are
 `dependants`. All with `LOCK` held.
 
-May import futures and what lies above them.
+May import futures, `stuck` and what lies above them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.calls import DONE, READY, WAITING
 from shoal.exceptions import WaitCycle
-from shoal.futures.blocking import Decision
+from shoal.futures.blocking import ALL, TIMED, WATCHERS, Bearer, Decision, Wait
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TaskFuture
+from shoal.scheduling.stuck import Needs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.futures.maps import Span
 
-__all__ = ["Blocked", "blocked_on", "check_cycle", "claim_wanted", "depend", "tell_wanting"]
+__all__ = [
+    "Blocked",
+    "blocked_on",
+    "check_cycle",
+    "claim_wanted",
+    "depend",
+    "needs_of",
+    "tell_wanting",
+    "wanted_by",
+]
 
 
 class Blocked(Protocol):
@@ -155,15 +165,71 @@ def check_cycle(wanted: Wanted, run: TaskFuture[Any]) -> None:
             stack.extend(detail.waits_on or ())
 
 
-def blocked_on(future: TaskFuture[Any], wanted: Wanted | None) -> None:
-    """What a running run is blocked on from now, `None` for nothing."""
+def blocked_on(future: TaskFuture[Any], wanted: Wanted | None, until: int = ALL) -> None:
+    """What a running run is blocked on from now, `None` for nothing; `until`: see `Wait`."""
     detail = future._details()
     detail.waits_on = wanted
+    detail.waits_until = until
     if wanted is not None:
+        for watcher in list(WATCHERS):
+            watcher()
         tell_wanting(detail.wanting)
         if detail.origin is not None:
             tell_wanting(detail.origin[0].wanting)
     future._dispatcher.scheduler.now_waits(future, wanted)
+
+
+#: Stands for runs of which nothing is known but that they have not ended.
+_OTHERS = object()
+
+
+def wanted_by(waiting: Any) -> Wait | None:
+    """What somebody waits for, `None` for nothing: a run that executes, or a `Bearer`."""
+    if type(waiting) is Bearer:
+        return waiting.waits[-1] if waiting.waits else None
+    detail = waiting._detail
+    if detail is None or waiting._phase >= DONE or not detail.waits_on:
+        return None
+    return Wait(detail.waits_on, detail.waits_until)
+
+
+def needs_of(waiting: Any) -> Needs | None:
+    """What somebody needs to go on who waits for runs, `None` for nothing that is known.
+
+    Args:
+        waiting: a run, or a `Bearer`; anything else waits for nothing.
+    """
+    if type(waiting) is TaskFuture and waiting._phase == WAITING:
+        upstreams = [entry.future for entry in waiting._details().upstreams]
+        of: list[Any] = [run for run in upstreams if isinstance(run, TaskFuture) and not run.done()]
+        return Needs(of, all=False) if of else None  # if one fails, it ends
+    if type(waiting) is not TaskFuture and type(waiting) is not Bearer:
+        return None
+    wait = wanted_by(waiting)
+    if wait is None or wait.until == TIMED:
+        return None
+    of = []
+    for item in wait.wanted:
+        if item.done():
+            continue
+        if isinstance(item, MapRecord):
+            of.extend(_open_elements(item))
+        else:
+            of.append(item)
+    return Needs(of, all=wait.until == ALL) if of else None
+
+
+def _open_elements(record: MapRecord[Any]) -> list[Any]:
+    """The elements of a map that have not ended; those of which nobody has the future as one, or as the map if no worker
+    has taken them.
+    """
+    known: list[Any] = [run for run in list(record.futures.values()) if run._phase < DONE]
+    unclaimed = sum(stop - start for start, stop in list(record.unclaimed))
+    if unclaimed:
+        known.append(record)
+    elif record.open() > len(known):
+        known.append(_OTHERS)
+    return known
 
 
 def tell_wanting(wanted: list[Any] | None) -> None:

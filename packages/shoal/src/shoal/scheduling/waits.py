@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import SENT, Batch
+from shoal.futures.blocking import ALL, TIMED
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import wait_graph
 from shoal.scheduling.blocked_run import BlockedRun
@@ -64,7 +65,7 @@ class WorkerWaits:
         wanted: Wanted,
         *,
         blocks: bool,
-        timed: bool,
+        until: int = ALL,
         lends: bool = False,
         tag: Any = None,
     ) -> BlockedRun | None:
@@ -75,7 +76,7 @@ class WorkerWaits:
             position: of the run in it; `None` if what waits is no run of ours.
             wanted: what it waits for.
             blocks: whether its worker can do nothing else meanwhile.
-            timed: whether the wait has a time limit; the worker then lends its slot to a spare one.
+            until: what it lasts until; see `Wait`. If it is `TIMED`, the worker lends its slot to a spare one.
             lends: whether it is for no run: the spare slot then is for whatever comes.
             tag: what the backend knows the wait by.
 
@@ -92,28 +93,29 @@ class WorkerWaits:
         batch = entry[0]
         place = self._place_of(batch)
         run = scheduler.run_at(batch, position) if position is not None else None
-        stack = [] if run is None else [run]
-        if blocks:
+        stack = [] if run is None or lends else [run]
+        if blocks and not lends:
             stack = [h.run for h in self.blocked_runs.get(place, ()) if h.blocks and h.run] + stack
         blocked_run = BlockedRun(scheduler, batch, run, wanted, stack, blocks=blocks, tag=tag)
+        blocked_run.lends_worker = blocks and lends
         if run is not None:
             for below in stack:
                 wait_graph.check_cycle(wanted, below)
-            wait_graph.blocked_on(run, wanted)
+            wait_graph.blocked_on(run, wanted, until)
         self.blocked_runs.setdefault(place, []).append(blocked_run)
         if blocks:
             if lends:
                 blocked_run.spare = spare = self._slots.lend_to_all(self._leaving)
                 self._leaving -= {spare}
             else:
-                if timed:
+                if until == TIMED:
                     blocked_run.spare = self._slots.lend()
                 blocked_run.look_again()
         else:
             self._slots.leave_loop(batch)
         if scheduler.caps is not None:
             scheduler.lend_place(number, blocked_run)
-            if blocks and not timed:
+            if blocks and until != TIMED:
                 self.help_first(blocked_run)  # before others get the place that it has lent
         scheduler.fill()
         return blocked_run
@@ -142,6 +144,7 @@ class WorkerWaits:
         if here is None or blocked_run not in here:
             return
         here.remove(blocked_run)
+        blocked_run.goes_on()
         if blocked_run.lends:
             caps_of(self._scheduler).stopped(blocked_run)
         if not here:
@@ -189,6 +192,34 @@ class WorkerWaits:
         self.helping[number] = blocked_run
         scheduler.launch(batch)
         return True
+
+    def help_out(self, wanted: Wanted) -> None:
+        """All that there is waits for slots, whose holders wait for runs that nobody would begin: one of the workers lends
+        its place to what they need, whatever else is lent.
+
+        Args:
+            wanted: what they wait for.
+        """
+        slots = self._slots
+        blocked = self.blocked()
+        if slots.awaited or any(
+            slot not in blocked for slot in slots.in_flight.keys() - slots.spares
+        ):
+            return  # somebody will have room
+        for here in self.blocked_runs.values():
+            innermost = next((h for h in reversed(here) if h.blocks), None)
+            if innermost is None or not innermost.lends_worker:
+                continue
+            has_lent = innermost.spare is not None
+            if has_lent and (
+                innermost.spare not in slots.spares or innermost in self.helping.values()
+            ):
+                continue
+            if not has_lent:
+                innermost.spare = slots.lend()
+            innermost.wanted = wanted
+            innermost.look_again()
+            return
 
     def help_first(self, blocked_run: BlockedRun) -> None:
         """`help` before others are given anything, if it still waits.

@@ -15,6 +15,7 @@ from shoal.context import LOCK
 from shoal.engine.loops import SERVICE_LOOP, under_asyncio
 from shoal.engine.task_run import attempt_async, overdue_outcome_async, raised
 from shoal.futures.awaiting import PLACES
+from shoal.futures.blocking import ALL
 from shoal.scheduling import wait_graph
 from shoal.scheduling.dispatchers import GoneError
 from shoal.task_runners.packing import not_begun
@@ -176,12 +177,13 @@ class AsyncLane:
 class _Place:
     """One of the runner's places, held by a coroutine while it does not wait for runs."""
 
-    __slots__ = ("_holds", "_lane", "_left", "_resumed", "_run", "_waits")
+    __slots__ = ("_holds", "_lane", "_left", "_resumed", "_run", "_waits", "_wanted")
 
     def __init__(self, lane: AsyncLane, run: TaskFuture[Any]) -> None:
         self._lane = lane
         self._run = run
         self._waits = 0
+        self._wanted: list[Any] = []  # of all its waits, which its asyncio tasks may have at once
         self._holds = True
         self._left = False
         self._resumed: asyncio.Future[None] | None = None
@@ -194,7 +196,7 @@ class _Place:
             self.resume()
         return not self._holds
 
-    def give_up(self, wanted: Wanted, wake: Callable[[], None]) -> None:
+    def give_up(self, wanted: Wanted, wake: Callable[[], None], until: int = ALL) -> None:
         """The coroutine is about to wait.
 
         Raises:
@@ -203,8 +205,11 @@ class _Place:
         scheduler = self._lane.dispatcher.scheduler
         with LOCK:
             wait_graph.check_cycle(wanted, self._run)
-            wait_graph.blocked_on(self._run, wanted)
+            if self._waits:
+                until = max(until, self._run._details().waits_until)
             self._waits += 1
+            self._wanted.extend(wanted)
+            wait_graph.blocked_on(self._run, self._wanted, until)
             if self._waits == 1 and not self._left:
                 self._holds = False
                 scheduler.vacate(scheduler.line_of(self._run))
@@ -217,6 +222,7 @@ class _Place:
             self._waits -= 1
             if self._waits:
                 return
+            self._wanted = []
             wait_graph.blocked_on(self._run, None)
             if self._left or scheduler.occupy(self, scheduler.line_of(self._run)):
                 self._holds = not self._left

@@ -32,6 +32,7 @@ from shoal.task_runners.workers import Worker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from shoal.futures.blocking import Wanted
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.caps import Ready
 
@@ -68,6 +69,9 @@ class ThreadBackend(WorkerBackend):
         self._lent = 0
         self._threads: list[threading.Thread] = []
         self._given_up: list[Worker] = []
+        self._helpers: list[
+            Worker
+        ] = []  # threads that run what is waited for with slots, and end with it
         self._timing = False
         self._stopping = False
         self._finished = 0
@@ -185,13 +189,17 @@ class ThreadBackend(WorkerBackend):
             if span is not None and now - worker.since >= PATIENCE:
                 span.record.dispatcher.scheduler.take_back(span)
 
-    def _add(self) -> None:
+    def _add(self, wanted: Wanted | None = None) -> Worker | None:
+        """Starts another thread if there may be one, and returns it; `wanted`: see `Worker.serve`."""
         with LOCK:
             if self._stopping or len(self.workers) >= self._most + self._lent:
-                return
+                return None
             worker = Worker(self, Frames())
             thread = threading.Thread(
-                target=worker.serve, name=f"shoal-worker-{len(self._threads)}", daemon=True
+                target=worker.serve,
+                args=(wanted,),
+                name=f"shoal-worker-{len(self._threads)}",
+                daemon=True,
             )
             worker.thread = thread
             try:
@@ -202,9 +210,10 @@ class ThreadBackend(WorkerBackend):
                 library_logger().warning(
                     "No further worker thread could be started; %d go on", len(self.workers)
                 )
-                return
+                return None
             self.workers.append(worker)
             self._threads.append(thread)
+            return worker
 
     # -------------------------------------------------------------- lending, giving up, stopping
 
@@ -229,6 +238,28 @@ class ThreadBackend(WorkerBackend):
                 scheduler = self.dispatcher.scheduler
                 if scheduler.idle:
                     scheduler.idle.pop().look_again()
+
+    def help_out(self, wanted: Wanted) -> None:
+        """See `PullingBackend`."""
+        with LOCK:
+            scheduler = self.dispatcher.scheduler
+            may_grow = len(self.workers) < self._most + self._lent
+            if scheduler.idle or may_grow or not all(worker.waits() for worker in self.workers):
+                return  # somebody will come to it
+            self._lent += 1
+            helper = self._add(wanted)
+            if helper is not None:
+                self._helpers.append(helper)
+            else:
+                self._lent -= 1
+
+    def left(self, worker: Worker) -> None:
+        """See `Pool`."""
+        with LOCK:
+            super().left(worker)
+            if worker in self._helpers:
+                self._helpers.remove(worker)
+                self._lent -= 1
 
     def retire(self) -> bool:
         """Whether an idle worker is to end because it was a spare; with `LOCK` held."""

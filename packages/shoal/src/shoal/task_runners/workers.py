@@ -29,7 +29,7 @@ from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Frame, Frames, Interrupt, answered_soon
 from shoal.engine.task_run import attempt_here, overdue_outcome
 from shoal.exceptions import NestingTooDeep, WaitCycle
-from shoal.futures.blocking import Countdown, Decision, Wakeup, block_plainly
+from shoal.futures.blocking import Countdown, Decision, Wakeup, block_plainly, until
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import wait_graph
@@ -136,56 +136,71 @@ class Worker:
         """Whether it waits for something to do, or for a run."""
         return self._asleep
 
+    def waits(self) -> bool:
+        """Whether it does nothing until something ends, or comes."""
+        return self._asleep or self.frames.countdown is not None
+
     def serves(self, dispatcher: PullingDispatcher) -> bool:
         """Whether runs of a runner may be run on this thread."""
         return dispatcher in self.helps
 
     # -------------------------------------------------------------- the loop
 
-    def serve(self) -> None:
-        """The body of the thread: takes runs until the pool stops."""
+    def serve(self, wanted: Wanted | None = None) -> None:
+        """The body of the thread: takes runs until the pool stops.
+
+        Args:
+            wanted: it runs these, or what they need, and nothing else, and ends with them.
+        """
         self.frames.thread = threading.get_ident()
         HERE.frames = self.frames
         HERE.block = self.block
         HERE.worker = self
-        backend = self.backend
-        scheduler = backend.dispatcher.scheduler
-        slept = False
         try:
-            while not (self.stopping or self.abandoned):
-                # Most runs are had without the lock; see `Scheduler`.
-                work: TaskFuture[Any] | Span | None = None
-                if not (slept or scheduler.counting or backend.surplus):
-                    work = scheduler.pop()
-                if work is None:
-                    with LOCK:
-                        if slept and self in scheduler.idle:
-                            scheduler.idle.remove(self)  # woken by something else than work
-                        if self._is_over() or (backend.surplus and backend.retire()):
-                            return
-                        work = scheduler.take(self)
-                        slept = work is None
-                        if slept:
-                            self._asleep = True
-                    if scheduler.effects:
-                        backend.dispatcher.drain()
-                if work is None:
-                    self.park()
-                elif type(work) is TaskFuture:
-                    try:
-                        self.run(work)
-                    except BaseException as error:  # there are others to run
-                        _dispatcher_of(work).crash(work, error)
-                else:
-                    self.run_span(work)  # type: ignore[arg-type]
-                work = None
+            if wanted is None:
+                self._take_all()
+            else:
+                self.help(wanted)
         except BaseException as error:
-            backend.dispatcher.failed(error)
+            self.backend.dispatcher.failed(error)
         finally:
             HERE.frames = None
             HERE.block = None
             HERE.worker = None
-            backend.left(self)
+            self.backend.left(self)
+
+    def _take_all(self) -> None:
+        """Runs whatever is ready. Hot."""
+        backend = self.backend
+        scheduler = backend.dispatcher.scheduler
+        slept = False
+        while not (self.stopping or self.abandoned):
+            # Most runs are had without the lock; see `Scheduler`.
+            work: TaskFuture[Any] | Span | None = None
+            if not (slept or scheduler.counting or backend.surplus):
+                work = scheduler.pop()
+            if work is None:
+                with LOCK:
+                    if slept and self in scheduler.idle:
+                        scheduler.idle.remove(self)  # woken by something else than work
+                    if self._is_over() or (backend.surplus and backend.retire()):
+                        return
+                    work = scheduler.take(self)
+                    slept = work is None
+                    if slept:
+                        self._asleep = True
+                if scheduler.effects:
+                    backend.dispatcher.drain()
+            if work is None:
+                self.park()
+            elif type(work) is TaskFuture:
+                try:
+                    self.run(work)
+                except BaseException as error:  # there are others to run
+                    _dispatcher_of(work).crash(work, error)
+            else:
+                self.run_span(work)  # type: ignore[arg-type]
+            work = None
 
     def _is_over(self) -> bool:
         return self.stopping or self.abandoned
@@ -340,7 +355,7 @@ class Worker:
             me = running[-1] if running else None
             line = self.line
             if me is not None and not waiter.woken:
-                wait_graph.blocked_on(me, wanted)
+                wait_graph.blocked_on(me, wanted, until(None, fail_fast, first))
         try:
             work = None
             while True:
@@ -386,9 +401,9 @@ class Worker:
                     waiter.forget(wanted)
 
     def _interrupted(self) -> bool:
-        """Whether the run that waits was interrupted; with `LOCK` held."""
+        """Whether the run that waits was interrupted, or there is none and the pool stops; with `LOCK` held."""
         stack = self.frames.stack
-        return bool(stack) and stack[-1].fired
+        return stack[-1].fired if stack else self.stopping
 
     def _take_place(self, dispatcher: PullingDispatcher, line: Line | None) -> None:
         """The run that waited goes on: it takes a place of its runner again, and one of its caps."""
@@ -432,7 +447,7 @@ class Worker:
             if me is not None:
                 wait_graph.check_cycle(wanted, me)
                 _dispatcher_of(me).scheduler.count_places()
-                wait_graph.blocked_on(me, wanted)
+                wait_graph.blocked_on(me, wanted, until(deadline, fail_fast, first))
                 _dispatcher_of(me).scheduler.vacated(self)
             self.frames.countdown = countdown
             if self.frames.due(shielded=True):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shoal.context import HERE
 from shoal.engine.interrupt import interruptible_block, raise_if_due, shielded
-from shoal.futures.blocking import Countdown, Decision, block_plainly
+from shoal.futures.blocking import ALL, Countdown, Decision, block_plainly
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 
@@ -200,7 +200,7 @@ class CallPlace(_Entered):
         self._there: asyncio.Event | Any = None
         self._wake: Callable[[], None]
 
-    def give_up(self, wanted: Wanted, wake: Callable[[], None]) -> None:
+    def give_up(self, wanted: Wanted, wake: Callable[[], None], until: int = ALL) -> None:
         """See `Place`."""
         self._waits += 1
         if self._waits == 1:

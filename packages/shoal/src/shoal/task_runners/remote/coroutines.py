@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import CANCELLED, COMPLETED, Call, Outcome
 from shoal.context import LOCK
 from shoal.engine.task_run import raised
+from shoal.futures.blocking import ALL
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN
@@ -186,7 +187,7 @@ class _Place:
         self._waits = 0
         self.wake: Callable[[], None]
 
-    def give_up(self, wanted: Wanted, wake: Callable[[], None]) -> None:
+    def give_up(self, wanted: Wanted, wake: Callable[[], None], until: int = ALL) -> None:
         """It is about to wait."""
         self._waits += 1
         if self._waits == 1:
@@ -195,7 +196,7 @@ class _Place:
             self._wait = wait = remote.new_wait()
             self._worker.coroutines.places[wait] = self
             at = (self._batch.number, self._position)
-            remote.tell_waiting(wait, None, wanted, timed=False, at=at)
+            remote.tell_waiting(wait, None, wanted, until=until, at=at)
             if wait in remote.refusals:
                 wake()
 

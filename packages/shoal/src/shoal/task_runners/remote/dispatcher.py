@@ -30,7 +30,8 @@ from shoal.engine.batch_run import pack_task
 from shoal.engine.interrupt import shielded
 from shoal.exceptions import ResultLost, RunnerStateError, SerializationError
 from shoal.futures import TaskFuture, TaskFutureList
-from shoal.futures.blocking import Decision
+from shoal.futures.awaiting import task_here
+from shoal.futures.blocking import ALL, BEARERS, Decision
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TRAVEL
 from shoal.safely import is_raisable, repr_of
@@ -305,7 +306,7 @@ class RemoteDispatcher(Answers):
         run: int | None,
         wanted: Wanted,
         *,
-        timed: bool,
+        until: int = ALL,
         at: tuple[int, int] | None = None,
         watcher: Any = None,
     ) -> None:
@@ -315,20 +316,24 @@ class RemoteDispatcher(Answers):
             wait: the number of the wait.
             run: its number, if it is on a worker_thread.
             wanted: what it waits for.
-            timed: whether the wait has a time limit.
+            until: what the wait lasts until; see `Wait`.
             at: batch and position of a coroutine's run.
             watcher: its `look_again` is called when there is more to tell.
         """
         blocks = at is None
         if at is None and run is not None:
             at = self._worker.batch_of(run)
+        lends = Decision.awaited(wanted)
+        asked = self.keeper.known_by(wanted[0]) if lends else None
         with LOCK:
             numbers, maps = self.untold.reach(wanted, watcher)
+            bearer = BEARERS.get(task_here() or threading.current_thread()) if BEARERS else None
+            kept = self.keeper.known(bearer.held) if bearer is not None else []
         with self._sending:
             self._tell_dropped(at_once=False)
             self._worker.channel.send(
                 messages.WAITING,
-                dumps((wait, at, numbers, maps, blocks, timed, Decision.awaited(wanted))),
+                dumps((wait, at, numbers, maps, blocks, until, lends, asked, kept)),
             )
 
     # ------------------------------------------------------------------ what futures ask

@@ -64,7 +64,7 @@ class Member(WorkerState):
         runs: by number, those that runs there have submitted, for as long as their futures live there.
         maps: by the number of the first element, likewise.
         entered: by number, what was called there and has a place of a cap, or waits for one.
-        slots: by acquisition, who keeps the slots of limits that runs there hold or wait for.
+        slots: by acquisition, the slots of limits that runs there hold or wait for: `Asked`.
     """
 
     def __init__(self, number: int, channel: Channel, key: Hashable) -> None:
@@ -86,8 +86,8 @@ class Member(WorkerState):
             entered.leave()
         self.entered.clear()
         slots, self.slots = self.slots, {}
-        for acquisition, keeper in list(slots.items()):  # the keeper's thread may take one out
-            keeper.release(acquisition)
+        for acquisition, asked in list(slots.items()):  # the keeper's thread may take one out
+            asked.keeper.release(acquisition)
 
     def run_numbered(self, number: int) -> TaskFuture[Any]:
         """The run that it submitted under this number."""

@@ -43,7 +43,8 @@ LOGGED = 27  # log record
 INSIDE = 45  # what happened inside runs, as `recording.inside` has it: to a driver that is recorded
 SUBMITTED = 28  # (number, 1, (task key, task, content, own segment)): a run submitted by a run
 MAPPED = 29  # likewise for a map
-WAITING = 30  # (wait number, batch and position, awaited runs, awaited maps, blocks, timed, lends)
+# (wait number, batch and position, awaited runs, awaited maps, blocks, until when, lends; the slots waited for and those kept)
+WAITING = 30
 RESUMED = 31  # wait number
 ENTER = 51  # (number, cap, whether it is async): what is called here needs a place of its own
 LEAVE = 52  # that number: it needs it no more

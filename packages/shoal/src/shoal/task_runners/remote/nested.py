@@ -242,8 +242,10 @@ class NestedRuns:
         numbers: list[int],
         maps: list[tuple[int, int]],
         blocks: bool,
-        timed: bool,
+        until: int,
         lends: bool,
+        asked: str | None,
+        kept: list[str],
     ) -> None:
         wanted: list[Any] = []
         for number in numbers:
@@ -258,13 +260,15 @@ class NestedRuns:
             else:  # its elements came one by one
                 elements = [member.runs.get(number) for number in range(base, base + size)]
                 wanted.extend(element for element in elements if element is not None)
+        if asked in member.slots:
+            wanted.append(member.slots[asked].answer)
         if at is None:
             return
         try:
             blocked_run = self._dispatcher.waiting(
                 *(at[0], at[1], wanted),
                 blocks=blocks,
-                timed=timed,
+                until=until,
                 lends=lends,
                 tag=(member, wait),
             )
@@ -274,6 +278,9 @@ class NestedRuns:
         if blocked_run is not None:
             with LOCK:
                 member.waits[wait] = blocked_run
+                blocked_run.keep(
+                    [member.slots[it].bearer for it in kept if it in member.slots], until
+                )
 
     def take_entering(self, member: Member, number: int, cap: TaskCap, is_async: bool) -> None:
         """A task is called on a worker that needs a place of a cap of its own."""

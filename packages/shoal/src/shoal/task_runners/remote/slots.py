@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.context import LOCK
 from shoal.engine.batch_run import pack_error
+from shoal.futures.blocking import Bearer, Decision
 from shoal.limits.acquiring import tell_of
 from shoal.limits.holding import default_lease
 from shoal.limits.slots import KEEPER
@@ -25,13 +26,31 @@ from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from shoal.limits.store import Acquired, Request
+    from shoal.limits.holding import Held
+    from shoal.limits.store import Request
     from shoal.task_runners.remote.members import Member
     from shoal.task_runners.remote.messages import Channel
 
 __all__ = ["RemoteKeeper", "WorkerSlots"]
+
+
+class Asked:
+    """Slots that a run on a worker has asked for and not given back.
+
+    Attributes:
+        keeper: who keeps them.
+        answer: of the keeper.
+        bearer: stands for the thread there, or the task of its loop.
+    """
+
+    __slots__ = ("answer", "bearer", "keeper")
+
+    def __init__(self, keeper: Any) -> None:
+        self.keeper = keeper
+        self.answer = Decision()
+        self.bearer = Bearer()
 
 
 class WorkerSlots:
@@ -48,12 +67,14 @@ class WorkerSlots:
         """A run wants slots."""
         acquisition = request.holder.id
         keeper = self._dispatcher.keeper or KEEPER
+        asked = Asked(keeper)
         with LOCK:
             if member.seen_off:
                 return
-            member.slots[acquisition] = keeper
+            member.slots[acquisition] = asked
 
-        def decided(outcome: Acquired | Exception) -> None:
+        def decided(decision: Decision) -> None:
+            outcome = decision.answer
             if isinstance(outcome, Exception):
                 answer = pack_error(outcome, "(slots of limits)")
             else:
@@ -65,13 +86,15 @@ class WorkerSlots:
             with suppress(OSError):  # the worker has gone, and what it held is given back for that
                 member.channel.send(messages.SLOTS, dumps((acquisition, answer)))
 
+        with LOCK:
+            asked.answer.watch(decided)
         try:
             leased = request
             if request.lease_seconds == 0:
                 leased = replace(request, lease_seconds=default_lease(keeper))
-            keeper.request(leased, decided, timeout)
+            keeper.request(leased, asked.answer, timeout, asked.bearer)
         except Exception as error:  # whoever it is, a run waits for the answer
-            decided(error)
+            asked.answer(error)
         with LOCK:
             has_gone = member.seen_off
         if has_gone:  # perhaps between the two, and then nobody else gives them back
@@ -79,9 +102,9 @@ class WorkerSlots:
 
     def take_released(self, member: Member, acquisition: str) -> None:
         """A run needs its slots no more, or no longer waits for them."""
-        keeper = member.slots.pop(acquisition, None)
-        if keeper is not None:
-            keeper.release(acquisition)
+        asked = member.slots.pop(acquisition, None)
+        if asked is not None:
+            asked.keeper.release(acquisition)
 
 
 class RemoteKeeper:
@@ -104,6 +127,7 @@ class RemoteKeeper:
         request: Request,
         on_outcome: Callable[[Any], object],
         timeout: float | None = None,
+        who: object = None,
     ) -> None:
         """Asks for slots; does not wait.
 
@@ -111,6 +135,7 @@ class RemoteKeeper:
             request: what is wanted.
             on_outcome: called once with the answer or the error, on the receiver's thread; not after `release`.
             timeout: seconds to wait at most.
+            who: see `SlotKeeper`; the driver is told with each wait.
         """
         id = request.holder.id
         acquisition = self._known_as[id] = str(uuid.uuid4())
@@ -127,6 +152,15 @@ class RemoteKeeper:
             self._waiting.pop(acquisition, None)
             with suppress(OSError):  # the driver has gone
                 self._channel.send(messages.SLOTS_RELEASED, dumps(acquisition))
+
+    def known_by(self, on_outcome: Any) -> str | None:
+        """As what the driver knows the slots that `on_outcome` waits for; `None` if they have been decided about."""
+        waiting = list(self._waiting.items())
+        return next((known for known, (_, _, told) in waiting if told is on_outcome), None)
+
+    def known(self, held: Iterable[Held]) -> list[str]:
+        """As what the driver knows the slots among what is held here."""
+        return [self._known_as[it.id] for it in list(held) if it.id in self._known_as]
 
     def take(self, body: bytes) -> None:
         """The driver has answered."""

@@ -20,7 +20,7 @@ from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Frame, Frames, Interrupt, answered_soon
 from shoal.engine.services import TIMERS
 from shoal.engine.task_run import attempt_here, overdue_outcome
-from shoal.futures.blocking import Decision, Wakeup
+from shoal.futures.blocking import Decision, Wakeup, until
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages, parcels
 from shoal.task_runners.remote.batches import BEGUN, Batch
@@ -198,7 +198,9 @@ class WorkerThread:
                 if self.frames.due(shielded=True):
                     countdown.interrupt()
             try:
-                return countdown.woken or self._wait(countdown, wanted, deadline)
+                return countdown.woken or self._wait(
+                    countdown, wanted, deadline, until(deadline, fail_fast, first)
+                )
             finally:
                 with LOCK:
                     self.frames.countdown = None
@@ -207,16 +209,16 @@ class WorkerThread:
         finally:
             self.frames.leave_shield()
 
-    def _wait(self, countdown: Wakeup, wanted: Wanted, deadline: float | None) -> bool:
+    def _wait(self, countdown: Wakeup, wanted: Wanted, deadline: float | None, until: int) -> bool:
         home = self.home
         home.flush()
         home.hand_back_all(self)
-        call, timed, watcher = self.innermost(), deadline is not None, _Watcher(self)
+        call, watcher = self.innermost(), _Watcher(self)
         run = call.number if call is not None else None
         home.remote.untold.watchers.append(watcher)
         wait = home.remote.new_wait()
         home.waiting[wait] = self
-        home.remote.tell_waiting(wait, run, wanted, timed=timed, watcher=watcher)
+        home.remote.tell_waiting(wait, run, wanted, until=until, watcher=watcher)
         outer = self.frames.countdown
         try:
             while not countdown.woken:
@@ -226,7 +228,7 @@ class WorkerThread:
                     del home.waiting[wait]
                     wait = home.remote.new_wait()
                     home.waiting[wait] = self
-                    home.remote.tell_waiting(wait, run, wanted, timed=timed, watcher=watcher)
+                    home.remote.tell_waiting(wait, run, wanted, until=until, watcher=watcher)
                 refusal = home.remote.refusals.pop(wait, None)
                 if refusal is not None:
                     raise refusal
@@ -290,7 +292,7 @@ class WorkerThread:
             home.hand_back_all(self)  # as in any wait
             wait = home.remote.new_wait()
             home.waiting[wait] = self
-            home.remote.tell_waiting(wait, call.number, (), timed=False)
+            home.remote.tell_waiting(wait, call.number, ())
             try:
                 self._wait_for_place(wait, cap)
                 if cap == call.task.cap:
