@@ -271,6 +271,26 @@ def test_a_block_within_a_block() -> None:
 
 
 @pytest.mark.usefixtures("limits")
+def test_a_block_within_a_block_passes_who_waits_for_what_it_holds() -> None:
+    """Somebody who wants all of it stands in line before, and would wait for the outer block."""
+    got = threading.Event()
+
+    def want_all() -> None:
+        with limiting.concurrency("three", occupy=3):
+            got.set()
+
+    thread = threading.Thread(target=want_all)
+    with limiting.concurrency("three"):
+        thread.start()
+        somebody_waits("three")
+        with limiting.concurrency("three", timeout_seconds=PATIENCE):
+            assert not got.is_set()
+    assert got.wait(PATIENCE)
+    thread.join(PATIENCE)
+    free("three")
+
+
+@pytest.mark.usefixtures("limits")
 def test_who_runs_beside_the_holder_waits_for_it() -> None:
     """A run that is submitted inside the block is none of its own: it waits until the block is left."""
 

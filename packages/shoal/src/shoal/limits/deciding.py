@@ -121,7 +121,9 @@ def decide(
         return Verdict(refusal, since, bool(mine), rings=rings)
     waits: dict[str, float] = {}
     for place in others:
-        if (place.since, place.id) < (since, me):
+        # Who holds slots there already gives them back only after this, so that others would wait for one another.
+        is_within = place.name in uses and uses[place.name].own > 0
+        if (place.since, place.id) < (since, me) and not is_within:
             waits[place.name] = max(waits.get(place.name, 0.0), place.expires - now)
     stored: dict[str, float] = {}
     after = 0.0

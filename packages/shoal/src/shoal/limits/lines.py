@@ -20,7 +20,7 @@ class Asker:
     """Who asked for slots and has had no answer.
 
     Attributes:
-        order: of the requests.
+        order: of the requests: who holds slots of what it asks for comes first, as others wait for these.
         request: what it asked for.
         on_outcome: to be told.
         asked: when.
@@ -53,7 +53,7 @@ class Asker:
 
     def __init__(
         self,
-        order: int,
+        order: tuple[bool, int],
         request: Request,
         on_outcome: OnOutcome,
         asked: float,

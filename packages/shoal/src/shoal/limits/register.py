@@ -127,6 +127,11 @@ class Register:
         """Whether somebody waits for what nobody has got it yet."""
         return self.waiting.get(asker.request.holder.id) is asker and not asker.granted
 
+    def held_within(self, request: Request) -> set[str]:
+        """The limits of a request of which the asker holds slots here already: it comes before others."""
+        held = [self.held[id].names for id in request.within if id in self.held]
+        return {name for names in held for name in names & request.names}
+
     def held_for(self, seconds: float) -> dict[str, Held]:
         """What is held by leases of so many seconds, by id."""
         return {id: it for id, it in self.held.items() if it.request.lease_seconds == seconds}

@@ -162,8 +162,9 @@ class Serving:
         """A newcomer: tried unless others stand in line for what it wants."""
         if not self._register.waits(asker):
             return
-        lines = asker.request.names & self.lines.first.keys()
         with self._register.changed:
+            lines = asker.request.names & self.lines.first.keys()
+            lines -= self._register.held_within(asker.request)
             if lines and not asker.once:
                 self.lines.join(asker, lines)
                 return

@@ -128,7 +128,10 @@ class SlotKeeper:
             on_outcome(ConcurrencyLimitError(tag=tag, problem="this process is at its end"))
             return
         with self._changed:
-            asker = Asker(next(self._order), request, on_outcome, self._clock(), timeout, who)
+            is_within = bool(self._register.held_within(request))
+            asker = Asker(
+                (not is_within, next(self._order)), request, on_outcome, self._clock(), timeout, who
+            )
             self._register.add(asker)
             if timeout:
                 asker.timer = self._after(timeout, lambda: self._time_out(asker))
