@@ -175,7 +175,7 @@ def _start(node: _Function) -> tuple[int, int]:
 def _has(node: _Function, place: tuple[int | None, int | None]) -> bool:
     body = node.body if isinstance(node, ast.Lambda) else node.body[-1]
     end = (body.end_lineno or 0, body.end_col_offset or 0)
-    return None not in place and _start(node) <= place <= end  # type: ignore[operator]
+    return None not in place and _start(node) <= place <= end
 
 
 def _imported_by(node: ast.ImportFrom) -> list[str]:
