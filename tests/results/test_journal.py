@@ -297,3 +297,21 @@ def test_old_ones_are_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert {found.folder.name for found in journals()} == {"today", "busy"}
     finally:
         files["busy"].close()
+
+
+def test_it_may_be_closed_while_it_begins_to_write(home: Path) -> None:
+    folder, file = begun(home)
+    writer = Writer(file, "run", Told())
+    clear = writer._something.clear
+
+    def closed_just_before() -> None:
+        writer._closing.set()
+        writer._something.set()
+        clear()
+
+    writer._something.clear = closed_just_before  # type: ignore[method-assign]
+    writer.run(0, key(1), 1)
+    writer._thread.join(10)
+    assert not writer._thread.is_alive()
+    writer.close()
+    assert key(1) in read_contents(folder / "journal")

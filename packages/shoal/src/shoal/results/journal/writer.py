@@ -165,9 +165,10 @@ class Writer:
     def _work(self) -> None:
         while True:
             self._something.wait()
-            last = self._closing.wait(BATCH_SECONDS)
+            self._closing.wait(BATCH_SECONDS)
             self._something.clear()
             self.awake = False  # before it looks: who comes from here on wakes it again
+            last = self._closing.is_set()
             try:
                 self._write_all()
             except BaseException as error:
