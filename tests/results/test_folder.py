@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import sqlite3
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -311,6 +312,12 @@ def test_pruning_sweeps_what_killed_processes_have_left(storage: Storage, folder
     assert keys(storage) == ["key"]
 
 
+def wait_for_pruning() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "shoal-prune":
+            thread.join()
+
+
 def test_the_default_folder_prunes_itself(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setattr(folder_module, "_looks", {})
     monkeypatch.setenv("SHOAL_RESULTS_MAX_GB", "0.000002")
@@ -322,6 +329,7 @@ def test_the_default_folder_prunes_itself(monkeypatch: pytest.MonkeyPatch, home:
     os.utime(stamp, times=(time.time() - 3601,) * 2)
     folder_module._looks.clear()
     storage.write(Record(key="third", value=bytes(1500)))
+    wait_for_pruning()
     assert keys(storage) == ["third"]
 
 
@@ -338,6 +346,7 @@ def test_after_a_year_it_may_be_the_clock_that_is_wrong(
         os.utime(stamp, times=(time.time() - since * 86400,) * 2)
         folder_module._looks.clear()
         storage.write(Record(key="new"))
+        wait_for_pruning()
         assert keys(storage) == left
 
 

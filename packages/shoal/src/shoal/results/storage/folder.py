@@ -18,6 +18,7 @@ import io
 import os
 import re
 import stat
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -181,7 +182,10 @@ class FolderStorage(Storage):
                         lock.release()
 
     def _prune_now_and_then(self) -> None:
-        """Prunes once an hour, in whatever process writes then; each looks every ten minutes whether it is to."""
+        """Prunes once an hour, in whatever process writes then; each looks every ten minutes whether it is to.
+
+        In a thread of its own: to remove ten thousand files may take seconds, and no run should wait for that.
+        """
         now = time.monotonic()
         if now < _looks.get(self.place, now):
             return
@@ -195,11 +199,20 @@ class FolderStorage(Storage):
                     return
             with open(stamp, "wb"):
                 pass
-            # After a year, or that long before the last time, it may be the clock that is wrong.
-            max_bytes, max_age = self._limits
-            self.prune(max_bytes, max_age if since < _YEAR else float("inf"))
-        except (OSError, ResultStorageError) as error:
+        except OSError as error:
             logger.warning("Results in %s could not be pruned: %s", self.place, error)
+        if since:  # else it is new
+            threading.Thread(
+                target=self._prune_by_itself, args=(since,), name="shoal-prune", daemon=True
+            ).start()
+
+    def _prune_by_itself(self, since: float) -> None:
+        max_bytes, max_age = self._limits
+        try:
+            # After a year, or that long before the last time, it may be the clock that is wrong.
+            self.prune(max_bytes, max_age if since < _YEAR else float("inf"))
+        except ResultStorageError as error:
+            logger.warning("%s. Nothing more is pruned now", error)
 
     # ------------------------------------------------------------------ files
 
