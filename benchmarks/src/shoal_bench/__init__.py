@@ -21,6 +21,7 @@
     page/             a record as a page with charts, and as a picture
     changes.py  significance.py  floors.py    what is made of records
     trial/            a user's own flow on every runner
+    watched.py        what it costs to be recorded, shown or traced: `python -m shoal_bench.watched`
     commands/         the commands
 
     simulation/       `shoal bench simulate`: the real scheduler and ledger with many workers, in virtual time
