@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,14 @@ class TestWhatIsNotTheUsers:
     def test_the_start(self) -> None:
         made = Made(seconds=10)
         started(made, 6.0)
+        made.run("fit", 6, 10)
+        assert told(made)["start"].startswith("DaskTaskRunner took 6 s to start, 60 % of the time.")
+
+    def test_the_start_begins_with_loading_the_runner(self) -> None:
+        made = Made(seconds=10)
+        started(made, 6.0)
+        (runner,) = made.record.runners
+        made.record.runners[0] = replace(runner, entered=START + 5.5)
         made.run("fit", 6, 10)
         assert told(made)["start"].startswith("DaskTaskRunner took 6 s to start, 60 % of the time.")
 

@@ -24,7 +24,6 @@ from typing import Any
 
 import shoal
 from shoal.engine.observing import observers, remove_observer
-from shoal.task_runners.registry import resolve
 
 __all__ = ["main"]
 
@@ -165,12 +164,17 @@ def _workers(name: str) -> Iterator[Callable[[], Any]]:
     if name not in ("dask", "ray"):
         yield lambda: name
         return
-    with resolve(name) as entered:
-        if name == "dask":
-            address = entered._connection.cluster.scheduler_address
-            yield lambda: type(entered)(address=address)
-        else:
-            yield type(entered)
+    if name == "dask":
+        from shoal_dask import DaskTaskRunner
+
+        with DaskTaskRunner(cluster_kwargs={"n_workers": 2, "protocol": "tcp://"}) as dask:
+            address = dask._connection.cluster.scheduler_address
+            yield lambda: DaskTaskRunner(address=address)
+        return
+    from shoal_ray import RayTaskRunner
+
+    with RayTaskRunner(init_kwargs={"num_cpus": 2}):
+        yield RayTaskRunner
 
 
 def costs(name: str, rounds: int, runs: int, traces: bool) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from statistics import median
 
-from shoal.recording.report.figures import Figures, TaskFigures, idle_waits
+from shoal.recording.report.figures import Figures, TaskFigures, idle_waits, starts
 from shoal.recording.report.words import many, seconds, share, size
 
 __all__ = ["RULES", "Advice", "advice"]
@@ -316,12 +316,12 @@ def short_runs(figures: Figures) -> Advice | None:
 
 def start(figures: Figures) -> Advice | None:
     """The runner takes long to start."""
-    longest = max(
-        figures.record.runners, key=lambda runner: runner.started - runner.entered, default=None
-    )
-    if longest is None:
+    taken = starts(figures.record)
+    known = [index for index, length in enumerate(taken) if length == length]
+    if not known:
         return None
-    stake = longest.started - longest.entered
+    slowest = max(known, key=taken.__getitem__)
+    longest, stake = figures.record.runners[slowest], taken[slowest]
     if not _worth(figures, stake, 0.3):
         return None
     return Advice(

@@ -28,6 +28,7 @@ __all__ = [
     "WorkersTime",
     "figures",
     "idle_waits",
+    "starts",
 ]
 
 T = TypeVar("T")
@@ -136,7 +137,7 @@ class WorkersTime:
 
     Attributes:
         runs: seconds in which they executed runs.
-        absent: until they had joined, and after they had gone.
+        absent: until they had joined and could begin their first run, and after they had gone.
         messages: in which a run was ready that the worker executed next: scheduling, and the way there and back.
         idle: in which the next run was not ready yet.
         over: after a worker's last run.
@@ -215,6 +216,20 @@ def figures(record: Record) -> Figures:
         order=order,
         names=_worker_names(record),
     )
+
+
+def starts(record: Record) -> list[float]:
+    """Seconds that each runner took to start: from the beginning of the flow run that entered it, as its package is loaded
+    then, if it is the first that this one entered.
+    """
+    began = {run.number: run.began for run in record.flow_runs}
+    found = []
+    for runner in record.runners:
+        first = runner.entered
+        if runner.flow_run is not None:
+            first = min(began.pop(runner.flow_run, first), first)
+        found.append(runner.started - first)
+    return found
 
 
 def _worker_names(record: Record) -> list[str]:
@@ -425,7 +440,12 @@ def _workers(record: Record, order: list[list[int]], until: float) -> WorkersTim
             if start > free:
                 since = ready[index]
                 late = start - (max(free, since)) if since < start else 0.0
-                time.messages += late
+                if (
+                    index == indices[0]
+                ):  # a process that has just been started imports what the run needs
+                    time.absent += late
+                else:
+                    time.messages += late
                 time.idle += start - free - late
                 free = start
             if end > free:

@@ -11,7 +11,7 @@ from html import escape
 
 from shoal.recording.report import drawing, pieces
 from shoal.recording.report.drawing import histogram
-from shoal.recording.report.figures import WAITS, Figures, TaskFigures
+from shoal.recording.report.figures import WAITS, Figures, TaskFigures, starts
 from shoal.recording.report.packing import Packed
 from shoal.recording.report.words import many, seconds, share, size
 
@@ -33,7 +33,7 @@ TIME = (
         "absent",
         "Not there",
         "--rest",
-        "the runner started, or the worker had not come yet or had gone",
+        "the runner or the worker started, or it had gone",
     ),
 )
 
@@ -160,15 +160,16 @@ def tasks(figures: Figures, css: Mapping[int, str]) -> str:
     shown = figures.tasks[:TASKS]
     if not shown:
         return ""
+    waits = [what for what in WAITS if any(task.waits[what].count for task in shown)]
     rows = [
         f"<tr><th scope=row>{pieces.swatch(css[task.index])}{escape(task.name)}</th><td>{_states_of(task)}</td>"
         f"<td>{seconds(task.seconds.total)}</td><td>{seconds(task.seconds.median)}</td><td>{seconds(task.seconds.high)}</td>"
         f"<td>{seconds(task.seconds.most)}</td>"
-        + "".join(f"<td>{_wait(task, what)}</td>" for what in WAITS)
+        + "".join(f"<td>{_wait(task, what)}</td>" for what in waits)
         + "</tr>"
         for task in shown
     ]
-    head = ("task", "runs", "all", "median", "95 %", "most", *(f"for {what}" for what in WAITS))
+    head = ("task", "runs", "all", "median", "95 %", "most", *(f"for {what}" for what in waits))
     table = pieces.table("Attempts, and the median of what they waited for", head, rows)
     more = len(figures.tasks) - len(shown)
     pictures = "".join(
@@ -232,8 +233,8 @@ def workers(figures: Figures) -> str:
         [(name, length, f"var({colour})") for _, name, colour, _, length in named], time.total
     )
     runners = [
-        f"<tr><th scope=row>{escape(one.name)}</th><td>{seconds(one.started - one.entered)}</td><td>{one.slots or '?'}</td></tr>"
-        for one in record.runners[:RUNNERS]
+        f"<tr><th scope=row>{escape(one.name)}</th><td>{seconds(took)}</td><td>{one.slots or '?'}</td></tr>"
+        for one, took in zip(record.runners[:RUNNERS], starts(record), strict=False)
     ]
     busiest = sorted(range(len(time.busy)), key=lambda index: -time.busy[index])
     shown = busiest if len(busiest) <= 40 else busiest[:20] + busiest[-20:]
