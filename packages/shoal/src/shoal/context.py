@@ -345,6 +345,11 @@ class Scope:
         self.flow_run = flow_run
 
     @property
+    def own_dispatcher(self) -> Any:
+        """The runner's dispatcher itself, where another stands before it that has results kept."""
+        return getattr(self.dispatcher, "dispatcher", self.dispatcher)
+
+    @property
     def keeper(self) -> Any:
         """Where code inside takes slots of limits: its driver's keeper; `None` for the keeper of this process."""
         return getattr(self.dispatcher, "keeper", None)

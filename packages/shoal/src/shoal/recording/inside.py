@@ -87,7 +87,7 @@ class Inside:
         """Whether what is in a scope happens inside a run of the driver's: a process may work for several."""
         if scope is None or os.getpid() != self._pid:
             return False
-        if scope.dispatcher is self._remote:
+        if scope.own_dispatcher is self._remote:
             return True
         run = scope.flow_run
         while run is not None:

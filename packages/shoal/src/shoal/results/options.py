@@ -50,7 +50,8 @@ class ResultOptions(NamedTuple):
         policy: what makes the key, where there is no such.
         expiration: for how many seconds they count.
         refresh: whether they are made anew in any case.
-        within: whether who asks has a key of its own to compute, so that others may wait for it: it waits for nobody.
+        within: whether who asks is beneath a run for whose result others may wait: it does not wait long for anybody.
+        home: where they are kept if nothing says where, as the driver has it; `None` in the driver.
     """
 
     persist: bool | None = None
@@ -61,6 +62,7 @@ class ResultOptions(NamedTuple):
     expiration: float | None = None
     refresh: bool | None = None
     within: bool = False
+    home: Storage | None = None
 
     def over(self, outer: ResultOptions | None) -> ResultOptions:
         """See `shoal.specs.Keeping`."""
@@ -72,6 +74,7 @@ class ResultOptions(NamedTuple):
             serializer=outer.serializer if self.serializer is None else self.serializer,
             policy=outer.policy if self.policy is None else self.policy,
             within=self.within or outer.within,
+            home=self.home or outer.home,
         )
 
     def within_of(self, flow_run: FlowRun | None) -> ResultOptions:
@@ -92,7 +95,7 @@ class ResultOptions(NamedTuple):
         where = self.storage
         if where is None:
             where = getattr(self.policy, "key_storage", None)
-        return storage_of(where)
+        return storage_of(self.home if where is None else where)
 
     def lock_of(self, storage: Storage, key: str) -> KeyLock | None:
         """What keeps apart those who compute a key, not taken yet; `None` if nothing is to."""
@@ -146,7 +149,8 @@ class ResultOptions(NamedTuple):
 
     def __reduce__(self) -> Any:
         # Where the driver keeps results is where its workers do, whatever their environment and folder are.
-        return _arrived, (main_name(), *self._replace(storage=self.open_storage()))
+        named = self.storage if self.storage is None else storage_of(self.storage)
+        return _arrived, (main_name(), *self._replace(storage=named, home=storage_of(self.home)))
 
 
 def _arrived(main: str, *options: Any) -> ResultOptions:

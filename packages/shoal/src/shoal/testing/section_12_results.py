@@ -17,6 +17,7 @@ import pytest
 
 from shoal import flow, get_run_logger, task
 from shoal.cache_policies import INPUTS, NO_CACHE
+from shoal.results.storage import open_storage
 from shoal.states import Completed, Failed
 from shoal.testing.base import SuiteBase, covers, in_flow
 from shoal.testing.samples import BoomError, boom, inc
@@ -150,8 +151,13 @@ class ResultTests(SuiteBase):
             signals.append("calls", x)
             return x
 
+        @task(cache_policy=INPUTS)
+        def other(x: int) -> int:
+            return x
+
         @task(persist_result=False)
         def parent(x: int) -> Any:
+            other.submit(x).wait()
             leaf.submit(x).wait()
             return leaf.submit(x, return_state=True).name, leaf(x, return_state=True).name
 
@@ -174,6 +180,8 @@ class ResultTests(SuiteBase):
 
         main()
         assert signals.lines("calls") == ["1", "2", "3"]
+        kept = [entry.record.task_name for entry in open_storage(folder).list()]
+        assert sorted(kept) == ["leaf", "leaf", "leaf", "other"]
 
     @covers("12.3")
     def test_what_is_kept(self, runner: TaskRunner, signals: Signals, folder: str) -> None:
@@ -323,7 +331,11 @@ class ResultTests(SuiteBase):
 
     @covers("12.5")
     def test_values_that_cannot_be_written(
-        self, runner: TaskRunner, folder: str, caplog: pytest.LogCaptureFixture
+        self,
+        runner: TaskRunner,
+        folder: str,
+        flags: dict[str, bool],
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         @task(cache_policy=INPUTS, result_storage=folder, result_serializer="json")
         def work(x: int) -> Any:
@@ -337,6 +349,9 @@ class ResultTests(SuiteBase):
                 assert run.state.name == "Completed"
 
         in_flow(runner, body)
+        if flags["sends_logs"]:
+            assert [record.getMessage() for record in caplog.records].count("works") == 2
+            assert "the result cannot be written" in caplog.text
 
     @covers("12.5")
     def test_keys_that_cannot_be_made(self, runner: TaskRunner, folder: str) -> None:

@@ -468,7 +468,7 @@ class _LogRouter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
         scope = SCOPE.get()
-        remote = scope.dispatcher if scope is not None else None
+        remote = scope.own_dispatcher if scope is not None else None
         if isinstance(remote, RemoteDispatcher):
             LogSender(remote._worker.channel).emit(record)
 
