@@ -18,7 +18,7 @@ class StateDetails(NamedTuple):
             outside a flow, and for a state that belongs to no run yet.
         task_run_id: the UUID of the task run that it is a state of; `None` for a flow run's.
         scheduled_time: when the run is to start, in UTC; `None` where nothing is planned.
-        cache_key: always `None`: nothing is cached.
+        cache_key: always `None`: `shoal cache` shows the keys of results.
         cache_expiration: likewise.
     """
 
