@@ -142,7 +142,7 @@ class DaskBackend(ClusterBackend):
             self._shipping.__enter__()
             if self._check:
                 check_environment(self.client)
-            events.slots([0], awaited=True)
+            self.has_places(0)
             self._link = Link(self.client, self.session, self.listener.hear, events.failed)
             self._link.open()
             self._sent_every = _send_more_often(self.client)
@@ -205,6 +205,10 @@ class DaskBackend(ClusterBackend):
         return demanding or any(
             isinstance(item, Borrowed) or _is_on_its_way(item) for item in sent.stored
         )
+
+    def goes_on(self, sent: Any, job: Any) -> None:
+        """See `ClusterBackend`."""
+        sent.key = job.key
 
     def tell_all(self, kind: int, body: bytes) -> None:
         """See `ClusterBackend`."""
@@ -287,6 +291,11 @@ class DaskBackend(ClusterBackend):
 
     def closed(self, entry: DaskSent) -> None:
         """See `LedgerBackend`: Dask is told later that nobody wants its task any more, of many at once."""
+        super().closed(entry)
+        self.no_longer_wants(entry)
+
+    def no_longer_wants(self, entry: DaskSent) -> None:
+        """Nobody wants a batch's Dask task, unless that goes on."""
         if entry.future is None:
             return
         self._ended.append(entry.future)

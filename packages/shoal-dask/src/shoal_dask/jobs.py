@@ -104,9 +104,12 @@ class Jobs:
         """A batch's Dask task has ended."""
         backend = self._backend
         number = key.rpartition("-")[2]
-        sent: DaskSent | None = (
-            backend.ledger.in_flight(int(number)) if number.isdecimal() else None
-        )
+        if not number.isdecimal():
+            return
+        went_on = backend.standby.ended(int(number))
+        if went_on is not None:
+            backend.no_longer_wants(went_on)
+        sent: DaskSent | None = backend.ledger.in_flight(int(number))
         if sent is None or sent.key != key or sent.future is None:
             return
         status = sent.future.status

@@ -81,7 +81,7 @@ class Listener(ClusterListener):
 
     def _count_slots(self) -> None:
         threads = sum(member.nthreads for member in self.ledger.workers())
-        self.backend.events.slots(list(range(max(threads, 1))), awaited=not threads)
+        self.backend.has_places(threads)
 
     # ------------------------------------------------------------------ see `ClusterListener`
 

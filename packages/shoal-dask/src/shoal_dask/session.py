@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask.sizeof import sizeof
 from distributed import get_worker, rejoin
+from distributed.core import Status
 from distributed.metrics import time as dask_time
 from distributed.threadpoolexecutor import thread_state, threads_lock
 from distributed.worker import secede
@@ -157,9 +158,8 @@ class _Channel:
 class _DaskThread(ClusterThread):
     """One of Dask's threads, while it runs a batch."""
 
-    def __init__(self, home: WorkerSession, batch: int) -> None:
+    def __init__(self, home: WorkerSession) -> None:
         super().__init__(home)
-        self.batch = batch
         self.thread = threading.current_thread()
         self.key = getattr(thread_state, "key", None)
         self.seceded = False
@@ -331,19 +331,25 @@ class WorkerSession(ClusterWorker):
             self.loading.values = {}
 
     def _run(self, batch: Batch) -> None:
-        worker_thread = _DaskThread(self, batch.number)
+        worker_thread = _DaskThread(self)
         batch.worker_thread = worker_thread
         with LOCK:
             self.worker_threads.append(worker_thread)
         worker_thread.enter()
         try:
-            worker_thread.run(batch)
+            worker_thread.run_job(batch)
         finally:
             worker_thread.leave()
             with LOCK:
                 self.worker_threads.remove(worker_thread)
             if worker_thread.given_up:
                 thread_state.proceed = False  # another thread has taken its place
+
+    def may_stand_by(self, batch: Batch) -> bool:
+        """See `ClusterWorker`: if it has its place in Dask's pool, and Dask nothing else for that."""
+        worker, thread = self._worker, batch.worker_thread
+        has_place = isinstance(thread, _DaskThread) and not (thread.seceded or thread.given_up)
+        return has_place and worker.status is Status.running and not worker.state.ready
 
     async def execute_async(
         self, number: int, key: str, blob: bytes, values: dict[str, Any]
@@ -451,10 +457,10 @@ class WorkerSession(ClusterWorker):
     def _give_up(self, number: int, run: int) -> None:
         """A run does not stop, and the worker cannot be killed: another thread takes the place of its own."""
         with LOCK:
-            worker_thread: Any = next(
-                (s for s in self.worker_threads if getattr(s, "batch", None) == number), None
-            )
             batch = self.batches.get(number)
+            worker_thread: Any = (
+                batch.worker_thread if batch is not None and not batch.wait else None
+            )
             if (
                 worker_thread is None
                 or batch is None

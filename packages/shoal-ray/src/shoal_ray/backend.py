@@ -214,7 +214,7 @@ class RayBackend(ClusterBackend):
         """A slot is a CPU of the cluster's."""
         cpus = int(ray.cluster_resources().get("CPU", 0))
         self._nodes.update(node["NodeID"] for node in ray.nodes() if node["Alive"])
-        self.events.slots(list(range(max(cpus, 1))), awaited=not cpus)
+        self.has_places(cpus)
 
     def seen_node(self, node: str) -> None:
         """A worker of this node has come: there may be more CPUs than before. On the I/O thread, which does not wait."""
@@ -260,6 +260,13 @@ class RayBackend(ClusterBackend):
         """See `ClusterBackend`: Ray has to find a node for it, or to see to a value that may not exist yet."""
         demanding = bool(options or task.resources)
         return demanding or any(isinstance(item, Borrowed) for item in sent.stored)
+
+    def goes_on(self, sent: Any, job: Any) -> None:
+        """See `ClusterBackend`."""
+        with job.giving:
+            sent.status = job.status
+        sent.slots = 0
+        job.at = sent.number
 
     def down(self, member: Any, kind: int, body: bytes) -> None:
         """See `ClusterBackend`."""

@@ -143,7 +143,10 @@ class Jobs:
         backend = self._backend
         if backend.stopping:
             return
-        ledger, number = backend.ledger, sent.number
+        ledger = backend.ledger
+        if backend.standby.ended(sent.number) is not None:
+            sent = ledger.in_flight(sent.at) or sent
+        number = sent.number
         try:
             begun = done.result()
         except Exception as error:  # of Ray's, or Ray Client's

@@ -35,14 +35,16 @@ class RaySent(Sent):
         slots: how many large values its Ray task can return.
         status: tells the end of its Ray task.
         values: references of the large values that it returns.
+        at: number of the batch that its Ray task is at: its own, or one that the task goes on with.
         giving: held while it is given to Ray; a worker may speak of it before its references are known here.
     """
 
-    __slots__ = ("giving", "slots", "status", "values")
+    __slots__ = ("at", "giving", "slots", "status", "values")
 
     def __init__(self, batch: Batch, stored: list[Any], slots: int) -> None:
         super().__init__(batch, stored)
         self.slots = slots
+        self.at = batch.number
         self.status: ObjectRef[Any] | None = None
         self.values: list[ObjectRef[Any]] = []
         self.giving = threading.Lock()

@@ -364,7 +364,7 @@ class WorkerSession(ClusterWorker):
         worker_thread.enter()
         try:
             with contextlib.suppress(ConnectionError):  # the driver has gone: nobody is to be told
-                worker_thread.run(batch)
+                worker_thread.run_job(batch)
         finally:
             worker_thread.leave()
             with LOCK:
@@ -407,15 +407,20 @@ class WorkerSession(ClusterWorker):
         if over is not None:
             over.set()
 
+    def may_stand_by(self, batch: Batch) -> bool:
+        """See `ClusterWorker`: the values of its Ray task exist only when that has ended."""
+        return batch.number not in self._kept
+
     # ------------------------------------------------------------------ values
 
     def keep(
         self, batch: Batch, position: int, call: Call, value: Any, packed: Packed
     ) -> Callable[[], Any] | None:
         """See `RemoteWorker`: as something that the batch's Ray task returns."""
-        kept = self._kept.setdefault(batch.number, [])
-        if len(kept) >= self._slots.get(batch.number, 0):
+        slots = self._slots.get(batch.number, 0)  # none in a batch that came by message
+        if len(self._kept.get(batch.number, ())) >= slots:
             return None
+        kept = self._kept.setdefault(batch.number, [])
         kept.append(value)
         batch.lane.put_kept(position, len(kept) - 1)  # type: ignore[attr-defined]
         if not batch.rows.linked:

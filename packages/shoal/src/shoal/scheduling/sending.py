@@ -180,7 +180,7 @@ class SendingScheduler(Scheduler):
                 slots.has_room = False
                 return
             spread = len(slots.in_flight)
-            if idle or given:
+            if idle or (given and not self.capabilities.queues):
                 spread = max(spread - len(slots.spares) - len(blocked) - given.bit_count(), 1)
                 given |= 1 << slot
             else:

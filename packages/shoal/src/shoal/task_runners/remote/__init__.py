@@ -28,6 +28,7 @@ driver     cluster_runner.py    what users configure
            scratch.py           folders that go with the driver, at last when the next one makes one
 worker     cluster_worker.py    a worker of one session, and its threads
            columns.py           outcomes of a batch, until they are reported
+both       standby.py           who has ended a batch stands by for the next
 
 A runner adds how messages and large values travel, and how workers start and end.
 """

@@ -71,6 +71,8 @@ class Batch:
         open: coroutines that have not ended.
         timing: whether a report is due in a while.
         worker_thread: that runs it; `None` for coroutines, and before one has it.
+        job: number of the batch as which the cluster's task came that it is run in, if that may go on after it; else 0.
+        stands_by: whether its thread stands by for the next.
     """
 
     def __init__(self, number: int, lane: Lane, rows: Rows, scope: Scope, wait: int) -> None:
@@ -89,6 +91,8 @@ class Batch:
         self.open = 0
         self.timing = False
         self.worker_thread: WorkerThread | None = None
+        self.job = 0
+        self.stands_by = False
 
 
 class Rows:

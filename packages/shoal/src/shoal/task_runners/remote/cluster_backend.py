@@ -1,7 +1,7 @@
 """The driver's side of a cluster, as far as it is the same for every cluster: batches become jobs, words become messages.
 
     scheduler ──launch──▶ pack ─▶ `send_task`: a task of the cluster's ─▶ some worker
-                            └──▶ a message to a worker that waits for it, or that is at the batch's slot
+                            └──▶ a message to a worker that waits for it, that stands by, or that is at the batch's slot
     dispatcher ◀── `ClusterListener` ◀── messages of workers
                ◀── `job_ended`, `worker_left` ◀── the cluster
 
@@ -30,6 +30,7 @@ from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.members import ClusterMember, Sent, is_overdue
 from shoal.task_runners.remote.parcels import Packed, pack
 from shoal.task_runners.remote.record import CAPACITY
+from shoal.task_runners.remote.standby import LARGEST, Standby
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +86,7 @@ class ClusterBackend(LedgerBackend):
         cluster: what it is called in messages.
         stopping: whether the runner is being left.
         ledger: whom to tell of jobs and workers; there once it has started, like `serializer` and `listener`.
+        standby: workers that stand by.
     """
 
     #: Whether large buffers of arguments travel beside the rest.
@@ -132,6 +134,7 @@ class ClusterBackend(LedgerBackend):
         self._place = place
         self._missed: set[tuple[tuple[str, float], ...]] = set()
         self.stopping = False
+        self.standby = Standby()
         self._surrounded = False
         self._told: list[tuple[int, bytes]] = []
 
@@ -180,6 +183,9 @@ class ClusterBackend(LedgerBackend):
         """What each place that a run could be sent to has, of what runs can ask for."""
         return []
 
+    def goes_on(self, sent: Any, job: Any) -> None:
+        """The cluster's task of one batch goes on with another: it is the other's, too."""
+
     def tell_all(self, kind: int, body: bytes) -> None:
         """Sends a message to all workers, now and later."""
         self._told.append((kind, body))
@@ -202,6 +208,11 @@ class ClusterBackend(LedgerBackend):
         self.down(member, messages.NUMBERS, dumps(first))
         for kind, body in self._told:
             self.down(member, kind, body)
+
+    def has_places(self, places: int) -> None:
+        """So many runs can execute at once; 0 while there is no worker."""
+        self.standby.places = max(places, 1)
+        self.events.slots(list(range(max(places, 1))), awaited=not places)
 
     def kept(self, told: Any, member: Any, /) -> Any:
         """The handle of a large value that a worker keeps, by what the worker told of it."""
@@ -261,12 +272,30 @@ class ClusterBackend(LedgerBackend):
         if not is_task:
             sent.is_job = not self.capabilities.queues  # there is no other kind of job then
             member = member if member is not None else self.member_at(batch.slot)
-            self._send_to(member, wait, sent, dumps((len(batch), tasks, tags, packed.data, {})))
+            self._send_to(
+                member, wait, sent, dumps((len(batch), tasks, tags, packed.data, {}, False))
+            )
             return
         if member is not None:
             self.down(member, messages.SECEDE, dumps(wait))
-        blob = dumps((len(batch), tasks, tags, packed.data, self._pickles(tasks, ALONG)))
         sent.is_job = True
+        is_plain = (
+            blocked_run is None
+            and not (task.is_async or packed.buffers or packed.stored)
+            and not self.travels_alone(sent, task, options)
+        )
+        if is_plain and len(packed.data) <= LARGEST:
+            standing_by = self.standby.take_for(sent.tasks)
+            if standing_by is not None:
+                blob = dumps(
+                    (len(batch), tasks, tags, packed.data, {}, True)
+                )  # what is new goes beside it
+                self._send_next(*standing_by, sent, blob)
+                return
+        may_go_on = self.standby.sent(sent.number) and is_plain
+        self.dismiss(self.standby.take())  # the cluster may want its place
+        along = self._pickles(tasks, ALONG)
+        blob = dumps((len(batch), tasks, tags, packed.data, along, may_go_on))
         self.ledger.sent(sent)
         self.send_task(sent, task, blob, packed.buffers, options)
 
@@ -294,9 +323,32 @@ class ClusterBackend(LedgerBackend):
         """Gives a batch to a worker: for a run that waits there, or (0) to run in its turn."""
         if not self.ledger.given(sent, member):
             return
-        new = self._pickles([key for key in sent.tasks if key not in member.tasks])
-        member.tasks.update(new)
+        new = self._new_pickles(member, sent)
         self.down(member, messages.BATCH, dumps((sent.number, wait, blob, new)))
+
+    def _send_next(self, member: ClusterMember, job: Any, sent: Any, blob: bytes) -> None:
+        """Gives a batch to a worker that stands by."""
+        sent.job = job
+        self.goes_on(sent, job)
+        if self.ledger.given(sent, member):
+            new = self._new_pickles(member, sent)
+            self.down(member, messages.NEXT, dumps((job.number, sent.number, blob, new)))
+
+    def stands_by(self, member: ClusterMember, sent: Any) -> None:
+        """A worker that has ended a batch stands by for the next."""
+        job = sent.job if sent.job is not None else sent
+        if not self.standby.stands_by(member, job):
+            self.dismiss((member, job))
+
+    def dismiss(self, standing_by: tuple[ClusterMember, Any] | None) -> None:
+        """Has a worker stand by no more, if one is given, with the batch as which its cluster's task came."""
+        if standing_by is not None:
+            member, job = standing_by
+            self.down(member, messages.DISMISSED, dumps(job.number))
+
+    def closed(self, entry: Any) -> None:
+        """See `LedgerBackend`."""
+        self.standby.begun(entry.number)
 
     def _tell_surroundings(self) -> None:
         """Tells all workers, now and later, of what surrounds the runs, once. It holds nothing of the user's unpickled."""
@@ -317,6 +369,12 @@ class ClusterBackend(LedgerBackend):
             if isinstance(data, bytes) and (largest is None or len(data) <= largest):
                 pickles[key] = data
         return pickles
+
+    def _new_pickles(self, member: ClusterMember, sent: Any) -> dict[int, bytes]:
+        """The same of those tasks of a batch that were not sent to a worker by message yet; they will be now."""
+        new = self._pickles([key for key in sent.tasks if key not in member.tasks])
+        member.tasks.update(new)
+        return new
 
     def tell_task(self, member: ClusterMember, key: int) -> None:
         """A worker has asked for a task."""

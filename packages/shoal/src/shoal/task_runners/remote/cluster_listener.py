@@ -15,7 +15,7 @@ from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.columns import KEPT, PICKLED
 from shoal.task_runners.remote.listener import Listener
 from shoal.task_runners.remote.members import futures_of
-from shoal.task_runners.remote.parcels import Parcel
+from shoal.task_runners.remote.parcels import LARGE, Parcel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,9 @@ class ClusterListener(Listener):
         """See `Listener`."""
         kind, body = message.kind, message.body
         if kind == messages.ARRIVED:
-            self.ledger.arrived(member, loads(body))
+            number = loads(body)
+            self.backend.standby.begun(number)
+            self.ledger.arrived(member, number)
         elif kind == messages.ASKED:
             self.backend.tell_task(member, loads(body))
         elif kind == messages.FAILED:
@@ -121,13 +123,16 @@ class ClusterListener(Listener):
         ends: list[float],
         seconds: float,
         last: bool,
+        stands_by: bool,
     ) -> None:
         """Runs of a batch have ended. Hot."""
         positions: Sequence[int] = range(*where) if type(where) is tuple else where
         sent = self.ledger.in_flight(number)
         if sent is None:
             return  # it was given up
+        is_large = False
         if PICKLED in kinds or KEPT in kinds:
+            is_large = KEPT in kinds or any(type(v) is bytes and len(v) > LARGE for v in values)
             values = [
                 value
                 if kind not in (PICKLED, KEPT)
@@ -136,6 +141,10 @@ class ClusterListener(Listener):
                 else self.unpickled(value)
                 for kind, value in zip(kinds, values, strict=True)
             ]
+        if stands_by or is_large:
+            self.backend.standby.saw(sent.tasks, is_large=is_large)
+        if stands_by:
+            self.backend.stands_by(member, sent)
         report = Report(number, positions, values, ends, seconds, last=last)
         if self.ledger.told(report, held=KEPT in kinds and self.values_come_last):
             self.tell_others(sent, report)

@@ -28,6 +28,7 @@ from shoal.task_runners.remote.columns import Columns
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
 from shoal.task_runners.remote.parcels import unpack
 from shoal.task_runners.remote.record import ARGUMENTS, Record
+from shoal.task_runners.remote.standby import Next, StandingBy
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
 from shoal.task_runners.remote.worker_thread import MainThread, WorkerThread
 
@@ -82,6 +83,20 @@ class ClusterThread(WorkerThread):
     def __init__(self, home: ClusterWorker) -> None:
         super().__init__(home)
         self.asked_to_secede = False
+        self.standing = StandingBy()
+
+    def run_job(self, batch: Batch) -> None:
+        """Runs a batch that came as a task of the cluster's, and those that it goes on with."""
+        home: Any = self.home
+        self.standing = StandingBy()
+        following: Batch | None = batch
+        del batch
+        while following is not None:
+            self.run(following)
+            job, stands_by = following.job, following.stands_by
+            del following
+            given = self.standing.wait(home.standing_by, job) if stands_by else None
+            following = home.opened_next(job, given, self) if given is not None else None
 
     def resumed(self) -> None:
         """See `WorkerThread`: what was sent for a wait that has ended goes back."""
@@ -113,6 +128,7 @@ class ClusterWorker(RemoteWorker):
             there is no room for it.
         main_thread: that runs batches, where this process is there for runs alone; see `serve`.
         loading: gives the values of handles while a thread unpacks a batch that came with them.
+        standing_by: who stands by, by the number of the batch as which the cluster's task came.
         news: told of what batches may wait for: what surrounds the runs, tasks, the end.
     """
 
@@ -127,6 +143,7 @@ class ClusterWorker(RemoteWorker):
         self._level: int | None = None
         self.news = threading.Condition(LOCK)
         self._opening: dict[int, _Opening] = {}
+        self.standing_by: dict[int, StandingBy] = {}
         self._pickles: dict[int, bytes] = {}
         self._learning = threading.Lock()
         self._withdrawn: set[int] = set()
@@ -143,6 +160,10 @@ class ClusterWorker(RemoteWorker):
     def hear_more(self, message: Message) -> None:
         """Takes a message of the runner's own."""
         self.take(message)
+
+    def may_stand_by(self, batch: Batch) -> bool:
+        """Whether the thread that has run a batch may stand by, unless it is time for others; with `LOCK` held."""
+        return True
 
     def is_refused(self, batch: int) -> bool:
         """Whether a batch must not begin here, for a reason of the runner's own; with `LOCK` held."""
@@ -176,6 +197,10 @@ class ClusterWorker(RemoteWorker):
         kind, body = message.kind, message.body
         if kind == messages.BATCH:
             self._take_batch(*loads(body))
+        elif kind == messages.NEXT:
+            self._take_next(*loads(body))
+        elif kind == messages.DISMISSED:
+            self.dismiss(loads(body))
         elif kind == messages.TASK:
             key, data = loads(body)
             with self.news:  # it is unpickled by who needs it
@@ -271,9 +296,10 @@ class ClusterWorker(RemoteWorker):
         """
         with LOCK:
             if self._is_barred(number):
+                self._opening.pop(number, None)
                 return None
-            opening = self._opening[number] = _Opening()
-        size, keys, tags, data, along = loads(blob)  # nothing of the user's
+            opening = self._opening.setdefault(number, _Opening())
+        size, keys, tags, data, along, may_go_on = loads(blob)  # nothing of the user's
         record = self.record
         is_function = True  # what is unpickled first
         lane = record.open(number, size) if record is not None else -1
@@ -297,6 +323,7 @@ class ClusterWorker(RemoteWorker):
             return None
         columns = record.begin(lane, size) if record is not None else None
         batch = Batch(number, Columns(lane, columns, size), rows, scope, wait)
+        batch.job = number if may_go_on else 0
         with LOCK:
             del self._opening[number]
             barred = self._is_barred(number)
@@ -327,19 +354,21 @@ class ClusterWorker(RemoteWorker):
         if data is None:
             data = self._asked_for(key)
         with self._learning:
-            if not self.tasks.is_known(key):
+            if data is not None and not self.tasks.is_known(key):
                 if self.record is not None:
                     self.record.unpickles(lane, key + 1)
                 self.learn(key, data)
         self._pickles.pop(key, None)
 
-    def _asked_for(self, key: int) -> bytes:
-        """The pickle of a task, from the driver. The thread that receives has it already.
+    def _asked_for(self, key: int) -> bytes | None:
+        """The pickle of a task, from the driver; `None` if the task is known by now. The thread that receives has either.
 
         Raises:
             ConnectionError: the driver has gone.
         """
         with self.news:
+            if self.tasks.is_known(key):
+                return None
             if key not in self._pickles:
                 self.channel.send(messages.ASKED, dumps(key))
             while key not in self._pickles:
@@ -401,9 +430,50 @@ class ClusterWorker(RemoteWorker):
             self.hand_back(batch)
             self.close(batch)
 
+    def _take_next(self, job: int, number: int, blob: bytes, tasks: dict[int, bytes]) -> None:
+        """A batch for who stands by, and unpacks it there; if nobody does any more, it has not begun."""
+        self._pickles.update(tasks)
+        with LOCK:
+            standing = self.standing_by.pop(job, None)
+            if standing is not None:
+                self._opening[number] = _Opening()  # it may be asked back from now on
+                standing.give(Next(number, blob))
+        if standing is None:
+            self.channel.send(messages.ENDS, _ended(number))
+
+    def opened_next(self, job: int, following: Next, worker_thread: WorkerThread) -> Batch | None:
+        """Unpacks what a cluster's task goes on with.
+
+        Args:
+            job: number of the batch as which that came.
+            following: the next one.
+            worker_thread: that stood by for it.
+        """
+        batch = self.opened(following.number, following.blob)
+        if batch is not None:
+            batch.job, batch.worker_thread = job, worker_thread
+        return batch
+
+    def dismiss(self, job: int) -> None:
+        """Who stands by in a task of the cluster's does so no more."""
+        with LOCK:
+            standing = self.standing_by.pop(job, None)
+            if standing is not None:
+                standing.give(None)
+
     def close(self, batch: Batch) -> None:
         """See `RemoteWorker`."""
         _flush()
+        thread = batch.worker_thread
+        if batch.job and isinstance(thread, ClusterThread):
+            with LOCK:  # as has who ends it
+                batch.stands_by = (
+                    not (self.stopping or self.gone)
+                    and thread.standing.may_go_on()
+                    and self.may_stand_by(batch)
+                )
+                if batch.stands_by:
+                    self.standing_by[batch.job] = thread.standing
         super().close(batch)
         lane: Any = batch.lane
         self._close_lane(lane.number)
@@ -434,12 +504,15 @@ class ClusterWorker(RemoteWorker):
             ends = [lane.ends[position] for position in positions]
             for position in positions:
                 lane.values[position] = None
-        body = dumps((batch.number, where, kinds, values, ends, seconds, last))
+        stands_by = last and batch.stands_by
+        body = dumps((batch.number, where, kinds, values, ends, seconds, last, stands_by))
         self.channel.send(messages.ENDS, body)
 
     def end(self) -> None:
         """See `RemoteWorker`: nobody will ask for the record."""
         super().end()
+        for job in list(self.standing_by):
+            self.dismiss(job)
         with self.news:
             self.news.notify_all()
         if self.record is not None:
@@ -453,6 +526,11 @@ class ClusterWorker(RemoteWorker):
         """See `RemoteWorker`: given with the batch, or had from the cluster now."""
         values = getattr(self.loading, "values", {})
         return values[number] if number in values else self.fetch(number)
+
+
+def _ended(number: int) -> bytes:
+    """The only report of a batch of which nothing was begun."""
+    return dumps((number, (0, 0), b"", [], [], 0.0, True, False))
 
 
 def _flush() -> None:

@@ -182,11 +182,13 @@ class Sent(InFlight):
     Attributes:
         stored: handles among its arguments.
         demands: what it asks of its worker, in the cluster's words.
+        job: the batch as which the cluster's task came that it is run in; `None` if that is itself.
     """
 
-    __slots__ = ("demands", "stored")
+    __slots__ = ("demands", "job", "stored")
 
     def __init__(self, batch: Batch, stored: list[Any]) -> None:
         super().__init__(batch, is_job=False)
         self.stored = stored
         self.demands: dict[str, float] = {}
+        self.job: Sent | None = None
