@@ -12,6 +12,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from shoal.exceptions import ClusterFailed
 from shoal.scheduling.in_flight import JobEnd
+from shoal.task_runners.remote.standby import Standby
 from shoal_ray import jobs
 from shoal_ray.jobs import Jobs
 
@@ -149,6 +150,7 @@ def test_a_cancel_of_another_task_on_a_cluster_that_ignores_sigint(
     job, _, actions = new()
     ends: list[Any] = []
     job._backend.stopping = False
+    job._backend.standby = Standby()
     job._backend.ledger = SimpleNamespace(  # type: ignore[assignment]
         job_ended=lambda number, end, **_: ends.append((number, end))
     )

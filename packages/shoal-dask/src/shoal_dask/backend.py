@@ -170,6 +170,7 @@ class DaskBackend(ClusterBackend):
         self.ledger.close()
         self.relays.clear()
         self._ended.clear()
+        self.standby.clear()
         if self._sent_every is not None and self.client.status == "running":
             stream: Any = self.client.scheduler_comm
             stream.interval = self._sent_every  # it may be the user's

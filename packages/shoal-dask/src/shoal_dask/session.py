@@ -34,7 +34,8 @@ from shoal.context import LOCK
 from shoal.serialization import loads
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch
-from shoal.task_runners.remote.cluster_worker import ClusterThread, ClusterWorker
+from shoal.task_runners.remote.cluster_thread import ClusterThread
+from shoal.task_runners.remote.cluster_worker import ClusterWorker
 from shoal.task_runners.remote.messages import Message
 
 from shoal_dask.bus import NAME, key_of
@@ -324,7 +325,7 @@ class WorkerSession(ClusterWorker):
         self._see_context()
         self.loading.values = values
         try:
-            batch = self.opened(number, blob)
+            batch = self.opened(number, blob) if self.begins(number) else None
             if batch is not None:
                 self._run(batch)
         finally:
@@ -362,7 +363,7 @@ class WorkerSession(ClusterWorker):
         def opened() -> Batch | None:
             self.loading.values = values
             try:
-                return self.opened(number, blob)
+                return self.opened(number, blob) if self.begins(number) else None
             finally:
                 self.loading.values = {}
 

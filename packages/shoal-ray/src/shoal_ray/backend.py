@@ -185,6 +185,7 @@ class RayBackend(ClusterBackend):
     def _let_go(self) -> None:
         self.ledger.close()
         self.relays.clear()
+        self.standby.clear()
         self._relay = None
         self._bases.clear()
         self._functions.clear()

@@ -34,7 +34,8 @@ from shoal.context import LOCK
 from shoal.logs import library_logger
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.cluster_worker import ClusterThread, ClusterWorker
+from shoal.task_runners.remote.cluster_thread import ClusterThread
+from shoal.task_runners.remote.cluster_worker import ClusterWorker
 from shoal.task_runners.remote.messages import Message
 
 from shoal_ray.environment import this_environment
@@ -355,9 +356,13 @@ class WorkerSession(ClusterWorker):
         self, number: int, slots: int, blob: bytes, buffers: list[Any], values: dict[str, Any]
     ) -> Any:
         """Runs a batch on this thread."""
+        if not self.begins(number):
+            return _returned(False, (), slots)
         batch = self._opened(number, slots, blob, buffers, values)
         if batch is None:
-            return _returned(False, (), slots)
+            return _returned(
+                True, (), slots
+            )  # the driver has been told, but may hear of that later
         worker_thread = batch.worker_thread = self._worker_thread
         with LOCK:
             self.worker_threads.append(worker_thread)
@@ -376,11 +381,13 @@ class WorkerSession(ClusterWorker):
         self, number: int, slots: int, blob: bytes, buffers: list[Any], values: dict[str, Any]
     ) -> Any:
         """Runs a batch of coroutines on the service loop, and waits for its end."""
+        if not self.begins(number):
+            return _returned(False, (), slots)
         over = self._over[number] = threading.Event()
         try:
             batch = self._opened(number, slots, blob, buffers, values)
             if batch is None:
-                return _returned(False, (), slots)
+                return _returned(True, (), slots)
             self.coroutines.begin(batch)
             del batch
             over.wait()

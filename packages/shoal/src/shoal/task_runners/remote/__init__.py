@@ -26,7 +26,8 @@ driver     cluster_runner.py    what users configure
            cluster_backend.py   batches go out, and may be had back
            cluster_listener.py  what workers say
            scratch.py           folders that go with the driver, at last when the next one makes one
-worker     cluster_worker.py    a worker of one session, and its threads
+worker     cluster_worker.py    a worker of one session
+           cluster_thread.py    one of its threads
            columns.py           outcomes of a batch, until they are reported
 both       standby.py           who has ended a batch stands by for the next
 

@@ -23,6 +23,7 @@ __all__ = [
     "Batch",
     "Broadcasts",
     "Lane",
+    "Opening",
     "Rows",
     "Tasks",
     "UnknownKeyError",
@@ -93,6 +94,21 @@ class Batch:
         self.worker_thread: WorkerThread | None = None
         self.job = 0
         self.stands_by = False
+
+
+class Opening:
+    """A batch that is being unpacked.
+
+    Attributes:
+        skipped: run numbers that were cancelled meanwhile.
+        is_recalled: whether what is not begun of it is wanted back.
+    """
+
+    __slots__ = ("is_recalled", "skipped")
+
+    def __init__(self) -> None:
+        self.skipped: set[int] = set()
+        self.is_recalled = False
 
 
 class Rows:

@@ -282,9 +282,10 @@ class ClusterBackend(LedgerBackend):
         is_plain = (
             blocked_run is None
             and not (task.is_async or packed.buffers or packed.stored)
+            and len(packed.data) <= LARGEST
             and not self.travels_alone(sent, task, options)
         )
-        if is_plain and len(packed.data) <= LARGEST:
+        if is_plain:
             standing_by = self.standby.take_for(sent.tasks)
             if standing_by is not None:
                 blob = dumps(

@@ -5,7 +5,7 @@
 
 A runner's package adds how messages travel, how the cluster's tasks begin and end, and where large values stay.
 
-May import `worker`, `worker_thread`, `record` and what lies above them.
+May import `cluster_thread`, `worker`, `record` and what lies above them.
 """
 
 from __future__ import annotations
@@ -23,36 +23,24 @@ from shoal.context import LOCK, SCOPE
 from shoal.engine.batch_run import pack_error
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.batches import Batch
+from shoal.task_runners.remote.batches import Batch, Opening
+from shoal.task_runners.remote.cluster_thread import ClusterThread
 from shoal.task_runners.remote.columns import Columns
 from shoal.task_runners.remote.dispatcher import RemoteDispatcher
 from shoal.task_runners.remote.parcels import unpack
 from shoal.task_runners.remote.record import ARGUMENTS, Record
-from shoal.task_runners.remote.standby import Next, StandingBy
+from shoal.task_runners.remote.standby import Next
 from shoal.task_runners.remote.worker import LogSender, RemoteWorker
-from shoal.task_runners.remote.worker_thread import MainThread, WorkerThread
+from shoal.task_runners.remote.worker_thread import MainThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shoal.task_runners.remote.messages import Message, WorkerEnd
+    from shoal.task_runners.remote.standby import StandingBy
+    from shoal.task_runners.remote.worker_thread import WorkerThread
 
-__all__ = ["ClusterThread", "ClusterWorker"]
-
-
-class _Opening:
-    """A batch that is being unpacked.
-
-    Attributes:
-        skipped: run numbers that were cancelled meanwhile.
-        is_recalled: whether what is not begun of it is wanted back.
-    """
-
-    __slots__ = ("is_recalled", "skipped")
-
-    def __init__(self) -> None:
-        self.skipped: set[int] = set()
-        self.is_recalled = False
+__all__ = ["ClusterWorker"]
 
 
 class _Numbers:
@@ -71,49 +59,6 @@ class _Numbers:
         """See `names.Numbers`."""
         self.there.wait()
         return self.numbers.reserve(n)
-
-
-class ClusterThread(WorkerThread):
-    """A thread of the cluster's that runs a batch; nobody looks into its queue when that has ended.
-
-    Attributes:
-        asked_to_secede: whether what waits can be given nothing, so that its place in the cluster is wanted for others.
-    """
-
-    def __init__(self, home: ClusterWorker) -> None:
-        super().__init__(home)
-        self.asked_to_secede = False
-        self.standing = StandingBy()
-
-    def run_job(self, batch: Batch) -> None:
-        """Runs a batch that came as a task of the cluster's, and those that it goes on with."""
-        home: Any = self.home
-        self.standing = StandingBy()
-        following: Batch | None = batch
-        del batch
-        while following is not None:
-            self.run(following)
-            job, stands_by = following.job, following.stands_by
-            del following
-            given = self.standing.wait(home.standing_by, job) if stands_by else None
-            following = home.opened_next(job, given, self) if given is not None else None
-
-    def resumed(self) -> None:
-        """See `WorkerThread`: what was sent for a wait that has ended goes back."""
-        late: list[Batch] = []
-        woken = False
-        with LOCK:  # as has who puts a batch there, having seen that its wait goes on
-            while not self.queue.empty():
-                batch = self.queue.get()
-                if batch is None:
-                    woken = True
-                else:
-                    late.append(batch)
-        if woken:
-            self.queue.put(None)  # it may be meant for a wait beneath
-        for batch in late:
-            self.home.hand_back(batch)
-            self.home.close(batch)
 
 
 class ClusterWorker(RemoteWorker):
@@ -142,7 +87,7 @@ class ClusterWorker(RemoteWorker):
         self.loading = threading.local()
         self._level: int | None = None
         self.news = threading.Condition(LOCK)
-        self._opening: dict[int, _Opening] = {}
+        self._opening: dict[int, Opening] = {}
         self.standing_by: dict[int, StandingBy] = {}
         self._pickles: dict[int, bytes] = {}
         self._learning = threading.Lock()
@@ -280,10 +225,19 @@ class ClusterWorker(RemoteWorker):
 
     # ------------------------------------------------------------------ batches
 
+    def begins(self, number: int) -> bool:
+        """Whether a batch that has come may begin: it can be asked back from now on."""
+        with LOCK:
+            barred = self._is_barred(number)
+            if not barred:
+                self._opening[number] = Opening()
+        return not barred
+
     def opened(
         self, number: int, blob: bytes, wait: int = 0, buffers: Sequence[Any] | None = None
     ) -> Batch | None:
-        """Unpacks a batch, and says that it begins; `None` if it is not to be begun.
+        """Unpacks a batch that `begins`, and says so; `None` if that cannot be done, or it is not to be begun any more, as the
+        driver is told.
 
         Args:
             number: of the batch.
@@ -294,11 +248,7 @@ class ClusterWorker(RemoteWorker):
         Raises:
             ConnectionError: the driver has gone.
         """
-        with LOCK:
-            if self._is_barred(number):
-                self._opening.pop(number, None)
-                return None
-            opening = self._opening.setdefault(number, _Opening())
+        opening = self._opening[number]
         size, keys, tags, data, along, may_go_on = loads(blob)  # nothing of the user's
         record = self.record
         is_function = True  # what is unpickled first
@@ -414,7 +364,7 @@ class ClusterWorker(RemoteWorker):
         What a waiting run waits for is run on its thread.
         """
         self._pickles.update(tasks)
-        batch = self.opened(number, blob, wait)
+        batch = self.opened(number, blob, wait) if self.begins(number) else None
         if batch is None:
             return
         if not wait:
@@ -435,11 +385,12 @@ class ClusterWorker(RemoteWorker):
         self._pickles.update(tasks)
         with LOCK:
             standing = self.standing_by.pop(job, None)
+            begins = standing is not None and self.begins(number)
             if standing is not None:
-                self._opening[number] = _Opening()  # it may be asked back from now on
-                standing.give(Next(number, blob))
-        if standing is None:
-            self.channel.send(messages.ENDS, _ended(number))
+                standing.give(Next(number, blob) if begins else None)
+        if not begins:
+            nothing = dumps((number, (0, 0), b"", [], [], 0.0, True, False))
+            self.channel.send(messages.ENDS, nothing)
 
     def opened_next(self, job: int, following: Next, worker_thread: WorkerThread) -> Batch | None:
         """Unpacks what a cluster's task goes on with.
@@ -526,11 +477,6 @@ class ClusterWorker(RemoteWorker):
         """See `RemoteWorker`: given with the batch, or had from the cluster now."""
         values = getattr(self.loading, "values", {})
         return values[number] if number in values else self.fetch(number)
-
-
-def _ended(number: int) -> bytes:
-    """The only report of a batch of which nothing was begun."""
-    return dumps((number, (0, 0), b"", [], [], 0.0, True, False))
 
 
 def _flush() -> None:

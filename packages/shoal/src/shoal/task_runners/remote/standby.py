@@ -44,12 +44,12 @@ class _Waiting(NamedTuple):
 
     Attributes:
         member: the worker.
-        job: the batch that came as the cluster's task which it is at.
+        job: number of the batch that came as the cluster's task which it is at.
         until: when it is counted on no more, by the monotonic clock.
     """
 
     member: ClusterMember
-    job: Any
+    job: int
     until: float
 
 
@@ -84,6 +84,11 @@ class Standby:
         """A task of the cluster's has ended; gives its batch if that went on."""
         return self.jobs.pop(number, None)
 
+    def clear(self) -> None:
+        """The runner has been left: nobody is wanted any more, nor what their tasks hold."""
+        self._waiting.clear()
+        self.jobs.clear()
+
     def saw(self, tasks: Iterable[int], *, is_large: bool) -> None:
         """Runs of these tasks have ended, by key; one has a large value if it `is_large`, and these may have a better way."""
         (self._large if is_large else self._small).update(tasks)
@@ -93,20 +98,18 @@ class Standby:
         if self._queued:
             return False
         self.jobs[job.number] = job
-        self._waiting.append(_Waiting(member, job, time.monotonic() + COUNTED_ON))
+        self._waiting.append(_Waiting(member, job.number, time.monotonic() + COUNTED_ON))
         return True
 
     def take(self) -> tuple[ClusterMember, Any] | None:
-        """Who stands by, if anybody does: the worker, and what its cluster's task has begun with."""
+        """Who has stood by for longest, if anybody does: the worker, and the batch that came as its cluster's task."""
         now = time.monotonic()
-        while True:
-            try:
-                waiting = self._waiting.pop()
-            except IndexError:
-                return None
-            is_there = waiting.member.departure is None and waiting.job.number in self.jobs
-            if is_there and now < waiting.until:
-                return waiting.member, waiting.job
+        while self._waiting:
+            member, number, until = self._waiting.popleft()
+            job = self.jobs.get(number)
+            if job is not None and member.departure is None and now < until:
+                return member, job
+        return None
 
     def take_for(self, tasks: Iterable[int]) -> tuple[ClusterMember, Any] | None:
         """The same for a batch of these tasks, by key: of values that may be large none is known to be small."""
