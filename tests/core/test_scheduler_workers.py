@@ -568,10 +568,16 @@ def test_who_asked_a_batch_back_in_vain_is_looked_at_again() -> None:
     assert not scheduler.worker_waits.help(blocked_run)
 
 
-def test_what_an_end_makes_ready_is_shared_with_slots_that_are_busy() -> None:
-    """DESIGN 3. A layer of a graph: were all of it given to the first slot that is idle, others would wait for the next."""
+@pytest.mark.parametrize("queues", [False, True], ids=["slots of workers", "a queue"])
+def test_what_an_end_makes_ready_is_shared_with_slots_that_are_busy(queues: bool) -> None:
+    """DESIGN 3. A layer of a graph: were all of it given to the first slot that is idle, others would wait for the next.
+
+    In a queue it would be for no slot in particular: there the others' share waits for who has ended what it is at.
+    """
     backend: Any = FakeBackend()
-    backend.capabilities = Capabilities(isolated=True, policy=BatchPolicy(target=0.005))
+    backend.capabilities = Capabilities(
+        isolated=True, queues=queues, policy=BatchPolicy(target=0.005)
+    )
     dispatcher = dispatcher_for(backend, None, "fake")
     scheduler: Any = dispatcher.scheduler
     scheduler.slots_changed(range(2))
@@ -588,13 +594,21 @@ def test_what_an_end_makes_ready_is_shared_with_slots_that_are_busy() -> None:
 
     first = submitted()
     submitted()
-    one, _ = effects_of_kind(scheduler, effects.LAUNCH)
+    one, other = effects_of_kind(scheduler, effects.LAUNCH)
     layer = [submitted(first) for _ in range(4)]
     scheduler.batch_reported(one.number, [0], [0], [1.0])
     assert effects_of_kind(scheduler, effects.LAUNCH) == [], "its slot is not idle yet"
     scheduler.batch_closed(one.number)
     launched = effects_of_kind(scheduler, effects.LAUNCH)
-    assert [(batch.slot, batch.runs) for batch in launched] == [(0, layer[:2]), (1, layer[2:])]
+    if not queues:
+        assert [(batch.slot, batch.runs) for batch in launched] == [(0, layer[:2]), (1, layer[2:])]
+        return
+    assert [(batch.slot, batch.runs) for batch in launched] == [(0, layer[:2])]
+    for ended, share in ((other, layer[2:3]), (launched[0], layer[3:])):
+        done = range(len(ended))
+        scheduler.batch_reported(ended.number, done, [0] * len(ended), [1.0] * len(ended))
+        scheduler.batch_closed(ended.number)
+        assert [batch.runs for batch in effects_of_kind(scheduler, effects.LAUNCH)] == [share]
 
 
 @task
