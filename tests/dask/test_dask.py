@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -515,6 +516,51 @@ def test_keys_carry_the_tasks_name(runner: DaskTaskRunner) -> None:
         return key.submit().result()
 
     assert main().startswith("key-mh")
+
+
+@task
+def part_of() -> Any:
+    """As part of which Dask task it is run."""
+    from distributed.worker import thread_state
+
+    return thread_state.key
+
+
+def test_a_worker_stands_by_for_what_comes_soon(cluster: Any) -> None:
+    """DESIGN 2. What it is given is run in the same Dask task; nothing is left of that when the runner is left."""
+    with DaskTaskRunner(cluster) as outer:
+        client = outer._connection.client
+
+        @flow(task_runner=DaskTaskRunner(cluster))
+        def main() -> None:
+            eventually(
+                lambda: part_of.submit().result() == part_of.submit().result(), "it stood by"
+            )
+
+        main()
+        eventually(lambda: not keys_of(client), "no Dask task is left")
+
+
+def test_who_dies_of_what_it_stood_by_for(runner: DaskTaskRunner, tmp_path: Path) -> None:
+    """SPEC 7.5: the run alone has had its death; it is known from its first end on, and comes by message then."""
+
+    @task(crash_retries=1)
+    def dies_once(number: int) -> int:
+        try:
+            (tmp_path / str(number)).touch(exist_ok=number == 0)
+        except FileExistsError:
+            return number
+        if number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        for number in range(4):
+            before, dying = inc.submit(number), dies_once.submit(number)
+            assert (before.result(), dying.result()) == (number + 1, number)
+
+    main()
 
 
 def test_fifty_levels_on_one_thread_leave_few_threads() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -1091,3 +1092,51 @@ class TestUnpicklable:
             assert isinstance(run.exception(), Odd)
 
         main()
+
+
+# ---------------------------------------------------------------------- workers that stand by
+
+
+def test_a_worker_stands_by_for_what_comes_soon(runner: RayTaskRunner) -> None:
+    """DESIGN 2. What it is given is run in the same Ray task."""
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        eventually(lambda: work.submit().result() == work.submit().result(), "it stood by")
+
+    main()
+
+
+def test_large_values_stay_though_their_worker_stood_by(runner: RayTaskRunner) -> None:
+    """DESIGN 7. The first of them comes home with a message, as nothing was known of its task but small ones."""
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        for count in (1, 2, 300_000, 3, 300_000, 300_000):
+            array = ones.submit(count)
+            assert total.submit(array).result() == count
+            assert array.result().size == count
+
+    main()
+
+
+def test_who_dies_of_what_it_stood_by_for(runner: RayTaskRunner, tmp_path: Path) -> None:
+    """SPEC 7.5: the run alone has had its death; it is known from its first end on, and comes by message then."""
+
+    @task(crash_retries=1)
+    def dies_once(number: int) -> int:
+        try:
+            (tmp_path / str(number)).touch(exist_ok=number == 0)
+        except FileExistsError:
+            return number
+        if number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        for number in range(4):
+            before, dying = inc.submit(number), dies_once.submit(number)
+            assert (before.result(), dying.result()) == (number + 1, number)
+
+    main()
