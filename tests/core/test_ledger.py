@@ -746,6 +746,41 @@ class LateWords(LedgerMachine):
     words_within = 3.0
 
 
+class StandingWorkers(LateWords):
+    """As `LateWords`, but who has ended a batch may be given the next by message, as part of the same job."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.standing: list[tuple[FakeWorker, bool]] = []
+
+    @rule(which=st.integers(0, 3), in_time=st.booleans())
+    def a_worker_stands_by(self, which: int, in_time: bool) -> None:
+        """It is given what comes next, `in_time` or not; by then it may have gone, or have something else to do."""
+        worker = self.a_worker(which)
+        if worker is not None and not (worker.job or worker.stack or worker.given):
+            self.standing.append((worker, in_time))
+
+    def launch(self, batch: Batch) -> None:
+        while self.standing and batch.blocked_run is None:
+            worker, in_time = self.standing.pop()
+            if worker.state.departure is not None or worker.state.seen_off:
+                continue
+            assert self.ledger.given(InFlight(batch, is_job=True), worker.state)
+            is_idle = not (worker.job or worker.stack or worker.given or worker.retires)
+            if not worker.alive:
+                if not worker.has_file:  # for all that can be known, it came
+                    self.forget(batch)
+            elif in_time and is_idle:
+                worker.job = worker.file[batch.number] = Held(batch)
+                worker.said.append(("arrived", batch.number))
+            else:
+                nothing = Report(batch.number, [], [], [], 0.0, last=True)
+                worker.said.append(("report", nothing))
+                worker.file[batch.number] = Held(batch)  # it might have begun, for all one knows
+            return
+        super().launch(batch)
+
+
 class LocalWorkers(LedgerMachine):
     """As worker processes: each has a slot, and is given its batches itself. No engine speaks of them."""
 
@@ -800,6 +835,8 @@ LateWords.TestCase.settings = settings_of(60)
 LocalWorkers.TestCase.settings = settings_of(60)
 TestLedger = pytest.mark.timeout(60)(LedgerMachine.TestCase)
 TestLedgerWithLateWords = pytest.mark.timeout(60)(LateWords.TestCase)
+StandingWorkers.TestCase.settings = settings_of(40)
+TestLedgerWithWorkersThatStandBy = pytest.mark.timeout(60)(StandingWorkers.TestCase)
 TestLedgerOfProcesses = pytest.mark.timeout(60)(LocalWorkers.TestCase)
 
 

@@ -266,7 +266,6 @@ class RayBackend(ClusterBackend):
         """See `ClusterBackend`."""
         with job.giving:
             sent.status = job.status
-        sent.slots = 0
         job.at = sent.number
 
     def down(self, member: Any, kind: int, body: bytes) -> None:

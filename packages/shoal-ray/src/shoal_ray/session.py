@@ -359,10 +359,8 @@ class WorkerSession(ClusterWorker):
         if not self.begins(number):
             return _returned(False, (), slots)
         batch = self._opened(number, slots, blob, buffers, values)
-        if batch is None:
-            return _returned(
-                True, (), slots
-            )  # the driver has been told, but may hear of that later
+        if batch is None:  # which the driver was told, and may hear later than of the end
+            return _returned(True, (), slots)
         worker_thread = batch.worker_thread = self._worker_thread
         with LOCK:
             self.worker_threads.append(worker_thread)

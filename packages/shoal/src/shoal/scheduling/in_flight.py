@@ -126,7 +126,7 @@ class InFlight:
         batch: the batch.
         number: of the batch.
         tasks: the tasks in it, by key.
-        is_job: whether it is a job of the system's; else it was given to a blocked run.
+        is_job: whether it is a job of the system's, or what one goes on with; else it was given to a blocked run.
         worker: that has it, if any has.
         skipped: runs that were stopped before a worker had it.
         recalled: whether what has not begun of it is wanted back.

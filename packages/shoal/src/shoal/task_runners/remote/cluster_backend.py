@@ -288,9 +288,8 @@ class ClusterBackend(LedgerBackend):
         if is_plain:
             standing_by = self.standby.take_for(sent.tasks)
             if standing_by is not None:
-                blob = dumps(
-                    (len(batch), tasks, tags, packed.data, {}, True)
-                )  # what is new goes beside it
+                # Tasks that are new there go beside it.
+                blob = dumps((len(batch), tasks, tags, packed.data, {}, True))
                 self._send_next(*standing_by, sent, blob)
                 return
         may_go_on = self.standby.sent(sent.number) and is_plain
