@@ -148,7 +148,7 @@ class Worker(ClusterWorker):
             send=lambda kind, body=b"": self.said.put((kind, loads(body)))
         )
         super().__init__(channel, 1.0)
-        self.surround(dumps(Surroundings(0, 0, False, None, False, False, None)))
+        self.surround(dumps(Surroundings(0, 0, False, None, False, False, None, observed=False)))
         self.learn(1, pack_task(double)[1])
 
     def run_job(self, number: int, argument: int) -> threading.Thread:

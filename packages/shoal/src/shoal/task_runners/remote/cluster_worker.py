@@ -10,11 +10,9 @@ May import `cluster_thread`, `worker`, `record` and what lies above them.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +28,7 @@ from shoal.task_runners.remote.dispatcher import RemoteDispatcher
 from shoal.task_runners.remote.parcels import unpack
 from shoal.task_runners.remote.record import ARGUMENTS, Record
 from shoal.task_runners.remote.standby import Next
-from shoal.task_runners.remote.worker import LogSender, RemoteWorker
+from shoal.task_runners.remote.worker import LogSender, RemoteWorker, flush_streams
 from shoal.task_runners.remote.worker_thread import MainThread
 
 if TYPE_CHECKING:
@@ -414,7 +412,7 @@ class ClusterWorker(RemoteWorker):
 
     def close(self, batch: Batch) -> None:
         """See `RemoteWorker`."""
-        _flush()
+        flush_streams()
         thread = batch.worker_thread
         if batch.job and isinstance(thread, ClusterThread):
             with LOCK:  # as has who ends it
@@ -477,13 +475,6 @@ class ClusterWorker(RemoteWorker):
         """See `RemoteWorker`: given with the batch, or had from the cluster now."""
         values = getattr(self.loading, "values", {})
         return values[number] if number in values else self.fetch(number)
-
-
-def _flush() -> None:
-    """What runs have printed is not to wait for the end of this process, which may be a sudden one."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
 
 
 class _LogRouter(logging.Handler):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
 from contextvars import Context
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from shoal.task_runners.remote.messages import Channel, Message, WorkerEnd
     from shoal.task_runners.remote.worker_thread import WorkerThread
 
-__all__ = ["LogSender", "RemoteWorker"]
+__all__ = ["LogSender", "RemoteWorker", "flush_streams"]
 
 
 class RemoteWorker:
@@ -461,3 +462,10 @@ class LogSender(logging.Handler):
             return  # the driver has gone
         except Exception:
             self.handleError(record)
+
+
+def flush_streams() -> None:
+    """What runs have printed is not to wait for the end of this process, which may be a sudden one."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
