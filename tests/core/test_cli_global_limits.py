@@ -67,12 +67,12 @@ def test_the_other_spellings(gcl: Shoal, limits: ConcurrencyLimits) -> None:
 
 
 def test_names_of_any_characters_take_one_line(gcl: Shoal) -> None:
-    for name in ("a\nb", "\x1b[2Jc", " "):
+    for name in ("a\nb", "\x1b[2Jc", " d"):
         assert gcl("create", name, "--limit", "1")[0] == 0
         out = gcl("inspect", name)[1]
         assert repr(name) in out.splitlines()[0]
     rows = gcl("ls")[1].splitlines()[1:]
-    assert sorted(row.split("  ")[0] for row in rows) == ["' '", "'\\x1b[2Jc'", "'a\\nb'"]
+    assert sorted(row.split("  ")[0] for row in rows) == ["' d'", "'\\x1b[2Jc'", "'a\\nb'"]
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,16 @@ async def _enter(name: str) -> None:
         raise AssertionError("the slot was held")
 
 
+def test_blank_names_and_rates_are_told_in_the_callers_words() -> None:
+    with pytest.raises(InvalidOption, match="per_minute=0 in a call of rate_limit"):
+        limiting.rate_limit("api", per_minute=0)
+    for name in ("", " ", ["one", "\t"]):
+        with pytest.raises(InvalidOption, match="in a call of concurrency"):
+            limiting.concurrency(name)
+    with pytest.raises(ConcurrencyLimitError, match="blank"):
+        ConcurrencyLimits().create_concurrency_limit(" ", 1)
+
+
 def test_a_decorator_refuses_what_it_would_not_guard() -> None:
     def items() -> Iterator[int]:
         yield 1

@@ -24,7 +24,7 @@ from shoal.scheduling.in_flight import LOOKED_THROUGH, InFlight, WorkerState
 from shoal.scheduling.ledger import Ledger
 from shoal.scheduling.pushing import PushingScheduler
 from shoal.scheduling.sending import MADE_AT_ONCE
-from shoal.scheduling.slots import Slots
+from shoal.scheduling.worker_slots import Slots
 
 
 @task

@@ -16,8 +16,8 @@ from shoal.serialization import loads
 from shoal.specs import TaskCap
 from shoal.task_runners.remote import calling, messages
 from shoal.task_runners.remote.coroutines import _Place
+from shoal.task_runners.remote.limit_slots import WorkerSlots
 from shoal.task_runners.remote.members import Member
-from shoal.task_runners.remote.slots import WorkerSlots
 
 from tests.limits.tools import wants
 

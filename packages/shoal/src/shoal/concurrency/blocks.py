@@ -129,7 +129,7 @@ def _refuse_generator(function: Callable[..., Any]) -> None:
 
 def _ends_too_early(function: Callable[..., Any], advice: str) -> InvalidOption:
     return InvalidOption(
-        where="a call of shoal.concurrency",
+        where="a call of concurrency",
         option="function",
         value=function,
         problem=f"its slots would be given back before its code begins: {advice}",

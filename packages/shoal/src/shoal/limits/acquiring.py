@@ -68,17 +68,20 @@ def wanted(
     Raises:
         InvalidOption: one of these cannot be.
     """
-    given = _names(names)
+    where = "a call of rate_limit" if decays else "a call of concurrency"
+    given = _names(names, where)
     if rate is not None:
-        _number("per_minute" if rate[1] > 1 else "per_second", rate[0], whole=True, above=1)
+        per = "per_minute" if rate[1] > 1 else "per_second"
+        _number(per, rate[0], where, whole=True, above=1)
     for option, value in (("timeout_seconds", timeout_seconds), ("lease_duration", lease_duration)):
         if value is not None:
-            _number(option, value)
+            _number(option, value, where)
     if lease_duration == 0:
-        raise _invalid("lease_duration", lease_duration, "a number of seconds above 0 is needed")
+        problem = "a number of seconds above 0 is needed"
+        raise _invalid("lease_duration", lease_duration, problem, where)
     if max_retries is not None:
-        _number("max_retries", max_retries, whole=True)
-    _number("occupy", occupy, whole=True, above=1)
+        _number("max_retries", max_retries, where, whole=True)
+    _number("occupy", occupy, where, whole=True, above=1)
     made: Any = (given, occupy, timeout_seconds, max_retries, lease_duration)
     return Wanted(
         *made,
@@ -128,7 +131,7 @@ class Wanted:
         self.decays = decays
 
 
-def _names(names: object) -> tuple[str, ...]:
+def _names(names: object, where: str) -> tuple[str, ...]:
     given: tuple[Any, ...]
     if isinstance(names, str):
         given = (names,)
@@ -137,17 +140,17 @@ def _names(names: object) -> tuple[str, ...]:
     else:
         given = (names,)
     for name in given:
-        if not isinstance(name, str) or not name:
-            raise _invalid("names", names, "the name of a limit is needed, or several")
+        if not isinstance(name, str) or not name.strip():
+            raise _invalid("names", names, "the name of a limit is needed, or several", where)
     return tuple(dict.fromkeys(given))
 
 
-def _number(option: str, value: object, *, whole: bool = False, above: int = 0) -> None:
+def _number(option: str, value: object, where: str, *, whole: bool = False, above: int = 0) -> None:
     kinds = (int,) if whole else (int, float)
     right = isinstance(value, kinds) and not isinstance(value, bool)
     if not right or not above <= value < float("inf"):  # type: ignore[operator]
         kind = "a whole number" if whole else "a number"
-        raise _invalid(option, value, f"{kind} from {above} up is needed")
+        raise _invalid(option, value, f"{kind} from {above} up is needed", where)
 
 
 def _label(holder: object) -> str:
@@ -163,10 +166,8 @@ def _label(holder: object) -> str:
     return " ".join(str(part) for part in parts if part is not None) or repr_of(holder)
 
 
-def _invalid(option: str, value: object, problem: str) -> InvalidOption:
-    return InvalidOption(
-        where="a call of shoal.concurrency", option=option, value=value, problem=problem
-    )
+def _invalid(option: str, value: object, problem: str, where: str) -> InvalidOption:
+    return InvalidOption(where=where, option=option, value=value, problem=problem)
 
 
 # ---------------------------------------------------------------------- asking, holding, giving back

@@ -380,8 +380,8 @@ def _check_name(name: object, kind: str) -> None:
     """
     if not isinstance(name, str):
         raise ConcurrencyLimitError(tag=repr(name), problem=f"a {kind} is a string")
-    if not name:
-        raise ConcurrencyLimitError(tag=name, problem=f"a {kind} must not be empty")
+    if not name.strip():
+        raise ConcurrencyLimitError(tag=name, problem=f"a {kind} must not be empty or blank")
     if kind == "name" and name.startswith(TAG):
         problem = (
             f"names that begin with {TAG!r} are those of tags, which have methods of their own"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from shoal.limits.store import Answer, Request
 
-__all__ = ["AHEAD", "STANDING", "Place", "Row", "Use", "Verdict", "decide", "free_of_limits"]
+__all__ = ["AHEAD", "STANDING", "LinePlace", "Row", "Use", "Verdict", "decide", "free_of_limits"]
 
 #: Seconds for which a waiter keeps its places in line without asking again.
 STANDING = 5.0
@@ -62,7 +62,7 @@ class Use(NamedTuple):
     own: int = 0
 
 
-class Place(NamedTuple):
+class LinePlace(NamedTuple):
     """A place in line, and the address of who stands there."""
 
     name: str
@@ -94,7 +94,7 @@ def decide(
     request: Request,
     rows: Sequence[Row],
     uses: Mapping[str, Use],
-    places: Sequence[Place],
+    places: Sequence[LinePlace],
     *,
     now: float,
     waited_seconds: float,
@@ -174,7 +174,7 @@ def _refusal(
     return None
 
 
-def _next_ones(others: Iterable[Place], names: Iterable[str]) -> frozenset[str]:
+def _next_ones(others: Iterable[LinePlace], names: Iterable[str]) -> frozenset[str]:
     """Addresses of the first in some lines."""
     first: dict[str, str] = {}
     for place in others:

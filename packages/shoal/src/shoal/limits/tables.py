@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import ConcurrencyLimitError
-from shoal.limits.deciding import STANDING, Place, Row, Use, decide, free_of_limits
+from shoal.limits.deciding import STANDING, LinePlace, Row, Use, decide, free_of_limits
 from shoal.limits.showing import shown_limits
 from shoal.limits.store import TAG, Acquired, Busy
 
@@ -281,7 +281,7 @@ class SqlStore(ABC):
 
     def _look(
         self, t: Transaction, rows: Sequence[Row], request: Request, *, stand: bool
-    ) -> tuple[dict[str, Use], list[Place]]:
+    ) -> tuple[dict[str, Use], list[LinePlace]]:
         """What is leased of limits, and who stands in line there."""
         among, values = self._among("name", [row.name for row in rows])
         queries = [self._uses_query(t, rows, request.holder.id, request.within)]
@@ -295,7 +295,7 @@ class SqlStore(ABC):
             )
         used, *places = t.ask(*queries)
         uses = self._uses(t, rows, request.holder.id, used)
-        return uses, [Place(*place) for found in places for place in found]
+        return uses, [LinePlace(*place) for found in places for place in found]
 
     def _uses_query(
         self, t: Transaction, rows: Sequence[Row], me: str, within: Collection[str] = ()

@@ -11,7 +11,7 @@ pushing.py      pure: the scheduler of backends to which batches are sent; made 
   waits.py        workers that wait for runs, and what they are given
   blocked_run.py  the plain data of that
   forming.py      which runs go together in a batch
-  slots.py        how much is in flight at each slot
+  worker_slots.py  how much is in flight at each slot
 batching.py     pure: how long tasks take, and how many travel together
 ledger.py       pure: batches in flight at a system of others, and its workers; what becomes of runs when these go; made of
   in_flight.py    the books: batches, workers, and the ways in which a batch leaves

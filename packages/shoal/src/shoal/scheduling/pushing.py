@@ -1,13 +1,13 @@
 """The scheduler of backends to which batches are sent. Pure; see `scheduler`.
 
-    slots.py     how much is in flight at each slot
-    forming.py   which runs go together in a batch
-    waits.py     workers that wait for runs, and what they are given
-    sending.py   what is ready goes to the slots that have room
-    pushing.py   what becomes of the batches that were sent
+    worker_slots.py  how much is in flight at each slot
+    forming.py       which runs go together in a batch
+    waits.py         workers that wait for runs, and what they are given
+    sending.py       what is ready goes to the slots that have room
+    pushing.py       what becomes of the batches that were sent
 
     ready ── sending ──LAUNCH──▶ a worker ──run_waits──▶ waits
-      ▲   (forming, slots)          │ ▲                    │
+      ▲   (forming, worker_slots)   │ ▲                    │
       │                             │ └───────LAUNCH───────┘
       └──────── pushing ◀───────────┘ started, reported, handed back, closed, lost
 

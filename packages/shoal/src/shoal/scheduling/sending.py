@@ -1,6 +1,6 @@
 """What is ready goes to the slots that have room. Pure; `pushing` says how this fits with its neighbours.
 
-May import `scheduler`, `forming`, `slots` and `waits`.
+May import `scheduler`, `forming`, `worker_slots` and `waits`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from shoal.scheduling.caps import Line, came_first, caps_of
 from shoal.scheduling.effects import FILL, IDLE, LAUNCH, RECALL, UNKNOWN
 from shoal.scheduling.forming import BatchMaker
 from shoal.scheduling.scheduler import Scheduler
-from shoal.scheduling.slots import Slots
 from shoal.scheduling.waits import WorkerWaits
+from shoal.scheduling.worker_slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

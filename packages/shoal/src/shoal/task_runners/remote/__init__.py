@@ -4,7 +4,7 @@ driver     batch_serializer.py  what a batch holds, as its message
            listener.py    what workers say
            members.py     the books about workers, and about a cluster's batches
            nested.py      runs that workers submit
-           slots.py       slots of limits that runs there take; both halves
+           limit_slots.py  slots of limits that runs there take; both halves
            modules.py     modules that workers cannot import
            environment.py whether workers have what works with the driver's
 worker     worker.py      a worker process: what it holds, and what it says

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.answers import CallingHere
     from shoal.specs import TaskSpec
+    from shoal.task_runners.remote.limit_slots import RemoteKeeper
     from shoal.task_runners.remote.messages import Message
-    from shoal.task_runners.remote.slots import RemoteKeeper
     from shoal.task_runners.remote.worker import RemoteWorker
 
 __all__ = ["RemoteDispatcher"]
@@ -95,7 +95,7 @@ class RemoteDispatcher(Answers):
     @cached_property
     def keeper(self) -> RemoteKeeper:
         """Where runs here take slots of limits."""
-        from shoal.task_runners.remote.slots import RemoteKeeper
+        from shoal.task_runners.remote.limit_slots import RemoteKeeper
 
         return RemoteKeeper(self._worker.channel)
 

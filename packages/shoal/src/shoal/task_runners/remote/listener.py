@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from shoal.scheduling.dispatchers import LedgerDispatcher
     from shoal.scheduling.in_flight import InFlight
     from shoal.task_runners.remote.batch_serializer import BatchSerializer
+    from shoal.task_runners.remote.limit_slots import WorkerSlots
     from shoal.task_runners.remote.messages import Message
     from shoal.task_runners.remote.nested import Carrier
-    from shoal.task_runners.remote.slots import WorkerSlots
 
 __all__ = ["Listener"]
 
@@ -91,7 +91,7 @@ class Listener:
 
     def _take_slots(self, member: Any, kind: int, told: Any) -> None:
         if self.slots is None:
-            from shoal.task_runners.remote.slots import WorkerSlots
+            from shoal.task_runners.remote.limit_slots import WorkerSlots
 
             self.slots = WorkerSlots(self.events)
         if kind == messages.SLOTS_WANTED:
