@@ -115,7 +115,7 @@ def test_values(elsewhere: list[Elsewhere], value: Any) -> None:
 
 
 SCRIPT = """
-import dataclasses, enum, sys
+import dataclasses, enum, logging, sys
 from shoal import flow, task
 from shoal.cache_policies import INPUTS, TASK_SOURCE
 
@@ -129,7 +129,7 @@ class Config:
 
 LIMIT = 3
 def helper(x):
-    return x + LIMIT
+    return x + LIMIT if __name__ and __file__ else logging.getLogger(__name__)
 
 @task(cache_policy=INPUTS + TASK_SOURCE)
 def work(config, kind, function):

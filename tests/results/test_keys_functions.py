@@ -7,6 +7,7 @@ import importlib
 import sys
 import textwrap
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -164,6 +165,19 @@ def test_recursion(write: Write) -> None:
     assert not both(write, source, source.replace("else 1", "else 2"))
 
 
+def test_the_names_and_methods_of_a_class_without_source() -> None:
+    def made(value: int) -> Any:
+        names: dict[str, Any] = {"__name__": "nowhere"}
+        exec(
+            "class C:\n    def m(self): return g()\ndef g(): return N\ndef f(): return C()",
+            names,
+        )
+        names["N"] = value
+        return names["f"]
+
+    assert function_digest(made(1)) == function_digest(made(1)) != function_digest(made(2))
+
+
 def test_a_class_with_its_methods_and_bases(write: Write) -> None:
     source = """
     def helper(): return 1
@@ -273,6 +287,13 @@ def test_a_file_that_was_edited_since_is_not_believed(write: Write, tmp_path: Pa
     assert function_digest(write()) != old
 
 
+def test_a_file_that_python_warns_of_is_read(write: Write) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        function = write(etl="def f(x):\n    return '\\d' + x")
+    assert function_texts(function)
+
+
 def test_what_a_notebook_defines_anew_is_seen(write: Write) -> None:
     function = write(etl=BASE)
     before = function_digest(function)
@@ -292,7 +313,7 @@ def test_parts_are_named(write: Write) -> None:
 
 def test_texts_say_where_they_stand(write: Write) -> None:
     texts = function_texts(write(etl=BASE))
-    assert list(texts) == ["etl.f", "etl.helper", "etl.inner", "etl.f(most)"]
+    assert list(texts) == ["etl.f", "etl.f(most)", "etl.helper", "etl.inner"]
     assert texts["etl.f(most)"] == "\n10"
     assert texts["etl.inner"] == "etl.py:7\ndef inner(x): return x * 2"
 

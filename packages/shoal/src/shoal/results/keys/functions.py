@@ -10,7 +10,7 @@ A function is taken apart into parts, each with a name and a digest:
     module helpers        a module of the user's that it imports inside
 
 Constants are numbers, texts, dates, enums, paths and tuples of them, but no global that some function sets. Anything else
-that a function refers to counts by its name, which is in its source. May import `naming`, `source` and `walk`.
+that a function refers to counts by its name, which is in its source. May import `digesting`, `naming`, `referring`, `source` and `walk`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ import pathlib
 import re
 import weakref
 from hashlib import sha256
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+)
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions.base import shown
@@ -98,25 +106,25 @@ class Known:
         digest: of all parts.
     """
 
-    __slots__ = ("_code", "_parts", "digest", "texts")
+    __slots__ = ("_code", "_found", "digest")
 
     def __init__(self, function: Any) -> None:
-        walk = self._parts = _Parts()
-        walk.take(function, "")
-        walk.done()
+        self._found = _Parts(function)
         self._code = getattr(function, "__code__", None)
-        self.texts = {name: file.text_of(node) for name, (node, file) in walk.trees.items()}
-        self.texts |= {name: f"\n{shown(value)}" for name, value in walk.constants.items()}
-        named = sorted((name_digest(name), digest) for name, digest in walk.parts.items())
+        named = sorted((name_digest(name), digest) for name, digest in self.parts.items())
         self.digest = sha256(b"".join(map(b"%b%b".__mod__, named))).digest()
 
     @property
     def parts(self) -> dict[str, bytes]:
-        return self._parts.parts
+        return self._found.parts
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return self._found.texts
 
     def holds(self, function: Any) -> bool:
         """Whether all that it refers to is what it was."""
-        return function.__code__ is self._code and self._parts.hold()
+        return function.__code__ is self._code and self._found.hold()
 
 
 _functions: weakref.WeakKeyDictionary[FunctionType, Known] = weakref.WeakKeyDictionary()
@@ -139,13 +147,24 @@ def known(function: Any) -> Known:
 
 
 def _keep(value: Any) -> Any:
-    """A value for a later comparison, which does not keep a function, class or module alive."""
-    by_name = issubclass(type(value), (FunctionType, type, ModuleType))
-    return weakref.ref(value) if by_name else (value,)
+    """A value for a later comparison; kept alive only where it cannot be referred to weakly, as numbers and texts."""
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return (value,)
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not set, or deleted
+        return _MISSING
 
 
 def _is(kept: Any, value: Any) -> bool:
-    return (kept[0] if type(kept) is tuple else kept()) is value
+    if type(kept) is tuple:
+        return kept[0] is value
+    return value is not None and kept() is value
 
 
 # ---------------------------------------------------------------------- the walk over code
@@ -156,29 +175,24 @@ class _Parts:
 
     Attributes:
         parts: the digests by name.
-        trees: the syntax trees, with their files, where these are known.
-        constants: the values of those that are constants.
+        texts: see `function_texts`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, function: Any) -> None:
         self.parts: dict[str, bytes] = {}
-        self.trees: dict[str, tuple[ast.AST, SourceFile]] = {}
-        self.constants: dict[str, Any] = {}
-        self._globals_used: list[
-            tuple[dict[str, Any], str, Any]
-        ] = []  # the namespace, the name, the value then
+        self.texts: dict[str, str] = {}
+        #: What was looked at: the namespace, the name, the value then; the variable of a closure, the value then.
+        self._globals_used: list[tuple[dict[str, Any], str, Any]] = []
         self._cells_used: list[tuple[CellType, Any]] = []
-        self._seen: dict[int, Any] = {}
+        self._seen: dict[int, Any] = {}  # by id; with the objects, so that no id is given out twice
+        self.take(function, "")
+        self._seen.clear()
 
     def hold(self) -> bool:
         """Whether each global and closure that was looked at has the value that it had. Hot."""
         return all(
             _is(kept, names.get(name, _MISSING)) for names, name, kept in self._globals_used
-        ) and all(_is(kept, cell.cell_contents) for cell, kept in self._cells_used)
-
-    def done(self) -> None:
-        """Forgets what is needed only while it collects."""
-        self._seen.clear()
+        ) and all(_is(kept, _content(cell)) for cell, kept in self._cells_used)
 
     def take(self, value: Any, name: str) -> None:
         """Adds what something is that code refers to, if that counts.
@@ -188,8 +202,7 @@ class _Parts:
             name: what it is called there; empty at the top.
         """
         if name and _is_constant(value):
-            self._add(name, sha256(Walk().encode(value)).digest())
-            self.constants[name] = value
+            self._constant(value, name)
             return
         if id(value) in self._seen:
             return
@@ -211,6 +224,13 @@ class _Parts:
         elif kind is BuiltinFunctionType or not name:
             self._callable(value)
 
+    def _constant(self, value: Any, name: str) -> None:
+        try:
+            self._add(name, sha256(Walk().encode(value)).digest())
+        except Unstable:  # a time zone of no name
+            return
+        self.texts.setdefault(name, f"\n{shown(value)}")
+
     def _add(self, name: str, digest: bytes) -> None:
         number = 2
         label = name
@@ -224,7 +244,8 @@ class _Parts:
     ) -> None:
         self._add(name, otherwise if found is None else tree_digest(found[0]))
         if found is not None:
-            self.trees.setdefault(name, found)
+            node, file = found
+            self.texts.setdefault(name, file.text_of(node))
 
     def _bound(self, function: Any, to: Any, name: str, what: str) -> None:
         self.take(function, name)
@@ -250,11 +271,12 @@ class _Parts:
         found = function_tree(code) if own else None
         if not own:
             self._add(label, name_digest(f"{module}.{code.co_qualname}"))
-            inner = [getattr(function, "__wrapped__", None)]
-            inner += getattr(function, "registry", {}).values()  # of functools.singledispatch
-            for each in inner:
-                if each is not None:
-                    self.take(each, label)
+            attributes = vars(function)
+            if "__wrapped__" in attributes:
+                self.take(attributes["__wrapped__"], label)
+            if type(attributes.get("registry")) is MappingProxyType:  # of functools.singledispatch
+                for branch in attributes["registry"].values():
+                    self.take(branch, label)
         else:
             self._add_source(label, found, code_digest(code))
             self._defaults(function, label)
@@ -273,12 +295,10 @@ class _Parts:
         for name, cell in zip(
             function.__code__.co_freevars, function.__closure__ or (), strict=True
         ):
-            try:
-                value = cell.cell_contents
-            except ValueError:  # not set yet
-                continue
+            value = _content(cell)
             self._cells_used.append((cell, _keep(value)))
-            self.take(value, f"{label}: {name}")
+            if value is not _MISSING:
+                self.take(value, f"{label}: {name}")
 
     def _globals(self, function: FunctionType, variables: set[str]) -> None:
         namespace, code = function.__globals__, function.__code__
@@ -294,6 +314,10 @@ class _Parts:
         """Follows a dotted name through the user's modules to what it stands for."""
         module = short_module(str(names.get("__name__", "")), code)
         for step in path.split("."):
+            if step.startswith(
+                "__"
+            ):  # a module's own name and file are others where it is run or copied
+                return
             value = names.get(step, _MISSING)
             self._globals_used.append((names, step, _keep(value)))
             if not issubclass(type(value), ModuleType):
@@ -334,7 +358,9 @@ class _Parts:
             return
         members = {name: (value, _methods_in(kind, value)) for name, value in vars(kind).items()}
         methods = [method for _, each in members.values() for method in each]
-        written = [f.__code__ for f in methods if not f.__code__.co_filename.startswith("<")]
+        codes = [method.__code__ for method in methods]
+        inside = f"{kind.__qualname__}."
+        written = [code for code in codes if code.co_qualname.startswith(inside)]
         label = f"{short_module(module, written[0] if written else None)}.{kind.__qualname__}"
         tree = class_tree(kind.__qualname__, written)
         self._add_source(label, tree, _class_digest(kind, members))
@@ -342,10 +368,9 @@ class _Parts:
             if base is not object:
                 self.take(base, label)
         for function in methods:
-            if function.__code__ in written:
-                self._defaults(function, f"{label}.{function.__name__}")
-                self._closure(function, f"{label}.{function.__name__}")
-                self._globals(function, set())
+            self._defaults(function, f"{label}.{function.__name__}")
+            self._closure(function, f"{label}.{function.__name__}")
+            self._globals(function, set())
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -418,7 +443,7 @@ def _is_constant(value: Any) -> bool:
     if kind is tuple or kind is frozenset:
         return all(map(_is_constant, value))
     if issubclass(kind, enum.Enum):
-        return _is_constant(value._value_)
+        return True
     return kind in _CONSTANTS or issubclass(kind, (pathlib.PurePath, datetime.tzinfo))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import os
+import warnings
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import PurePath
@@ -195,7 +196,9 @@ def file_of(path: str) -> SourceFile | None:
 
 @lru_cache(64)
 def _read(path: str, modified: int, size: int) -> SourceFile:
-    return SourceFile(path)
+    with warnings.catch_warnings():  # said when the file was imported
+        warnings.simplefilter("ignore")
+        return SourceFile(path)
 
 
 def function_tree(code: CodeType) -> tuple[ast.AST, SourceFile] | None:
