@@ -5,8 +5,7 @@
     kinds       which encoder another type has; objects
     callables   the encoders of functions, classes and their like
     arrays      NumPy's arrays
-    of_pandas, of_polars, of_arrow    tables
-    columns     their columns
+    columns     the columns of tables: of_pandas, of_polars, of_arrow
     functions   functions and classes, by their source and that of all the user's own code they reach
     source      source as trees, the same in all versions of Python
     referring   which names a function refers to

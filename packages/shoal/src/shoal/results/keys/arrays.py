@@ -1,6 +1,7 @@
 """NumPy's arrays, by their data, in the order of their indices; whatever their layout in memory and the order of bytes.
 
-A contiguous array is not copied, of another a piece at a time. A memory map is the array that it shows. Imported when an array is met. May import `buffers` and `walk`.
+A contiguous array is not copied, of another a piece at a time. A memory map is the array that it shows. Imported when an
+array is met. May import `buffers`, `naming` and `walk`.
 """
 
 from __future__ import annotations
