@@ -218,7 +218,7 @@ def _known(journal: Path) -> set[int]:
     """Which runs stand in the journal, by what they give."""
     known: set[int] = set()
     contents = read_contents(journal)
-    for some in contents._runs:
+    for some in contents.runs:
         values, kinds = unpack_values(some.values)
         for place, value in enumerate(values):
             if kinds is not None and kinds[place]:

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import shoal.names
 from shoal import allow_failure, flow, quote, task, unmapped
-from shoal.exceptions import JournalError, RunNotFound
+from shoal.exceptions import (
+    JournalBusy,
+    JournalError,
+    ParameterBindError,
+    ParameterTypeError,
+    RunNotFound,
+)
 from shoal.results.journal import find
+from shoal.results.journal.file import JournalFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -436,3 +443,64 @@ def test_who_asks_for_no_journal_has_none(home: Path, monkeypatch: pytest.Monkey
         plain.resume("x")
     with pytest.raises(JournalError, match="of the flow 'plain', and not of 'never'"):
         never.resume("last")
+
+
+def test_what_cannot_be_resumed_leaves_the_journal_as_it_was(home: Path) -> None:
+    broken = [True]
+
+    @task
+    def inc(x: int) -> int:
+        return x + 1
+
+    @flow(journal=True)
+    def main(*days: int, scale: int = 1, **more: int) -> int:
+        value = sum(inc.map(list(days)).result()) * scale + sum(more.values())
+        if broken:
+            raise Trouble
+        return value
+
+    @flow(journal=True, name="main")
+    def strict(day: int) -> None:
+        raise Trouble
+
+    name = fails(main, 1, 2)
+    broken.clear()
+    assert main.resume(name) == 5
+    assert main.resume(name, scale=2, extra=3) == 13
+    with pytest.raises(ParameterBindError, match="nope"):
+        strict.resume(name, nope=1)
+    with pytest.raises(ParameterTypeError):
+        strict.resume(name, day="no day")
+    folder = find(name).folder
+    (folder / "journal").chmod(0o666)
+    with pytest.raises(JournalError, match="may be written by everybody"):
+        main.resume(name)
+    (folder / "journal").chmod(0o600)
+    with JournalFileHeld(folder), pytest.raises(JournalBusy, match="is under way"):
+        main.resume(name)
+    assert main.resume(name) == 13
+
+
+class JournalFileHeld:
+    """Somebody is at a journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = JournalFile(folder, "somebody")
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_flow_begins(home: Path) -> None:
+    home.write_text("a file")
+    ran = []
+
+    @flow(journal=True)
+    def main() -> None:
+        ran.append(True)
+
+    with pytest.raises(JournalError, match="name another folder by SHOAL_HOME"):
+        main()
+    assert not ran

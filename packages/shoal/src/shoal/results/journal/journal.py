@@ -9,7 +9,7 @@ May import the other files but those that observe and list.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -214,14 +214,19 @@ class Journal:
     def key_of(self, number: int) -> tuple[TaskKey, bytes] | None:
         """The task and the key of a run that was submitted; `None` if it has none."""
         known = self._keys.get(number)
-        if known is not None or not self._bases:
+        if known is not None:
             return known
-        place = bisect_right(self._bases, number) - 1
+        element = self._element(number)
+        return None if element is None else (element[0].task, element[0].keys[element[1]])
+
+    def _element(self, number: int) -> tuple[MapKeys, int] | None:
+        """Of which map a run is an element, and which; `None` if of none."""
+        bases = self._bases  # others make a new list, so this one stays as it is
+        place = bisect_right(bases, number) - 1
         if place < 0:
             return None
-        base = self._bases[place]
-        keys = self._maps[base]
-        return (keys.task, keys.keys[number - base]) if number - base < len(keys.keys) else None
+        keys, index = self._maps[bases[place]], number - bases[place]
+        return (keys, index) if index < len(keys.keys) else None
 
     def key_for(
         self,
@@ -328,7 +333,7 @@ class Journal:
         """A map is about to be submitted; `keys.reused` says which of its values were there."""
         with self._lock:
             self._maps[base] = keys
-            insort(self._bases, base)
+            self._bases = sorted((*self._bases, base))
             if keys.reused:
                 self.reused[keys.task.index] += sum(keys.reused)
 
@@ -346,13 +351,10 @@ class Journal:
         """Whether a run ended with a value that was there."""
         if number in self._reused:
             return True
-        if not self._bases:
-            return False
-        place = bisect_right(self._bases, number) - 1
-        if place < 0:
-            return False
-        keys, index = self._maps[self._bases[place]], number - self._bases[place]
-        return index < len(keys.reused) and bool(keys.reused[index])
+        element = self._element(number)
+        return (
+            element is not None and bool(element[0].reused) and bool(element[0].reused[element[1]])
+        )
 
     def completed(self, number: int, value: Any) -> None:
         """A run has completed. What is mutable of its value is pickled here."""

@@ -187,6 +187,8 @@ class _Journals:
         """See `Observer`."""
         kept = self._kept.pop(run.number, None)
         if kept is None:
+            if run.flow.resumes is not None:  # its parameters did not fit
+                run.flow.resumes.file.close()
             return
         journal = kept.journal
         said = {"time": time.time(), "state": state.name, "type": state.type.value}

@@ -77,11 +77,12 @@ class Contents:
 
     Attributes:
         facts: all but that.
+        runs: the frames that they stand in.
     """
 
     def __init__(self, facts: Facts, runs: list[Runs], places: dict[bytes, int]) -> None:
         self.facts = facts
-        self._runs = runs
+        self.runs = runs
         self._places = places
         self._values: OrderedDict[int, tuple[list[Any], bytes | None]] = OrderedDict()
 
@@ -103,7 +104,7 @@ class Contents:
     def _values_of(self, number: int) -> tuple[list[Any], bytes | None]:
         found = self._values.get(number)
         if found is None:
-            found = self._values[number] = contents.unpack_values(self._runs[number].values)
+            found = self._values[number] = contents.unpack_values(self.runs[number].values)
             while len(self._values) > _FRAMES_KEPT:
                 self._values.popitem(last=False)
         return found

@@ -199,6 +199,7 @@ class Writer:
         queue = self._queue
         if self.broken:
             queue.clear()
+            deque(self._source.pending(), maxlen=0)
             return
         data: list[bytes] = []
         aside: list[tuple[int, bytes, Any]] = []
