@@ -59,7 +59,6 @@ def test_different_content_has_different_keys(values: list[Any]) -> None:
     for value in values:
         key = digest(value)
         assert digest(value) == key
-        # `dictionary` is how Arrow keeps it, and its type, which is told
         assert key not in seen, (value, seen[key])
         seen[key] = value
 
