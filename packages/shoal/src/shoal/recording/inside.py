@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shoal.context import CALL, LOCK, SCOPE
 from shoal.engine.observing import add_observer
 from shoal.engine.services import TIMERS
+from shoal.logs import log_failure
 from shoal.recording.events import (
     CAPPED,
     ENDED,
@@ -143,28 +144,31 @@ class Inside:
     def _again(self, number: int) -> None:
         def look() -> None:
             if number in self._flows:
-                try:
-                    self.flush()
-                except OSError:
-                    return  # the driver has gone, as the receiver sees too
+                self._recorder.look()
+                self.flush()
                 self._again(number)
 
         TIMERS.after(EVERY, look)
 
     def flush(self) -> None:
-        """Sends what was told so far, if there is anything."""
+        """Sends what was told so far, if there is anything. It never raises: no run depends on it."""
         events = self._recorder.events
         if not events or os.getpid() != self._pid:
             return
         with self._sending:
-            told = [_portable(events.popleft()) for _ in range(len(events))]
-            workers = []
-            for worker in self._recorder.workers:
-                row = worker.row()
-                if self._told.get(worker.index) != row:
-                    self._told[worker.index] = row
-                    workers.append(row)
-            self._send(dumps(tuple(Bundle(self._source, workers, told))))
+            try:
+                told = [_portable(events.popleft()) for _ in range(len(events))]
+                workers = []
+                for worker in self._recorder.workers:
+                    row = worker.row()
+                    if self._told.get(worker.index) != row:
+                        self._told[worker.index] = row
+                        workers.append(row)
+                self._send(dumps(tuple(Bundle(self._source, workers, told))))
+            except OSError:
+                return  # the driver has gone, as the receiver sees too
+            except Exception as error:
+                log_failure(error, "What happened inside runs could not be told")
 
 
 def _portable(event: tuple[Any, ...]) -> tuple[Any, ...]:

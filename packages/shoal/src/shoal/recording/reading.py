@@ -53,6 +53,9 @@ __all__ = ["read"]
 #: Log lines that an error keeps of its run.
 LINES_OF_A_RUN = 50
 
+#: Kinds of events that are waits in the body of a run.
+IN_BODY = ("wait", "slots")
+
 _PENDING, _RUNNING, _COMPLETED = map(STATES.index, ("Pending", "Running", "Completed"))
 
 
@@ -108,6 +111,7 @@ class _Reading:
         self._add_told()
         self._add_open()
         self._add_sizes()
+        self._waits_within_runs()
         self._errors()
 
     # ------------------------------------------------------------------ tables
@@ -404,6 +408,24 @@ class _Reading:
             for place, number in enumerate(c.number):
                 if number in self._sizes and c.state[place] == _COMPLETED:
                     c.bytes[place] = self._sizes[number]
+
+    def _waits_within_runs(self) -> None:
+        """What a run waited for in its body is told by message, which may come late: it was over when the attempt was."""
+        events, c = self.record.events, self.record.columns
+        wanted = {event.number for event in events if event.kind in IN_BODY}
+        if not wanted:
+            return
+        attempts: dict[int, list[tuple[float, float]]] = {}
+        for number, begun, ended in zip(c.number, c.begun, c.ended, strict=True):
+            if number in wanted and begun <= ended:
+                attempts.setdefault(number, []).append((begun, ended))
+        for place, event in enumerate(events):
+            if event.kind in IN_BODY:
+                around = [one for one in attempts.get(event.number, ()) if one[0] <= event.until]
+                if around:
+                    begun, ended = max(around)
+                    at, until = (min(max(time, begun), ended) for time in (event.at, event.until))
+                    events[place] = event._replace(at=at, until=until)
 
     def _add_open(self) -> None:
         """Runs that have not ended: of a recording that goes on, or of a process that was killed."""

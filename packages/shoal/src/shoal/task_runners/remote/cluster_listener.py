@@ -12,7 +12,7 @@ from shoal.calls import COMPLETED, Report
 from shoal.logs import library_logger
 from shoal.serialization import dumps, loads
 from shoal.task_runners.remote import messages
-from shoal.task_runners.remote.columns import KEPT, PICKLED
+from shoal.task_runners.remote.columns import KEPT, PICKLED, PLAIN
 from shoal.task_runners.remote.listener import Listener
 from shoal.task_runners.remote.members import futures_of
 from shoal.task_runners.remote.parcels import LARGE, Parcel
@@ -159,7 +159,7 @@ class ClusterListener(Listener):
         sizes = {
             position: len(value)
             for position, kind, value in zip(positions, kinds, values, strict=True)
-            if kind == PICKLED or type(value) in (str, bytes)
+            if kind == PICKLED or (kind == PLAIN and type(value) in (str, bytes))
         }
         if sizes:
             observer.sized(number, sizes)
