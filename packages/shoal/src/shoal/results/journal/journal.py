@@ -58,10 +58,12 @@ class TaskKey:
     """A task, as its runs are known again.
 
     Attributes:
+        task: the task.
         index: in the journal.
         key: of its name and its code; `None` if that has none.
         names: of its parameters.
         takes: indices of tasks whose results it was given.
+        told: what the journal was told of it.
         refused: whether it was said that not every run of it has a key.
     """
 
