@@ -310,6 +310,54 @@ def test_what_a_failure_may_have_decided_runs_again(executed: Executed) -> None:
     assert executed.took() == ["look"]
 
 
+def test_what_takes_what_a_failure_may_have_decided_runs_again(
+    runner: str, executed: Executed
+) -> None:
+    bad = {"look", "body"}
+
+    @task
+    def look() -> int:
+        if "look" in bad:
+            raise Trouble
+        return 1
+
+    @task
+    def or_none(found: Any) -> int | None:
+        executed.append("or_none")
+        return None if isinstance(found, Exception) else found
+
+    @task
+    def tell(found: int | None) -> str:
+        executed.append("tell")
+        return f"{found}"
+
+    @flow(task_runner=runner, journal=True)
+    def main() -> list[str]:
+        found = or_none.submit(allow_failure(look.submit()))
+        found.wait()
+        if "between" in bad:
+            raise Trouble
+        told = [tell.submit(found), *tell.map([found, found]), tell(found)]
+        told[0].wait()
+        if "body" in bad:
+            raise Trouble
+        return [one if isinstance(one, str) else one.result() for one in told]
+
+    name = fails(main)
+    executed.took()
+    bad.clear()
+    bad.add("between")
+    with pytest.raises(Trouble):
+        main.resume(name)
+    assert executed.took() == ["or_none"]
+    bad.clear()
+    # `or_none` is reused now, and had another value at first.
+    assert main.resume(name) == ["1"] * 4
+    assert executed.took() == ["tell"] * 4
+    assert main.resume(name) == ["1"] * 4
+    assert executed.took() == []
+
+
 def test_what_is_returned_may_be_changed_afterwards(executed: Executed) -> None:
     broken = [True]
 

@@ -57,13 +57,13 @@ class _Calls:
             known = self._journal.key_for(self._body, task, args, kwargs or None, wait_for)
         if known is None:
             return task.call_made(made, wait_for, return_state)
-        of, key, reusable = known
-        value = self._journal.value(key) if reusable else MISSING
+        of, key, doubts = known
+        value = self._journal.value(key) if doubts is None else MISSING
         if value is not MISSING:
             self._journal.reuses(made.number, of, key)
             given = made.own(cached(value)) if return_state else value
             return _named(_given(given), task) if task.is_async else given
-        self._journal.submits(made.number, of, key)
+        self._journal.submits(made.number, of, key, doubts)
         running = task.call_made(made, wait_for, return_state)
         if task.is_async:
             return _named(self._awaited(running, made.number, return_state), task)

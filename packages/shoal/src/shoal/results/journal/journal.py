@@ -3,6 +3,9 @@
     submitted ─▶ key ─▶ does it stand in the journal, from a process before this? ─▶ its value
                     └─▶ else it runs, and its value goes to the writer
 
+A run that may start although another failed has a key that does not tell how that one ended. So such runs, and all that take what they give,
+are in doubt: they are not reused when that one runs again, and not written when it failed.
+
 May import the other files but those that observe and list.
 """
 
@@ -13,6 +16,7 @@ from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from shoal.calls import COMPLETED
 from shoal.context import CALL, SUBMITTER
 from shoal.exceptions import UnstableKeyError
 from shoal.logs import library_logger
@@ -119,6 +123,8 @@ class Journal:
         self._known = dict(known)
         self._keys: dict[int, tuple[TaskKey, bytes]] = {}  # by the run's number
         self._reused: set[int] = set()
+        #: By the number of a run in doubt, what is allowed to fail and had not completed when it was asked last.
+        self._doubts: dict[int, tuple[TaskFuture[Any], ...]] = {}
         self._maps: dict[int, MapKeys] = {}  # by the first run's number
         #: The keys of a map by the number of its first run.
         self.map_keys = self._maps.get
@@ -237,7 +243,7 @@ class Journal:
         args: tuple[Any, ...],
         kwargs: dict[str, Any] | None,
         wait_for: Any,
-    ) -> tuple[TaskKey, bytes, bool] | None:
+    ) -> tuple[TaskKey, bytes, tuple[TaskFuture[Any], ...] | None] | None:
         """The key of a run that is about to be submitted.
 
         Args:
@@ -248,7 +254,8 @@ class Journal:
             wait_for: what it waits for.
 
         Returns:
-            The task, the key, and whether a value may be reused; `None` if the run has no key.
+            The task, the key, and for a run in doubt those that are allowed to fail, which `submits` is to be told; no value of such a
+            run may be reused. `None` if the run has no key.
         """
         known = self.task(task)
         with self._lock:
@@ -256,15 +263,17 @@ class Journal:
         place = self.place(body)
         if known.key is None or place is None:
             return None
-        reusable = True
+        doubts: tuple[TaskFuture[Any], ...] | None = None
 
         def run_key(run: TaskFuture[Any], allow_failure: bool) -> bytes:
-            nonlocal reusable
+            nonlocal doubts
             upstream = self.key_of(run._number)
             if upstream is None:
                 raise Unknown
+            if run._number in self._doubts:
+                doubts = (*(doubts or ()), *self._doubts[run._number])
             if allow_failure and not self.is_reused(run._number):
-                reusable = False  # it may end otherwise than it did
+                doubts = (*(doubts or ()), run)  # it may end otherwise than it did
             if upstream[0].index not in known.takes:
                 known.takes.add(upstream[0].index)
                 self._tell_task(known)
@@ -281,7 +290,7 @@ class Journal:
             self._refuse(known, error)
             return None
         with self._lock:
-            return known, place.key_for(known.key, given), reusable
+            return known, place.key_for(known.key, given), doubts
 
     def keys_for(
         self,
@@ -320,9 +329,17 @@ class Journal:
         """The value of a run that completed before; `MISSING` if none did."""
         return MISSING if self.values is None else self.values.get(key)
 
-    def submits(self, number: int, task: TaskKey, key: bytes) -> None:
-        """A run is about to be submitted."""
+    def submits(
+        self,
+        number: int,
+        task: TaskKey,
+        key: bytes,
+        doubts: tuple[TaskFuture[Any], ...] | None = None,
+    ) -> None:
+        """A run is about to be submitted; `doubts` as `key_for` gave them."""
         self._keys[number] = task, key
+        if doubts is not None:
+            self._doubts[number] = doubts
 
     def reuses(self, number: int, task: TaskKey, key: bytes) -> None:
         """A run ends with a value that was there."""
@@ -363,6 +380,12 @@ class Journal:
         known = self.key_of(number)
         if known is None:
             return
+        doubts = self._doubts.get(number)
+        if doubts:  # what has completed is forgotten: a future keeps its value
+            doubts = tuple([run for run in doubts if run._phase != COMPLETED])
+            self._doubts[number] = doubts
+            if doubts:
+                return
         task, key = known
         try:
             self.writer.run(task.index, key, pickled(value))

@@ -99,12 +99,12 @@ class KeptRunner:
             return self._submit(task, args, kwargs, wait_for, scope, number)  # type: ignore[no-any-return]
         if number is None:
             number = next_number()
-        of, key, reusable = known
-        value = self._journal.value(key) if reusable else MISSING
+        of, key, doubts = known
+        value = self._journal.value(key) if doubts is None else MISSING
         if value is not MISSING:
             self._journal.reuses(number, of, key)
             return TaskFuture(self._dispatcher, task, number, None, time.time(), COMPLETED, value)
-        self._journal.submits(number, of, key)
+        self._journal.submits(number, of, key, doubts)
         return self._submit(task, args, kwargs, wait_for, scope, number)  # type: ignore[no-any-return]
 
     def submit_map(
