@@ -9,6 +9,7 @@ import pytest
 import shoal.names
 from shoal import allow_failure, flow, quote, task, unmapped
 from shoal.exceptions import (
+    InvalidOption,
     JournalBusy,
     JournalError,
     ParameterBindError,
@@ -116,6 +117,52 @@ def test_states_are_cached(executed: Executed) -> None:
     assert [state.name for state in states] == ["Cached"] * 3
     assert [state.result() for state in states] == [2, 3, 4]
     assert all(state.is_completed() for state in states)
+
+
+def test_what_a_changed_task_gave_can_be_kept(executed: Executed) -> None:
+    broken = {3}
+
+    def version(mark: str) -> Any:
+        """The flow with a task whose code is another for each mark, which is a constant of it."""
+
+        @task
+        def fetch(i: int) -> str:
+            executed.append(i)
+            if i in broken:
+                raise Trouble
+            return f"{i}{mark}"
+
+        @task
+        def fold(texts: list[str]) -> str:
+            executed.append("fold")
+            return " ".join(texts)
+
+        @flow(journal=True)
+        def main() -> str:
+            runs = fetch.map(range(5))
+            runs.wait()
+            if broken:
+                raise Trouble
+            return fold.submit(runs).result()
+
+        return main
+
+    name = fails(version("a"))
+    assert executed.took() == [0, 1, 2, 3, 4]
+    with pytest.raises(InvalidOption, match="had no task of this name; did you mean 'fetch'"):
+        version("b").resume(name, ["fetsh"])
+    with pytest.raises(Trouble):
+        version("b").resume(name, ["fetch"])
+    assert executed.took() == [3]
+    broken.clear()
+    assert version("b").resume(name) == "0a 1a 2a 3b 4a"  # it was kept before
+    assert executed.took() == ["fold", 3]
+    assert version("b").resume(name) == "0a 1a 2a 3b 4a"
+    assert executed.took() == []
+    assert version("c").resume(name, "fetch") == "0a 1a 2a 3b 4a"
+    assert executed.took() == []
+    assert version("d").resume(name) == "0d 1d 2d 3d 4d"
+    assert executed.took() == ["fold", 0, 1, 2, 3, 4]
 
 
 def test_elements_of_maps_one_by_one(runner: str, executed: Executed) -> None:

@@ -6,7 +6,7 @@ May import everything but testing and the command line; pydantic on first use.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from shoal import elsewhere, settings
@@ -397,21 +397,22 @@ class Flow(FlowSpec, Generic[P, R_co]):
             fold(error)
             raise
 
-    def resume(self, name: str, /, **parameters: Any) -> R_co:
+    def resume(self, name: str, keep: Iterable[str] = (), /, **parameters: Any) -> R_co:
         """Goes on with a run of this flow that has a journal, and gives the flow's value; an async flow gives a coroutine.
 
-        The flow's body runs again, from its beginning. A task run that stands in the journal is not executed again: its
-        state is `Cached`, and its result the one that it had. It is known by the run that submitted it, its task, the code of that
-        and its inputs; so what has changed runs again, and all that depends on it.
+        The flow's body runs again. A task run that stands in the journal is not executed again, but `Cached`. It is known by the
+        run that submitted it, its task, the code of that and its inputs; what has changed runs again, and all that depends on it.
 
         Args:
             name: of the flow run, or `"last"` for the journal begun last.
+            keep: names of tasks whose results are reused although their code has changed since.
             parameters: in the place of those that the run was begun with.
 
         Raises:
             RunNotFound: no run of this name is remembered.
             JournalBusy: it is under way.
             JournalError: its journal cannot be read or written.
+            InvalidOption: it had no task of a name in `keep`.
             Exception: what the flow raised.
 
         Examples:
@@ -419,7 +420,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         """
         from shoal.results.journal import resumed
 
-        flow, args, kwargs = resumed(self, name, parameters)
+        flow, args, kwargs = resumed(self, name, parameters, keep=keep)
         value: R_co = flow(*args, **kwargs)
         return value
 

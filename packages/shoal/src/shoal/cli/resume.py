@@ -39,6 +39,13 @@ def resume(
         Named | None,
         Parameter(name=["--runner", "-r"], help="Task runner in place of the one it began on"),
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        Parameter(
+            negative=(),
+            help="A task whose results are reused although its code has changed; repeat it for several",
+        ),
+    ] = None,
     param: Annotated[
         list[str] | None,
         Parameter(
@@ -63,7 +70,7 @@ def resume(
         try:
             flow = _flow_of(find(name))
             _, given = parse(flow, param or [], some=True)
-            flow, args, kwargs = resumed(flow, name, given, runner=runner or "")
+            flow, args, kwargs = resumed(flow, name, given, keep=keep or (), runner=runner or "")
         except (UsageError, ShoalError):
             raise
         except Exception as error:  # the user's module cannot be loaded

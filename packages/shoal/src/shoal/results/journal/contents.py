@@ -101,6 +101,8 @@ class KnownTask:
         module, qualname: of its function.
         source: the digest of its code, in hexadecimal; empty if it has none.
         takes: indices of tasks whose results it is given.
+        kept: the digest of the code by which its runs are known, where that is what it was before and was to be kept; else
+            empty.
     """
 
     index: int
@@ -109,6 +111,12 @@ class KnownTask:
     qualname: str
     source: str
     takes: list[int]
+    kept: str = ""
+
+    @property
+    def known_by(self) -> str:
+        """The digest of the code by which its runs are known."""
+        return self.kept or self.source
 
 
 class Runs(NamedTuple):

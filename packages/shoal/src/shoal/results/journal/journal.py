@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import COMPLETED
@@ -29,7 +30,7 @@ from shoal.results.keys import function_digest
 from shoal.safely import in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from shoal.futures import TaskFuture
     from shoal.results.journal.file import JournalFile
@@ -49,13 +50,22 @@ class Resumption:
         contents: of the journal.
         values: those that stand in it.
         given: whether parameters were given anew.
+        kept: by its name, the index of a task that counts as what it was, whatever its code is now.
     """
 
-    def __init__(self, file: JournalFile, contents: Contents, values: Values, given: bool) -> None:
+    def __init__(
+        self,
+        file: JournalFile,
+        contents: Contents,
+        values: Values,
+        given: bool,
+        kept: Mapping[str, int],
+    ) -> None:
         self.file = file
         self.contents = contents
         self.values = values
         self.given = given
+        self.kept = kept
 
 
 class TaskKey:
@@ -108,14 +118,18 @@ class Journal:
     Args:
         known: tasks that stand in the journal.
         values: what has completed before; `None` at first.
+        kept: by name, the index of a known task that counts as what it was, whatever its code is now.
 
     Attributes:
         writer: what is added is told to it.
         reused: by the task's index, how many runs ended with values that were there.
     """
 
-    def __init__(self, known: dict[int, KnownTask], values: Values | None) -> None:
+    def __init__(
+        self, known: dict[int, KnownTask], values: Values | None, kept: Mapping[str, int]
+    ) -> None:
         self.values = values
+        self._kept = kept
         self.writer: Writer = None  # type: ignore[assignment]  # follows at once
         self.reused: Counter[int] = Counter()
         self._submitted: Counter[int] = Counter()
@@ -157,10 +171,13 @@ class Journal:
             source = None
             self._refuse_code(task, error)
         text = source.hex() if source is not None else ""
+        kept = self._kept.get(task.name)
         for index, known in self._known.items():
-            if known.name == task.name and known.source == text:
-                key = TaskKey(task, index, source)
+            if (known.name, known.source) == (task.name, text) if kept is None else index == kept:
+                key = TaskKey(task, index, bytes.fromhex(known.known_by) or source)
                 key.takes.update(known.takes)
+                if known.source != text:
+                    self._known[index] = replace(known, source=text, kept=known.known_by)
                 return key
         index = max(self._known, default=-1) + 1
         function = task.fn
@@ -183,14 +200,7 @@ class Journal:
 
     def _tell_task(self, task: TaskKey) -> None:
         known = self._known[task.index]
-        said = KnownTask(
-            index=known.index,
-            name=known.name,
-            module=known.module,
-            qualname=known.qualname,
-            source=known.source,
-            takes=sorted(task.takes),
-        )
+        said = replace(known, takes=sorted(task.takes))
         if said != task.told:
             task.told = said
             self.writer.frame(contents.TASK, contents.to_json(said))

@@ -126,10 +126,10 @@ class _Journals:
             file = JournalFile(folder, run.name)
             file.open()
             data = frame(contents.HEADER, contents.to_json(_header(run))) + data
-            journal = Journal({}, None)
+            journal = Journal({}, None, {})
         else:
             file = resumes.file
-            journal = Journal(resumes.contents.facts.tasks, resumes.values)
+            journal = Journal(resumes.contents.facts.tasks, resumes.values, resumes.kept)
         if resumes is None or resumes.given:
             data += frame(contents.PARAMETERS, _pickled_parameters(run))
         writer = journal.writer = Writer(file, run.name, journal)

@@ -10,7 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
-from shoal.exceptions import JournalError, ResultStorageError
+from shoal.exceptions import InvalidOption, JournalError, ResultStorageError
 from shoal.logs import library_logger, set_up
 from shoal.names import go_on_as
 from shoal.results.journal.file import JOURNAL, VALUES, JournalFile
@@ -23,6 +23,7 @@ from shoal.results.keys import function_digest
 from shoal.results.storage import open_storage
 from shoal.safely import in_words
 from shoal.specs import TaskSpec, bind_error
+from shoal.spelling import or_perhaps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,7 +35,12 @@ __all__ = ["plan", "resumed"]
 
 
 def resumed(
-    flow: Any, name: str, parameters: Mapping[str, Any], *, runner: str | None = None
+    flow: Any,
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    keep: Iterable[str] = (),
+    runner: str | None = None,
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The flow that goes on with a run, and its arguments. See `Flow.resume`.
 
@@ -42,6 +48,7 @@ def resumed(
         flow: as the code has it today.
         name: of the run.
         parameters: in the place of those that the run was begun with.
+        keep: names of tasks whose results are reused although their code has changed.
         runner: in the place of the one that it was begun on, and that counts if it is empty; `None`: the flow's own, if it
             names one.
     """
@@ -63,6 +70,7 @@ def resumed(
     try:
         contents = read_contents(file.path)
         names = getattr(flow.fn, "__globals__", {})
+        kept = _kept(contents.facts, keep, header.name)
         storage = open_storage(found.folder / VALUES)
         values = Values(contents, storage, names, header.name)
         known = _parameters(contents.facts, names, parameters)
@@ -81,9 +89,9 @@ def resumed(
         file.close()
         raise
     copy.run_number = go_on_as(header.run, len(contents.facts.begun))
-    copy.resumes = Resumption(file, contents, values, bool(parameters))
+    copy.resumes = Resumption(file, contents, values, bool(parameters), kept)
     set_up()
-    library_logger().info("Flow run %r goes on: %s", header.name, plan(contents.facts, names))
+    library_logger().info("Flow run %r goes on: %s", header.name, plan(contents.facts, names, kept))
     return copy, bound.args, bound.kwargs
 
 
@@ -142,24 +150,52 @@ def _runner(facts: Facts, names: Mapping[str, Any]) -> Any:
         return None
 
 
+def _kept(facts: Facts, keep: Iterable[str], name: str) -> dict[str, int]:
+    """By the name of each task that is to be kept, the index of that of which most has completed.
+
+    Raises:
+        InvalidOption: the journal knows none of that name.
+    """
+    kept: dict[str, int] = {}
+    for task in [keep] if isinstance(keep, str) else keep:
+        known = [index for index, one in facts.tasks.items() if one.name == task]
+        if not known:
+            others = {one.name for one in facts.tasks.values()}
+            raise InvalidOption(
+                option="keep",
+                value=task,
+                problem=f"flow run {name!r} had no task of this name{or_perhaps(task, others)}",
+            )
+        kept[task] = max(known, key=facts.completed.__getitem__)
+    return kept
+
+
 # ---------------------------------------------------------------------- what will be reused
 
 
-def plan(facts: Facts, names: Mapping[str, Any]) -> str:
+def plan(facts: Facts, names: Mapping[str, Any], kept: Mapping[str, int]) -> str:
     """What a run that goes on will reuse, as far as that can be told before: a sentence.
 
     Args:
         facts: of its journal.
         names: what is in the flow's module today.
+        kept: by name, the index of a task that counts as what it was.
     """
     now = {index: _source_now(task, names) for index, task in facts.tasks.items()}
-    changed = {i for i, task in facts.tasks.items() if now[i] is not None and now[i] != task.source}
+    other = {i for i, task in facts.tasks.items() if now[i] is not None and now[i] != task.source}
+    changed = {
+        index
+        for index, task in facts.tasks.items()
+        if (kept[task.name] != index if task.name in kept else index in other)
+    }
     current = {task.name for index, task in facts.tasks.items() if index not in changed}
     runs_again: dict[str, str] = {}
     for index in changed:
         name = facts.tasks[index].name
         if name not in current:  # else it is a task as it was before
-            runs_again[name] = "its source changed"
+            had = max(facts.completed[i] for i, task in facts.tasks.items() if task.name == name)
+            way_out = f" (`--keep {name}` reuses the {had:,} that completed)" if had else ""
+            runs_again[name] = f"its source changed{way_out}"
     _add_dependents(facts.tasks, changed, runs_again)
     completed: Counter[str] = Counter()
     submitted: defaultdict[str, int] = defaultdict(int)
@@ -171,6 +207,7 @@ def plan(facts: Facts, names: Mapping[str, Any]) -> str:
         )
     parts = [
         f"{completed[name]:,} of {submitted[name]:,} runs of `{name}` are reused"
+        + (", though its source changed" if kept.get(name) in other else "")
         for name in submitted
         if name not in runs_again and completed[name]
     ]
