@@ -421,8 +421,7 @@ class Flow(FlowSpec, Generic[P, R_co]):
         from shoal.results.journal import resumed
 
         flow, args, kwargs = resumed(self, name, parameters, keep=keep)
-        value: R_co = flow(*args, **kwargs)
-        return value
+        return flow(*args, **kwargs)  # type: ignore[no-any-return]
 
     def visualize(self, /, *args: P.args, **kwargs: P.kwargs) -> Drawing:
         """Draws the tasks of the flow and what they pass to each other, without executing them.
