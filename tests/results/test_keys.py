@@ -142,6 +142,37 @@ class Broken(Exception):
         self.code = code
 
 
+class Made:
+    """Goes through pickle as what something else makes, which is bound to a number."""
+
+    def __init__(self, make: Any) -> None:
+        self.make = make
+
+    def __reduce__(self) -> Any:
+        return self.make, ()
+
+    @classmethod
+    def of_class(cls) -> Any:
+        return cls(None)
+
+
+class MadeOtherwise(Made):
+    pass
+
+
+def closure(number: int) -> Any:
+    return lambda: number
+
+
+@dataclasses.dataclass
+class Initialised:
+    x: dataclasses.InitVar[int]
+    y: int = 1
+
+    def __post_init__(self, x: int) -> None:
+        self.inner = x
+
+
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 NOON = datetime.datetime(2026, 1, 1, 12)  # noqa: DTZ001  a naive one is a subject
 
@@ -166,6 +197,10 @@ ALL_DIFFERENT: list[Any] = [
     *(ValueError("a"), ValueError("b"), KeyError("a"), OSError(2, "no", "f"), OSError(2, "no", "g"), Broken(1), Broken(2)),
     *(len, max, str.upper, "a".upper, "b".upper, operator.itemgetter(1), operator.itemgetter(2), Plain().method, Plain(2).method),
     *(functools.partial(max, 1), functools.partial(max, 2), functools.partial(max, default=1), lambda x: x, lambda x: x + 1),
+    *(operator.methodcaller("f", x=1), operator.methodcaller("f", x=2), Initialised(1), Initialised(2)),
+    *(Made(Plain(1).method), Made(Plain(2).method), Made(functools.partial(Made, 1)), Made(functools.partial(Made, 2))),
+    *(Made(closure(1)), Made(closure(2)), Made(Made.of_class), Made(MadeOtherwise.of_class), Made([1].copy), Made([2].copy)),
+    *(memoryview(np.zeros((0, 3))), memoryview(np.zeros((0, 4)))),
     *(io.BytesIO(b"a"), io.StringIO("a"), re, asyncio),
     *(np.arange(4), np.arange(4.0), np.arange(4, dtype="i4"), np.arange(4).reshape(2, 2), np.arange(5)[1:]),
     *(np.zeros((0, 3)), np.zeros((3, 0)), np.array(1), np.int64(1), np.float64(1.0), np.bool_(True), np.array([True]), np.array("1")),
@@ -189,7 +224,7 @@ def test_different_content_has_different_keys() -> None:
 
 def test_a_copy_has_the_same_key() -> None:
     # Python makes other ones of these, or refuses to.
-    no_copies = (Items, Unit, Sentinel, Locked, memoryview, type(re), MappingProxyType, Broken)
+    no_copies = (Items, Unit, Sentinel, Locked, Made, memoryview, type(re), MappingProxyType, Broken)
     for value in ALL_DIFFERENT:
         if getattr(getattr(value, "dtype", None), "kind", "") == "T":
             continue  # NumPy 2.1 crashes when it copies one

@@ -24,10 +24,13 @@ import zoneinfo
 from importlib import import_module
 from types import (
     AsyncGeneratorType,
+    BuiltinFunctionType,
     CodeType,
     CoroutineType,
     FrameType,
+    FunctionType,
     GeneratorType,
+    MethodType,
     ModuleType,
     TracebackType,
 )
@@ -196,11 +199,13 @@ _running = _unstable("what it will do next is known to nobody")
 
 
 def _dataclass(value: Any, walk: Walk) -> bytes:
+    """Its fields, and what else was set, say by `__post_init__` from what is no field."""
     fields = {
         field.name: getattr(value, field.name)
         for field in dataclasses.fields(value)
         if hasattr(value, field.name)
     }
+    fields.update(_without_cached(type(value), getattr(value, "__dict__", {})))
     return named(b"O", type(value)) + walk.attributes(fields)
 
 
@@ -226,12 +231,27 @@ def encode_object(value: Any, walk: Walk) -> bytes:
     parts = [b"O"]
     if make is copyreg.__newobj__ or make is copyreg.__newobj_ex__:  # type: ignore[attr-defined]
         make, args = args[0], args[1:]
-    parts.append(text(name_of(make)))
+    parts.append(_maker(make, walk))
     parts.append(walk.sequence(args))
     parts.append(_state(kind, state, walk))
     parts.append(walk.sequence(items) if items is not None else b"-")
     parts.append(walk.mapping(dict(pairs)) if pairs is not None else b"-")
     return b"".join(parts)
+
+
+def _maker(make: Any, walk: Walk) -> bytes:
+    """What makes an object: by its name, and by what it is bound to, where a name does not tell it from others."""
+    kind = type(make)
+    if kind is MethodType:
+        to = make.__self__
+        return named(b"y", make.__func__) + (
+            named(b"k", to) if isinstance(to, type) else walk.encode(to)
+        )
+    if isinstance(make, type) or (kind is FunctionType and make.__closure__ is None):
+        return text(name_of(make))
+    if kind is BuiltinFunctionType and isinstance(make.__self__, ModuleType | type | None):
+        return text(name_of(make))
+    return walk.encode(make)
 
 
 def _state(kind: type, state: Any, walk: Walk) -> bytes:

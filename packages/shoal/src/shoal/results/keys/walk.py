@@ -86,7 +86,7 @@ def _complex(value: complex) -> bytes:
 
 def _memoryview(value: memoryview) -> bytes:
     shape = ",".join(map(str, value.shape or ()))
-    data = value.cast("B") if value.c_contiguous else value.tobytes()
+    data = value.cast("B") if value.c_contiguous and value.nbytes else value.tobytes()
     return b"m" + text(f"{value.format}[{shape}]") + _bytes_as(b"b", data)
 
 
