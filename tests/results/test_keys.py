@@ -224,7 +224,17 @@ def test_different_content_has_different_keys() -> None:
 
 def test_a_copy_has_the_same_key() -> None:
     # Python makes other ones of these, or refuses to.
-    no_copies = (Items, Unit, Sentinel, Locked, Made, memoryview, type(re), MappingProxyType, Broken)
+    no_copies = (
+        Items,
+        Unit,
+        Sentinel,
+        Locked,
+        Made,
+        memoryview,
+        type(re),
+        MappingProxyType,
+        Broken,
+    )
     for value in ALL_DIFFERENT:
         if getattr(getattr(value, "dtype", None), "kind", "") == "T":
             continue  # NumPy 2.1 crashes when it copies one

@@ -462,6 +462,80 @@ def test_values_that_cannot_be_pickled_and_arguments_without_a_key(
     assert sum("a value cannot be pickled" in line for line in told) == 2  # once a time it ran
 
 
+class Treacherous:
+    """Whoever looks what it is made of gets an error that nobody expects."""
+
+    def __reduce_ex__(self, version: Any) -> Any:
+        return dict, (), None, None, [[[], 1]]  # no list can be a key
+
+
+def test_arguments_that_are_no_arguments_for_keys_fail_nothing(executed: Executed) -> None:
+    """A number of so many digits cannot be written in decimals; what asks the user's objects may raise anything."""
+    broken, many = [True], 10**5000
+
+    @task
+    def take(x: object) -> int:
+        executed.append("treacherous" if isinstance(x, Treacherous) else "number")
+        return 1
+
+    @flow(journal=True)
+    def inner(x: object) -> int:
+        return take(x)
+
+    @flow(journal=True)
+    def main() -> int:
+        given: list[Any] = [many, Treacherous()]
+        singles = [take.submit(x) for x in given]
+        maps = [take.map([many, -many]), take.map([Treacherous()])]
+        inner(given[1])
+        done = sum(future.result() for futures in [singles, *maps] for future in futures)
+        if broken:
+            raise Trouble
+        return done
+
+    name = fails(main)
+    assert executed.took() == ["number"] * 3 + ["treacherous"] * 3
+    broken.clear()
+    assert main.resume(name) == 5
+    assert executed.took() == ["treacherous"] * 3
+
+
+def test_goes_on_within_another_flow(executed: Executed) -> None:
+    broken = [True]
+
+    @task
+    def inc(x: int) -> int:
+        executed.append(x)
+        return x + 1
+
+    @flow
+    def beneath() -> int:
+        return inc.submit(2).result()
+
+    @flow(journal=True)
+    def main() -> int:
+        value = inc.submit(1).result() + beneath()
+        if broken:
+            raise Trouble
+        return value
+
+    name = fails(main)
+    assert executed.took() == [1, 2]
+    broken.clear()
+
+    @flow(journal=True)
+    def outer() -> int:
+        return main.resume(name) + inc.submit(3).result()
+
+    @flow
+    def without() -> int:
+        return main.resume(name)
+
+    assert outer() == 9
+    assert without() == 5
+    assert executed.took() == [3]
+
+
 def test_large_values_have_files_of_their_own(executed: Executed) -> None:
     broken = [True]
 

@@ -167,7 +167,7 @@ class Journal:
     def _new_task(self, task: TaskSpec) -> TaskKey:
         try:
             source: bytes | None = function_digest(task.fn)
-        except UnstableKeyError as error:
+        except Exception as error:  # of the user's objects, too
             source = None
             self._refuse_code(task, error)
         text = source.hex() if source is not None else ""
@@ -293,10 +293,7 @@ class Journal:
             given = key_of_inputs(known.names, args, kwargs, wait_for, run_key)
         except Unknown:
             return None
-        except UnstableKeyError as error:
-            self._refuse(known, error)
-            return None
-        except Exception as error:  # containers that cannot be copied: the run will say so
+        except Exception as error:  # containers that cannot be copied, too: the run will say so
             self._refuse(known, error)
             return None
         with self._lock:
@@ -319,7 +316,7 @@ class Journal:
             return None
         try:
             given = key_of_columns(known.names, positional, keywords, size)
-        except UnstableKeyError as error:
+        except Exception as error:  # of the user's objects, too
             self._refuse(known, error)
             return None
         with self._lock:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.context import CALL, LOCK
 from shoal.engine.observing import add_observer
-from shoal.exceptions import JournalError, ResultStorageError, UnstableKeyError
+from shoal.exceptions import JournalError, ResultStorageError
 from shoal.logs import library_logger, log_failure
 from shoal.results import settings
 from shoal.results.journal import contents
@@ -99,8 +99,8 @@ class _Journals:
 
     def flow_run_began(self, run: FlowRun) -> None:
         """See `Observer`."""
-        if run.parent is not None:
-            kept = self._kept.get(run.root.number)
+        if run.parent is not None and run.flow.resumes is None:
+            kept = self._kept_of(run)
             if kept is not None and CALL.get() is None:  # what a task calls is a part of its run
                 self._nested(kept, run)
             return
@@ -115,6 +115,16 @@ class _Journals:
                 run.name,
                 in_words(error),
             )
+
+    def _kept_of(self, run: FlowRun) -> _Kept | None:
+        """What is kept of a flow run, or of the closest one around it of which something is."""
+        around: FlowRun | None = run
+        while around is not None:
+            kept = self._kept.get(around.number)
+            if kept is not None:
+                return kept
+            around = around.parent
+        return None
 
     def _begin(self, run: FlowRun) -> _Kept:
         resumes: Resumption | None = run.flow.resumes
@@ -148,7 +158,7 @@ class _Journals:
             return
         try:
             given = digest(run.parameters)
-        except UnstableKeyError:
+        except Exception:  # of the user's objects, too
             given = b""  # it is told from others by its order
         with LOCK:
             key = parent.key_for(key_of_names(b"flow", run.flow.name.encode()), given)
@@ -156,7 +166,7 @@ class _Journals:
 
     def flow_run_entered(self, run: FlowRun, runner: Any) -> None:
         """See `Observer`."""
-        kept = self._kept.get(run.root.number)
+        kept = self._kept_of(run)
         if kept is None or run.number not in kept.flows:
             return
         dispatcher = getattr(runner, "_dispatcher", None)
@@ -167,7 +177,7 @@ class _Journals:
                 repr_of(runner),
             )
             return
-        if run.parent is None and not kept.runner_known:
+        if not kept.runner_known:
             kept.runner_known = True
             self._tell_runner(kept, runner)
         # Each attempt has the same places: it submits the same again.

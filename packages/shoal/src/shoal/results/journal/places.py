@@ -104,7 +104,7 @@ def _plain(value: Any) -> bytes | None:
     """A small value as bytes that no other has, and that begin no other's; `None` for what is not written so. Hot."""
     kind = type(value)
     if kind is int:
-        return b"i%d;" % value
+        return b"i%x;" % value
     if kind is str:
         data: bytes = value.encode("utf-8", "surrogatepass")
         return b"s%d:" % len(data) + data
@@ -198,7 +198,7 @@ def _column(column: list[Any] | None, value: Any, size: int, path: str) -> list[
     if column is None:
         return [_written(value, path)] * size
     if {*map(type, column)} == {int}:
-        return [b"i%d;" % each for each in column]
+        return [b"i%x;" % each for each in column]
     return [_plain(each) or b"x" + digest(each, path) for each in column]
 
 

@@ -253,5 +253,5 @@ def _source_now(task: KnownTask, names: Mapping[str, Any]) -> str | None:
         return None
     try:
         return function_digest(found.fn).hex()
-    except TypeError:
+    except Exception:  # of the user's objects, too
         return ""
