@@ -257,6 +257,16 @@ def test_options_that_exclude_each_other(caplog: pytest.LogCaptureFixture) -> No
             flow(name="x", **options)(lambda: None)  # type: ignore[call-overload]
 
 
+def test_keys_that_are_none() -> None:
+    for wrong in (3, ""):
+        with pytest.raises(
+            InvalidOption, match=f"cache_key_fn=.* it gives {wrong!r}, and a key is"
+        ):
+            task(cache_key_fn=lambda *_, key=wrong: key)(lambda: 1)()
+    with pytest.raises(InvalidOption, match=r"result_storage_key='' .* it gives ''"):
+        task(result_storage_key="")(lambda: 1)()
+
+
 # ---------------------------------------------------------------------- one at a time
 
 

@@ -115,9 +115,11 @@ def test_as_a_new_user_does_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(sum(range(1000)))
     (said,) = [line for line in done.stderr.splitlines() if "goes on" in line]
-    reused = int(said.partition("goes on: ")[2].partition(" of 1,000 runs of `read` are reused")[0])
+    reused = int(
+        said.partition("goes on: ")[2].partition(" of 1,000 runs of `read` can be reused")[0]
+    )
     assert 900 < reused < 1000  # those behind the file that failed were cancelled
-    assert said.endswith("`fold` runs again: its source changed")
+    assert said.endswith("`fold` runs again: its code changed")
     listed = shoal("runs", "ls").stdout
     assert "Completed" in listed
     assert "1,001 of 1,001" in listed

@@ -96,11 +96,21 @@ def _flow_of(found: Found) -> Flow[..., Any]:
     if not header.path:
         raise JournalError(
             path=str(found.folder),
-            problem=f"the code of its flow is in no file: go on in Python, by {header.qualname}.resume({header.name!r})",
+            problem=f"the code of its flow is in no file: go on in Python, by {header.call}",
+        )
+    if not header.qualname.isidentifier():
+        raise JournalError(
+            path=str(found.folder),
+            problem=f"its flow is not at the top of a module: go on in Python, by {header.call}",
         )
     _, _, package = header.module.rpartition(".")
     if package == header.module or header.module == "__main__":
-        return find_flow(f"{header.path}:{header.qualname}")
-    root = Path(header.path).parents[header.module.count(".")]
-    sys.path.insert(0, str(root))
-    return find_flow(f"{header.module}:{header.qualname}")
+        place = header.path
+    else:
+        place = header.module
+        root = Path(header.path).parents[header.module.count(".")]
+        sys.path.insert(0, str(root))
+    flow = find_flow(f"{place}:{header.qualname}")
+    if flow.name == header.flow:
+        return flow
+    return find_flow(f"{place}:{header.flow}")  # another one of its function, by `with_options`

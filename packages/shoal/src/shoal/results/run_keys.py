@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.context import TaskRunContext
 from shoal.exceptions import InvalidOption, UnstableKeyError
-from shoal.safely import in_words
+from shoal.safely import in_words, repr_of
 
 if TYPE_CHECKING:
     from shoal.calls import Call
@@ -46,6 +46,8 @@ class RunKey:
         parameters = context.task_run.parameters
         if options.storage_key is not None:
             self.text = _formatted(options.storage_key, call, parameters)
+            if not self.text:
+                raise _no_key(call, "result_storage_key", options.storage_key, self.text)
             return
         flow_run = call.scope.flow_run if call.scope is not None else None
         self._policy = options.policy
@@ -55,13 +57,10 @@ class RunKey:
             "flow_parameters": _flow_parameters(flow_run, call),
         }
         key = self._policy.compute_key(**self._made_of)
-        if not isinstance(key, str | None):
-            raise InvalidOption(
-                where=f"task {call.task.name!r}",
-                option="cache_policy",
-                value=key,
-                problem="it makes a key that is no text",
-            )
+        if key is not None and not (isinstance(key, str) and key):
+            function = getattr(self._policy, "cache_key_fn", None)
+            option = "cache_policy" if function is None else "cache_key_fn"
+            raise _no_key(call, option, function or self._policy, key)
         self.text = key
 
     def learn_parts(self) -> None:
@@ -99,6 +98,15 @@ class _LeftOut(Mapping[str, Any]):
         )
 
     __getitem__ = __iter__ = __len__ = _refuse
+
+
+def _no_key(call: Call, option: str, value: object, key: object) -> InvalidOption:
+    return InvalidOption(
+        where=f"task {call.task.name!r}",
+        option=option,
+        value=value,
+        problem=f"it gives {repr_of(key)}, and a key is a text that is not empty",
+    )
 
 
 def _formatted(template: str, call: Call, parameters: dict[str, Any]) -> str:

@@ -90,6 +90,11 @@ class Header:
     shoal: str
     python: str
 
+    @property
+    def call(self) -> str:
+        """How a program goes on with the run."""
+        return f"{self.qualname.rpartition('<locals>.')[2]}.resume({self.name!r})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownTask:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -65,7 +66,7 @@ def keep_journals() -> None:
         raise JournalError(
             path=str(folder),
             problem=f"{error.strerror or error}: name another folder by SHOAL_HOME, or run the flow without a journal",
-        ) from error
+        ) from None  # its text is in the problem
     with LOCK:
         if _journals is None:
             _journals = _Journals()
@@ -226,11 +227,16 @@ def _header(run: FlowRun) -> Header:
     function = run.flow.fn
     code = getattr(function, "__code__", None)
     path = code.co_filename if code is not None else ""
+    module = str(getattr(function, "__module__", ""))
+    if module == "__main__":
+        # `python -m package.module` has another name, too, by which it imports what is beside it.
+        spec = getattr(sys.modules[module], "__spec__", None)
+        module = module if spec is None else spec.name
     return Header(
         run=run.id,
         name=run.name,
         flow=run.flow.name,
-        module=str(getattr(function, "__module__", "")),
+        module=module,
         qualname=str(getattr(function, "__qualname__", "")),
         path=os.path.abspath(path) if os.path.exists(path) else "",
         created=time.time(),
@@ -259,7 +265,11 @@ def _reused(journal: Journal) -> str:
 
 
 def _tell_way_on(run: FlowRun, state: State[Any]) -> None:
-    way = f"To go on where it stopped: shoal resume {run.name}"
+    header = _header(run)
+    if header.path and header.qualname.isidentifier():
+        way = f"To go on where it stopped: shoal resume {run.name}"
+    else:
+        way = f"To go on where it stopped, in Python: {header.call}"
     error = state.data if state.is_failed() or state.is_crashed() else None
     if is_error(error):
         try:

@@ -188,6 +188,7 @@ def plan(facts: Facts, names: Mapping[str, Any], kept: Mapping[str, int]) -> str
         for index, task in facts.tasks.items()
         if (kept[task.name] != index if task.name in kept else index in other)
     }
+    known = {task.name for index, task in facts.tasks.items() if now[index] is not None}
     current = {task.name for index, task in facts.tasks.items() if index not in changed}
     runs_again: dict[str, str] = {}
     for index in changed:
@@ -195,8 +196,9 @@ def plan(facts: Facts, names: Mapping[str, Any], kept: Mapping[str, int]) -> str
         if name not in current:  # else it is a task as it was before
             had = max(facts.completed[i] for i, task in facts.tasks.items() if task.name == name)
             way_out = f" (`--keep {name}` reuses the {had:,} that completed)" if had else ""
-            runs_again[name] = f"its source changed{way_out}"
+            runs_again[name] = f"its code changed{way_out}"
     _add_dependents(facts.tasks, changed, runs_again)
+    gone = {task.name for task in facts.tasks.values() if _is_gone(task, now[task.index])} - known
     completed: Counter[str] = Counter()
     submitted: defaultdict[str, int] = defaultdict(int)
     for index, task in facts.tasks.items():
@@ -206,24 +208,25 @@ def plan(facts: Facts, names: Mapping[str, Any], kept: Mapping[str, int]) -> str
             submitted[task.name], facts.submitted[index], completed[task.name]
         )
     parts = [
-        f"{completed[name]:,} of {submitted[name]:,} runs of `{name}` are reused"
-        + (", though its source changed" if kept.get(name) in other else "")
+        f"{completed[name]:,} of {submitted[name]:,} runs of `{name}` can be reused"
+        + (", though its code changed" if kept.get(name) in other else "")
         for name in submitted
-        if name not in runs_again and completed[name]
+        if name not in runs_again and name not in gone and completed[name]
     ]
     parts += [f"`{name}` runs again: {why}" for name, why in runs_again.items()]
     parts += [
         f"no run of `{name}` had completed"
         for name in submitted
-        if name not in runs_again and not completed[name]
+        if name not in runs_again and name not in gone and not completed[name]
     ]
+    parts += [f"there is no task `{name}` any more" for name in submitted if name in gone]
     return "; ".join(parts) or "nothing of it had completed"
 
 
 def _add_dependents(
     tasks: Mapping[int, KnownTask], changed: Iterable[int], runs_again: dict[str, str]
 ) -> None:
-    """Adds tasks that are given results of those whose source changed, and what is given results of theirs."""
+    """Adds tasks that are given results of those whose code changed, and what is given results of theirs."""
     waiting = list(changed)
     seen = set(waiting)
     while waiting:
@@ -235,6 +238,11 @@ def _add_dependents(
                 seen.add(index)
                 waiting.append(index)
                 runs_again.setdefault(task.name, f"it takes what `{tasks[upstream].name}` gives")
+
+
+def _is_gone(task: KnownTask, source: str | None) -> bool:
+    """Whether a task that stood at the top of a module is not there any more. One that a function makes cannot be looked for."""
+    return source is None and task.qualname.isidentifier()
 
 
 def _source_now(task: KnownTask, names: Mapping[str, Any]) -> str | None:

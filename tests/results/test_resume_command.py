@@ -1,0 +1,149 @@
+"""`shoal resume` finds the code again, and what is said of a run that can go on is true."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+import textwrap
+from typing import TYPE_CHECKING
+
+import pytest
+from shoal.cli.app import invoke
+from shoal.results.journal import find
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+LIBRARY = """
+    from shoal import task
+
+    @task
+    def double(x):
+        return 2 * x
+
+    @task
+    def total(numbers):
+        return sum(numbers)
+"""
+
+FLOWS = """
+    from pathlib import Path
+    from shoal import flow
+    from .library import double, total
+
+    @flow(journal=True)
+    def main(n: int = 3):
+        found = total.submit(double.map(range(n))).result()
+        if Path("broken").exists():
+            raise ValueError("broken")
+        return found
+
+    other = main.with_options(name="the other one")
+
+    class Flows:
+        @staticmethod
+        @flow(journal=True)
+        def inner():
+            raise ValueError("broken")
+
+    if __name__ == "__main__":
+        main()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with a package of flows that fail; what is imported from it is forgotten."""
+    package = tmp_path / "jobs"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "library.py").write_text(textwrap.dedent(LIBRARY))
+    (package / "flows.py").write_text(textwrap.dedent(FLOWS))
+    (tmp_path / "broken").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setenv("SHOAL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SHOAL_LOGGING_LEVEL", "INFO")
+    yield tmp_path
+    forget()
+
+
+def forget() -> None:
+    """The next import executes the package anew."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "jobs"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def mend(folder: Path) -> None:
+    (folder / "broken").unlink()
+    forget()
+
+
+@pytest.fixture
+def shoal(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Carries out a command line in this process; gives exit code, stdout and stderr."""
+
+    def run(*tokens: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = invoke(tokens)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+Shoal = "Callable[..., tuple[int, str, str]]"
+
+
+def test_a_module_of_a_package_that_was_the_script(folder: Path, shoal: Shoal) -> None:
+    with pytest.raises(ValueError, match="broken"):
+        runpy.run_module("jobs.flows", run_name="__main__", alter_sys=True)
+    mend(folder)
+    assert shoal("resume", "last")[:2] == (0, "6\n")
+
+
+def test_what_there_is_no_more_is_not_said_to_be_reused(
+    folder: Path, shoal: Shoal, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert shoal("run", "jobs.flows:main")[0] == 1
+    mend(folder)
+    for name in ("library.py", "flows.py"):
+        file = folder / "jobs" / name
+        file.write_text(file.read_text().replace("double", "twice"))
+    caplog.clear()
+    assert shoal("resume", "last", "-p", "n=4")[:2] == (0, "12\n")
+    goes_on = "goes on: 1 of 1 runs of `total` can be reused; there is no task `double` any more"
+    assert goes_on in caplog.text
+    assert "0 runs were reused, 5 more were submitted" in caplog.text
+
+
+def test_flows_of_one_function(folder: Path, shoal: Shoal) -> None:
+    flows = importlib.import_module("jobs.flows")
+    with pytest.raises(ValueError, match="broken"):
+        flows.other()
+    mend(folder)
+    assert shoal("resume", "last")[:2] == (0, "6\n")
+
+
+def test_a_flow_that_the_command_cannot_find(folder: Path, shoal: Shoal) -> None:
+    flows = importlib.import_module("jobs.flows")
+    with pytest.raises(ValueError, match="broken") as caught:
+        flows.Flows.inner()
+    call = f"Flows.inner.resume({find('last').name!r})"
+    assert caught.value.__notes__ == [f"To go on where it stopped, in Python: {call}"]
+    code, _, said = shoal("resume", "last")
+    assert code == 2
+    assert f"its flow is not at the top of a module: go on in Python, by {call}" in said
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    folder: Path, shoal: Shoal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOAL_HOME", str(folder / "broken"))
+    code, _, said = shoal("run", "jobs.flows:main")
+    assert code == 1
+    assert "name another folder by SHOAL_HOME" in said
+    assert "Traceback" not in said
