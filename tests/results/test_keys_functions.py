@@ -195,6 +195,57 @@ def test_a_class_with_its_methods_and_bases(write: Write) -> None:
         assert not both(write, source, source.replace(change, "return 7"))
 
 
+IN_CLASSES = {
+    "a method by assignment": "def m(self): return 1\nclass K:\n    q = m\n    def z(self): pass",
+    "a decorator of a method": """
+        import functools
+        def deco(fn):
+            @functools.wraps(fn)
+            def wrapped(*args): return fn(*args), 1
+            return wrapped
+        class K:
+            @deco
+            def q(self): pass""",
+    "under a decorator": "def deco(fn): return lambda *args: fn(*args)\nclass K:\n    @deco\n    def q(self): return 1",
+    "a class within": "class K:\n    class Inner:\n        def m(self): return 1",
+    "a metaclass": "class Meta(type):\n    def m(cls): return 1\nclass K(metaclass=Meta): pass",
+    "a base without methods": "class A: pass\nclass B1(A): pass\nclass B2(A): pass\nclass K(B1): pass",
+    "a default of a dataclass": "from dataclasses import dataclass\n@dataclass\nclass K:\n    x: int = 1",
+    "what makes a default": """
+        from dataclasses import dataclass, field
+        @dataclass
+        class K:
+            x: int = field(default_factory=lambda: 1)""",
+    "a default of a named tuple": "from typing import NamedTuple\nclass K(NamedTuple):\n    x: int = 1",
+    "a default of a model": "import pydantic\nclass K(pydantic.BaseModel):\n    x: int = 1",
+}
+
+
+@pytest.mark.parametrize("case", IN_CLASSES)
+def test_what_is_in_a_class_counts(write: Write, case: str) -> None:
+    source = f"{textwrap.dedent(IN_CLASSES[case])}\ndef f(): return K, __name__"
+    changed = source.replace("B1(A)", "B3(A)").replace("B1", "B2") if "B1" in source else source
+    changed = changed.replace("1", "7")
+    assert both(write, source, source.replace("def f()", "def  f()"))
+    assert not both(write, source, changed)
+
+
+def test_a_method_that_wraps_itself() -> None:
+    class Wound:
+        def turn(self) -> Any:
+            return self.turn
+
+    Wound.turn.__wrapped__ = Wound.turn  # type: ignore[attr-defined]
+    assert function_digest(Wound) == function_digest(Wound)
+
+
+def test_a_partial_of_the_module_counts_with_its_constants(write: Write) -> None:
+    source = "import functools\ng = functools.partial(int, base=2)\nh = functools.partial(max, 3)\ndef f(x): return g(x), h(x)"
+    assert both(write, source, source)
+    assert not both(write, source, source.replace("2", "7"))
+    assert not both(write, source, source.replace("3", "7"))
+
+
 @pytest.mark.parametrize(
     ("decorator", "use"),
     [

@@ -215,7 +215,8 @@ class _Parts:
         elif issubclass(kind, type):
             self._class(value)
         elif issubclass(kind, functools.partial):
-            self._bound(value.func, (value.args, value.keywords), name, "its partial")
+            given = value.args, *sorted(value.keywords.items())
+            self._bound(value.func, given, name, "its partial")
         elif kind is MethodType:
             self._bound(value.__func__, value.__self__, name, "its self")
         elif "__wrapped__" in _attributes(value):
@@ -364,10 +365,18 @@ class _Parts:
         label = f"{short_module(module, written[0] if written else None)}.{kind.__qualname__}"
         tree = class_tree(kind.__qualname__, written)
         self._add_source(label, tree, _class_digest(kind, members))
-        for base in kind.__bases__:
-            if base is not object:
-                self.take(base, label)
+        for each in (*kind.__bases__, *_classes_in(kind)):
+            if each is not object:
+                self.take(each, label)
+        if is_own(str(type(kind).__module__)):
+            self.take(type(kind), label)
+        for name, default in _fields(kind).items():
+            if type(default) is FunctionType:
+                self.take(default, f"{label}({name})")
         for function in methods:
+            if function.__code__ not in written:  # a decorator's, or a method by assignment
+                self.take(function, label)
+                continue
             self._defaults(function, f"{label}.{function.__name__}")
             self._closure(function, f"{label}.{function.__name__}")
             self._globals(function, set())
@@ -379,6 +388,18 @@ def _attributes(value: Any) -> dict[str, Any]:
         return object.__getattribute__(value, "__dict__")  # type: ignore[no-any-return]
     except AttributeError:
         return {}
+
+
+def _classes_in(kind: type) -> list[type]:
+    """The classes that are written within a class."""
+    inside = f"{kind.__qualname__}."
+    return [
+        each
+        for each in vars(kind).values()
+        if isinstance(each, type)
+        and each.__module__ == kind.__module__
+        and each.__qualname__.startswith(inside)
+    ]
 
 
 def _methods_in(kind: type, member: Any) -> list[FunctionType]:
@@ -393,15 +414,17 @@ def _methods_in(kind: type, member: Any) -> list[FunctionType]:
         found = (member.func,)
     elif issubclass(how, (staticmethod, classmethod)):
         found = (member.__func__,)
+    elif how is FunctionType:
+        found = (member,)
     else:
-        found = (_attributes(member).get("__wrapped__", member),)
-    unwrapped = [inspect.unwrap(each) for each in found if type(each) is FunctionType]
+        found = (_attributes(member).get("__wrapped__"),)
+    chain: list[Any] = []
+    for each in found:
+        while type(each) is FunctionType and each not in chain:
+            chain.append(each)
+            each = _attributes(each).get("__wrapped__")
     return [
-        each
-        for each in unwrapped
-        if type(each) is FunctionType
-        and is_own(module_of_code(each))
-        and not _is_generated(kind, each)
+        each for each in chain if is_own(module_of_code(each)) and not _is_generated(kind, each)
     ]
 
 
@@ -411,16 +434,33 @@ def _is_generated(kind: type, function: FunctionType) -> bool:
     return function.__code__.co_filename.startswith("<") and any(hasattr(kind, m) for m in marks)
 
 
+def _fields(kind: type) -> dict[str, Any]:
+    """The defaults of the fields of a dataclass, pydantic model, class of attrs or named tuple, or what makes them."""
+    said: dict[str, Any] = {}
+    for each in reversed(kind.__mro__):  # not `getattr`, which may ask a metaclass
+        said |= vars(each)
+    fields = {**said.get("__dataclass_fields__", {}), **said.get("__pydantic_fields__", {})}
+    fields |= {field.name: field for field in said.get("__attrs_attrs__", ())}
+    found = {name: _default(field) for name, field in fields.items()}
+    return {**found, **said.get("_field_defaults", {})}
+
+
+def _default(field: Any) -> Any:
+    default = getattr(field, "default", None)  # attrs has in it what makes one
+    made_by = getattr(field, "default_factory", getattr(default, "factory", None))
+    return made_by if type(made_by) is FunctionType else default
+
+
 def _class_digest(kind: type, members: dict[str, tuple[Any, list[FunctionType]]]) -> bytes:
     """A class whose source is not known: its methods, and the attributes and fields that are constants."""
-    facts: list[Any] = [kind.__qualname__]
+    facts: list[Any] = [kind.__qualname__, [base.__qualname__ for base in kind.__bases__]]
     if isinstance(kind, enum.EnumMeta):
         facts += [(name, _constant(each._value_)) for name, each in kind._member_map_.items()]
         members = {name: each for name, each in members.items() if each[1]}
-    fields = getattr(kind, "__dataclass_fields__", {})
+    fields = _fields(kind)
     for name, annotation in inspect.get_annotations(kind).items():
         type_name = name_of(annotation) if isinstance(annotation, type) else str(annotation)
-        facts.append((name, type_name, _constant(getattr(fields.get(name), "default", None))))
+        facts.append((name, type_name, _constant(fields.get(name))))
     for name, (member, methods) in sorted(members.items()):
         if methods:
             facts.append((name, [code_digest(each.__code__) for each in methods]))
