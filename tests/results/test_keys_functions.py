@@ -315,7 +315,7 @@ def test_what_is_bound_counts() -> None:
 @pytest.mark.parametrize(
     "made",
     [lambda: len, lambda: [].append, lambda: str.upper, lambda: "".join],
-    ids=["of a module", "of a list", "of a class", "of a text"],
+    ids=["len", "append", "upper", "join"],
 )
 def test_functions_of_python(made: Callable[[], Any]) -> None:
     assert function_digest(made()) == function_digest(made())
