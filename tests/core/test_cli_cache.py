@@ -96,8 +96,12 @@ def test_info(cache: Shoal, three: Storage) -> None:
 
 @pytest.mark.parametrize(
     ("key", "problem"),
-    [("a", "2 keys begin with 'a'"), ("x", "no result is kept under the key 'x'")],
-    ids=["several", "none"],
+    [
+        ("a", "2 keys begin with 'a'"),
+        ("x", "no result is kept under the key 'x'"),
+        ("", "a key, or its beginning, is not empty"),
+    ],
+    ids=["several", "none", "empty"],
 )
 def test_a_key_that_is_not_clear(cache: Shoal, three: Storage, key: str, problem: str) -> None:
     for command in ("info", "rm"):

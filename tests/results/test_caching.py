@@ -325,7 +325,8 @@ def test_runs_that_wait_for_each_other_go_on(
         runs = [work.submit("a", "b"), work.submit("b", "a")]
         return [run.result() for run in runs]
 
-    assert main() == ["ab", "ba"]
+    # Who gives up waiting a moment later finds what the other has kept meanwhile.
+    assert main() in (["ab", "ba"], ["aba", "ba"], ["ab", "bab"])
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shoal import flow
 from shoal.exceptions import JournalBusy, JournalError
 from shoal.results.journal import contents, find, journals, prune, remove
 from shoal.results.journal.contents import Header, KnownTask
@@ -278,6 +279,18 @@ def test_names_and_last(home: Path) -> None:
     assert find("last").folder.name == "new"
     assert find("old").folder.name == "old"  # by its UUID
     assert [found.folder.name for found in journals()] == ["new", "old", "other"]
+
+
+def test_old_ones_are_pruned_by_the_shortest_of_runs(home: Path) -> None:
+    @flow(journal=True)
+    def main() -> None: ...
+
+    main()
+    (first,) = journals()
+    os.utime(first.folder / "journal", (1, 1))
+    main()
+    assert [found.folder for found in journals()] != [first.folder]
+    assert not first.folder.exists()
 
 
 def test_old_ones_are_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ class Checks:
     def flag(self, option: str, value: Any) -> bool | None:
         if value is not None and not isinstance(value, bool):
             raise self.refuse(
-                option, value, "True, False, or None for what the flow says is needed"
+                option, value, "True, False, or None where nothing is to be said is needed"
             )
         return value
 

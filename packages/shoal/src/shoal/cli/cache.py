@@ -173,6 +173,8 @@ def _entries(storage: Storage, task: str | None) -> list[Entry]:
 
 
 def _entry(entries: list[Entry], key: str) -> Entry:
+    if not key:  # of a variable of the shell that is not set, and all keys begin so
+        raise UsageError("a key, or its beginning, is not empty")
     found = [entry for entry in entries if entry.record.key == key]
     found = found or [entry for entry in entries if entry.record.key.startswith(key)]
     if len(found) == 1:

@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.calls import Handle
-from shoal.logs import library_logger, log_failure
+from shoal.logs import library_logger
 from shoal.results.journal import contents
 from shoal.results.journal.contents import PICKLED, PLAIN, PLAIN_TYPES, STORED
 from shoal.results.journal.file import VALUES
@@ -173,17 +173,17 @@ class Writer:
                 self._write_all()
             except BaseException as error:
                 self.give_up(error)
-            if last and not self._queue:
-                return
             action, self._after_first = self._after_first, None
             if action is not None:
                 self._do(action)
+            if last and not self._queue:
+                return
 
     def _do(self, action: Callable[[], object]) -> None:
         try:
             action()
         except Exception as error:
-            log_failure(error, "Old journals could not be removed")
+            library_logger().warning("Old journals could not be removed: %s", in_words(error))
 
     def give_up(self, error: BaseException) -> None:
         """It cannot be written: from here on nothing is remembered."""
