@@ -146,6 +146,9 @@ class RecordingSuite:
         nested = [leaf for leaf in leaves if leaf.flow_run == inside.name]
         assert len(nested) == 3
         assert {leaf.pid for leaf in nested} == {row.pid}
+        assert {leaf.submitter for leaf in nested} == {row.number}
+        waits = [event.kind for event in recording.record.events if event.number == row.number]
+        assert set(waits) <= {"wait"}  # nothing here has a limit
         good, bad = of(recording, "called")
         assert (good.state, bad.state, bad.error) == ("Completed", "Failed", "below nothing")
         assert {good.submitter, bad.submitter} == {row.number}

@@ -127,6 +127,14 @@ class TestWhatTheEndWaitedFor:
         made.run("fit", 3.0, 12.0, submitted=3.0)
         assert told(made)["straggler"].endswith("or cut them into smaller ones.")
 
+    def test_the_length_of_one_task_is_not_told_of_another(self) -> None:
+        made = Made(workers=8, seconds=12)
+        made.map("load", [0.5] * 48)
+        made.run("fit", 4, 12, worker=0)
+        for worker in (1, 2):
+            made.run("check", 6, 11, worker=worker)
+        assert "one run of `fit` took 8 s, and little else" in told(made)["straggler"]
+
     def test_an_even_end_is_none(self) -> None:
         made = Made(workers=4, seconds=4)
         made.map("fit", [1.0] * 16)
@@ -258,7 +266,8 @@ class TestWhatMovesAndWaits:
     def test_runs_that_wait_inside(self) -> None:
         made = Made(workers=1, seconds=10)
         number = made.run("outer", 0, 10)
-        made.event("wait", 1.0, "for 3 runs", until=9.0, number=number)
+        made.event("wait", 1.0, "for 2 runs", until=5.0, number=number)
+        made.event("wait", 5.0, "for 1 run", until=9.0, number=number)
         assert told(made)["blocked"].startswith(
             "1 run waited in the middle for other runs, 8 s in all."
         )

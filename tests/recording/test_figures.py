@@ -86,7 +86,7 @@ class TestFigures:
         made.run("inner", 1.5, 3.5)
         made.event("wait", 1.0, "", until=4.0, number=number)
         found = figures(made.record)
-        assert idle_waits(made.record, found.order) == pytest.approx([1.0])
+        assert idle_waits(made.record, found.order) == pytest.approx({number: 1.0})
 
     def test_threads_that_call_tasks_are_no_workers(self) -> None:
         made = Made(workers=1)
@@ -211,6 +211,40 @@ class TestCriticalPath:
         outer = made.run("outer", 1, 3)
         made.run("inner", 2.5, 6, submitted=2, submitter=outer, worker=1)
         assert self.walked(made) == [("outer", "start", 1), ("inner", "nested", 3.5)]
+
+    def test_of_runs_that_a_run_waited_for_in_its_body(self) -> None:
+        made = Made(workers=3)
+        outer = made.run("outer", 0, 9)
+        first = made.run("first", 1, 3, submitted=1, submitter=outer, worker=1)
+        made.run("second", 3, 4, submitted=1, submitter=outer, after=[first], worker=2)
+        made.run("later", 6, 8, submitted=5, submitter=outer, worker=1)
+        made.run("aside", 5, 7, submitted=5, submitter=outer)
+        made.event("wait", 1.5, "", until=4.5, number=outer)
+        made.event("wait", 7.5, "", until=8.0, number=outer)
+        assert self.walked(made) == [
+            ("outer", "start", 1),
+            ("first", "nested", 2),
+            ("second", "passed", 1),
+            ("outer", "waited", 0.5),
+            ("later", "nested", 2),
+            ("outer", "waited", 1),
+        ]
+        path = figures(made.record).path
+        assert sum(path.runs.values()) == 4
+        assert path.gaps == pytest.approx({"waited": 0.5, "nested": 1})
+
+    def test_what_a_run_did_not_wait_for_is_not_on_it(self) -> None:
+        made = Made()
+        outer = made.run("outer", 0, 9)
+        made.run("inner", 1, 3, submitted=1, submitter=outer, worker=1)
+        assert self.walked(made) == [("outer", "start", 9)]
+
+    def test_waits_by_clocks_that_disagree_do_not_make_it_endless(self) -> None:
+        made = Made()
+        outer = made.run("outer", 0, 3)
+        made.run("inner", 2, 2, submitted=4, submitter=outer, worker=1)
+        made.event("wait", 1.5, "", until=3, number=outer)
+        assert len(self.walked(made)) == 3
 
     def test_clocks_that_disagree_do_not_make_it_endless(self) -> None:
         made = Made()

@@ -194,6 +194,31 @@ def test_a_run_whose_upstream_failed_is_told_to_be_not_ready(runner: str) -> Non
 
 
 @pytest.mark.parametrize("runner", ["threads", "sequential"])
+def test_what_a_flow_submits_that_a_run_calls_is_submitted_by_that_run(runner: str) -> None:
+    @shoal.flow(task_runner="sequential")
+    def lowest() -> int:
+        return half.submit(2).result()
+
+    @shoal.flow(task_runner="sequential")
+    def below() -> int:
+        return lowest()
+
+    @shoal.task
+    def calls() -> int:
+        return below()
+
+    @shoal.flow(task_runner=runner)
+    def above() -> int:
+        lowest()
+        return calls.submit().result()
+
+    with shoal.record() as recording:
+        above()
+    (row,) = of(recording, "calls")
+    assert [run.submitter for run in of(recording, "half")] == [0, row.number]
+
+
+@pytest.mark.parametrize("runner", ["threads", "sequential"])
 def test_who_submitted_a_run_is_known(runner: str) -> None:
     @shoal.flow(task_runner=runner)
     def nested() -> int:

@@ -5,6 +5,7 @@ May import `events` and what lies above it.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.recording.events import (
@@ -16,6 +17,7 @@ from shoal.recording.events import (
     RAN,
     REPORTED,
     RUNNER,
+    WAITS,
     WENT,
     Worker,
 )
@@ -89,6 +91,8 @@ class Adopting:
             more[0] = self._runner(source, runner), batch
         elif kind in (RUNNER, CAPPED, PACKED):
             more[0] = self._runner(source, more[0])
+        elif kind == WAITS:
+            more[1] = time.time()  # the end of the wait will be told by this clock
         elif kind == ENDED:
             more[0] = more[0]._replace(worker=self._worker(source, more[0].worker))
         return (kind, *more)

@@ -10,14 +10,11 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shoal.context import CALL
-
 if TYPE_CHECKING:
-    from shoal.context import Scope
     from shoal.scheduling.in_flight import WorkerState
     from shoal.specs import TaskSpec
 
-__all__ = ["Ended", "Label", "Worker", "around"]
+__all__ = ["Ended", "Label", "Worker"]
 
 # Kinds of events; what follows is in the methods that append them.
 SUBMITTED, MAPPED, READY, QUEUED, RAN, WENT, ENDED, REPORTED, LOST, CLOSED = range(10)
@@ -129,13 +126,3 @@ class Worker:
 
 
 _HOST = socket.gethostname()
-
-
-def around(scope: Scope | None) -> tuple[int, int]:
-    """Numbers of the flow run and of the task run around whoever submits; 0 for none."""
-    flow_run = scope.flow_run if scope is not None else None
-    caller = CALL.get()
-    return (
-        flow_run.number if flow_run is not None else 0,
-        caller.number if caller is not None else 0,
-    )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.context import CALL, LOCK, SCOPE
@@ -29,9 +30,11 @@ from shoal.recording.events import (
     SIZED,
     SUBMITTED,
     SUBMITTER,
+    WAITS,
     Label,
 )
 from shoal.recording.recorder import Recorder
+from shoal.recording.runner_recorder import in_words
 from shoal.recording.told import LONGEST_TEXT, Told
 from shoal.safely import is_raisable, text_of, traceback_of
 from shoal.serialization import dumps
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
     from shoal.calls import Call, Outcome
     from shoal.context import FlowRun, Scope
+    from shoal.futures.blocking import Wanted
     from shoal.states import State
 
 __all__ = ["Inside", "observe_inside"]
@@ -135,6 +139,11 @@ class Inside:
         if caller is not None:
             self._recorder.events.append((SUBMITTER, first, size, caller.number))
 
+    def waits(self, number: int, wanted: Wanted) -> None:
+        """A run is about to wait for runs of this process, of which the driver knows nothing; that it waits, it is told."""
+        self._recorder.events.append((WAITS, number, time.time(), in_words(wanted)))
+        self.flush()
+
     def kept(self, number: int, size: int) -> None:
         """A result of so many bytes stays here."""
         self._recorder.events.append((SIZED, number, size))
@@ -202,7 +211,7 @@ def observe_inside(worker: Any, send: Callable[[bytes], object]) -> Inside:
     inside = Inside(worker.remote, send)
     add_observer(inside)
     remote, report, keep = worker.remote, worker.report, worker.keep
-    submit, submit_map = remote.submit, remote.submit_map
+    submit, submit_map, tell_waiting = remote.submit, remote.submit_map, remote.tell_waiting
 
     def reported(*args: Any, **kwargs: Any) -> None:
         inside.flush()
@@ -225,6 +234,14 @@ def observe_inside(worker: Any, send: Callable[[bytes], object]) -> Inside:
             inside.submitted(futures._items.base, len(futures))
         return futures
 
+    def waiting(wait: int, run: int | None, wanted: Wanted, **kwargs: Any) -> None:
+        at = kwargs.get("at")
+        number = run if at is None else worker.number_at(*at)
+        if number is not None and wanted and not any(remote.untold.knows(item) for item in wanted):
+            inside.waits(number, wanted)
+        tell_waiting(wait, run, wanted, **kwargs)
+
     worker.report, worker.keep = reported, kept
     remote.submit, remote.submit_map = submitted, mapped
+    remote.tell_waiting = waiting
     return inside

@@ -79,7 +79,7 @@ class Columns:
         number: of the run.
         task: index.
         flow_run: number of the flow run, 0 outside one.
-        submitter: number of the task run that submitted it, 0 if none did.
+        submitter: number of the task run that submitted it, itself or in a flow that it called; 0 if none did.
         worker: index, -1 if it reached none.
         attempt: from 1.
         state: index into `Record.states`.

@@ -17,6 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import COMPLETED
+from shoal.context import CALL
 from shoal.exceptions.base import shown
 from shoal.recording.events import (
     ENDED,
@@ -26,14 +27,13 @@ from shoal.recording.events import (
     SUBMITTED,
     Ended,
     Worker,
-    around,
 )
 from shoal.recording.runner_recorder import RunnerRecorder
 from shoal.safely import repr_of
 
 if TYPE_CHECKING:
     from shoal.calls import Call, Outcome
-    from shoal.context import FlowRun
+    from shoal.context import FlowRun, Scope
     from shoal.recording.adopting import Adopting
     from shoal.scheduling.in_flight import WorkerState
     from shoal.states import State
@@ -63,6 +63,7 @@ class Recorder:
         self._runners: dict[int, RunnerRecorder] = {}  # by id, until they are left
         self._count = 0
         self._callers: dict[int, int] = {}
+        self._flows_in_runs: dict[int, int] = {}  # flow runs that a task run called, by number
         self._adopting: Adopting | None = None
         self.handler = _Handler(self)
 
@@ -77,6 +78,9 @@ class Recorder:
 
     def flow_run_began(self, run: FlowRun) -> None:
         """See `Observer`."""
+        caller = CALL.get()
+        if caller is not None:
+            self._flows_in_runs[run.number] = caller.number
         self._flow_run(run, "")
 
     def flow_run_entered(self, run: FlowRun, runner: Any) -> None:
@@ -112,6 +116,20 @@ class Recorder:
         self.events.append(
             (FLOW_ENDED, run.number, time.time(), state.name, state.message or "", run.run_count)
         )
+        self._flows_in_runs.pop(run.number, None)
+
+    def around(self, scope: Scope | None) -> tuple[int, int]:
+        """Numbers of the flow run around whoever submits, and of the task run, also if that called the flow; 0 for none."""
+        flow_run = scope.flow_run if scope is not None else None
+        number = flow_run.number if flow_run is not None else 0
+        caller = CALL.get()
+        if caller is not None:
+            return number, caller.number
+        while flow_run is not None and self._flows_in_runs:
+            if flow_run.number in self._flows_in_runs:
+                return number, self._flows_in_runs[flow_run.number]
+            flow_run = flow_run.parent
+        return number, 0
 
     # ------------------------------------------------------------------ runners, direct calls
 
@@ -154,7 +172,7 @@ class Recorder:
             worker = self.worker(-1, threading.current_thread().name).index
             self._callers[ident] = worker
         if call.attempt == 1:
-            flow_run, submitter = around(call.scope)
+            flow_run, submitter = self.around(call.scope)
             self.events.append(
                 (SUBMITTED, call.number, call.task, flow_run, submitter, began, None)
             )

@@ -120,7 +120,7 @@ class MapRow(NamedTuple):
         size: how many.
         task: index of the task.
         flow_run: number of the flow run, 0 outside one.
-        submitter: number of the run that submitted it, 0 if the flow itself did.
+        submitter: number of the task run that submitted it, itself or in a flow that it called; 0 if none did.
         submitted: when.
     """
 

@@ -35,7 +35,6 @@ from shoal.recording.events import (
     WENT,
     Ended,
     Worker,
-    around,
 )
 from shoal.scheduling.observed import attempt_of
 
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from shoal.calls import Batch, Outcome
+    from shoal.context import Scope
     from shoal.engine.inputs import Input
     from shoal.futures.blocking import Wanted
     from shoal.futures.maps import MapRecord
@@ -63,6 +63,9 @@ class _Keeper(Protocol):
 
     def forget_runner(self, key: int) -> None:
         """A runner was left."""
+
+    def around(self, scope: Scope | None) -> tuple[int, int]:
+        """Numbers of the flow run and of the task run around whoever submits."""
 
     def told_inside(self, told: bytes) -> None:
         """See `RunnerObserver`."""
@@ -183,7 +186,7 @@ class RunnerRecorder:
         """See `RunnerObserver`."""
         call = run._call
         scope = call.scope if call is not None else None
-        flow_run, submitter = around(scope)
+        flow_run, submitter = self._recorder.around(scope)
         edges = None
         if inputs:
             found = [entry.future._number for entry in inputs if type(entry.future) is TaskFuture]
@@ -192,7 +195,7 @@ class RunnerRecorder:
 
     def mapped(self, record: MapRecord[Any]) -> None:
         """See `RunnerObserver`."""
-        flow_run, submitter = around(record.scope)
+        flow_run, submitter = self._recorder.around(record.scope)
         self._append(
             (MAPPED, record.base, record.size, record.task, flow_run, submitter, record.submitted)
         )
@@ -206,7 +209,7 @@ class RunnerRecorder:
         if wanted is None:
             self._append((WAITS, run._number, time.time(), None))
         else:
-            self._append((WAITS, run._number, time.time(), _in_words(wanted)))
+            self._append((WAITS, run._number, time.time(), in_words(wanted)))
 
     def capped(self, tasks: Sequence[TaskSpec], full: bool) -> None:
         """See `RunnerObserver`."""
@@ -475,7 +478,7 @@ def _has_ended(record: MapRecord[Any], index: int) -> bool:
     return future is not None and future._phase >= DONE
 
 
-def _in_words(wanted: Wanted) -> str:
+def in_words(wanted: Wanted) -> str:
     """What a run waits for."""
     runs = [item for item in wanted if type(item) is TaskFuture]
     if len(runs) == len(wanted) == 1:

@@ -201,10 +201,10 @@ def straggler(figures: Figures) -> Advice | None:
     ]
     if not late or len(late) > slots / 2:
         return None
-    task = Counter(columns.task[i] for i in late).most_common(1)[0][0]
+    task = columns.task[max(late, key=lambda i: columns.ended[i] - columns.begun[i])]
     typical = figures.task(task).seconds.median
-    longest = max(columns.ended[i] - columns.begun[i] for i in late)
     runs = [i for i in late if columns.task[i] == task]
+    longest = max(columns.ended[i] - columns.begun[i] for i in runs)
     idle = share(time.idle + time.over, time.total)
     name = record.tasks[task].name
     if len(runs) > 1:
@@ -435,7 +435,7 @@ def delays(figures: Figures) -> Advice | None:
 def blocked(figures: Figures) -> Advice | None:
     """Runs wait in their bodies for others, and hold their worker."""
     waits = idle_waits(figures.record, figures.order)
-    total = sum(waits)
+    total = sum(waits.values())
     if not figures.workers.total or total < 0.3 * figures.workers.total:
         return None
     stake = total / max(len(figures.workers.busy), 1)

@@ -6,6 +6,7 @@ It is walked backwards, from the run that ended last. What a run began after is 
     worker      another run on its worker, which was busy when the run was ready
     retry       its attempt before
     nested      the run that submitted it, which had come that far
+    waited      a run that its run had submitted and waited for in its body, after which it went on
     code        the flow's own code, which submitted it after another run had ended
     start       nothing
 
@@ -15,7 +16,7 @@ A shorter run off this path shortens nothing.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isnan
@@ -34,8 +35,9 @@ class Step(NamedTuple):
         entry: of its attempt, an index into the columns.
         task: index.
         number: the run's.
-        began: seconds since the record began.
-        seconds: how long the path is with it; a run that submitted the next step is left before it ends.
+        began: when the path is with it from, in seconds since the record began.
+        seconds: how long the path is with it; a run that submitted the next step is left before it ends, and one that
+            waited for others is there once more for each time that it went on.
         after: what it began after, as the top of this module has it.
         gap: seconds from the end of what it began after until it began.
     """
@@ -58,6 +60,11 @@ class Path:
     """
 
     steps: list[Step] = field(default_factory=list)
+
+    @cached_property
+    def runs(self) -> dict[int, int]:
+        """How many runs are on it, by task."""
+        return Counter(task for _, task in {(step.number, step.task) for step in self.steps})
 
     @cached_property
     def seconds(self) -> float:
@@ -127,6 +134,7 @@ class _Walk:
             self._upstreams[run].append((first, stop))
         self._last_of_range: dict[tuple[int, int], int | None] = {}
         self._begins: dict[int, list[float]] = {}
+        self._waits = self._waited_for()
 
     def steps(self) -> list[Step]:
         if not self._by_end:
@@ -137,7 +145,10 @@ class _Walk:
         until = self._ended[self._by_end[-1]]
         while index is not None:
             begun = self._begun[index]
-            after, before, came = self._before(index)
+            wait = self._take_wait(index, until)
+            if wait is not None:
+                begun = wait[0]
+            after, before, came = self._before(index) if wait is None else ("waited", *wait[1:])
             # Corrected clocks are not exact; a path that did not go back in time would not end.
             if before is not None and not self._begun[before] < begun:
                 after, before, came = "start", None, started
@@ -181,6 +192,45 @@ class _Walk:
             other = self._by_end[place - 1]
             return "code", other, self._ended[other]
         return "start", None, self._record.started
+
+    def _waited_for(self) -> dict[int, list[tuple[float, int]]]:
+        """Of runs that waited in their bodies for what they had submitted: when each wait was over, and the attempt that
+        ended last in it; in order.
+        """
+        waits: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        for event in self._record.events:
+            if event.kind == "wait" and event.until > event.at:
+                waits[event.number].append((event.until, event.at))
+        if not waits:
+            return {}
+        columns = self._record.columns
+        inside: dict[int, list[int]] = defaultdict(list)
+        for index in self._by_end:
+            if columns.submitter[index] in waits:
+                inside[columns.submitter[index]].append(index)
+        found: dict[int, list[tuple[float, int]]] = {}
+        for number, indices in inside.items():
+            ends = [self._ended[index] for index in indices]
+            found[number] = []
+            for over, since in sorted(waits[number]):
+                place = bisect_right(ends, over) - 1
+                if place >= 0 and ends[place] >= since:
+                    found[number].append((over, indices[place]))
+        return found
+
+    def _take_wait(self, index: int, until: float) -> tuple[float, int, float] | None:
+        """The last wait of an attempt before some time: when it went on, the attempt that it waited for, and when that
+        ended. Each is given once, or a path by clocks that disagree might not end.
+        """
+        waits = self._waits.get(self._record.columns.number[index])
+        place = bisect_right(waits, until, key=lambda wait: wait[0]) if waits else 0
+        if not waits or not place:
+            return None
+        wait = waits[place - 1]
+        if wait[0] < self._begun[index]:  # of an attempt before
+            return None
+        del waits[place - 1 :]
+        return (*wait, self._ended[wait[1]])
 
     def _on_worker(self, index: int) -> int | None:
         """What ran before on the same worker."""

@@ -331,13 +331,13 @@ def _event_waits(record: Record, kind: str) -> dict[int, float]:
     return found
 
 
-def idle_waits(record: Record, order: list[list[int]]) -> list[float]:
-    """How long workers had nothing to do, each time that a run of theirs waited in its body for other runs: mostly they
+def idle_waits(record: Record, order: list[list[int]]) -> dict[int, float]:
+    """How long workers had nothing to do while a run of theirs waited in its body for other runs, by run: mostly they
     execute what it waits for.
     """
     waits = [event for event in record.events if event.kind == "wait" and event.until > event.at]
     if not waits:
-        return []
+        return {}
     columns = record.columns
     wanted = {event.number for event in waits}
     worker_of = {
@@ -349,7 +349,7 @@ def idle_waits(record: Record, order: list[list[int]]) -> list[float]:
     begins = {
         worker: [columns.begun[i] for i in order[worker]] for worker in set(worker_of.values())
     }
-    found = []
+    found: dict[int, float] = defaultdict(float)
     for event in waits:
         worker = worker_of.get(event.number)
         meanwhile = 0.0
@@ -357,8 +357,8 @@ def idle_waits(record: Record, order: list[list[int]]) -> list[float]:
             first = bisect_left(begins[worker], event.at)
             last = bisect_left(begins[worker], event.until)
             meanwhile = sum(columns.ended[i] - columns.begun[i] for i in order[worker][first:last])
-        found.append(max(event.until - event.at - meanwhile, 0.0))
-    return found
+        found[event.number] += max(event.until - event.at - meanwhile, 0.0)
+    return dict(found)
 
 
 def _of_runs(waits: dict[int, float], numbers: set[int]) -> list[float]:

@@ -5,7 +5,6 @@ Every text from a record goes through `escape`, as in `outcome`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from html import escape
 
@@ -42,6 +41,7 @@ GAPS = {
     "worker": "between two runs on a worker that was waited for",
     "retry": "delays of retries",
     "nested": "between a submission in a task and its run's beginning",
+    "waited": "between the end of a run that a task waited for and its going on",
     "code": "in the flow's own code, between runs",
     "start": "before the first run",
 }
@@ -119,14 +119,13 @@ def path(figures: Figures, css: Mapping[int, str]) -> str:
         return ""
     names = {task.index: task.name for task in figures.tasks}
     by_task, gaps = path.by_task, path.gaps
-    counts = Counter(step.task for step in path.steps)
     last = path.steps[-1]
     rest = max(elapsed - last.began - last.seconds, 0.0)
     parts = [(names[task], length, css[task]) for task, length in by_task.items()]
     parts += [(GAPS[kind], length, "var(--edge)") for kind, length in gaps.items()]
     parts.append(("after the last run", rest, "var(--soft)"))
     rows = [
-        f"<tr><th scope=row>{pieces.swatch(css[task])}{escape(names[task])}</th><td>{counts[task]:,}</td><td>{seconds(length)}</td>"
+        f"<tr><th scope=row>{pieces.swatch(css[task])}{escape(names[task])}</th><td>{path.runs[task]:,}</td><td>{seconds(length)}</td>"
         f"<td>{share(length, elapsed)}</td></tr>"
         for task, length in list(by_task.items())[:TASKS]
     ]
@@ -146,8 +145,8 @@ def path(figures: Figures, css: Mapping[int, str]) -> str:
         f"<td class=left>{GAPS[step.after]}</td></tr>"
         for step in sorted(longest, key=lambda step: step.began)
     ]
-    which = "its runs" if len(steps) == len(path.steps) else f"its {len(steps)} longest runs"
-    return f"""<p>What the end waited for: {many(len(path.steps), "run")}, {seconds(path.seconds)} of {seconds(elapsed)}. Other runs could have taken longer, and it would have ended no later.</p>
+    which = "its runs" if len(steps) == len(path.steps) else f"its {len(steps)} longest parts"
+    return f"""<p>What the end waited for: {many(sum(path.runs.values()), "run")}, {seconds(path.seconds)} of {seconds(elapsed)}. Other runs could have taken longer, and it would have ended no later.</p>
 {pieces.stack(parts, elapsed)}
 {pieces.table("Share of each task", ("task", "runs", "time", "share of all"), rows)}
 <details{" open" if len(steps) <= 12 else ""}><summary>The path, {which}</summary>{pieces.table("Runs in their order", ("run", "began at", "on the path for", "gap before", "the gap is"), steps)}</details>"""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
-    from shoal.futures.blocking import Wanted
+    from shoal.futures.blocking import Waitable, Wanted
     from shoal.futures.run import Owner
 
 __all__ = ["Submitted", "Untold"]
@@ -92,6 +92,14 @@ class Untold:
         """Waits have to be told again: the driver knows of more runs."""
         for watcher in list(self.watchers):
             watcher.look_again()
+
+    def knows(self, item: Waitable) -> bool:
+        """Whether the driver has been told of what is waited for. Of an answer it has: it is the one to give it."""
+        if isinstance(item, TaskFuture):
+            return item._dispatcher is self._owner and not self.holds(item)
+        if isinstance(item, MapRecord):
+            return item.dispatcher is self._owner and item.base not in self._numbers
+        return True
 
     def holds(self, future: TaskFuture[Any]) -> bool:
         """Whether the driver does not know of a run yet."""

@@ -270,6 +270,15 @@ class RemoteWorker:
                 return batch.number, batch.rows.positions[batch.rows.numbers.index(number)]
         return None
 
+    def number_at(self, batch: int, position: int) -> int | None:
+        """The number of the run at a position of a batch that is under way here."""
+        with LOCK:
+            known = self.batches.get(batch)
+        if known is None or position not in known.rows.positions:
+            return None
+        number: int = known.rows.numbers[known.rows.positions.index(position)]
+        return number
+
     # ------------------------------------------------------------------ ends
 
     def put(
