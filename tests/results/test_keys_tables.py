@@ -144,3 +144,27 @@ def test_long_columns() -> None:
             changed: Any = values.copy()
             changed[-1] = changed[0]
             assert digest(make(values)) == digest(make(values)) != digest(make(changed))
+
+
+CUT = {
+    "lists of a fixed length": pa.array([[1, 2], [3, 4], None], pa.list_(pa.int8(), 2)),
+    "maps": pa.array([[(1, 2)], [], [(3, 4)]], pa.map_(pa.int8(), pa.int8())),
+    "views of lists": pa.array([[1], [2, 3], None], pa.list_view(pa.int8())),
+    "runs": pa.RunEndEncodedArray.from_arrays([2, 3], [5, 6]),
+    "unions": pa.UnionArray.from_dense(
+        *(pa.array([0, 1, 0], pa.int8()), pa.array([0, 0, 1], pa.int32())),
+        [pa.array([1, 2]), pa.array(["a"])],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CUT)
+def test_arrays_that_are_read_value_by_value_count_however_they_are_cut(case: str) -> None:
+    array = CUT[case]
+    cut = [pa.chunked_array([array[:i], array[i:]]) for i in range(4)]
+    assert {digest(each) for each in cut} == {digest(array)}
+    assert digest(array[:2]) != digest(array)
+
+
+def test_a_batch_is_no_table() -> None:
+    assert digest(pa.record_batch({"a": [1]})) != digest(pa.table({"a": [1]}))

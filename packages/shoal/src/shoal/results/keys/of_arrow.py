@@ -5,6 +5,7 @@ May import `columns`.
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def encoder_of(kind: type) -> Callable[[Any, Walk], bytes] | None:
 
 
 def _table(table: Any, walk: Walk) -> bytes:
-    parts = [b"W"]
+    parts = [b"W" if isinstance(table, pa.Table) else b"W."]
     for field, column in zip(table.schema, table.columns, strict=True):
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
         parts.append(text(field.name) + _column(field.type, chunks, walk))
@@ -85,7 +86,8 @@ def _data(kind: Any, chunks: list[Any], length: int, walk: Walk) -> bytes:
         ]
         joined = np.concatenate(counts) if counts else np.empty(0)
         return lengths(joined, walk) + _column(kind.value_type, [c.flatten() for c in chunks], walk)
-    return b"".join([walk.sequence(values) for values in _lists(chunks)])
+    values = chain.from_iterable(_lists(chunks))
+    return b"".join(map(walk.sequence, iter(lambda: list(islice(values, ROWS)), [])))
 
 
 def _is_fixed(kind: Any) -> bool:
