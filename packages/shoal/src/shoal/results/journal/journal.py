@@ -239,7 +239,7 @@ class Journal:
 
     def _element(self, number: int) -> tuple[MapKeys, int] | None:
         """Of which map a run is an element, and which; `None` if of none."""
-        bases = self._bases  # others make a new list, so this one stays as it is
+        bases = self._bases  # others append to it, or make a new list: what it has stays where it is
         place = bisect_right(bases, number) - 1
         if place < 0:
             return None
@@ -359,7 +359,10 @@ class Journal:
         """A map is about to be submitted; `keys.reused` says which of its values were there."""
         with self._lock:
             self._maps[base] = keys
-            self._bases = sorted((*self._bases, base))
+            if not self._bases or self._bases[-1] < base:  # nearly always
+                self._bases.append(base)
+            else:
+                self._bases = sorted((*self._bases, base))
             if keys.reused:
                 self.reused[keys.task.index] += sum(keys.reused)
 
