@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+from shoal import logs
 from shoal.calls import DONE, NEXT_PHASES
 from shoal.futures import TaskFuture
 
@@ -76,6 +77,12 @@ def _phases_follow_the_table() -> Iterator[None]:
     _STRANGE.clear()
     yield
     assert not _STRANGE, "\n".join(_STRANGE)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _logging_is_set_up() -> None:
+    """Before the first test, which may have a level of its own: `set_up` would take that for the user's."""
+    logs.set_up()
 
 
 @pytest.fixture(autouse=True)
