@@ -120,6 +120,17 @@ def test_what_there_is_no_more_is_not_said_to_be_reused(
     assert "0 runs were reused, 5 more were submitted" in caplog.text
 
 
+def test_a_parameter_that_is_no_more(
+    folder: Path, shoal: Shoal, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert shoal("run", "jobs.flows:main", "-p", "n=3")[0] == 1
+    mend(folder)
+    file = folder / "jobs" / "flows.py"
+    file.write_text(file.read_text().replace("n: int = 3", "m: int = 2").replace("(n)", "(m)"))
+    assert shoal("resume", "last")[:2] == (0, "2\n")
+    assert "The flow 'main' takes 'n' no more: what the run began with is left out" in caplog.text
+
+
 def test_flows_of_one_function(folder: Path, shoal: Shoal) -> None:
     flows = importlib.import_module("jobs.flows")
     with pytest.raises(ValueError, match="broken"):

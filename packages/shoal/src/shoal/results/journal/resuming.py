@@ -109,6 +109,13 @@ def _bound(flow: Any, known: Mapping[str, Any], anew: Mapping[str, Any]) -> insp
             bound.arguments[name] = anew[name]
         elif name in known:
             bound.arguments[name] = known[name]
+    no_more = [name for name in known if name not in signature.parameters]
+    if no_more:
+        library_logger().warning(
+            "The flow %r takes %s no more: what the run began with is left out",
+            flow.name,
+            ", ".join(map(repr, no_more)),
+        )
     more = {name: value for name, value in anew.items() if name not in signature.parameters}
     if others is not None:
         bound.arguments[others] = {**known.get(others, {}), **more}
