@@ -111,6 +111,8 @@ GOOD_OPTIONS: dict[str, Any] = {
     "on_running": [a_hook],
     "on_completion": [a_hook],
     "on_failure": [a_hook],
+    "on_commit": [a_hook],
+    "on_rollback": [a_hook],
     "resources": {"GPU": 1},
     "batch": False,
     "viz_return_value": [1],

@@ -32,6 +32,10 @@ PREFECT = {
         " format_exception get_state_exception get_state_result is_state_iterable raise_state_exception"
         " return_value_to_state to_state_create"
     ),
+    "prefect.transactions": (
+        "transaction atransaction get_transaction Transaction AsyncTransaction BaseTransaction CommitMode IsolationLevel"
+        " TransactionState"
+    ),
     "prefect_dask": (
         "DaskTaskRunner PrefectDaskClient PrefectDaskFuture get_async_dask_client get_dask_client"
     ),

@@ -26,6 +26,7 @@ REFERENCE = ROOT / "docs" / "reference.md"
 EXPORTS = {
     "shoal": (
         "flow task Flow Task unmapped allow_failure quote opaque tags get_run_logger State Recording record"
+        " Transaction"
     ),
     "shoal.futures": (
         "TaskFuture TaskFutureList DoneAndNotDoneFutures wait as_completed"
@@ -59,6 +60,10 @@ EXPORTS = {
     "shoal.cache_policies": (
         "CachePolicy CacheKeyFnPolicy INPUTS TASK_SOURCE FLOW_PARAMETERS RUN_ID DEFAULT NO_CACHE NONE"
         " task_input_hash"
+    ),
+    "shoal.transactions": (
+        "transaction atransaction get_transaction Transaction AsyncTransaction BaseTransaction CommitMode IsolationLevel"
+        " TransactionState"
     ),
     "shoal.logging": "get_run_logger get_logger disable_run_logger",
     "shoal_dask": "DaskTaskRunner get_async_dask_client get_dask_client",

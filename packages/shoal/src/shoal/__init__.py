@@ -16,6 +16,7 @@
     signatures, checks                          what type checkers are told of tasks; checks of options
     logging, utilities, serializers, locking    names where Prefect has them
     concurrency, cache_policies                 limits for any code; what a kept result depends on
+    transactions                                what is committed together, or rolled back together
     direct_calls                                tasks that are called, with caps and limits
     tasks, flows                                the decorators
     testing, cli                                for authors of runners; the command
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from shoal.recording.recording import Recording, record
     from shoal.states import State
     from shoal.tasks import Task, task
+    from shoal.transactions import Transaction
 
     __version__: str
 
@@ -46,6 +48,7 @@ __all__ = [
     "Recording",
     "State",
     "Task",
+    "Transaction",
     "allow_failure",
     "flow",
     "get_run_logger",
@@ -62,6 +65,7 @@ _HOMES = {
     "Recording": "recording.recording",
     "State": "states",
     "Task": "tasks",
+    "Transaction": "transactions",
     "allow_failure": "annotations",
     "flow": "flows",
     "get_run_logger": "logs",

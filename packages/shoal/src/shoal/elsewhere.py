@@ -45,14 +45,12 @@ MODULES: Mapping[str, str] = {
     "server": "was the server",
     "task_worker": _BACKGROUND,
     "testing.utilities": "set up a server for the tests of flows, which need none here",
-    "transactions": "committed the results of several tasks together, or rolled them back",
     "variables": "kept values on a server",
     "workers": "ran deployments for a work pool",
 }
 
 _IN_SHOAL = {
     "PrefectClient": _SERVER,
-    "Transaction": MODULES["transactions"],
     "apause_flow_run": _PAUSE,
     "aresume_flow_run": _PAUSE,
     "aserve": _DEPLOY,
@@ -93,8 +91,6 @@ NAMES: Mapping[str, Mapping[str, str]] = {
         "aserve": _BACKGROUND,
         "apply_async": _BACKGROUND,
         "delay": _BACKGROUND,
-        "on_commit": MODULES["transactions"],
-        "on_rollback": MODULES["transactions"],
         "serve": _BACKGROUND,
     },
     "shoal.futures": {
@@ -168,8 +164,6 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 #: What options of the decorators were for.
 OPTIONS: Mapping[str, str] = {
     "asset_deps": MODULES["assets"],
-    "on_commit": MODULES["transactions"],
-    "on_rollback": MODULES["transactions"],
 }
 
 

@@ -16,6 +16,8 @@ from shoal.exceptions import ParameterBindError, ReservedArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    TransactionHook = Callable[[Any], Any]
+
 __all__ = [
     "KEEPING_OPTIONS",
     "RESERVED",
@@ -116,8 +118,11 @@ class TaskSpec(KeepsResults):
         links: whether its runs may travel with the runs that they wait for, of any task.
         told_resources: whether it was said that a runner knows no resources.
         hidden: whether its runs are in no log.
+        is_remembered: whether a journal remembers its runs.
+        completed_hooks: what is called when a run has completed: `on_completion_hooks`, and what commits it.
         name, tags, task_run_name, retries, retry_delay_seconds, retry_jitter_factor, retry_condition_fn, crash_retries,
-            timeout_seconds, log_prints, on_running_hooks, on_completion_hooks, on_failure_hooks, resources, viz_return_value: the options.
+            timeout_seconds, log_prints, on_running_hooks, on_completion_hooks, on_failure_hooks, on_commit_hooks,
+            on_rollback_hooks, resources, viz_return_value: the options.
         result_storage_key, cache_policy, cache_key_fn, cache_expiration, refresh_cache, cache_result_in_memory: those that
             are about keeping results, see `KeepsResults`.
     """
@@ -136,6 +141,9 @@ class TaskSpec(KeepsResults):
     on_running_hooks: list[Any]
     on_completion_hooks: list[Any]
     on_failure_hooks: list[Any]
+    on_commit_hooks: list[Any]
+    on_rollback_hooks: list[Any]
+    completed_hooks: list[Any]
     resources: dict[str, float]
     batch: bool | int
     cap: TaskCap | None = None
@@ -148,6 +156,7 @@ class TaskSpec(KeepsResults):
     viz_return_value: Any
     told_resources: bool = False
     hidden: bool = False
+    is_remembered: bool = True
 
     def read_signature(self) -> None:
         """Learns from the function what kind it is, and what arguments it takes."""
@@ -177,11 +186,14 @@ class TaskSpec(KeepsResults):
 
     def update_plain(self) -> None:
         """The options have changed."""
+        self.completed_hooks = self.on_completion_hooks
+        if self.on_commit_hooks:
+            self.completed_hooks = [*self.on_completion_hooks, _commit]
         self.is_plain = not (
             self.is_async
             or self.is_generator
             or self.on_running_hooks
-            or self.on_completion_hooks
+            or self.completed_hooks
             or self.on_failure_hooks
             or self.task_run_name is not None
             or self.retry_condition_fn is not None
@@ -195,6 +207,10 @@ class TaskSpec(KeepsResults):
 
     def call_made(self, call: Any, wait_for: Any, return_state: bool) -> Any:
         """A direct call that is made already, as `__call__` goes on with it."""
+        raise NotImplementedError
+
+    def commit_alone(self) -> Any:
+        """Has a run that is part of no transaction commit what it did; of a coroutine function, gives what is to be awaited."""
         raise NotImplementedError
 
     def retry_delay(self, attempt: int) -> float:
@@ -272,6 +288,11 @@ class TaskSpec(KeepsResults):
         if self.signature is None:
             return dict(kwargs or {})
         return dict(self.signature.bind(*args, **(kwargs or {})).arguments)
+
+
+def _commit(task: TaskSpec, run: Any, state: Any) -> Any:
+    """A hook: see `TaskSpec.commit_alone`."""
+    return task.commit_alone()
 
 
 class FlowSpec(KeepsResults):

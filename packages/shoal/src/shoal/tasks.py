@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from shoal.results.serializers import Serializer
     from shoal.results.storage import Storage
     from shoal.signatures import BoundTo, mapped
+    from shoal.specs import TransactionHook
 
     class TaskOptions(TypedDict, total=False):
         """The options of a task, as type checkers are told of them."""
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
         on_running: Sequence[TaskHook] | None
         on_completion: Sequence[TaskHook] | None
         on_failure: Sequence[TaskHook] | None
+        on_commit: Sequence[TransactionHook] | None
+        on_rollback: Sequence[TransactionHook] | None
         resources: Mapping[str, float] | None
         batch: bool | int | None
         viz_return_value: Any
@@ -93,6 +96,7 @@ R_co = TypeVar("R_co", covariant=True)
 TaskHook = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], Any]
 RetryCondition = Callable[["Task[Any, Any]", "TaskRun", "State[Any]"], bool]
 H = TypeVar("H", bound=TaskHook)
+K = TypeVar("K", bound=Callable[..., Any])
 _Async = Coroutine[Any, Any, Any] | AsyncIterator[Any]
 
 
@@ -125,6 +129,8 @@ class Task(TaskSpec, Generic[P, R_co]):
         on_running: Sequence[TaskHook] | None = None,
         on_completion: Sequence[TaskHook] | None = None,
         on_failure: Sequence[TaskHook] | None = None,
+        on_commit: Sequence[TransactionHook] | None = None,
+        on_rollback: Sequence[TransactionHook] | None = None,
         resources: Mapping[str, float] | None = None,
         batch: bool | int | None = None,
         viz_return_value: Any = None,
@@ -178,6 +184,8 @@ class Task(TaskSpec, Generic[P, R_co]):
         self.on_running_hooks = check.functions("on_running", on_running)
         self.on_completion_hooks = check.functions("on_completion", on_completion)
         self.on_failure_hooks = check.functions("on_failure", on_failure)
+        self.on_commit_hooks = check.functions("on_commit", on_commit)
+        self.on_rollback_hooks = check.functions("on_rollback", on_rollback)
         self.resources = check.resources(resources)
         self.batch = check.batch(batch)
         self.viz_return_value = viz_return_value
@@ -265,6 +273,8 @@ class Task(TaskSpec, Generic[P, R_co]):
             "on_running": list(self.on_running_hooks),
             "on_completion": list(self.on_completion_hooks),
             "on_failure": list(self.on_failure_hooks),
+            "on_commit": list(self.on_commit_hooks),
+            "on_rollback": list(self.on_rollback_hooks),
             "resources": dict(self.resources),
             "batch": self.batch,
             "viz_return_value": self.viz_return_value,
@@ -303,7 +313,15 @@ class Task(TaskSpec, Generic[P, R_co]):
         """Adds a hook that is called when a run has failed for good; also as a decorator."""
         return self._add_hook(self.on_failure_hooks, hook)
 
-    def _add_hook(self, hooks: list[TaskHook], hook: H) -> H:
+    def on_commit(self, hook: K) -> K:
+        """Adds a hook that is called with the run's transaction when that is committed; also as a decorator."""
+        return self._add_hook(self.on_commit_hooks, hook)
+
+    def on_rollback(self, hook: K) -> K:
+        """Adds a hook that is called with the run's transaction when that is rolled back; also as a decorator."""
+        return self._add_hook(self.on_rollback_hooks, hook)
+
+    def _add_hook(self, hooks: list[Any], hook: K) -> K:
         if not callable(hook):
             raise InvalidOption(
                 where=f"task {self.name!r}",
@@ -364,6 +382,12 @@ class Task(TaskSpec, Generic[P, R_co]):
         except BaseException as error:
             fold(error)
             raise
+
+    def commit_alone(self) -> Any:
+        """See `TaskSpec`."""
+        from shoal.results.transacting import commit_alone
+
+        return commit_alone(self)
 
     def call_made(self, call: Call, wait_for: Any, return_state: bool) -> Any:
         """See `TaskSpec`."""
@@ -519,8 +543,8 @@ def task(fn: Any = None, /, **options: Any) -> Any:
             over ± that share); `retry_condition_fn(task, run, state)`; `crash_retries` (further attempts when a
             worker dies); `timeout_seconds` (of each attempt, up to its function's end); `max_concurrency` (how many of
             its runs there may be at once in a flow run); `log_prints`; the hooks
-            `on_running`, `on_completion`, `on_failure`, each a list of functions of `(task, run, state)`; `resources` (what a
-            worker must have); `batch` (whether short runs may travel together, or how many at the most);
+            `on_running`, `on_completion`, `on_failure`, each a list of functions of `(task, run, state)`; `on_commit`,
+            `on_rollback`, each a list of functions of the run's transaction; `resources` (what a worker must have); `batch` (whether short runs may travel together, or how many at the most);
             `viz_return_value` (stands for the result where `flow.visualize` draws a flow without executing its tasks).
             Results are kept with any of `persist_result`, `result_storage` (a folder or URL), `result_serializer` ("pickle",
             "json", "compressed/pickle", "compressed/json"), `result_storage_key` (the key, as a format string over

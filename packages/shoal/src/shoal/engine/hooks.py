@@ -67,7 +67,7 @@ async def call_running_hooks_async(call: Call) -> None:
 
 def _final_hooks(task: TaskSpec, outcome: Outcome) -> list[Callable[..., Any]]:
     if outcome.phase == COMPLETED:
-        return task.on_completion_hooks
+        return task.completed_hooks
     return task.on_failure_hooks if outcome.phase == FAILED else []
 
 

@@ -14,6 +14,9 @@
     turns         waiting for a key that another computes
     within        what surrounds a function that others wait for
     telling       what is said once
+    staging       what is run in a transaction
+    steps         what a thread does at once, and a coroutine without holding up its loop
+    transacting   what is committed together, or rolled back together
     caching       one attempt of a run whose result is kept
     journal       what has completed of a flow run, so that it can go on
 

@@ -33,7 +33,7 @@ from shoal.results.run_keys import RunKey
 from shoal.results.serializers import serializer_of
 from shoal.results.telling import warn_once
 from shoal.results.turns import TURNS, Turn
-from shoal.results.within import A_WHILE, Within, locked_around
+from shoal.results.within import A_WHILE, NOTED, Within, locked_around
 from shoal.safely import in_words
 from shoal.states import Completed
 
@@ -288,7 +288,7 @@ class _Result(Held):
         seconds = self._options.expiration
         flow_run = self._call.scope.flow_run if self._call.scope is not None else None
         try:
-            keep(
+            ref = keep(
                 self._storage,
                 self._key.text,
                 outcome.value,
@@ -302,6 +302,10 @@ class _Result(Held):
             )
         except Exception as error:
             self._go_without(error)
+            return
+        noted = NOTED.get()
+        if noted is not None:
+            noted.append(ref)
 
     def release(self) -> None:
         """See `Held`: waits no more, and gives the lock back."""

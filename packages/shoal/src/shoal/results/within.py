@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from contextvars import Token
 
     from shoal.results.options import ResultOptions
+    from shoal.results.storage import Ref
 
-__all__ = ["A_WHILE", "Within", "locked_around"]
+__all__ = ["A_WHILE", "NOTED", "Within", "locked_around"]
 
 #: Seconds that such a one waits for another's computation, which may be waiting for what it is part of.
 A_WHILE = 5.0
 
 #: The keys whose locks the runs have that led to the code around; with an empty one for those that are not known here.
 _LOCKED: ContextVar[frozenset[str]] = ContextVar("shoal_locked", default=frozenset())
+
+#: Where it is noted down what runs keep that are part of a transaction; `None` elsewhere.
+NOTED: ContextVar[list[Ref] | None] = ContextVar("shoal_noted", default=None)
 
 
 def locked_around() -> frozenset[str]:
@@ -78,6 +82,11 @@ class _ScopeWithin(Scope):
             said = self._options.within_of(self.flow_run)
             self._taker = said.taker(self._around.dispatcher)
         return self._taker
+
+    @property
+    def calls(self) -> Any:
+        """See `Scope`."""
+        return self._around.calls
 
     @property
     def keeper(self) -> Any:

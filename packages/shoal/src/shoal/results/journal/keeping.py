@@ -91,8 +91,10 @@ class KeptRunner:
         number: int | None = None,
     ) -> TaskFuture[Any]:
         """See `Intake.submit`."""
-        if number is not None and self._journal.key_of(number) is not None:
-            known = None  # an element of a map that has its key
+        if not task.is_remembered or (
+            number is not None and self._journal.key_of(number) is not None
+        ):
+            known = None  # it is in a transaction, or an element of a map that has its key
         else:
             known = self._journal.key_for(self._body, task, args, kwargs, wait_for)
         if known is None or self._dispatcher.closed:
@@ -130,7 +132,7 @@ class KeptRunner:
             or inputs.collect((positional, keywords))
         )
         keys = None
-        if not one_by_one:
+        if not one_by_one and task.is_remembered:
             keys = self._journal.keys_for(self._body, task, positional, keywords, size)
         if keys is None:
             return self._submit_map(*given, base)  # type: ignore[no-any-return]

@@ -1,3 +1,0 @@
-from shoal.elsewhere import refuse
-
-refuse(__name__)
