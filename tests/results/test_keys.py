@@ -218,7 +218,7 @@ def test_different_content_has_different_keys() -> None:
         key = digest(value)
         assert key not in seen, (value, seen[key])
         seen[key] = value
-        assert digest(value) == key
+        assert digest(value) == key, value
         assert len(key) == 32
 
 
