@@ -410,6 +410,11 @@ def test_the_summary_begins_with_failures(monkeypatch: pytest.MonkeyPatch) -> No
         "  run it again: python etl.py 'two words'",
         "✗ etl  failed in 4.0 s, 20 task runs, 7 failed, 3 retried",
     ]
+    etl.flow = "a flow of a long name"
+    assert summary_of(etl, PLAIN, 40)[-1].endswith(
+        "a flow of a long na…  failed in 4.0 s, 20 task runs, 7 failed, 3 retried"
+    )
+    etl.flow = "etl"
     etl.failures.clear()
     load.failed = load.again = 0
     etl.state = Completed()
@@ -487,6 +492,40 @@ def test_half_a_line_stays_with_what_follows_it(terminal: Any) -> None:
     screen.stop()
     screen.print(["the end"])
     assert shown_on(stream) == ["half and half", "an end", "the end"]
+
+
+def test_half_a_line_from_before_the_rows_is_there_once(terminal: Any) -> None:
+    screen, stream = terminal
+    print("half ", end="", file=stream)
+    stream.flush()
+    assert shown_on(stream) == ["half"]
+    screen.draw(["row"])
+    assert shown_on(stream) == ["", "half", "row"]
+    print("and half", file=stream)
+    screen.draw(["row"])
+    assert shown_on(stream) == ["half and half", "", "row"]
+
+
+def test_half_a_line_that_another_stream_has_ended_is_there_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Other(Terminal):
+        def write(self, text: str) -> int:
+            return Terminal.write(errors, text)
+
+    errors, output = Terminal(), Other()
+    monkeypatch.setattr("sys.stderr", errors)
+    monkeypatch.setattr("sys.stdout", output)
+    monkeypatch.setattr("shoal.recording.live.screen.PACE", 0.0)
+    screen = Screen()
+    screen.start()
+    try:
+        print("half ", end="", file=output, flush=True)
+        print("an error", file=errors, flush=True)
+        screen.draw(["row"])
+    finally:
+        screen.stop()
+    assert shown_on(errors) == ["half an error"]
 
 
 def test_half_a_line_of_who_writes_past_us_stays_where_it_is(terminal: Any) -> None:

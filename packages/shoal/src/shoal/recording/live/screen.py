@@ -306,8 +306,11 @@ class Screen:
             self._step_aside()
             return
         printed, self._queue, self._queued = self._queue, [], 0
+        begun_above = "" if self._shown else "".join(tap.partial for tap in self._taps)
         lines = [(tap, text) for tap, text in _whole_lines(printed) if text]
         head = _ERASE if lines and self._shown else _REST
+        if 0 < cell_len(clean(_SEQUENCES.sub("", begun_above))) < self.width():
+            head = f"\r{_REST}"  # that line is among the rows from now on
         for tap, text in lines:
             tap.real_write(head + text)
             tap.real_flush()
@@ -343,6 +346,10 @@ class Screen:
             tap.real_flush()
             head = ""
             tap.partial = _since_line_end(tap.partial + text)
+            if "\n" in text:  # it has ended the line that others had begun, too
+                for other in self._taps:
+                    if other is not tap:
+                        other.partial = ""
         if head:
             self._emit(head)
 

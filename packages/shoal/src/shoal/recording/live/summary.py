@@ -60,7 +60,9 @@ def _last_line(flow: FlowCounts, failed: int, completed: bool, style: Style, wid
             facts.append(f"{count:,} {what}")
     colour = GREEN if completed and not failed else YELLOW if completed else RED
     mark = style.good if completed else style.bad
-    text = cut(f"{clean(flow.flow)}  {', '.join(facts)}", width - 3, style)
+    told = ", ".join(facts)
+    # It may take two lines where the terminal is narrow: what failed stands at its end.
+    text = f"{cut(clean(flow.flow), max(width - len(told) - 5, 20), style)}  {told}"
     return f"{style.paint(mark, colour)} {style.paint(text, BOLD)}"
 
 
