@@ -212,6 +212,25 @@ def test_who_wants_several_is_not_passed_where_it_waited(desk: Desk) -> None:
     assert desk.granted() == ["db-1", "api-1", "both", "db-2"]
 
 
+def test_those_who_come_at_the_same_moment_are_served_in_the_order_in_which_they_came(
+    desk: Desk,
+) -> None:
+    """Whatever their ids: who comes first there must not wait for who has come later, and could go on itself."""
+    desk.store.upsert("db", 1)
+    desk.store.upsert("api", 1)
+    desk.request("x", "api")
+    desk.request("b", "db", "api")  # stands in line at "api" only
+    desk.request("c", "db")
+    desk.request("a", "db")  # before "b" by its id, and in the store's line before "b" is
+    desk.settle()
+    desk.keeper.release("x")
+    assert desk.granted() == ["x", "c"]
+    desk.keeper.release("c")
+    assert desk.granted() == ["x", "c", "b"]
+    desk.keeper.release("b")
+    assert desk.granted() == ["x", "c", "b", "a"]
+
+
 def test_a_limit_of_zero_refuses(desk: Desk) -> None:
     """SPEC 10.2."""
     desk.store.upsert("off", 0)

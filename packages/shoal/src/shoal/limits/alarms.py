@@ -18,7 +18,7 @@ class Alarms:
     Args:
         after: calls a function in some seconds; what it returns can be cancelled.
         lock: held while a timer goes off, too.
-        wake: called when one has gone off.
+        wake: called when one has gone off, without the lock.
     """
 
     def __init__(
@@ -58,8 +58,7 @@ class Alarms:
 
     def _go_off(self, alarm: Alarm) -> None:
         with self._lock:
-            if (
-                self._timers.pop(alarm, None) is not None
-            ):  # else it was called off while it went off
-                self.due.add(alarm)
-                self._wake()
+            if self._timers.pop(alarm, None) is None:
+                return  # it was called off while it went off
+            self.due.add(alarm)
+        self._wake()

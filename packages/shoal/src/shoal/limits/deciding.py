@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from shoal.limits.store import TAG, Acquired, Busy, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from shoal.limits.store import Answer, Request
 
@@ -99,6 +99,7 @@ def decide(
     now: float,
     waited_seconds: float,
     patience: float | None,
+    passes: Collection[str] = (),
 ) -> Verdict:
     """What becomes of a request.
 
@@ -110,6 +111,7 @@ def decide(
         now: the store's clock.
         waited_seconds: how long its owner has waited.
         patience: how long it will wait at most.
+        passes: ids of others before which it comes, whenever they came.
     """
     me = request.holder.id
     mine = [place for place in places if place.id == me]
@@ -123,7 +125,8 @@ def decide(
     for place in others:
         # Who holds slots there already gives them back only after this, so that others would wait for one another.
         is_within = place.name in uses and uses[place.name].own > 0
-        if (place.since, place.id) < (since, me) and not is_within:
+        is_before = (place.since, place.id) < (since, me) and place.id not in passes
+        if is_before and not is_within:
             waits[place.name] = max(waits.get(place.name, 0.0), place.expires - now)
     stored: dict[str, float] = {}
     after = 0.0

@@ -69,6 +69,7 @@ class Serving:
         self._after = after
         self._clock = clock
         self.lines = Lines()
+        self._standing: set[Asker] = set()  # in the store's lines: about the first of each line
 
     def work(self, news: News, due: Collection[Alarm]) -> None:
         """Does what there is to do; `due` are the timers that went off."""
@@ -185,7 +186,12 @@ class Serving:
         waited = self._clock() - asker.asked if asker.tried or asker.lines else None
         patience = None if asker.timeout is None else max(0.0, asker.timeout - (waited or 0.0))
         try:
-            answer = self.store.try_acquire(asker.request, waited, patience=patience, behind=behind)
+            answer = self.store.try_acquire(
+                *(asker.request, waited),
+                patience=patience,
+                behind=behind,
+                passes=self._standing_behind(asker),
+            )
         except ConcurrencyLimitError as error:
             if not self.store.may_pass(error):
                 self._register.decide(asker, error)
@@ -205,6 +211,7 @@ class Serving:
                 is_late = asker.once or is_given_up
                 if not is_late:
                     self.lines.join(asker, answer.names)
+                    self._standing.add(asker)
                     if name not in self.lines.first:
                         name = min(answer.names)
                     self._alarms.start(("line", name), max(pause, 0.0005), anew=True)
@@ -228,6 +235,11 @@ class Serving:
             self.lines.stir(asker.lines)
         elif not self._register.decide(asker, answer) and asker.request.lease_seconds is not None:
             self._give_back({asker.request.holder.id: answer.names})
+
+    def _standing_behind(self, asker: Asker) -> set[str]:
+        """The ids of those of this process that stand in the store's lines, and come after a asker."""
+        self._standing = {other for other in self._standing if self._register.waits(other)}
+        return {other.request.holder.id for other in self._standing if asker < other}
 
     # ------------------------------------------------------------------ who waits for ever
 

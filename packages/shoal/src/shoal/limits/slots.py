@@ -92,10 +92,11 @@ class SlotKeeper:
         self._register = Register(self._wake, self._look_for_stuck)
         self._changed = self._register.changed
         self._order = itertools.count()
-        self._alarms = Alarms(self._after, self._changed, self._wake)
+        self._alarms = Alarms(self._after, self._changed, self._wake_up)
         self._thread: threading.Thread | None = None
         self._bell = None
         self._failure: RuntimeError | None = None  # why no thread could be started
+        self._untold: BaseException | None = None  # what is to be logged without the lock
         self._poll = 0.0
         self._leaves_child = False
 
@@ -137,6 +138,7 @@ class SlotKeeper:
                 asker.timer = self._after(timeout, lambda: self._time_out(asker))
             self._wake()
             failure, askers = self._failure, list(self._register.waiting.values())
+        self._tell_what_failed()
         if failure is not None:
             self._refuse(askers, failure)
 
@@ -147,7 +149,10 @@ class SlotKeeper:
             Whether it was still waiting: then `on_outcome` is not called any more.
         """
         with self._changed:
-            return self._register.remove(id)
+            was_waiting = self._register.remove(id)
+        if self._untold is not None:
+            self._tell_what_failed()
+        return was_waiting
 
     def release(self, id: str) -> None:
         """The slots are needed no more: gives them back, or takes the request for them back. Does not wait.
@@ -194,6 +199,12 @@ class SlotKeeper:
                 self._try_again(error)
         elif self._bell is not None:
             self._bell.ring()
+
+    def _wake_up(self) -> None:
+        """A timer has gone off."""
+        with self._changed:
+            self._wake()
+        self._tell_what_failed()
 
     def _look_for_stuck(self) -> None:
         """Somebody waits while others wait for slots: looks in a while whether any of them does so for ever."""
@@ -285,6 +296,7 @@ class SlotKeeper:
                 self._end()
                 self._try_again(error)
                 askers = list(self._register.waiting.values())
+            self._tell_what_failed()
             self._refuse(askers, error)
         finally:
             if store is not None:
@@ -299,14 +311,23 @@ class SlotKeeper:
         self._alarms.stop_unless(lambda _: False)
 
     def _try_again(self, error: BaseException) -> None:
-        """There is no thread: there is to be one in a while, for what is held or to be given back; under `_changed`."""
+        """There is no thread: there is to be one in a while, for what is held or to be given back; under `_changed`, and
+        `_tell_what_failed` after it.
+        """
         if self._register.closed or not self._register.needs_thread():
             return
-        library_logger().warning(
-            "Slots of limits could not be kept or given back, which is tried again: %s", error
-        )
+        self._untold = error
         with contextlib.suppress(RuntimeError):  # as for threads: until somebody asks again
             self._alarms.start(("again", None), AGAIN)
+
+    def _tell_what_failed(self) -> None:
+        """Logs what is tried again, without the lock: handlers may do anything."""
+        with self._changed:
+            error, self._untold = self._untold, None
+        if error is not None:
+            library_logger().warning(
+                "Slots of limits could not be kept or given back, which is tried again: %s", error
+            )
 
     def _refuse(self, askers: Iterable[Asker], error: BaseException) -> None:
         """There was no thread for those who waited, by an error."""

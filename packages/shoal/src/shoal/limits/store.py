@@ -324,6 +324,7 @@ class LimitStore(Protocol):
         *,
         patience: float | None = None,
         behind: int = 0,
+        passes: Collection[str] = (),
         stand: bool = True,
     ) -> Answer:
         """Takes the slots, or has the request stand in line at those names at which it has to wait.
@@ -337,6 +338,9 @@ class LimitStore(Protocol):
                 is served first.
             patience: how long it will wait at most; nothing is promised for later than that.
             behind: how many others wait behind it in this process, to be shown.
+            passes: ids of those in line, of this process, before whom it comes. The store cannot tell: by how long they
+                have waited, some may have come at the same moment, or in another order by what it took to reach the
+                store.
             stand: whether it stands in line; else it also passes who does.
         """
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shoal.calls import QUEUED, READY
+from shoal.calls import QUEUED, READY, SENT
 from shoal.exceptions import ConcurrencyLimitError
-from shoal.futures.blocking import Decision
+from shoal.futures.blocking import TIMED, Bearer, Decision
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import TaskFuture
 from shoal.limits.store import TAG
@@ -87,6 +87,7 @@ class _Graph:
         self._by_key = {asker.on_outcome: asker for asker in askers} | {
             asker.who: asker for asker in askers if type(asker.who) is TaskFuture
         }
+        self._unbegun: dict[Any, Any] = {}  # what nobody has begun, and the dispatchers that would
         self._slots = {name: limit.limit for name, limit in limits.items()}
         self._held = {
             name: [
@@ -103,12 +104,15 @@ class _Graph:
         Args:
             starts: whether what is ready is taken to start.
         """
+        self._unbegun.clear()
 
         def needs(node: Any) -> Needs | None:
             if type(node) is Decision or (type(node) is TaskFuture and node._phase == QUEUED):
                 asker = self._by_key.get(node)
                 return Needs((asker,)) if asker is not None else None
-            if not starts and _is_ready(node):
+            dispatcher = None if starts else _who_would_begin(node)
+            if dispatcher is not None:
+                self._unbegun[node] = dispatcher
                 return Needs((), all=False)
             return needs_of(node)
 
@@ -124,22 +128,38 @@ class _Graph:
         for holder in holders & stuck.nodes:
             wait = wanted_by(holder)
             for node in stuck.reach([holder]):
-                if wait is not None and _is_ready(node):
-                    dispatcher = (
-                        node.dispatcher if isinstance(node, MapRecord) else node._dispatcher
-                    )
-                    wanted = found.setdefault(dispatcher, [])
+                if wait is not None and node in self._unbegun:
+                    wanted = found.setdefault(self._unbegun[node], [])
                     wanted.extend(item for item in wait.wanted if item not in wanted)
         return found
 
 
-def _is_ready(node: Any) -> bool:
-    """Whether it is a run, or a map, of which a thread or a worker could run something at once."""
+def _who_would_begin(node: Any) -> Any:
+    """The dispatcher of a run, or of elements of a map, that nobody has begun; `None` if that is not what somebody waits for
+    here.
+    """
     if isinstance(node, MapRecord):
-        return bool(node.unclaimed) and not node.task.is_async
-    if type(node) is not TaskFuture or node._phase != READY or not hasattr(node, "_start"):
-        return False
-    return not node._task.is_async
+        return node.dispatcher if node.unclaimed and not node.task.is_async else None
+    if type(node) is TaskFuture and _is_unbegun(node):
+        return node._dispatcher
+    wait = wanted_by(node) if type(node) in (TaskFuture, Bearer) else None
+    for item in wait.wanted if wait is not None and wait.until != TIMED else ():
+        if isinstance(item, MapRecord) and not item.done() and _is_queued(item, item.dispatcher):
+            return item.dispatcher  # the elements of which nobody has the future are no nodes
+    return None
+
+
+def _is_unbegun(run: TaskFuture[Any]) -> bool:
+    """Whether a thread or a worker could run it at once, or it is in a queue in front of workers."""
+    if run._phase == SENT:
+        return _is_queued(run, run._dispatcher)
+    return run._phase == READY and hasattr(run, "_start") and not run._task.is_async
+
+
+def _is_queued(item: Any, dispatcher: Any) -> bool:
+    """Whether something of it stands in a queue that its execution system has in front of all workers."""
+    capabilities = dispatcher.capabilities
+    return bool(capabilities.queues and capabilities.ledger and dispatcher.ledger.is_unbegun(item))
 
 
 def _error(stuck: Stuck, asker: Asker, name: str) -> ConcurrencyLimitError:

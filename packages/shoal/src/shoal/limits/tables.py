@@ -206,6 +206,7 @@ class SqlStore(ABC):
         *,
         patience: float | None = None,
         behind: int = 0,
+        passes: Collection[str] = (),
         stand: bool = True,
     ) -> Answer:
         """See `LimitStore`."""
@@ -230,6 +231,7 @@ class SqlStore(ABC):
                 now=t.now,
                 waited_seconds=waited_seconds or 0.0,
                 patience=patience,
+                passes=passes,
             )
             self._carry_out(t, rows, request, decision, behind if stand else None)
         return decision.answer

@@ -214,7 +214,9 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
     def help_out(self, wanted: Wanted) -> None:
         """See `Dispatcher`."""
         with LOCK:
-            self.scheduler.worker_waits.help_out(wanted)
+            lent = self.scheduler.worker_waits.help_out(wanted)
+        if lent is not None:
+            self._stuck(lent)
         self.drain()
 
     # ------------------------------------------------------------------ effects

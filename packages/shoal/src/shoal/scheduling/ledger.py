@@ -417,7 +417,8 @@ class Ledger:
     def stuck(self, blocked_run: BlockedRun) -> None:
         """A blocked run can be given nothing: what it waits for was sent already, or executes elsewhere."""
         worker, wait = blocked_run.tag
-        entry = self.books.first_unbegun(blocked_run.wanted)
+        lends = blocked_run.lends_worker and self._scheduler.capabilities.queues
+        entry = None if lends else self.books.first_unbegun(blocked_run.wanted)
         if entry is None:
             self._effects.append((effects.TELL, worker, "secede", wait))
             return

@@ -255,6 +255,10 @@ class LedgerEvents:
         with LOCK:
             self._ledger.stuck(blocked_run)
 
+    def is_unbegun(self, item: Any) -> bool:
+        """Whether a run, or some of a map, was sent and no worker has it, or needs what is so; with the lock held."""
+        return self._ledger.books.first_unbegun((item,)) is not None
+
     def wait_until_certain(self) -> None:
         """Returns once what was stopped before it began cannot begin any more, or has begun; not on a listening thread."""
         if self._backend.is_listening():

@@ -30,7 +30,6 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import (
@@ -369,10 +368,8 @@ class Scheduler:
 
     def _element_ended(self, record: MapRecord[Any], index: int, future: TaskFuture[Any]) -> None:
         completed = future._phase == COMPLETED
-        if completed:
-            record.values[index] = future._outcome if record.kept else RELEASED
-        else:
-            record.values[index] = NO_VALUE
+        value = future._outcome if record.kept else RELEASED
+        record.values[index] = value if completed else NO_VALUE
         if future._phase != CANCELLED:
             # A worker may be about to begin a cancelled element, and must find its arguments.
             record.release_arguments(index)
@@ -418,9 +415,8 @@ class Scheduler:
             # Who made the future found the value, and left the counting to who stored it.
         record.release_arguments(index)
         if self.tells_ends:
-            self.effects.append(
-                (ELEMENTS, record, index, 1)
-            )  # before it is open no more; see `complete`
+            # Before it is open no more; see `complete`.
+            self.effects.append((ELEMENTS, record, index, 1))
         next(self._ended)
         if next(record.counter) == record.size:
             with LOCK:
@@ -446,8 +442,8 @@ class Scheduler:
         count = len(values)
         if self.tells_ends:
             self.effects.append((ELEMENTS, record, start, count))
-        deque(islice(self._ended, count), maxlen=0)
-        if deque(islice(record.counter, count), maxlen=1)[0] == record.size:
+        deque(itertools.islice(self._ended, count), maxlen=0)
+        if deque(itertools.islice(record.counter, count), maxlen=1)[0] == record.size:
             self.record_ended(record)
         if self.tells_drained and self.open == 0:
             self.effects.append((DRAINED,))

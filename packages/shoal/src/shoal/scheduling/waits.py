@@ -193,19 +193,24 @@ class WorkerWaits:
         scheduler.launch(batch)
         return True
 
-    def help_out(self, wanted: Wanted) -> None:
+    def help_out(self, wanted: Wanted) -> BlockedRun | None:
         """All that there is waits for slots, whose holders wait for runs that nobody would begin: one of the workers lends
         its place to what they need, whatever else is lent.
 
         Args:
             wanted: what they wait for.
+
+        Returns:
+            Where the system has a queue of its own, whose place in it is for others from now on.
         """
         slots = self._slots
+        if self._scheduler.capabilities.queues:
+            return self._lend_one_more(wanted)  # what the others are at is not known
         blocked = self.blocked()
         if slots.awaited or any(
             slot not in blocked for slot in slots.in_flight.keys() - slots.spares
         ):
-            return  # somebody will have room
+            return None  # somebody will have room
         for here in self.blocked_runs.values():
             innermost = next((h for h in reversed(here) if h.blocks), None)
             if innermost is None or not innermost.lends_worker:
@@ -219,7 +224,22 @@ class WorkerWaits:
                 innermost.spare = slots.lend()
             innermost.wanted = wanted
             innermost.look_again()
-            return
+            return None
+        return None
+
+    def _lend_one_more(self, wanted: Wanted) -> BlockedRun | None:
+        """A run that waits for slots, and has lent nothing, lends its place to what comes next in the system's queue; what
+        is not there yet is sent.
+        """
+        for here in self.blocked_runs.values():
+            innermost = next((h for h in reversed(here) if h.blocks), None)
+            if innermost is None or not innermost.lends_worker or innermost.spare is not None:
+                continue
+            innermost.spare = self._slots.lend()
+            innermost.wanted = wanted
+            innermost.look_again()
+            return innermost
+        return None
 
     def help_first(self, blocked_run: BlockedRun) -> None:
         """`help` before others are given anything, if it still waits.

@@ -217,6 +217,55 @@ class ConcurrencyTests(SuiteBase):
 
         main()
 
+    @pytest.mark.parametrize("what", ["run", "map"])
+    @covers("10.3", needs=("nests", "concurrent"))
+    def test_what_a_holder_waits_for_finds_a_worker(
+        self, single_runner: TaskRunner, signals: Signals, one: str, what: str
+    ) -> None:
+        @task(batch=False)
+        def limited() -> str:
+            signals.set("began")
+            with concurrency(one):
+                return "held"
+
+        @task(batch=False)
+        def other(number: int) -> int:
+            return number
+
+        @flow(task_runner=single_runner)
+        def main() -> None:
+            with concurrency(one):
+                waits = [limited.submit() for _ in range(5)]
+                signals.wait("began")
+                # With no time limit, behind all that wait for what is held here.
+                found = (
+                    other.submit(3).result() if what == "run" else sum(other.map(range(3)).result())
+                )
+            assert found == 3
+            assert [run.result(timeout=PATIENCE) for run in waits] == 5 * ["held"]
+
+        main()
+
+    @covers("10.3", needs=("nests", "concurrent"))
+    def test_who_waits_in_a_circle_is_told(self, single_runner: TaskRunner, one: str) -> None:
+        @task
+        def inner() -> str:
+            with concurrency(one):
+                return "held"
+
+        @task
+        def outer() -> str:
+            with concurrency(one):
+                return inner.submit().result()
+
+        @flow(task_runner=single_runner)
+        def main() -> None:
+            error = outer.submit().result(PATIENCE, False)
+            assert isinstance(error, ConcurrencySlotAcquisitionError)
+            assert one in error.names
+
+        main()
+
     @pytest.mark.parametrize("how", ["killed", "exits"])
     @covers("10.3", "7.5", needs=("nests", "isolated", "survives_crashes"))
     def test_the_slots_of_a_worker_that_dies_are_free_at_once(
