@@ -207,6 +207,28 @@ def test_a_class_that_is_gone_and_one_that_moved_from_main(
     ]
 
 
+def test_how_a_run_ended_has_room_on_a_full_disk(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, file = begun(home)
+    writer = Writer(file, "run", Told())
+    write = os.write
+
+    def nearly_full(descriptor: int, data: Any) -> int:
+        if descriptor == file._file and len(data) > 1000:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", nearly_full)
+    writer.run(0, key(1), "x" * 2000)
+    writer.ended(contents.to_json({"time": 1.0, "state": "Completed", "type": "COMPLETED"}))
+    writer.close()
+    assert writer.broken
+    ended = read_facts(folder / "journal").ended
+    assert ended is not None
+    assert ended["state"] == "Completed"
+
+
 def test_a_full_disk_ends_the_remembering_and_nothing_else(
     home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

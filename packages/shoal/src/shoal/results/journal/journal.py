@@ -239,9 +239,8 @@ class Journal:
 
     def _element(self, number: int) -> tuple[MapKeys, int] | None:
         """Of which map a run is an element, and which; `None` if of none."""
-        bases = (
-            self._bases
-        )  # others append to it, or make a new list: what it has stays where it is
+        # Others append to it, or make a new list: what it has stays where it is.
+        bases = self._bases
         place = bisect_right(bases, number) - 1
         if place < 0:
             return None

@@ -203,7 +203,7 @@ class _Journals:
             return
         journal = kept.journal
         said = {"time": time.time(), "state": state.name, "type": state.type.value}
-        journal.writer.frame(contents.ENDED, contents.to_json(said))
+        journal.writer.ended(contents.to_json(said))
         journal.writer.close()
         if kept.resumes is not None:
             library_logger().info("Flow run %r: %s", run.name, _reused(journal))

@@ -17,6 +17,7 @@ import pickle
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.calls import Handle
@@ -111,6 +112,7 @@ class Writer:
         self._values: Storage | None = None
         self._refused: set[int] = set()
         self._after_first: Callable[[], object] | None = None
+        self._ended = b""
         self.broken = False
         self._thread = threading.Thread(target=self._work, name=f"shoal-journal-{run}", daemon=True)
         self._thread.start()
@@ -120,6 +122,11 @@ class Writer:
     def frame(self, kind: int, body: bytes) -> None:
         """A frame other than RUNS."""
         self._put((None, kind, body))
+
+    def ended(self, body: bytes) -> None:
+        """How the flow run ended, before `close`. It is tried even if nothing else could be written: so little may have room."""
+        self._ended = frame(contents.ENDED, body)
+        self.frame(contents.ENDED, body)
 
     def run(self, task: int, key: bytes, value: Any) -> None:
         """A run has completed.
@@ -177,6 +184,9 @@ class Writer:
             if action is not None:
                 self._do(action)
             if last and not self._queue:
+                if self.broken and self._ended:
+                    with suppress(OSError):  # that it cannot be written was said
+                        self._file.write(self._ended)
                 return
 
     def _do(self, action: Callable[[], object]) -> None:
