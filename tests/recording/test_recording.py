@@ -21,9 +21,12 @@ import shoal
 from shoal.cli.app import invoke
 from shoal.engine.observing import observers
 from shoal.exceptions import RecordError
+from shoal.recording.events import LOST
 from shoal.recording.file import Writer
 from shoal.recording.record import RunRow
+from shoal.recording.recorder import Recorder
 from shoal.recording.report import page
+from shoal.recording.taking import Taking
 from shoal.scheduling.pulling import PullingScheduler
 from shoal.task_runners import ThreadPoolTaskRunner
 from shoal.task_runners.registry import resolve
@@ -310,6 +313,20 @@ def test_a_worker_that_dies_is_told_with_what_it_took_along(tmp_path: Path) -> N
     assert [event.kind for event in recording.record.events].count("death") == 1
     dead = recording.record.workers[rows[0].worker]
     assert dead.ending == f"signal {signal.SIGKILL.value}"
+
+
+def test_a_worker_that_had_several_batches_dies_once() -> None:
+    recorder = Recorder()
+    for runs in ([(3, 1)], [(4, 1), (5, 1)], []):
+        recorder.events.append((LOST, runs, 0, 1.0, 1.5, 2.0))
+    taking = Taking(recorder)
+    rows, _ = taking.take(closing=False)
+    assert [(row[2], row[3], row[5]) for row in rows["events"]] == [
+        ("death", 3, "3 runs lost with their worker")
+    ]
+    recorder.events.append((LOST, [], 0, 1.0, 1.5, 2.0))
+    rows, _ = taking.take(closing=True)
+    assert "events" not in rows
 
 
 def test_log_lines_are_those_of_their_run(capsys: pytest.CaptureFixture[str]) -> None:

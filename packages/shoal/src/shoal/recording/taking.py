@@ -72,6 +72,8 @@ class Taking:
         # By runner and task: since when no place is left under its caps, and from when to when none was just now.
         self._full: dict[tuple[int, int], float] = {}
         self._freed: dict[tuple[int, int], tuple[float, float]] = {}
+        self._lost_now: dict[int, tuple[float, list[int]]] = {}  # by worker: when, and its runs
+        self._dead: set[int] = set()  # workers whose death was written
         self._flow_runs: dict[int, list[Any]] = {}  # those that have not ended
 
     def take(self, *, closing: bool) -> tuple[dict[str, list[Any]], dict[str, Chunk]]:
@@ -89,6 +91,7 @@ class Taking:
         for _ in range(len(events)):  # what comes meanwhile is for the next time
             event = events.popleft()
             _TAKE[event[0]](self, event, chunks, rows)
+        self._deaths(rows)
         self._caps(rows, closing)
         if self._recorder.logs_left_out:
             self.facts["logs_left_out"] = self._recorder.logs_left_out
@@ -285,8 +288,18 @@ class Taking:
         _, told, worker, sent, arrived, at = event
         for number, attempt in told:
             chunks["lost"].append(number, attempt, worker, sent, arrived, at)
-        text = f"{len(told)} run{'' if len(told) == 1 else 's'} lost with their worker"
-        self._event(rows, at, nan, "death", told[0][0] if told else 0, worker, text)
+        known = self._lost_now.setdefault(worker, (at, []))
+        known[1].extend(number for number, _ in told)
+
+    def _deaths(self, rows: Any) -> None:
+        """Writes one for each worker that has died, which may have had several batches."""
+        for worker, (at, lost) in self._lost_now.items():
+            if lost or worker not in self._dead:
+                what = f"{len(lost)} run{'' if len(lost) == 1 else 's'}"
+                text = f"{what} lost with {'its' if len(lost) == 1 else 'their'} worker"
+                self._event(rows, at, nan, "death", lost[0] if lost else 0, worker, text)
+            self._dead.add(worker)
+        self._lost_now.clear()
 
     def _closed(self, event: Any, chunks: Any, rows: Any) -> None:
         _, at, worker, back = event

@@ -287,5 +287,11 @@ def bytes_(figures: Figures, css: Mapping[int, str]) -> str:
             f"<tr><th scope=row>{pieces.swatch(css[task.index])}{escape(task.name)}</th><td>{size(task.size)}</td><td>{size(task.largest)}</td></tr>"
             for task in tasks[:TASKS]
         ]
-        parts.append(pieces.table("Results that came back", ("task", "all", "largest"), rows))
+        parts.append(
+            pieces.table(
+                "Results, as they came back or stay on their workers",
+                ("task", "all", "largest"),
+                rows,
+            )
+        )
     return "".join(parts)
