@@ -345,6 +345,28 @@ def test_a_nested_one_that_fails(said: list[Any]) -> None:
     assert said == [("rollback", "b"), ("rollback", "a")]
 
 
+def test_a_flow_that_is_called_in_the_block(said: list[Any]) -> None:
+    step = noting(said)
+
+    @flow
+    def inner() -> None:
+        step("alone")
+        with transaction() as txn:
+            assert txn.parent is not None
+            step("within")
+
+    @flow
+    def main() -> None:
+        with transaction():
+            inner()
+            assert said == [("commit", "?")]
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        main()
+    assert said == [("commit", "?"), ("rollback", "within")]
+
+
 def test_rolled_back_by_the_block(said: list[Any]) -> None:
     step = noting(said)
     with transaction() as outer:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from shoal.results.storage import Ref
     from shoal.specs import TaskSpec
 
-__all__ = ["CURRENT", "Submitted", "current", "scope_in_transaction"]
+__all__ = ["CURRENT", "Submitted", "current", "is_in_transaction", "scope_in_transaction"]
 
 
 class Surrounding(Protocol):
@@ -74,6 +74,12 @@ def scope_in_transaction() -> Scope:
     if scope is not None and (is_drawn or isinstance(scope, _ScopeInTransaction)):
         return scope
     return _ScopeInTransaction(scope)
+
+
+def is_in_transaction() -> bool:
+    """Whether a run here is part of the transaction around: not in a flow that was called in its block."""
+    scope = SCOPE.get()
+    return CURRENT.get() is not None and scope is not None and isinstance(scope.calls, _Calls)
 
 
 class _ScopeInTransaction(Scope):

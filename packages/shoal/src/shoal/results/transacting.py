@@ -27,7 +27,7 @@ from shoal.exceptions import InvalidOption, MissingContextError
 from shoal.futures.awaiting import settled
 from shoal.futures.blocking import block
 from shoal.logs import get_logger, get_run_logger, log_failure
-from shoal.results.staging import CURRENT, Submitted, scope_in_transaction
+from shoal.results.staging import CURRENT, Submitted, is_in_transaction, scope_in_transaction
 from shoal.results.steps import Step, answer_of, answer_of_async
 
 if TYPE_CHECKING:
@@ -493,7 +493,7 @@ def commit_alone(task: TaskSpec) -> Any:
     Returns:
         Of a coroutine function: what is to be awaited.
     """
-    if get_transaction() is not None:
+    if is_in_transaction():
         return None
     run = BaseTransaction(commit_mode=CommitMode.EAGER).child_of(task)
     run.parent = None
