@@ -235,14 +235,14 @@ class ConcurrencyTests(SuiteBase):
         @flow(task_runner=single_runner)
         def main() -> None:
             with concurrency(one):
-                waits = [limited.submit() for _ in range(5)]
+                waits = [limited.submit() for _ in range(3)]
                 signals.wait("began")
                 # With no time limit, behind all that wait for what is held here.
                 found = (
                     other.submit(3).result() if what == "run" else sum(other.map(range(3)).result())
                 )
             assert found == 3
-            assert [run.result(timeout=PATIENCE) for run in waits] == 5 * ["held"]
+            assert [run.result(timeout=PATIENCE) for run in waits] == 3 * ["held"]
 
         main()
 
