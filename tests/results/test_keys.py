@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import copyreg
 import copy
 import dataclasses
 import datetime
@@ -210,6 +211,21 @@ ALL_DIFFERENT: list[Any] = [
     *(np.array(["a"], dtype=np.dtypes.StringDType()), np.random.default_rng(1), np.random.default_rng(2), np.cos),
     *("a" * 300, "a" * 301, b"a" * 300, list(range(300)), list(range(301)), tuple(range(300)), [*range(40), True], [*range(40), 1.0]),
 ]  # fmt: skip
+
+
+def test_how_others_pickle_exceptions_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does tblib, which Dask loads, in the driver and on its workers and nowhere else."""
+    error = ValueError("a")
+    key = digest(error)
+    try:
+        raise error
+    except ValueError:
+        monkeypatch.setitem(
+            copyreg.dispatch_table,
+            ValueError,
+            lambda error: (type(error), error.args, None, error.__traceback__),
+        )
+    assert digest(error) == key
 
 
 def test_different_content_has_different_keys() -> None:

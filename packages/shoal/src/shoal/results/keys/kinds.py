@@ -221,7 +221,8 @@ def encode_object(value: Any, walk: Walk) -> bytes:
     kind = type(value)
     reduced: Any
     try:
-        reduce = copyreg.dispatch_table.get(kind)
+        # Where Dask is loaded, tblib has exceptions pickled with their tracebacks, which are no part of their content.
+        reduce = None if issubclass(kind, BaseException) else copyreg.dispatch_table.get(kind)
         reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
     except Exception as error:
         raise Unstable(kind, str(error) or type(error).__name__) from error
