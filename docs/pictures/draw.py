@@ -286,6 +286,7 @@ PURPOSES = {
     "locking": "names, as elsewhere",
     "serializers": "names, as elsewhere",
     "cache_policies": "what a kept result depends on",
+    "transactions": "all done, or all undone",
     "results": "results that are kept: their keys, and where they are",
     "recording": "what ran when: as the scheduler tells it, in a file, and what is made of that",
     "limits": "slots of tags, shared by the processes of a machine",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import copyreg
 import copy
+import copyreg
 import dataclasses
 import datetime
 import decimal
