@@ -21,6 +21,7 @@ ASKED = {
         "has_begun",
         "in_flight",
         "in_flight_at",
+        "is_unbegun",
         "interrupt",
     ),
     *("is_waited_for", "perform", "recall", "run_at", "stuck", "wait_until_certain"),

@@ -76,6 +76,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         self._log = RunLog()
         scheduler.tells_ends = self._log.wanted()
         self._ended: TaskFuture[None] | None = None
+        self._calls_hooks = False
 
     def works_for(self, flow_run: FlowLabel) -> None:
         """See `Answers`."""
@@ -178,18 +179,14 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
 
     def _returned_ended(self, future: TaskFuture[Any], call: Call, value: Any) -> None:
         """The last of the futures in a run's return value has ended."""
-        from shoal.engine.hooks import run_final_hooks
         from shoal.engine.task_run import resolved
 
-        if future._phase >= DONE:
-            return
         outcome = call.context.copy().run(resolved, call, value)
         with LOCK:
-            ended = future._phase < DONE
-            if ended:
+            if future._phase < DONE:
                 self.scheduler.ended(future, outcome, time.time())
-        if ended and future._phase >= DONE:
-            CALLBACKS.put(f"A hook of task run {future.name!r}", run_final_hooks, call, outcome)
+                if future._phase >= DONE:
+                    self._call_hooks(future, call, outcome)
         self.drain()
 
     def _expired(self, future: TaskFuture[Any], attempt: int, limit: float) -> None:
@@ -199,15 +196,19 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
             expired = future._details().timer is not None and self.scheduler.endings.expired(
                 future, attempt, limit, time.time()
             )
-        # Code that is out of reach has a limit of its own where it runs, and calls the hooks there when it stops.
-        told = expired and future._phase >= DONE and self.capabilities.stops
-        if told and call is not None and call.task.on_failure_hooks:
-            from shoal.engine.hooks import run_final_hooks
-
-            call.must_have_begun(time.time() - limit)
-            outcome = Outcome(FAILED, future._outcome, future.state)
-            CALLBACKS.put(f"A hook of task run {future.name!r}", run_final_hooks, call, outcome)
+            # Code that is out of reach has a limit of its own where it runs, and calls the hooks there when it stops.
+            told = expired and future._phase >= DONE and self.capabilities.stops
+            if told and call is not None and call.task.on_failure_hooks:
+                call.must_have_begun(time.time() - limit)
+                self._call_hooks(future, call, Outcome(FAILED, future._outcome, future.state))
         self.drain()
+
+    def _call_hooks(self, future: TaskFuture[Any], call: Call, outcome: Outcome) -> None:
+        """Has the hooks of an end called that was decided here; with LOCK, so that who leaves the runner waits for them."""
+        from shoal.engine.hooks import run_final_hooks
+
+        self._calls_hooks = True
+        CALLBACKS.put(f"A hook of task run {future.name!r}", run_final_hooks, call, outcome)
 
     def after(
         self,
@@ -462,14 +463,14 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         self._settled(future)
 
     def left(self) -> None:
-        """The backend has stopped all that can be stopped: what it left behind is given up, and what was not logged one by
-        one is summed up.
-        """
+        """What the backend could not stop is given up, what was not logged one by one is summed up, hooks are waited for."""
         if self.capabilities.stops:  # else it still tells of what executes
             with LOCK:
                 self.scheduler.endings.all_stopped()
             self.drain()
         self._log.flush()
+        if self._calls_hooks:
+            CALLBACKS.flush(2 * GRACE)
 
     def close(self) -> None:
         """Takes no more runs."""
