@@ -25,6 +25,8 @@ from typing import Any
 import shoal
 from shoal.engine.observing import observers, remove_observer
 
+from shoal_bench.workers import workers
+
 __all__ = ["main"]
 
 
@@ -158,28 +160,9 @@ def _taken(
     return body + time.perf_counter() - began, used + time.process_time() - since
 
 
-@contextmanager
-def _workers(name: str) -> Iterator[Callable[[], Any]]:
-    """Runners of a kind whose workers are there already, as far as that can be."""
-    if name not in ("dask", "ray"):
-        yield lambda: name
-        return
-    if name == "dask":
-        from shoal_dask import DaskTaskRunner
-
-        with DaskTaskRunner(cluster_kwargs={"n_workers": 2, "protocol": "tcp://"}) as dask:
-            address = dask._connection.cluster.scheduler_address
-            yield lambda: DaskTaskRunner(address=address)
-        return
-    from shoal_ray import RayTaskRunner
-
-    with RayTaskRunner(init_kwargs={"num_cpus": 2}):
-        yield RayTaskRunner
-
-
 def costs(name: str, rounds: int, runs: int, traces: bool) -> None:
     """Prints what the ways of watching cost on a runner."""
-    with _workers(name) as runner:
+    with workers(name) as runner:
         for title, (work, ways) in WORK.items():
             told = [way for way in ways if way != "traced" or traces]
             if not told:
