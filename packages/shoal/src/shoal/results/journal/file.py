@@ -15,13 +15,15 @@ import os
 from typing import TYPE_CHECKING
 
 from shoal.exceptions import JournalBusy
-from shoal.results.journal.frames import MARK
+from shoal.results.journal.frames import MARK, SIGN_BYTES
 from shoal.results.storage.locks import FileLock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["JOURNAL", "LOCK_FILE", "VALUES", "JournalFile"]
+
+_FLAGS = os.O_WRONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 #: In a journal's folder: the journal, what is locked while somebody writes it, and the folder of large values.
 JOURNAL, LOCK_FILE, VALUES = "journal", "lock", "values"
@@ -42,33 +44,45 @@ class JournalFile:
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / JOURNAL
         self.size = 0
+        self._sign = b""
         self._file = -1
         self._lock = FileLock(str(folder / LOCK_FILE), str(folder))
         if not self._lock.try_acquire():
             raise JournalBusy(name=name)
 
-    def open(self, end: int | None = None) -> None:
-        """Opens it.
-
-        Args:
-            end: where to go on: what is behind it is cut off; `None` for a new one.
+    def open(self) -> None:
+        """Makes a new one.
 
         Raises:
             OSError: it cannot be written.
         """
-        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        self._file = os.open(self.path, flags | (os.O_EXCL if end is None else 0), 0o600)
-        if end is None:
-            self.write(MARK)
-        else:
-            self._back_to(end)
+        self._file = os.open(self.path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+        self._sign = os.urandom(SIGN_BYTES)
+        self._write(MARK + self._sign)
 
-    def write(self, data: bytes) -> None:
-        """Appends.
+    def go_on(self, sign: bytes, end: int) -> None:
+        """Opens one that is there.
+
+        Args:
+            sign: its own.
+            end: where to go on: what is behind it is cut off.
 
         Raises:
-            OSError: it cannot be written; then nothing of it is.
+            OSError: it cannot be written.
         """
+        self._file = os.open(self.path, _FLAGS)
+        self._sign = sign
+        self._back_to(end)
+
+    def write(self, *frames: bytes) -> None:
+        """Appends frames.
+
+        Raises:
+            OSError: they cannot be written; then nothing of them is.
+        """
+        self._write(self._sign + self._sign.join(frames))
+
+    def _write(self, data: bytes) -> None:
         rest = memoryview(data)
         try:
             while rest:

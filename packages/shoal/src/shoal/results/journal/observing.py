@@ -130,22 +130,22 @@ class _Journals:
     def _begin(self, run: FlowRun) -> _Kept:
         resumes: Resumption | None = run.flow.resumes
         begun = {"time": time.time(), "pid": os.getpid()}
-        data = frame(contents.BEGUN, contents.to_json(begun))
+        data = [frame(contents.BEGUN, contents.to_json(begun))]
         if resumes is None:
             folder = folder_of(run.id)
             folder.mkdir(mode=0o700)
             file = JournalFile(folder, run.name)
             file.open()
-            data = frame(contents.HEADER, contents.to_json(_header(run))) + data
+            data.insert(0, frame(contents.HEADER, contents.to_json(_header(run))))
             journal = Journal({}, None, {})
         else:
             file = resumes.file
             journal = Journal(resumes.contents.facts.tasks, resumes.values, resumes.kept)
         if resumes is None or resumes.given:
-            data += frame(contents.PARAMETERS, _pickled_parameters(run))
+            data.append(frame(contents.PARAMETERS, _pickled_parameters(run)))
         writer = journal.writer = Writer(file, run.name, journal)
         try:  # at once: a process that is killed in the next moment has a journal
-            file.write(data)
+            file.write(*data)
         except OSError as error:
             writer.give_up(error)
         if resumes is None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shoal.exceptions import JournalError
 from shoal.results.journal import contents
-from shoal.results.journal.contents import KEY_BYTES, Header, KnownTask, Runs
-from shoal.results.journal.frames import MARK, frames
+from shoal.results.journal.contents import KEY_BYTES, PARAMETERS, Header, KnownTask, Runs
+from shoal.results.journal.frames import MARK, Damage, frames, sign_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,11 +47,17 @@ class Facts:
         submitted: by the task's index, the most runs that one process submitted.
         completed: by the task's index, how many runs stand in it.
         ended: what was said at its end; `None` if nothing was since a process began.
+        sign: of the file.
         end: how much of the file counts, in bytes.
+        damaged: the size of each part of it that was skipped, in bytes.
+        are_parameters_known: whether none of these can have been the flow's parameters.
     """
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: Header, sign: bytes) -> None:
         self.header = header
+        self.sign = sign
+        self.damaged: list[int] = []
+        self.are_parameters_known = True
         self.parameters = b""
         self.runner = b""
         self.tasks: dict[int, KnownTask] = {}
@@ -140,22 +146,30 @@ def _read(path: Path, runs: list[Runs] | None, places: dict[bytes, int] | None) 
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise JournalError(path=str(path), problem="it is empty")
-        data = memoryview(
+        data: bytes | mmap.mmap = (
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             if os.name == "posix"
             else file.read()  # Windows cuts nothing off a file that is mapped
         )
     facts: Facts | None = None
     unchecked = contents.RUNS if runs is None else None
-    for kind, body, end in frames(data, unchecked):
+    for found in frames(data, unchecked):
+        if isinstance(found, Damage):
+            if facts is None:
+                raise JournalError(path=str(path), problem="it is damaged at its beginning")
+            facts.damaged.append(found.size)
+            facts.are_parameters_known &= found.kind not in (None, PARAMETERS)
+            continue
+        kind, body, end = found
         try:
             if facts is None:
-                facts = Facts(Header(**contents.from_json(body)))
+                facts = Facts(Header(**contents.from_json(body)), sign_of(data))
             elif kind == contents.RUNS:
                 some = contents.unpack_runs(body)
                 if runs is not None and places is not None:
                     _note(some, runs, places)
-                facts.completed[some.task] += len(some)
+                if some.task in facts.tasks:  # else what was said of it is damaged
+                    facts.completed[some.task] += len(some)
             else:
                 _take(facts, kind, body)
         except (ValueError, TypeError) as error:
@@ -164,7 +178,7 @@ def _read(path: Path, runs: list[Runs] | None, places: dict[bytes, int] | None) 
             ) from error
         facts.end = end
     if facts is None:
-        mark = bytes(data[: len(MARK)])
+        mark = data[: len(MARK)]
         raise JournalError(
             path=str(path),
             problem="it is cut off at its beginning"
@@ -185,6 +199,7 @@ def _note(some: Runs, runs: list[Runs], places: dict[bytes, int]) -> None:
 def _take(facts: Facts, kind: int, body: memoryview) -> None:
     if kind == contents.PARAMETERS:
         facts.parameters = bytes(body)
+        facts.are_parameters_known = True
         return
     if kind == contents.RUNNER:
         facts.runner = bytes(body)
@@ -199,6 +214,7 @@ def _take(facts: Facts, kind: int, body: memoryview) -> None:
         facts.tasks[task.index] = task
     elif kind == contents.COUNTS:
         for index, count in said.items():
-            facts.submitted[int(index)] = max(facts.submitted[int(index)], count)
+            if int(index) in facts.tasks:
+                facts.submitted[int(index)] = max(facts.submitted[int(index)], count)
     elif kind == contents.ENDED:
         facts.ended = said

@@ -27,6 +27,7 @@ from shoal.spelling import or_perhaps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from shoal.results.journal.contents import KnownTask
     from shoal.results.journal.reading import Facts
@@ -73,7 +74,8 @@ def resumed(
         kept = _kept(contents.facts, keep, header.name)
         storage = open_storage(found.folder / VALUES)
         values = Values(contents, storage, names, header.name)
-        known = _parameters(contents.facts, names, parameters)
+        _tell_damage(contents.facts, file.path)
+        known = _parameters(contents.facts, flow.signature, names, parameters)
         bound = _bound(flow, known, parameters)
         options: dict[str, Any] = {
             "flow_run_name": header.name.replace("{", "{{").replace("}", "}}")
@@ -81,14 +83,15 @@ def resumed(
         own = flow.task_runner if runner is None else runner
         options["task_runner"] = own or _runner(contents.facts, names) or flow.task_runner
         copy = flow.with_options(**options)
-        file.open(contents.facts.end)
+        file.go_on(contents.facts.sign, contents.facts.end)
     except OSError as error:
         file.close()
         raise JournalError(path=str(found.folder), problem=str(error)) from error
     except BaseException:
         file.close()
         raise
-    copy.run_number = go_on_as(header.run, len(contents.facts.begun))
+    begun, damaged = contents.facts.begun, contents.facts.damaged  # where one may have begun, too
+    copy.run_number = go_on_as(header.run, len(begun) + len(damaged))
     copy.resumes = Resumption(file, contents, values, bool(parameters), kept)
     set_up()
     library_logger().info("Flow run %r goes on: %s", header.name, plan(contents.facts, names, kept))
@@ -127,7 +130,31 @@ def _bound(flow: Any, known: Mapping[str, Any], anew: Mapping[str, Any]) -> insp
     return bound
 
 
-def _parameters(facts: Facts, names: Mapping[str, Any], anew: Mapping[str, Any]) -> dict[str, Any]:
+def _tell_damage(facts: Facts, path: Path) -> None:
+    parts = len(facts.damaged)
+    if parts:
+        library_logger().warning(
+            "The journal %s is damaged: %s bytes are skipped, in %d part%s of it. Runs that stood there run again",
+            path,
+            f"{sum(facts.damaged):,}",
+            parts,
+            "" if parts == 1 else "s",
+        )
+
+
+def _parameters(
+    facts: Facts,
+    signature: inspect.Signature,
+    names: Mapping[str, Any],
+    anew: Mapping[str, Any],
+) -> dict[str, Any]:
+    if not facts.are_parameters_known:
+        if signature.parameters and not anew:
+            raise JournalError(
+                path=facts.header.name,
+                problem="it is damaged where the flow's parameters may have stood: give them anew",
+            )
+        return {}
     if not facts.parameters:
         return {}
     try:

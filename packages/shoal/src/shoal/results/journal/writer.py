@@ -211,6 +211,9 @@ class Writer:
             queue.clear()
             deque(self._source.pending(), maxlen=0)
             return
+        counts = (
+            self._source.counts()
+        )  # before it looks at the queue: these tasks stand there, if it was not said what they are
         data: list[bytes] = []
         aside: list[tuple[int, bytes, Any]] = []
         task: int | None = None
@@ -235,13 +238,12 @@ class Writer:
         data.extend(self._runs(task, keys, values, aside))
         for task, keys, values in self._source.pending():
             data.extend(self._runs(task, keys, values, aside))
-        counts = self._source.counts()
         if counts != self._counted:
             self._counted = counts
             said = {str(index): count for index, count in counts.items()}
             data.append(frame(contents.COUNTS, contents.to_json(said)))
         if data:
-            self._file.write(b"".join(data))
+            self._file.write(*data)
         for index, key, value in aside:  # last: it may take its time
             self._write_large(index, key, value)
 
