@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
+import threading
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -92,6 +94,85 @@ def test_arguments_are_left_out() -> None:
         INPUTS - 1  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("policy", [INPUTS - "cnn", DEFAULT - "cnn"], ids=repr)
+def test_an_argument_that_the_task_has_not_cannot_be_left_out(policy: CachePolicy) -> None:
+    with pytest.raises(
+        InvalidOption,
+        match=f"cache_policy={policy!r} in task 'load' .* no parameter 'cnn', but 'x', 'conn'. Did you mean 'conn'",
+    ):
+        load.with_options(cache_policy=policy)
+    with pytest.raises(InvalidOption, match="no parameter 'cnn', but 'numbers', 'others'"):
+        task(cache_policy=policy)(lambda *numbers, **others: None)
+    assert task(cache_policy=policy)(max) is not None, "its parameters are not known"
+
+
+class Store:
+    """Something that is bound to functions, and has a key, unless it has a lock."""
+
+    def __init__(self, conn: Any = None) -> None:
+        self.conn = conn
+
+    def read(self, x: int) -> Any:
+        return self.conn
+
+    @classmethod
+    def made(cls, x: int) -> int:
+        return x
+
+    def __call__(self, x: int) -> Any:
+        return self.conn
+
+
+class Other(Store):
+    """One more class."""
+
+
+def read(conn: Any, x: int, mode: Any = None) -> Any:
+    return conn
+
+
+#: What each way of binding makes of a connection, and what the argument is called then.
+BINDINGS: dict[str, Any] = {
+    "method": (lambda conn: Store(conn).read, "self"),
+    "callable": (Store, "self"),
+    "partial": (lambda conn: functools.partial(read, conn), "conn"),
+    "keyword": (lambda conn: functools.partial(read, x=1, mode=conn), "mode"),
+    "twice": (lambda conn: functools.partial(functools.partial(read, conn), mode=1), "conn"),
+    "partial-of-a-method": (lambda conn: functools.partial(Store(conn).read, x=2), "self"),
+    "cached": (lambda conn: functools.cache(functools.partial(read, conn)), "conn"),
+    "written-in-C": (lambda conn: [conn].count, "self"),
+    "operator": (lambda conn: [conn].__add__, "self"),
+}
+
+
+@pytest.mark.parametrize(("bind", "name"), BINDINGS.values(), ids=BINDINGS)
+def test_what_a_function_is_bound_to_is_an_argument(bind: Any, name: str) -> None:
+    def of(conn: Any) -> Any:
+        return task(bind(conn), name="of")
+
+    lock = threading.Lock()
+    for policy in (INPUTS, DEFAULT):
+        assert key(policy, of=of(1)) == key(policy, of=of(1)) != key(policy, of=of(2))
+        less = policy - name
+        assert key(less, of=of(1)) == key(less, of=of(2)) == key(less, of=of(lock))
+        assert of(1).with_options(cache_policy=less).name == "of"
+    assert f"argument {name!r}" in INPUTS.key_parts(context(of(1)), {}, {})
+    with pytest.raises(UnstableKeyError) as caught:
+        key(INPUTS, of=of(lock))
+    assert caught.value.path.startswith(f"parameters[{name!r}]")
+
+
+def test_a_class_is_an_argument_of_its_method() -> None:
+    of = [task(kind.made, name="made") for kind in (Store, Other)]
+    assert key(INPUTS, of=of[0], x=1) != key(INPUTS, of=of[1], x=1)
+    assert key(INPUTS - "cls", of=of[0], x=1) == key(INPUTS - "cls", of=of[1], x=1)
+
+
+def test_a_call_may_give_another_argument_than_the_partial_has() -> None:
+    of = [task(functools.partial(read, mode=mode), name="read") for mode in (1, 2)]
+    assert key(INPUTS, of=of[0], mode=3) == key(INPUTS, of=of[1], mode=3)
+
+
 def test_nothing_is_kept() -> None:
     assert NONE is NO_CACHE
     assert key(NO_CACHE, x=1) is None
@@ -145,6 +226,12 @@ def test_where_and_how_is_configured() -> None:
     assert (total - "conn").key_storage == "/keys"
     with pytest.raises(InvalidOption, match="key_storage='/others'"):
         kept + INPUTS.configure(key_storage="/others")
+
+
+def test_a_policy_shows_how_it_is_written() -> None:
+    for text in ("INPUTS", "DEFAULT - 'a' - 'b'", "INPUTS + TASK_SOURCE - 'x'", "NO_CACHE"):
+        assert repr(eval(text, vars(cache_policies))) == text
+    assert repr(INPUTS + RUN_ID + CacheKeyFnPolicy(len)) == "INPUTS + RUN_ID + <CacheKeyFnPolicy>"
 
 
 def test_the_parts_of_a_key_are_named() -> None:

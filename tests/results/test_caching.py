@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +21,7 @@ from shoal.cache_policies import (
     INPUTS,
     NO_CACHE,
     TASK_SOURCE,
+    CacheKeyFnPolicy,
     CachePolicy,
 )
 from shoal.exceptions import InvalidOption, UnstableKeyError
@@ -265,6 +266,103 @@ def test_keys_that_are_none() -> None:
             task(cache_key_fn=lambda *_, key=wrong: key)(lambda: 1)()
     with pytest.raises(InvalidOption, match=r"result_storage_key='' .* it gives ''"):
         task(result_storage_key="")(lambda: 1)()
+
+
+@pytest.mark.parametrize(
+    ("policy", "way_out"),
+    [
+        (DEFAULT, "cache_policy=DEFAULT - 'self', or"),
+        (TASK_SOURCE, "cache_policy=TASK_SOURCE - 'self', or"),
+        (INPUTS + CacheKeyFnPolicy(task_input_hash), "cache_policy=INPUTS - 'self', or"),
+        (FLOW_PARAMETERS, "Leave FLOW_PARAMETERS out"),
+    ],
+    ids=["default", "source", "own", "parameters"],
+)
+def test_the_way_out_of_what_has_no_key(policy: CachePolicy, way_out: str) -> None:
+    class Store:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def read(self, x: int) -> int:
+            return x
+
+    @flow
+    def main(store: Any) -> int:
+        return task(store.read, cache_policy=policy)(1)
+
+    with pytest.raises(UnstableKeyError, match=f"of task 'read' .* {way_out}"):
+        main(Store())
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    {
+        "{parameters[dya]}": r"no parameter 'dya', but 'day'. Did you mean 'day'\?",
+        "{parameters.day}": r"in brackets, as in parameters\[day\]",
+        "{day}": r"it names 'day', and .*; did you mean {parameters\[day\]}\?",
+        "{flow_run.nome}": "no flow_run.nome: there are 'flow_name', 'id', 'name'",
+        "{task_run}": "say task_run.name",
+        "{": "it cannot be filled in: ValueError",
+    }.items(),
+)
+def test_a_key_as_a_format_string_is_looked_at_when_the_task_is_made(
+    template: str, problem: str
+) -> None:
+    with pytest.raises(InvalidOption, match=problem):
+        task(result_storage_key=template)(lambda day: day)
+
+
+def test_a_key_as_a_format_string_has_no_none_in_it(calls: list[Any]) -> None:
+    @task(result_storage_key="{flow_run.name}/{parameters[day].year!r:>6}")
+    def work(day: Any) -> None:
+        calls.append(day)
+
+    @flow
+    def main() -> None:
+        work(date(2024, 1, 2))
+        with pytest.raises(InvalidOption, match="the flow_run has no parent_flow_run_id"):
+            work.with_options(result_storage_key="{flow_run.parent_flow_run_id}")(1)
+
+    main()
+    with pytest.raises(InvalidOption, match="no flow_run around the call, so it has no name"):
+        work(date(2024, 1, 2))
+    assert calls == [date(2024, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "problem"),
+    [
+        ("SHOAL_RESULTS_MAX_GB", "much", "a number from 0 up"),
+        ("SHOAL_RESULTS_MAX_DAYS", "-1", "a number from 0 up"),
+        ("SHOAL_RESULTS_STORAGE", "nosuch://x", "Protocol not known"),
+    ],
+)
+@pytest.mark.parametrize("runner", ["threads:1", "processes:1"])
+def test_a_variable_that_cannot_be_fails_the_runs_that_need_it(
+    runner: str,
+    variable: str,
+    value: str,
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    @task(cache_policy=INPUTS)
+    def work(x: int) -> int:
+        return x
+
+    elsewhere = work.with_options(result_storage=tmp_path)
+
+    @flow(task_runner=runner)
+    def main() -> None:
+        with pytest.raises(
+            InvalidOption, match=f"{variable}='{value}' in the environment .*{problem}"
+        ):
+            work.submit(1).result()
+        assert names_of(elsewhere.submit(1), elsewhere.submit(1))
+
+    main()
 
 
 # ---------------------------------------------------------------------- one at a time

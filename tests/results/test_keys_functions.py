@@ -432,5 +432,5 @@ def test_what_is_bound_and_unstable_is_refused() -> None:
 
         def work(self) -> None: ...
 
-    with pytest.raises(UnstableKeyError, match=r"function\.lock \(_thread\.lock\)"):
+    with pytest.raises(UnstableKeyError, match=r"parameters\['self'\]\.lock \(_thread\.lock\)"):
         function_digest(Holder().work)

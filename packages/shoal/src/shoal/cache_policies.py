@@ -1,6 +1,6 @@
 """Cache policies: what a run's result depends on, and so which kept result may take its place.
 
-    INPUTS              the task's name, and the arguments
+    INPUTS              the task's name, and the arguments; those, too, that a partial or a method has
     TASK_SOURCE         the task's code, with all of the user's own code that it reaches
     FLOW_PARAMETERS     the parameters of the flow run around it
     RUN_ID              the flow run around it; outside a flow, the task run
@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import InvalidOption
 from shoal.results.keys import (
+    bound_arguments,
     digest,
     digest_arguments,
     digest_call,
+    freed,
     function_digest,
     function_parts,
     function_texts,
@@ -55,11 +57,14 @@ class CachePolicy:
         key_storage: where results are kept that have its keys: a folder or a URL; `None` for where the others are.
         isolation_level: how runs that ask for one key at once are kept apart; `None` for one after the other.
         lock_manager: what holds their locks; `None` for the storage itself.
+        without: the arguments that are left out.
     """
 
     key_storage: str | Path | None = None
     isolation_level: Any = None
     lock_manager: Any = None
+    without: frozenset[str] = frozenset()
+    _label: str | None = None
 
     def compute_key(
         self,
@@ -121,6 +126,10 @@ class CachePolicy:
         """A policy whose keys a function makes of the run and its arguments."""
         return CacheKeyFnPolicy(cache_key_fn)
 
+    def __repr__(self) -> str:
+        label = self._label or f"<{type(self).__name__}>"
+        return label + "".join(f" - {argument!r}" for argument in sorted(self.without))
+
     def __add__(self, other: CachePolicy) -> CachePolicy:
         if not isinstance(other, CachePolicy):
             return NotImplemented
@@ -133,7 +142,9 @@ class CachePolicy:
             raise TypeError(
                 f"the name of an argument is subtracted from a policy, not {type(argument).__name__}"
             )
-        return self
+        changed = copy.copy(self)
+        changed.without = self.without | {argument}
+        return changed
 
 
 class CacheKeyFnPolicy(CachePolicy):
@@ -163,6 +174,10 @@ class _Sum(CachePolicy):
 
     def __init__(self, policies: tuple[CachePolicy, ...]) -> None:
         self.policies = policies
+        self.without = frozenset().union(*(each.without for each in policies))
+        labels = [each._label or repr(each) for each in policies]
+        is_default = labels == ["INPUTS", "TASK_SOURCE", "RUN_ID"]
+        self._label = "DEFAULT" if is_default else " + ".join(labels)
         for option in ("key_storage", "isolation_level", "lock_manager"):
             given = [value for each in policies if (value := getattr(each, option)) is not None]
             if any(value != given[0] for value in given):
@@ -209,14 +224,16 @@ class _Sum(CachePolicy):
         )
 
     def __sub__(self, argument: str) -> CachePolicy:
-        super().__sub__(argument)
         changed = copy.copy(self)
+        changed.without = super().__sub__(argument).without
         changed.policies = tuple(each - argument for each in self.policies)
         return changed
 
 
 class _Nothing(CachePolicy):
     """No key: nothing is kept. Added to another policy it changes nothing."""
+
+    _label = "NO_CACHE"
 
     def compute_key(
         self,
@@ -232,10 +249,9 @@ class _Nothing(CachePolicy):
 
 
 class _Inputs(CachePolicy):
-    """The task's name and the arguments, but for those left out."""
+    """The task's name and the arguments, those that its function is bound to among them, but for those left out."""
 
-    def __init__(self, without: frozenset[str] = frozenset()) -> None:
-        self.without = without
+    _label = "INPUTS"
 
     def compute_key(
         self,
@@ -244,31 +260,28 @@ class _Inputs(CachePolicy):
         flow_parameters: dict[str, Any],
         **kwargs: Any,
     ) -> str:
-        return digest_call(task_ctx.task.name, self._counted(inputs)).hex()
+        return digest_call(task_ctx.task.name, self._counted(task_ctx, inputs)).hex()
 
     def key_parts(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
     ) -> dict[str, bytes]:
         task = task_ctx.task.name
         digests = {"the task's name": digest(task)}
-        for name, value in digest_arguments(self._counted(inputs), task).items():
+        for name, value in digest_arguments(self._counted(task_ctx, inputs), task).items():
             digests[f"argument {name!r}"] = value
         return digests
 
-    def _counted(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        if not self.without:
-            return inputs
-        return {name: value for name, value in inputs.items() if name not in self.without}
-
-    def __sub__(self, argument: str) -> CachePolicy:
-        super().__sub__(argument)
-        changed = copy.copy(self)
-        changed.without = self.without | {argument}
-        return changed
+    def _counted(self, task_ctx: TaskRunContext, inputs: dict[str, Any]) -> dict[str, Any]:
+        counted = {**bound_arguments(task_ctx.task.fn), **inputs}
+        for argument in self.without:
+            counted.pop(argument, None)
+        return counted
 
 
 class _TaskSource(CachePolicy):
-    """The task's code."""
+    """The task's code, and what its function is bound to, but for what is left out."""
+
+    _label = "TASK_SOURCE"
 
     def compute_key(
         self,
@@ -277,21 +290,26 @@ class _TaskSource(CachePolicy):
         flow_parameters: dict[str, Any],
         **kwargs: Any,
     ) -> str:
-        return function_digest(task_ctx.task.fn).hex()
+        return function_digest(self._function(task_ctx)).hex()
 
     def key_parts(
         self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
     ) -> dict[str, bytes]:
-        parts = function_parts(task_ctx.task.fn)
+        parts = function_parts(self._function(task_ctx))
         return {code_name(name): value for name, value in parts.items()}
 
     def key_texts(self, task_ctx: TaskRunContext) -> dict[str, str]:
-        texts = function_texts(task_ctx.task.fn)
+        texts = function_texts(self._function(task_ctx))
         return {text_name(name): text for name, text in texts.items()}
+
+    def _function(self, task_ctx: TaskRunContext) -> Any:
+        return freed(task_ctx.task.fn, self.without)
 
 
 class _FlowParameters(CachePolicy):
     """The parameters of the flow run around the run."""
+
+    _label = "FLOW_PARAMETERS"
 
     def compute_key(
         self,
@@ -316,6 +334,8 @@ class _FlowParameters(CachePolicy):
 
 class _RunId(CachePolicy):
     """The flow run around the run; outside a flow, the run itself."""
+
+    _label = "RUN_ID"
 
     def compute_key(
         self,

@@ -71,6 +71,13 @@ class Keeping(Protocol):
     def taker(self, dispatcher: Any) -> Any:
         """A dispatcher that takes runs of tasks for which this is said."""
 
+    def fits(self, task: Any) -> None:
+        """Checks that a task has the parameters that are named here.
+
+        Raises:
+            InvalidOption: it has not.
+        """
+
     def attempt(self, call: Any, end_limit: Any, execute: Any) -> Any:
         """One attempt: its result is found, or made by `execute(call, end_limit, True)` and kept."""
 

@@ -207,6 +207,8 @@ class Task(TaskSpec, Generic[P, R_co]):
         self.__doc__ = getattr(function, "__doc__", None)
         self.__wrapped__: Callable[P, R_co] = self.fn
         self.read_signature()
+        if self.keeping is not None:
+            self.keeping.fits(self)
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r}>"

@@ -235,12 +235,14 @@ class UnstableKeyError(ShoalError, TypeError):
         type_name: the type of what has no key.
         problem: why it has none.
         task_name: the task whose key was asked for, or `None`.
+        policy: the policy that makes the key, in words; `None` for none of ours.
     """
 
     path: str
     type_name: str
     problem: str
     task_name: str | None = None
+    policy: str | None = None
 
     def _text(self) -> str:
         of = "" if self.task_name is None else f" of task {self.task_name!r}"
@@ -248,7 +250,11 @@ class UnstableKeyError(ShoalError, TypeError):
         head, _, rest = self.path.partition("[")
         if head == "parameters":
             name = rest.partition("]")[0]
-            way_out = f"leave it out with cache_policy=INPUTS - {name}, or {way_out}"
+            way_out = (
+                f"leave it out with cache_policy={self.policy or 'INPUTS'} - {name}, or {way_out}"
+            )
+        elif head == "flow_parameters":
+            way_out = f"leave FLOW_PARAMETERS out of the cache_policy, or {way_out}"
         way_out = way_out[0].upper() + way_out[1:]
         return f"{self.path}{of} ({self.type_name}) has no stable key: {self.problem}. {way_out}"
 

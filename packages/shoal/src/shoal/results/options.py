@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import shoal.results.telling  # noqa: F401  # the logger of a driver has its filter from now on
-from shoal.exceptions import InvalidOption
+from shoal.exceptions import InvalidOption, ShoalError
 from shoal.results.keys.naming import main_name, tell_main_name
 from shoal.results.serializers import serializer_of
 from shoal.results.storage import Storage, open_storage
@@ -51,7 +51,7 @@ class ResultOptions(NamedTuple):
         expiration: for how many seconds they count.
         refresh: whether they are made anew in any case.
         within: whether who asks is beneath a run for whose result others may wait: it does not wait long for anybody.
-        home: where they are kept if nothing says where, as the driver has it; `None` in the driver.
+        home: where they are kept if nothing says where, as the driver has it, or why it has none; `None` in the driver.
     """
 
     persist: bool | None = None
@@ -62,7 +62,7 @@ class ResultOptions(NamedTuple):
     expiration: float | None = None
     refresh: bool | None = None
     within: bool = False
-    home: Storage | None = None
+    home: Storage | ShoalError | None = None
 
     def over(self, outer: ResultOptions | None) -> ResultOptions:
         """See `shoal.specs.Keeping`."""
@@ -126,6 +126,12 @@ class ResultOptions(NamedTuple):
         """See `shoal.specs.Keeping`."""
         return Taker(dispatcher, self)
 
+    def fits(self, task: TaskSpec) -> None:
+        """See `shoal.specs.Keeping`."""
+        from shoal.results.templates import check_names
+
+        check_names(task, self.storage_key, self.policy)
+
     def attempt(
         self, call: Call, end_limit: EndLimit | None, execute: Callable[..., Outcome]
     ) -> Outcome:
@@ -150,7 +156,12 @@ class ResultOptions(NamedTuple):
     def __reduce__(self) -> Any:
         # Where the driver keeps results is where its workers do, whatever their environment and folder are.
         named = self.storage if self.storage is None else storage_of(self.storage)
-        return _arrived, (main_name(), *self._replace(storage=named, home=storage_of(self.home)))
+        home: Any
+        try:
+            home = storage_of(self.home)
+        except ShoalError as error:  # told by the run that needs it
+            home = error
+        return _arrived, (main_name(), *self._replace(storage=named, home=home))
 
 
 def _arrived(main: str, *options: Any) -> ResultOptions:
@@ -163,8 +174,13 @@ def storage_of(given: Any) -> Storage:
     """The storage that an option means.
 
     Args:
-        given: one, the path of a folder, or a URL; `None` for that of the settings.
+        given: one, the path of a folder, or a URL; `None` for that of the settings; or why there is none.
+
+    Raises:
+        ShoalError: there is none.
     """
+    if isinstance(given, ShoalError):
+        raise given
     return given if isinstance(given, Storage) else open_storage(given)
 
 
@@ -193,7 +209,8 @@ def checked(where: str, given: Mapping[str, Any], policy: Any) -> ResultOptions:
     storage = given.get("result_storage")
     if not isinstance(storage, str | os.PathLike | Storage | None):
         raise refuse("result_storage", "the path of a folder, a URL or a storage is needed")
-    storage_of(storage)  # it may need what is not installed
+    if storage is not None:
+        storage_of(storage)  # it may need what is not installed
     if not isinstance(given.get("result_storage_key"), str | None):
         raise refuse("result_storage_key", "a format string is needed")
     serializer = given.get("result_serializer")

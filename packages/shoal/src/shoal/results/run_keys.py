@@ -1,6 +1,6 @@
 """The key of a run's result: by a policy, or a format string, from what the run is given.
 
-May import `options` and what lies above task runners.
+May import `options`, `templates` and what lies above task runners.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.context import TaskRunContext
 from shoal.exceptions import InvalidOption, UnstableKeyError
-from shoal.safely import in_words, repr_of
+from shoal.results.templates import filled
+from shoal.safely import repr_of
 
 if TYPE_CHECKING:
     from shoal.calls import Call
     from shoal.context import FlowRun
     from shoal.results.options import ResultOptions
+    from shoal.specs import TaskSpec
 
 __all__ = ["RunKey"]
 
@@ -45,7 +47,7 @@ class RunKey:
         context = TaskRunContext(call)
         parameters = context.task_run.parameters
         if options.storage_key is not None:
-            self.text = _formatted(options.storage_key, call, parameters)
+            self.text = filled(options.storage_key, f"task {call.task.name!r}", parameters)
             if not self.text:
                 raise _no_key(call, "result_storage_key", options.storage_key, self.text)
             return
@@ -56,7 +58,10 @@ class RunKey:
             "inputs": parameters,
             "flow_parameters": _flow_parameters(flow_run, call),
         }
-        key = self._policy.compute_key(**self._made_of)
+        try:
+            key = self._policy.compute_key(**self._made_of)
+        except UnstableKeyError as error:
+            raise _refused(error, call.task, self._policy) from error.__cause__
         if key is not None and not (isinstance(key, str) and key):
             function = getattr(self._policy, "cache_key_fn", None)
             option = "cache_policy" if function is None else "cache_key_fn"
@@ -109,17 +114,11 @@ def _no_key(call: Call, option: str, value: object, key: object) -> InvalidOptio
     )
 
 
-def _formatted(template: str, call: Call, parameters: dict[str, Any]) -> str:
-    from shoal import runtime
-
-    try:
-        return template.format(
-            flow_run=runtime.flow_run, task_run=runtime.task_run, parameters=parameters
-        )
-    except (LookupError, AttributeError, ValueError, TypeError) as error:
-        raise InvalidOption(
-            where=f"task {call.task.name!r}",
-            option="result_storage_key",
-            value=template,
-            problem=f"it cannot be filled in: {in_words(error)}",
-        ) from error
+def _refused(error: UnstableKeyError, task: TaskSpec, policy: Any) -> UnstableKeyError:
+    """The error with the task and the policy, which know the way out."""
+    said = repr(policy)
+    facts = {
+        "task_name": task.name,
+        "policy": None if "<" in said else said,
+    }  # else nobody can type it
+    return UnstableKeyError(**{**vars(error), **facts})

@@ -26,6 +26,7 @@ __all__ = [
     "max_age_of_journals",
     "max_bytes",
     "max_bytes_of_journals",
+    "refused",
     "storage",
 ]
 
@@ -89,10 +90,16 @@ def _number(name: str, default: float) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise InvalidOption(
-            where="the environment",
-            option=name,
-            value=text,
-            problem="a number from 0 up is needed; 0 for no limit",
-        )
+        raise refused(name, text, "a number from 0 up is needed; 0 for no limit")
     return value or float("inf")
+
+
+def refused(name: str, value: str, problem: str) -> InvalidOption:
+    """The error of a variable that cannot be what it is.
+
+    Args:
+        name: its name.
+        value: what it is.
+        problem: why it cannot.
+    """
+    return InvalidOption(where="the environment", option=name, value=value, problem=problem)

@@ -6,6 +6,7 @@
     callables   the encoders of functions, classes and their like
     arrays      NumPy's arrays
     columns     the columns of tables: of_pandas, of_polars, of_arrow
+    binding     what functions are bound to
     functions   functions and classes, by their source and that of all the user's own code they reach
     source      source as trees, the same in all versions of Python
     referring   which names a function refers to
@@ -16,14 +17,17 @@
 SHA-256 throughout. May import `exceptions` and `specs`.
 """
 
+from shoal.results.keys.binding import bound_arguments, freed
 from shoal.results.keys.callables import register
 from shoal.results.keys.digesting import digest, digest_arguments, digest_call
 from shoal.results.keys.functions import function_digest, function_parts, function_texts
 
 __all__ = [
+    "bound_arguments",
     "digest",
     "digest_arguments",
     "digest_call",
+    "freed",
     "function_digest",
     "function_parts",
     "function_texts",

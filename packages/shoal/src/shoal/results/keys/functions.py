@@ -10,7 +10,7 @@ A function is taken apart into parts, each with a name and a digest:
     module helpers        a module of the user's that it imports inside
 
 Constants are numbers, texts, dates, enums, paths and tuples of them, but no global that some function sets. Anything else
-that a function refers to counts by its name, which is in its source. May import `digesting`, `naming`, `referring`, `source` and `walk`.
+that a function refers to counts by its name, which is in its source. May import `binding`, `digesting`, `naming`, `referring`, `source` and `walk`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from types import (
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions.base import shown
-from shoal.results.keys.digesting import refuse
+from shoal.results.keys.binding import bound_arguments
+from shoal.results.keys.digesting import digest_arguments, refuse
 from shoal.results.keys.naming import file_of_module, is_own, module_of_code, name_of, short_module
 from shoal.results.keys.referring import names_in
 from shoal.results.keys.source import (
@@ -95,6 +96,7 @@ def _known_or_refused(function: Any) -> Known:
     try:
         return known(function)
     except (Unstable, RecursionError) as error:
+        digest_arguments(bound_arguments(function))  # it may be one of these, and has a name
         refuse(error, "function", function)
 
 

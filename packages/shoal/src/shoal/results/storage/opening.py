@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shoal.exceptions import InvalidOption
 from shoal.results import settings
 from shoal.results.storage.folder import FolderStorage
 
@@ -38,7 +39,12 @@ def open_storage(where: str | Path | None = None) -> Storage:
     elif _URL.match(place):
         from shoal.results.storage.remote import RemoteStorage
 
-        return RemoteStorage(place)
+        try:
+            return RemoteStorage(place)
+        except InvalidOption as error:
+            if where is not None:
+                raise
+            raise settings.refused("SHOAL_RESULTS_STORAGE", place, error.problem) from error
     folder = os.path.abspath(os.path.expanduser(place))
     if folder == settings.default_folder():
         # Who names a folder wants to find there what was put there.
