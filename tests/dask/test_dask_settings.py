@@ -296,17 +296,15 @@ def test_the_report_covers_the_whole_use_also_when_it_fails(
     assert not runner._connection.is_open
 
 
-def test_how_often_the_client_sends(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = types.SimpleNamespace(scheduler_comm=types.SimpleNamespace(interval=0.01))
-    assert backend._send_more_often(client) == 0.01
-    assert client.scheduler_comm.interval == backend.SEND_SECONDS
+def test_how_often_streams_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SHOAL_DASK_SEND_SECONDS", raising=False)
+    assert backend._send_seconds() == backend.SEND_SECONDS
     monkeypatch.setenv("SHOAL_DASK_SEND_SECONDS", "0.02")
-    backend._send_more_often(client)
-    assert client.scheduler_comm.interval == 0.02
+    assert backend._send_seconds() == 0.02
 
 
 @pytest.mark.parametrize("bad", ["", "soon", "-1", "nan", "inf"])
 def test_how_often_nobody_can_send(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOAL_DASK_SEND_SECONDS", bad)
     with pytest.raises(InvalidOption, match="SHOAL_DASK_SEND_SECONDS"):
-        backend._send_more_often(types.SimpleNamespace())
+        backend._send_seconds()

@@ -26,12 +26,13 @@ def test_what_comes_after_its_end_is_dropped() -> None:
         futures={},
         loop=SimpleNamespace(add_callback=lambda action: None),
         register_plugin=lambda plugin: None,
+        scheduler_comm=SimpleNamespace(interval=0.01),
         run_on_scheduler=lambda function: True,
         _stream_handlers=dict.fromkeys(
             ("key-in-memory", "task-erred", "cancelled-keys", "lost-data")
         ),
     )
-    link = Link(client, "mh1", heard.append, never)
+    link = Link(client, "mh1", 0.001, heard.append, never)
     link.open()
     link.brought({"body": 1})
     eventually(lambda: heard == [{"body": 1}], "it is heard")
@@ -55,6 +56,7 @@ def test_what_cannot_be_sent_or_heard_is_told_and_holds_up_nothing() -> None:
         futures={},
         loop=SimpleNamespace(add_callback=due.append),
         register_plugin=lambda plugin: None,
+        scheduler_comm=SimpleNamespace(interval=0.01),
         run_on_scheduler=lambda function: True,
         _send_to_scheduler=lambda message: None,
         _stream_handlers=dict.fromkeys(
@@ -65,7 +67,7 @@ def test_what_cannot_be_sent_or_heard_is_told_and_holds_up_nothing() -> None:
     def leave(message: dict[str, Any]) -> None:
         raise SystemExit(message["body"])
 
-    link = Link(client, "mh1", leave, lambda error: failures.append(str(error)))
+    link = Link(client, "mh1", 0.001, leave, lambda error: failures.append(str(error)))
     link.open()
     link.brought({"body": "heard"})
     eventually(lambda: failures == ["heard"], "it is told")

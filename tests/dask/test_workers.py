@@ -389,11 +389,12 @@ def test_nobody_uses_a_bus_that_is_half_set_up() -> None:
         futures={},
         loop=SimpleNamespace(add_callback=lambda action: action()),
         register_plugin=register,
+        scheduler_comm=SimpleNamespace(interval=0.01),
         run_on_scheduler=lambda function: False,
         _send_to_scheduler=lambda message: told.append(message["op"]),
         _stream_handlers=dict.fromkeys(ops),
     )
-    links = [link.Link(client, f"mh{n}", print, lambda error: None) for n in range(2)]
+    links = [link.Link(client, f"mh{n}", 0.001, print, lambda error: None) for n in range(2)]
     threads = [threading.Thread(target=one.open) for one in links]
     threads[0].start()
     assert entered.wait(PATIENCE)

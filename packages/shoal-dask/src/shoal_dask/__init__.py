@@ -9,6 +9,7 @@
     options                     Dask's own annotations
     clients, utils              its API in flows and tasks
     handles, values, natives    values that stay, or come from elsewhere; Dask's own objects
+    pace                        how often Dask's streams send
     bus, session                messages beside Dask's own; what runs batches on a worker
     members, link, listening    the driver's books; its end of the bus; what it hears
     relays, jobs, watch         futures for Dask; what it says of tasks and workers; a scheduler that has gone

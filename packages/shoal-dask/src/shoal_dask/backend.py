@@ -76,8 +76,8 @@ __all__ = ["DaskBackend"]
 COST = 0.001
 #: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
 PATIENCE = 0.05
-#: Seconds for which a Dask task that has ended is held. Dask sends a worker one message every 5 ms, so to be told at once
-#: what to forget would hold up the task that comes next.
+#: Seconds for which a Dask task that has ended is held: what to forget is told of many at once, so as not to hold up the task
+#: that comes next.
 RELEASED_AFTER = 0.05
 #: Bytes of arguments from which a batch goes to a worker first, and not with Dask's graph.
 SCATTERED = 1 << 20
@@ -116,7 +116,6 @@ class DaskBackend(ClusterBackend):
         self.client: Client
         self.connection = connection
         self._check = check_environment
-        self._sent_every: float | None = None
         self._shipping = shipped_by_value(ship_modules, "DaskTaskRunner")
         self._link: Link
         self.jobs = Jobs(self)
@@ -143,9 +142,9 @@ class DaskBackend(ClusterBackend):
             if self._check:
                 check_environment(self.client)
             self.has_places(0)
-            self._link = Link(self.client, self.session, self.listener.hear, events.failed)
+            every = _send_seconds()
+            self._link = Link(self.client, self.session, every, self.listener.hear, events.failed)
             self._link.open()
-            self._sent_every = _send_more_often(self.client)
             self.watch.start()
         except BaseException:
             self.stop(0.0)
@@ -171,9 +170,6 @@ class DaskBackend(ClusterBackend):
         self.relays.clear()
         self._ended.clear()
         self.standby.clear()
-        if self._sent_every is not None and self.client.status == "running":
-            stream: Any = self.client.scheduler_comm
-            stream.interval = self._sent_every  # it may be the user's
         self._shipping.__exit__(None, None, None)
         self.connection.release(grace)
 
@@ -402,12 +398,17 @@ class DaskBackend(ClusterBackend):
         return self.relays.native(run)
 
 
-#: Seconds between what the client sends: Dask's own 0.01 is half a round trip, and what goes together is together here.
+#: Seconds between what the streams of a session send: Dask's own 2 to 10 ms a hop are most of a round trip, and what goes
+#: together is together here.
 SEND_SECONDS = 0.001
 
 
-def _send_more_often(client: Any) -> float:
-    """Sets how often the runner's client sends, by an attribute that Dask does not document; gives what it was before."""
+def _send_seconds() -> float:
+    """How often the streams of a session send.
+
+    Raises:
+        InvalidOption: the environment says something that cannot be.
+    """
     text = os.environ.get("SHOAL_DASK_SEND_SECONDS", str(SEND_SECONDS))
     try:
         seconds = float(text)
@@ -420,9 +421,7 @@ def _send_more_often(client: Any) -> float:
             value=text,
             problem="a number of seconds is needed",
         )
-    before: float = client.scheduler_comm.interval
-    client.scheduler_comm.interval = seconds
-    return before
+    return seconds
 
 
 def _is_on_its_way(stored: Any) -> bool:

@@ -14,7 +14,9 @@ there before its end. Messages are opaque here, but for what only the scheduler 
 Dask never runs a task of ours twice: it blames every task that a dead worker was sent, and gives up at once what it would
 try again three times (`allowed-failures`); what a retired worker leaves behind is refused by the next.
 
-Imported by schedulers and workers too. May import `distributed`, and of ours nothing that a driver alone needs.
+Each stream on the way sends more often while a session is open (see `pace`).
+
+Imported by schedulers and workers too. May import `distributed` and `pace`, and of ours nothing that a driver alone needs.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin, WorkerPlugin
+
+from shoal_dask.pace import hurry, take_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Sequence
@@ -103,6 +107,7 @@ class _Session:
 
     Attributes:
         client: its client.
+        every: seconds between what the streams send that its messages take.
         told: what every worker is told, those that join later too.
         entered: keys that were sent to a worker once.
         kept: keys of values that stay on workers.
@@ -111,10 +116,11 @@ class _Session:
             to one that had nothing, if any was.
     """
 
-    __slots__ = ("client", "entered", "kept", "refused", "sent", "told")
+    __slots__ = ("client", "entered", "every", "kept", "refused", "sent", "told")
 
-    def __init__(self, client: str) -> None:
+    def __init__(self, client: str, every: float) -> None:
         self.client = client
+        self.every = every
         self.told: list[tuple[int, bytes]] = []
         self.entered: set[str] = set()
         self.kept: set[str] = set()
@@ -164,11 +170,19 @@ class SchedulerBus(SchedulerPlugin):
 
     # ------------------------------------------------------------------ from drivers
 
-    def _open(self, client: str, session: str) -> None:
+    def _open(self, client: str, session: str, every: float) -> None:
         self.is_in_use = True
-        self._sessions[session] = _Session(client)
+        self._sessions[session] = _Session(client, every)
+        hurry(self._scheduler.client_comms[client], session, every)
         for address in list(self._scheduler.workers):
+            self._hurry(session, address)
             self._tell_joined(session, address)
+
+    def _hurry(self, session: str, address: str) -> None:
+        """Has the streams to and from a worker send as often as a session wants."""
+        every = self._sessions[session].every
+        hurry(self._scheduler.stream_comms[address], session, every)
+        self._scheduler.worker_send(address, {"op": NAME, "session": session, "every": every})
 
     def _tell(self, client: str, session: str, kind: int, body: bytes) -> None:
         known = self._sessions.get(session)
@@ -244,6 +258,10 @@ class SchedulerBus(SchedulerPlugin):
                 )
             for address in list(self._scheduler.workers):
                 self._scheduler.worker_send(address, {"op": NAME, "session": session, "end": True})
+            streams = self._scheduler.stream_comms.values()
+            for stream in (self._scheduler.client_comms.get(client), *streams):
+                if stream is not None:  # the client has gone
+                    take_time(stream, session)
 
     # ------------------------------------------------------------------ from workers
 
@@ -362,6 +380,7 @@ class SchedulerBus(SchedulerPlugin):
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
         """See `SchedulerPlugin`."""
         for session, known in self._sessions.items():
+            self._hurry(session, worker)
             for kind, body in known.told:
                 self._send(worker, session, kind, body)
             for key in known.refused:
@@ -445,7 +464,11 @@ class WorkerBus(WorkerPlugin):
         """On the worker's loop."""
         from shoal_dask.session import session_of
 
+        if "every" in message:
+            hurry(self._worker.batched_stream, session, message["every"])
+            return
         if "end" in message:
+            take_time(self._worker.batched_stream, session)
             self._worker.shoal_ended.append(session)
             worker_session = self._worker.shoal_sessions.pop(session, None)
             if worker_session is not None:

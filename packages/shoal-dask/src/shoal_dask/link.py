@@ -2,7 +2,7 @@
 
     any thread ─▶ outbox ─▶ Dask's loop ─▶ stream          stream ─▶ Dask's loop ─▶ inbox ─▶ I/O thread
 
-May import `bus`.
+May import `bus` and `pace`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.engine.services import guarded
 
 from shoal_dask.bus import NAME, SchedulerBus, WorkerBus, session_in
+from shoal_dask.pace import hurry, take_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,7 @@ class Link:
     Args:
         client: Dask's client.
         session: the session.
+        every: seconds between what is sent, on each stream that messages take.
         hear: takes what the bus brings, on the I/O thread.
         failed: told if that fails.
     """
@@ -41,11 +43,14 @@ class Link:
         self,
         client: Client,
         session: str,
+        every: float,
         hear: Callable[[dict[str, Any]], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._client: Any = client
         self._session = session
+        self._every = every
+        self._stream: Any = client.scheduler_comm
         self._hear = hear
         self._failed = failed
         self._lock = threading.Lock()
@@ -61,7 +66,8 @@ class Link:
         self._links = links = _Links.of(self._client)
         links.set_up(self._client)
         links.by_session[self._session] = self
-        self.send("open")
+        self.post(lambda: hurry(self._stream, self._session, self._every))
+        self.send("open", every=self._every)
 
     def close(self, grace: float) -> None:
         """Leaves the bus."""
@@ -69,6 +75,7 @@ class Link:
             return
         held = [key for key in list(self._client.futures) if session_in(key) == self._session]
         self.send("close", held=held)
+        self.post(lambda: take_time(self._stream, self._session))
         if self._links is not None:
             self._links.by_session.pop(self._session, None)
         with self._lock:
@@ -85,7 +92,7 @@ class Link:
     def post(self, action: Callable[[], object]) -> None:
         """Has Dask's loop send something, after what was posted before.
 
-        All that is posted in one go leaves in one message: the client sends one every 10 ms at the most.
+        All that is posted in one go leaves in one message.
         """
         with self._lock:
             self._outbox.append(action)
