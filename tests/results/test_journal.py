@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def test_a_map_has_the_keys_of_single_runs(rows: list[tuple[Any, Any]]) -> None:
     ]
     assert given_ == singles
     one_by_one, together = Place(b"place"), Place(b"place")
-    assert together.keys_for(b"task", given_) == [one_by_one.key_for(b"task", s) for s in singles]
+    keys = [one_by_one.key_for(b"task", each) for each in singles]
+    assert together.keys_for(b"task", given_) == b"".join(keys)
 
 
 def test_equal_runs_are_told_apart_by_order() -> None:
@@ -87,9 +89,20 @@ def test_equal_runs_are_told_apart_by_order() -> None:
     first = [place.key_for(b"task", b"i1;") for _ in range(3)]
     assert len(set(first)) == 3
     again = Place(b"")
-    assert again.keys_for(b"task", [b"i1;"] * 3) == first
+    assert again.keys_for(b"task", [b"i1;"] * 3) == b"".join(first)
     assert place.key_for(b"task", b"i2;") not in first
     assert Place(b"other").key_for(b"task", b"i1;") != first[0]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.integers(0, 300), max_size=60), max_size=12))
+def test_runs_of_several_maps_are_told_apart_as_single_ones(maps: list[list[int]]) -> None:
+    maps = [list(range(200, 300)), *maps]  # a large one, and small ones after it
+    one_by_one, together = Place(b"place"), Place(b"place")
+    for some in maps:
+        given_ = [b"i%x;" % x for x in some]
+        keys = [one_by_one.key_for(b"task", each) for each in given_]
+        assert together.keys_for(b"task", given_) == b"".join(keys)
 
 
 # ---------------------------------------------------------------------- written and read
@@ -103,9 +116,6 @@ class Told:
 
     def name_of(self, index: int) -> str:
         return "inc"
-
-    def pending(self) -> Any:
-        return iter(())
 
 
 def begun(home: Path, run: str = "run", **header: Any) -> tuple[Path, JournalFile]:
@@ -129,7 +139,7 @@ def test_values_of_all_kinds(home: Path) -> None:
     values = {1: 5, 2: [1, 2], 3: bytes(LARGE), 4: "é" * 10, 5: {"x": bytes(LARGE + 1)}}
     for number, value in values.items():
         writer.run(0, key(number), pickled(value))
-    writer.runs(0, [key(6), key(7)], [None, 1.5])
+    writer.runs(0, key(6) + key(7), [None, 1.5])
     writer.close()
     found = read_contents(folder / "journal")
     known = Values(found, open_storage(folder / "values"), {}, "run")
@@ -157,6 +167,32 @@ def test_what_a_killed_process_left_is_cut_off_and_the_rest_goes_on(home: Path) 
     again.write(frame(contents.RUNS, contents.pack_runs(0, key(3), [3], None)))
     again.close()
     assert {number for number in range(5) if key(number) in read_contents(path)} == {1, 3}
+
+
+def test_what_is_small_waits_for_nothing_that_takes_its_time(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, file = begun(home)
+    writer = Writer(file, "run", Told())
+    begins, goes_on = threading.Event(), threading.Event()
+    store = writer._store
+
+    def slow(key: bytes, data: bytes) -> str:
+        begins.set()
+        goes_on.wait()
+        return store(key, data)
+
+    monkeypatch.setattr(writer, "_store", slow)
+    writer.run(0, key(1), bytes(LARGE))
+    begins.wait()
+    writer.after_first(goes_on.wait)
+    writer.run(0, key(2), 2)
+    while key(2) not in read_contents(folder / "journal"):
+        time.sleep(0.001)
+    assert key(1) not in read_contents(folder / "journal")
+    goes_on.set()
+    writer.close()
+    assert key(1) in read_contents(folder / "journal")
 
 
 def test_a_class_that_is_gone_and_one_that_moved_from_main(

@@ -46,6 +46,7 @@ __all__ = [
     "Runs",
     "from_json",
     "pack_runs",
+    "split",
     "to_json",
     "unpack_runs",
     "unpack_values",
@@ -158,6 +159,11 @@ def from_json(body: memoryview) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("an object is needed")  # noqa: TRY004  # of what was read
     return found
+
+
+def split(keys: bytes) -> list[bytes]:
+    """Each of several keys."""
+    return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
 
 
 def pack_runs(task: int, keys: bytes, values: Sequence[Any], kinds: bytes | None) -> bytes:

@@ -54,11 +54,15 @@ class JournalFile:
         """Makes a new one.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written; then it is closed.
         """
-        self._file = os.open(self.path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         self._sign = os.urandom(SIGN_BYTES)
-        self._write(MARK + self._sign)
+        try:
+            self._file = os.open(self.path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+            self._write(MARK + self._sign)
+        except BaseException:
+            self.close()
+            raise
 
     def go_on(self, sign: bytes, end: int) -> None:
         """Opens one that is there.

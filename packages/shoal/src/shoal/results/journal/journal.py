@@ -22,7 +22,7 @@ from shoal.context import CALL, SUBMITTER
 from shoal.exceptions import UnstableKeyError
 from shoal.logs import library_logger
 from shoal.results.journal import contents
-from shoal.results.journal.contents import KnownTask
+from shoal.results.journal.contents import KEY_BYTES, KnownTask
 from shoal.results.journal.places import Place, Unknown, key_of_columns, key_of_inputs, key_of_names
 from shoal.results.journal.reading import MISSING
 from shoal.results.journal.writer import pickled
@@ -30,7 +30,7 @@ from shoal.results.keys import function_digest
 from shoal.safely import in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from shoal.futures import TaskFuture
     from shoal.results.journal.file import JournalFile
@@ -98,18 +98,38 @@ class MapKeys:
 
     Attributes:
         task: theirs.
-        keys: by index.
         reused: 1 for those whose values were there.
         pending: index and plain value of those that have completed and are to be written.
+        awake: whether the writer is about to look at these.
     """
 
-    __slots__ = ("keys", "pending", "reused", "task")
+    __slots__ = ("_keys", "awake", "pending", "reused", "task")
 
-    def __init__(self, task: TaskKey, keys: list[bytes]) -> None:
+    def __init__(self, task: TaskKey, keys: bytes) -> None:
         self.task = task
-        self.keys = keys
+        self._keys = keys  # one after another: by itself, each would take four times the room
         self.reused = bytearray()
         self.pending: list[tuple[int, Any]] = []
+        self.awake = False
+
+    def __len__(self) -> int:
+        return len(self._keys) // KEY_BYTES
+
+    def __getitem__(self, index: int) -> bytes:
+        return self._keys[index * KEY_BYTES : (index + 1) * KEY_BYTES]
+
+    def of(self, start: int, stop: int) -> bytes:
+        """Keys of consecutive runs, one after another."""
+        return self._keys[start * KEY_BYTES : stop * KEY_BYTES]
+
+    def take(self) -> tuple[int, bytes, list[Any]]:
+        """See `Pending` of the writer."""
+        self.awake = False  # before it looks: what comes from here on wakes it again
+        count = len(self.pending)
+        some = self.pending[:count]
+        del self.pending[:count]  # what is appended meanwhile is behind it
+        keys = b"".join([self[index] for index, _ in some])
+        return self.task.index, keys, [value for _, value in some]
 
 
 class Journal:
@@ -235,7 +255,7 @@ class Journal:
         if known is not None:
             return known
         element = self._element(number)
-        return None if element is None else (element[0].task, element[0].keys[element[1]])
+        return None if element is None else (element[0].task, element[0][element[1]])
 
     def _element(self, number: int) -> tuple[MapKeys, int] | None:
         """Of which map a run is an element, and which; `None` if of none."""
@@ -245,7 +265,7 @@ class Journal:
         if place < 0:
             return None
         keys, index = self._maps[bases[place]], number - bases[place]
-        return (keys, index) if index < len(keys.keys) else None
+        return (keys, index) if index < len(keys) else None
 
     def key_for(
         self,
@@ -367,16 +387,6 @@ class Journal:
             if keys.reused:
                 self.reused[keys.task.index] += sum(keys.reused)
 
-    def pending(self) -> Iterator[tuple[int, list[bytes], list[Any]]]:
-        """What has completed of maps and is to be written: the task's index, keys, values. For the writer."""
-        for known in list(self._maps.values()):
-            count = len(known.pending)
-            if count:
-                some = known.pending[:count]
-                del known.pending[:count]  # what is appended meanwhile is behind it
-                keys = known.keys
-                yield known.task.index, [keys[index] for index, _ in some], [v for _, v in some]
-
     def is_reused(self, number: int) -> bool:
         """Whether a run ended with a value that was there."""
         if number in self._reused:
@@ -407,10 +417,10 @@ class Journal:
         """As `completed` for consecutive runs of a map."""
         task = keys.task.index
         if contents.PLAIN_TYPES.issuperset(map(type, values)):
-            self.writer.runs(task, keys.keys[start : start + len(values)], list(values))
+            self.writer.runs(task, keys.of(start, start + len(values)), list(values))
             return
         for index, value in enumerate(values, start):
             try:
-                self.writer.run(task, keys.keys[index], pickled(value))
+                self.writer.run(task, keys[index], pickled(value))
             except Exception as error:
                 self.writer.refuse(task, error)

@@ -22,7 +22,7 @@ from shoal.engine import inputs
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.maps import MapRecord
 from shoal.names import next_number, reserve
-from shoal.results.journal.contents import PLAIN_TYPES
+from shoal.results.journal.contents import PLAIN_TYPES, split
 from shoal.results.journal.journal import MapKeys
 from shoal.results.journal.reading import MISSING
 from shoal.scheduling.effects import REMEMBER
@@ -137,9 +137,11 @@ class KeptRunner:
         if keys is None:
             return self._submit_map(*given, base)  # type: ignore[no-any-return]
         values = self._values(keys)
+        if values is not None:
+            keys.reused = bytearray(value is not MISSING for value in values)
         if values is not None and all(keys.reused):
             return self._reused_map(keys, values, given, base)
-        if values is not None:
+        if values is not None and any(keys.reused):
             return self._partly_reused(keys, values, given, base)
         if base is None:
             base = reserve(size)
@@ -147,16 +149,11 @@ class KeptRunner:
         return self._submit_map(*given, base)  # type: ignore[no-any-return]
 
     def _values(self, keys: MapKeys) -> list[Any] | None:
-        """The values of a map that were there, `MISSING` in the place of others; `None` if none was."""
+        """The values of a map that were there, `MISSING` in the place of others; `None` if the run is new."""
         known = self._journal.values
         if known is None:
             return None
-        values = [known.get(key) if key in known else MISSING for key in keys.keys]
-        reused = bytearray(value is not MISSING for value in values)
-        if not any(reused):
-            return None
-        keys.reused = reused
-        return values
+        return [known.get(key) if key in known else MISSING for key in split(keys.of(0, len(keys)))]
 
     def _reused_map(
         self, keys: MapKeys, values: list[Any], given: tuple[Any, ...], base: int | None
@@ -189,16 +186,16 @@ class KeptRunner:
         for index, value in enumerate(values):
             if value is not MISSING:
                 number = base + index if base is not None else next_number()
-                journal.reuses(number, of, keys.keys[index])
+                journal.reuses(number, of, keys[index])
                 futures[index] = TaskFuture(dispatcher, task, number, None, now, COMPLETED, value)
         if base is not None:
             for index in rest:
                 args = tuple([v if c is None else c[index] for c, v in positional])
                 kwargs = {name: v if c is None else c[index] for name, (c, v) in keywords.items()}
-                journal.submits(base + index, of, keys.keys[index])
+                journal.submits(base + index, of, keys[index])
                 futures[index] = self._submit(task, args, kwargs or None, None, scope, base + index)
             return TaskFutureList(futures)
-        others = MapKeys(of, [keys.keys[index] for index in rest])
+        others = MapKeys(of, b"".join([keys[index] for index in rest]))
         base = reserve(len(rest))
         journal.maps(base, others)
         submitted = self._submit_map(
@@ -252,7 +249,7 @@ class KeptRunner:
     def _hot_element_completed(self) -> Callable[[MapRecord[Any], int, Any, float], None]:
         """See `Scheduler.element_completed`: the way of most runs on threads, so all it needs is at hand."""
         element_completed = self._element_completed
-        map_keys, writer = self._journal.map_keys, self._journal.writer
+        map_keys, wake = self._journal.map_keys, self._journal.writer.wake_for
         locked, completed = self._locked, self._completed
 
         def keep(record: MapRecord[Any], index: int, value: Any, now: float) -> None:
@@ -260,8 +257,8 @@ class KeptRunner:
             if keys is not None and index not in record.futures:  # else `settle` tells
                 if type(value) in PLAIN_TYPES:
                     keys.pending.append((index, value))
-                    if not writer.awake:
-                        writer.wake()
+                    if not keys.awake:
+                        wake(keys)
                 else:
                     completed(record.base + index, value, locked)
             element_completed(record, index, value, now)

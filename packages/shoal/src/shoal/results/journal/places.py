@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.engine import inputs
 from shoal.engine.inputs import value_of
-from shoal.results.journal.contents import KEY_BYTES
+from shoal.results.journal.contents import KEY_BYTES, split
 from shoal.results.keys import digest
 from shoal.states import State
 
@@ -48,13 +48,11 @@ class Place:
         key: of the flow run or task run.
     """
 
-    __slots__ = ("_again", "_seen", "_starts", "key")
+    __slots__ = ("_tasks", "key")
 
     def __init__(self, key: bytes) -> None:
         self.key = key
-        self._starts: dict[bytes, Any] = {}
-        self._seen: set[bytes] = set()
-        self._again: dict[bytes, int] = {}
+        self._tasks: dict[bytes, _Submitted] = {}
 
     def key_for(self, task: bytes, given: bytes) -> bytes:
         """The key of the next run here.
@@ -63,36 +61,79 @@ class Place:
             task: the task's key.
             given: what `key_of_inputs` made of its inputs.
         """
-        hashed = self._start(task).copy()
+        submitted = self._of(task)
+        hashed = submitted.start.copy()
         hashed.update(given)
-        return self._told_apart(hashed.digest())
+        return submitted.told_apart(hashed.digest())
 
-    def keys_for(self, task: bytes, given: Iterable[bytes]) -> list[bytes]:
-        """As `key_for` for each of several runs. Hot."""
-        copy = self._start(task).copy
+    def keys_for(self, task: bytes, given: Iterable[bytes]) -> bytes:
+        """As `key_for` for each of several runs: their keys, one after another. Hot."""
+        submitted = self._of(task)
+        copy = submitted.start.copy
         keys = []
         for each in given:
             hashed = copy()
             hashed.update(each)
             keys.append(hashed.digest())
-        fresh = set(keys)
-        if len(fresh) == len(keys) and self._seen.isdisjoint(fresh):
-            self._seen |= fresh
-            return keys
-        return [self._told_apart(key) for key in keys]
+        return submitted.all_told_apart(keys)
 
-    def _start(self, task: bytes) -> Any:
-        start = self._starts.get(task)
-        if start is None:
-            start = self._starts[task] = blake2b(self.key + task, digest_size=KEY_BYTES)
-        return start
+    def _of(self, task: bytes) -> _Submitted:
+        submitted = self._tasks.get(task)
+        if submitted is None:
+            start = blake2b(self.key + task, digest_size=KEY_BYTES)
+            submitted = self._tasks[task] = _Submitted(start)
+        return submitted
 
-    def _told_apart(self, key: bytes) -> bytes:
+
+#: How many keys are looked through for each that is new, before a set is made of them.
+_LOOKED_THROUGH = 16
+
+
+class _Submitted:
+    """The runs of one task in one place.
+
+    Attributes:
+        start: what the hash of each begins with.
+    """
+
+    __slots__ = ("_again", "_maps", "_seen", "start")
+
+    def __init__(self, start: Any) -> None:
+        self.start = start
+        #: The keys that there are: those of maps one after another, as they are kept anyway, and a set takes ten times the room.
+        self._maps: list[bytes] = []
+        self._seen: set[bytes] = set()
+        self._again: dict[bytes, int] = {}
+
+    def told_apart(self, key: bytes) -> bytes:
+        """The key of a run, or another if there was one like it."""
+        self._put_into_set()
         if key not in self._seen:
             self._seen.add(key)
             return key
         count = self._again[key] = self._again.get(key, 0) + 1
         return key_of_names(key, b"%d" % count)
+
+    def all_told_apart(self, keys: list[bytes]) -> bytes:
+        """As `told_apart` for each, one after another."""
+        fresh = set(keys)
+        if len(fresh) == len(keys) and self._are_new(fresh):
+            together = b"".join(keys)
+            self._maps.append(together)
+            return together
+        return b"".join([self.told_apart(key) for key in keys])
+
+    def _are_new(self, fresh: set[bytes]) -> bool:
+        if sum(map(len, self._maps)) > _LOOKED_THROUGH * KEY_BYTES * len(fresh):
+            self._put_into_set()
+        return self._seen.isdisjoint(fresh) and all(
+            fresh.isdisjoint(split(known)) for known in self._maps
+        )
+
+    def _put_into_set(self) -> None:
+        for known in self._maps:
+            self._seen.update(split(known))
+        self._maps.clear()
 
 
 # ---------------------------------------------------------------------- inputs as bytes

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shoal.exceptions import JournalError
 from shoal.results.journal import contents
-from shoal.results.journal.contents import KEY_BYTES, PARAMETERS, Header, KnownTask, Runs
+from shoal.results.journal.contents import PARAMETERS, Header, KnownTask, Runs
 from shoal.results.journal.frames import MARK, Damage, frames, sign_of
 
 if TYPE_CHECKING:
@@ -189,10 +189,9 @@ def _read(path: Path, runs: list[Runs] | None, places: dict[bytes, int] | None) 
 
 
 def _note(some: Runs, runs: list[Runs], places: dict[bytes, int]) -> None:
-    keys, place = bytes(some.keys), len(runs) << 32
+    place = len(runs) << 32
     runs.append(some)
-    starts = range(0, len(keys), KEY_BYTES)
-    each = [keys[at : at + KEY_BYTES] for at in starts]
+    each = contents.split(bytes(some.keys))
     places.update(zip(each, range(place, place + len(each)), strict=True))
 
 

@@ -1,10 +1,11 @@
 """Writes what has completed: a thread that appends to the journal in batches.
 
-    any thread ──remember──▶ one queue, appended without a lock ──▶ this thread, every 50 ms while something comes ──▶ file
+    any thread ──remember──▶ queue, appended without a lock ──▶ this thread, every 20 ms while something comes ──▶ file
+               ──wake_for──▶ maps that have something            └─ what is large ─▶ a second one: fetched, stored ─▶ queue
 
 What is mutable is pickled by who says that the run has completed, before anybody has its value: what is done with that later must
-not get into the journal. The rest waits here: numbers and strings as they are, and values that an execution system keeps,
-which are fetched here.
+not get into the journal. The rest waits here: numbers and strings as they are, and values that an execution system keeps.
+What may take its time, these and large ones and the removal of old journals, is the second thread's: what is small never waits for it.
 
 The first error of the disk ends the remembering, and never the flow.
 
@@ -17,6 +18,7 @@ import pickle
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,15 +32,16 @@ from shoal.safely import in_words
 from shoal.serialization import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from shoal.results.journal.file import JournalFile
     from shoal.results.storage import Storage
 
 __all__ = ["BATCH_SECONDS", "LARGE", "Pickle", "Writer", "pickled"]
 
-#: How long what has completed waits for more, at the most.
-BATCH_SECONDS = 0.05
+#: How long what has completed waits for more. A kill may lose what completed in the last 100 ms: workers of Dask and Ray take 50 of
+#: them to tell of it, and the rest is for a machine that is busy.
+BATCH_SECONDS = 0.02
 
 #: From how many bytes on a value has a file of its own.
 LARGE = 256 * 1024
@@ -53,8 +56,18 @@ class Source(Protocol):
     def name_of(self, index: int, /) -> str:
         """What a task is called."""
 
-    def pending(self) -> Iterator[tuple[int, list[bytes], list[Any]]]:
-        """Runs of maps that are to be written: the task's index, keys, plain values."""
+
+class Pending(Protocol):
+    """What a writer asks of a map.
+
+    Attributes:
+        awake: whether it is about to be looked at.
+    """
+
+    awake: bool
+
+    def take(self) -> tuple[int, bytes, list[Any]]:
+        """What is to be written, and is not any more from here on: the task's index, keys, plain values."""
 
 
 class Pickle:
@@ -64,6 +77,15 @@ class Pickle:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+
+
+class Stored:
+    """A value that has a file of its own."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 def pickled(value: Any) -> Any:
@@ -84,14 +106,16 @@ def _pickle_of(value: Any) -> bytes:
         return dumps(value)
 
 
+_SMALL = PLAIN_TYPES | {Stored}
+
+
 class Writer:
     """The thread that writes a journal.
 
     Args:
         file: the journal, open; it is closed with this.
         run: the flow run's name, for messages.
-        source: says how many runs of each task were submitted so far, what tasks are called, and what of maps is to be
-            written.
+        source: says how many runs of each task were submitted so far, and what tasks are called.
     """
 
     def __init__(
@@ -105,15 +129,18 @@ class Writer:
         self._source = source
         self._counted: dict[int, int] = {}
         self._queue: deque[tuple[Any, ...]] = deque()
+        self._maps: deque[Pending] = deque()
         #: Whether it looks within a moment what there is to be written.
-        self.awake = False
+        self._awake = False
         self._something = threading.Event()
         self._closing = threading.Event()
+        self._second: ThreadPoolExecutor | None = ThreadPoolExecutor(1, f"shoal-journal-2-{run}")
         self._values: Storage | None = None
         self._refused: set[int] = set()
         self._after_first: Callable[[], object] | None = None
         self._ended = b""
         self.broken = False
+        self._giving_up = threading.Lock()
         self._thread = threading.Thread(target=self._work, name=f"shoal-journal-{run}", daemon=True)
         self._thread.start()
 
@@ -138,22 +165,28 @@ class Writer:
         """
         self._put((task, key, value))
 
-    def runs(self, task: int, keys: list[bytes], values: list[Any]) -> None:
-        """As `run`, for several; both lists are left alone from here on."""
+    def runs(self, task: int, keys: bytes, values: list[Any]) -> None:
+        """As `run`, for several; the list is left alone from here on."""
         self._put((task, keys, values))
+
+    def wake_for(self, some: Pending) -> None:
+        """There is something to be written of a map that is not `awake`."""
+        some.awake = True
+        self._maps.append(some)
+        if not self._awake:
+            self._wake()
 
     def _put(self, item: tuple[Any, ...]) -> None:
         self._queue.append(item)
-        if not self.awake:
-            self.wake()
+        if not self._awake:
+            self._wake()
 
-    def wake(self) -> None:
-        """There is something to be written."""
-        self.awake = True
+    def _wake(self) -> None:
+        self._awake = True
         self._something.set()
 
     def after_first(self, action: Callable[[], object]) -> None:
-        """Something that may take its time, for this thread, once it has written what there is."""
+        """Something that may take its time, for the second thread, once it is written what there is."""
         self._after_first = action
 
     def close(self) -> None:
@@ -174,20 +207,29 @@ class Writer:
             self._something.wait()
             self._closing.wait(BATCH_SECONDS)
             self._something.clear()
-            self.awake = False  # before it looks: who comes from here on wakes it again
+            self._awake = False  # before it looks: who comes from here on wakes it again
             last = self._closing.is_set()
-            try:
-                self._write_all()
-            except BaseException as error:
-                self.give_up(error)
+            self._try_to_write()
             action, self._after_first = self._after_first, None
             if action is not None:
-                self._do(action)
-            if last and not self._queue:
-                if self.broken and self._ended:
-                    with suppress(OSError):  # that it cannot be written was said
-                        self._file.write(self._ended)
-                return
+                self._later(self._do, action)
+            if last:
+                break
+        second, self._second = self._second, None
+        if second is not None:
+            second.shutdown()
+        while self._queue or self._maps:
+            self._try_to_write()
+        if self.broken and self._ended:
+            with suppress(OSError):  # that it cannot be written was said
+                self._file.write(self._ended)
+
+    def _later(self, action: Callable[..., object], *args: Any) -> None:
+        """Has the second thread do something; at the end there is no other than this."""
+        if self._second is None:
+            action(*args)
+        else:
+            self._second.submit(action, *args)
 
     def _do(self, action: Callable[[], object]) -> None:
         try:
@@ -195,10 +237,19 @@ class Writer:
         except Exception as error:
             library_logger().warning("Old journals could not be removed: %s", in_words(error))
 
+    def _try_to_write(self) -> None:
+        try:
+            self._write_all()
+        except BaseException as error:
+            self.give_up(error)
+
     def give_up(self, error: BaseException) -> None:
-        """It cannot be written: from here on nothing is remembered."""
-        self.broken = True
+        """It cannot be written: from here on nothing is remembered. Said once, whichever thread finds it first."""
+        with self._giving_up:
+            was_broken, self.broken = self.broken, True
         self._queue.clear()
+        if was_broken:
+            return
         library_logger().warning(
             "Flow run %r is no longer remembered: its journal cannot be written (%s). The run goes on",
             self._run,
@@ -206,76 +257,73 @@ class Writer:
         )
 
     def _write_all(self) -> None:
-        queue = self._queue
-        if self.broken:
-            queue.clear()
-            deque(self._source.pending(), maxlen=0)
-            return
         counts = (
             self._source.counts()
-        )  # before it looks at the queue: these tasks stand there, if it was not said what they are
+        )  # before the queue: what these tasks are stands there, if it was not said
+        queue, maps = self._queue, self._maps
+        if self.broken:
+            queue.clear()
+            while maps:
+                maps.popleft().take()
+            return
         data: list[bytes] = []
-        aside: list[tuple[int, bytes, Any]] = []
         task: int | None = None
         keys: list[bytes] = []
         values: list[Any] = []
         while queue:
             item = queue.popleft()
             if item[0] is None:
-                data.extend(self._runs(task, keys, values, aside))
+                data.extend(self._runs(task, keys, values))
                 task, keys, values = None, [], []
                 data.append(frame(item[1], item[2]))
                 continue
             if item[0] != task:
-                data.extend(self._runs(task, keys, values, aside))
+                data.extend(self._runs(task, keys, values))
                 task, keys, values = item[0], [], []
-            if type(item[1]) is list:
-                keys += item[1]
+            keys.append(item[1])
+            if type(item[2]) is list:
                 values += item[2]
             else:
-                keys.append(item[1])
                 values.append(item[2])
-        data.extend(self._runs(task, keys, values, aside))
-        for task, keys, values in self._source.pending():
-            data.extend(self._runs(task, keys, values, aside))
+        data.extend(self._runs(task, keys, values))
+        while maps:
+            task, some, values = maps.popleft().take()
+            data.extend(self._runs(task, [some], values))
         if counts != self._counted:
             self._counted = counts
             said = {str(index): count for index, count in counts.items()}
             data.append(frame(contents.COUNTS, contents.to_json(said)))
         if data:
             self._file.write(*data)
-        for index, key, value in aside:  # last: it may take its time
-            self._write_large(index, key, value)
 
-    def _runs(
-        self,
-        task: int | None,
-        keys: list[bytes],
-        values: list[Any],
-        aside: list[tuple[int, bytes, Any]],
-    ) -> Iterable[bytes]:
-        """A frame of runs of one task; what is large, or has to be fetched, is put aside."""
-        if task is None or not keys:
+    def _runs(self, task: int | None, keys: list[bytes], values: list[Any]) -> Iterable[bytes]:
+        """A frame of runs of one task; what is large, or has to be fetched, is for later."""
+        if task is None or not values:
             return
+        of_all = b"".join(keys)
         if PLAIN_TYPES.issuperset(map(type, values)) and not any(map(_is_large, values)):
-            yield frame(contents.RUNS, contents.pack_runs(task, b"".join(keys), values, None))
+            yield frame(contents.RUNS, contents.pack_runs(task, of_all, values, None))
             return
         kept: list[bytes] = []
         written: list[Any] = []
         kinds = bytearray()
-        for key, value in zip(keys, values, strict=True):
+        for key, value in zip(contents.split(of_all), values, strict=True):
             if _is_large(value):
-                aside.append((task, key, value))
+                self._later(self._write_large, task, key, value)
                 continue
             kept.append(key)
-            is_pickle = isinstance(value, Pickle)
-            kinds.append(PICKLED if is_pickle else PLAIN)
-            written.append(value.data if is_pickle else value)
+            kind = type(value)
+            kinds.append(PICKLED if kind is Pickle else STORED if kind is Stored else PLAIN)
+            written.append(
+                value.data if kind is Pickle else value.name if kind is Stored else value
+            )
         if kept:
             body = contents.pack_runs(task, b"".join(kept), written, bytes(kinds))
             yield frame(contents.RUNS, body)
 
     def _write_large(self, task: int, key: bytes, value: Any) -> None:
+        if self.broken:
+            return
         try:
             if isinstance(value, Handle):
                 value = value.value()
@@ -283,10 +331,11 @@ class Writer:
         except Exception as error:  # it was lost with its worker, or cannot be pickled
             self.refuse(task, error)
             return
-        small = len(data) < LARGE
-        kind, as_written = (PICKLED, data) if small else (STORED, self._store(key, data))
-        body = contents.pack_runs(task, key, [as_written], bytes([kind]))
-        self._file.write(frame(contents.RUNS, body))
+        try:
+            small = len(data) < LARGE
+            self.run(task, key, Pickle(data) if small else Stored(self._store(key, data)))
+        except BaseException as error:
+            self.give_up(error)
 
     def refuse(self, task: int, error: BaseException) -> None:
         """A value cannot be written: that run is not remembered; said once a task."""
@@ -317,4 +366,4 @@ def _is_large(value: Any) -> bool:
         return len(value.data) >= LARGE
     if kind in (str, bytes):
         return len(value) >= LARGE
-    return kind not in PLAIN_TYPES  # a handle
+    return kind not in _SMALL  # a handle
