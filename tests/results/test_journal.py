@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shoal import flow
 from shoal.exceptions import JournalBusy, JournalError
-from shoal.results.journal import contents, find, journals, prune, remove
+from shoal.results.journal import contents, find, journals, prune, remove_all
 from shoal.results.journal.contents import Header, KnownTask
 from shoal.results.journal.file import JournalFile
 from shoal.results.journal.frames import MARK, frame
@@ -274,10 +275,10 @@ def test_one_at_a_time(home: Path) -> None:
     found = find("polite-magpie")
     assert found.is_busy()
     with pytest.raises(JournalBusy):
-        remove(found)
+        found.remove()
     file.close()
     assert not found.is_busy()
-    remove(found)
+    found.remove()
     assert journals() == []
 
 
@@ -344,6 +345,65 @@ def test_old_ones_are_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert {found.folder.name for found in journals()} == {"today", "busy"}
     finally:
         files["busy"].close()
+
+
+def test_what_is_left_of_a_journal_is_pruned(home: Path) -> None:
+    now = time.time()
+    for name, hours in (("begins", 0.5), ("died", 2)):
+        folder = home / "journals" / name
+        (folder / "values").mkdir(parents=True)
+        (folder / "values" / "large").write_bytes(b"x")
+        os.utime(folder, (now - hours * 3600,) * 2)
+    assert journals() == []
+    assert prune() == 1
+    assert [folder.name for folder in (home / "journals").iterdir()] == ["begins"]
+    assert remove_all() == (1, 1)
+    assert journals() == []
+
+
+def test_several_prune_at_once_and_look(home: Path) -> None:
+    for number in range(40):
+        folder, file = begun(home, f"old{number}")
+        file.close()
+        os.utime(folder / "journal", (1, 1))
+    _, busy = begun(home, "busy")
+    os.utime(busy.path, (1, 1))
+    all_of_them = journals()
+
+    def look() -> int:
+        return -sum(found.is_busy() for found in all_of_them)
+
+    with ThreadPoolExecutor(6) as pool:
+        told = [pool.submit(what) for what in (prune, look, prune, look, prune, prune)]
+        assert sum(max(one.result(), 0) for one in told) >= 40  # two may share in one
+    for folder in (home / "journals").iterdir():  # where somebody looked at that moment
+        os.utime(folder, (1, 1))
+    prune()
+    assert [folder.name for folder in (home / "journals").iterdir()] == ["busy"]
+    busy.close()
+
+
+def test_what_was_written_meanwhile_is_not_pruned(home: Path) -> None:
+    folder, file = begun(home)
+    file.close()
+    (found,) = journals()
+    os.utime(folder / "journal", (found.written + 1,) * 2)
+    assert not found.remove(unless_written=True)
+    assert found.remove()
+    assert not found.remove()
+    assert not found.is_busy()
+    assert not folder.exists()
+
+
+def test_a_run_that_writes_is_not_pruned(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_JOURNALS_MAX_GB", "1e-9")
+
+    @flow(journal=True, flow_run_name="lives")
+    def main() -> int:
+        return prune() + remove_all()[0]
+
+    assert main() == 0
+    assert find("lives").remove()
 
 
 def test_it_may_be_closed_while_it_begins_to_write(home: Path) -> None:

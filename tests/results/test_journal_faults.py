@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from shoal import flow, task
 from shoal.exceptions import JournalError
-from shoal.results.journal import journals, remove
+from shoal.results.journal import journals
 from shoal.results.journal.writer import LARGE
 
 if TYPE_CHECKING:
@@ -120,5 +120,5 @@ def test_the_flow_goes_on_whatever_operation_fails(
         for found in journals():
             if found.facts is not None:
                 assert main.resume("run", first=1) == 110 + LARGE
-            remove(found)
+            found.remove()
     assert number > 6

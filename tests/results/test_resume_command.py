@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from shoal.cli.app import invoke
-from shoal.results.journal import find
+from shoal.results.journal import find, journals
+from shoal.results.journal.file import lock_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,3 +160,38 @@ def test_a_folder_that_cannot_be_made_is_one_line(
     assert code == 1
     assert "name another folder by SHOAL_HOME" in said
     assert "Traceback" not in said
+
+
+def test_all_journals_are_removed_if_that_is_meant(
+    folder: Path, shoal: Shoal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flows = importlib.import_module("jobs.flows")
+    for _ in range(3):
+        with pytest.raises(ValueError, match="broken"):
+            flows.main()
+    under_way = find("last")
+    lock = lock_of(under_way.folder)
+    assert lock.try_acquire()
+    asked: list[str] = []
+
+    def answers(answer: str) -> None:
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+        monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or answer)
+
+    for tokens in ((), (under_way.name, "--all")):
+        code, _, said = shoal("runs", "rm", *tokens)
+        assert code == 2
+        assert "one name or more, or --all" in said
+    code, _, said = shoal("runs", "rm", "--all")  # nobody is there to answer
+    assert code == 2
+    assert "--yes removes all without a question" in said
+    answers("")
+    assert shoal("runs", "rm", "--all")[0] == 2
+    assert len(journals()) == 3
+    answers("y")
+    assert shoal("runs", "rm", "--all")[1].startswith("Removed: 2 journals, ")
+    assert asked[0].startswith("Remove the journals of 3 flow runs, ")
+    assert [found.folder for found in journals()] == [under_way.folder]
+    lock.release()
+    assert shoal("runs", "rm", "--all", "--yes")[1].startswith("Removed: 1 journal, ")
+    assert journals() == []

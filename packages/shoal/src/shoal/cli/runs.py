@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from shoal.cli.console import UsageError
 from shoal.cli.tables import AsJson, Output, local, print_json, table_of
 
 if TYPE_CHECKING:
@@ -88,14 +90,35 @@ def show(name: Name, /, *, json: AsJson = False, output: Output = None) -> None:
 
 @runs.command
 def rm(
-    names: Annotated[tuple[str, ...], Parameter(help="Names of flow runs", completer=_names)], /
+    *names: Annotated[str, Parameter(help="The name of the flow run, or `last`", completer=_names)],
+    all_of_them: Annotated[
+        bool,
+        Parameter(name="--all", negative=(), help="All, but for those that are under way"),
+    ] = False,
+    yes: Annotated[bool, Parameter(negative=(), help="Do not ask before all are removed")] = False,
 ) -> None:
     """Remove journals: these flow runs cannot be resumed any more."""
-    from shoal.results.journal import find, remove
+    from shoal.results.journal import find, journals, remove_all
 
+    if bool(names) == all_of_them:
+        raise UsageError("say which journals are to go: one name or more, or --all")
+    if all_of_them:
+        if not yes and not _is_sure(len(journals())):
+            raise UsageError("nothing was removed: --yes removes all without a question")
+        count, size = remove_all()
+        print(f"Removed: {count:,} journal{'' if count == 1 else 's'}, {_size(size)}.")
+        return
     for found in [find(name) for name in names]:
-        remove(found)
+        found.remove()
         print(f"Removed: {found.name}, {_size(found.size)}.")
+
+
+def _is_sure(count: int) -> bool:
+    """Asks, where somebody is there to answer."""
+    if not sys.stdin.isatty():
+        return False
+    question = f"Remove the journals of {count:,} flow run{'' if count == 1 else 's'}, which cannot be resumed then? [y/N] "
+    return input(question).strip().lower() in ("y", "yes")
 
 
 def _state(found: Found) -> str:

@@ -16,8 +16,8 @@
 Everything is in the driver: workers know nothing of it. May import storage and keys of results, and what lies above those.
 """
 
-from shoal.results.journal.journals import Found, find, journals, prune, remove
+from shoal.results.journal.journals import Found, find, journals, prune, remove_all
 from shoal.results.journal.observing import keep_journals
 from shoal.results.journal.resuming import resumed
 
-__all__ = ["Found", "find", "journals", "keep_journals", "prune", "remove", "resumed"]
+__all__ = ["Found", "find", "journals", "keep_journals", "prune", "remove_all", "resumed"]

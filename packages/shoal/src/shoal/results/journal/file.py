@@ -21,7 +21,7 @@ from shoal.results.storage.locks import FileLock
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["JOURNAL", "LOCK_FILE", "VALUES", "JournalFile"]
+__all__ = ["JOURNAL", "LOCK_FILE", "VALUES", "JournalFile", "lock_of"]
 
 _FLAGS = os.O_WRONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -29,11 +29,20 @@ _FLAGS = os.O_WRONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 JOURNAL, LOCK_FILE, VALUES = "journal", "lock", "values"
 
 
+def lock_of(folder: Path) -> FileLock:
+    """The lock of a journal, not taken.
+
+    Args:
+        folder: the journal's own; it is not made.
+    """
+    return FileLock(str(folder / LOCK_FILE), str(folder), makes_folder=False)
+
+
 class JournalFile:
     """A journal, open to be written at its end, and locked.
 
     Args:
-        folder: the journal's own.
+        folder: the journal's own, which is there.
         name: of the run, for errors.
 
     Raises:
@@ -46,7 +55,7 @@ class JournalFile:
         self.size = 0
         self._sign = b""
         self._file = -1
-        self._lock = FileLock(str(folder / LOCK_FILE), str(folder))
+        self._lock = lock_of(folder)
         if not self._lock.try_acquire():
             raise JournalBusy(name=name)
 

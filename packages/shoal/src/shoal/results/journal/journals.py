@@ -2,28 +2,35 @@
 
     SHOAL_HOME/journals/<UUID of the flow run>/    journal   lock   values/
 
+Who removes one holds its lock, so nobody is at it; the lock goes last, so nobody comes to what is half removed. A folder without a
+journal is what is left of that, or of a process that died in the moment in which it began: it is pruned.
+
 May import `file`, `reading`, and what storage trusts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from shoal.exceptions import JournalBusy, JournalError, RunNotFound
+from shoal.exceptions import JournalBusy, JournalError, ResultStorageError, RunNotFound
 from shoal.results import settings
-from shoal.results.journal.file import JOURNAL, LOCK_FILE
+from shoal.results.journal.file import JOURNAL, LOCK_FILE, VALUES, lock_of
 from shoal.results.journal.reading import read_facts
-from shoal.results.storage.locks import FileLock
 from shoal.results.storage.trust import distrust_of
 
 if TYPE_CHECKING:
     from shoal.results.journal.reading import Facts
+    from shoal.results.storage.locks import FileLock
 
-__all__ = ["Found", "check_trust", "find", "folder_of", "journals", "prune", "remove"]
+__all__ = ["Found", "check_trust", "find", "folder_of", "journals", "prune", "remove_all"]
+
+#: Seconds within which a folder of a journal has one.
+_BEGUN_WITHIN = 3600.0
 
 
 class Found(NamedTuple):
@@ -55,11 +62,72 @@ class Found(NamedTuple):
 
     def is_busy(self) -> bool:
         """Whether somebody is at it."""
-        lock = FileLock(str(self.folder / LOCK_FILE), str(self.folder))
-        if not lock.try_acquire():
+        if not (self.folder / LOCK_FILE).exists():
+            return False
+        try:
+            self._locked().release()
+        except JournalBusy:
             return True
-        lock.release()
+        except FileNotFoundError:
+            return False
         return False
+
+    def _is_there(self) -> bool:
+        return (self.folder / JOURNAL).exists()
+
+    def _locked(self) -> FileLock:
+        """Its lock, taken.
+
+        Raises:
+            JournalBusy: somebody is at it.
+            FileNotFoundError: it is gone.
+        """
+        lock = lock_of(self.folder)
+        try:
+            if not lock.try_acquire():
+                raise JournalBusy(name=self.name)
+        except ResultStorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise error.__cause__ from None
+            raise JournalError(path=str(self.folder), problem=str(error)) from error
+        return lock
+
+    def remove(self, *, unless_written: bool = False) -> bool:
+        """Removes it, with its large values.
+
+        Args:
+            unless_written: leave it if it was written since it was found.
+
+        Returns:
+            Whether it was there to be removed.
+
+        Raises:
+            JournalBusy: somebody is at it.
+            JournalError: it cannot be removed.
+        """
+        try:
+            lock = self._locked()
+        except FileNotFoundError:
+            return False
+        try:
+            if unless_written and _written(self.folder) > self.written and self._is_there():
+                return False
+            (self.folder / JOURNAL).unlink(missing_ok=True)
+            for entry in self.folder.iterdir():
+                if entry.name == VALUES:
+                    shutil.rmtree(entry)
+                elif entry.name != LOCK_FILE:
+                    entry.unlink()
+            lock.release()
+            self.folder.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                problem = f"it cannot be removed: {error}"
+                raise JournalError(path=str(self.folder), problem=problem) from error
+            # Somebody has locked what is left, and removes it, or finds that it is nothing.
+        finally:
+            lock.release()
+        return True
 
 
 def folder_of(run: str) -> Path:
@@ -74,17 +142,32 @@ def folder_of(run: str) -> Path:
 def journals() -> list[Found]:
     """All journals, the one begun last first."""
     found = []
-    for folder in _folders():
-        path = folder / JOURNAL
+    for one in _measured():
+        path = one.folder / JOURNAL
         try:
-            written, size = path.stat().st_mtime, _size_of(folder)
-        except OSError:  # it is being made, or removed
+            found.append(one._replace(facts=read_facts(path)))
+        except FileNotFoundError:  # it is being made, or removed
             continue
-        try:
-            found.append(Found(folder, read_facts(path), "", size, written))
         except (OSError, JournalError) as error:
-            found.append(Found(folder, None, getattr(error, "problem", str(error)), size, written))
+            found.append(one._replace(problem=getattr(error, "problem", str(error))))
     return sorted(found, key=lambda one: -one.created)
+
+
+def _measured() -> list[Found]:
+    """All folders of journals, unread."""
+    found = []
+    for folder in _folders():
+        with contextlib.suppress(FileNotFoundError):  # somebody removes it
+            found.append(Found(folder, None, "", _size_of(folder), _written(folder)))
+    return found
+
+
+def _written(folder: Path) -> float:
+    """When a journal was last written; where there is none, when that was begun or removed."""
+    try:
+        return (folder / JOURNAL).stat().st_mtime
+    except FileNotFoundError:
+        return folder.stat().st_mtime
 
 
 def _folders() -> list[Path]:
@@ -97,7 +180,13 @@ def _folders() -> list[Path]:
 
 
 def _size_of(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    size = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # a large value that was being written has its name now
+            size += file.stat().st_size if file.is_file() else 0
+    return size
 
 
 def find(name: str) -> Found:
@@ -130,24 +219,17 @@ def check_trust(folder: Path) -> None:
             )
 
 
-def remove(found: Found) -> None:
-    """Removes a journal, with its large values.
+def remove_all() -> tuple[int, int]:
+    """Removes all journals that nobody is at.
+
+    Returns:
+        How many were removed, and how many bytes.
 
     Raises:
-        JournalBusy: somebody is at it.
-        JournalError: it cannot be removed.
+        JournalError: one cannot be removed; others may have been.
     """
-    lock = FileLock(str(found.folder / LOCK_FILE), str(found.folder))
-    if not lock.try_acquire():
-        raise JournalBusy(name=found.name)
-    try:
-        shutil.rmtree(found.folder)
-    except OSError as error:
-        raise JournalError(
-            path=str(found.folder), problem=f"it cannot be removed: {error}"
-        ) from error
-    finally:
-        lock.release()
+    removed = [one.size for one in _measured() if _is_removed(one)]
+    return len(removed), sum(removed)
 
 
 def prune() -> int:
@@ -155,19 +237,31 @@ def prune() -> int:
 
     Returns:
         How many were removed.
+
+    Raises:
+        JournalError: one cannot be removed; all others were looked at before.
     """
     now, kept, removed = time.time(), 0, 0
     most, oldest = settings.max_bytes_of_journals(), settings.max_age_of_journals()
-    found = []
-    for folder in _folders():
-        with contextlib.suppress(FileNotFoundError):  # somebody else removes it
-            written = (folder / JOURNAL).stat().st_mtime
-            found.append(Found(folder, None, "", _size_of(folder), written))
-    for one in sorted(found, key=lambda one: -one.written):
-        if now - one.written <= oldest and kept + one.size <= most:
+    failed: JournalError | None = None
+    for one in sorted(_measured(), key=lambda one: -one.written):
+        age = now - one.written
+        is_orphan = age > _BEGUN_WITHIN and not one._is_there()
+        if age <= oldest and kept + one.size <= most and not is_orphan:
             kept += one.size
             continue
-        with contextlib.suppress(JournalBusy):
-            remove(one)
-            removed += 1
+        try:
+            removed += _is_removed(one, unless_written=True)
+        except JournalError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
     return removed
+
+
+def _is_removed(one: Found, *, unless_written: bool = False) -> bool:
+    """Removes one, unless somebody is at it; gives whether it did."""
+    try:
+        return one.remove(unless_written=unless_written)
+    except JournalBusy:
+        return False

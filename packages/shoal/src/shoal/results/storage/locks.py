@@ -34,10 +34,14 @@ class FileLock(KeyLock):
         path: of its file.
         place: of the storage, for errors.
         mode: the permissions of the folder of locks, if it is to be made; the file has those of reading and writing.
+        makes_folder: whether it may be; if not, what is locked is the folder's, and gone with it.
     """
 
-    def __init__(self, path: str, place: str, mode: int = 0o700) -> None:
+    def __init__(
+        self, path: str, place: str, mode: int = 0o700, *, makes_folder: bool = True
+    ) -> None:
         self._mode = mode
+        self._makes_folder = makes_folder
         self._path = path
         self._place = place
         self._file = -1
@@ -71,6 +75,8 @@ class FileLock(KeyLock):
         try:
             return os.open(self._path, flags, self._mode & 0o666)
         except FileNotFoundError:
+            if not self._makes_folder:
+                raise
             os.makedirs(self._place, mode=0o700, exist_ok=True)
             os.makedirs(os.path.dirname(self._path), mode=self._mode, exist_ok=True)
             return os.open(self._path, flags, self._mode & 0o666)
