@@ -396,7 +396,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return True
         if not frame.asks_for_place:
             frame.asks_for_place = True
-            worker.said.append(("would go on", frame.wait, cap))
+            worker.said.append(("would go on", frame.wait, (cap,) if cap is not None else ()))
         return frame.has_place
 
     def is_over(self, frame: Frame) -> bool:

@@ -38,6 +38,7 @@ from shoal.scheduling import effects
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.blocked_run import BlockedRun
 from shoal.scheduling.capabilities import Capabilities
+from shoal.scheduling.caps import Caps
 from shoal.scheduling.dispatchers import dispatcher_for
 
 from tests.core.test_scheduler import Slots, check_all_free, check_caps, check_lines
@@ -379,10 +380,12 @@ class WorkersMachine(RuleBasedStateMachine):
         over = frame.refused or frame.run._phase >= DONE
         if not over and any(item._phase < DONE for item in blocked_run.wanted):
             return False
-        if self.whole is not None or frame.run._task.cap is not None:
+        cap = frame.run._task.cap
+        if self.whole is not None or cap is not None:
             if not frame.asks_for_place:
                 frame.asks_for_place = True
-                self.scheduler.worker_waits.would_go_on(blocked_run, frame.run._task.cap)
+                task_caps = (cap,) if cap is not None else ()
+                self.scheduler.worker_waits.would_go_on(blocked_run, task_caps)
                 self.follow()
             if not frame.has_place:
                 return False
@@ -786,7 +789,65 @@ def test_a_slot_that_has_a_place_has_its_next_batch_ahead_until_its_run_waits() 
     scheduler.effects.clear()
     scheduler.batch_handed_back(ahead.number, range(len(ahead)))
     scheduler.batch_closed(ahead.number)
-    scheduler.worker_waits.would_go_on(blocked_run, capped.cap)
+    scheduler.worker_waits.would_go_on(blocked_run, [capped.cap])
     assert effects_of_kind(scheduler, effects.GO_ON) == [], "its place is another's now"
     assert scheduler.caps.going_on
     assert sum(run._phase == READY for run in runs) >= 1, "nor is anything sent ahead meanwhile"
+
+
+def test_who_goes_on_under_several_caps_takes_places_of_all_at_once() -> None:
+    """SPEC 10.3. So nobody keeps one while it waits for the other."""
+    caps = Caps()
+    task_caps = [one.cap for one in TASKS if one.cap is not None]
+    one, two = (caps.line_under([cap], on_loop=False) for cap in task_caps)
+    both = caps.line_under(task_caps, on_loop=False)
+    assert one is not None
+    assert two is not None
+    assert both is not None
+    told: list[str] = []
+
+    class Who:
+        def resume(self) -> None:
+            told.append("both")
+
+    caps.take(one)
+    assert not caps.go_on(Who(), both)
+    assert (one.room(), two.room()) == (0, 2)
+    caps.free(one)
+    caps.serve()
+    assert told == ["both"]
+    assert (one.room(), two.room()) == (0, 1)
+
+
+def test_what_is_behind_a_run_takes_its_place_along_to_a_slot_that_is_idle() -> None:
+    """SPEC 10.3. Else it would wait for whatever its slot is at."""
+    capped = TASKS[1]
+    backend: Any = FakeBackend()
+    dispatcher = dispatcher_for(backend, None, "fake")
+    scheduler: Any = dispatcher.scheduler
+    scheduler.slots_changed(range(2))
+    for one in (capped, work):
+        scheduler.durations.observe(one, 0.001, 1)
+
+    def submitted(one: Any) -> None:
+        call = Call(one, (), None, next_number(), copy_context(), None)
+        scheduler.submit(TaskFuture(dispatcher, one, call.number, call, 0.0))
+
+    for _ in range(2):
+        submitted(work)
+    first, second = effects_of_kind(scheduler, effects.LAUNCH)
+    for batch in (first, second):
+        scheduler.batch_started(batch.number, 0)
+    submitted(capped)
+    (ahead,) = effects_of_kind(scheduler, effects.LAUNCH)
+    other = first if ahead.slot == second.slot else second
+    scheduler.batch_reported(other.number, [0], [Outcome(COMPLETED, None)], [0.001])
+    scheduler.batch_closed(other.number)
+    assert (effects.IDLE,) in scheduler.effects
+    scheduler.effects.clear()
+    scheduler.recall()
+    assert ahead in effects_of_kind(scheduler, effects.RECALL)
+    scheduler.batch_handed_back(ahead.number, [0])
+    scheduler.batch_closed(ahead.number)
+    (again,) = effects_of_kind(scheduler, effects.LAUNCH)
+    assert again.slot == other.slot

@@ -37,7 +37,7 @@ from shoal.engine.task_run import (
 )
 from shoal.exceptions import CancelledRun, CrashedRun
 from shoal.futures import TaskFuture
-from shoal.futures.awaiting import PLACES, settled
+from shoal.futures.awaiting import PLACES, WITHIN, settled
 from shoal.futures.blocking import block
 from shoal.logs import logger_of, set_up
 from shoal.safely import in_words, is_raisable, text_of
@@ -133,8 +133,7 @@ async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> 
 
 async def _call_async(call: Call, wait_for: Any, return_state: bool) -> Any:
     set_up()
-    token = CALL.set(call)
-    try:
+    with _current(call):
         try:
             found = _bound_upstreams(call, wait_for)
             futures = [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
@@ -156,8 +155,6 @@ async def _call_async(call: Call, wait_for: Any, return_state: bool) -> Any:
             _log_retry(call, outcome)
             await _wait_for_retry_async(call, outcome)
             call.next_attempt(outcome.seconds, time.time())
-    finally:
-        CALL.reset(token)
 
 
 def stream(
@@ -274,11 +271,15 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
 
 @contextmanager
 def _current(call: Call) -> Iterator[None]:
-    """Code that belongs to a run, in the context of who iterates over what it emits."""
+    """Code that belongs to a run, in the context of who calls it or iterates over what it emits."""
+    caller = CALL.get()
     token = CALL.set(call)
+    if caller is not None:
+        WITHIN[call.number] = caller.number
     try:
         yield
     finally:
+        WITHIN.pop(call.number, None)
         CALL.reset(token)
 
 

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from shoal.futures.blocking import Wanted
     from shoal.futures.run import TaskFuture
 
-__all__ = ["PLACES", "AsyncArrivals", "Place", "settled", "task_here", "waker"]
+__all__ = [
+    "PLACES",
+    "WITHIN",
+    "AsyncArrivals",
+    "Place",
+    "place_here",
+    "settled",
+    "task_here",
+    "waker",
+]
 
 
 def task_here() -> Any:
@@ -57,6 +66,18 @@ class Place(Protocol):
 
 #: The places of the coroutines on the service loop, by run number.
 PLACES: dict[int, Place] = {}
+
+#: By the number of what a coroutine has called directly, that of the coroutine: it is a part of that.
+WITHIN: dict[int, int] = {}
+
+
+def place_here() -> Place | None:
+    """The place of the coroutine in which the caller runs, if it has one."""
+    call = CALL.get()
+    number = call.number if call is not None else None
+    while number is not None and number not in PLACES:
+        number = WITHIN.get(number)
+    return PLACES[number] if number is not None else None
 
 
 def waker() -> tuple[Any, Callable[[], None]]:
@@ -130,8 +151,7 @@ async def settled(wanted: Wanted, timeout: float | None = None, fail_fast: bool 
         if not countdown.pending:
             return True
     # A coroutine on the service loop holds a place of its runner while it runs, not while it waits.
-    call = CALL.get()
-    place = PLACES.get(call.number) if call is not None else None
+    place = place_here() if PLACES else None
     wait = Wait(wanted, until(timeout, fail_fast))
     if place is not None:
         place.give_up(wanted, wake, wait.until)

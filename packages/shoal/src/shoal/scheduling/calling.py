@@ -1,30 +1,48 @@
 """Places of caps for direct calls, which run in the thread or the coroutine of their caller.
 
     a thread      `Calling`: its place changes with the task that it calls, and changes back
+                  `Streaming`: a generator's place is beside its own, from the first item to the end
     a coroutine   `called_async`: the call has a place of its own, and the run that calls lends its own meanwhile
+                  `streamed_async`: likewise, for each item of an async generator
 
-While the call waits, for runs, for a retry or for its turn, its place is lent. May import `caps` and what lies above it.
+    guarantees   Who waits, for runs, for a retry or for its turn, lends all that it has, and takes all of it again at once: so
+                 nobody keeps one place while it waits for another.
+    assumes      A generator is closed in any thread, also by the garbage collector; what it had is given back then, or by the
+                 next change of who had it.
+
+May import `caps` and what lies above it.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from shoal.context import CALL, HERE, LOCK
+from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import interruptible_block
 from shoal.exceptions import BlockingWaitInLoop
-from shoal.futures.awaiting import PLACES, waker
+from shoal.futures.awaiting import PLACES, place_here, task_here, waker
 from shoal.futures.blocking import ALL, Countdown, Decision, block_plainly
+from shoal.scheduling.caps import Line, joined
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+    from contextlib import AbstractContextManager
 
     from shoal.calls import Call
     from shoal.futures.awaiting import Place
     from shoal.futures.blocking import Wanted
-    from shoal.scheduling.caps import Line
+    from shoal.scheduling.caps import Caps
 
-__all__ = ["CallPlace", "Calling", "Streaming", "called_async", "streamed_async"]
+__all__ = [
+    "CallPlace",
+    "Caller",
+    "Calling",
+    "Several",
+    "Streaming",
+    "called_async",
+    "streamed_async",
+]
 
 
 class _Dispatcher(Protocol):
@@ -37,32 +55,170 @@ class _Dispatcher(Protocol):
 
 
 class _Turn(Decision):
-    """A place that a thread waits for."""
+    """A place that a thread waits for.
 
-    __slots__ = ()
+    Args:
+        holder: what has it then.
+        line: whose place it is; `None` for none.
+    """
+
+    __slots__ = ("_holder", "_line")
+
+    def __init__(self, holder: _Holder, line: Line | None) -> None:
+        super().__init__()
+        self._holder = holder
+        self._line = line
 
     def resume(self) -> None:
         """It is there."""
+        self._holder.line = self._line
+        self._holder.drop_closed()
         self(None)
 
 
-class _Caller:
-    """A thread that is no worker and calls a task.
+class _Holder:
+    """What has places for a thread: of what it is at, and of the generators that it has begun.
 
     Attributes:
         dispatcher: of the runner whose caps count.
-        line: whose place it has at the moment, if any.
-        covered: caps of which this thread has a place besides, as it streams what it is at.
-        lend: waits without a place.
+        line: whose places it has at the moment, if any.
     """
 
-    __slots__ = ("covered", "dispatcher", "lend", "line")
+    line: Line | None
 
-    def __init__(self, dispatcher: _Dispatcher, lend: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(self, dispatcher: Any) -> None:
         self.dispatcher = dispatcher
-        self.line: Line | None = None
-        self.covered: tuple[Any, ...] = ()
-        self.lend = lend
+
+    def closed(self) -> None:
+        """A generator was closed, in whatever thread: what it had is given back, now or when places change next."""
+        with LOCK:
+            self.drop_closed()
+        self.dispatcher.drain()
+
+    def drop_closed(self) -> None:
+        """Gives the places of generators back that are closed, if it has places at the moment; with `LOCK` held."""
+        line = self.line
+        if type(line) is Several and any(stream.closed for stream in line.streams):
+            self.line = rest = line.now()
+            caps: Caps = self.dispatcher.scheduler.caps
+            caps.free(line.without(rest.caps if rest is not None else ()))
+            self.dispatcher.scheduler.serve_caps()
+
+    def lend(self, wait: Callable[[], Any]) -> Any:
+        """Waits without places."""
+        held = self.line
+        self.change(None)
+        try:
+            return wait()
+        finally:
+            self.change(held.now() if type(held) is Several else held)
+
+    def change(
+        self,
+        line: Line | None,
+        block: Callable[..., object] | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Gives the places back that it has, and takes those of a line, if any: at once, if that was all it took.
+
+        Args:
+            line: whose places it is to have.
+            block: how it waits for them, if that can be interrupted. Then it has what it had before.
+            name: of the task that needs them, if it is only called now.
+
+        Raises:
+            BlockingWaitInLoop: there are none, and this thread runs the coroutines that may have them.
+        """
+        scheduler = self.dispatcher.scheduler
+        turn = _Turn(self, line)
+        with LOCK:
+            caps: Caps = scheduler.caps
+            before = self.line
+            if before is line:
+                return
+            if HERE.loop and name is not None and line is not None:
+                held = before.caps if before is not None else ()
+                if line.without(held).room() <= 0:
+                    raise BlockingWaitInLoop(run_name=name)
+            if before is not None:
+                caps.free(before)
+            self.line = None
+            if line is None or caps.go_on(turn, line):
+                turn.resume()
+            scheduler.serve_caps()
+        self.dispatcher.drain()
+        if turn.done():
+            return
+        try:
+            (block or _uninterruptible)((turn,), None, False, False)
+            if not turn.done():  # a run beneath was interrupted, whose turn comes later
+                _uninterruptible((turn,), None, False, False)
+        except BaseException:
+            with LOCK:
+                if not caps.withdraw(turn) and self.line is not None:  # it had its turn meanwhile
+                    caps.free(self.line)
+                    self.line = None
+                scheduler.serve_caps()
+            self.dispatcher.drain()
+            self.change(before)
+            raise
+
+
+class _Working(_Holder):
+    """A worker of this process, whose run has them."""
+
+    def __init__(self, dispatcher: Any, worker: Any) -> None:
+        super().__init__(dispatcher)
+        self._worker = worker
+
+    @property
+    def line(self) -> Line | None:
+        line: Line | None = self._worker.line
+        return line
+
+    @line.setter
+    def line(self, line: Line | None) -> None:
+        self._worker.line = line
+
+    def closed(self) -> None:
+        """See `_Holder`. Another thread's worker may be about to take its places again."""
+        if HERE.worker is self._worker:
+            super().closed()
+
+
+class Caller(_Holder):
+    """A thread that is no worker and calls a task, or is at a generator."""
+
+    def __init__(self, dispatcher: Any) -> None:
+        super().__init__(dispatcher)
+        self.line = None
+        self._here: AbstractContextManager[None] | None = None
+
+    def begin(self) -> None:
+        """The thread is `here` from now on, whatever it does."""
+        self._here = self.here()
+        self._here.__enter__()
+
+    def end(self) -> None:
+        """As it was before `begin`, if that was called."""
+        here, self._here = self._here, None
+        if here is not None:
+            here.__exit__(None, None, None)
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Within it, this thread waits without what it has."""
+        before = HERE.caller, HERE.block
+        block = before[1] if before[1] is not None else interruptible_block
+
+        def lending(wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
+            return self.lend(lambda: block(wanted, deadline, fail_fast, first))  # type: ignore[no-any-return]
+
+        HERE.caller, HERE.block = self, lending
+        try:
+            yield
+        finally:
+            HERE.caller, HERE.block = before
 
 
 class Calling:
@@ -72,132 +228,118 @@ class Calling:
         dispatcher: of the runner whose caps count.
         line: the task's.
         name: of the task, for an error.
+        caller: makes what has places for a thread that has none.
+
+    Attributes:
+        line: the task's.
 
     Raises:
         BlockingWaitInLoop: on entering: there is no place, and this thread runs the coroutines that may have it.
     """
 
-    def __init__(self, dispatcher: _Dispatcher, line: Line, name: str) -> None:
+    _holder: _Holder
+
+    def __init__(
+        self, dispatcher: Any, line: Line, name: str, caller: Callable[[Any], Caller] = Caller
+    ) -> None:
         self._dispatcher = dispatcher
-        self._line = line
         self._name = name
+        self._caller = caller
+        self.line = line
 
     def __enter__(self) -> Self:
         holder = self._holder_here()
-        self._holder: Any = holder if holder is not None else _Caller(self._dispatcher, self.pause)
-        self._outer: Line | None = self._holder.line
-        self._line = self._line.without(getattr(holder, "covered", ()))
-        self._change(self._line, interruptible_block)
-        self._made = holder is None
-        if self._made:
-            self._begin()
+        self._holder = made = holder if holder is not None else self._caller(self._dispatcher)
+        self._outer = _base_of(made.line)
+        self._change(self.line, interruptible_block, self._name)
+        self._here = made.here() if holder is None and isinstance(made, Caller) else nullcontext()
+        self._here.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._made:
-            self._end()
-        self._change(self._outer, _uninterruptible)
+        self._here.__exit__(None, None, None)
+        self._change(self._outer)
 
-    def _holder_here(self) -> Any:
+    def _change(self, base: Line | None, *how: Any) -> None:
+        streams = _streams_of(self._holder.line)
+        self._holder.change(Several(base, streams) if streams else base, *how)
+
+    def _holder_here(self) -> _Holder | None:
         """What has places for this thread, if anything."""
         worker, caller = HERE.worker, HERE.caller
         if worker is not None and worker.backend.dispatcher is self._dispatcher:
-            return worker
+            return _Working(self._dispatcher, worker)
         return caller if caller is not None and caller.dispatcher is self._dispatcher else None
 
-    def _begin(self) -> None:
-        self._before = HERE.caller, HERE.block
-        HERE.caller, HERE.block = self._holder, self._block
-
-    def _end(self) -> None:
-        HERE.caller, HERE.block = self._before
+    def pause(self, wait: Callable[[], Any]) -> Any:
+        """See `CallingHere`."""
+        return self._holder.lend(wait)
 
     def step(self, step: Callable[[], Any]) -> Any:
         """See `CallingHere`."""
         return step()
 
-    def pause(self, wait: Callable[[], Any]) -> Any:
-        """Waits without a place."""
-        held: Line | None = self._holder.line
-        self._change(None, interruptible_block)
-        try:
-            return wait()
-        finally:
-            self._change(held, _uninterruptible)
-
-    def _block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
-        """How the thread waits for runs meanwhile."""
-        before = self._before[1]
-        block = before if before is not None else interruptible_block
-        return self.pause(lambda: block(wanted, deadline, fail_fast, first))  # type: ignore[no-any-return]
-
-    def _change(self, line: Line | None, block: Callable[..., object]) -> None:
-        """Gives the place back that the thread has, and takes one of this line, if any: at once, if that was all it took."""
-        holder, scheduler = self._holder, self._dispatcher.scheduler
-        turn = _Turn()
-        with LOCK:
-            caps = scheduler.caps
-            assert caps is not None  # there are lines
-            if holder.line is line:
-                return
-            if HERE.loop and line is not None and line.room() <= 0:
-                raise BlockingWaitInLoop(run_name=self._name)
-            if holder.line is not None:
-                caps.free(holder.line)
-            holder.line = line
-            if line is None or caps.go_on(turn, line):
-                turn.resume()
-            scheduler.serve_caps()
-        self._dispatcher.drain()
-        if turn.done():
-            return
-        try:
-            block((turn,), None, False, False)
-            if not turn.done():  # a run beneath was interrupted, whose turn comes later
-                _uninterruptible((turn,), None, False, False)
-        except BaseException:
-            with LOCK:
-                if not caps.withdraw(turn):
-                    caps.free(line)  # it had its turn meanwhile
-                holder.line = None
-                scheduler.serve_caps()
-            self._dispatcher.drain()
-            self._change(self._outer, _uninterruptible)
-            raise
-
 
 class Streaming(Calling):
-    """As `Calling`, for what the thread does in steps, with its own affairs between them: the place is one beside its own."""
+    """As `Calling`, for what the thread does in steps, with its own affairs between them: the place is one beside its own, and
+    both are lent while the thread waits, in a step or between two.
+
+    Attributes:
+        closed: whether it is over.
+    """
+
+    closed = False
 
     def __enter__(self) -> Self:
-        holder = self._holder_here()
-        around: Line | None = holder.line if holder is not None else None
-        mine = _Caller(self._dispatcher, self.pause)
-        mine.covered = getattr(holder, "covered", ())
-        self._outer = around
-        if around is None:
-            self._line = self._line.without(mine.covered)
-            self._holder = mine
-            self._change(self._line, interruptible_block)
-        else:  # both at once, so that none is kept from others while the thread waits for the other
-            mine.covered += around.caps
-            self._line = self._line.without(mine.covered)
-            self._holder = holder
-            self._change(around.together(self._line), interruptible_block)
-            holder.line, mine.line, self._holder = around, self._line, mine
-        self._outer = None
+        # Coroutines of a loop have generators each, and share no place.
+        is_alone = task_here() is not None
+        holder = self._holder_here() if not is_alone else None
+        self._holder = made = holder if holder is not None else self._caller(self._dispatcher)
+        line = Several(_base_of(made.line), [*_streams_of(made.line), self])
+        made.change(line, interruptible_block, self._name)
+        if holder is None and not is_alone and isinstance(made, Caller):
+            made.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._change(None, _uninterruptible)
+        holder = self._holder
+        self.closed = True
+        holder.closed()
+        if isinstance(holder, Caller) and holder.line is None and HERE.caller is holder:
+            holder.end()
 
     def step(self, step: Callable[[], Any]) -> Any:
         """See `CallingHere`."""
-        self._begin()
-        try:
+        holder = self._holder
+        if not isinstance(holder, Caller) or HERE.caller is holder:
             return step()
-        finally:
-            self._end()
+        with holder.here():
+            return step()
+
+
+class Several(Line):
+    """A line, if any, and those of generators that are open beside it: places of all are taken at once, or of none."""
+
+    __slots__ = ("base", "streams")
+
+    def __init__(self, base: Line | None, streams: list[Streaming]) -> None:
+        lines = [*([base] if base is not None else ()), *(stream.line for stream in streams)]
+        super().__init__(joined(lines).caps, on_loop=lines[0].on_loop)
+        self.base = base
+        self.streams = streams
+
+    def now(self) -> Line | None:
+        """Without generators that are closed."""
+        streams = _streams_of(self)
+        return Several(self.base, streams) if streams else self.base
+
+
+def _base_of(line: Line | None) -> Line | None:
+    return line.base if type(line) is Several else line
+
+
+def _streams_of(line: Line | None) -> list[Streaming]:
+    return [one for one in line.streams if not one.closed] if type(line) is Several else []
 
 
 def _uninterruptible(wanted: Wanted, *_: object) -> bool:
@@ -274,12 +416,25 @@ async def called_async(place: Place, call: Call, coroutine: Coroutine[Any, Any, 
 async def streamed_async(
     place: Place, call: Call, stream: AsyncGenerator[Any, Any]
 ) -> AsyncGenerator[Any, Any]:
-    """As `called_async`, from the first item of an async generator to its end."""
-    from contextlib import aclosing
+    """As `called_async`, for each item of an async generator by itself: in between others of the loop are at work, and who
+    calls it has its own place.
+    """
+    import anyio
 
-    async with _held(place, call), aclosing(stream):
-        async for item in stream:
+    held = _held(place, call)
+    while True:
+        try:
+            async with held:
+                item = await anext(stream)
+        except StopAsyncIteration:
+            return
+        try:
             yield item
+        except BaseException:  # most often, that it is closed early
+            with anyio.CancelScope(shield=True):
+                async with held:
+                    await stream.aclose()
+            raise
 
 
 class _held:  # reads as an adjective: `async with _held(place, call):`
@@ -288,8 +443,7 @@ class _held:  # reads as an adjective: `async with _held(place, call):`
         self._call = call
 
     async def __aenter__(self) -> None:
-        caller = CALL.get()
-        self._around = PLACES.get(caller.number) if caller is not None else None
+        self._around = place_here()
         if self._around is not None:
             self._around.give_up((), _nothing)
         try:

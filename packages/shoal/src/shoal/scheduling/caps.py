@@ -34,11 +34,11 @@ from shoal.scheduling.effects import GO_ON
 from shoal.scheduling.wait_graph import tell_wanting
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from shoal.specs import TaskCap, TaskSpec
 
-__all__ = ["Caps", "Entered", "GoesOn", "Line", "Ready", "came_first", "caps_of", "task_of"]
+__all__ = ["Caps", "Entered", "Line", "Ready", "came_first", "caps_of", "joined", "task_of"]
 
 
 class GoesOn(Protocol):
@@ -104,10 +104,6 @@ class Line:
         rest = tuple(cap for cap in self.caps if cap not in covered)
         return self if rest == self.caps else Line(rest, on_loop=self.on_loop)
 
-    def together(self, other: Line) -> Line:
-        """One under the caps of both, which share none."""
-        return Line((*self.caps, *other.caps), on_loop=self.on_loop)
-
     def prune(self) -> bool:
         """Forgets what was begun or ended out of its turn, at the front; whether anything is left."""
         items = self.items
@@ -122,6 +118,12 @@ class Line:
                 item.queued = False  # type: ignore[union-attr]
             items.popleft()
         return False
+
+
+def joined(lines: Sequence[Line]) -> Line:
+    """A line under all the caps of some: places of all are taken at once, or of none."""
+    caps = dict.fromkeys(cap for line in lines for cap in line.caps)
+    return Line(tuple(caps), on_loop=lines[0].on_loop)
 
 
 class _InBatch:
@@ -178,10 +180,14 @@ class Caps:
 
     def line_of(self, task: TaskSpec) -> Line | None:
         """The line in which runs of a task wait for a place; `None` if they are under no cap."""
-        return self.line_under(task.cap, on_loop=task.is_async)
+        return self._line_under(task.cap, on_loop=task.is_async)
 
-    def line_under(self, cap: TaskCap | None, *, on_loop: bool) -> Line | None:
-        """As `line_of`, by the task's cap and whether it is async."""
+    def line_under(self, task_caps: Sequence[TaskCap], *, on_loop: bool) -> Line | None:
+        """As `line_of`, by the caps of tasks, of which one is at generators that the others are, and whether it is async."""
+        lines = [self._line_under(cap, on_loop=on_loop) for cap in task_caps or (None,)]
+        return lines[0] if len(lines) == 1 else joined([line for line in lines if line])
+
+    def _line_under(self, cap: TaskCap | None, *, on_loop: bool) -> Line | None:
         if cap is None and self._whole is None:
             return None
         key = cap.key if cap is not None else on_loop
@@ -339,10 +345,12 @@ class Caps:
         for slot in [slot for slot, others in at_slots.items() if others is places]:
             del at_slots[slot]
 
-    def can_be_shared(self, number: int) -> bool:
-        """Whether what has not begun of a batch could begin elsewhere meanwhile."""
+    def can_be_shared(self, number: int, at_slot: int) -> bool:
+        """Whether what has not begun of a batch could begin elsewhere meanwhile: there is room, or it may take its places along,
+        as its slot may be at something else; of which it has so many.
+        """
         places = self._batches.get(number)
-        return places is None or places.line.room() > 0
+        return places is None or places.line.room() > 0 or at_slot > len(places.runs)
 
     def lend(self, number: int, blocked: Lender) -> list[int]:
         """A run of a batch waits; which others have lost the place with it, and are to be recalled before it goes on."""
@@ -373,19 +381,19 @@ class Caps:
                 if getattr(entry[0], "blocked", None) is not blocked
             )
 
-    def take_again(self, number: int, blocked: Lender, cap: TaskCap | None) -> bool:
+    def take_again(self, number: int, blocked: Lender, task_caps: Sequence[TaskCap]) -> bool:
         """A run of a batch in flight would go on.
 
         Args:
             number: of the batch.
             blocked: the run; `resume` is called if there is no place at once.
-            cap: that it is under from now on.
+            task_caps: that it is under from now on.
 
         Returns:
             Whether it may.
         """
         places = self._batches.get(number)
-        line = self.line_under(cap, on_loop=places is not None and places.line.on_loop)
+        line = self.line_under(task_caps, on_loop=places is not None and places.line.on_loop)
         if places is not None and not places.each and places.taken:
             return True  # it goes on already
         if line is None:

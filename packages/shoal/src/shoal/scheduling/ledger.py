@@ -55,7 +55,7 @@ from shoal.scheduling.unpickling import Unpickling
 from shoal.scheduling.worker_errors import WorkerErrors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.in_flight import ErrorOf
@@ -426,19 +426,19 @@ class Ledger:
             entry.wanting.append(blocked_run)
         self.books.withdraw(entry)
 
-    def would_go_on(self, worker: WorkerState, wait: int, cap: TaskCap | None) -> None:
+    def would_go_on(self, worker: WorkerState, wait: int, task_caps: Sequence[TaskCap]) -> None:
         """A run that waited on a worker waits no more for others, and goes on once it has a place of its caps.
 
         Args:
             worker: the worker.
             wait: its number there.
-            cap: that the run is under from now on.
+            task_caps: that the run is under from now on.
         """
         blocked_run = worker.waits.get(wait)
         if blocked_run is None:  # its batch is in flight no more, or the wait was refused
             self._effects.append((effects.TELL, worker, "place", wait))
         else:
-            self._scheduler.worker_waits.would_go_on(blocked_run, cap)
+            self._scheduler.worker_waits.would_go_on(blocked_run, task_caps)
 
     # ------------------------------------------------------------------ runs are stopped, batches recalled
 

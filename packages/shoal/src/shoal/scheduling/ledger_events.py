@@ -16,7 +16,7 @@ from shoal.scheduling import effects as effects_of
 from shoal.scheduling.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
@@ -209,10 +209,10 @@ class LedgerEvents:
             self._ledger.resumed(worker, wait)
         self._drain()
 
-    def would_go_on(self, worker: WorkerState, wait: int, cap: TaskCap | None) -> None:
+    def would_go_on(self, worker: WorkerState, wait: int, task_caps: Sequence[TaskCap]) -> None:
         """A run that waited on a worker waits no more for others, and goes on once it has a place; see `Ledger`."""
         with LOCK:
-            self._ledger.would_go_on(worker, wait, cap)
+            self._ledger.would_go_on(worker, wait, task_caps)
         self._drain()
 
     def kill_refused(self, worker: WorkerState, number: int, run_number: int) -> None:

@@ -170,7 +170,7 @@ class SendingScheduler(Scheduler):
                 slots.count_on_loop(batch, under_way=self.capabilities.queues)
                 self.launch(batch)
         given = 0  # slots that have got their share, as bits: once one is idle all get one, behind what they are at
-        while self.ready:
+        while self._is_any_ready():
             blocked = self.worker_waits.blocked()
             slot, idle = slots.roomiest(blocked, given)
             if slot is None or not self._takes_more(slot):
@@ -230,6 +230,14 @@ class SendingScheduler(Scheduler):
             queue = self.ready_async if line.on_loop and self.capabilities.loops else self.ready
             queue.insert(0 if queue and came_first(line, queue[0]) else 1, line)
 
+    def _is_any_ready(self) -> bool:
+        """Whether anything is ready that could start: lines are among what is ready until that is found out."""
+        ready = self.ready
+        while ready and type(line := ready[0]) is Line and (line.room() <= 0 or not line.prune()):
+            ready.popleft()
+            line.queued = False
+        return bool(ready)
+
     def launch(self, batch: Batch) -> None:
         """A batch is in flight from now."""
         if self.caps is not None:
@@ -249,8 +257,6 @@ class SendingScheduler(Scheduler):
         if not self.policy.seconds:
             return in_flight < self.policy.window
         item = self.ready[0]
-        if type(item) is Line and not item.prune():
-            return True  # it is found out when it is its turn
         task = item._task if type(item) is TaskFuture else item.task  # type: ignore[union-attr]
         seconds, observed = self.durations.of(task)
         known = (
@@ -323,7 +329,7 @@ class SendingScheduler(Scheduler):
 
     def recall(self) -> None:
         """If a slot is still idle: what others have not begun becomes ready again."""
-        if self.ready or not self._idle_slot():
+        if self._is_any_ready() or not self._idle_slot():
             return
         for number in list(self._several if self.capabilities.queues else self.batches):
             batch, positions = self.batches[number]
@@ -332,7 +338,9 @@ class SendingScheduler(Scheduler):
 
     def _look_for_idle(self) -> None:
         """Has the dispatcher look again in a while if a slot is idle and another has more than it is at."""
-        if not self.capabilities.recalls or self.ready or not self.batches or not self._idle_slot():
+        if not self.capabilities.recalls or not self.batches:
+            return
+        if self._is_any_ready() or not self._idle_slot():
             return
         if self._can_any_be_shared():
             self.effects.append((IDLE,))
@@ -361,8 +369,7 @@ class SendingScheduler(Scheduler):
         """Whether its worker may hold runs of a batch that another could begin."""
         if batch.number in self.recalled:
             return False
-        if self.caps is not None and not self.caps.can_be_shared(batch.number):
+        at_slot = 1 if self.capabilities.queues else self.slots.in_flight.get(batch.slot, 0)
+        if self.caps is not None and not self.caps.can_be_shared(batch.number, at_slot):
             return False
-        if self.capabilities.queues:
-            return len(positions) > batch.linked + 1
-        return len(positions) > batch.linked + 1 or self.slots.in_flight.get(batch.slot, 0) > 1
+        return len(positions) > batch.linked + 1 or at_slot > 1

@@ -22,7 +22,7 @@ from shoal.scheduling.caps import caps_of
 from shoal.scheduling.effects import GONE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.sending import SendingScheduler
@@ -120,19 +120,20 @@ class WorkerWaits:
         scheduler.fill()
         return blocked_run
 
-    def would_go_on(self, blocked_run: BlockedRun, cap: TaskCap | None) -> None:
+    def would_go_on(self, blocked_run: BlockedRun, task_caps: Sequence[TaskCap]) -> None:
         """A run on a worker waits for no other run any more: it may go on once it has a place of its caps again. Until then
         its worker gets nothing, which might wait for this run in turn.
 
         Args:
             blocked_run: what stands for it.
-            cap: that it is under from now on: its task's, or that of a task which it calls.
+            task_caps: that it is under from now on: its task's, or that of a task which it calls, and those of generators
+                that it is at.
         """
         scheduler = self._scheduler
-        caps = caps_of(scheduler) if cap is not None else scheduler.caps
+        caps = caps_of(scheduler) if task_caps else scheduler.caps
         number = blocked_run.batch.number
         is_open = number in scheduler.batches
-        if caps is None or not is_open or caps.take_again(number, blocked_run, cap):
+        if caps is None or not is_open or caps.take_again(number, blocked_run, task_caps):
             blocked_run.resume()
         else:
             blocked_run.look_again()  # it can be given nothing: its place in the system is for others

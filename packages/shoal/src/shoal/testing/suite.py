@@ -21,6 +21,7 @@ from shoal.testing.section_8_logs import LogTests
 from shoal.testing.section_8_runtime import RuntimeTests
 from shoal.testing.section_9_nesting import NestingTests
 from shoal.testing.section_10_caps import CapTests
+from shoal.testing.section_10_caps_of_calls import CapOfCallTests
 from shoal.testing.section_10_concurrency import ConcurrencyTests
 from shoal.testing.section_10_limits import LimitTests
 from shoal.testing.section_11_runners import RunnerTests
@@ -54,6 +55,7 @@ class TaskRunnerSuite(
     NestingTests,
     LimitTests,
     CapTests,
+    CapOfCallTests,
     ConcurrencyTests,
     ResultTests,
 ):

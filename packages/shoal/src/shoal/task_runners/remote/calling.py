@@ -12,14 +12,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from shoal.context import HERE
-from shoal.engine.interrupt import interruptible_block, raise_if_due, shielded
+from shoal.engine.interrupt import Interrupt, interruptible_block, raise_if_due, shielded
 from shoal.futures.blocking import ALL, Countdown, Decision, block_plainly
+from shoal.scheduling.calling import Caller, Calling, Several, Streaming
+from shoal.scheduling.caps import Line
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from shoal.calls import Call
     from shoal.futures.blocking import Wanted
@@ -28,15 +30,15 @@ if TYPE_CHECKING:
 __all__ = ["CallPlace", "calling"]
 
 
-def calling(worker: Any, cap: TaskCap, *, streams: bool) -> Any:
+def calling(worker: Any, cap: TaskCap, name: str, *, streams: bool) -> Any:
     """See `Answers.calling`."""
     thread = next((t for t in worker.worker_threads if t.frames is HERE.frames), None)
     call = thread.innermost() if thread is not None else None
     if thread is None or call is None:
-        return _Aside(worker, cap)
-    if not streams:
-        return _RunCalls(thread, call, cap)
-    return _Aside(worker, None if thread.covers(call, cap) else cap, thread.streamed)
+        line: Any = Line((cap,), on_loop=False)  # type: ignore[arg-type]  # caps are their tasks' here
+        kind = Streaming if streams else Calling
+        return kind(worker.remote, line, name, lambda _: _Aside(worker))
+    return (_RunStreams if streams else _RunCalls)(thread, call, cap)
 
 
 class _RunCalls:
@@ -50,82 +52,91 @@ class _RunCalls:
     def __enter__(self) -> Self:
         self._outer = self._thread.cap_of(self._call)
         try:
-            self._change(self._cap)
+            self._thread.change_cap(self._call, self._cap)
         except BaseException:
-            self._change(self._outer)
+            self._thread.change_cap(self._call, self._outer)
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._change(self._outer)
+        self._thread.change_cap(self._call, self._outer)
 
     def pause(self, wait: Callable[[], Any]) -> Any:
         """See `CallingHere`."""
-        self._change(None)
-        try:
-            return wait()
-        finally:
-            self._change(self._cap)
+        return self._thread.lent(self._call, wait)
 
     def step(self, step: Callable[[], Any]) -> Any:
         """See `CallingHere`."""
         return step()
 
-    def _change(self, cap: TaskCap | None) -> None:
-        if cap != self._thread.cap_of(self._call) and not (
-            cap is not None and cap in self._thread.streamed
-        ):
-            self._thread.change_cap(self._call, cap)
 
-
-class _Aside:
-    """A task is called by another thread, or streams to a run: it has a place of its own.
-
-    Args:
-        worker: the worker.
-        cap: the task's; `None` if the thread has a place of it.
-        streamed: caps of which the thread has places for what streams.
-    """
-
-    def __init__(
-        self, worker: Any, cap: TaskCap | None, streamed: list[TaskCap] | None = None
-    ) -> None:
-        self._worker = worker
-        self._cap = cap
-        self._streamed = streamed if streamed is not None else []
-        self._place = _ThreadPlace(worker, cap) if cap is not None else None
+class _RunStreams(_RunCalls):
+    """A run of a worker thread is at a generator: with its places it takes, lends and gives back one of this beside them."""
 
     def __enter__(self) -> Self:
-        if self._place is not None:
-            self._place.enter()
-            self._streamed.append(self._place.cap)
+        try:
+            self._thread.begin_stream(self._call, self._cap)
+        except BaseException:
+            self._thread.end_stream(self._call, self._cap)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._place is not None:
-            self._streamed.remove(self._place.cap)
-            self._place.leave()
+        self._thread.end_stream(self._call, self._cap)
 
-    def pause(self, wait: Callable[[], Any]) -> Any:
-        """See `CallingHere`."""
-        if self._place is None:
-            return wait()
-        self._place.leave()
+
+class _Aside(Caller):
+    """Another thread calls a task: the driver knows what it has by a number, and no run."""
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__(worker.remote)
+        self._worker = worker
+        self._place: _ThreadPlace | None = None
+
+    def change(
+        self,
+        line: Line | None,
+        block: Callable[..., object] | None = None,
+        name: str | None = None,
+    ) -> None:
+        """See `_Holder`; all caps here are those of tasks.
+
+        Raises:
+            Interrupt: the run that waits is to end.
+            ConnectionError: the driver has gone.
+        """
+        before = self.line
+        if before is line:
+            return
+        self._leave()
+        if line is None:
+            return
+        task_caps: Any = line.caps
+        place = _ThreadPlace(self._worker, task_caps)
         try:
-            return wait()
-        finally:
-            self._place.enter()
+            place.enter()
+        except Interrupt:
+            self.change(before)
+            raise
+        self.line, self._place = line, place
 
-    def step(self, step: Callable[[], Any]) -> Any:
-        """See `CallingHere`."""
-        return step()
+    def closed(self) -> None:
+        """See `_Holder`."""
+        line = self.line
+        if type(line) is Several and (line.now() is None or HERE.caller is self):
+            self.change(line.now())
+
+    def _leave(self) -> None:
+        place, self.line, self._place = self._place, None, None
+        if place is not None:
+            place.leave()
 
 
 class _Entered:
-    """A place that the driver gives."""
+    """Places that the driver gives, of all caps at once."""
 
-    def __init__(self, worker: Any, cap: TaskCap, *, is_async: bool) -> None:
-        self.cap = cap
+    def __init__(self, worker: Any, task_caps: Sequence[TaskCap], *, is_async: bool) -> None:
+        self._task_caps = tuple(task_caps)
         self._worker = worker
         self._is_async = is_async
         self._number = 0
@@ -134,7 +145,7 @@ class _Entered:
         """Asks for it: `resume` follows."""
         self._number = self._worker.remote.new_wait()
         self._worker.coroutines.places[self._number] = self
-        told = dumps((self._number, self.cap, self._is_async))
+        told = dumps((self._number, self._task_caps, self._is_async))
         self._worker.channel.send(messages.ENTER, told)
 
     def leave(self) -> None:
@@ -154,8 +165,8 @@ class _Entered:
 class _ThreadPlace(_Entered):
     """One that a thread waits for."""
 
-    def __init__(self, worker: Any, cap: TaskCap) -> None:
-        super().__init__(worker, cap, is_async=False)
+    def __init__(self, worker: Any, task_caps: Sequence[TaskCap]) -> None:
+        super().__init__(worker, task_caps, is_async=False)
         self._there = Decision()
 
     def enter(self) -> None:
@@ -195,7 +206,7 @@ class CallPlace(_Entered):
     """A `Place` of a coroutine that was called directly; lent until it is taken for the first time."""
 
     def __init__(self, worker: Any, cap: TaskCap) -> None:
-        super().__init__(worker, cap, is_async=True)
+        super().__init__(worker, (cap,), is_async=True)
         self._waits = 1
         self._there: asyncio.Event | Any = None
         self._wake: Callable[[], None]

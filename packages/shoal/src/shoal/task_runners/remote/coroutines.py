@@ -224,7 +224,9 @@ class _Place:
         from shoal.engine.loops import SERVICE_LOOP
 
         self._resumed = SERVICE_LOOP.get().create_future()
-        self._worker.channel.send(messages.GO_ON, dumps((wait, self._cap)))
+        self._worker.channel.send(
+            messages.GO_ON, dumps((wait, () if self._cap is None else (self._cap,)))
+        )
         await self._resumed
 
     def resume(self) -> None:

@@ -284,7 +284,7 @@ class RemoteDispatcher(Answers):
         assert (
             task.cap is not None
         )  # what a run calls is a part of it, as far as the flow's cap goes
-        made: CallingHere = calling(self._worker, task.cap, streams=streams)
+        made: CallingHere = calling(self._worker, task.cap, task.name, streams=streams)
         return made
 
     def place_of_call(self, task: TaskSpec) -> Place:

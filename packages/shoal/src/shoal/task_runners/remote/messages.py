@@ -48,9 +48,9 @@ MAPPED = 29  # likewise for a map
 # (wait number, batch and position, awaited runs, awaited maps, blocks, until when, lends; the slots waited for and those kept)
 WAITING = 30
 RESUMED = 31  # wait number
-ENTER = 51  # (number, cap, whether it is async): what is called here needs a place of its own
+ENTER = 51  # (number, caps, whether it is async): what is called here needs places of its own
 LEAVE = 52  # that number: it needs it no more
-GO_ON = 50  # (wait number, the cap that it is under from now on): what it waited for is there, a place may not be
+GO_ON = 50  # (wait number, the caps that it is under from now on): what it waited for is there, a place may not be
 QUESTION = 32  # (question number, what, argument)
 SLOTS_WANTED = 43  # (request, seconds to wait at most): a run wants slots of limits
 SLOTS_RELEASED = 44  # acquisition: it needs them no more, or no longer waits for them

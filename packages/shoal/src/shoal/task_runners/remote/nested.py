@@ -282,11 +282,13 @@ class NestedRuns:
                     [member.slots[it].bearer for it in kept if it in member.slots], until
                 )
 
-    def take_entering(self, member: Member, number: int, cap: TaskCap, is_async: bool) -> None:
-        """A task is called on a worker that needs a place of a cap of its own."""
+    def take_entering(
+        self, member: Member, number: int, task_caps: Sequence[TaskCap], is_async: bool
+    ) -> None:
+        """A task is called on a worker that needs places of caps of its own."""
         scheduler = self._dispatcher.scheduler
         with LOCK:
-            line = caps_of(scheduler).line_under(cap, on_loop=is_async)
+            line = caps_of(scheduler).line_under(task_caps, on_loop=is_async)
             assert line is not None  # there is a cap
             if not member.seen_off:
                 entered = member.entered[number] = Entered(scheduler, line, (member, number))

@@ -52,15 +52,15 @@ class WorkerThread:
     Attributes:
         frames: of the runs on its stack.
         queue: batches for it; `None` to have it look at what has changed.
-        streamed: caps of which it has a place of its own for what streams to a run here.
     """
 
     def __init__(self, home: RemoteWorker) -> None:
         self.home = home
         self.frames = Frames()
         self.queue: SimpleQueue[Batch | None] = SimpleQueue()
-        self.streamed: list[TaskCap] = []
         self._calling: dict[int, TaskCap | None] = {}  # by run, the cap of what it calls
+        self._lent: set[int] = set()
+        self._streams: dict[int, list[TaskCap]] = {}  # by run, those of generators that it is at
 
     def enter(self) -> None:
         """This is the thread from now on."""
@@ -260,7 +260,7 @@ class WorkerThread:
         finally:
             try:
                 if call is not None and self.is_capped(call):
-                    self._wait_for_place(wait, self.cap_of(call))
+                    self._wait_for_place(wait, self._caps_of(call))
             finally:
                 if home.stopping:
                     self.give(None)  # for the loop below
@@ -271,20 +271,62 @@ class WorkerThread:
 
     def is_capped(self, call: Call) -> bool:
         """Whether a run here goes on only once it has a place."""
-        return (
-            self.home.remote.capped or self.cap_of(call) is not None or call.number in self._calling
-        )
+        return self.home.remote.capped or bool(self._caps_of(call)) or call.number in self._calling
 
     def cap_of(self, call: Call) -> TaskCap | None:
         """The cap of a run here, or of the task that it calls at the moment."""
         return self._calling.get(call.number, call.task.cap)
 
-    def covers(self, call: Call, cap: TaskCap) -> bool:
-        """Whether a run here has a place of a cap already."""
-        return cap == self.cap_of(call) or cap in self.streamed
+    def _caps_of(self, call: Call) -> tuple[TaskCap, ...]:
+        """`cap_of`, and the caps of generators that it is at; none while it has lent its places by itself."""
+        if call.number in self._lent:
+            return ()
+        cap = self.cap_of(call)
+        streams = self._streams.get(call.number, ())
+        return tuple(dict.fromkeys([*([cap] if cap is not None else ()), *streams]))
 
     def change_cap(self, call: Call, cap: TaskCap | None) -> None:
         """A run here calls a task, or goes on after that: from now on it is under this cap."""
+        before = self._caps_of(call)
+        if cap == call.task.cap:
+            self._calling.pop(call.number, None)
+        else:
+            self._calling[call.number] = cap
+        self._change_places(call, before)
+
+    def begin_stream(self, call: Call, cap: TaskCap) -> None:
+        """A run here begins with a generator: from now on it is under its cap, too."""
+        before = self._caps_of(call)
+        self._streams.setdefault(call.number, []).append(cap)
+        self._change_places(call, before)
+
+    def end_stream(self, call: Call, cap: TaskCap) -> None:
+        """The generator has ended."""
+        before = self._caps_of(call)
+        streams = self._streams[call.number]
+        streams.remove(cap)
+        if not streams:
+            del self._streams[call.number]
+        if HERE.frames is self.frames and self.innermost() is call:
+            self._change_places(call, before)
+        # Else somebody else has dropped it: the place goes with the run's next wait, or its end.
+
+    def lent(self, call: Call, wait: Callable[[], Any]) -> Any:
+        """A run here waits, for no other run, without its places."""
+        before = self._caps_of(call)
+        self._lent.add(call.number)
+        try:
+            self._change_places(call, before)
+            return wait()
+        finally:
+            self._lent.discard(call.number)
+            self._change_places(call, ())
+
+    def _change_places(self, call: Call, before: tuple[TaskCap, ...]) -> None:
+        """Gives the places of a run here back, and takes those that it needs now: at once, or none of them."""
+        task_caps = self._caps_of(call)
+        if set(task_caps) == set(before):
+            return
         home = self.home
         self.frames.enter_shield()
         try:
@@ -294,11 +336,7 @@ class WorkerThread:
             home.waiting[wait] = self
             home.remote.tell_waiting(wait, call.number, ())
             try:
-                self._wait_for_place(wait, cap)
-                if cap == call.task.cap:
-                    self._calling.pop(call.number, None)
-                else:
-                    self._calling[call.number] = cap
+                self._wait_for_place(wait, task_caps)
             finally:
                 del home.waiting[wait]
                 home.channel.send(messages.RESUMED, dumps(wait))
@@ -306,10 +344,10 @@ class WorkerThread:
         finally:
             self.frames.leave_shield()
 
-    def _wait_for_place(self, wait: int, cap: TaskCap | None) -> None:
+    def _wait_for_place(self, wait: int, task_caps: tuple[TaskCap, ...]) -> None:
         """A run here waits no longer for others: it goes on once there is a place of its caps for it."""
         home = self.home
-        home.channel.send(messages.GO_ON, dumps((wait, cap)))
+        home.channel.send(messages.GO_ON, dumps((wait, task_caps)))
         while wait not in home.placed:
             batch = self.queue.get()
             if batch is not None:  # it has a place, and would wait here for this run to end
