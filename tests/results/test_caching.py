@@ -24,12 +24,16 @@ from shoal.cache_policies import (
     CacheKeyFnPolicy,
     CachePolicy,
 )
+from shoal.concurrency import concurrency
 from shoal.exceptions import InvalidOption, UnstableKeyError
+from shoal.limits import ConcurrencyLimits
 from shoal.locking.memory import MemoryLockManager
 from shoal.results import caching, telling, within
-from shoal.results.storage import Record, open_storage
+from shoal.results.storage import KeyLock, Record, open_storage
 from shoal.results.storage.folder import FolderStorage
+from shoal.results.turns import NoTurn, Turn, Turns
 from shoal.tasks import task_input_hash
+from shoal.testing.section_10_limits import limits_of_a_test
 from shoal.testing.tools import Signals, eventually
 
 if TYPE_CHECKING:
@@ -427,6 +431,100 @@ def test_runs_that_wait_for_each_other_go_on(
     assert main() in (["ab", "ba"], ["aba", "ba"], ["ab", "bab"])
 
 
+@pytest.mark.parametrize("how", ["call", "submit", "block"])
+@pytest.mark.parametrize(
+    "runner", ["threads:4", pytest.param("processes:4", marks=pytest.mark.slow)]
+)
+def test_a_key_and_a_slot_that_wait_for_each_other_go_on(
+    runner: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(within, "A_WHILE", 0.1)  # in a worker process, it is as long as ever
+    limits_of_a_test(tmp_path, monkeypatch).create_concurrency_limit("only", 1)
+    signals = Signals(tmp_path)
+
+    @task(tags=["only"], batch=False)
+    def inside() -> str:
+        return "inside"
+
+    @task(result_storage_key="one", batch=False)
+    def has_the_key() -> str:
+        signals.set("has the key")
+        signals.wait("has the slot")
+        if how == "call":
+            return inside()
+        if how == "submit":
+            return inside.submit().result()
+        with concurrency("tag:only"):
+            return "inside"
+
+    @task(result_storage_key="one", tags=["only"], batch=False)
+    def has_the_slot() -> str:
+        return "a slot"
+
+    @flow(task_runner=runner)
+    def main() -> list[str]:
+        first = has_the_key.submit()
+        signals.wait("has the key")
+        second = has_the_slot.submit()
+        eventually(
+            lambda: ConcurrencyLimits().read_concurrency_limit_by_tag("only").active_slots,
+            "it has the slot",
+        )
+        signals.set("has the slot")
+        return [first.result(), second.result()]
+
+    assert main() == ["inside", "a slot"]
+
+
+def test_where_there_are_limits_runs_without_tags_are_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits_of_a_test(tmp_path, monkeypatch).create_concurrency_limit("only", 1)
+
+    @task(cache_policy=INPUTS)
+    def kept(x: int) -> int:
+        return x
+
+    @task
+    def plain(x: int) -> int:
+        return kept(x)
+
+    @flow(task_runner="threads:1")
+    def main() -> int:
+        return plain.submit(1).result() + kept(1)
+
+    assert main() == 2
+
+
+def test_who_holds_slots_waits_for_one_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lock(KeyLock):
+        tries = 0
+        holder_waits = False
+
+        def try_acquire(self) -> bool:
+            self.tries += 1
+            return False
+
+        def release(self) -> None: ...
+
+    monkeypatch.setattr(within, "A_WHILE", 0.0)
+    lines = Turns()
+    lock = Lock()
+    without, other = Turn(("", "key"), lock), Turn(("", "other"), Lock(), holds_slots=True)
+    with_slots = Turn(("", "key"), lock, holds_slots=True)
+    for turn in (without, with_slots, other):
+        lines.ask(turn)
+    eventually(lambda: lock.tries > 3, "the lock is tried")
+    assert not with_slots.decision.done()
+    lock.holder_waits = True
+    eventually(with_slots.decision.done, "the wait of who holds slots is over")
+    assert isinstance(with_slots.decision.answer, NoTurn)
+    assert not without.decision.done()
+    assert not other.decision.done()
+    for turn in (without, other):
+        lines.leave(turn)
+
+
 @pytest.mark.slow
 def test_a_thread_that_is_given_up_has_no_key(calls: list[Any]) -> None:
     end = threading.Event()
@@ -580,6 +678,7 @@ DIES = """
 import sys
 from shoal import task
 from shoal.cache_policies import INPUTS
+from shoal.testing.section_10_limits import limits_of_a_test
 from shoal.testing.tools import Signals
 
 signals = Signals(sys.argv[1])

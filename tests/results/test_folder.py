@@ -194,6 +194,23 @@ def test_a_folder_that_goes_away_is_made_anew(storage: Storage, folder: Path) ->
     assert keys(storage) == ["key"]
 
 
+def test_others_see_whether_who_has_a_lock_waits(storage: Storage, folder: Path) -> None:
+    first, second = storage.lock("key"), storage.lock("key")
+    assert first.try_acquire()
+    for waits in (False, True, False, True):
+        first.tell(waits=waits)
+        assert not second.try_acquire()
+        assert second.holder_waits == waits
+    (file,) = (folder / "locks").iterdir()
+    first.release()
+    first.tell(waits=True)
+    file.write_bytes(b"w")  # left by one that was killed
+    assert second.try_acquire()
+    assert not first.try_acquire()
+    assert not first.holder_waits
+    second.release()
+
+
 def test_a_file_system_without_locks(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

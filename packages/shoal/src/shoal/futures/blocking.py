@@ -102,7 +102,7 @@ class Bearer:
     """A thread, or a task of an event loop, that holds slots of limits or asks for some, and what it waits for meanwhile.
 
     Attributes:
-        held: what it has asked for and not given back.
+        held: what it has asked for and not given back; see `shoal.limits.holding.Held`.
         waits: innermost last; with `LOCK` held.
     """
 
@@ -118,11 +118,15 @@ class Bearer:
             self.waits.append(wait)
             for watcher in list(WATCHERS):
                 watcher()
+        for what in list(self.held):
+            what.tell(waits=True)
 
     def end(self, wait: Wait) -> None:
         """It goes on."""
         with LOCK:
             self.waits = [other for other in self.waits if other is not wait]
+        for what in list(self.held):
+            what.tell(waits=bool(self.waits))
 
 
 #: Who holds slots in this process, by the thread or the task.

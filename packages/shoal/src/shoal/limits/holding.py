@@ -125,6 +125,9 @@ class Held:
             if not (bearer.held or bearer.waits):
                 del BEARERS[owner]
 
+    def tell(self, *, waits: bool) -> None:
+        """Who has it is about to wait, or goes on."""
+
     def release(self) -> None:
         """Gives it back; once. Does not wait. In any thread."""
         raise NotImplementedError

@@ -6,7 +6,8 @@
     guarantees   A result can be found from the moment its run is COMPLETED. Whatever ends an attempt, it holds no lock
                  afterwards. What is wrong with the storage fails no run: it goes on as if nothing was to be kept.
     assumes      Who has a lock waits only a while for another: so do all that it submits or calls (see `Within`). So two runs
-                 that wait for each other's results go on, whatever their keys are.
+                 that wait for each other's results go on, whatever their keys are. Who holds slots of limits waits only a
+                 while for one that waits itself: that may be for these slots (see `turns`).
 
 May import `kept`, `run_keys`, `turns`, `within` and what lies above task runners.
 """
@@ -17,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.calls import COMPLETED, FAILED, WAITING, Outcome
-from shoal.context import LOCK
+from shoal.context import CALL, LOCK, TAGS
 from shoal.engine import inputs
 from shoal.engine.interrupt import Interrupt, raise_if_due, shielded
 from shoal.engine.loops import cancelled_class
@@ -26,13 +27,14 @@ from shoal.exceptions import ResultStorageError, UnstableKeyError
 from shoal.futures import TaskFuture
 from shoal.futures.awaiting import settled, task_here
 from shoal.futures.blocking import Countdown, block, block_plainly
-from shoal.limits.holding import Held
+from shoal.limits.holding import Held, holds_here
+from shoal.limits.settings import limits_in_use
 from shoal.logs import log_failure
 from shoal.results.kept import keep, recall
 from shoal.results.run_keys import RunKey
 from shoal.results.serializers import serializer_of
 from shoal.results.telling import warn_once
-from shoal.results.turns import TURNS, Turn
+from shoal.results.turns import TURNS, NoTurn, Turn
 from shoal.results.within import A_WHILE, NOTED, Within, locked_around
 from shoal.safely import in_words
 from shoal.states import Completed
@@ -174,6 +176,19 @@ def _futures_in(value: Any) -> list[TaskFuture[Any]]:
     return [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
 
 
+def _has_tags(call: Call) -> bool:
+    """Whether a run, or one that has led to it in this process, has tags, of which there may be limits."""
+    if not (limits_in_use() or (call.scope is not None and call.scope.limited)):
+        return False
+    around = call
+    while not around.task.tags:
+        outer = around.context.get(CALL)
+        if outer is None or outer is around:  # a plain run is itself what its context has
+            return bool(TAGS.get())
+        around = outer
+    return True
+
+
 class _Result(Held):
     """The result of one attempt, as it is looked for and kept.
 
@@ -198,6 +213,7 @@ class _Result(Held):
         self._lock: KeyLock | None = None
         self._turn: Turn | None = None
         self._on_loop = False
+        self._holds_slots = False
         self.is_begun = False
         self._around = locked_around()
         self.patience = A_WHILE if options.within or self._around else None
@@ -220,6 +236,7 @@ class _Result(Held):
         """It is to be made here: in this thread, or task of an event loop, which may hold its lock from now on."""
         self.is_begun = True
         self._on_loop = not self._call.task.is_async and task_here() is not None
+        self._holds_slots = holds_here() or _has_tags(self._call)
         self._hold()
 
     async def beside(self, ask: Callable[..., T], *args: Any) -> T:
@@ -255,7 +272,8 @@ class _Result(Held):
         assert self._key.text is not None
         lock = self._options.lock_of(self._storage, self._key.text)
         assert lock is not None
-        self._turn = Turn((self._storage.place, self._key.text), lock)
+        place = self._storage.place, self._key.text
+        self._turn = Turn(place, lock, holds_slots=self._holds_slots)
         TURNS.ask(self._turn)
         return self._turn
 
@@ -266,7 +284,7 @@ class _Result(Held):
             TURNS.leave(turn)
         elif turn.decision.answer is None:
             self._lock = turn.lock
-        else:
+        elif not isinstance(turn.decision.answer, NoTurn):
             self._go_without(turn.decision.answer)
 
     def found_meanwhile(self) -> Outcome | None:
@@ -306,6 +324,12 @@ class _Result(Held):
         noted = NOTED.get()
         if noted is not None:
             noted.append(ref)
+
+    def tell(self, *, waits: bool) -> None:
+        """See `Held`."""
+        lock = self._lock
+        if lock is not None:
+            lock.tell(waits=waits)
 
     def release(self) -> None:
         """See `Held`: waits no more, and gives the lock back."""

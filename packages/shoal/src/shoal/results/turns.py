@@ -2,6 +2,9 @@
 
     ask ─▶ a line for each key ─▶ its first is tried, at most every 50 ms ─▶ it has the key's lock ─▶ decided
 
+Who holds slots of limits may keep the one waiting that has the lock. When that one has waited for a while, they get no turn: they go
+on without the lock.
+
 guarantees   Who has left holds nothing. The thread ends when nobody waits.
 who writes   All fields under `_changed`. Locks are tried without it, and by the thread alone.
 
@@ -17,11 +20,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from shoal.futures.blocking import Decision
+from shoal.results import within
 
 if TYPE_CHECKING:
     from shoal.results.storage import KeyLock
 
-__all__ = ["TURNS", "Turn", "Turns"]
+__all__ = ["TURNS", "NoTurn", "Turn", "Turns"]
+
+
+class NoTurn(Exception):
+    """Who has the lock waits itself, and perhaps for what the asker holds."""
 
 
 class Turn:
@@ -30,18 +38,21 @@ class Turn:
     Args:
         place: of the storage, and the key.
         lock: of the key; it is held once the turn has come.
+        holds_slots: whether who asks may hold what others wait for.
 
     Attributes:
         decision: `None` when the turn has come, or why it never will.
     """
 
-    __slots__ = ("decision", "lock", "place", "since")
+    __slots__ = ("decision", "holds_slots", "lock", "place", "since", "stalled_since")
 
-    def __init__(self, place: tuple[str, str], lock: KeyLock) -> None:
+    def __init__(self, place: tuple[str, str], lock: KeyLock, *, holds_slots: bool = False) -> None:
         self.place = place
         self.lock = lock
+        self.holds_slots = holds_slots
         self.decision = Decision()
         self.since = time.monotonic()
+        self.stalled_since: float | None = None
 
 
 class Turns:
@@ -107,6 +118,7 @@ class Turns:
         problem: BaseException | None = None
         try:
             if not turn.lock.try_acquire():
+                self._see_whether_stalled(turn)
                 return
         except BaseException as error:  # whoever it is, a run waits for the answer
             problem = error
@@ -116,6 +128,22 @@ class Turns:
             turn.decision(problem)
         else:
             turn.lock.release()
+
+    def _see_whether_stalled(self, first: Turn) -> None:
+        """Ends the wait of those in a line who may keep the one waiting that has the lock."""
+        now = time.monotonic()
+        if not first.lock.holder_waits:
+            first.stalled_since = None
+            return
+        if first.stalled_since is None:
+            first.stalled_since = now
+        if now - first.stalled_since < within.A_WHILE:
+            return
+        with self._changed:
+            line = self._lines.get(first.place, ())
+            gone = [turn for turn in list(line) if turn.holds_slots and self._remove(turn)]
+        for turn in gone:
+            turn.decision(NoTurn())
 
 
 #: The lines of this process.

@@ -26,6 +26,7 @@ from shoal.testing.section_10_concurrency import ConcurrencyTests
 from shoal.testing.section_10_limits import LimitTests
 from shoal.testing.section_11_runners import RunnerTests
 from shoal.testing.section_12_results import ResultTests
+from shoal.testing.section_12_transactions import TransactionTests
 
 __all__ = ["TaskRunnerSuite"]
 
@@ -58,6 +59,7 @@ class TaskRunnerSuite(
     CapOfCallTests,
     ConcurrencyTests,
     ResultTests,
+    TransactionTests,
 ):
     """Tests that a task runner does what users rely on, whichever runner runs their work.
 

@@ -40,10 +40,12 @@ class KeyLock(ABC):
 
     Attributes:
         shortest, longest: seconds between two tries of who waits.
+        holder_waits: whether who had it at the last try waits itself, for runs or slots; also where that is not known.
     """
 
     shortest = 0.001
     longest = 0.05
+    holder_waits = True
 
     @abstractmethod
     def try_acquire(self) -> bool:
@@ -56,6 +58,9 @@ class KeyLock(ABC):
     @abstractmethod
     def release(self) -> None:
         """Gives it back; without having it, does nothing."""
+
+    def tell(self, *, waits: bool) -> None:  # noqa: B027  # most cannot
+        """Lets others know whether who has it waits itself; where they cannot, or it is not had, does nothing."""
 
     def acquire(self, timeout: float | None = None) -> bool:
         """Takes it, and waits for it in this thread.

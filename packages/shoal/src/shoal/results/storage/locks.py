@@ -2,6 +2,7 @@
 
     try_acquire   open or make the file ─▶ lock it ─▶ is it still the file of that name? ─▶ taken
     release       remove the file ─▶ close it, which unlocks
+    tell          a file that is not empty: who has locked it waits itself
 
 The kernel's locks (`flock`) end with their process, however that ends. The file goes while it is locked; whoever has opened it
 before finds that it is the file of no name any more, and begins anew. One that a killed process has left is taken by the
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import weakref
 from contextlib import suppress
 
@@ -44,6 +46,7 @@ class FileLock(KeyLock):
         self._makes_folder = makes_folder
         self._path = path
         self._place = place
+        self._changing = threading.Lock()
         self._file = -1
 
     def try_acquire(self) -> bool:
@@ -53,6 +56,7 @@ class FileLock(KeyLock):
                 file = self._open()
                 try:
                     is_locked = lock_file(file)
+                    self.holder_waits = os.fstat(file).st_size > 0
                     is_it = is_locked and _has_name(file, self._path)
                 except BaseException:
                     os.close(file)
@@ -68,7 +72,16 @@ class FileLock(KeyLock):
             ) from error
         self._file = file
         _held.add(self)
+        if self.holder_waits:  # one that was killed did
+            self.tell(waits=False)
         return True
+
+    def tell(self, *, waits: bool) -> None:
+        """See `KeyLock`. It needs no space on the disk."""
+        with self._changing:  # else another thread may give it back, and the file be another
+            if self._file >= 0:
+                with suppress(OSError):  # it can be written no more: it is as if it did not wait
+                    os.ftruncate(self._file, int(waits))
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
@@ -83,7 +96,8 @@ class FileLock(KeyLock):
 
     def release(self) -> None:
         """See `KeyLock`."""
-        file, self._file = self._file, -1
+        with self._changing:
+            file, self._file = self._file, -1
         if file >= 0:
             _held.discard(self)
             # Windows does not remove an open file; the next to come takes it.
@@ -143,6 +157,7 @@ def _has_name(file: int, path: str) -> bool:
 def _after_fork_in_child() -> None:
     for lock in list(_held):
         file, lock._file = lock._file, -1
+        lock._changing = threading.Lock()
         os.close(file)
     _held.clear()
 
