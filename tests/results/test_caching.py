@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -257,7 +259,12 @@ def test_options_that_exclude_each_other(caplog: pytest.LogCaptureFixture) -> No
     assert [work(return_state=True).name for _ in range(2)] == ["Completed", "Cached"]
     assert "cache_key_fn makes the keys, and cache_policy is not used" in caplog.text
     assert "cache_key_fn makes the keys, and result_storage_key is not used" in caplog.text
-    for options in ({"persist_result": 1}, {"result_serializer": "xml"}, {"result_storage": 5}):
+    for options in (
+        {"persist_result": 1},
+        {"result_serializer": "xml"},
+        {"result_storage": 5},
+        {"result_storage": ""},
+    ):
         with pytest.raises(InvalidOption):
             flow(name="x", **options)(lambda: None)  # type: ignore[call-overload]
 
@@ -573,7 +580,32 @@ def test_it_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     main()
     told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(told) == 2
-    assert any("are not kept" in text and "of task 'odd'" in text for text in told)
+    assert any("are not kept:" in text and "of task 'odd'" in text for text in told)
+    assert any(f"are not kept on {socket.gethostname()}:" in text for text in told)
+
+
+@pytest.mark.parametrize("what", ["cut off", "class gone"])
+def test_of_a_file_it_is_said_once(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("module_of_a_test")
+    exec("class Made:\n    pass", vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    @task(cache_policy=INPUTS, result_storage=tmp_path)
+    def make() -> Any:
+        return getattr(module, "Made", int)()
+
+    make()
+    if what == "class gone":
+        del vars(module)["Made"]
+    else:
+        (file,) = tmp_path.rglob("*.result")
+        file.write_bytes(file.read_bytes()[:-1])
+    names = [make(return_state=True).name for _ in range(2)]
+    assert names == ["Completed", "Cached"]
+    (told,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "is computed again" in told
 
 
 @pytest.mark.slow

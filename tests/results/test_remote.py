@@ -9,6 +9,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import fsspec
 import pytest
 from shoal.exceptions import InvalidOption, MissingExtraError, ResultStorageError
 from shoal.results.storage import Record, leases, open_storage
@@ -49,7 +50,7 @@ def broken(*_: Any, **__: Any) -> Any:
 
 
 def test_without_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(MissingExtraError, match=r"shoal\[fsspec\]"):
         open_storage("memory://results")
 
@@ -66,6 +67,24 @@ def test_without_what_fsspec_needs(
 def test_a_protocol_that_nobody_knows() -> None:
     with pytest.raises(InvalidOption, match="Protocol not known: nope"):
         open_storage("nope://results")
+
+
+def test_nothing_is_connected_to_until_it_is_used() -> None:
+    class Nowhere(fsspec.AbstractFileSystem):  # type: ignore[misc]
+        __init__ = broken
+
+    fsspec.register_implementation("nowhere", Nowhere, clobber=True)
+    storage = open_storage("nowhere://results")
+    for ask in (
+        lambda: storage.read("key"),
+        lambda: storage.peek("key"),
+        lambda: storage.write(Record(key="key")),
+        lambda: storage.lock("key"),
+        lambda: storage.remove("key"),
+        storage.list,
+    ):
+        with pytest.raises(ResultStorageError, match="ConnectionError: the network is down"):
+            ask()
 
 
 def test_which_is_which() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from shoal.exceptions import ResultStorageError
+from shoal.results import telling
 from shoal.results.kept import keep, recall
 from shoal.results.serializers import serializer_of
 from shoal.results.storage import Record, open_storage
@@ -151,6 +152,7 @@ DAMAGED = {
 def test_what_does_not_verify_is_a_miss(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
     for kind, data in DAMAGED.items():
         caplog.clear()
+        telling.ONCE.told.clear()
         storage._put(name_of("key"), [data])
         with caplog.at_level(logging.WARNING):
             assert storage.read("key") is None, kind

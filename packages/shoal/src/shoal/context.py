@@ -256,6 +256,11 @@ class FlowRun(_Run):
         return run
 
     @property
+    def home(self) -> str | None:
+        """Where its driver keeps results of who does not say; `None` in the driver itself."""
+        return getattr(self.root.flow, "home", None)
+
+    @property
     def label(self) -> FlowLabel:
         """What logs and states say of it."""
         return FlowLabel(self.number, self.name, self.flow.name)

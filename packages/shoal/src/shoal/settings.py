@@ -14,6 +14,7 @@ A handful of plain values; pydantic would cost more at import than all of the li
     SHOAL_TASK_DEFAULT_RETRY_DELAY_SECONDS    their `retry_delay_seconds`: `5`, or `1,10,100`          0
     SHOAL_FLOW_DEFAULT_RETRIES                `retries` of flows that say nothing                      0
     SHOAL_FLOW_DEFAULT_RETRY_DELAY_SECONDS    their `retry_delay_seconds`                              0
+    SHOAL_HOME, SHOAL_RESULTS_STORAGE         see `shoal.results.settings`
     SHOAL_OTEL                                whether runs are traced by OpenTelemetry                 if the program traces
     SHOAL_OTEL_MAP_RUNS                       runs of a map with a span each; failures have one always 100
 
@@ -32,6 +33,7 @@ from shoal.exceptions import InvalidOption
 __all__ = [
     "flow_retries",
     "flow_retry_delay_seconds",
+    "home",
     "journal",
     "log_burst",
     "log_prints",
@@ -42,6 +44,7 @@ __all__ = [
     "otel_map_runs",
     "progress",
     "report_folder",
+    "results_storage",
     "task_retries",
     "task_retry_delay_seconds",
     "task_runner",
@@ -143,6 +146,27 @@ def logging_level() -> str:
 def task_runner() -> str:
     """The runner of flows that name none."""
     return os.environ.get("SHOAL_TASK_RUNNER", "threads")
+
+
+def home() -> str:
+    """The absolute path of the folder of what is kept between runs; it may not exist."""
+    given = os.environ.get("SHOAL_HOME")
+    if given:
+        return os.path.abspath(os.path.expanduser(given))
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):  # the XDG specification wants a relative one ignored
+        mac = sys.platform == "darwin"
+        cache = os.path.expanduser("~/Library/Caches" if mac else "~/.cache")
+    return os.path.join(cache, "shoal")
+
+
+def results_storage() -> str:
+    """Where results are kept of who does not say: the absolute path of a folder, or a URL."""
+    given = os.environ.get("SHOAL_RESULTS_STORAGE")
+    if not given:
+        return os.path.join(home(), "results")
+    is_url = "://" in given or "::" in given
+    return given if is_url else os.path.abspath(os.path.expanduser(given))
 
 
 def report_folder() -> str | None:

@@ -139,7 +139,7 @@ def surroundings_of(scope: Scope | None, *, observed: bool = False) -> bytes:
             above = above.parent
         capped = run.flow.max_concurrency is not None
         carrier = CARRIERS.get(run.number)
-        told = (run.log_prints, run.keeping)
+        told = (run.log_prints, run.keeping, run.home or settings.results_storage())
         flow = (lineage, sorted(run.tags), run.run_count, told, run.started, parameters)
     level = logging.getLogger("shoal.task_runs").getEffectiveLevel()
     limited = scope is not None and scope.limited
@@ -154,10 +154,11 @@ def surroundings_of(scope: Scope | None, *, observed: bool = False) -> bytes:
 class _FlowStub:
     """Stands on a worker for the flow that submitted the run."""
 
-    def __init__(self, name: str, log_prints: bool, keeping: Keeping | None) -> None:
+    def __init__(self, name: str, log_prints: bool, keeping: Keeping | None, home: str) -> None:
         self.name = name
         self.log_prints = log_prints
         self.keeping = keeping
+        self.home = home
 
 
 class _DistantFlowRun(FlowRun):

@@ -14,6 +14,7 @@ May import `kept`, `run_keys`, `turns`, `within` and what lies above task runner
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -351,11 +352,14 @@ class _Result(Held):
         assert self._storage is not None  # it has just been tried
         place, self._storage = self._storage.place, None
         of_all = isinstance(error.__cause__, OSError)
+        # Another machine may reach the storage where this one does not.
+        here = f" on {socket.gethostname()}" if of_all else ""
         text = str(error) if isinstance(error, ResultStorageError) else in_words(error)
         warn_once(
-            place if of_all else f"{place}\0{self._call.task.name}",
-            "%s. Runs go on, and their results are not kept: this was %s, and of others%s nothing more is said",
+            f"{place}\0{here or self._call.task.name}",
+            "%s. Runs go on, and their results are not kept%s: this was %s, and of others%s nothing more is said",
             text.removesuffix("."),
+            here,
             self._call.run_name(),
-            "" if of_all else f" of task {self._call.task.name!r}",
+            " there" if of_all else f" of task {self._call.task.name!r}",
         )

@@ -85,6 +85,7 @@ def recall(storage: Storage, key: str, serializer: Serializer) -> Kept | None:
             storage,
             record.run_name or f"the key {key!r}",
             words_of(error),
+            extra={"subject": f"{storage.place}\0{key}\0unread"},  # a run asks twice
         )
         return None
 

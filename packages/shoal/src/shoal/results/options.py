@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import shoal.results.telling  # noqa: F401  # the logger of a driver has its filter from now on
+from shoal.context import SCOPE
 from shoal.exceptions import InvalidOption, ShoalError
 from shoal.results.keys.naming import main_name, tell_main_name
 from shoal.results.serializers import serializer_of
@@ -92,10 +93,13 @@ class ResultOptions(NamedTuple):
         Raises:
             MissingExtraError: what reaches it is not installed here.
         """
-        where = self.storage
-        if where is None:
-            where = getattr(self.policy, "key_storage", None)
-        return storage_of(self.home if where is None else where)
+        scope = SCOPE.get()
+        flow_run = scope.flow_run if scope is not None else None
+        places = (
+            *(self.storage, getattr(self.policy, "key_storage", None), self.home),
+            flow_run.home if flow_run is not None else None,
+        )
+        return storage_of(next((place for place in places if place is not None), None))
 
     def lock_of(self, storage: Storage, key: str) -> KeyLock | None:
         """What keeps apart those who compute a key, not taken yet; `None` if nothing is to."""
@@ -207,7 +211,7 @@ def checked(where: str, given: Mapping[str, Any], policy: Any) -> ResultOptions:
         if not isinstance(given.get(option), bool | None):
             raise refuse(option, "True, False, or None is needed")
     storage = given.get("result_storage")
-    if not isinstance(storage, str | os.PathLike | Storage | None):
+    if storage == "" or not isinstance(storage, str | os.PathLike | Storage | None):
         raise refuse("result_storage", "the path of a folder, a URL or a storage is needed")
     if storage is not None:
         storage_of(storage)  # it may need what is not installed

@@ -8,15 +8,16 @@
     SHOAL_JOURNALS_MAX_DAYS how long the journal of a flow run is kept after its end; 0: for ever   30
 
 The user's cache folder is `~/.cache/shoal`, or `$XDG_CACHE_HOME/shoal` where that is set; `~/Library/Caches/shoal` on macOS.
-May import `exceptions`.
+May import `exceptions` and `shoal.settings`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 
 from shoal.exceptions import InvalidOption
+from shoal.settings import home
+from shoal.settings import results_storage as storage
 
 __all__ = [
     "default_folder",
@@ -33,26 +34,9 @@ __all__ = [
 DAY = 86400.0
 
 
-def home() -> str:
-    """The absolute path of the folder of what is kept between runs; it may not exist."""
-    given = os.environ.get("SHOAL_HOME")
-    if given:
-        return os.path.abspath(os.path.expanduser(given))
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(cache):  # the XDG specification wants a relative one ignored
-        mac = sys.platform == "darwin"
-        cache = os.path.expanduser("~/Library/Caches" if mac else "~/.cache")
-    return os.path.join(cache, "shoal")
-
-
 def default_folder() -> str:
     """The absolute path of the folder of results of who names no other."""
     return os.path.join(home(), "results")
-
-
-def storage() -> str:
-    """Where results are kept of who does not say: the path of a folder, or a URL."""
-    return os.environ.get("SHOAL_RESULTS_STORAGE") or default_folder()
 
 
 def max_bytes() -> float:

@@ -183,6 +183,32 @@ class ResultTests(SuiteBase):
         kept = [entry.record.task_name for entry in open_storage(folder).list()]
         assert sorted(kept) == ["leaf", "leaf", "leaf", "other"]
 
+    @covers("12.1")
+    def test_workers_keep_results_where_the_driver_does(
+        self, runner: TaskRunner, signals: Signals, folder: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SHOAL_RESULTS_STORAGE", folder)
+
+        @task
+        def outer(x: int) -> str:
+            @task(cache_policy=INPUTS)
+            def kept(x: int) -> int:
+                signals.append("calls", x)
+                return x
+
+            @flow
+            def inner() -> str:
+                return kept.submit(x, return_state=True).name
+
+            return f"{kept(x, return_state=True).name} {inner()}"
+
+        def body() -> list[str]:
+            return [outer.submit(1).result(), outer(1)]
+
+        assert in_flow(runner, body) == ["Completed Cached", "Cached Cached"]
+        assert signals.lines("calls") == ["1"]
+        assert len(open_storage(folder).list()) == 1
+
     @covers("12.3")
     def test_what_is_kept(self, runner: TaskRunner, signals: Signals, folder: str) -> None:
         @task(cache_policy=INPUTS, result_storage=folder)

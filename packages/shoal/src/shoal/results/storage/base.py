@@ -269,7 +269,10 @@ class Storage(ABC):
         return ResultStorageError(place=str(self), problem=problem)
 
     def _warn(self, name: str, problem: str) -> None:
-        logger.warning("Results in %s: the file %s is not used: %s.", self, name, problem)
+        # A run asks twice, before and after it has the key's lock.
+        subject = f"{self.place}\0{name}\0{problem}"
+        text = "Results in %s: the file %s is not used: %s."
+        logger.warning(text, self, name, problem, extra={"subject": subject})
 
 
 def name_of(key: str) -> str:

@@ -61,19 +61,25 @@ class RemoteStorage(Storage):
 
     def __init__(self, place: str) -> None:
         super().__init__(place)
-        self._pid = os.getpid()
-        self._fs, self._root = _opened(place)
+        self._pid = 0
+        self._fs: Any = None
+        self._root = ""
+        _check(place)
 
     def lock(self, key: str) -> KeyLock:
         """See `Storage`."""
-        return Lease(self._files(), f"{self._root}/locks/{name_of(key)}", str(self))
+        try:
+            files = self._files()
+        except Exception as error:
+            raise self._failed("reached", error) from error
+        return Lease(files, f"{self._root}/locks/{name_of(key)}", str(self))
 
     def peek(self, key: str) -> Record | None:
         """See `Storage`."""
-        path = self._path(name := name_of(key))
+        name = name_of(key)
         try:
             self._files().invalidate_cache()  # of what was there when it was last listed
-            found = self._files().info(path)
+            found = self._files().info(path := self._path(name))
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -133,9 +139,13 @@ class RemoteStorage(Storage):
         return without_password(self.place)
 
     def _files(self) -> Any:
+        """The file system; opened on first use, as that may connect. Its errors are of any kind."""
         if self._pid != os.getpid():  # what fsspec has opened must not be used in a fork
+            from fsspec.core import url_to_fs
+
+            self._fs, root = url_to_fs(self.place)
+            self._root = root.rstrip("/")
             self._pid = os.getpid()
-            self._fs, self._root = _opened(self.place)
         return self._fs
 
     def _path(self, name: str) -> str:
@@ -150,25 +160,27 @@ class RemoteStorage(Storage):
 
     def _get(self, name: str) -> tuple[bytes, None] | None:
         try:
-            return self._files().cat_file(self._path(name)), None
+            files = self._files()
+            return files.cat_file(self._path(name)), None
         except FileNotFoundError:
             return None
         except Exception as error:
             raise self._failed("read", error) from error
 
     def _put(self, name: str, pieces: Sequence[bytes | memoryview]) -> None:
-        path, data = self._path(name), b"".join(pieces)
+        data = b"".join(pieces)
         try:
-            with_folder(self._files(), path, lambda: self._files().pipe_file(path, data))
+            files, path = self._files(), self._path(name)
+            with_folder(files, path, lambda: files.pipe_file(path, data))
         except Exception as error:
             raise self._failed("written", error) from error
 
     def _delete(self, name: str) -> bool:
-        path = self._path(name)
         try:
-            self._files().invalidate_cache()
-            self._files().info(path)  # some stores do not say that there was none
-            self._files().rm_file(path)
+            files, path = self._files(), self._path(name)
+            files.invalidate_cache()
+            files.info(path)  # some stores do not say that there was none
+            files.rm_file(path)
         except FileNotFoundError:
             return False
         except Exception as error:
@@ -189,29 +201,30 @@ def with_folder(files: Any, path: str, write: Callable[[], Any]) -> None:
         write()
 
 
-def _opened(url: str) -> tuple[Any, str]:
+def _check(url: str) -> None:
+    """Checks that there is what a URL needs; does not connect. Errors as for `RemoteStorage`."""
     told = without_password(url)
-    protocol = url.partition("://")[0].rpartition("::")[2]
     try:
-        from fsspec.core import url_to_fs
+        from fsspec import get_filesystem_class
     except ImportError as error:
         raise MissingExtraError(
             feature=f"The result storage {told}", requirement="shoal[fsspec]"
         ) from error
-    try:
-        files, root = url_to_fs(url)
-    except ImportError as error:
-        package = _PACKAGES.get(protocol)
-        if package is None:
-            raise ResultStorageError(place=told, problem=str(error)) from error
-        raise MissingExtraError(
-            feature=f"The result storage {told}", requirement=package
-        ) from error
-    except ValueError as error:
-        raise InvalidOption(
-            option="result_storage", value=told, problem=f"fsspec says: {error}"
-        ) from error
-    return files, root.rstrip("/")
+    for part in url.split("::"):
+        protocol = part.partition("://")[0]
+        try:
+            get_filesystem_class(protocol)
+        except ImportError as error:
+            package = _PACKAGES.get(protocol)
+            if package is None:
+                raise ResultStorageError(place=told, problem=str(error)) from error
+            raise MissingExtraError(
+                feature=f"The result storage {told}", requirement=package
+            ) from error
+        except ValueError as error:
+            raise InvalidOption(
+                option="result_storage", value=told, problem=f"fsspec says: {error}"
+            ) from error
 
 
 def _time_in(facts: dict[str, Any]) -> float | None:
