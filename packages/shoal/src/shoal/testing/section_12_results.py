@@ -388,7 +388,7 @@ class ResultTests(SuiteBase):
         def work() -> int:
             return 1
 
-        @task(result_storage_key="{parameters[y]}", result_storage=folder)
+        @task(result_storage_key="{parameters[x].name}", result_storage=folder)
         def other(x: int) -> int:
             return x
 
