@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from shoal import flow, task
 from shoal.engine.observing import CARRIERS, add_observer, observers, remove_observer
+from shoal.recording import run_spans
 from shoal.recording.flow_spans import Spans
 from shoal.task_runners import ThreadPoolTaskRunner
 
@@ -58,6 +59,24 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[Traced]:
         provider.shutdown()
     assert CARRIERS == {}
     assert not trace.get_current_span().get_span_context().is_valid, "nothing stays attached"
+
+
+def test_no_thread_is_woken_for_each_run(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[str] = []
+    monkeypatch.setattr(run_spans.CALLBACKS, "put", lambda what, *_: woken.append(what))
+    monkeypatch.setattr(run_spans, "EVERY", 3600.0)
+
+    @task
+    def step(x: int) -> int:
+        return x
+
+    @flow(task_runner="threads:2")
+    def steps() -> int:
+        return sum(future.result() for future in [step.submit(x) for x in range(50)])
+
+    assert steps() == sum(range(50))
+    assert woken == []
+    assert len(traced.named("step")) == 50  # at the end all are made
 
 
 def is_child(span: ReadableSpan, parent: ReadableSpan) -> bool:

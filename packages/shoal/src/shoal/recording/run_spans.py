@@ -1,6 +1,7 @@
 """The spans of the runs of a runner, made when these have ended.
 
     observer ─▶ a list, in the order of what happened ─▶ callback thread: spans with their times, links, states ─▶ SDK
+                                                          ten times a second
 
 Of a map beyond `settings.otel_map_runs()` elements only the failures have spans of their own; the map's span counts the
 others.
@@ -19,7 +20,7 @@ from opentelemetry import trace
 
 from shoal import settings
 from shoal.calls import COMPLETED
-from shoal.engine.services import CALLBACKS
+from shoal.engine.services import CALLBACKS, TIMERS
 from shoal.engine.tracing import AmbientSpan, attach_ambient, span_id_of
 from shoal.futures import TaskFuture
 from shoal.futures.maps import MapRecord, Span
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["RunnerSpans"]
 
 _NOWHERE = trace.INVALID_SPAN_CONTEXT
+
+
+#: Seconds after which what was told is made spans of. A thread that is woken for each run, and wants the interpreter's lock
+#: at once, costs the workers three times what the spans do.
+EVERY = 0.1
 
 
 class _Open:
@@ -93,7 +99,10 @@ class RunnerSpans:
         self._told.append(what)
         if not self._is_asked:
             self._is_asked = True
-            CALLBACKS.put("Making spans", self._work)
+            TIMERS.after(EVERY, self._ask)
+
+    def _ask(self) -> None:
+        CALLBACKS.put("Making spans", self._work)
 
     def _work(self) -> None:
         with self._working:
