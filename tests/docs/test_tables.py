@@ -18,6 +18,7 @@ ASKED = {
         "close",
         "force",
         "go_on",
+        "executing",
         "has_begun",
         "in_flight",
         "in_flight_at",

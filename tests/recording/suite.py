@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from itertools import pairwise
@@ -106,6 +107,56 @@ class RecordingSuite:
         assert all(size > 0 for size in messages.bytes_sent)
         assert sum(messages.bytes_back) >= 5_050  # the large ones stay where they are
 
+    def test_attempts_that_failed_say_where_and_left_no_result(
+        self, runner: Any, tmp_path: Path
+    ) -> None:
+        def attempt(name: str, of: str) -> str:
+            with Path(of, name).open("a") as tries:
+                tries.write("x")
+                count = tries.tell()
+            if count < 3:
+                raise ValueError("e" * 5_000)
+            return "done"
+
+        flaky = shoal.task(attempt, name="flaky", retries=2)
+
+        @shoal.task(retries=2)
+        async def flaky_coroutine(name: str, of: str) -> str:
+            return attempt(name, of)
+
+        @shoal.task
+        def fails(of: str) -> None:
+            raise ValueError(of * 100)
+
+        @shoal.task(timeout_seconds=0.01)
+        def late() -> None:
+            time.sleep(0.1)
+
+        @shoal.flow(task_runner=runner)
+        def flow() -> None:
+            for future in [
+                flaky.submit("single", str(tmp_path)),
+                flaky_coroutine.submit("coroutine", str(tmp_path)),
+                fails.submit("e"),
+                late.submit(),
+                *flaky.map(["first", "second"], str(tmp_path)),
+            ]:
+                future.wait()
+
+        with shoal.record() as recording:
+            flow()
+        rows = [
+            row
+            for task in ("flaky", "flaky_coroutine", "fails", "late")
+            for row in of(recording, task)
+        ]
+        states = [row.state for row in rows]
+        assert states == ["Retrying", "Retrying", "Completed"] * 4 + ["Failed", "TimedOut"]
+        assert all(row.pid for row in rows)
+        if not self.travels:
+            assert all(row.thread.startswith("shoal-") for row in rows)
+        assert {row.bytes for row in rows if row.state != "Completed"} == {-1}
+
     def test_what_happens_inside_runs_is_there_with_who_did_it(self, runner: Any) -> None:
         @shoal.task
         def leaf(x: int) -> int:
@@ -155,6 +206,86 @@ class RecordingSuite:
         assert {good.pid, bad.pid} == {row.pid}
         (error,) = recording.record.errors[bad.number]
         assert "below nothing" in error.traceback
+
+    def test_waits_of_coroutines_are_recorded(self, runner: Any, tmp_path: Path) -> None:
+        @shoal.task
+        def slow(path: str, asked: float) -> tuple[float, float]:
+            began = time.time()
+            while not os.path.exists(path) and time.time() < began + 30:
+                time.sleep(0.001)
+            return asked, time.time()
+
+        def submitted(path: str) -> Any:
+            # It ends when whoever submits it has begun to wait, and the loop comes to something else.
+            asyncio.get_running_loop().call_soon(Path(path).touch)
+            return slow.submit(path, time.time())
+
+        @shoal.task
+        async def called(path: str) -> Any:
+            return await submitted(path)
+
+        @shoal.task
+        async def given(value: Any) -> Any:
+            return value
+
+        @shoal.task
+        async def emits(path: str) -> Any:
+            yield await submitted(path)
+
+        @shoal.flow(task_runner="threads:1")
+        async def below(path: str) -> Any:
+            return await submitted(path)
+
+        @shoal.flow(task_runner="threads:1")
+        async def calls(path: str) -> Any:
+            return await called(path)
+
+        @shoal.task(max_concurrency=1)
+        async def capped(path: str) -> Any:
+            return await submitted(path)
+
+        @shoal.task
+        async def waits(way: str, path: str) -> Any:
+            if way == "a future":
+                return await submitted(path)
+            if way == "a list":
+                return (await shoal.futures.TaskFutureList([submitted(path)]))[0]
+            if way == "what comes first":
+                (first,) = [f async for f in shoal.futures.as_completed([submitted(path)])]
+                return await first
+            if way == "an argument":
+                return await given(submitted(path))
+            if way == "before a call":
+                before = submitted(path)
+                return await given(None, wait_for=[before]) or await before
+            if way == "an item":
+                (item,) = [item async for item in emits(path)]
+                return item
+            if way == "a call under a cap":
+                return await capped(path)
+            made = {"a call": called, "a flow": below, "a call in a flow": calls}[way]
+            return await made(path)
+
+        ways = ["a future", "a list", "what comes first", "an argument", "before a call", "an item"]
+        ways += ["a call under a cap", "a call", "a flow", "a call in a flow"]
+        times: dict[str, tuple[float, float]] = {}
+
+        @shoal.flow(task_runner=runner)
+        def flow() -> None:
+            for place, way in enumerate(ways):
+                times[way] = waits.submit(way, str(tmp_path / str(place))).result()
+
+        with shoal.record() as recording:
+            flow()
+        events = [event for event in recording.record.events if event.kind == "wait"]
+        for row, way in zip(of(recording, "waits"), ways, strict=True):
+            (event,) = (event for event in events if event.number == row.number)
+            assert "slow" in event.text or "1 runs" in event.text, way
+            asked, ended = times[way]  # the driver may hear of both a while later
+            assert row.begun <= asked + 2e-3 <= event.at + 4e-3, way
+            assert ended <= event.until + 2e-3, way
+            assert event.at <= event.until, way
+        assert len(events) == len(ways)
 
     def test_waits_are_recorded(self, runner: Any, tmp_path: Path) -> None:
         @shoal.task

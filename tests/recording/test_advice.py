@@ -135,6 +135,14 @@ class TestWhatTheEndWaitedFor:
             made.run("check", 6, 11, worker=worker)
         assert "one run of `fit` took 8 s, and little else" in told(made)["straggler"]
 
+    def test_short_runs_beside_a_long_one_were_left_to_do(self) -> None:
+        made = Made(workers=8, seconds=12)
+        made.map("load", [0.5] * 48)
+        made.run("fit", 4, 12, worker=0)
+        for start in (4, 6, 8):
+            made.run("check", start, start + 1, worker=1)
+        assert "one run of `fit` took 8 s, and little else" in told(made)["straggler"]
+
     def test_an_even_end_is_none(self) -> None:
         made = Made(workers=4, seconds=4)
         made.map("fit", [1.0] * 16)

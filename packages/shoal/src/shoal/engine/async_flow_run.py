@@ -12,6 +12,7 @@ from shoal.engine.flow_run import FlowSteps, futures_in, state_of_returned
 from shoal.engine.streams import AsyncSteps
 from shoal.engine.task_run import results_in
 from shoal.futures import TaskFuture, TaskFutureList
+from shoal.futures.awaiting import settled, within
 from shoal.states import Cancelled, Completed, State
 from shoal.tracebacks import fold
 
@@ -144,8 +145,6 @@ async def _end_async(run: FlowSteps, state: State[Any]) -> None:
 
 async def _settled(futures: list[TaskFuture[Any]]) -> None:
     if futures:
-        from shoal.futures.awaiting import settled
-
         await settled(futures)
 
 
@@ -189,7 +188,8 @@ async def _entered(run: FlowSteps) -> AsyncIterator[Any]:
     runner.__enter__()
     error: BaseException | None = None
     try:
-        yield runner
+        with within(run.record.number):
+            yield runner
         end = runner.end()
         if end is not None:
             await _settled([end])

@@ -37,8 +37,8 @@ from shoal.engine.task_run import (
 )
 from shoal.exceptions import CancelledRun, CrashedRun
 from shoal.futures import TaskFuture
-from shoal.futures.awaiting import PLACES, WITHIN, settled
-from shoal.futures.blocking import block
+from shoal.futures.awaiting import PLACES, settled, within
+from shoal.futures.blocking import LENT, block
 from shoal.logs import logger_of, set_up
 from shoal.safely import in_words, is_raisable, text_of
 from shoal.states import Cancelled, State
@@ -113,13 +113,13 @@ async def _wait_for_retry_async(call: Call, outcome: Outcome) -> None:
 
     place = PLACES.get(call.number)
     if place is not None:
-        place.give_up((), lambda: None)
+        place.give_up(LENT, lambda: None)
     try:
         await anyio.sleep(outcome.delay)
     finally:
         if place is not None:
             with anyio.CancelScope(shield=True):
-                await place.take_again()
+                await place.take_again(LENT)
 
 
 async def call_directly_async(call: Call, wait_for: Any, return_state: bool) -> Any:
@@ -272,15 +272,12 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
 @contextmanager
 def _current(call: Call) -> Iterator[None]:
     """Code that belongs to a run, in the context of who calls it or iterates over what it emits."""
-    caller = CALL.get()
-    token = CALL.set(call)
-    if caller is not None:
-        WITHIN[call.number] = caller.number
-    try:
-        yield
-    finally:
-        WITHIN.pop(call.number, None)
-        CALL.reset(token)
+    with within(call.number):
+        token = CALL.set(call)
+        try:
+            yield
+        finally:
+            CALL.reset(token)
 
 
 def _log_end(call: Call, state: State[Any]) -> None:

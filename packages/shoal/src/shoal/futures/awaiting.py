@@ -10,13 +10,13 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.context import CALL, INHERITED, LOCK
+from shoal.context import CALL, INHERITED, LOCK, SCOPE
 from shoal.futures.blocking import (
-    ALL,
     BEARERS,
+    NOTHING,
     Arrivals,
-    Countdown,
     Wait,
+    Wakeup,
     refuse_inherited,
     until,
 )
@@ -32,10 +32,12 @@ __all__ = [
     "WITHIN",
     "AsyncArrivals",
     "Place",
+    "PlaceWithin",
     "place_here",
     "settled",
     "task_here",
     "waker",
+    "within",
 ]
 
 
@@ -55,29 +57,85 @@ def task_here() -> Any:
 
 
 class Place(Protocol):
-    """What a coroutine of a runner with a limit holds while it does not wait for runs."""
+    """What a coroutine of a runner holds while it does not wait for runs. Its tasks of the loop may wait at once."""
 
-    def give_up(self, wanted: Wanted, wake: Callable[[], None], until: int = ALL, /) -> None:
-        """It is about to wait; `wake` ends the wait early. `until`: see `Wait`."""
+    def give_up(self, wait: Wait, wake: Callable[[], None], /) -> None:
+        """It is about to wait; `wake` ends the wait early."""
 
-    async def take_again(self) -> None:
-        """It goes on."""
+    async def take_again(self, wait: Wait, /) -> None:
+        """It waits so no more; once none of its waits is left, it goes on."""
 
 
-#: The places of the coroutines on the service loop, by run number.
+#: The places of the coroutines of runners, and of what is called under a cap, by run number.
 PLACES: dict[int, Place] = {}
 
-#: By the number of what a coroutine has called directly, that of the coroutine: it is a part of that.
+#: By the number of what a coroutine has called directly, or of a flow run, that of the coroutine: it is a part of that.
 WITHIN: dict[int, int] = {}
 
 
-def place_here() -> Place | None:
-    """The place of the coroutine in which the caller runs, if it has one."""
+def _number_here() -> int | None:
+    """The number of the run, or the flow run, in which the caller runs."""
     call = CALL.get()
-    number = call.number if call is not None else None
+    if call is not None:
+        return call.number
+    scope = SCOPE.get()
+    return scope.flow_run.number if scope is not None and scope.flow_run is not None else None
+
+
+def place_here() -> Place | None:
+    """The place of the coroutine in which the caller runs, whatever that has called, if it has one."""
+    number = _number_here() if PLACES else None
     while number is not None and number not in PLACES:
         number = WITHIN.get(number)
     return PLACES[number] if number is not None else None
+
+
+class within:  # reads as a preposition: `with within(call.number):`
+    """Within it, a call, or a flow run, is a part of what the caller runs in.
+
+    Args:
+        number: of the call or the flow run.
+    """
+
+    # No generator: `contextlib` sets attributes of the exception that passes, which some refuse.
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __enter__(self) -> None:
+        caller = _number_here()
+        if caller is not None:
+            WITHIN[self._number] = caller
+
+    def __exit__(self, *_: object) -> None:
+        WITHIN.pop(self._number, None)
+
+
+class PlaceWithin:
+    """The `Place` of a call that a run makes, which has lent its own: what the call waits for, the run does.
+
+    Args:
+        place: of the call.
+        around: of the run.
+    """
+
+    def __init__(self, place: Place, around: Place) -> None:
+        self._place = place
+        self._around = around
+
+    def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
+        """See `Place`."""
+        if wait.until != NOTHING:
+            self._around.give_up(wait, wake)
+        self._place.give_up(wait, wake)
+
+    async def take_again(self, wait: Wait) -> None:
+        """See `Place`."""
+        try:
+            await self._place.take_again(wait)
+        finally:
+            if wait.until != NOTHING:
+                await self._around.take_again(wait)
 
 
 def waker() -> tuple[Any, Callable[[], None]]:
@@ -119,14 +177,34 @@ def waker() -> tuple[Any, Callable[[], None]]:
     return event, wake_asyncio
 
 
-class _LoopCountdown(Countdown):
-    """A countdown that wakes a coroutine."""
+class _waiting:  # reads as an adjective: `async with _waiting(wait, wake):`
+    """A coroutine waits: its place is for others, and what it holds is not given back meanwhile.
 
-    __slots__ = ()
+    Args:
+        wait: for what.
+        wake: ends the wait early.
+    """
 
-    def __init__(self, fail_fast: bool, wake: Callable[[], None]) -> None:
-        super().__init__(fail_fast)
+    def __init__(self, wait: Wait, wake: Callable[[], None]) -> None:
+        self._wait = wait
         self._wake = wake
+
+    async def __aenter__(self) -> None:
+        self._place = place_here()
+        if self._place is not None:
+            self._place.give_up(self._wait, self._wake)
+        self._bearer = BEARERS.get(task_here()) if BEARERS else None
+        if self._bearer is not None:
+            self._bearer.begin(self._wait)
+
+    async def __aexit__(self, *_: object) -> None:
+        import anyio
+
+        if self._bearer is not None:
+            self._bearer.end(self._wait)
+        if self._place is not None:
+            with anyio.CancelScope(shield=True):
+                await self._place.take_again(self._wait)
 
 
 async def settled(wanted: Wanted, timeout: float | None = None, fail_fast: bool = False) -> bool:
@@ -145,32 +223,20 @@ async def settled(wanted: Wanted, timeout: float | None = None, fail_fast: bool 
     if INHERITED:
         refuse_inherited(wanted)
     event, wake = waker()
-    countdown = _LoopCountdown(fail_fast, wake)
+    countdown = Wakeup(fail_fast, False, wake)
     with LOCK:
         countdown.watch(wanted)
-        if not countdown.pending:
-            return True
-    # A coroutine on the service loop holds a place of its runner while it runs, not while it waits.
-    place = place_here() if PLACES else None
-    wait = Wait(wanted, until(timeout, fail_fast))
-    if place is not None:
-        place.give_up(wanted, wake, wait.until)
-    bearer = BEARERS.get(task_here()) if BEARERS else None
-    if bearer is not None:
-        bearer.begin(wait)
     try:
-        with anyio.move_on_after(timeout) as scope:
-            await event.wait()
-        return not scope.cancelled_caught
+        if countdown.woken:
+            return True
+        async with _waiting(Wait(wanted, until(timeout, fail_fast)), wake):
+            with anyio.move_on_after(timeout) as scope:
+                await event.wait()
+            return not scope.cancelled_caught
     finally:
-        if bearer is not None:
-            bearer.end(wait)
-        with LOCK:
-            if countdown.pending:
+        if countdown.pending:
+            with LOCK:
                 countdown.forget(wanted)
-        if place is not None:
-            with anyio.CancelScope(shield=True):
-                await place.take_again()
 
 
 class AsyncArrivals:
@@ -189,31 +255,35 @@ class AsyncArrivals:
         expired: Callable[[int], Exception],
     ) -> None:
         self._total = len(futures)
-        self._given = 0
+        self._open = dict.fromkeys(futures)  # those that were not given
         self._deadline = deadline
         self._expired = expired
-        self._event, wake = waker()
-        self._arrivals = Arrivals(futures, wake)
+        self._event, self._wake = waker()
+        self._arrivals = Arrivals(futures, self._wake)
 
     async def __anext__(self) -> TaskFuture[Any]:
         import time
 
         import anyio
 
-        if self._given == self._total:
+        if not self._open:
             raise StopAsyncIteration
         queue = self._arrivals.queue
         while queue.empty():
             left = None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
-            with anyio.move_on_after(left) as scope:
-                await self._event.wait()
+            wanted = tuple(self._open) if PLACES or BEARERS else ()  # for those who ask
+            wait = Wait(wanted, until(left, False, first=True))
+            async with _waiting(wait, self._wake):
+                with anyio.move_on_after(left) as scope:
+                    await self._event.wait()
             if scope.cancelled_caught and queue.empty():
                 self._arrivals.close()
-                raise self._expired(self._given)
+                raise self._expired(self._total - len(self._open))
             # The next event is in place before the queue is looked at again, so that no arrival is missed.
-            self._event, self._arrivals.wake = waker()
-        self._given += 1
+            self._event, self._wake = waker()
+            self._arrivals.wake = self._wake
         future: TaskFuture[Any] = queue.get_nowait()
+        del self._open[future]
         return future
 
     def __aiter__(self) -> AsyncArrivals:

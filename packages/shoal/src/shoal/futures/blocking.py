@@ -19,6 +19,8 @@ from shoal.exceptions import InvalidOption, RunnerStateError
 __all__ = [
     "ALL",
     "BEARERS",
+    "LENT",
+    "NOTHING",
     "SOME",
     "TIMED",
     "WATCHERS",
@@ -80,8 +82,9 @@ Wanted = Sequence[Waitable]
 
 # ---------------------------------------------------------------------- who waits with something in its hands
 
-#: What a wait lasts until: all that is waited for has ended, or some of it may be enough, or a time is over.
-ALL, SOME, TIMED = range(3)
+#: What a wait lasts until: all that is waited for has ended, or some of it may be enough, or a time is over; `NOTHING` if
+#: who has given a place up has something else to do meanwhile.
+NOTHING, ALL, SOME, TIMED = range(-1, 3)
 
 
 def until(deadline: float | None, fail_fast: bool, first: bool = False) -> int:
@@ -92,10 +95,14 @@ def until(deadline: float | None, fail_fast: bool, first: bool = False) -> int:
 
 
 class Wait(NamedTuple):
-    """What somebody waits for, and until when: `ALL`, `SOME` or `TIMED`."""
+    """What somebody waits for, and until when: `ALL`, `SOME` or `TIMED`; `NOTHING`, see there."""
 
     wanted: Wanted
     until: int
+
+
+#: No wait: a place is given up meanwhile.
+LENT = Wait((), NOTHING)
 
 
 class Bearer:

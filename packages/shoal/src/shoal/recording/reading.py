@@ -25,6 +25,7 @@ from shoal.recording.chunks import unpacked
 from shoal.recording.file import VERSION, open_file
 from shoal.recording.record import (
     STATES,
+    WITHOUT_RESULT,
     CapRow,
     Columns,
     ErrorRow,
@@ -325,7 +326,8 @@ class _Reading:
             told.begun, told.worker, told.sent = begun, report.worker, report.sent
             if report.batch is not None:
                 told.ended = report.ends[place]  # by the corrected clock
-                told.size = report.size if report.sizes is None else report.sizes[place]
+                if self.record.states[told.state] not in WITHOUT_RESULT:  # else it was an error
+                    told.size = report.size if report.sizes is None else report.sizes[place]
 
     def _add_range(
         self, place: int, report: Report, begun: array[float], start: int, stop: int

@@ -65,6 +65,9 @@ STATES = [
     "Cached",
 ]
 
+#: Which of these leave no result behind.
+WITHOUT_RESULT = frozenset(("Failed", "Cancelled", "Crashed", "NotReady", "Retrying", "TimedOut"))
+
 #: Which of these are no ends.
 OPEN = ("Pending", "Running")
 
@@ -85,7 +88,7 @@ class Columns:
         state: index into `Record.states`.
         submitted, ready, sent, begun, ended: see `RunRow`.
         bytes: of its result as it came back, or as it stays on its worker, pickled; 8 for a number, a truth value or `None`;
-            -1 where nothing travels: on threads, and in direct calls.
+            -1 where there is none, and where nothing travels: on threads, and in direct calls.
     """
 
     number: array[int] = field(default_factory=lambda: array("q"))

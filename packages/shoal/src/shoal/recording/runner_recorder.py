@@ -11,8 +11,8 @@ from array import array
 from math import nan
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.calls import AWAITING_RETRY, CANCELLED, COMPLETED, DONE
-from shoal.context import LOCK
+from shoal.calls import AWAITING_RETRY, CANCELLED, COMPLETED, DONE, Call
+from shoal.context import HERE, LOCK
 from shoal.futures.maps import NO_VALUE, Span
 from shoal.futures.run import TaskFuture
 from shoal.names import task_run_name
@@ -309,10 +309,7 @@ class RunnerRecorder:
         trace: Any,
         delay: float,
     ) -> None:
-        # Who cancels a run, or ends it at its limit, is another thread than that which executes it.
-        worker = -1
-        if began is not None:
-            worker = self._here() if error is None or trace is not None else self._if_known()
+        worker = self._executing(run) if began is not None else -1
         detail = run._detail
         name = detail.name if detail is not None else None
         ended = Ended(
@@ -330,8 +327,20 @@ class RunnerRecorder:
         )
         self._append((ENDED, ended))
 
-    def _if_known(self) -> int:
-        return self._threads.get(threading.get_ident(), -1)
+    def _executing(self, run: TaskFuture[Any]) -> int:
+        """Its worker, also if it is another thread, or the driver, that ends it: by a cancel, or at its limit."""
+        if self._knows_workers:
+            there = self._dispatcher.ledger.executing(run)
+            return self._member(there).index if there is not None else -1
+        if run._task.is_async:
+            loop = next((t.ident for t in threading.enumerate() if t.name == "shoal-loop"), None)
+            return self._on(loop) if loop is not None else -1
+        for worker in getattr(self._dispatcher.scheduler, "workers", ()):
+            for frame in worker.frames.stack:
+                number = frame.run.number if type(frame.run) is Call else frame.run._number
+                if number == run._number:
+                    return self._on(worker.frames.thread)
+        return self._here() if HERE.worker is not None else -1  # it has just left the stack
 
     def element_cancelled(self, record: MapRecord[Any], index: int, now: float) -> None:
         """See `RunnerObserver`."""

@@ -21,8 +21,15 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import interruptible_block
 from shoal.exceptions import BlockingWaitInLoop
-from shoal.futures.awaiting import PLACES, place_here, task_here, waker
-from shoal.futures.blocking import ALL, Countdown, Decision, block_plainly
+from shoal.futures.awaiting import PLACES, PlaceWithin, place_here, task_here, waker
+from shoal.futures.blocking import (
+    ALL,
+    LENT,
+    Countdown,
+    Decision,
+    Wait,
+    block_plainly,
+)
 from shoal.scheduling.caps import Line, joined
 
 if TYPE_CHECKING:
@@ -360,7 +367,7 @@ class CallPlace:
         self._waits = 1
         self._wake: Callable[[], None]
 
-    def give_up(self, wanted: Wanted, wake: Callable[[], None], until: int = ALL) -> None:
+    def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
         """See `Place`."""
         with LOCK:
             self._waits += 1
@@ -374,7 +381,7 @@ class CallPlace:
         scheduler.caps.free(self._line)
         scheduler.serve_caps()
 
-    async def take_again(self) -> None:
+    async def take_again(self, wait: Wait) -> None:
         """See `Place`."""
         event, self._wake = waker()
         caps = self._dispatcher.scheduler.caps
@@ -443,27 +450,32 @@ class _held:  # reads as an adjective: `async with _held(place, call):`
         self._call = call
 
     async def __aenter__(self) -> None:
-        self._around = place_here()
-        if self._around is not None:
-            self._around.give_up((), _nothing)
+        self._around = around = place_here()
+        turn = Wait((), ALL)
+        if around is not None:
+            around.give_up(turn, _nothing)
         try:
-            await self._place.take_again()
+            await self._place.take_again(LENT)
         except BaseException:
-            await self._back()
+            await self._back(turn)
             raise
         PLACES[self._call.number] = self._place
+        if around is not None:
+            PLACES[self._call.number] = PlaceWithin(self._place, around)
+            around.give_up(LENT, _nothing)
+            await around.take_again(turn)
 
     async def __aexit__(self, *_: object) -> None:
         del PLACES[self._call.number]
-        self._place.give_up((), _nothing)
-        await self._back()
+        self._place.give_up(LENT, _nothing)
+        await self._back(LENT)
 
-    async def _back(self) -> None:
+    async def _back(self, wait: Wait) -> None:
         import anyio
 
         if self._around is not None:
             with anyio.CancelScope(shield=True):
-                await self._around.take_again()
+                await self._around.take_again(wait)
 
 
 def _nothing() -> None:

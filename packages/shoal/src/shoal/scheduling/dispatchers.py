@@ -205,6 +205,12 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         self.drain()
         return blocked_run
 
+    def waits_for_more(self, blocked_run: BlockedRun, wanted: list[Any], until: int) -> None:
+        """See `WorkerWaits`."""
+        with LOCK:
+            self.scheduler.worker_waits.waits_for_more(blocked_run, wanted, until)
+        self.drain()
+
     def resumed(self, blocked_run: BlockedRun) -> None:
         """See `BackendEvents`."""
         with LOCK:

@@ -459,6 +459,11 @@ class Ledger:
         if entry.worker is not None:
             self._effects.append((effects.TELL, entry.worker, "recall", batch.number))
 
+    def executing(self, run: TaskFuture[Any]) -> WorkerState | None:
+        """The worker that has a run that was sent, as far as it is known."""
+        entry = self.books.find(run)
+        return entry.worker if entry is not None else None
+
     def has_begun(self, run: TaskFuture[Any]) -> bool:
         """Whether a run that was sent has begun: the first of a begun batch that has not been reported."""
         entry = self.books.find(run)

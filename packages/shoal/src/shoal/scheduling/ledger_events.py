@@ -228,6 +228,10 @@ class LedgerEvents:
         with LOCK:
             return self._ledger.has_begun(run)
 
+    def executing(self, run: TaskFuture[Any]) -> WorkerState | None:
+        """The worker that has a run, as far as can be known at once; with the lock held."""
+        return self._ledger.executing(run)
+
     def recall(self, batch: Batch) -> None:
         """Asks for what has not begun of a batch."""
         with LOCK:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from shoal.calls import AWAITING_RETRY, DONE, Outcome
+from shoal.calls import AWAITING_RETRY, DONE, RUNNING, Outcome
 from shoal.futures.maps import Span
 from shoal.scheduling.caps import Caps
 from shoal.scheduling.ledger import Ledger
@@ -355,6 +355,7 @@ class ObservedPushingScheduler(_Observed, PushingScheduler):
         super().__init__(capabilities)
         self.observer = observer
         self._seconds = 0.0  # of the report that is about to come
+        self._reports = False  # at the moment
 
     def launch(self, batch: Batch) -> None:
         """See `SendingScheduler`."""
@@ -388,7 +389,14 @@ class ObservedPushingScheduler(_Observed, PushingScheduler):
                 self.observer.reported(
                     batch, [positions[p] for p in told], [ends[p] for p in told], seconds
                 )
-        super().batch_reported(number, positions, values, ends)
+        self._reports = True
+        try:
+            super().batch_reported(number, positions, values, ends)
+        finally:
+            self._reports = False
+
+    def _began(self, future: TaskFuture[Any]) -> float | None:
+        return future._since if future._phase == RUNNING and not self._reports else None
 
     def batch_closed(self, number: int, blocked_run: Any = None) -> None:
         """See `PushingScheduler`."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import SENT, Batch
-from shoal.futures.blocking import ALL, TIMED
+from shoal.futures.blocking import ALL, NOTHING, TIMED
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import wait_graph
 from shoal.scheduling.blocked_run import BlockedRun
@@ -101,7 +101,8 @@ class WorkerWaits:
         if run is not None:
             for below in stack:
                 wait_graph.check_cycle(wanted, below)
-            wait_graph.blocked_on(run, wanted, until)
+            if until != NOTHING:
+                wait_graph.blocked_on(run, wanted, until)
         self.blocked_runs.setdefault(place, []).append(blocked_run)
         if blocks:
             if lends:
@@ -119,6 +120,28 @@ class WorkerWaits:
                 self.help_first(blocked_run)  # before others get the place that it has lent
         scheduler.fill()
         return blocked_run
+
+    def waits_for_more(self, blocked_run: BlockedRun, wanted: list[Any], until: int) -> None:
+        """A run that has given its place up, and does not block its worker, waits for these, too; for nothing if `until` is
+        `NOTHING`.
+
+        Raises:
+            WaitCycle: the run would wait for itself.
+        """
+        run = blocked_run.run
+        if run is None or blocked_run not in self.blocked_runs.get(
+            self._place_of(blocked_run.batch), ()
+        ):
+            return
+        if until == NOTHING:
+            blocked_run.wanted = []
+            wait_graph.blocked_on(run, None)
+            return
+        wait_graph.check_cycle(wanted, run)
+        if blocked_run.wanted:
+            until = max(until, run._details().waits_until)
+        blocked_run.wanted = [*blocked_run.wanted, *wanted]
+        wait_graph.blocked_on(run, blocked_run.wanted, until)
 
     def would_go_on(self, blocked_run: BlockedRun, task_caps: Sequence[TaskCap]) -> None:
         """A run on a worker waits for no other run any more: it may go on once it has a place of its caps again. Until then

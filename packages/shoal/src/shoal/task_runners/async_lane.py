@@ -14,8 +14,8 @@ from shoal.calls import CANCELLED, COMPLETED, Outcome
 from shoal.context import LOCK
 from shoal.engine.loops import SERVICE_LOOP, under_asyncio
 from shoal.engine.task_run import attempt_async, overdue_outcome_async, raised
-from shoal.futures.awaiting import PLACES
-from shoal.futures.blocking import ALL
+from shoal.futures.awaiting import PLACES, waker
+from shoal.futures.blocking import NOTHING
 from shoal.scheduling import wait_graph
 from shoal.scheduling.dispatchers import GoneError
 from shoal.task_runners.packing import not_begun
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shoal.calls import Call
     from shoal.engine.task_run import EndLimit
     from shoal.futures import TaskFuture
-    from shoal.futures.blocking import Wanted
+    from shoal.futures.blocking import Wait
     from shoal.scheduling.dispatchers import PullingDispatcher
 
 __all__ = ["AsyncLane"]
@@ -87,12 +87,13 @@ class AsyncLane:
             self._end(future, Outcome(CANCELLED, None))
 
     async def _run(self, future: TaskFuture[Any], call: Call) -> None:
-        PLACES[call.number] = _Place(self, future)
+        PLACES[call.number] = place = _Place(self, future)
         try:
             outcome = await self._outcome(future, call)
         except BaseException as error:
             outcome = raised(call, error)
         PLACES.pop(call.number, None)
+        place.has_left = True  # a generator that it has begun may have it still
         try:
             self._end(future, outcome)
         except BaseException as error:
@@ -177,26 +178,27 @@ class AsyncLane:
 class _Place:
     """One of the runner's places, held by a coroutine while it does not wait for runs."""
 
-    __slots__ = ("_holds", "_lane", "_left", "_resumed", "_run", "_waits", "_wanted")
+    __slots__ = ("_holds", "_lane", "_run", "_waits", "_wake", "_wanted", "_wanting", "has_left")
 
     def __init__(self, lane: AsyncLane, run: TaskFuture[Any]) -> None:
         self._lane = lane
         self._run = run
         self._waits = 0
-        self._wanted: list[Any] = []  # of all its waits, which its asyncio tasks may have at once
+        self._wanting = 0  # those of its waits that are for something
+        self._wanted: list[Any] = []  # of all of these
         self._holds = True
-        self._left = False
-        self._resumed: asyncio.Future[None] | None = None
+        self.has_left = False
+        self._wake: Callable[[], None] | None = None
 
     def leave(self) -> bool:
         """Its run is given up, and takes no place any more; whether it has none. With `LOCK` held."""
-        self._left = True
+        self.has_left = True
         if not self._holds:
             self._lane.dispatcher.scheduler.withdraw(self)
             self.resume()
         return not self._holds
 
-    def give_up(self, wanted: Wanted, wake: Callable[[], None], until: int = ALL) -> None:
+    def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
         """The coroutine is about to wait.
 
         Raises:
@@ -204,40 +206,40 @@ class _Place:
         """
         scheduler = self._lane.dispatcher.scheduler
         with LOCK:
-            wait_graph.check_cycle(wanted, self._run)
-            if self._waits:
-                until = max(until, self._run._details().waits_until)
+            wait_graph.check_cycle(wait.wanted, self._run)
             self._waits += 1
-            self._wanted.extend(wanted)
-            wait_graph.blocked_on(self._run, self._wanted, until)
-            if self._waits == 1 and not self._left:
+            if wait.until != NOTHING:
+                until = wait.until
+                if self._wanting:
+                    until = max(until, self._run._details().waits_until)
+                self._wanting += 1
+                self._wanted.extend(wait.wanted)
+                wait_graph.blocked_on(self._run, self._wanted, until)
+            if self._waits == 1 and not self.has_left:
                 self._holds = False
                 scheduler.vacate(scheduler.line_of(self._run))
         self._lane.dispatcher.drain()
 
-    async def take_again(self) -> None:
-        """The coroutine goes on."""
+    async def take_again(self, wait: Wait) -> None:
+        """The coroutine goes on, or its wait was one of several."""
         scheduler = self._lane.dispatcher.scheduler
         with LOCK:
             self._waits -= 1
+            if wait.until != NOTHING:
+                self._wanting -= 1
+                if not self._wanting:
+                    self._wanted = []
+                    wait_graph.blocked_on(self._run, None)
             if self._waits:
                 return
-            self._wanted = []
-            wait_graph.blocked_on(self._run, None)
-            if self._left or scheduler.occupy(self, scheduler.line_of(self._run)):
-                self._holds = not self._left
+            if self.has_left or scheduler.occupy(self, scheduler.line_of(self._run)):
+                self._holds = not self.has_left
                 return
-            self._resumed = SERVICE_LOOP.get().create_future()
-        await self._resumed
+            event, self._wake = waker()
+        await event.wait()
 
     def resume(self) -> None:
         """It has a place again, or needs none; with `LOCK` held, from any thread."""
-        self._holds = not self._left
-        resumed = self._resumed
-        if resumed is not None:
-            SERVICE_LOOP.get().call_soon_threadsafe(_wake, resumed)
-
-
-def _wake(resumed: asyncio.Future[None]) -> None:
-    if not resumed.done():
-        resumed.set_result(None)
+        self._holds = not self.has_left
+        if self._wake is not None:
+            self._wake()

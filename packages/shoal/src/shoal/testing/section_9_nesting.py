@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,42 @@ class NestingTests(SuiteBase):
             return first.done(), timed.result(timeout=0), futures[4].result(timeout=PATIENCE)
 
         assert in_flow(single_runner, lambda: parent.submit().result()) == (True, 11, 5)
+
+    @covers("9.1", "4.4", "2.2")
+    def test_a_coroutine_waits_inside_in_every_way(self, single_runner: TaskRunner) -> None:
+        @task
+        async def called(x: Any, ready: Any = None) -> Any:
+            return await inc.submit(x)
+
+        @task
+        async def emits(x: int) -> Any:
+            yield await inc.submit(x)
+
+        @task
+        async def parent() -> Any:
+            each = [await future async for future in as_completed(inc.map(range(3)))]
+            together = await asyncio.gather(called(10), called(20), inc.submit(30))
+            after = await called(inc.submit(40), wait_for=[inc.submit(50)])
+            emitted = [item async for item in emits(60)]
+            return sorted(each), together, after, emitted
+
+        ended = in_flow(single_runner, lambda: parent.submit().result())
+        assert ended == ([1, 2, 3], [11, 21, 31], 42, [61])
+
+    @covers("9.1", "3.3", needs="nests")
+    def test_a_coroutine_waits_in_a_flow_that_it_runs(self, single_runner: TaskRunner) -> None:
+        outer: list[Any] = []
+
+        @flow(task_runner="threads:1")
+        async def inner() -> Any:
+            return await outer[0] + await inc.submit(1)
+
+        @task
+        async def parent() -> Any:
+            outer[:] = [inc.submit(10)]
+            return await inner()
+
+        assert in_flow(single_runner, lambda: parent.submit().result()) == 13
 
     @covers("9.2", needs=("nests", "isolated"))
     def test_children_use_the_flows_workers(self, runner: TaskRunner) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from math import inf
 from statistics import median
 
@@ -212,7 +213,14 @@ def straggler(figures: Figures) -> Advice | None:
     else:
         took = f"one run of `{name}` took {seconds(longest)}"
     usual = f" (the usual one takes {seconds(typical)})" if longest > 2 * typical else ""
-    rest = "nothing" if len(late) == len(runs) else "little"
+    since = record.started + middle
+    others = sum(
+        columns.ended[i] - max(columns.begun[i], since)
+        for indices in figures.order[:-1]
+        for i in takewhile(lambda i: columns.ended[i] > since, reversed(indices))
+        if i not in runs
+    )
+    rest = "little" if others > 0.05 * stake else "nothing"
     # What could have begun at once needed nothing but a place in front.
     first = min(columns.ready[i] - record.started for i in late) < figures.elapsed * 0.1
     help_ = (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shoal.context import HERE
 from shoal.engine.interrupt import Interrupt, interruptible_block, raise_if_due, shielded
-from shoal.futures.blocking import ALL, Countdown, Decision, block_plainly
+from shoal.futures.blocking import Countdown, Decision, block_plainly
 from shoal.scheduling.calling import Caller, Calling, Several, Streaming
 from shoal.scheduling.caps import Line
 from shoal.serialization import dumps
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shoal.calls import Call
-    from shoal.futures.blocking import Wanted
+    from shoal.futures.blocking import Wait
     from shoal.specs import TaskCap
 
 __all__ = ["CallPlace", "calling"]
@@ -211,13 +211,13 @@ class CallPlace(_Entered):
         self._there: asyncio.Event | Any = None
         self._wake: Callable[[], None]
 
-    def give_up(self, wanted: Wanted, wake: Callable[[], None], until: int = ALL) -> None:
+    def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
         """See `Place`."""
         self._waits += 1
         if self._waits == 1:
             self.leave()
 
-    async def take_again(self) -> None:
+    async def take_again(self, wait: Wait) -> None:
         """See `Place`."""
         from shoal.futures.awaiting import waker
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import CANCELLED, COMPLETED, Call, Outcome
 from shoal.context import LOCK
 from shoal.engine.task_run import raised
-from shoal.futures.blocking import ALL
+from shoal.futures.awaiting import waker
+from shoal.futures.blocking import LENT, NOTHING
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shoal.engine.task_run import EndLimit
-    from shoal.futures.blocking import Wanted
+    from shoal.futures.blocking import Wait
     from shoal.specs import TaskCap
     from shoal.task_runners.remote.batches import Batch
     from shoal.task_runners.remote.worker import RemoteWorker
@@ -173,70 +174,89 @@ class Coroutines:
 class _Place:
     """What a coroutine here does while it waits: tells the driver, so that waits in a circle are found."""
 
-    __slots__ = ("_batch", "_cap", "_position", "_resumed", "_wait", "_waits", "_worker", "wake")
+    __slots__ = (
+        "_batch",
+        "_cap",
+        "_latest",
+        "_position",
+        "_resume",
+        "_wait",
+        "_waits",
+        "_wanting",
+        "_worker",
+        "wake",
+    )
 
     def __init__(
         self, worker: RemoteWorker, batch: Batch, position: int, cap: TaskCap | None
     ) -> None:
         self._cap = cap
-        self._resumed: asyncio.Future[None] | None = None
         self._worker = worker
         self._batch = batch
         self._position = position
         self._wait: int | None = None
         self._waits = 0
+        self._wanting = 0  # those of its waits that are for something
+        self._latest: Wait  # of these, which is the one that the driver may refuse
+        self._resume: Callable[[], None]
         self.wake: Callable[[], None]
 
-    def give_up(self, wanted: Wanted, wake: Callable[[], None], until: int = ALL) -> None:
+    def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
         """It is about to wait."""
+        remote = self._worker.remote
         self._waits += 1
         if self._waits == 1:
-            remote = self._worker.remote
+            self._wait = remote.new_wait()
+            self._worker.coroutines.places[self._wait] = self
+        if wait.until != NOTHING:
+            self._wanting += 1
+            self._latest = wait
             self.wake = wake
-            self._wait = wait = remote.new_wait()
-            self._worker.coroutines.places[wait] = self
-            at = (self._batch.number, self._position)
-            remote.tell_waiting(wait, None, wanted, until=until, at=at)
-            if wait in remote.refusals:
-                wake()
+        if self._waits == 1 or wait.until != NOTHING:
+            self._tell(wait)
 
-    async def take_again(self) -> None:
-        """It goes on.
+    def _tell(self, wait: Wait) -> None:
+        """Tells the driver that it waits, or waits for this, too."""
+        remote, number = self._worker.remote, self._wait
+        assert number is not None  # given when it began to wait
+        at = (self._batch.number, self._position)
+        remote.tell_waiting(number, None, wait.wanted, until=wait.until, at=at)
+        if number in remote.refusals:
+            self.wake()
+
+    async def take_again(self, wait: Wait) -> None:
+        """It goes on, or its wait was one of several.
 
         Raises:
             WaitCycle: it would have waited for itself.
         """
         self._waits -= 1
-        wait = self._wait
-        assert wait is not None  # given when it began to wait
-        refusal = self._worker.remote.refusals.pop(wait, None)
+        number = self._wait
+        assert number is not None  # as above
+        refusal = None
+        if wait.until != NOTHING:
+            self._wanting -= 1
+            if wait is self._latest:
+                refusal = self._worker.remote.refusals.pop(number, None)
         if self._waits == 0:
             try:
                 if self._cap is not None or self._worker.remote.capped:
-                    await self._wait_for_place(wait)
+                    await self._wait_for_place(number)
             finally:  # also if it is stopped meanwhile
-                self._worker.coroutines.places.pop(wait, None)
-                self._worker.channel.send(messages.RESUMED, dumps(wait))
+                self._worker.coroutines.places.pop(number, None)
+                self._worker.channel.send(messages.RESUMED, dumps(number))
+        elif wait.until != NOTHING and not self._wanting:
+            self._tell(LENT)
         if refusal is not None:
             raise refusal
 
-    async def _wait_for_place(self, wait: int) -> None:
-        from shoal.engine.loops import SERVICE_LOOP
-
-        self._resumed = SERVICE_LOOP.get().create_future()
+    async def _wait_for_place(self, number: int) -> None:
+        event, self._resume = waker()
         self._worker.channel.send(
-            messages.GO_ON, dumps((wait, () if self._cap is None else (self._cap,)))
+            messages.GO_ON, dumps((number, () if self._cap is None else (self._cap,)))
         )
-        await self._resumed
+        await event.wait()
 
     def resume(self) -> None:
         """There is a place for it; on the receiver's thread."""
-        from shoal.engine.loops import SERVICE_LOOP
-
-        assert self._resumed is not None  # it has asked for one
-        SERVICE_LOOP.get().call_soon_threadsafe(_set, self._resumed)
-
-
-def _set(resumed: asyncio.Future[None]) -> None:
-    if not resumed.done():
-        resumed.set_result(None)
+        self._resume()

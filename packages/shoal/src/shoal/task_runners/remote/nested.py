@@ -264,14 +264,18 @@ class NestedRuns:
             wanted.append(member.slots[asked].answer)
         if at is None:
             return
+        blocked_run = member.waits.get(wait)
         try:
-            blocked_run = self._dispatcher.waiting(
-                *(at[0], at[1], wanted),
-                blocks=blocks,
-                until=until,
-                lends=lends,
-                tag=(member, wait),
-            )
+            if blocked_run is not None:
+                self._dispatcher.waits_for_more(blocked_run, wanted, until)
+            else:
+                blocked_run = self._dispatcher.waiting(
+                    *(at[0], at[1], wanted),
+                    blocks=blocks,
+                    until=until,
+                    lends=lends,
+                    tag=(member, wait),
+                )
         except WaitCycle as error:
             member.channel.send(messages.REFUSED, dumps((wait, error)))
             return
