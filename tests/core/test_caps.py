@@ -22,15 +22,15 @@ def test_a_coroutine_that_is_stopped_while_it_waits_counts_no_more() -> None:
 
     runs: Any = [SimpleNamespace(_task=SimpleNamespace(cap=CAP, is_async=True))] * 3
     caps.sent(1, runs, loops=True)
-    line = caps.line_under(CAP, on_loop=True)
+    line = caps.line_under((CAP,), on_loop=True)
     assert line is not None
     assert line.room() == 0
     first, second = blocked("first"), blocked("second")
     caps.lend(1, first)
     caps.lend(1, second)
     caps.take(line, 2)  # others run meanwhile
-    assert not caps.take_again(1, first, CAP)
-    assert not caps.take_again(1, second, CAP)
+    assert not caps.take_again(1, first, (CAP,))
+    assert not caps.take_again(1, second, (CAP,))
 
     caps.stopped(first)
     assert not caps.now_open(1, 2)  # it has ended
