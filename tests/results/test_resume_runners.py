@@ -47,6 +47,53 @@ def test_a_killed_driver(runner: str, moment: float, tmp_path: Path) -> None:
     assert found.after < 0.5
 
 
+LATE = """
+import ray
+from shoal import flow, task
+
+
+@task
+def inc(x):
+    return x + 1
+
+
+@flow(journal=True, flow_run_name="late", task_runner="ray")
+def main(fails=False, more=False):
+    values = inc.map(range(3)).result()
+    before = ray.is_initialized()
+    if fails:
+        raise ValueError("mended later")
+    if more:
+        values.append(inc.submit(9).result())
+    return before, ray.is_initialized(), values
+
+
+print(main())
+print(main.resume("late"))
+try:
+    main.resume("late", fails=True)
+except ValueError as error:
+    print(error)
+print(main.resume("late", fails=False, more=True))
+print(ray.is_initialized())
+"""
+
+
+def test_ray_starts_when_a_run_is_to_be_executed(tmp_path: Path) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    done = subprocess.run(
+        [sys.executable, str(script)], check=True, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout.splitlines() == [
+        "(True, True, [1, 2, 3])",
+        "(False, False, [1, 2, 3])",
+        "mended later",
+        "(False, True, [1, 2, 3, 10])",
+        "False",
+    ]
+
+
 FLOW = """
 import time
 from pathlib import Path

@@ -209,7 +209,7 @@ class RayBackend(ClusterBackend):
 
     def is_listening(self) -> bool:
         """See `ClusterBackend`."""
-        return self.link.is_here()
+        return hasattr(self, "link") and self.link.is_here()  # a start may wait for the first run
 
     def count_slots(self) -> None:
         """A slot is a CPU of the cluster's."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.futures import TaskFuture
 from shoal.task_runners.remote.cluster_runner import ClusterTaskRunner, copied
+from shoal.task_runners.remote.late_start import LateStart
 
 from shoal_ray.connection import Connection
 from shoal_ray.settings import ClusterSettings, invalid, is_address
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from shoal.scheduling.backend import Backend
+    from shoal.scheduling.dispatcher import AnyDispatcher
 
 __all__ = ["RayTaskRunner"]
 
@@ -71,6 +73,8 @@ class RayTaskRunner(ClusterTaskRunner):
             Connection(which), check_environment=check_environment, ship_modules=ship_modules
         )
         self._cluster_settings = which
+        self._is_late = False
+        self._late_start: LateStart | None = None
 
     def settings(self) -> dict[str, Any]:
         """See `BaseTaskRunner`."""
@@ -113,6 +117,21 @@ class RayTaskRunner(ClusterTaskRunner):
         """See `BaseTaskRunner`: the cluster and the dashboard."""
         shown: dict[str, str] = self._connection.shown()
         return shown
+
+    def start_late(self) -> None:
+        """See `BaseTaskRunner`: Ray takes seconds to start."""
+        self._is_late = True
+
+    def _start(self, dispatcher: AnyDispatcher) -> None:
+        if self._is_late:
+            self._late_start = LateStart(dispatcher, super()._start)
+        else:
+            super()._start(dispatcher)
+
+    def _stop(self, dispatcher: AnyDispatcher) -> None:
+        late, self._late_start = self._late_start, None
+        if late is None or late.has_started():
+            super()._stop(dispatcher)
 
     def make_backend(self) -> tuple[Backend, int | None]:
         """See `BaseTaskRunner`."""

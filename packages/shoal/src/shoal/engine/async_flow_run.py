@@ -184,7 +184,7 @@ async def _entered(run: FlowSteps) -> AsyncIterator[Any]:
     """The runner of one attempt, left without holding up the loop."""
     import anyio
 
-    runner = run.flow.make_runner()
+    runner = run.make_runner()
     runner.__enter__()
     error: BaseException | None = None
     try:

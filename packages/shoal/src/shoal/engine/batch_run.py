@@ -154,6 +154,8 @@ def surroundings_of(scope: Scope | None, *, observed: bool = False) -> bytes:
 class _FlowStub:
     """Stands on a worker for the flow that submitted the run."""
 
+    resumes = None
+
     def __init__(self, name: str, log_prints: bool, keeping: Keeping | None, home: str) -> None:
         self.name = name
         self.log_prints = log_prints

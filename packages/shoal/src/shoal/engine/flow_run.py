@@ -114,6 +114,18 @@ class FlowSteps:
             block(pending)
         return value
 
+    def make_runner(self) -> Any:
+        """The runner of an attempt, not entered."""
+        runner = self.flow.make_runner()
+        around: FlowRun | None = self.record
+        while around is not None:
+            resumes = around.flow.resumes
+            # The start would be a part of the flow's time, if that is limited.
+            if resumes is not None and resumes.is_done and self.flow.timeout_seconds is None:
+                runner.start_late()
+            around = around.parent
+        return runner
+
     def inside(self, runner: Any) -> _Inside:
         """The context of the flow's body."""
         for observer in observers():
@@ -382,7 +394,7 @@ def _in_runner(run: FlowSteps, start_limit: Callable[[], None] | None = None) ->
         run: the run.
         start_limit: called once the runner has started, which may take long and is no fault of the flow.
     """
-    with Kicks(), _terminable(), run.flow.make_runner() as runner, run.inside(runner):
+    with Kicks(), _terminable(), run.make_runner() as runner, run.inside(runner):
         if start_limit is not None:
             start_limit()
         frames = HERE.frames
@@ -401,7 +413,7 @@ def _streamed(run: FlowSteps) -> Generator[Any, Any, State[Any]]:
             block(futures_in(item))
             return results_in(item)
 
-    runner = run.flow.make_runner()
+    runner = run.make_runner()
     with ExitStack() as stack:
         with shielded():
             stack.enter_context(runner)

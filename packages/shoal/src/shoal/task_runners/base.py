@@ -273,7 +273,7 @@ class BaseTaskRunner:
 
                 dispatcher.gate = GATE if dispatcher.keeper is None else Gate(dispatcher.keeper)
                 dispatcher.limited = True
-            dispatcher.backend.start(dispatcher)
+            self._start(dispatcher)
             self._dispatcher = dispatcher
             if self._observer is not None:
                 self._observer.started(dispatcher)
@@ -314,7 +314,7 @@ class BaseTaskRunner:
                 dispatcher.close()
             finally:
                 try:
-                    dispatcher.backend.stop(LEAVING)
+                    self._stop(dispatcher)
                 finally:
                     dispatcher.left()
                     with self._entering:
@@ -322,6 +322,15 @@ class BaseTaskRunner:
                     if self._observer is not None:
                         self._observer.left()
                         self._observer = None
+
+    def _start(self, dispatcher: AnyDispatcher) -> None:
+        dispatcher.backend.start(dispatcher)
+
+    def _stop(self, dispatcher: AnyDispatcher) -> None:
+        dispatcher.backend.stop(LEAVING)
+
+    def start_late(self) -> None:
+        """It may be that no run comes: a start that takes seconds is to wait for the first; before it is entered."""
 
     def cap(self, most: int) -> None:
         """Of all its runs no more than so many are to execute at once; before it is entered."""

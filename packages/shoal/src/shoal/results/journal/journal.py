@@ -51,6 +51,7 @@ class Resumption:
         values: those that stand in it.
         given: whether parameters were given anew.
         kept: by its name, the index of a task that counts as what it was, whatever its code is now.
+        is_done: whether all runs that it knows of have completed.
     """
 
     def __init__(
@@ -66,6 +67,10 @@ class Resumption:
         self.values = values
         self.given = given
         self.kept = kept
+        facts = contents.facts
+        self.is_done = all(
+            facts.completed[index] >= count for index, count in facts.submitted.items()
+        )
 
 
 class TaskKey:
