@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,19 @@ import pytest
 from shoal import flow, task
 from shoal.concurrency import asyncio as limiting_async
 from shoal.concurrency import sync as limiting
+from shoal.context import LOCK
 from shoal.exceptions import (
     ConcurrencyLimitError,
     ConcurrencySlotAcquisitionError,
     UpstreamTaskError,
     WaitTimeout,
 )
+from shoal.futures.blocking import BEARERS
 from shoal.limits import ConcurrencyLimits
 from shoal.limits.opening import open_store
 from shoal.limits.slots import KEEPER
+from shoal.limits.stuck_askers import look
+from shoal.scheduling.wait_graph import wanted_by
 from shoal.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from shoal.testing.tools import PATIENCE, eventually
 
@@ -270,6 +275,127 @@ def test_a_wait_with_a_time_limit_is_no_circle(runner: TaskRunner) -> None:
         return outer.submit().result(PATIENCE)
 
     assert main() == "ran"
+
+
+@contextmanager
+def slot_of(name: str) -> Iterator[None]:
+    with limiting.concurrency(name):
+        yield
+
+
+class Own:
+    """A context manager that enters a block by itself."""
+
+    def __init__(self) -> None:
+        self._block = limiting.concurrency("one")
+
+    def __enter__(self) -> None:
+        self._block.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._block.__exit__(*error)
+
+
+def looked_at(store: LimitStore) -> dict[Any, Any]:
+    """Who would be refused now."""
+    limit = store.read("one")
+    assert limit is not None
+    with LOCK:
+        return look(KEEPER._register, {"one": limit}).refusals
+
+
+@pytest.mark.parametrize("by", ["a stack", "a stack of one's own", "a call", "another's call"])
+def test_a_block_that_another_thread_leaves_is_no_circle(
+    runner: TaskRunner, store: LimitStore, by: str
+) -> None:
+    """SPEC 10.3. Who has entered it waits for a run that asks for the slot, and has it once the other thread is so far."""
+    leaves: list[Any] = []
+
+    def enter() -> None:
+        if by == "a stack":
+            stack = ExitStack()
+            stack.enter_context(limiting.concurrency("one"))
+        elif by == "a stack of one's own":
+            stack = ExitStack()
+            stack.enter_context(slot_of("one"))
+        else:
+            entered = limiting.concurrency("one") if by == "a call" else Own()
+            entered.__enter__()
+            leaves.append(lambda: entered.__exit__(None, None, None))
+            return
+        leaves.append(stack.close)
+
+    def leave(run: Any) -> None:
+        eventually(lambda: wanted_by(run), "the run waits for it")
+        eventually(lambda: BEARERS[entered_by].waits, "the flow waits for the run")
+        found.append(looked_at(store))
+        leaves[0]()
+
+    found: list[Any] = []
+    entered_by = threading.current_thread()
+
+    @flow(task_runner=runner)
+    def main() -> str:
+        enter()
+        run = block.submit()
+        other = threading.Thread(target=leave, args=(run,))
+        other.start()
+        try:
+            return run.result(PATIENCE)
+        finally:
+            other.join()
+
+    assert main() == "ran"
+    assert found == [{}]
+
+
+@task
+def handed_over() -> str:
+    """Enters a block that another thread leaves, and waits for a run that asks for the slot, perhaps in its own thread."""
+    stack = ExitStack()
+    stack.enter_context(limiting.concurrency("one"))
+    run = block.submit()
+    store = open_store()
+
+    def leave() -> None:
+        eventually(lambda: line(store, "one"), "the run asks for it")
+        stack.close()
+        store.close()
+
+    other = threading.Thread(target=leave)
+    other.start()
+    try:
+        return run.result()
+    finally:
+        other.join()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_block_of_a_run_that_another_thread_leaves_is_no_circle(runner: TaskRunner) -> None:
+    @flow(task_runner=runner)
+    def main() -> str:
+        return handed_over.submit().result(PATIENCE)
+
+    assert main() == "ran"
+
+
+@pytest.mark.parametrize("by", ["a with", "a generator", "a decorator"])
+def test_a_block_that_ends_where_it_began_is_waited_for_in_vain(
+    runner: TaskRunner, store: LimitStore, by: str
+) -> None:
+    @limiting.concurrency("one")
+    def within() -> str:
+        return block.submit().result()
+
+    @flow(task_runner=runner)
+    def main() -> str:
+        if by == "a decorator":
+            return within()
+        with limiting.concurrency("one") if by == "a with" else slot_of("one"):
+            return block.submit().result()
+
+    with pytest.raises(ConcurrencySlotAcquisitionError, match=FOR_EVER):
+        main()
 
 
 # ---------------------------------------------------------------------- holders that need a worker

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from shoal.exceptions import BlockingWaitInLoop, InvalidOption
@@ -14,6 +15,7 @@ from shoal.limits.acquiring import Acquisition, in_event_loop, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from types import FrameType
     from typing import Self
 
 __all__ = ["AsyncBlock", "Block", "SyncBlock", "rate", "refuse_in_loop"]
@@ -72,11 +74,33 @@ class Block:
         return other
 
 
+_ENTER = {"__enter__", "__aenter__"}
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+def _ends_here(frame: FrameType | None) -> bool:
+    """Whether a block ends in the thread, or the task of a loop, that enters it: a `with` statement sees to that. What calls
+    `__enter__` itself, as an `ExitStack` does, may be ended by another.
+
+    Args:
+        frame: in which the block is entered. One of a context manager of the user's is within that which enters it.
+    """
+    while frame is not None:
+        code = frame.f_code
+        is_ours = frame.f_globals.get("__name__", "").startswith("shoal.concurrency.")
+        if not is_ours and not _ENTER.isdisjoint(code.co_names):
+            return False  # a `with` statement names neither
+        if code.co_name not in _ENTER and not code.co_flags & _GENERATOR:
+            return True
+        frame = frame.f_back
+    return True
+
+
 class SyncBlock(Block):
     """One that is entered with `with`."""
 
     def __enter__(self) -> None:
-        acquisition = Acquisition(self._what)
+        acquisition = Acquisition(self._what, stays=_ends_here(sys._getframe(1)))
         acquisition.acquire()
         self._held.append(acquisition)
 
@@ -103,7 +127,7 @@ class AsyncBlock(Block):
     """One that is entered with `async with`."""
 
     async def __aenter__(self) -> None:
-        acquisition = Acquisition(self._what)
+        acquisition = Acquisition(self._what, stays=_ends_here(sys._getframe(1)))
         await acquisition.acquire_async()
         self._held.append(acquisition)
 

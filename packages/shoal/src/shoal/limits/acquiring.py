@@ -178,11 +178,13 @@ class Acquisition:
 
     Args:
         what: what is asked for.
+        stays: see `Held`.
     """
 
-    def __init__(self, what: Wanted) -> None:
+    def __init__(self, what: Wanted, *, stays: bool = True) -> None:
         self._what = what
         self._slots = Slots(str(uuid.uuid4()))
+        self._slots.stays = stays
 
     def acquire(self) -> None:
         """Waits for the slots in the caller's thread, which lends its worker meanwhile.

@@ -2,8 +2,9 @@
 
     guarantees   Whatever ends a wait or a block of code, nothing is held afterwards: an exception, an interrupt, a time
                  limit, or that nobody has the block any more (a generator that was dropped).
-    assumes      What is asked for in a thread, or in a task of an event loop, is given back there. So what is held there is
-                 not given back while that thread or task waits for more, and the store is told of it (`Request.within`).
+    assumes      What is asked for in a thread, or in a task of an event loop, is given back there, but for what does not `stay`.
+                 So what is held there is not given back while that thread or task waits for more, and the store is told of it
+                 (`Request.within`).
 
 May import `slots` and what lies above it.
 """
@@ -98,9 +99,11 @@ class Held:
 
     Attributes:
         id: by which the store of limits knows it, if it does.
+        stays: whether it is given back where it was asked for; else it may be whatever is waited for there.
     """
 
     id: str | None = None
+    stays = True
     _owner: Any = None
     _run: str | None = None
 
@@ -111,7 +114,13 @@ class Held:
         owner = task_here() or threading.current_thread()
         with LOCK:
             bearer = BEARERS.setdefault(owner, Bearer())
-            around = {id for other in bearer.held for id in (other.id, other._run)}
+            around = {
+                id
+                for other in bearer.held
+                if other.stays
+                or other._run == self._run  # else that run waits, and this one is on top of it
+                for id in (other.id, other._run)
+            }
             bearer.held.add(self)
         self._owner = owner
         return bearer, around
@@ -177,7 +186,7 @@ class Slots(Held):
         around.add(self._run)
         wanted = request(frozenset(id for id in around if id is not None))
         self.keeper = keeper
-        keeper.request(wanted, self._decision, timeout, bearer)
+        keeper.request(wanted, self._decision, timeout, bearer if self.stays else Bearer())
 
     def wait(self) -> None:
         """Waits for the answer in the caller's thread, which lends its worker meanwhile; in a shield.

@@ -328,7 +328,8 @@ class RemoteDispatcher(Answers):
         with LOCK:
             numbers, maps = self.untold.reach(wanted, watcher)
             bearer = BEARERS.get(task_here() or threading.current_thread()) if BEARERS else None
-            kept = self.keeper.known(bearer.held) if bearer is not None else []
+            staying = [held for held in bearer.held if held.stays] if bearer is not None else []
+            kept = self.keeper.known(staying)
         with self._sending:
             self._tell_dropped(at_once=False)
             self._worker.channel.send(
