@@ -86,8 +86,22 @@ lambda x: x * 2
 )  # fmt: skip
 
 
+# Which of them it is does not matter here.
+IN_COMPREHENSIONS = (
+    [[lambda: (x, y) for x in range(2)] for y in range(2)],  # noqa: B023
+    {x: lambda y: x + y + LIMIT for x in range(2)},  # noqa: B023
+)
+
+
+def within(n: int) -> Any:
+    return [lambda x: [x + n + z for z in range(n)] for _ in range(2)], {n: [lambda: n]}
+
+
 FUNCTIONS = [
     *LAMBDAS,
+    *IN_COMPREHENSIONS,
+    within(3),
+    functools.partial(within(2)[0][0], 1),
     LAMBDAS[1](2),
     helper,
     work,

@@ -37,7 +37,14 @@ from typing import TYPE_CHECKING, Any
 from shoal.exceptions.base import shown
 from shoal.results.keys.binding import bound_arguments
 from shoal.results.keys.digesting import digest_arguments, refuse
-from shoal.results.keys.naming import file_of_module, is_own, module_of_code, name_of, short_module
+from shoal.results.keys.naming import (
+    file_of_module,
+    is_own,
+    module_of_code,
+    name_of,
+    qualified,
+    short_module,
+)
 from shoal.results.keys.referring import names_in
 from shoal.results.keys.source import (
     class_tree,
@@ -253,27 +260,26 @@ class _Parts:
     def _bound(self, function: Any, to: Any, name: str, what: str) -> None:
         self.take(function, name)
         if not name or _is_constant(to):  # at the top it is all that tells one from another
-            self._add(
-                f"{name or getattr(function, '__qualname__', '')}: {what}",
-                sha256(Walk().encode(to)).digest(),
-            )
+            owner = name or qualified(getattr(function, "__qualname__", ""))
+            self._add(f"{owner}: {what}", sha256(Walk().encode(to)).digest())
 
     def _callable(self, value: Any) -> None:
         if isinstance(value, BuiltinFunctionType):
             self._add(name_of(value), name_digest(name_of(value)))
-            return
-        self._class(type(value))
-        self._add("its state", sha256(Walk().encode(value)).digest())
+        else:
+            self._class(type(value))
+            self._add("its state", sha256(Walk().encode(value)).digest())
 
     # ------------------------------------------------------------------ functions
 
     def _function(self, function: FunctionType) -> None:
         code, module = function.__code__, module_of_code(function)
         own = is_own(module)
-        label = f"{short_module(module, code)}.{code.co_qualname}"
+        qualname = qualified(code.co_qualname)
+        label = f"{short_module(module, code)}.{qualname}"
         found = function_tree(code) if own else None
         if not own:
-            self._add(label, name_digest(f"{module}.{code.co_qualname}"))
+            self._add(label, name_digest(f"{module}.{qualname}"))
             attributes = vars(function)
             if "__wrapped__" in attributes:
                 self.take(attributes["__wrapped__"], label)

@@ -5,6 +5,7 @@ What is the user's own counts by its source; what belongs to a library counts by
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.machinery import PathFinder
 from pathlib import PurePath
@@ -19,12 +20,14 @@ __all__ = [
     "main_name",
     "module_of_code",
     "name_of",
+    "qualified",
     "short_module",
     "tell_main_name",
 ]
 
 #: A program's own file: as it is run, in children of `multiprocessing`, and as `shoal run` loads one that has no name.
 _MAINS = ("__main__", "__mp_main__", "__shoal_file__")
+_COMPREHENSION = re.compile(r"<(?:list|set|dict)comp>\.")
 _LIBRARIES = frozenset({"site-packages", "dist-packages"})
 
 
@@ -82,11 +85,16 @@ def module_of_code(function: Any) -> str:
     return str(function.__globals__.get("__name__", ""))
 
 
+def qualified(name: str) -> str:
+    """A qualified name without the comprehensions in it, which Python 3.11 makes functions of."""
+    return _COMPREHENSION.sub("", name) if "comp>." in name else name
+
+
 def name_of(value: Any) -> str:
     """Module and qualified name of a class or function."""
     module = getattr(value, "__module__", None) or ""
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
-    return f"{main_name(module) if module in _MAINS else module}.{name}"
+    return f"{main_name(module) if module in _MAINS else module}.{qualified(name)}"
 
 
 def main_name(module: str = "__main__") -> str:
