@@ -32,9 +32,13 @@ from shoal.results.keys.explaining import code_name, text_name
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from typing import Self
+    from typing import Self, TypeAlias
 
     from shoal.context import TaskRunContext
+
+    #: Arguments by name, and digests of what a key is made of.
+    Named: TypeAlias = dict[str, Any]
+    Parts: TypeAlias = dict[str, bytes]
 
 __all__ = [
     "DEFAULT",
@@ -147,7 +151,19 @@ class CachePolicy:
         return changed
 
 
-class CacheKeyFnPolicy(CachePolicy):
+class _Ours(CachePolicy):
+    """A policy of ours, which takes no more than there is now."""
+
+    def compute_key(
+        self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named, **kwargs: Any
+    ) -> str | None:
+        return self._key(task_ctx, inputs, flow_parameters)
+
+    def _key(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> str | None:
+        raise NotImplementedError
+
+
+class CacheKeyFnPolicy(_Ours):
     """Keys that a function makes, as the option `cache_key_fn` gives it.
 
     Attributes:
@@ -159,17 +175,11 @@ class CacheKeyFnPolicy(CachePolicy):
     ) -> None:
         self.cache_key_fn = cache_key_fn
 
-    def compute_key(
-        self,
-        task_ctx: TaskRunContext,
-        inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],
-        **kwargs: Any,
-    ) -> str | None:
+    def _key(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> str | None:
         return self.cache_key_fn(task_ctx, inputs)
 
 
-class _Sum(CachePolicy):
+class _Sum(_Ours):
     """Several policies: a run depends on all that one of them says."""
 
     def __init__(self, policies: tuple[CachePolicy, ...]) -> None:
@@ -190,20 +200,12 @@ class _Sum(CachePolicy):
             if given:
                 setattr(self, option, given[0])
 
-    def compute_key(
-        self,
-        task_ctx: TaskRunContext,
-        inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],
-        **kwargs: Any,
-    ) -> str | None:
+    def _key(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> str | None:
         found = (each.compute_key(task_ctx, inputs, flow_parameters) for each in self.policies)
         keys = [f"{len(key)}:{key}" for key in found if key is not None]
         return _hex("".join(keys)) if keys else None
 
-    def key_parts(
-        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
-    ) -> dict[str, bytes]:
+    def key_parts(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> Parts:
         parts: dict[str, bytes] = {}
         for each in self.policies:
             parts.update(each.key_parts(task_ctx, inputs, flow_parameters))
@@ -230,41 +232,27 @@ class _Sum(CachePolicy):
         return changed
 
 
-class _Nothing(CachePolicy):
+class _Nothing(_Ours):
     """No key: nothing is kept. Added to another policy it changes nothing."""
 
     _label = "NO_CACHE"
 
-    def compute_key(
-        self,
-        task_ctx: TaskRunContext,
-        inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],
-        **kwargs: Any,
-    ) -> None:
+    def _key(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> None:
         return None
 
     def __add__(self, other: CachePolicy) -> CachePolicy:
         return other
 
 
-class _Inputs(CachePolicy):
+class _Inputs(_Ours):
     """The task's name and the arguments, those that its function is bound to among them, but for those left out."""
 
     _label = "INPUTS"
 
-    def compute_key(
-        self,
-        task_ctx: TaskRunContext,
-        inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],
-        **kwargs: Any,
-    ) -> str:
+    def _key(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> str:
         return digest_call(task_ctx.task.name, self._counted(task_ctx, inputs)).hex()
 
-    def key_parts(
-        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
-    ) -> dict[str, bytes]:
+    def key_parts(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> Parts:
         task = task_ctx.task.name
         digests = {"the task's name": digest(task)}
         for name, value in digest_arguments(self._counted(task_ctx, inputs), task).items():
@@ -278,23 +266,15 @@ class _Inputs(CachePolicy):
         return counted
 
 
-class _TaskSource(CachePolicy):
+class _TaskSource(_Ours):
     """The task's code, and what its function is bound to, but for what is left out."""
 
     _label = "TASK_SOURCE"
 
-    def compute_key(
-        self,
-        task_ctx: TaskRunContext,
-        inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],
-        **kwargs: Any,
-    ) -> str:
+    def _key(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> str:
         return function_digest(self._function(task_ctx)).hex()
 
-    def key_parts(
-        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
-    ) -> dict[str, bytes]:
+    def key_parts(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> Parts:
         parts = function_parts(self._function(task_ctx))
         return {code_name(name): value for name, value in parts.items()}
 
@@ -306,50 +286,34 @@ class _TaskSource(CachePolicy):
         return freed(task_ctx.task.fn, self.without)
 
 
-class _FlowParameters(CachePolicy):
+class _FlowParameters(_Ours):
     """The parameters of the flow run around the run."""
 
     _label = "FLOW_PARAMETERS"
 
-    def compute_key(
-        self,
-        task_ctx: TaskRunContext,
-        inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],
-        **kwargs: Any,
-    ) -> str | None:
+    def _key(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> str | None:
         if not flow_parameters:
             return None
         parts = self.key_parts(task_ctx, inputs, flow_parameters)
         return _hex("".join(f"{len(name)}:{name}{parts[name].hex()}" for name in sorted(parts)))
 
-    def key_parts(
-        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
-    ) -> dict[str, bytes]:
+    def key_parts(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> Parts:
         return {
             f"flow parameter {name!r}": digest(value, f"flow_parameters[{name!r}]")
             for name, value in (flow_parameters or {}).items()
         }
 
 
-class _RunId(CachePolicy):
+class _RunId(_Ours):
     """The flow run around the run; outside a flow, the run itself."""
 
     _label = "RUN_ID"
 
-    def compute_key(
-        self,
-        task_ctx: TaskRunContext,
-        inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],
-        **kwargs: Any,
-    ) -> str:
+    def _key(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> str:
         run = task_ctx.task_run
         return str(run.flow_run_id or run.id)
 
-    def key_parts(
-        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any]
-    ) -> dict[str, bytes]:
+    def key_parts(self, task_ctx: TaskRunContext, inputs: Named, flow_parameters: Named) -> Parts:
         return {"the run": digest(self.compute_key(task_ctx, inputs, flow_parameters))}
 
 

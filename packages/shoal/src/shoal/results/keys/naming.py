@@ -93,7 +93,7 @@ def qualified(name: str) -> str:
 def name_of(value: Any) -> str:
     """Module and qualified name of a class or function."""
     module = getattr(value, "__module__", None) or ""
-    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
+    name = str(getattr(value, "__qualname__", None) or getattr(value, "__name__", ""))
     return f"{main_name(module) if module in _MAINS else module}.{qualified(name)}"
 
 
