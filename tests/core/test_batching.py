@@ -149,16 +149,29 @@ def test_as_many_messages_are_made_as_are_worth_what_they_cost(
 @pytest.mark.parametrize(
     ("seconds", "ready", "slots", "expected"),
     [
-        pytest.param(1e-5, 4, 2, 7, id="not-worth-a-second-message"),
+        pytest.param(1e-5, 4, 2, 4, id="not-worth-a-second-message"),
         pytest.param(4e-4, 4, 2, 2, id="worth-one-each"),
         pytest.param(1e-3, 200, 100, 5, id="to-fewer-than-there-are"),
         pytest.param(1e-3, 100_000, 100, 1000, id="plenty"),
-        pytest.param(0.0, 10, 2, 2000, id="no-time-at-all"),
+        pytest.param(0.0, 10, 2, 10, id="no-time-at-all"),
+        pytest.param(2e-7, 660, 2, 660, id="nor-is-what-is-left-over"),
     ],
 )
 def test_what_a_message_costs(seconds: float, ready: int, slots: int, expected: int) -> None:
     policy = BatchPolicy(target=10.0, cost=1e-4)
     assert size(policy, seconds=seconds, ready=ready, slots=slots) == expected
+
+
+@given(st.floats(1e-6, 1.0), st.floats(1e-5, 0.1), st.integers(2, 10_000), st.integers(1, 1000))
+def test_no_message_is_made_for_what_is_left_over(
+    seconds: float, cost: float, ready: int, slots: int
+) -> None:
+    policy = BatchPolicy(target=1e9, alone=1e9, cap=ready, cost=cost)
+    sizes: list[int] = []
+    while (left := ready - sum(sizes)) > 0:
+        sizes.append(policy.size(seconds, ready, left, slots, None))
+    assert sum(sizes) == ready
+    assert all(later >= earlier // 3 for earlier, later in pairwise(sizes))
 
 
 def test_the_smallest_duration_a_float_can_hold() -> None:

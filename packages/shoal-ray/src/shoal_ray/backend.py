@@ -67,8 +67,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RayBackend"]
 
-#: Seconds that the driver spends on a message.
-COST = 0.0004
+#: Seconds that the driver spends on a message and its answer: 0.5 ms on one to who stands by, 1.7 on a task of Ray's.
+COST = 0.001
 #: Seconds after which a task whose first runs have not ended counts as slow, and an idle worker gets what others hold.
 PATIENCE = 0.2
 #: Seconds that Ray has to say how a worker died that has hung up, and a worker to hang up of whose death Ray speaks.

@@ -126,10 +126,11 @@ class BatchPolicy:
             return 1
         worth = self.worth(seconds, ready, slots)
         most = self.cap if seconds * self.cap <= worth else int(worth / seconds)
-        share = -(-ready // max(slots, 1))
-        # k messages take k * cost to send, and a k-th of the work is done last: least in all at k = sqrt(work / cost).
-        if self.cost and share * share * seconds < ready * self.cost:
-            share = math.ceil(math.sqrt(ready * self.cost / seconds)) if seconds else self.cap
+        messages = max(slots, 1)
+        if self.cost:
+            # k of them take k * cost to send, and a k-th of the work is done last: least in all at k = sqrt(work / cost).
+            messages = max(min(messages, round(math.sqrt(ready * seconds / self.cost))), 1)
+        share = -(-ready // messages)
         most = min(most, observed * self.growth, share)
         if limit is not None:
             most = min(most, limit)
