@@ -20,6 +20,7 @@ import contextlib
 import logging
 import os
 import signal
+from multiprocessing import parent_process
 from typing import Any
 
 from dask import config
@@ -29,6 +30,9 @@ from distributed.nanny import Nanny, WorkerProcess
 from shoal_dask.forking import Popen, overruling
 
 __all__ = ["LocalNanny"]
+
+#: Seconds from the end of a driver's connections to its own.
+_DIES_WITHIN = 0.5
 
 
 class _WorkerProcess(WorkerProcess):
@@ -62,15 +66,22 @@ class _WorkerProcess(WorkerProcess):
         """The worker's main function."""
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # A worker that is shut down while it runs something says so, which nobody asked for.
-        logging.getLogger("distributed.worker.state_machine").addFilter(_is_news)
+        for name in ("distributed.worker", "distributed.worker.state_machine"):
+            logging.getLogger(name).addFilter(_is_news)
         for name in os.environ.keys() - options["env"].keys():
             del os.environ[name]  # it was there when the server started
         super()._run(**options)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return "ended with CancelledError" not in str(record.msg)
+    """Whether it says more than that this worker is shut down while it runs something, or that its driver was killed."""
+    text = str(record.msg)
+    if text.startswith("Failed to communicate with scheduler"):
+        driver = parent_process()
+        if driver is not None:
+            driver.join(_DIES_WITHIN)  # its connections go one after another
+            return driver.is_alive()
+    return "ended with CancelledError" not in text
 
 
 class LocalNanny(Nanny):
