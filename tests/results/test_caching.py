@@ -15,6 +15,7 @@ import types
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from shoal import flow, task
 from shoal.cache_policies import (
@@ -438,12 +439,13 @@ def test_runs_that_wait_for_each_other_go_on(
     assert main() in (["ab", "ba"], ["aba", "ba"], ["ab", "bab"])
 
 
-@pytest.mark.parametrize("how", ["call", "submit", "block"])
+@pytest.mark.parametrize("holder", ["tags", "block", "caller"])
+@pytest.mark.parametrize("how", ["call", "submit", "block", "await"])
 @pytest.mark.parametrize(
     "runner", ["threads:4", pytest.param("processes:4", marks=pytest.mark.slow)]
 )
 def test_a_key_and_a_slot_that_wait_for_each_other_go_on(
-    runner: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: str, how: str, holder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(within, "A_WHILE", 0.1)  # in a worker process, it is as long as ever
     limits_of_a_test(tmp_path, monkeypatch).create_concurrency_limit("only", 1)
@@ -464,15 +466,31 @@ def test_a_key_and_a_slot_that_wait_for_each_other_go_on(
         with concurrency("tag:only"):
             return "inside"
 
-    @task(result_storage_key="one", tags=["only"], batch=False)
-    def has_the_slot() -> str:
+    @task(result_storage_key="one", batch=False)
+    async def has_the_key_async() -> str:
+        signals.set("has the key")
+        await anyio.to_thread.run_sync(signals.wait, "has the slot")
+        return await inside.submit()
+
+    @task(result_storage_key="one", batch=False)
+    def wants_the_key() -> str:
         return "a slot"
+
+    @task
+    def has_the_slot() -> str:
+        if holder == "caller":
+            return wants_the_key()
+        with concurrency("tag:only"):
+            return wants_the_key()
+
+    has_tags = wants_the_key if holder == "tags" else has_the_slot
+    second_task = has_the_slot if holder == "block" else has_tags.with_options(tags=["only"])
 
     @flow(task_runner=runner)
     def main() -> list[str]:
-        first = has_the_key.submit()
+        first = (has_the_key_async if how == "await" else has_the_key).submit()
         signals.wait("has the key")
-        second = has_the_slot.submit()
+        second = second_task.submit()
         eventually(
             lambda: ConcurrencyLimits().read_concurrency_limit_by_tag("only").active_slots,
             "it has the slot",

@@ -260,7 +260,10 @@ class _Inputs(_Ours):
         return digests
 
     def _counted(self, task_ctx: TaskRunContext, inputs: dict[str, Any]) -> dict[str, Any]:
-        counted = {**bound_arguments(task_ctx.task.fn), **inputs}
+        bound = bound_arguments(task_ctx.task.fn)
+        if not (bound or self.without):
+            return inputs
+        counted = {**bound, **inputs}
         for argument in self.without:
             counted.pop(argument, None)
         return counted
@@ -283,7 +286,7 @@ class _TaskSource(_Ours):
         return {text_name(name): text for name, text in texts.items()}
 
     def _function(self, task_ctx: TaskRunContext) -> Any:
-        return freed(task_ctx.task.fn, self.without)
+        return freed(task_ctx.task.fn, self.without) if self.without else task_ctx.task.fn
 
 
 class _FlowParameters(_Ours):

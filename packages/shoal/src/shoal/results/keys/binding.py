@@ -38,6 +38,8 @@ def bound_arguments(function: Any) -> dict[str, Any]:
     Args:
         function: a function, task, flow, method, partial, class or callable object.
     """
+    if type(function) is FunctionType:  # most are
+        return {}
     inner, bound = _taken_apart(function)
     return {} if inner is function else {**bound_arguments(inner), **bound}
 
