@@ -166,9 +166,9 @@ def go(process: subprocess.Popen[str], word: str = "go") -> None:
     process.stdin.flush()
 
 
-def output(process: subprocess.Popen[str]) -> str:
+def output(process: subprocess.Popen[str], seconds: float = 50) -> str:
     """What a script prints until it ends, which is not due to an error."""
-    out, err = process.communicate(timeout=50)
+    out, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, err
     assert not err
     return out

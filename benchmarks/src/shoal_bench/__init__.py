@@ -22,6 +22,7 @@
     changes.py  significance.py  floors.py    what is made of records
     trial/            a user's own flow on every runner
     watched.py        what it costs to be recorded, shown or traced: `python -m shoal_bench.watched`
+    limited.py        what caps, slots and rates cost: `python -m shoal_bench.limited`
     commands/         the commands
 
     simulation/       `shoal bench simulate`: the real scheduler and ledger with many workers, in virtual time
