@@ -24,7 +24,7 @@ from shoal.exceptions import RecordError
 from shoal.recording.events import LOST
 from shoal.recording.file import Writer
 from shoal.recording.record import RunRow
-from shoal.recording.recorder import Recorder
+from shoal.recording.recorder import LAST_LOGS, Recorder
 from shoal.recording.report import page
 from shoal.recording.taking import Taking
 from shoal.scheduling.pulling import PullingScheduler
@@ -553,6 +553,11 @@ def test_very_many_log_lines_are_counted_and_not_kept() -> None:
             logger.debug("line %d", line)
         logger.error("the last one")
 
+    @shoal.task
+    def fails(lines: int) -> None:
+        chatters.fn(lines)
+        raise ValueError
+
     most = 200
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("shoal.recording.recorder.MOST_LOGS", most)
@@ -562,17 +567,25 @@ def test_very_many_log_lines_are_counted_and_not_kept() -> None:
 
             @shoal.flow
             def chat() -> None:
+                fails.submit(3_000).wait()
                 chatters.submit(3_000).wait()
+                for line in range(1_000):
+                    shoal.get_run_logger().info("flow %d", line)
 
             with shoal.record() as recording:
                 chat()
         finally:
             logging.getLogger("shoal").setLevel(level)
     record = recording.record
-    assert most <= len(record.logs) < most + 10
-    assert record.logs_left_out > 2_700
-    assert "the last one" in [log.text for log in record.logs]
-    assert f"{record.logs_left_out:,}" in page(record)
+    texts = [log.text for log in record.logs]
+    assert most <= len(record.logs) < most + 2 * LAST_LOGS + 10
+    assert len(record.logs) + record.logs_left_out >= 7_002
+    assert "the last one" in texts
+    assert texts.index("line 190") < texts.index("line 2999")  # of the run that failed
+    assert texts.count("line 2999") == 1
+    assert "flow 999" in texts
+    shown = 500
+    assert f"{len(record.logs) + record.logs_left_out - shown:,} lines more" in page(record)
 
 
 @pytest.mark.parametrize("name", ["nowhere/run.shoal", "."])

@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import COMPLETED
@@ -40,9 +41,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder"]
 
-#: Log lines that are kept, and those of errors beyond them; the rest is counted.
+#: Log lines that are kept, and those of errors beyond them; and, of all beyond, the last ones before the end, or before a run
+#: did not complete. The rest is counted.
 MOST_LOGS = 20_000
 MORE_ERRORS = 5_000
+LAST_LOGS = 500
 
 
 class Recorder:
@@ -59,6 +62,7 @@ class Recorder:
         self.workers: list[Worker] = []
         self.logs_left_out = 0
         self._logs = 0
+        self._last_logs: deque[tuple[Any, ...]] = deque(maxlen=LAST_LOGS)  # not kept so far
         self._lock = threading.Lock()
         self._runners: dict[int, RunnerRecorder] = {}  # by id, until they are left
         self._count = 0
@@ -204,11 +208,26 @@ class Recorder:
             record.levelno < logging.ERROR or self._logs > MOST_LOGS + MORE_ERRORS
         ):
             self.logs_left_out += 1
+            self._last_logs.append(_line(record))
             return
-        run_id = getattr(record, "run_id", None)
-        number = int(run_id[-12:], 16) if isinstance(run_id, str) and len(run_id) == 36 else 0
-        text = record.getMessage()
-        self.events.append((LOG, record.created, number, record.levelno, record.name, text))
+        self.events.append(_line(record))
+
+    def keep_logs(self, number: int | None = None) -> None:
+        """Keeps the last log lines of a run, or all that are left: whoever reads wants to know how it ended."""
+        if not self._last_logs:
+            return
+        wanted = [line for line in list(self._last_logs) if number in (None, line[2])]
+        for line in wanted:
+            with suppress(ValueError):  # another thread has come before
+                self._last_logs.remove(line)
+                self.events.append(line)
+                self.logs_left_out -= 1
+
+
+def _line(record: logging.LogRecord) -> tuple[Any, ...]:
+    run_id = getattr(record, "run_id", None)
+    number = int(run_id[-12:], 16) if isinstance(run_id, str) and len(run_id) == 36 else 0
+    return LOG, record.created, number, record.levelno, record.name, record.getMessage()
 
 
 class _Handler(logging.Handler):

@@ -61,6 +61,9 @@ class _Keeper(Protocol):
     def worker(self, runner: int, thread: str, state: WorkerState | None = None) -> Worker:
         """A worker that was not known before."""
 
+    def keep_logs(self, number: int | None = None) -> None:
+        """A run did not complete."""
+
     def forget_runner(self, key: int) -> None:
         """A runner was left."""
 
@@ -80,9 +83,8 @@ class _Sent:
         self.sent = sent
         self.worker = worker
         self.arrived = nan
-        self.sizes: dict[
-            int, int
-        ] = {}  # of pickled results that were not reported yet, by position
+        # Of pickled results that were not reported yet, by position.
+        self.sizes: dict[int, int] = {}
 
 
 class _Going:
@@ -310,6 +312,8 @@ class RunnerRecorder:
         delay: float,
     ) -> None:
         worker = self._executing(run) if began is not None else -1
+        if phase != COMPLETED:
+            self._recorder.keep_logs(run._number)
         detail = run._detail
         name = detail.name if detail is not None else None
         ended = Ended(

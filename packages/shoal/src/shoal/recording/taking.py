@@ -85,6 +85,8 @@ class Taking:
         Returns:
             Rows by table, and chunks by kind.
         """
+        if closing:
+            self._recorder.keep_logs()
         events = self._recorder.events
         chunks = {name: Chunk(types) for name, types in COLUMNS.items()}
         rows: dict[str, list[Any]] = {}
