@@ -119,7 +119,8 @@ def test_rows_then_a_summary(terminal: Terminal) -> None:
             print("half", end="")
             print(" a line")
         etl()
-        """
+        """,
+        columns=200,  # as the path of the script may be long
     )
     terminal.until(has("work ", "0/5", "5 running", "etl", "waits for work-"))
     lines = terminal.shown()
@@ -136,6 +137,33 @@ def test_rows_then_a_summary(terminal: Terminal) -> None:
     (failure,) = [line for line in terminal.ended() if "three" in line]
     assert failure.startswith("✗ work-")
     assert failure.endswith("ValueError: three  script.py:13")
+
+
+@pytest.mark.parametrize("lines", [30, 12])  # with room below it, and at the foot
+def test_half_a_line_of_several_is_there_once(terminal: Terminal, lines: int) -> None:
+    terminal.run(
+        """
+        @flow
+        def etl():
+            for line in range(10):
+                print("before", line)
+            for word in range(20):
+                print("word", word, end=" ", flush=True)
+            several = work.map(range(3))
+            several.wait()
+            print("and its end")
+        etl()
+        """,
+        columns=40,
+        lines=lines,
+    )
+    terminal.until(has("work ", "0/3", "3 running"))
+    terminal.open()
+    shown = "".join(line.ljust(40) for line in terminal.ended())
+    words = "".join(f"word {word} " for word in range(20))
+    assert shown.count("word 0 ") == 1
+    assert f"{words}and its end" in shown
+    assert shown.count("before") == 10
 
 
 def test_a_terminal_that_is_resized(terminal: Terminal) -> None:

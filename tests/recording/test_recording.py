@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -616,6 +617,35 @@ def test_a_full_disk_ends_the_recording_and_not_the_flow(
     assert len(warnings) == 1
     assert "full" in warnings[0].message
     assert recording.record.ended is None
+
+
+@pytest.mark.parametrize("method", ["report", "trace", "save"])
+def test_what_was_there_stays_where_there_is_no_room_for_the_new(
+    method: str, tmp_path: Path
+) -> None:
+    @shoal.flow
+    def halves() -> None:
+        half.map(range(100)).wait()
+
+    with shoal.record() as recording:
+        halves()
+    target = tmp_path / "run.out"
+    target.write_text("what was there")
+    target.chmod(0o640)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, usual[1]))
+        with pytest.raises(RecordError, match="cannot be written"):
+            getattr(recording, method)(target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert target.read_text() == "what was there"
+    assert os.listdir(tmp_path) == ["run.out"]
+    getattr(recording, method)(target)
+    assert target.stat().st_size > 1_000
+    assert target.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shoal.exceptions import InvalidOption, VisualizationError
+from shoal.recording.whole import written_whole
 
 __all__ = ["Drawing", "DrawnFlow", "DrawnTask", "Link"]
 
@@ -202,7 +203,8 @@ class Drawing:
                 value=os.fspath(path),
                 problem=f"its ending must be one of {', '.join([*_TEXTS, '.md', *_SOURCES, *_PICTURES])}",
             )
-        target.write_bytes(content)
+        with written_whole(str(target)) as part:
+            Path(part).write_bytes(content)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Mapping[str, str]:
         found = {"text/plain": str(self), "text/vnd.mermaid": str(self)}

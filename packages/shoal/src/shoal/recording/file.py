@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from shoal.exceptions import RecordError
 from shoal.logs import library_logger, log_failure
 from shoal.recording.taking import Taking
+from shoal.recording.whole import written_whole
 from shoal.safely import in_words
 
 if TYPE_CHECKING:
@@ -233,11 +234,12 @@ def copy(path: str, target: str) -> None:
         RecordError: it cannot be read, or the copy cannot be written.
     """
     try:
-        with closing(open_file(path)) as source:
-            if os.path.exists(target):
-                os.unlink(target)
-            with closing(sqlite3.connect(target)) as copied:
-                source.backup(copied)
-                copied.execute("PRAGMA journal_mode = DELETE")
+        with (
+            closing(open_file(path)) as source,
+            written_whole(target) as part,
+            closing(sqlite3.connect(part)) as copied,
+        ):
+            source.backup(copied)
+            copied.execute("PRAGMA journal_mode = DELETE")
     except (OSError, sqlite3.Error) as error:
         raise RecordError(path=target, problem=f"it cannot be written: {error}") from error

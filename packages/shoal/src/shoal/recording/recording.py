@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from shoal.engine.observing import add_observer, remove_observer
 from shoal.exceptions import RecordError
 from shoal.logs import set_up
+from shoal.recording.whole import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -222,7 +223,7 @@ def _written(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) 
     target = Path(os.path.abspath(path))
     check_writable(str(target))
     try:
-        with target.open("wb") as file:
+        with written_whole(str(target)) as part, open(part, "wb") as file:
             write(file)
     except OSError as error:
         raise RecordError(path=str(target), problem=f"it cannot be written: {error}") from error

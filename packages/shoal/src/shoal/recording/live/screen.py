@@ -309,8 +309,13 @@ class Screen:
         begun_above = "" if self._shown else "".join(tap.partial for tap in self._taps)
         lines = [(tap, text) for tap, text in _whole_lines(printed) if text]
         head = _ERASE if lines and self._shown else _REST
-        if 0 < cell_len(clean(_SEQUENCES.sub("", begun_above))) < self.width():
-            head = f"\r{_REST}"  # that line is among the rows from now on
+        length = cell_len(clean(_SEQUENCES.sub("", begun_above)))
+        above = (
+            length - 1
+        ) // self.width()  # lines that the terminal has made of it before the last
+        if length and above < self.height():
+            # That line is among the rows from now on.
+            head = f"\r\x1b[{above}A{_ERASE}" if above else f"\r{_REST}"
         for tap, text in lines:
             tap.real_write(head + text)
             tap.real_flush()
