@@ -14,6 +14,7 @@
     report          the report: one page of what ran, and what would help
     drawing.py      the tasks of a flow and what they pass, as text and picture
     trace.py        the record as a timeline for Perfetto
+    whole.py        files that are written whole or not at all
     otel.py         whether OpenTelemetry is told
     flow_spans.py   spans of flow runs and direct calls, and who is told of all
     run_spans.py    spans of the runs of a runner
