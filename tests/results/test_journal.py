@@ -18,6 +18,7 @@ from shoal.results.journal import contents, find, journals, prune, remove_all
 from shoal.results.journal.contents import Header, KnownTask
 from shoal.results.journal.file import JournalFile
 from shoal.results.journal.frames import MARK, frame
+from shoal.results.journal.journal import Journal
 from shoal.results.journal.places import Place, key_of_columns, key_of_inputs
 from shoal.results.journal.reading import MISSING, read_contents, read_facts
 from shoal.results.journal.values import Values
@@ -194,6 +195,17 @@ def test_what_is_small_waits_for_nothing_that_takes_its_time(
     goes_on.set()
     writer.close()
     assert key(1) in read_contents(folder / "journal")
+
+
+def test_what_is_written_does_not_wait_for_keys(home: Path) -> None:
+    folder, file = begun(home)
+    journal = Journal({}, None, {})
+    writer = Writer(file, "run", journal)
+    with journal._lock:  # as while those of a large map are made
+        writer.run(0, key(1), 1)
+        while key(1) not in read_contents(folder / "journal"):
+            time.sleep(0.001)
+    writer.close()
 
 
 def test_a_class_that_is_gone_and_one_that_moved_from_main(
