@@ -123,17 +123,19 @@ class Bearer:
         """It is about to wait."""
         with LOCK:
             self.waits.append(wait)
+            held = list(self.held)
             for watcher in list(WATCHERS):
                 watcher()
-        for what in list(self.held):
+        for what in held:
             what.tell(waits=True)
 
     def end(self, wait: Wait) -> None:
         """It goes on."""
         with LOCK:
             self.waits = [other for other in self.waits if other is not wait]
-        for what in list(self.held):
-            what.tell(waits=bool(self.waits))
+            held, waits = list(self.held), bool(self.waits)
+        for what in held:
+            what.tell(waits=waits)
 
 
 #: Who holds slots in this process, by the thread or the task.
