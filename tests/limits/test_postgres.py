@@ -233,10 +233,13 @@ def test_who_stood_still_within_a_transaction_tries_again(
             eventually(lambda: not watches.execute(ours).fetchall())
             t.run("SELECT 1")
 
-    with sessions(monkeypatch, "idle_in_transaction_session_timeout = '10ms'"):
-        store.upsert("db", 1)
-        with pytest.raises(ConcurrencyLimitError, match="idle-in-transaction") as caught:
-            stand_still()
+    store.upsert("db", 1)
+    store.close()  # the next connection is one that must not stand still
+    with (
+        sessions(monkeypatch, "idle_in_transaction_session_timeout = '10ms'"),
+        pytest.raises(ConcurrencyLimitError, match="idle-in-transaction") as caught,
+    ):
+        stand_still()
     assert store.may_pass(caught.value)
     assert got(ask(store, ["db"], "a")) == {"db"}
 

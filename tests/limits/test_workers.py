@@ -11,6 +11,7 @@ import pytest
 from shoal.context import LOCK
 from shoal.engine.interrupt import Interrupt, frames_of_this_thread
 from shoal.exceptions import InvalidOption
+from shoal.futures.blocking import LENT
 from shoal.limits.store import Acquired
 from shoal.serialization import loads
 from shoal.specs import TaskCap
@@ -168,8 +169,8 @@ def test_a_coroutine_that_is_stopped_while_it_waits_to_go_on_says_so() -> None:
         from shoal.engine.loops import SERVICE_LOOP
 
         monkeypatch.setattr(SERVICE_LOOP, "get", asyncio.get_running_loop)
-        place.give_up((), lambda: None)
-        task = asyncio.ensure_future(place.take_again())
+        place.give_up(LENT, lambda: None)
+        task = asyncio.ensure_future(place.take_again(LENT))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
