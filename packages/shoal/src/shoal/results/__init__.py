@@ -10,6 +10,7 @@
     changes       why a run had to compute its result
     kept          values: written, and read again
     options       what tasks and flows say about keeping results
+    templates     what keys name, and format strings that are keys
     run_keys      the key of a run's result
     turns         waiting for a key that another computes
     within        what surrounds a function that others wait for

@@ -23,6 +23,7 @@ between    messages.py    what they tell each other
 The same for clusters, which decide themselves where a batch goes:
 
 driver     cluster_runner.py    what users configure
+           late_start.py        a start that waits for the first run
            cluster_backend.py   batches go out, and may be had back
            cluster_listener.py  what workers say
            scratch.py           folders that go with the driver, at last when the next one makes one
