@@ -106,7 +106,7 @@ class WorkerThread:
             if rows.linked and isinstance(call.args, bytes):
                 self._unpack_late(batch, call)
 
-        reported = batch.began = batch.observed_until = clock()
+        batch.began = batch.observed_until = clock()
         last = len(rows) - 1
         for place in batch.indices:
             number = numbers[place]
@@ -134,21 +134,16 @@ class WorkerThread:
                 home.channel.send(messages.STARTED, dumps((batch.number, position)))
                 end_limit = home.guarded(partial(home.returned, batch, position))
             outcome, value = self._run(call, prepare, end_limit)
-            ends[position] = now = batch.began = clock()
+            ends[position] = batch.began = clock()
             if outcome is not None or rows.linked or not put(position, value):
                 home.put(batch, position, call, outcome, value)
             # Its context knows it too: a cycle, which would keep its arguments until Python looks for such.
             del call.context
             unreported.append(position)
-            if place == last:
-                pass  # the last report follows
-            elif now - reported >= report_every:
-                home.report(batch)
-                reported = now
-                report_every = min(2 * report_every, REPORTED_WITHIN)
-            elif not batch.timing:
+            if not batch.timing and place != last:  # the last report follows
                 batch.timing = True
                 TIMERS.after(report_every, home.guarded(lambda: home.report_late(batch)))
+                report_every = min(2 * report_every, REPORTED_WITHIN)
             if most is not None:
                 home.done += 1
                 if home.done >= most:
