@@ -44,6 +44,8 @@ from shoal.scheduling.dispatchers import dispatcher_for
 from tests.core.test_scheduler import Slots, check_all_free, check_caps, check_lines
 
 WINDOW = 2
+#: Stand-ins have this and the number of the batch, one run of which they stand in for, in place of a slot.
+STAND_INS = 1_000_000
 
 
 @task
@@ -77,10 +79,23 @@ class Frame:
         self.refused = False
         self.asks_for_place = False
         self.has_place = False
+        self.side_waits: list[SideWait] = []
+
+
+class SideWait:
+    """A thread that a run has started, and that waits."""
+
+    def __init__(self, frame: Frame, *, certain: bool) -> None:
+        self.frame = frame
+        self.certain = certain
+        self.blocked_run: BlockedRun | None = None
+        self.refused = False
+        self.asks_for_place = False
+        self.has_place = False
 
 
 class FakeWorker:
-    """What the machine plays of a worker process."""
+    """What the machine plays of a worker process, or of a stand-in in one."""
 
     def __init__(self, slot: int) -> None:
         self.slot = slot
@@ -131,10 +146,11 @@ class WorkersMachine(RuleBasedStateMachine):
             kind, *rest = self.scheduler.effects.popleft()
             if kind == effects.LAUNCH:
                 batch = rest[0]
-                worker = self.workers.setdefault(batch.slot, FakeWorker(batch.slot))
+                place = self.place_of(batch)
+                worker = self.workers.setdefault(place, FakeWorker(place))
                 worker.batches.append(Held(batch))
             elif kind == effects.RECALL:
-                for held in self.workers[rest[0].slot].batches:
+                for held in self.workers[self.place_of(rest[0])].batches:
                     if held.batch is rest[0]:
                         self.hand_back(held)
             elif kind == effects.HELP:
@@ -143,21 +159,31 @@ class WorkersMachine(RuleBasedStateMachine):
                 except WaitCycle:
                     self.refuse(rest[0])
             elif kind == effects.GO_ON:
-                for frame in self.frames_of(rest[0]):
-                    frame.has_place = True
+                for waiting in self.waiting_by(rest[0]):
+                    waiting.has_place = True
             elif kind == effects.GONE:
                 gone = self.workers.pop(rest[0], None)  # it may not have been used
                 assert gone is None or not (gone.stack or gone.batches)
             elif kind in (effects.LIMIT, effects.RELEASE):
                 self.slots.perform(kind, rest[0])
 
-    def frames_of(self, blocked_run: BlockedRun) -> list[Frame]:
-        stacks = [worker.stack for worker in self.workers.values()]
-        return [frame for stack in stacks for frame in stack if frame.blocked_run is blocked_run]
+    @staticmethod
+    def place_of(batch: Batch) -> int:
+        """The slot, or what stands in for a run of another batch."""
+        while batch.blocked_run is not None:
+            if batch.blocked_run.beside:
+                return STAND_INS + batch.blocked_run.batch.number
+            batch = batch.blocked_run.batch
+        return batch.slot
+
+    def waiting_by(self, blocked_run: BlockedRun) -> list[Frame | SideWait]:
+        frames = [frame for worker in self.workers.values() for frame in worker.stack]
+        waiting = [*frames, *(side for frame in frames for side in frame.side_waits)]
+        return [one for one in waiting if one.blocked_run is blocked_run]
 
     def refuse(self, blocked_run: BlockedRun) -> None:
-        for frame in self.frames_of(blocked_run):
-            frame.refused = True
+        for waiting in self.waiting_by(blocked_run):
+            waiting.refused = True
 
     def hand_back(self, held: Held) -> None:
         positions = list(held.left)
@@ -286,10 +312,17 @@ class WorkersMachine(RuleBasedStateMachine):
         held.under_way += 1
         worker.stack.append(Frame(held, position, run))
 
-    @rule(which=st.integers(0, 3), how=st.sampled_from(["completes", "fails"]))
-    def ends_a_run(self, which: int, how: str) -> None:
+    @rule(
+        which=st.integers(0, 3),
+        how=st.sampled_from(["completes", "fails"]),
+        leaves_threads=st.booleans(),
+    )
+    def ends_a_run(self, which: int, how: str, leaves_threads: bool) -> None:
         worker = self.a_worker(which)
         if worker is None or not worker.stack or worker.stack[-1].blocked_run is not None:
+            return
+        joins = [side for side in worker.stack[-1].side_waits if side.certain]
+        if joins and not leaves_threads:
             return
         frame = worker.stack.pop()
         held = frame.held
@@ -365,6 +398,59 @@ class WorkersMachine(RuleBasedStateMachine):
         )
         self.follow()
 
+    @rule(which=st.integers(0, 3), awaited=st.integers(0, 200), certain=st.booleans())
+    def a_thread_of_a_run_waits(self, which: int, awaited: int, certain: bool) -> None:
+        """Whatever the run itself does."""
+        worker = self.a_worker(which)
+        if worker is None or not worker.stack or not self.runs:
+            return
+        frame = worker.stack[-1]
+        wanted = self.runs[awaited % len(self.runs)]
+        if frame.asks_for_place or frame.run._phase >= DONE or wanted._phase >= DONE:
+            return
+        for held in list(worker.batches):
+            if held.batch.blocked_run is None or not worker.stack[-1].blocked_run:
+                self.report(held)
+                self.hand_back(held)
+                self.close_if_over(worker, held)
+        side = SideWait(frame, certain=certain)
+        frame.side_waits.append(side)
+        position = frame.position if certain else None
+        try:
+            side.blocked_run = self.scheduler.worker_waits.run_waits(
+                *(frame.held.batch.number, position, [wanted]), blocks=True, beside=True
+            )
+        except WaitCycle:
+            frame.side_waits.remove(side)
+        self.follow()
+
+    @rule(which=st.integers(0, 3))
+    def a_thread_of_a_run_goes_on(self, which: int) -> None:
+        worker = self.a_worker(which)
+        for frame in worker.stack if worker is not None else ():
+            for side in list(frame.side_waits):
+                self.resume_side(side)
+
+    def resume_side(self, side: SideWait) -> None:
+        blocked_run = side.blocked_run
+        assert blocked_run is not None
+        task_of_run = side.frame.run._task
+        over = side.refused or side.frame.run._phase >= DONE
+        if not over and any(item._phase < DONE for item in blocked_run.wanted):
+            return
+        if self.whole is not None or task_of_run.cap is not None:
+            if not side.asks_for_place:
+                side.asks_for_place = True
+                self.scheduler.worker_waits.would_go_on(
+                    blocked_run, (task_of_run.cap,) if task_of_run.cap is not None else ()
+                )
+                self.follow()
+            if not side.has_place:
+                return
+        side.frame.side_waits.remove(side)
+        self.scheduler.worker_waits.run_resumed(blocked_run)
+        self.follow()
+
     @rule(which=st.integers(0, 3))
     def goes_on_after_a_wait(self, which: int) -> None:
         worker = self.a_worker(which)
@@ -402,8 +488,7 @@ class WorkersMachine(RuleBasedStateMachine):
         worker = self.a_worker(which)
         if worker is None:
             return
-        batches, worker.batches = worker.batches, []
-        stack, worker.stack = worker.stack, []
+        batches, stack = self.lose(worker)
         for held in batches:
             begun = [frame.position for frame in stack if frame.held is held]
             self.report(held)
@@ -413,9 +498,33 @@ class WorkersMachine(RuleBasedStateMachine):
                     self.lost[number] = self.lost.get(number, 0) + 1
             self.scheduler.batch_lost(held.batch.number, self.death, begun, float(next(self.time)))
         for frame in stack:
-            if frame.blocked_run is not None:
-                self.scheduler.worker_waits.run_resumed(frame.blocked_run)
+            for waiting in (frame, *frame.side_waits):
+                if waiting.blocked_run is not None:
+                    self.scheduler.worker_waits.run_resumed(waiting.blocked_run)
         self.follow()
+
+    def lose(self, worker: FakeWorker) -> tuple[list[Held], list[Frame]]:
+        """What a process had, with its stand-ins; one of these may be given."""
+        if worker.slot >= STAND_INS:
+            hosts = [
+                other
+                for other in self.workers.values()
+                if any(STAND_INS + held.batch.number == worker.slot for held in other.batches)
+            ]
+            return self.lose(hosts[0]) if hosts else ([], [])  # what it stood in for has ended
+        batches: list[Held] = []
+        stack: list[Frame] = []
+        dead = [worker]
+        for one in dead:
+            dead += [
+                self.workers[STAND_INS + held.batch.number]
+                for held in one.batches
+                if STAND_INS + held.batch.number in self.workers
+            ]
+            batches += one.batches
+            stack += one.stack
+            one.batches, one.stack = [], []
+        return batches, stack
 
     @staticmethod
     def death(run_name: str) -> BaseException:
@@ -448,7 +557,11 @@ class WorkersMachine(RuleBasedStateMachine):
         if hasattr(self, "workers"):
             tops = [worker.stack[-1] for worker in self.workers.values() if worker.stack]
             check_caps(
-                [top.run._task for top in tops if top.blocked_run is None or top.has_place],
+                [
+                    top.run._task
+                    for top in tops
+                    if (top.blocked_run is None or top.has_place) and not top.side_waits
+                ],
                 self.whole,
             )
             check_lines(self.scheduler)
@@ -498,11 +611,13 @@ class WorkersMachine(RuleBasedStateMachine):
                 worker = self.a_worker(number)
                 if worker is not None:
                     self.resume(worker)
+                    self.a_thread_of_a_run_goes_on(number)
                     self.go_on(worker)
-                    self.ends_a_run(number, "completes")
+                    self.ends_a_run(number, "completes", leaves_threads=False)
             self.scheduler.recall()
             self.follow()
         assert self.scheduler.open == 0
+        assert not self.scheduler.worker_waits.beside
         assert not self.scheduler.waiting
         assert not self.scheduler.worker_waits.blocked_runs
         assert not self.scheduler.batches

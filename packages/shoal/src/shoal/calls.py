@@ -85,6 +85,7 @@ class Call:
         attempt: which comes next, or is under way; 1 for the first.
         name: the run's name, once it was rendered from `task_run_name`.
         options: what the backend captured in the submitter's thread (annotations, remote options), or `None`.
+        caller: of a direct call, the call that it is a part of. Unset in others.
         clock: what `time.perf_counter` said when the attempt began; later a tuple of the time of day. Unset in tasks that
             ask for nothing special; see `began`.
     """
@@ -93,6 +94,7 @@ class Call:
         "_earlier",
         "args",
         "attempt",
+        "caller",
         "clock",
         "context",
         "kwargs",
@@ -103,6 +105,7 @@ class Call:
         "task",
     )
 
+    caller: Call
     clock: float | tuple[float]
 
     def __init__(

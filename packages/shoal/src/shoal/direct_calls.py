@@ -43,6 +43,9 @@ def call(
     Raises:
         Exception: what the run ends with.
     """
+    around = CALL.get()
+    if around is not None:
+        call.caller = around
     flow_run = call.scope.flow_run if call.scope is not None else None
     if flow_run is not None and flow_run.keeping is not None:
         call.task = flow_run.keeping.said_of(task)

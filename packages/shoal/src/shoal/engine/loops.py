@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from shoal.futures.blocking import Wanted
+    from shoal.futures.side_threads import Blocker
 
 __all__ = ["SERVICE_LOOP", "ServiceLoop", "cancelled_class", "under_asyncio"]
 
@@ -54,11 +55,14 @@ class ServiceLoop:
     def _serve(self, ready: threading.Event) -> None:
         import asyncio
 
+        from shoal.futures.side_threads import COROUTINES
+
         HERE.block = _refuse
         HERE.loop = True
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         self._loop = loop
+        COROUTINES.blocker_beside = self._blocker_beside  # type: ignore[method-assign]
         ready.set()
         while True:
             try:
@@ -67,6 +71,23 @@ class ServiceLoop:
                 # asyncio lets a SystemExit of any of its tasks stop the loop. The run that it belongs to has it as
                 # its result; the others go on.
                 library_logger().warning("A coroutine raised %s; the loop goes on", in_words(error))
+
+    def _blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
+        """How a thread waits that a coroutine has started: the loop does it, and lends the coroutine's place."""
+        import asyncio
+
+        from shoal.futures.awaiting import place_of, settled_beside
+
+        place = place_of(number)
+        if place is None:
+            return None
+
+        def block(wanted: Wanted, *limits: Any) -> bool:
+            told = wanted if certain else ()
+            waiting = settled_beside(place, told, wanted, *limits)
+            return asyncio.run_coroutine_threadsafe(waiting, self.get()).result()
+
+        return block
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs a coroutine on the loop and waits for it; called on the loop's own thread, on a loop of its own."""

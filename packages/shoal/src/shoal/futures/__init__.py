@@ -16,7 +16,9 @@ A map is one `MapRecord`: columns of arguments, times and values. An element has
 asks for more than its value: the user takes it, it fails, somebody depends on it.
 
     blocking.py      how a thread waits
+    side_threads.py  and one that a run has started
     awaiting.py      how a coroutine waits
+    places.py        what a run lends while it waits
     run.py           `TaskFuture`, and what it asks of its `Owner`
     maps.py          `MapRecord`
     collections.py   `TaskFutureList`, `wait`, `as_completed`

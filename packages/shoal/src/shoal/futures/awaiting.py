@@ -34,7 +34,9 @@ __all__ = [
     "Place",
     "PlaceWithin",
     "place_here",
+    "place_of",
     "settled",
+    "settled_beside",
     "task_here",
     "waker",
     "within",
@@ -84,7 +86,11 @@ def _number_here() -> int | None:
 
 def place_here() -> Place | None:
     """The place of the coroutine in which the caller runs, whatever that has called, if it has one."""
-    number = _number_here() if PLACES else None
+    return place_of(_number_here()) if PLACES else None
+
+
+def place_of(number: int | None) -> Place | None:
+    """The place of the coroutine that has this number, or has called what has it, if it has one."""
     while number is not None and number not in PLACES:
         number = WITHIN.get(number)
     return PLACES[number] if number is not None else None
@@ -237,6 +243,45 @@ async def settled(wanted: Wanted, timeout: float | None = None, fail_fast: bool 
         if countdown.pending:
             with LOCK:
                 countdown.forget(wanted)
+
+
+async def settled_beside(
+    place: Place, told: Wanted, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool
+) -> bool:
+    """Waits for a thread that a coroutine has started: its place is for others meanwhile.
+
+    Args:
+        place: of the coroutine.
+        told: what it is known to wait for.
+        wanted: what is waited for.
+        deadline: of `time.monotonic`, or `None`.
+        fail_fast: whether the first failure ends the wait.
+        first: whether the first end does.
+
+    Returns:
+        False if `deadline` was over first.
+    """
+    import time
+
+    import anyio
+
+    event, wake = waker()
+    countdown = Wakeup(fail_fast, first, wake)
+    with LOCK:
+        countdown.watch(wanted)
+    wait = Wait(told, until(deadline, fail_fast, first))
+    place.give_up(wait, wake)
+    try:
+        left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        with anyio.move_on_after(left) as scope:
+            await event.wait()
+        return not scope.cancelled_caught
+    finally:
+        if countdown.pending:
+            with LOCK:
+                countdown.forget(wanted)
+        with anyio.CancelScope(shield=True):
+            await place.take_again(wait)
 
 
 class AsyncArrivals:

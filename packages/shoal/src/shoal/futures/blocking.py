@@ -1,6 +1,6 @@
 """How a thread waits for runs: one countdown a wait, woken by whoever ends the last of them.
 
-Nothing here knows futures or maps: both are `Waitable`. May import `context` and `exceptions`.
+Nothing here knows futures or maps: both are `Waitable`. May import `context`, `exceptions` and `side_threads`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from shoal.context import HERE, INHERITED, LOCK
 from shoal.exceptions import InvalidOption, RunnerStateError
+from shoal.futures.side_threads import Blocker, blocker_beside
 
 __all__ = [
     "ALL",
@@ -34,6 +35,7 @@ __all__ = [
     "Wanted",
     "block",
     "block_plainly",
+    "blocker",
     "check_timeout",
     "refuse_inherited",
     "slices",
@@ -330,10 +332,16 @@ def block(
 
 
 def _block(wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
-    special = HERE.block
+    special = blocker(wanted)
     if special is not None:
         return special(wanted, deadline, fail_fast, first)
     return block_plainly(Countdown(fail_fast, first), wanted, deadline)
+
+
+def blocker(wanted: Wanted) -> Blocker | None:
+    """How this thread waits for runs, `None` for the plain way: it may be a worker's, or a run may have started it."""
+    special = HERE.block
+    return special if special is not None else blocker_beside(wanted)
 
 
 def _block_bearing(

@@ -12,9 +12,8 @@ from queue import Empty
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from shoal.calls import COMPLETED, DONE
-from shoal.context import HERE
 from shoal.exceptions import WaitTimeout
-from shoal.futures.blocking import Arrivals, Wanted, block, check_timeout
+from shoal.futures.blocking import Arrivals, Wanted, block, blocker, check_timeout
 from shoal.futures.maps import MapRecord
 from shoal.futures.run import Pending, TaskFuture
 from shoal.tracebacks import fold
@@ -249,7 +248,7 @@ class as_completed(Generic[R]):  # the standard library's and Prefect's name for
         )
 
     def __iter__(self) -> Iterator[TaskFuture[R]]:
-        if HERE.block is not None:
+        if blocker(self._futures) is not None:
             yield from self._helping()
             return
         arrivals = Arrivals(self._futures)

@@ -104,6 +104,7 @@ class Detail:
         "traceback",
         "upstreams",
         "waiters",
+        "waits_beside",
         "waits_on",
         "waits_until",
         "wanting",
@@ -117,6 +118,7 @@ class Detail:
         self.blockers = 0
         self.wanting: list[Any] | None = None
         self.waits_on: Wanted | None = None
+        self.waits_beside: Wanted | None = None
         self.waits_until = ALL
         self.state: State[Any] | None = None
         self.name: str | None = None

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shoal.futures import TaskFuture
     from shoal.futures.awaiting import Place
     from shoal.futures.maps import MapRecord
+    from shoal.futures.side_threads import Blocker
     from shoal.specs import TaskSpec
 
 __all__ = ["NOT_HERE", "Answers", "CallingHere"]
@@ -92,6 +93,19 @@ class Answers:
     def place_of_call(self, task: TaskSpec) -> Place:
         """A place of the caps of a task that a coroutine calls, which is to be taken first."""
         raise NotImplementedError
+
+    def blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
+        """How a thread waits that a run has started; `None` if no thread executes that run here.
+
+        Args:
+            number: of the run.
+            certain: whether it has; if not, nothing but its worker is lent.
+        """
+        return None
+
+    def submitter_of(self, item: TaskFuture[Any] | MapRecord[Any]) -> int | None:
+        """The number of the run that has submitted a run or a map, as far as it is known as long as that has not begun."""
+        return None
 
     def open_state(self, future: TaskFuture[Any]) -> State[Any]:
         """The state of a run that has not ended."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
     from shoal.futures.blocking import Wanted
+    from shoal.futures.side_threads import Blocker
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import Capabilities
     from shoal.specs import TaskSpec
@@ -98,6 +99,7 @@ class BackendEvents(Protocol):
         blocks: bool,
         until: int = ALL,
         lends: bool = False,
+        beside: bool = False,
         tag: Any,
     ) -> BlockedRun | None:
         """A run on a worker is about to wait; see `WorkerWaits.run_waits`."""
@@ -233,6 +235,10 @@ class PullingBackend(Backend, Protocol):
 
     def lend_back(self) -> None:
         """It has waited."""
+
+    def blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
+        """See `Answers`."""
+        return None
 
     def help_out(self, wanted: Wanted) -> None:
         """Everybody may wait for slots whose holders wait for these: somebody is to run them, or what they need."""

@@ -30,6 +30,7 @@ class BlockedRun:
         wanted: what it waits for.
         stack: the runs that block its worker, its own last; only its own if it does not block.
         blocks: whether its worker can do nothing else meanwhile.
+        beside: whether a thread waits that the run has started, while the run itself may go on.
         tag: what the backend knows it by.
         spare: the slot that stands in for the worker's, if any.
         lends: whether a place of its caps is lent, and it has not gone on.
@@ -41,6 +42,7 @@ class BlockedRun:
         "_queued",
         "_scheduler",
         "batch",
+        "beside",
         "blocks",
         "keeps",
         "lends",
@@ -61,6 +63,7 @@ class BlockedRun:
         stack: list[TaskFuture[Any]],
         *,
         blocks: bool,
+        beside: bool = False,
         tag: Any,
     ) -> None:
         self._scheduler = scheduler
@@ -70,6 +73,7 @@ class BlockedRun:
         self.wanted = wanted
         self.stack = stack
         self.blocks = blocks
+        self.beside = beside
         self.tag = tag
         self.spare: int | None = None
         self.lends = self.lends_worker = False

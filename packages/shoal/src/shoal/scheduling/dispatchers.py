@@ -195,12 +195,18 @@ class PushingDispatcher(Dispatcher[PushingScheduler, LaunchingT]):
         blocks: bool,
         until: int = ALL,
         lends: bool = False,
+        beside: bool = False,
         tag: Any,
     ) -> BlockedRun | None:
         """See `BackendEvents`."""
         with LOCK:
             blocked_run: BlockedRun | None = self.scheduler.worker_waits.run_waits(
-                batch, position, wanted, blocks=blocks, until=until, lends=lends, tag=tag
+                *(batch, position, wanted),
+                blocks=blocks,
+                until=until,
+                lends=lends,
+                beside=beside,
+                tag=tag,
             )
         self.drain()
         return blocked_run

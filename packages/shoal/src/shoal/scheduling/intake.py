@@ -17,6 +17,7 @@ from shoal.exceptions import RunnerStateError
 from shoal.futures import TaskFuture, TaskFutureList
 from shoal.futures.blocking import refuse_inherited
 from shoal.futures.maps import MapRecord
+from shoal.futures.side_threads import outermost
 from shoal.logs import library_logger
 from shoal.names import next_number, reserve
 from shoal.scheduling.answers import Answers
@@ -123,6 +124,20 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
             line = caps_of(self.scheduler).line_of(task)
         assert line is not None  # only then is this asked
         return CallPlace(self, line)
+
+    def submitter_of(self, item: TaskFuture[Any] | MapRecord[Any]) -> int | None:
+        """See `Answers`: the context in which it was submitted tells."""
+        made: Call | None = None
+        if isinstance(item, TaskFuture):
+            made, detail = item._call, item._detail
+            origin = detail.origin if detail is not None else None
+            context = origin[0].context if origin is not None else getattr(made, "context", None)
+        else:
+            context = item.context
+        call = context.get(CALL) if context is not None else None
+        if call is None or outermost(call) is made:  # the run has begun, in that very context
+            return None
+        return outermost(call).number
 
     def submit(
         self,

@@ -418,7 +418,10 @@ class Ledger:
         """A blocked run can be given nothing: what it waits for was sent already, or executes elsewhere."""
         worker, wait = blocked_run.tag
         lends = blocked_run.lends_worker and self._scheduler.capabilities.queues
+        lends = lends and not blocked_run.beside
         entry = None if lends else self.books.first_unbegun(blocked_run.wanted)
+        if entry is None and blocked_run.beside:
+            return  # it is at work elsewhere, and the run may be at work here
         if entry is None:
             self._effects.append((effects.TELL, worker, "secede", wait))
             return

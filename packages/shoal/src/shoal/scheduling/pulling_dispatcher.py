@@ -20,6 +20,7 @@ from shoal.scheduling.pulling import PullingScheduler
 if TYPE_CHECKING:
     from shoal.futures import TaskFuture
     from shoal.futures.blocking import Wanted
+    from shoal.futures.side_threads import Blocker
     from shoal.scheduling.backend import PullingBackend
     from shoal.scheduling.observed import RunnerObserver
 
@@ -105,6 +106,10 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
             self._wait_for_returned(future, outcome.value)
         else:
             self.scheduler.ended(future, outcome, time.time())
+
+    def blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
+        """See `Answers`."""
+        return self.backend.blocker_beside(number, certain=certain)
 
     def help_out(self, wanted: Wanted) -> None:
         """See `Dispatcher`."""

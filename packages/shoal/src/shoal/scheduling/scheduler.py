@@ -351,7 +351,7 @@ class Scheduler:
             if detail.limited and detail.blockers == 0 and future not in self.endings.lingering:
                 self.effects.append((RELEASE, future))
             detail.upstreams = ()
-            detail.waits_on = None
+            detail.waits_on = detail.waits_beside = None
             if detail.origin is not None:
                 record, index = detail.origin
                 detail.origin = None  # a cycle, which would keep large values until it is collected

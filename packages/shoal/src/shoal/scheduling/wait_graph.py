@@ -2,7 +2,7 @@
 
 What waits is a run; where it waits, and what can run something meanwhile, is a `Blocked`: a thread of this process, or
 a worker that was sent a batch. The graph is kept by the runs themselves, in their details: `upstreams` before they
-start, `waits_on` while they wait in the user's code, and `wanting` the other way about, as are
+start, `waits_on` while they wait in the user's code, `waits_beside` while threads do that they have started, and `wanting` the other way about, as are
 `dependants`. All with `LOCK` held.
 
 May import futures, `stuck` and what lies above them.
@@ -33,6 +33,7 @@ __all__ = [
     "depend",
     "needs_of",
     "tell_wanting",
+    "waits_beside",
     "wanted_by",
 ]
 
@@ -116,8 +117,9 @@ def claim_wanted(
                 for entry in reversed(detail.upstreams)
                 if isinstance(entry.future, TaskFuture)
             )
-        elif detail.waits_on is not None:
-            stack.extend(detail.waits_on)
+        else:
+            stack.extend(detail.waits_on or ())
+            stack.extend(detail.waits_beside or ())
     return None
 
 
@@ -163,6 +165,7 @@ def check_cycle(wanted: Wanted, run: TaskFuture[Any]) -> None:
                 entry.future for entry in detail.upstreams if isinstance(entry.future, TaskFuture)
             )
             stack.extend(detail.waits_on or ())
+            stack.extend(detail.waits_beside or ())
 
 
 def blocked_on(future: TaskFuture[Any], wanted: Wanted | None, until: int = ALL) -> None:
@@ -177,6 +180,16 @@ def blocked_on(future: TaskFuture[Any], wanted: Wanted | None, until: int = ALL)
         if detail.origin is not None:
             tell_wanting(detail.origin[0].wanting)
     future._dispatcher.scheduler.now_waits(future, wanted)
+
+
+def waits_beside(future: TaskFuture[Any], wanted: Wanted | None) -> None:
+    """What threads wait for from now that a running run has started, `None` for nothing; the run itself may go on."""
+    detail = future._details()
+    detail.waits_beside = wanted
+    if wanted:
+        tell_wanting(detail.wanting)
+        if detail.origin is not None:
+            tell_wanting(detail.origin[0].wanting)
 
 
 #: Stands for runs of which nothing is known but that they have not ended.

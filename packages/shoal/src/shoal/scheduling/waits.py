@@ -42,6 +42,8 @@ class WorkerWaits:
 
     Attributes:
         blocked_runs: by place, the runs that wait there, innermost last.
+        beside: by the number of a batch, the waits of threads that its run has started. What these are given is run in a
+            place of its own, one after the other.
         helping: by the number of a batch in flight, what is helped by it.
     """
 
@@ -50,13 +52,19 @@ class WorkerWaits:
         self._slots = scheduler.slots
         self._leaving: set[int] = set()  # spare slots that are not needed any more
         self.blocked_runs: dict[int, list[BlockedRun]] = {}
+        self.beside: dict[int, list[BlockedRun]] = {}
         self.helping: dict[int, BlockedRun] = {}
 
     def blocked(self) -> Collection[int]:
         """The slots whose workers can do nothing but wait."""
-        if not self.blocked_runs or self._scheduler.capabilities.queues:
+        if not (self.blocked_runs or self.beside) or self._scheduler.capabilities.queues:
             return ()  # places are no slots there, and may be thousands
-        return {place for place, here in self.blocked_runs.items() if any(h.blocks for h in here)}
+        found = {
+            place
+            for place, here in self.blocked_runs.items()
+            if place >= 0 and any(h.blocks for h in here)
+        }
+        return found | {waits[0].batch.slot for waits in self.beside.values()}
 
     def run_waits(
         self,
@@ -67,6 +75,7 @@ class WorkerWaits:
         blocks: bool,
         until: int = ALL,
         lends: bool = False,
+        beside: bool = False,
         tag: Any = None,
     ) -> BlockedRun | None:
         """A run on a worker is about to wait.
@@ -78,6 +87,7 @@ class WorkerWaits:
             blocks: whether its worker can do nothing else meanwhile.
             until: what it lasts until; see `Wait`. If it is `TIMED`, the worker lends its slot to a spare one.
             lends: whether it is for no run: the spare slot then is for whatever comes.
+            beside: whether a thread waits that the run has started.
             tag: what the backend knows the wait by.
 
         Returns:
@@ -91,8 +101,10 @@ class WorkerWaits:
         if entry is None:
             return None
         batch = entry[0]
-        place = self._place_of(batch)
         run = scheduler.run_at(batch, position) if position is not None else None
+        if beside:
+            return self._waits_beside(batch, run, wanted, lends=lends, tag=tag)
+        place = self._place_of(batch)
         stack = [] if run is None or lends else [run]
         if blocks and not lends:
             stack = [h.run for h in self.blocked_runs.get(place, ()) if h.blocks and h.run] + stack
@@ -143,6 +155,39 @@ class WorkerWaits:
         blocked_run.wanted = [*blocked_run.wanted, *wanted]
         wait_graph.blocked_on(run, blocked_run.wanted, until)
 
+    def _waits_beside(
+        self,
+        batch: Batch,
+        run: TaskFuture[Any] | None,
+        wanted: Wanted,
+        *,
+        lends: bool,
+        tag: Any,
+    ) -> BlockedRun:
+        """A thread is about to wait that a run has started."""
+        scheduler = self._scheduler
+        if run is not None:
+            wait_graph.check_cycle(wanted, run)
+        stack = [run] if run is not None else []
+        blocked_run = BlockedRun(
+            scheduler, batch, run, wanted, stack, blocks=False, beside=True, tag=tag
+        )
+        blocked_run.lends_worker = lends
+        self.beside.setdefault(batch.number, []).append(blocked_run)
+        self._tell_beside(blocked_run)
+        blocked_run.look_again()
+        if scheduler.caps is not None:
+            scheduler.lend_place(batch.number, blocked_run)
+            self.help_first(blocked_run)
+        scheduler.fill()
+        return blocked_run
+
+    def _tell_beside(self, blocked_run: BlockedRun) -> None:
+        run = blocked_run.run
+        if run is not None:
+            waits = self.beside.get(blocked_run.batch.number, ())
+            wait_graph.waits_beside(run, [w for h in waits if h.run is run for w in h.wanted])
+
     def would_go_on(self, blocked_run: BlockedRun, task_caps: Sequence[TaskCap]) -> None:
         """A run on a worker waits for no other run any more: it may go on once it has a place of its caps again. Until then
         its worker gets nothing, which might wait for this run in turn.
@@ -156,13 +201,28 @@ class WorkerWaits:
         caps = caps_of(scheduler) if task_caps else scheduler.caps
         number = blocked_run.batch.number
         is_open = number in scheduler.batches
-        if caps is None or not is_open or caps.take_again(number, blocked_run, task_caps):
+        if self._shares(blocked_run):
+            blocked_run.resume()  # the last of those who wait takes the place for all
+        elif caps is None or not is_open or caps.take_again(number, blocked_run, task_caps):
             blocked_run.resume()
         else:
             blocked_run.look_again()  # it can be given nothing: its place in the system is for others
 
+    def _shares(self, blocked_run: BlockedRun) -> bool:
+        """Whether another thread waits that shares the place of a run: its own, or one that it has started."""
+        batch = blocked_run.batch
+        waits = [*self.beside.get(batch.number, ())]
+        if waits and blocked_run.beside:
+            waits += [
+                h for h in self.blocked_runs.get(self._place_of(batch), ()) if h.batch is batch
+            ]
+        return any(other is not blocked_run for other in waits)
+
     def run_resumed(self, blocked_run: BlockedRun) -> None:
         """A run on a worker goes on."""
+        if blocked_run.beside:
+            self._resumed_beside(blocked_run)
+            return
         place = self._place_of(blocked_run.batch)
         here = self.blocked_runs.get(place)
         if here is None or blocked_run not in here:
@@ -182,6 +242,30 @@ class WorkerWaits:
         self._slots.has_room = True
         self._scheduler.fill()
 
+    def _resumed_beside(self, blocked_run: BlockedRun) -> None:
+        number = blocked_run.batch.number
+        waits = self.beside.get(number)
+        if waits is None or blocked_run not in waits:
+            return
+        waits.remove(blocked_run)
+        if not waits:
+            del self.beside[number]
+        blocked_run.goes_on()
+        if blocked_run.lends:
+            caps_of(self._scheduler).stopped(blocked_run)
+        self._tell_beside(blocked_run)
+        self._slots.has_room = True
+        self._scheduler.fill()
+
+    def _is_waiting(self, blocked_run: BlockedRun) -> bool:
+        """Whether something could be run for it where it waits, and nothing is."""
+        if blocked_run.beside:
+            waits = self.beside.get(blocked_run.batch.number, ())
+            return blocked_run in waits and not any(h in self.helping.values() for h in waits)
+        here = self.blocked_runs.get(self._place_of(blocked_run.batch), [])
+        innermost = next((h for h in reversed(here) if h.blocks), None)
+        return blocked_run is innermost and blocked_run not in self.helping.values()
+
     def help(self, blocked_run: BlockedRun) -> bool:
         """Gives a waiting worker a run that it waits for, or that one needs, if there is one to be had.
 
@@ -192,12 +276,7 @@ class WorkerWaits:
             WaitCycle: the run would wait for itself.
         """
         blocked_run.looked()
-        here = self.blocked_runs.get(self._place_of(blocked_run.batch), [])
-        if not blocked_run.blocks or blocked_run is not next(
-            (h for h in reversed(here) if h.blocks), None
-        ):
-            return True
-        if blocked_run in self.helping.values():
+        if not self._is_waiting(blocked_run):
             return True
         scheduler = self._scheduler
         work = wait_graph.claim_wanted(blocked_run.wanted, blocked_run, blocked_run.stack)
@@ -228,6 +307,12 @@ class WorkerWaits:
             Where the system has a queue of its own, whose place in it is for others from now on.
         """
         slots = self._slots
+        for waits in self.beside.values():
+            for blocked_run in waits:
+                if blocked_run.lends_worker and self._is_waiting(blocked_run):
+                    blocked_run.wanted = wanted
+                    blocked_run.look_again()
+                    return None
         if self._scheduler.capabilities.queues:
             return self._lend_one_more(wanted)  # what the others are at is not known
         blocked = self.blocked()
@@ -272,14 +357,21 @@ class WorkerWaits:
             WaitCycle: the run would wait for itself.
         """
         here = self.blocked_runs.get(self._place_of(blocked_run.batch), ())
-        if blocked_run in here and not self.help(blocked_run):
+        beside = self.beside.get(blocked_run.batch.number, ())
+        if (blocked_run in here or blocked_run in beside) and not self.help(blocked_run):
             blocked_run.look_again()  # its run was cancelled meanwhile, say, and it waits for others too
 
     def batch_closed(self, batch: Batch) -> None:
         """A batch is in flight no more."""
         blocked_run = self.helping.pop(batch.number, None)
         if blocked_run is not None:
+            for waits in (
+                self.beside.get(blocked_run.batch.number, ()) if blocked_run.beside else ()
+            ):
+                waits.look_again()
             blocked_run.look_again()
+        for left in list(self.beside.get(batch.number, ())):
+            self.run_resumed(left)
         if self.blocked_runs:
             here = self.blocked_runs.get(self._place_of(batch), ())
             for left in [h for h in here if h.batch is batch]:
@@ -289,10 +381,10 @@ class WorkerWaits:
 
     def _place_of(self, batch: Batch) -> int:
         """Where a batch runs: batches with the same place are on top of each other."""
-        if not self._scheduler.capabilities.queues:
-            return batch.slot
-        while batch.blocked_run is not None:
+        while batch.blocked_run is not None and not batch.blocked_run.beside:
             batch = batch.blocked_run.batch
+        if batch.blocked_run is None and not self._scheduler.capabilities.queues:
+            return batch.slot
         return -batch.number
 
     def _let_go(self, slot: int) -> None:

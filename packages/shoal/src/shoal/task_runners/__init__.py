@@ -4,6 +4,8 @@
     foreign.py      runners that only keep the protocol
     registry.py     runners by name, through entry points
     workers.py      workers of this process; async_lane.py runs their async tasks, worker_backend.py is their backend
+    pools.py        what these belong to
+    side_waits.py   what threads wait for that runs on these have started
     sequential.py   everything in the submitting thread
     threads.py      the thread pool
     processes/      the process pool

@@ -30,11 +30,12 @@ from shoal.task_runners.worker_backend import WorkerBackend
 from shoal.task_runners.workers import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from shoal.futures.blocking import Wanted
     from shoal.futures.run import TaskFuture
     from shoal.scheduling.caps import Ready
+    from shoal.task_runners.pools import SharedByThreads
 
 __all__ = ["ThreadPoolTaskRunner"]
 
@@ -189,15 +190,15 @@ class ThreadBackend(WorkerBackend):
             if span is not None and now - worker.since >= PATIENCE:
                 span.record.dispatcher.scheduler.take_back(span)
 
-    def _add(self, wanted: Wanted | None = None) -> Worker | None:
-        """Starts another thread if there may be one, and returns it; `wanted`: see `Worker.serve`."""
+    def _add(self, work: Callable[[Worker], object] | None = None) -> Worker | None:
+        """Starts another thread if there may be one, and returns it; `work`: see `Worker.serve`."""
         with LOCK:
             if self._stopping or len(self.workers) >= self._most + self._lent:
                 return None
             worker = Worker(self, Frames())
             thread = threading.Thread(
                 target=worker.serve,
-                args=(wanted,),
+                args=(work,),
                 name=f"shoal-worker-{len(self._threads)}",
                 daemon=True,
             )
@@ -246,12 +247,21 @@ class ThreadBackend(WorkerBackend):
             may_grow = len(self.workers) < self._most + self._lent
             if scheduler.idle or may_grow or not all(worker.waits() for worker in self.workers):
                 return  # somebody will come to it
-            self._lent += 1
-            helper = self._add(wanted)
-            if helper is not None:
-                self._helpers.append(helper)
-            else:
-                self._lent -= 1
+            self._help(lambda helper: helper.help(wanted))
+
+    def stand_in(self, side: SharedByThreads) -> Worker | None:
+        """See `Pool`."""
+        return self._help(side.serve)
+
+    def _help(self, work: Callable[[Worker], object]) -> Worker | None:
+        """Starts a thread that stands in for one which waits; with `LOCK` held."""
+        self._lent += 1
+        helper = self._add(work)
+        if helper is not None:
+            self._helpers.append(helper)
+        else:
+            self._lent -= 1
+        return helper
 
     def left(self, worker: Worker) -> None:
         """See `Pool`."""

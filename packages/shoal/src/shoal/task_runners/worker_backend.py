@@ -1,6 +1,6 @@
 """The backend of workers that are threads of this process: what threads and the sequential runner have in common.
 
-May import `async_lane`, `workers` and what lies above them.
+May import `async_lane`, `side_waits` and what lies above them.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import LOCK
+from shoal.futures.run import TaskFuture
 from shoal.scheduling.backend import PullingBackend
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities
 from shoal.task_runners.async_lane import AsyncLane
+from shoal.task_runners.side_waits import blocker_beside
 
 if TYPE_CHECKING:
-    from shoal.futures.run import TaskFuture
+    from shoal.futures.side_threads import Blocker
     from shoal.scheduling.dispatchers import PullingDispatcher
+    from shoal.task_runners.pools import SharedByThreads
     from shoal.task_runners.workers import Worker
 
 __all__ = ["WorkerBackend"]
@@ -62,6 +65,10 @@ class WorkerBackend(PullingBackend):
     def lend_back(self) -> None:
         """See `Pool`."""
 
+    def stand_in(self, side: SharedByThreads) -> Worker | None:
+        """See `Pool`: there is none."""
+        return None
+
     def span_taken(self) -> None:
         """See `Pool`."""
 
@@ -83,12 +90,24 @@ class WorkerBackend(PullingBackend):
         found = [future for worker in self.workers for future in worker.running()]
         return found + self.lane.running()
 
+    def blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
+        """See `PullingBackend`."""
+        with LOCK:
+            for worker in self.workers:
+                if any(run._number == number for run in worker.running()):
+                    for frame in list(worker.frames.stack):
+                        if isinstance(frame.run, TaskFuture) and frame.run._number == number:
+                            return blocker_beside(worker, frame.run, frame, certain=certain)
+        return None
+
     def interrupt(self, run: TaskFuture[Any]) -> None:
         """See `Backend`."""
         for worker in self.workers:
             if run in worker.running():
                 worker.frames.fire(run)
                 worker.look_again()
+                if run in worker.sides:
+                    worker.sides[run].stop()
                 return
         self.lane.interrupt(run)
 

@@ -14,7 +14,7 @@ Who owns what:
 A worker that waits for runs of its own runner does them itself where they have not started (and only those, or what
 they need: an unrelated one might want a lock that the waiting task holds). So nesting ends with one worker.
 
-May import `packing` and what lies above task runners.
+May import `packing`, `pools` and what lies above task runners.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
 from shoal.context import HERE, LOCK
@@ -37,52 +37,18 @@ from shoal.scheduling.dispatchers import GoneError
 from shoal.task_runners.packing import not_begun
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoal.engine.task_run import EndLimit
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.caps import Line
     from shoal.scheduling.dispatchers import PullingDispatcher
+    from shoal.task_runners.pools import Pool, SharedByThreads
 
-__all__ = ["Pool", "Worker"]
+__all__ = ["Worker", "dispatcher_of"]
 
 #: How deep runs may run what they wait for on one stack. A level takes about ten Python frames and some C stack.
 DEEPEST = 80
-
-
-class Pool(Protocol):
-    """What workers belong to, as they see it; `WorkerBackend` says what it does by default.
-
-    Attributes:
-        workers: every living one that was not given up.
-        surplus: how many of them are too many.
-        dispatcher: of the runner.
-    """
-
-    workers: list[Worker]
-    surplus: int
-    dispatcher: PullingDispatcher
-
-    def lend(self, *, sparingly: bool) -> bool:
-        """A worker blocks and does nothing else: another may take its place meanwhile.
-
-        Args:
-            sparingly: whether it is lent only while no more are than there are workers: those who take the places may
-                wait for the same.
-
-        Returns:
-            Whether it was lent.
-        """
-
-    def lend_back(self) -> None:
-        """It goes on."""
-
-    def span_taken(self) -> None:
-        """A worker has begun a range of a map."""
-
-    def retire(self) -> bool:
-        """Whether an idle worker is to end because it is one too many; with `LOCK` held."""
-
-    def left(self, worker: Worker) -> None:
-        """A worker has ended."""
 
 
 class Worker:
@@ -97,6 +63,7 @@ class Worker:
         "frames",
         "helps",
         "line",
+        "sides",
         "since",
         "span",
         "stopping",
@@ -113,6 +80,7 @@ class Worker:
         self.abandoned = False
         self.counted = False
         self.line: Line | None = None
+        self.sides: dict[TaskFuture[Any], SharedByThreads] = {}
         self.thread: threading.Thread | None = None
         self._parked = threading.Lock()
         self._parked.acquire()
@@ -138,7 +106,7 @@ class Worker:
 
     def waits(self) -> bool:
         """Whether it does nothing until something ends, or comes."""
-        return self._asleep or self.frames.countdown is not None
+        return self._asleep or self.frames.countdown is not None or bool(self.sides)
 
     def serves(self, dispatcher: PullingDispatcher) -> bool:
         """Whether runs of a runner may be run on this thread."""
@@ -146,21 +114,21 @@ class Worker:
 
     # -------------------------------------------------------------- the loop
 
-    def serve(self, wanted: Wanted | None = None) -> None:
+    def serve(self, work: Callable[[Worker], object] | None = None) -> None:
         """The body of the thread: takes runs until the pool stops.
 
         Args:
-            wanted: it runs these, or what they need, and nothing else, and ends with them.
+            work: it does this instead, and ends.
         """
         self.frames.thread = threading.get_ident()
         HERE.frames = self.frames
         HERE.block = self.block
         HERE.worker = self
         try:
-            if wanted is None:
+            if work is None:
                 self._take_all()
             else:
-                self.help(wanted)
+                work(self)
         except BaseException as error:
             self.backend.dispatcher.failed(error)
         finally:
@@ -183,7 +151,7 @@ class Worker:
                 with LOCK:
                     if slept and self in scheduler.idle:
                         scheduler.idle.remove(self)  # woken by something else than work
-                    if self._is_over() or (backend.surplus and backend.retire()):
+                    if self.is_over() or (backend.surplus and backend.retire()):
                         return
                     work = scheduler.take(self)
                     slept = work is None
@@ -197,12 +165,13 @@ class Worker:
                 try:
                     self.run(work)
                 except BaseException as error:  # there are others to run
-                    _dispatcher_of(work).crash(work, error)
+                    dispatcher_of(work).crash(work, error)
             else:
                 self.run_span(work)  # type: ignore[arg-type]
             work = None
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether it is to end."""
         return self.stopping or self.abandoned
 
     def run(self, future: TaskFuture[Any], in_span: bool = False) -> None:
@@ -212,7 +181,7 @@ class Worker:
             future: the run.
             in_span: whether it is an element of a span, whose place among the runner's it takes.
         """
-        dispatcher: PullingDispatcher = future._dispatcher  # type: ignore[assignment]  # see `_dispatcher_of`
+        dispatcher: PullingDispatcher = future._dispatcher  # type: ignore[assignment]  # see `dispatcher_of`
         outcome: Outcome | None = None
         value: Any = None
         call: Call | None = None
@@ -254,14 +223,16 @@ class Worker:
         elif outcome is None:
             outcome = Outcome(CANCELLED, None)
         with LOCK:
-            _dispatcher_of(future).ended(future, outcome)
+            dispatcher_of(future).ended(future, outcome)
+            if future in self.sides:
+                self.sides[future].ended()
         if call is not None and future._phase == COMPLETED:
             del call.context  # as above
 
     def run_span(self, span: Span) -> None:
         """Runs a claimed range of a map. Hot."""
         record = span.record
-        dispatcher = _dispatcher_of(span)
+        dispatcher = dispatcher_of(span)
         scheduler = dispatcher.scheduler
         outer, self.span = self.span, span
         if len(span) > 1:
@@ -354,8 +325,9 @@ class Worker:
             running = self.running()
             me = running[-1] if running else None
             line = self.line
-            if me is not None and not waiter.woken:
-                wait_graph.blocked_on(me, wanted, until(None, fail_fast, first))
+            waits = me is not None and not waiter.woken
+            if waits:
+                self._begins_to_wait(me, wanted, until(None, fail_fast, first))
         try:
             work = None
             while True:
@@ -364,54 +336,86 @@ class Worker:
                     if waiter.woken or self._interrupted():
                         return
                     if me is not None:  # first: what it waits for may need its place
-                        _dispatcher_of(me).scheduler.vacated(self)
+                        dispatcher_of(me).scheduler.vacated(self)
                     try:
                         work = wait_graph.claim_wanted(wanted, self, running)
                     except WaitCycle as error:
                         cycle = error
-                    if work is not None:
-                        _dispatcher_of(work).scheduler.occupied(self, work)
-                    elif cycle is None:
-                        self._asleep = True
-                if me is not None and _dispatcher_of(me).scheduler.effects:
-                    _dispatcher_of(me).drain()
+                    if cycle is None:
+                        self.has_found(work)
+                if me is not None and dispatcher_of(me).scheduler.effects:
+                    dispatcher_of(me).drain()
                 if cycle is not None:
                     pass  # raised below, where it has its place again
                 elif work is None:
                     self.park()
-                elif len(self.frames.stack) >= DEEPEST:
-                    self._too_deep(work)
-                elif isinstance(work, TaskFuture):
-                    try:
-                        self.run(work)
-                    except BaseException as error:  # who waits for it goes on
-                        _dispatcher_of(work).crash(work, error)
                 else:
-                    self.run_span(work)
+                    self.run_found(work)
                 work = None
                 if me is not None:
-                    self._take_place(_dispatcher_of(me), line)
+                    self._take_place(me, line)
                 if cycle is not None:
                     raise cycle
         finally:
             with LOCK:
-                if me is not None:
-                    wait_graph.blocked_on(me, None)
+                turn = self._goes_on(me, line) if waits else None
                 if waiter.pending:
                     waiter.forget(wanted)
+            self._has_turn(me, turn)
+
+    def has_found(self, work: TaskFuture[Any] | Span | None) -> None:
+        """It has claimed this to run, or nothing, and then it sleeps; with `LOCK` held."""
+        if work is None:
+            self._asleep = True
+        else:
+            dispatcher_of(work).scheduler.occupied(self, work)
+
+    def run_found(self, work: TaskFuture[Any] | Span) -> None:
+        """Runs something that is waited for."""
+        if len(self.frames.stack) >= DEEPEST:
+            self._too_deep(work)
+        elif isinstance(work, TaskFuture):
+            try:
+                self.run(work)
+            except BaseException as error:  # who waits for it goes on
+                dispatcher_of(work).crash(work, error)
+        else:
+            self.run_span(work)
+
+    # The run that waits may share its place with threads that it has started. With `LOCK` held, but for `_has_turn`.
+
+    def _begins_to_wait(self, me: TaskFuture[Any] | None, wanted: Wanted, until: int) -> None:
+        assert me is not None  # only then is it known who waits
+        wait_graph.blocked_on(me, wanted, until)
+        side = self.sides.get(me)
+        if side is not None:
+            side.begin()
+
+    def _goes_on(self, me: TaskFuture[Any] | None, line: Line | None) -> Decision | None:
+        assert me is not None  # as above
+        wait_graph.blocked_on(me, None)
+        side = self.sides.get(me)
+        return side.goes_on_itself(line) if side is not None else None
+
+    def _has_turn(self, me: TaskFuture[Any] | None, turn: Decision | None) -> None:
+        """Waits for it."""
+        if me is not None and dispatcher_of(me).scheduler.effects:
+            dispatcher_of(me).drain()
+        if turn is not None:
+            block_plainly(Countdown(), (turn,), None)
 
     def _interrupted(self) -> bool:
         """Whether the run that waits was interrupted, or there is none and the pool stops; with `LOCK` held."""
         stack = self.frames.stack
         return stack[-1].fired if stack else self.stopping
 
-    def _take_place(self, dispatcher: PullingDispatcher, line: Line | None) -> None:
+    def _take_place(self, me: TaskFuture[Any], line: Line | None) -> None:
         """The run that waited goes on: it takes a place of its runner again, and one of its caps."""
-        scheduler = dispatcher.scheduler
+        scheduler = dispatcher_of(me).scheduler
         if not scheduler.counting:
             return
         with LOCK:
-            if self.counted:
+            if self.counted or me in self.sides:  # which take it for all who share it
                 return
             occupied = scheduler.occupy(self, line)
             self.counted = True
@@ -429,7 +433,7 @@ class Worker:
             else:
                 futures = [work.record.materialize(index) for index in work.indices]
                 work.record.spans.remove(work)
-            dispatcher = _dispatcher_of(work)
+            dispatcher = dispatcher_of(work)
             for future in futures:
                 error = NestingTooDeep(run_name=future.name, depth=len(self.frames.stack))
                 dispatcher.scheduler.settle(future, FAILED, error, time.time())
@@ -446,25 +450,25 @@ class Worker:
             line = self.line
             if me is not None:
                 wait_graph.check_cycle(wanted, me)
-                _dispatcher_of(me).scheduler.count_places()
-                wait_graph.blocked_on(me, wanted, until(deadline, fail_fast, first))
-                _dispatcher_of(me).scheduler.vacated(self)
+                dispatcher_of(me).scheduler.count_places()
+                self._begins_to_wait(me, wanted, until(deadline, fail_fast, first))
+                dispatcher_of(me).scheduler.vacated(self)
             self.frames.countdown = countdown
             if self.frames.due(shielded=True):
                 countdown.interrupt()
-        backend = _dispatcher_of(me).backend if me is not None else self.backend
+        backend = dispatcher_of(me).backend if me is not None else self.backend
         lent = backend.lend(sparingly=Decision.awaited(wanted))
         try:
             return block_plainly(countdown, wanted, deadline)
         finally:
             with LOCK:
                 self.frames.countdown = None
-                if me is not None:
-                    wait_graph.blocked_on(me, None)
+                turn = self._goes_on(me, line) if me is not None else None
             if lent:
                 backend.lend_back()
-            if me is not None:
-                self._take_place(_dispatcher_of(me), line)
+            if me is not None and turn is None:
+                self._take_place(me, line)
+            self._has_turn(me, turn)
 
 
 def _end_limit(dispatcher: PullingDispatcher, future: TaskFuture[Any]) -> None:
@@ -487,7 +491,7 @@ def _interrupt_if_over(future: TaskFuture[Any]) -> None:
         raise Interrupt
 
 
-def _dispatcher_of(work: TaskFuture[Any] | Span) -> PullingDispatcher:
+def dispatcher_of(work: TaskFuture[Any] | Span) -> PullingDispatcher:
     """Whose work it is: a worker is given runs of runners like its own only."""
     owner = work._dispatcher if isinstance(work, TaskFuture) else work.record.dispatcher
     return cast("PullingDispatcher", owner)

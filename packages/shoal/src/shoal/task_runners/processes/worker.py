@@ -292,7 +292,10 @@ class Worker(RemoteWorker):
             self.batches[number] = batch
         if self.retiring:
             self.hand_back(batch)
-        self.worker_thread.begin_batch(batch)
+        if wait:
+            self.give_waiting(batch)
+        else:
+            self.worker_thread.begin_batch(batch)
 
     def adopt(self, described: list[Any], fds: list[int]) -> None:
         """Takes the segments that came with a message."""

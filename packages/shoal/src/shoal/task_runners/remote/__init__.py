@@ -9,6 +9,7 @@ driver     batch_serializer.py  what a batch holds, as its message
            environment.py whether workers have what works with the driver's
 worker     worker.py      a worker process: what it holds, and what it says
            worker_thread.py  one of its threads, or its main thread: runs batches, waits
+           side_waits.py  what threads wait for that runs there have started
            batches.py     a batch as its worker has it
            coroutines.py  async tasks
            record.py      what has begun, and how it ended, in memory that outlives the worker

@@ -369,14 +369,7 @@ class ClusterWorker(RemoteWorker):
             assert self.main_thread is not None  # else batches are tasks of the cluster's
             self.main_thread.begin_batch(batch)
             return
-        with LOCK:
-            worker_thread = self.waiting.get(wait)
-            batch.worker_thread = worker_thread
-            if worker_thread is not None:
-                worker_thread.give(batch)
-        if worker_thread is None:  # it does not wait any more
-            self.hand_back(batch)
-            self.close(batch)
+        self.give_waiting(batch)
 
     def _take_next(self, job: int, number: int, blob: bytes, tasks: dict[int, bytes]) -> None:
         """A batch for who stands by, and unpacks it there; if nobody does any more, it has not begun."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal import names
 from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, SENT, Call
-from shoal.context import CALL, LOCK, TAGS
+from shoal.context import LOCK, TAGS
 from shoal.engine.batch_run import pack_task
 from shoal.engine.interrupt import shielded
 from shoal.exceptions import ResultLost, RunnerStateError, SerializationError
@@ -39,10 +39,16 @@ from shoal.scheduling.answers import NOT_HERE, Answers
 from shoal.scheduling.wait_graph import tell_wanting
 from shoal.serialization import dumps, loads
 from shoal.states import State, StateType
-from shoal.task_runners.packing import culprit_of
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.parcels import LARGE, pack, run_numbered
-from shoal.task_runners.remote.untold import Submitted, Untold
+from shoal.task_runners.remote.untold import (
+    Submitted,
+    Untold,
+    itself,
+    run_here,
+    submitter,
+    told,
+)
 from shoal.tracebacks import folded
 
 if TYPE_CHECKING:
@@ -51,6 +57,7 @@ if TYPE_CHECKING:
     from shoal.context import Scope
     from shoal.futures.awaiting import Place
     from shoal.futures.blocking import Wanted
+    from shoal.futures.side_threads import Blocker
     from shoal.scheduling.answers import CallingHere
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.limit_slots import RemoteKeeper
@@ -126,8 +133,8 @@ class RemoteDispatcher(Answers):
             number = self._numbers.next_number()
             call = Call(task, args, kwargs, number, copy_context(), scope)
             future: TaskFuture[Any] = TaskFuture(self, task, number, None, time.time(), SENT)
-            self._submitted.add(future)
-            content = (args, kwargs, wait_for, TAGS.get(), self._worker.capture(), _submitter())
+            self._submitted.add(future, run_here())
+            content = (args, kwargs, wait_for, TAGS.get(), self._worker.capture(), submitter())
 
             def tell() -> None:
                 if not future.done():
@@ -142,7 +149,7 @@ class RemoteDispatcher(Answers):
         try:
             self._tell(messages.SUBMITTED, task, call.number, 1, content)
         except BaseException as error:
-            self._settle(future, FAILED, _told(error, call), time.time(), None, None)
+            self._settle(future, FAILED, told(error, call), time.time(), None, None)
 
     def submit_map(
         self,
@@ -180,8 +187,8 @@ class RemoteDispatcher(Answers):
             scope,
         )
         record.unclaimed.clear()
-        self._submitted.add_map(record)
-        more = TAGS.get(), self._worker.capture(), _submitter()
+        self._submitted.add_map(record, run_here())
+        more = TAGS.get(), self._worker.capture(), submitter()
 
         def one_by_one() -> None:
             self._submitted.split(record)
@@ -257,7 +264,7 @@ class RemoteDispatcher(Answers):
     def _reduce(self, future: TaskFuture[Any]) -> Any:
         if future._dispatcher is self:
             return run_numbered, (future._number,)
-        return _itself, (future.state,)  # of a runner of this process; it has ended
+        return itself, (future.state,)  # of a runner of this process; it has ended
 
     def tell_dropped(self) -> None:
         """Tells of futures that are gone here, so that their values can go too."""
@@ -307,8 +314,9 @@ class RemoteDispatcher(Answers):
         wanted: Wanted,
         *,
         until: int = ALL,
-        at: tuple[int, int] | None = None,
+        at: tuple[int, int | None] | None = None,
         watcher: Any = None,
+        beside: bool = False,
     ) -> None:
         """Tells the driver that a run is about to wait; it is to be told of the end too.
 
@@ -317,7 +325,7 @@ class RemoteDispatcher(Answers):
             run: its number, if it is on a worker_thread.
             wanted: what it waits for.
             until: what the wait lasts until; see `Wait`.
-            at: batch and position of a coroutine's run.
+            at: batch and position of a coroutine's run, or (`beside`) of one that has started the thread that waits.
             watcher: its `look_again` is called when there is more to tell.
         """
         blocks = at is None
@@ -334,8 +342,18 @@ class RemoteDispatcher(Answers):
             self._tell_dropped(at_once=False)
             self._worker.channel.send(
                 messages.WAITING,
-                dumps((wait, at, numbers, maps, blocks, until, lends, asked, kept)),
+                dumps((wait, at, numbers, maps, blocks, until, lends, asked, kept, beside)),
             )
+
+    def blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
+        """See `Answers`."""
+        from shoal.task_runners.remote.side_waits import blocker_beside
+
+        return blocker_beside(self._worker.worker_threads, number, certain=certain)
+
+    def submitter_of(self, item: TaskFuture[Any] | MapRecord[Any]) -> int | None:
+        """See `Answers`."""
+        return self._submitted.submitter_of(item)
 
     # ------------------------------------------------------------------ what futures ask
 
@@ -481,19 +499,3 @@ class RemoteDispatcher(Answers):
             waiter(ended)
         except BaseException as error:
             self._worker.failed(error)
-
-
-def _submitter() -> tuple[int, int] | None:
-    """Number and attempt of the run that submits."""
-    call = CALL.get()
-    return (call.number, call.attempt) if call is not None else None
-
-
-def _itself(value: Any) -> Any:
-    return value
-
-
-def _told(error: BaseException, call: Call) -> BaseException:
-    if isinstance(error, SerializationError):
-        return error
-    return culprit_of(call) or error

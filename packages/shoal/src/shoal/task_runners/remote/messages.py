@@ -45,7 +45,8 @@ LOGGED = 27  # log record
 INSIDE = 45  # what happened inside runs, as `recording.inside` has it: to a driver that is recorded
 SUBMITTED = 28  # (number, 1, (task key, task, content, own segment)): a run submitted by a run
 MAPPED = 29  # likewise for a map
-# (wait number, batch and position, awaited runs, awaited maps, blocks, until when, lends; the slots waited for and those kept)
+# (wait number, batch and position, awaited runs, awaited maps, blocks, until when, lends; the slots waited for and those kept;
+#  whether it is a thread that the run has started)
 WAITING = 30
 RESUMED = 31  # wait number
 ENTER = 51  # (number, caps, whether it is async): what is called here needs places of its own

@@ -238,7 +238,7 @@ class NestedRuns:
         self,
         member: Member,
         wait: int,
-        at: tuple[int, int] | None,
+        at: tuple[int, int | None] | None,
         numbers: list[int],
         maps: list[tuple[int, int]],
         blocks: bool,
@@ -246,6 +246,7 @@ class NestedRuns:
         lends: bool,
         asked: str | None,
         kept: list[str],
+        beside: bool,
     ) -> None:
         wanted: list[Any] = []
         for number in numbers:
@@ -274,6 +275,7 @@ class NestedRuns:
                     blocks=blocks,
                     until=until,
                     lends=lends,
+                    beside=beside,
                     tag=(member, wait),
                 )
         except WaitCycle as error:

@@ -13,20 +13,24 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any, Self
 
-from shoal.context import LOCK
+from shoal.context import CALL, LOCK
 from shoal.engine import inputs
+from shoal.exceptions import SerializationError
 from shoal.futures import TaskFuture
 from shoal.futures.blocking import Decision
 from shoal.futures.maps import MapRecord
+from shoal.futures.side_threads import outermost
+from shoal.task_runners.packing import culprit_of
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
+    from shoal.calls import Call
     from shoal.futures.blocking import Waitable, Wanted
     from shoal.futures.run import Owner
 
-__all__ = ["Submitted", "Untold"]
+__all__ = ["Submitted", "Untold", "itself", "run_here", "submitter", "told"]
 
 
 class Untold:
@@ -143,6 +147,30 @@ class Untold:
         return numbers, maps
 
 
+def submitter() -> tuple[int, int] | None:
+    """Number and attempt of the run that submits."""
+    call = CALL.get()
+    return (call.number, call.attempt) if call is not None else None
+
+
+def run_here() -> int | None:
+    """The number of the run here whose code this is, also where that has called a task."""
+    call = CALL.get()
+    return outermost(call).number if call is not None else None
+
+
+def itself(value: Any) -> Any:
+    """What a pickle is made of that is to give this."""
+    return value
+
+
+def told(error: BaseException, call: Call) -> BaseException:
+    """What a run ends with of which the driver could not be told."""
+    if isinstance(error, SerializationError):
+        return error
+    return culprit_of(call) or error
+
+
 #: Dropped futures that the driver is told of together.
 DROPPED_TOGETHER = 256
 
@@ -160,16 +188,35 @@ class Submitted:
         self._dropped = dropped
         self._split: dict[int, int] = {}
 
-    def add(self, future: TaskFuture[Any]) -> None:
-        """A run was submitted."""
-        self._runs[future._number] = _Reference(future, future._number, self._dropped)
+    def add(self, future: TaskFuture[Any], submitter: int | None) -> None:
+        """A run was submitted; by which run here."""
+        self._runs[future._number] = _Reference(future, future._number, self._dropped, submitter)
 
-    def add_map(self, record: MapRecord[Any]) -> None:
-        """A map was submitted."""
+    def add_map(self, record: MapRecord[Any], submitter: int | None) -> None:
+        """A map was submitted; by which run here."""
         with LOCK:
             self._maps.append(
-                (record.base, record.size, _Reference(record, record.base, self._dropped))
+                (
+                    record.base,
+                    record.size,
+                    _Reference(record, record.base, self._dropped, submitter),
+                )
             )
+
+    def submitter_of(self, item: TaskFuture[Any] | MapRecord[Any]) -> int | None:
+        """The number of the run here that submitted this."""
+        if isinstance(item, TaskFuture):
+            reference = self._runs.get(item._number)
+            if reference is not None:
+                return reference.submitter
+            number = item._number
+        else:
+            number = item.base
+        with LOCK:
+            for base, size, record_reference in self._maps:
+                if 0 <= number - base < size:
+                    return record_reference.submitter
+        return None
 
     def split(self, record: MapRecord[Any]) -> None:
         """The driver is told of a map's elements one by one."""
@@ -212,13 +259,19 @@ class _Reference(weakref.ref):  # type: ignore[type-arg]  # it cannot be subscri
     In C alone: an interrupt of the run that drops the future would be lost in Python code here.
     """
 
-    __slots__ = ("number",)
+    __slots__ = ("number", "submitter")
     number: int
+    submitter: int | None
 
-    def __new__(cls, item: Any, number: int, dropped: deque[_Reference]) -> Self:
+    def __new__(
+        cls, item: Any, number: int, dropped: deque[_Reference], submitter: int | None
+    ) -> Self:
         reference = super().__new__(cls, item, dropped.append)
         reference.number = number
+        reference.submitter = submitter
         return reference
 
-    def __init__(self, item: Any, number: int, dropped: deque[_Reference]) -> None:
+    def __init__(
+        self, item: Any, number: int, dropped: deque[_Reference], submitter: int | None
+    ) -> None:
         super().__init__(item, dropped.append)  # type: ignore[call-arg]

@@ -348,6 +348,17 @@ class RemoteWorker:
         except OSError:
             return  # the driver has gone, as the receiver sees too
 
+    def give_waiting(self, batch: Batch) -> None:
+        """Gives a batch to who waits for it; if nobody does any more, it goes back."""
+        with LOCK:
+            worker_thread = self.waiting.get(batch.wait)
+            batch.worker_thread = worker_thread
+            if worker_thread is not None:
+                worker_thread.give(batch)
+        if worker_thread is None:
+            self.hand_back(batch)
+            self.close(batch)
+
     def close(self, batch: Batch) -> None:
         with LOCK:
             self.batches.pop(batch.number, None)

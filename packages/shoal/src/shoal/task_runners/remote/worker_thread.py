@@ -13,7 +13,7 @@ import threading
 import time
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.calls import CANCELLED, Call, Outcome
 from shoal.context import HERE, LOCK
@@ -43,6 +43,13 @@ REPORTED_WITHIN = 0.05
 DEEPEST = 80
 
 
+class _Sides(Protocol):
+    """What threads of a run wait for that it has started."""
+
+    def stop(self) -> None:
+        """The run is interrupted; with `LOCK` held."""
+
+
 class WorkerThread:
     """A thread that runs batches.
 
@@ -52,12 +59,16 @@ class WorkerThread:
     Attributes:
         frames: of the runs on its stack.
         queue: batches for it; `None` to have it look at what has changed.
+        sides: by run that it is at, what threads wait for that the run has started.
+        base: the worker thread that does nothing else while this one waits.
     """
 
     def __init__(self, home: RemoteWorker) -> None:
         self.home = home
         self.frames = Frames()
         self.queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self.sides: dict[int, _Sides] = {}
+        self.base: WorkerThread = self
         self._calling: dict[int, TaskCap | None] = {}  # by run, the cap of what it calls
         self._lent: set[int] = set()
         self._streams: dict[int, list[TaskCap]] = {}  # by run, those of generators that it is at
@@ -84,6 +95,8 @@ class WorkerThread:
         for frame in self.frames.stack:
             if type(frame.run) is Call and frame.run.number == number:
                 self.frames.fire(frame.run)
+                if number in self.sides:
+                    self.sides[number].stop()
                 return True
         return False
 
@@ -207,13 +220,12 @@ class WorkerThread:
     def _wait(self, countdown: Wakeup, wanted: Wanted, deadline: float | None, until: int) -> bool:
         home = self.home
         home.flush()
-        home.hand_back_all(self)
+        home.hand_back_all(self.base)
         call, watcher = self.innermost(), _Watcher(self)
-        run = call.number if call is not None else None
         home.remote.untold.watchers.append(watcher)
         wait = home.remote.new_wait()
         home.waiting[wait] = self
-        home.remote.tell_waiting(wait, run, wanted, until=until, watcher=watcher)
+        self.tell(wait, wanted, until, watcher)
         outer = self.frames.countdown
         try:
             while not countdown.woken:
@@ -223,7 +235,7 @@ class WorkerThread:
                     del home.waiting[wait]
                     wait = home.remote.new_wait()
                     home.waiting[wait] = self
-                    home.remote.tell_waiting(wait, run, wanted, until=until, watcher=watcher)
+                    self.tell(wait, wanted, until, watcher)
                 refusal = home.remote.refusals.pop(wait, None)
                 if refusal is not None:
                     raise refusal
@@ -255,7 +267,7 @@ class WorkerThread:
         finally:
             try:
                 if call is not None and self.is_capped(call):
-                    self._wait_for_place(wait, self._caps_of(call))
+                    self.wait_for_place(wait, self.caps_of(call))
             finally:
                 if home.stopping:
                     self.give(None)  # for the loop below
@@ -264,15 +276,21 @@ class WorkerThread:
                 home.channel.send(messages.RESUMED, dumps(wait))
                 self.resumed()
 
+    def tell(self, wait: int, wanted: Wanted, until: int, watcher: Any) -> None:
+        """Tells the driver that the innermost run is about to wait."""
+        call = self.innermost()
+        run = call.number if call is not None else None
+        self.home.remote.tell_waiting(wait, run, wanted, until=until, watcher=watcher)
+
     def is_capped(self, call: Call) -> bool:
         """Whether a run here goes on only once it has a place."""
-        return self.home.remote.capped or bool(self._caps_of(call)) or call.number in self._calling
+        return self.home.remote.capped or bool(self.caps_of(call)) or call.number in self._calling
 
     def cap_of(self, call: Call) -> TaskCap | None:
         """The cap of a run here, or of the task that it calls at the moment."""
         return self._calling.get(call.number, call.task.cap)
 
-    def _caps_of(self, call: Call) -> tuple[TaskCap, ...]:
+    def caps_of(self, call: Call) -> tuple[TaskCap, ...]:
         """`cap_of`, and the caps of generators that it is at; none while it has lent its places by itself."""
         if call.number in self._lent:
             return ()
@@ -282,7 +300,7 @@ class WorkerThread:
 
     def change_cap(self, call: Call, cap: TaskCap | None) -> None:
         """A run here calls a task, or goes on after that: from now on it is under this cap."""
-        before = self._caps_of(call)
+        before = self.caps_of(call)
         if cap == call.task.cap:
             self._calling.pop(call.number, None)
         else:
@@ -291,13 +309,13 @@ class WorkerThread:
 
     def begin_stream(self, call: Call, cap: TaskCap) -> None:
         """A run here begins with a generator: from now on it is under its cap, too."""
-        before = self._caps_of(call)
+        before = self.caps_of(call)
         self._streams.setdefault(call.number, []).append(cap)
         self._change_places(call, before)
 
     def end_stream(self, call: Call, cap: TaskCap) -> None:
         """The generator has ended."""
-        before = self._caps_of(call)
+        before = self.caps_of(call)
         streams = self._streams[call.number]
         streams.remove(cap)
         if not streams:
@@ -308,7 +326,7 @@ class WorkerThread:
 
     def lent(self, call: Call, wait: Callable[[], Any]) -> Any:
         """A run here waits, for no other run, without its places."""
-        before = self._caps_of(call)
+        before = self.caps_of(call)
         self._lent.add(call.number)
         try:
             self._change_places(call, before)
@@ -319,7 +337,7 @@ class WorkerThread:
 
     def _change_places(self, call: Call, before: tuple[TaskCap, ...]) -> None:
         """Gives the places of a run here back, and takes those that it needs now: at once, or none of them."""
-        task_caps = self._caps_of(call)
+        task_caps = self.caps_of(call)
         if set(task_caps) == set(before):
             return
         home = self.home
@@ -331,7 +349,7 @@ class WorkerThread:
             home.waiting[wait] = self
             home.remote.tell_waiting(wait, call.number, ())
             try:
-                self._wait_for_place(wait, task_caps)
+                self.wait_for_place(wait, task_caps)
             finally:
                 del home.waiting[wait]
                 home.channel.send(messages.RESUMED, dumps(wait))
@@ -339,7 +357,7 @@ class WorkerThread:
         finally:
             self.frames.leave_shield()
 
-    def _wait_for_place(self, wait: int, task_caps: tuple[TaskCap, ...]) -> None:
+    def wait_for_place(self, wait: int, task_caps: tuple[TaskCap, ...]) -> None:
         """A run here waits no longer for others: it goes on once there is a place of its caps for it."""
         home = self.home
         home.channel.send(messages.GO_ON, dumps((wait, task_caps)))

@@ -1,0 +1,257 @@
+"""Waits of threads that a run on a worker of this process has started.
+
+    a thread that the run has started ─▶ SideWaits.block ─▶ the place of its worker is lent
+                                             │
+                                             └─▶ a stand-in: one more worker, which runs what these threads wait for, or
+                                                 what that needs, and nothing else, as the run's own thread would if it waited
+
+One stand-in a run, however many of its threads wait, so that a run never has more than one other at work for it. The run's
+own thread may wait meanwhile, too; the place is taken again when the last of these waits has ended. Threads that a run has
+left behind wait plainly once it has ended.
+
+May import `workers` and what lies above it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoal.context import LOCK
+from shoal.exceptions import CancelledRun
+from shoal.futures.blocking import Countdown, Decision, block_plainly
+from shoal.futures.places import LentPlace
+from shoal.scheduling import wait_graph
+from shoal.task_runners.workers import dispatcher_of
+
+if TYPE_CHECKING:
+    from shoal.engine.interrupt import Frame
+    from shoal.futures import TaskFuture
+    from shoal.futures.blocking import Wanted
+    from shoal.futures.side_threads import Blocker
+    from shoal.scheduling.caps import Line
+    from shoal.task_runners.workers import Worker
+
+__all__ = ["SideWaits", "blocker_beside"]
+
+
+class SideWaits(LentPlace):
+    """What the threads of one attempt wait for. With `LOCK` held where nothing else is said.
+
+    Args:
+        worker: that executes the run.
+        run: the run.
+        frame: its frame on the worker's stack.
+
+    Attributes:
+        line: under whose caps the place is.
+        stand_in: the worker that runs what they wait for, if there is one.
+    """
+
+    __slots__ = (
+        "_dispatcher",
+        "_frame",
+        "_run",
+        "_scheduler",
+        "_stopped",
+        "_waits",
+        "_worker",
+        "line",
+        "stand_in",
+    )
+
+    def __init__(self, worker: Worker, run: TaskFuture[Any], frame: Frame) -> None:
+        is_innermost = worker.frames.stack[-1:] == [frame]
+        waits_itself = not is_innermost or bool(run._details().waits_on)
+        super().__init__(holds=not waits_itself)
+        self._worker = worker
+        self._run = run
+        self._frame = frame
+        self._dispatcher = dispatcher_of(run)
+        self._scheduler = self._dispatcher.scheduler
+        self._waits: dict[Countdown, tuple[Wanted, bool]] = {}
+        self._stopped = False
+        self.line: Line | None = None
+        self.stand_in: Worker | None = None
+        worker.sides[run] = self
+        run.watch(self.ended)
+        if worker.span is not None:
+            self._scheduler.take_back(
+                worker.span
+            )  # what stands behind it would come without the place
+
+    # -------------------------------------------------------------- the place
+
+    def free(self) -> None:
+        """See `LentPlace`."""
+        self.line = self._worker.line
+        self._scheduler.vacated(self._worker)
+
+    def take(self) -> bool:
+        """See `LentPlace`."""
+        scheduler, worker = self._scheduler, self._worker
+        if worker.counted or not scheduler.counting or self._is_over():
+            return True
+        taken: bool = scheduler.occupy(self, self.line)
+        if taken:
+            self._is_counted()
+        return taken
+
+    def withdraw(self) -> None:
+        """See `LentPlace`."""
+        self._scheduler.withdraw(self)
+
+    def resume(self) -> None:
+        """See `LentPlace`."""
+        if self._is_over():  # it has just ended, and nobody would give it back
+            line = self.line
+            self._dispatcher.after(0, lambda: self._vacate(line))
+        else:
+            self._is_counted()
+        super().resume()
+        if not self.waits:
+            self._forget()
+
+    def _is_counted(self) -> None:
+        self._worker.counted = True
+        self._worker.line = self.line
+
+    def _vacate(self, line: Line | None) -> None:
+        with LOCK:
+            self._scheduler.vacate(line)
+        self._dispatcher.drain()
+
+    # -------------------------------------------------------------- the run's own thread
+
+    def goes_on_itself(self, line: Line | None) -> Decision | None:
+        """See `SharedByThreads`."""
+        if self.line is None:
+            self.line = line
+        return self._went_on()
+
+    # -------------------------------------------------------------- the run ends
+
+    def ended(self, run: TaskFuture[Any] | None = None) -> None:
+        """The run, or its attempt, has ended; its code may go on where it was stopped. With `LOCK` or without."""
+        with LOCK:
+            if not self._is_over():
+                return
+            self.left = True
+            if not self.holds:
+                self._give_back()  # nobody is to be given it any more
+            self._forget()
+
+    def stop(self) -> None:
+        """The run is interrupted: what it has started waits no longer, so that it can end."""
+        self._stopped = True
+        for countdown, (_, certain) in self._waits.items():
+            if certain:
+                countdown.interrupt()
+
+    def _is_over(self) -> bool:
+        return self._frame not in self._worker.frames.stack
+
+    def _forget(self) -> None:
+        """Nobody waits any more, or for no run."""
+        if self._worker.sides.get(self._run) is self:
+            del self._worker.sides[self._run]
+            self._run.unwatch(self.ended)
+            wait_graph.waits_beside(self._run, None)
+        if self.stand_in is not None:
+            self.stand_in.look_again()
+
+    # -------------------------------------------------------------- the threads
+
+    def wait(self, countdown: Countdown, wanted: Wanted, deadline: float | None) -> bool:
+        """A thread waits for runs; it has begun to. Without `LOCK`."""
+        try:
+            self._dispatcher.drain()
+            woken = block_plainly(countdown, wanted, deadline)
+        finally:
+            with LOCK:
+                del self._waits[countdown]
+                self._tell()
+                turn = self._went_on()
+            self._dispatcher.drain()
+            if turn is not None:
+                block_plainly(Countdown(), (turn,), None)
+        if countdown.interrupted:
+            raise CancelledRun(run_name=self._run.name)
+        return woken
+
+    def begin_to_wait(self, countdown: Countdown, wanted: Wanted, *, certain: bool) -> None:
+        """A thread is about to wait; if it is not certain whose it is, the wait is nobody's.
+
+        Raises:
+            WaitCycle: for what waits for the run.
+        """
+        if certain:
+            wait_graph.check_cycle(wanted, self._run)
+        self._scheduler.count_places()
+        self._waits[countdown] = wanted, certain
+        if self._stopped and certain:
+            countdown.interrupt()
+        self.begin()
+        self._tell()
+        if self.stand_in is not None:
+            self.stand_in.look_again()
+        elif not Decision.awaited(wanted):
+            self.stand_in = self._worker.backend.stand_in(self)
+
+    def _went_on(self) -> Decision | None:
+        turn = self.end()
+        if not self.waits and turn is None:
+            self._forget()
+        return turn
+
+    def _tell(self) -> None:
+        if not self.left:
+            wait_graph.waits_beside(self._run, self._wanted(certain=True))
+
+    def _wanted(self, *, certain: bool = False) -> list[Any]:
+        """What all of them wait for; `certain`: only what it is certain that the run's own threads do."""
+        return [
+            item for wanted, its in self._waits.values() if its or not certain for item in wanted
+        ]
+
+    def serve(self, stand_in: Worker) -> None:
+        """What the stand-in does until nobody waits any more, or for no run. Without `LOCK`."""
+        while True:
+            with LOCK:
+                self._scheduler.vacated(stand_in)
+                if stand_in.is_over() or self.left or not self._waits:
+                    self.stand_in = None
+                    return
+                work = wait_graph.claim_wanted(self._wanted(), stand_in, ())
+                stand_in.has_found(work)
+            self._dispatcher.drain()
+            if work is None:
+                stand_in.park()
+            else:
+                stand_in.run_found(work)
+            work = None
+
+
+def blocker_beside(worker: Worker, run: TaskFuture[Any], frame: Frame, *, certain: bool) -> Blocker:
+    """How a thread waits that a run has started.
+
+    Args:
+        worker: that executes the run.
+        run: the run.
+        frame: its frame on the worker's stack.
+        certain: whether it has started it.
+    """
+
+    def block(wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
+        countdown = Countdown(fail_fast, first)
+        with LOCK:
+            known: Any = worker.sides.get(run)
+            side: SideWaits | None = known
+            if side is None and frame in worker.frames.stack:
+                side = SideWaits(worker, run, frame)
+            if side is not None:
+                side.begin_to_wait(countdown, wanted, certain=certain)
+        if side is None:  # it has just ended
+            return block_plainly(countdown, wanted, deadline)
+        return side.wait(countdown, wanted, deadline)
+
+    return block
