@@ -605,14 +605,31 @@ def mismatched(address: str, client: str) -> None:
 
 @pytest.mark.exhaustive
 @keeps_workers
-def test_a_cluster_without_tokens_after_an_instance_with_one(cluster: Head) -> None:
-    alone(joined_later, cluster.address)
+@pytest.mark.parametrize("whose", ["Shoal's", "Ray's"])
+def test_a_cluster_without_tokens_after_an_instance_with_one(cluster: Head, whose: str) -> None:
+    """Ray reads once a process whether there are tokens: it would refuse what the cluster asks about the relay."""
+    alone(joined_later, cluster.address, whose)
 
 
-def joined_later(address: str) -> None:
-    connected("local", num_cpus=1).release(2.0)
+def joined_later(address: str, whose: str) -> None:
+    import ray
+
+    if whose == "Shoal's":
+        connected("local", num_cpus=1).release(2.0)
+        ray.init(address, logging_level="ERROR")
+    else:
+        ray.init(num_cpus=1, include_dashboard=False)
+        ray.shutdown()
+        os.environ.pop("RAY_AUTH_MODE", None)  # as who joins then is told to
     assert "RAY_AUTH_MODE" not in os.environ
+    _check_that_it_has_a_relay(address)
+
+
+def _check_that_it_has_a_relay(address: str) -> None:
+    import ray
+
     connection = connected(address)
+    assert ray.get(connection.relay().is_there.remote(), timeout=60)
     connection.release(2.0)
 
 
@@ -629,15 +646,16 @@ def not_joined(address: str) -> None:
 
 @pytest.mark.exhaustive
 @needs_tokens
-def test_a_cluster_that_asks_for_a_token(keeper: Keeper) -> None:
+def test_a_cluster_that_asks_for_a_token(keeper: Keeper, tmp_path: Path) -> None:
+    """Also after an instance that had another one, which Ray would keep for as long as its process lives."""
     keeper.let_go()  # with an instance of its own this process has a token too
     token = "a token of thirty-two characters or more"
     with head(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) as cluster:
         for address in (cluster.address, cluster.client):
             with pytest.raises(ClusterUnreachable, match="RAY_AUTH_TOKEN"):
                 knock(address)
-        variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-        alone(joined_with_a_token, cluster.address, cluster.client, **variables)
+        addresses = cluster.address, cluster.client
+        alone(joined_with_a_token, token, *addresses, HOME=str(tmp_path))
 
 
 @pytest.mark.exhaustive
@@ -689,6 +707,8 @@ def _check_that_nothing_is_said_plainly() -> None:
                 assert len(plain.recv(32)) < 32, "a challenge"
 
 
-def joined_with_a_token(address: str, client: str) -> None:
+def joined_with_a_token(token: str, address: str, client: str) -> None:
+    connected("local", num_cpus=1).release(2.0)
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
     for target in (address, client):
-        connected(target).release(2.0)
+        _check_that_it_has_a_relay(target)

@@ -2,11 +2,12 @@
 
     environment variables   its mode of authentication stays for as long as Ray does, for processes that are started
                             from here; the rest is put back as soon as it is connected
+    what Ray has read there read anew before it connects, and when it is left
     the logger "ray"        formatters at once, its level when it is left
     faulthandler            when it is left
     what it says            nothing that one has to know, while it connects
 
-May import the standard library only.
+May import the standard library only; Ray on use.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import faulthandler
 import logging
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,7 @@ class Surroundings:
         self._faults = faulthandler.is_enabled()
         for name in _THREADS:
             logging.getLogger(name).addFilter(self._is_of_use)
+        _have_it_read()
 
     @staticmethod
     def _is_of_use(record: logging.LogRecord) -> bool:
@@ -64,6 +66,7 @@ class Surroundings:
             logging.getLogger(name).removeFilter(self._is_of_use)
         if not self._faults and faulthandler.is_enabled():
             faulthandler.disable()
+        _have_it_read()
 
     def _restore_environment(self, but: tuple[str, ...] = ()) -> None:
         for name in _CHANGED:
@@ -77,6 +80,23 @@ class Surroundings:
 
 #: Variables that `ray.init` sets; others may have been set by somebody else meanwhile.
 _CHANGED = ("PYTHONBREAKPOINT", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED")
+
+
+def _have_it_read() -> None:
+    """Has Ray read its variables and the token anew: it does so once a process, and keeps what they were.
+
+    With the mode of an instance that was left, it would ask a cluster for tokens that has none. Of all that such a cluster
+    tells it, the first is to say when an actor is not needed any more: that it refuses is taken for a yes, so that the
+    actor is ended before it has begun. And with a token that it has kept, it would be refused.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return  # then it holds what the cluster's configuration is, too
+    raylet: Any = ray._raylet
+    if hasattr(raylet, "AuthenticationTokenLoader"):  # older versions know no tokens
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager
