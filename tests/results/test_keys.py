@@ -124,6 +124,27 @@ class Plain:
         return self.x
 
 
+class Bare:
+    @functools.cached_property
+    def double(self) -> int:
+        return 2
+
+
+class BareError(Bare, Exception):
+    pass
+
+
+class BareSlots(Bare):
+    __slots__ = ("x",)
+
+
+class BareFilledSlots(Bare):
+    __slots__ = ("x",)
+
+    def __init__(self) -> None:
+        self.x = 1
+
+
 class Pair(NamedTuple):
     a: int
     b: int
@@ -271,7 +292,7 @@ def padded(junk: int) -> np.ndarray[Any, Any]:
 
 def with_cached(kind: Any) -> Any:
     value = kind()
-    value.double if kind is Plain else value.length  # noqa: B018  asked for, it is kept
+    value.length if kind is Point else value.double  # noqa: B018  asked for, it is kept
     return value
 
 
@@ -283,6 +304,10 @@ SAME: dict[str, tuple[Any, Any]] = {
     "what is shared": ([[1]] * 2, [[1], [1]]),
     "what is kept of a dataclass": (Point(), with_cached(Point)),
     "what is kept of an object": (Plain(), with_cached(Plain)),
+    "what is kept of one that has nothing else": (Bare(), with_cached(Bare)),
+    "what is kept of an exception": (BareError(), with_cached(BareError)),
+    "what is kept beside empty slots": (BareSlots(), with_cached(BareSlots)),
+    "what is kept beside slots": (BareFilledSlots(), with_cached(BareFilledSlots)),
     "which fields were given": (Model(), Model(x=1)),
     "the layout of an array": (strided(), np.ascontiguousarray(strided())),
     "the order in memory": (strided(), np.asfortranarray(strided())),

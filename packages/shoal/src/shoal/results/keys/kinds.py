@@ -257,7 +257,9 @@ def _maker(make: Any, walk: Walk) -> bytes:
 
 def _state(kind: type, state: Any, walk: Walk) -> bytes:
     if isinstance(state, dict):
-        return b"." + walk.attributes(_without_cached(kind, state))
+        own = _without_cached(kind, state)
+        # Who has no attributes gives pickle no state, and not an empty one.
+        return b"." + walk.attributes(own) if own else walk.encode(None)
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[1], dict):  # with slots
         return b"," + _state(kind, state[0], walk) + walk.attributes(state[1])
     return walk.encode(state)
