@@ -373,6 +373,45 @@ def test_what_is_left_of_a_journal_is_pruned(home: Path) -> None:
     assert journals() == []
 
 
+def test_what_begins_is_removed_by_nobody(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(home, "written")[1].close()
+    made, locked = home / "journals" / "made", home / "journals" / "locked"
+    for folder in (made, locked):
+        folder.mkdir()
+    (locked / "lock").touch()
+    monkeypatch.setenv("SHOAL_JOURNALS_MAX_GB", "1e-9")
+    prune()
+    assert remove_all()[0] == 0
+    assert sorted((home / "journals").iterdir()) == [locked, made]
+    assert list(made.iterdir()) == []  # not even for a moment has somebody had its lock
+
+
+def test_many_begin_while_others_remove_all(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SHOAL_JOURNALS_MAX_GB", "1e-9")
+    is_over = threading.Event()
+
+    @flow(journal=True)
+    def main() -> int:
+        return 1
+
+    def remove() -> None:
+        while not is_over.is_set():
+            remove_all()
+
+    with ThreadPoolExecutor(4) as pool:
+        others = [pool.submit(remove) for _ in range(2)]
+        try:
+            begun_here = [pool.submit(lambda: [main() for _ in range(100)]) for _ in range(2)]
+            assert [one.result() for one in begun_here] == [[1] * 100] * 2
+        finally:
+            is_over.set()
+        for other in others:
+            other.result()
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 def test_several_prune_at_once_and_look(home: Path) -> None:
     for number in range(40):
         folder, file = begun(home, f"old{number}")

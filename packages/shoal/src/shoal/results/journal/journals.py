@@ -3,7 +3,8 @@
     SHOAL_HOME/journals/<UUID of the flow run>/    journal   lock   values/
 
 Who removes one holds its lock, so nobody is at it; the lock goes last, so nobody comes to what is half removed. A folder without a
-journal is what is left of that, or of a process that died in the moment in which it began: it is pruned.
+journal is what is left of that, or of a process that died in the moment in which it began: it is pruned. One that has nothing else
+either, and is new, may be about to have a journal: nobody touches its lock.
 
 May import `file`, `reading`, and what storage trusts.
 """
@@ -75,6 +76,11 @@ class Found(NamedTuple):
     def _is_there(self) -> bool:
         return (self.folder / JOURNAL).exists()
 
+    def _may_begin(self) -> bool:
+        """Whether somebody may be about to lock it, and to begin its journal."""
+        names = [entry.name for entry in self.folder.iterdir()]
+        return set(names) <= {LOCK_FILE} and time.time() - _written(self.folder) <= _BEGUN_WITHIN
+
     def _locked(self) -> FileLock:
         """Its lock, taken.
 
@@ -106,6 +112,8 @@ class Found(NamedTuple):
             JournalError: it cannot be removed.
         """
         try:
+            if self._may_begin():
+                return False
             lock = self._locked()
         except FileNotFoundError:
             return False
