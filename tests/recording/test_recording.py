@@ -589,8 +589,9 @@ def test_very_many_log_lines_are_counted_and_not_kept() -> None:
     assert f"{len(record.logs) + record.logs_left_out - shown:,} lines more" in page(record)
 
 
-@pytest.mark.parametrize("name", ["nowhere/run.shoal", "."])
+@pytest.mark.parametrize("name", ["nowhere/run.shoal", ".", "link.shoal"])
 def test_a_file_that_cannot_be_written_is_said_at_once(name: str, tmp_path: Path) -> None:
+    (tmp_path / "link.shoal").symlink_to("nowhere/run.shoal")
     with pytest.raises(RecordError, match="folder"), shoal.record(tmp_path / name):
         pytest.fail("it was entered")
 
@@ -630,6 +631,7 @@ def test_what_was_there_stays_where_there_is_no_room_for_the_new(
     with shoal.record() as recording:
         halves()
     target = tmp_path / "run.out"
+    getattr(recording, method)(target)  # modules that are compiled below would be cut off, too
     target.write_text("what was there")
     target.chmod(0o640)
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -646,6 +648,35 @@ def test_what_was_there_stays_where_there_is_no_room_for_the_new(
     getattr(recording, method)(target)
     assert target.stat().st_size > 1_000
     assert target.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("method", ["report", "trace"])
+def test_a_pipe_behind_a_link_is_written_in_place(method: str, tmp_path: Path) -> None:
+    with shoal.record() as recording:
+        pass
+    reader, writer = os.pipe()
+    read: list[bytes] = []
+    with os.fdopen(reader, "rb") as pipe:
+        thread = threading.Thread(target=lambda: read.append(pipe.read()))
+        thread.start()
+        try:
+            getattr(recording, method)(f"/dev/fd/{writer}")
+        finally:
+            os.close(writer)
+            thread.join()
+    getattr(recording, method)(tmp_path / "run.out")
+    assert len(read[0]) == (tmp_path / "run.out").stat().st_size > 0
+
+
+def test_a_link_to_a_file_stays_one(tmp_path: Path) -> None:
+    with shoal.record() as recording:
+        pass
+    link = tmp_path / "link.html"
+    link.symlink_to("run.html")
+    for _ in range(2):  # the first makes the file
+        recording.report(link)
+        assert link.is_symlink()
+        assert (tmp_path / "run.html").stat().st_size > 1_000
 
 
 def test_a_record_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def check_writable(path: str) -> None:
     Raises:
         RecordError: it cannot.
     """
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(os.path.realpath(path))
     if os.path.isdir(path):
         raise RecordError(path=path, problem="it is a folder; name a file in it")
     if not os.path.isdir(folder):

@@ -24,9 +24,10 @@ def written_whole(path: str) -> Iterator[str]:
     """
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
-    is_there = os.path.exists(target)
+    is_there = os.path.exists(path)
+    # Where `path` is /dev/stdout, `target` may be /proc/7/fd/pipe:[8], which is no file.
     if (is_there and not os.path.isfile(target)) or not os.access(folder, os.W_OK):
-        yield target
+        yield path
         return
     part = os.path.join(folder, f".{name[:50]}.{os.getpid()}")
     try:
