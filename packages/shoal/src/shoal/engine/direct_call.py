@@ -221,7 +221,8 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
     found = _bound_upstreams(call, wait_for)
     futures = [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
     if futures:
-        await settled(futures)
+        with _current(call):
+            await settled(futures)
     _fill_in(call, found)
     cancelled = cancelled_class()
     while True:

@@ -16,6 +16,7 @@ May import `caps` and what lies above it.
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from shoal.context import HERE, LOCK
@@ -33,7 +34,7 @@ from shoal.futures.blocking import (
 from shoal.scheduling.caps import Line, joined
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
     from contextlib import AbstractContextManager
 
     from shoal.calls import Call
@@ -365,43 +366,45 @@ class CallPlace:
         self._dispatcher = dispatcher
         self._line = line
         self._waits = 1
+        self._holds = False
         self._wake: Callable[[], None]
 
     def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
         """See `Place`."""
+        scheduler = self._dispatcher.scheduler
         with LOCK:
             self._waits += 1
-            if self._waits == 1:
-                self._free()
+            if self._waits == 1 and self._holds:
+                self._holds = False
+                scheduler.caps.free(self._line)
+                scheduler.serve_caps()
+            elif self._waits == 1:  # it would have gone on, and waits again
+                scheduler.caps.withdraw(self)
+                self._wake()
         self._dispatcher.drain()
-
-    def _free(self) -> None:
-        scheduler = self._dispatcher.scheduler
-        assert scheduler.caps is not None  # there are lines
-        scheduler.caps.free(self._line)
-        scheduler.serve_caps()
 
     async def take_again(self, wait: Wait) -> None:
         """See `Place`."""
-        event, self._wake = waker()
+        event, wake = waker()
         caps = self._dispatcher.scheduler.caps
         assert caps is not None  # there are lines
         with LOCK:
             self._waits -= 1
-            if self._waits or caps.go_on(self, self._line):
+            if self._waits:
+                return
+            self._wake = wake
+            if caps.go_on(self, self._line):
+                self._holds = True
                 return
         try:
             await event.wait()
         except BaseException:
-            with LOCK:
-                self._waits += 1
-                if not caps.withdraw(self):
-                    self._free()  # it had its turn meanwhile
-            self._dispatcher.drain()
+            self.give_up(LENT, _nothing)
             raise
 
     def resume(self) -> None:
         """It has its place; with `LOCK` held."""
+        self._holds = True
         self._wake()
 
 
@@ -429,19 +432,24 @@ async def streamed_async(
     import anyio
 
     held = _held(place, call)
+    step: Callable[[], Awaitable[Any]] = partial(anext, stream)
     while True:
         try:
             async with held:
-                item = await anext(stream)
+                item = await step()
         except StopAsyncIteration:
             return
         try:
-            yield item
-        except BaseException:  # most often, that it is closed early
+            given = yield item
+        except GeneratorExit:
             with anyio.CancelScope(shield=True):
                 async with held:
                     await stream.aclose()
             raise
+        except BaseException as error:
+            step = partial(stream.athrow, error)
+        else:
+            step = partial(stream.asend, given)
 
 
 class _held:  # reads as an adjective: `async with _held(place, call):`

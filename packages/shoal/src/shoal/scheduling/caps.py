@@ -52,6 +52,7 @@ class Lender(GoesOn, Protocol):
     """A run of a batch that waits: a `BlockedRun`."""
 
     batch: Any
+    run: Any
     lends: bool
 
 
@@ -134,16 +135,18 @@ class _InBatch:
         each: whether each of its runs needs one, as they run side by side.
         taken: how many it has.
         lent: how many of its runs wait.
+        without: those of its runs that go on without one.
         runs: how many have not ended, by the number of the batch.
     """
 
-    __slots__ = ("each", "lent", "line", "runs", "taken")
+    __slots__ = ("each", "lent", "line", "runs", "taken", "without")
 
     def __init__(self, line: Line, *, each: bool) -> None:
         self.line = line
         self.each = each
         self.taken = 0
         self.lent = 0
+        self.without: set[Any] = set()
         self.runs: dict[int, int] = {}
 
     def needed(self) -> int:
@@ -355,6 +358,11 @@ class Caps:
     def lend(self, number: int, blocked: Lender) -> list[int]:
         """A run of a batch waits; which others have lost the place with it, and are to be recalled before it goes on."""
         places = self._batches.get(number)
+        if places is not None and blocked.run in places.without:
+            places.without.remove(blocked.run)
+            places.lent += 1
+            blocked.lends = True
+            return []
         if places is None or not places.taken:
             return []
         places.taken -= 1
@@ -370,16 +378,14 @@ class Caps:
         return others
 
     def stopped(self, blocked: Lender) -> None:
-        """A run that has lent its place does not go on: it counts no more among those that will, nor is it given one."""
+        """A run that has lent its place is not given one: it ends, or waits again."""
         blocked.lends = False
         places = self._batches.get(blocked.batch.number)
         if places is not None and places.each:
             places.lent -= 1
-            self.going_on = deque(
-                entry
-                for entry in self.going_on
-                if getattr(entry[0], "blocked", None) is not blocked
-            )
+            places.without.add(blocked.run)
+            others = (e for e in self.going_on if getattr(e[0], "blocked", None) is not blocked)
+            self.going_on = deque(others)
 
     def take_again(self, number: int, blocked: Lender, task_caps: Sequence[TaskCap]) -> bool:
         """A run of a batch in flight would go on.

@@ -93,9 +93,8 @@ class AsyncLane:
         except BaseException as error:
             outcome = raised(call, error)
         PLACES.pop(call.number, None)
-        place.has_left = True  # a generator that it has begun may have it still
         try:
-            self._end(future, outcome)
+            self._end(future, outcome, place)
         except BaseException as error:
             self.dispatcher.crash(future, error)
         if future._phase == COMPLETED:
@@ -122,7 +121,7 @@ class AsyncLane:
                 return await overdue_outcome_async(call)
             return Outcome(CANCELLED, None)
 
-    def _end(self, future: TaskFuture[Any], outcome: Outcome) -> None:
+    def _end(self, future: TaskFuture[Any], outcome: Outcome, place: _Place | None = None) -> None:
         dispatcher = self.dispatcher
         with LOCK:
             self._tasks.pop(future, None)
@@ -131,7 +130,9 @@ class AsyncLane:
             try:
                 dispatcher.ended(future, outcome)
             finally:
-                if not given_up:
+                # A generator that it has begun may have its place still.
+                has_left = place is not None and place.leave()
+                if not given_up and not has_left:
                     dispatcher.scheduler.vacate(dispatcher.scheduler.line_of(future))
                 if not self._tasks:
                     self._idle.set()
@@ -216,8 +217,12 @@ class _Place:
                 self._wanted.extend(wait.wanted)
                 wait_graph.blocked_on(self._run, self._wanted, until)
             if self._waits == 1 and not self.has_left:
-                self._holds = False
-                scheduler.vacate(scheduler.line_of(self._run))
+                if self._holds:
+                    self._holds = False
+                    scheduler.vacate(scheduler.line_of(self._run))
+                else:  # it would have gone on, and waits again
+                    scheduler.withdraw(self)
+                    self._let_go_on()
         self._lane.dispatcher.drain()
 
     async def take_again(self, wait: Wait) -> None:
@@ -236,10 +241,13 @@ class _Place:
                 self._holds = not self.has_left
                 return
             event, self._wake = waker()
-        await event.wait()
+        await event.wait()  # if it is stopped meanwhile, its run has no place, and leaves so
 
     def resume(self) -> None:
         """It has a place again, or needs none; with `LOCK` held, from any thread."""
         self._holds = not self.has_left
+        self._let_go_on()
+
+    def _let_go_on(self) -> None:
         if self._wake is not None:
             self._wake()

@@ -351,6 +351,42 @@ class CapTests(SuiteBase):
         assert main() == ["holder", "last"]
         assert not signals.is_set("the parent went on")
 
+    @covers("10.3", "7.4", "9.1", needs=("concurrent", "nests", "stops"))
+    def test_a_coroutine_that_is_cancelled_while_it_would_go_on_frees_no_place_of_others(
+        self, runner: TaskRunner, signals: Signals
+    ) -> None:
+        @task
+        async def child() -> None:
+            await asyncio.sleep(0.2)  # others begin in the places that are lent meanwhile
+
+        @task(max_concurrency=1)
+        async def work(what: str) -> str:
+            signals.set(f"{what} has begun")
+            if what != "holder":
+                await child.submit()
+                signals.append("log", f"{what} goes on")
+                return what
+            signals.append("log", "holder goes on")
+            await asyncio.to_thread(signals.wait, "holder may end")
+            signals.append("log", "holder ends")
+            return what
+
+        @flow(task_runner=runner)
+        def main() -> list[str]:
+            runs = {}
+            for what in ("first", "second", "holder"):
+                runs[what] = work.submit(what)
+                signals.wait(f"{what} has begun")
+            child.submit().result(timeout=PATIENCE)  # the others' have ended, too
+            runs["second"].cancel()
+            child.submit().result(timeout=PATIENCE)
+            signals.set("holder may end")
+            return [runs[what].result(timeout=PATIENCE) for what in ("first", "holder")]
+
+        assert main() == ["first", "holder"]
+        log = signals.lines("log")
+        assert log[log.index("holder goes on") + 1] == "holder ends"
+
     @covers("10.3", "7.3", needs=("concurrent", "stops"))
     def test_who_is_past_its_time_limit_has_its_place_until_its_code_has_stopped(
         self, runner: TaskRunner, signals: Signals

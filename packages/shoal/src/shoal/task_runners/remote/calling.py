@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shoal.context import HERE
 from shoal.engine.interrupt import Interrupt, interruptible_block, raise_if_due, shielded
-from shoal.futures.blocking import Countdown, Decision, block_plainly
+from shoal.futures.blocking import LENT, Countdown, Decision, block_plainly
 from shoal.scheduling.calling import Caller, Calling, Several, Streaming
 from shoal.scheduling.caps import Line
 from shoal.serialization import dumps
@@ -216,6 +216,7 @@ class CallPlace(_Entered):
         self._waits += 1
         if self._waits == 1:
             self.leave()
+            self._wake()  # one that would have gone on does not wait for a place now
 
     async def take_again(self, wait: Wait) -> None:
         """See `Place`."""
@@ -229,10 +230,13 @@ class CallPlace(_Entered):
         try:
             await self._there.wait()
         except BaseException:
-            self._waits += 1
-            self.leave()
+            self.give_up(LENT, _nothing)
             raise
 
     def resume(self) -> None:
         """See `_Entered`."""
         self._wake()
+
+
+def _nothing() -> None:
+    pass

@@ -206,6 +206,10 @@ class _Place:
         remote = self._worker.remote
         self._waits += 1
         if self._waits == 1:
+            if self._wait in self._worker.coroutines.places:
+                # It would have gone on, and waits again.
+                self._go_on(self._wait)
+                self._resume()
             self._wait = remote.new_wait()
             self._worker.coroutines.places[self._wait] = self
         if wait.until != NOTHING:
@@ -243,12 +247,16 @@ class _Place:
                 if self._cap is not None or self._worker.remote.capped:
                     await self._wait_for_place(number)
             finally:  # also if it is stopped meanwhile
-                self._worker.coroutines.places.pop(number, None)
-                self._worker.channel.send(messages.RESUMED, dumps(number))
+                if number in self._worker.coroutines.places:
+                    self._go_on(number)
         elif wait.until != NOTHING and not self._wanting:
             self._tell(LENT)
         if refusal is not None:
             raise refusal
+
+    def _go_on(self, number: int) -> None:
+        del self._worker.coroutines.places[number]
+        self._worker.channel.send(messages.RESUMED, dumps(number))
 
     async def _wait_for_place(self, number: int) -> None:
         event, self._resume = waker()
