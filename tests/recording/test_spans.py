@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from shoal import flow, task
 from shoal.engine.observing import CARRIERS, add_observer, observers, remove_observer
+from shoal.futures import wait
 from shoal.recording import run_spans
 from shoal.recording.flow_spans import Spans
 from shoal.task_runners import ThreadPoolTaskRunner
@@ -77,6 +79,38 @@ def test_no_thread_is_woken_for_each_run(traced: Traced, monkeypatch: pytest.Mon
     assert steps() == sum(range(50))
     assert woken == []
     assert len(traced.named("step")) == 50  # at the end all are made
+
+
+@task(timeout_seconds=0.1)
+def overstays(number: int) -> int:
+    over = time.monotonic() + 0.5
+    while True:  # what is raised in it at its time limit does not end it
+        try:
+            while time.monotonic() < over:
+                time.sleep(0.01)
+        except BaseException:
+            continue
+        return number
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_run_that_its_worker_reports_late_has_one_span(traced: Traced, mapped: bool) -> None:
+    @task
+    def after() -> None: ...
+
+    @flow(task_runner="processes:1")
+    def late() -> None:
+        runs = overstays.map([0, 1]) if mapped else [overstays.submit(x) for x in (0, 1)]
+        wait(runs)
+        after.submit().result()
+
+    late()
+    states = [(span.attributes or {}).get("shoal.state") for span in traced.named("overstays")]
+    assert states == ["TimedOut"] * 2
+    assert len(traced.named("after")) == 1
+    assert [span.name for span in traced.spans if span.parent is None] == ["late"]
+    if mapped:
+        assert (traced.one("map overstays").attributes or {})["shoal.map.TimedOut"] == 2
 
 
 def is_child(span: ReadableSpan, parent: ReadableSpan) -> bool:

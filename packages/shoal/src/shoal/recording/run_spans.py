@@ -193,10 +193,12 @@ class RunnerSpans:
             return
         of_map = self._map_of(run._number)
         known = self._open.pop(run._number, None)
+        index = run._number - of_map.record.base if of_map is not None else 0
+        if known is None if of_map is None else index in of_map.told:
+            return  # the driver had ended it, say by its time limit, and its worker reports it late
         began = known.began if known is not None and known.began is not None else began
         name = "Completed" if state is None else state.name
         if of_map is not None:
-            index = run._number - of_map.record.base
             of_map.odd[name] += 1
             of_map.told.add(index)
             self._spans.count(run._task.name, name, 1)
@@ -204,9 +206,9 @@ class RunnerSpans:
                 self._make(run, of_map.span, began, ended, state, known)
             self._seen(of_map, 1, ended)
         else:
-            parent = known.parent if known is not None else _NOWHERE
+            assert known is not None  # else it has returned
             self._spans.count(run._task.name, name, 1)
-            self._make(run, parent, began, ended, state, known)
+            self._make(run, known.parent, began, ended, state, known)
 
     def _map_of(self, number: int) -> _Map | None:
         """The map that a run is of; a run that has ended does not know."""
@@ -339,7 +341,7 @@ class RunnerSpans:
                 continue
             record, index = what
             of_map = self._maps.get(record.base)
-            if of_map is not None:
+            if of_map is not None and index not in of_map.told:
                 if index < self._most:
                     self._element(of_map, index, began, ended)
                 self._spans.count(record.task.name, "Completed", 1)
