@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from contextvars import Context
 
+    from shoal.futures.awaiting import Place
     from shoal.futures.blocking import Wanted
-    from shoal.futures.side_threads import Blocker
+    from shoal.futures.side_threads import CoroutineAround, RunAround
 
 __all__ = ["SERVICE_LOOP", "ServiceLoop", "cancelled_class", "under_asyncio"]
 
@@ -62,7 +63,7 @@ class ServiceLoop:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         self._loop = loop
-        COROUTINES.blocker_beside = self._blocker_beside  # type: ignore[method-assign]
+        COROUTINES.run_around = self._run_around  # type: ignore[method-assign]
         ready.set()
         while True:
             try:
@@ -72,22 +73,11 @@ class ServiceLoop:
                 # its result; the others go on.
                 library_logger().warning("A coroutine raised %s; the loop goes on", in_words(error))
 
-    def _blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
-        """How a thread waits that a coroutine has started: the loop does it, and lends the coroutine's place."""
-        import asyncio
-
-        from shoal.futures.awaiting import place_of, settled_beside
+    def _run_around(self, number: int, *, certain: bool) -> CoroutineAround | None:
+        from shoal.futures.awaiting import place_of
 
         place = place_of(number)
-        if place is None:
-            return None
-
-        def block(wanted: Wanted, *limits: Any) -> bool:
-            told = wanted if certain else ()
-            waiting = settled_beside(place, told, wanted, *limits)
-            return asyncio.run_coroutine_threadsafe(waiting, self.get()).result()
-
-        return block
+        return _CoroutineAround(self, place, certain=certain) if place is not None else None
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs a coroutine on the loop and waits for it; called on the loop's own thread, on a loop of its own."""
@@ -139,3 +129,40 @@ SERVICE_LOOP = ServiceLoop()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=SERVICE_LOOP._reset)
+
+
+class _CoroutineAround:
+    """See `CoroutineAround`: the loop waits for the threads that it has started, and lends its place.
+
+    Args:
+        loop: of the coroutine.
+        place: of the coroutine.
+        certain: whether it has started the thread.
+    """
+
+    def __init__(self, loop: ServiceLoop, place: Place, *, certain: bool) -> None:
+        self._loop = loop
+        self._place = place
+        self._certain = certain
+        self._run: RunAround | None = None
+
+    def within(self, run: RunAround) -> RunAround:
+        """See `CoroutineAround`."""
+        self._run = run
+        return self
+
+    def block(self, wanted: Wanted, *limits: Any) -> bool:
+        """See `RunAround`."""
+        import asyncio
+
+        from shoal.futures.awaiting import PlaceWithin, settled_beside
+
+        told = wanted if self._certain else ()
+        around = self.place()
+        place = PlaceWithin(self._place, around) if around is not None else self._place
+        waiting = settled_beside(place, told, wanted, *limits)
+        return asyncio.run_coroutine_threadsafe(waiting, self._loop.get()).result()
+
+    def place(self) -> Place | None:
+        """See `RunAround`: its own is found by its number."""
+        return self._run.place() if self._run is not None else None

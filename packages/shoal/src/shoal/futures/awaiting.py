@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.context import CALL, INHERITED, LOCK, SCOPE
+from shoal.context import CALL, HERE, INHERITED, LOCK, SCOPE
 from shoal.futures.blocking import (
     BEARERS,
     NOTHING,
@@ -20,6 +21,7 @@ from shoal.futures.blocking import (
     refuse_inherited,
     until,
 )
+from shoal.futures.side_threads import run_around
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -144,6 +146,16 @@ class PlaceWithin:
                 await self._around.take_again(wait)
 
 
+def _place_for(wanted: Wanted) -> Place | None:
+    """What the caller gives up while it waits for this: also the worker of a run that is at a loop of its own."""
+    place = place_here()
+    run = run_around(wanted) if not HERE.loop else None
+    around: Place | None = run.place() if run is not None else None
+    if place is None or around is None:
+        return place or around
+    return PlaceWithin(place, around)
+
+
 def waker() -> tuple[Any, Callable[[], None]]:
     """An event of the running loop, and a function that sets it from any thread without blocking.
 
@@ -183,20 +195,21 @@ def waker() -> tuple[Any, Callable[[], None]]:
     return event, wake_asyncio
 
 
-class _waiting:  # reads as an adjective: `async with _waiting(wait, wake):`
+class _waiting:  # reads as an adjective: `async with _waiting(place, wait, wake):`
     """A coroutine waits: its place is for others, and what it holds is not given back meanwhile.
 
     Args:
+        place: what it gives up.
         wait: for what.
         wake: ends the wait early.
     """
 
-    def __init__(self, wait: Wait, wake: Callable[[], None]) -> None:
+    def __init__(self, place: Place | None, wait: Wait, wake: Callable[[], None]) -> None:
+        self._place = place
         self._wait = wait
         self._wake = wake
 
     async def __aenter__(self) -> None:
-        self._place = place_here()
         if self._place is not None:
             self._place.give_up(self._wait, self._wake)
         self._bearer = BEARERS.get(task_here()) if BEARERS else None
@@ -235,7 +248,8 @@ async def settled(wanted: Wanted, timeout: float | None = None, fail_fast: bool 
     try:
         if countdown.woken:
             return True
-        async with _waiting(Wait(wanted, until(timeout, fail_fast)), wake):
+        wait = Wait(wanted, until(timeout, fail_fast))
+        async with _waiting(_place_for(wanted), wait, wake):
             with anyio.move_on_after(timeout) as scope:
                 await event.wait()
             return not scope.cancelled_caught
@@ -316,9 +330,11 @@ class AsyncArrivals:
         queue = self._arrivals.queue
         while queue.empty():
             left = None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
-            wanted = tuple(self._open) if PLACES or BEARERS else ()  # for those who ask
+            place = _place_for(tuple(islice(self._open, 1)))
+            # For those who ask.
+            wanted = tuple(self._open) if place is not None or BEARERS else ()
             wait = Wait(wanted, until(left, False, first=True))
-            async with _waiting(wait, self._wake):
+            async with _waiting(place, wait, self._wake):
                 with anyio.move_on_after(left) as scope:
                     await self._event.wait()
             if scope.cancelled_caught and queue.empty():

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from shoal.context import HERE, INHERITED, LOCK
 from shoal.exceptions import InvalidOption, RunnerStateError
-from shoal.futures.side_threads import Blocker, blocker_beside
+from shoal.futures.side_threads import run_around
 
 __all__ = [
     "ALL",
@@ -338,10 +338,12 @@ def _block(wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool)
     return block_plainly(Countdown(fail_fast, first), wanted, deadline)
 
 
-def blocker(wanted: Wanted) -> Blocker | None:
+def blocker(wanted: Wanted) -> Callable[[Any, float | None, bool, bool], bool] | None:
     """How this thread waits for runs, `None` for the plain way: it may be a worker's, or a run may have started it."""
     special = HERE.block
-    return special if special is not None else blocker_beside(wanted)
+    if special is None and (around := run_around(wanted)) is not None:
+        special = around.block
+    return special
 
 
 def _block_bearing(

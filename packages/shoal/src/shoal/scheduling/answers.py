@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from shoal.futures import TaskFuture
     from shoal.futures.awaiting import Place
     from shoal.futures.maps import MapRecord
-    from shoal.futures.side_threads import Blocker
+    from shoal.futures.side_threads import RunAround
     from shoal.specs import TaskSpec
 
 __all__ = ["NOT_HERE", "Answers", "CallingHere"]
@@ -94,8 +94,8 @@ class Answers:
         """A place of the caps of a task that a coroutine calls, which is to be taken first."""
         raise NotImplementedError
 
-    def blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
-        """How a thread waits that a run has started; `None` if no thread executes that run here.
+    def run_around(self, number: int, *, certain: bool) -> RunAround | None:
+        """A run as a thread sees it that it has started; `None` if no thread executes that run here.
 
         Args:
             number: of the run.

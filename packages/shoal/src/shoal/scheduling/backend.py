@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
     from shoal.futures.blocking import Wanted
-    from shoal.futures.side_threads import Blocker
+    from shoal.futures.side_threads import RunAround
     from shoal.scheduling.blocked_run import BlockedRun
     from shoal.scheduling.capabilities import Capabilities
     from shoal.specs import TaskSpec
@@ -236,7 +236,7 @@ class PullingBackend(Backend, Protocol):
     def lend_back(self) -> None:
         """It has waited."""
 
-    def blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
+    def run_around(self, number: int, *, certain: bool) -> RunAround | None:
         """See `Answers`."""
         return None
 

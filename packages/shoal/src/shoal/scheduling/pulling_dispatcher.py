@@ -20,7 +20,7 @@ from shoal.scheduling.pulling import PullingScheduler
 if TYPE_CHECKING:
     from shoal.futures import TaskFuture
     from shoal.futures.blocking import Wanted
-    from shoal.futures.side_threads import Blocker
+    from shoal.futures.side_threads import RunAround
     from shoal.scheduling.backend import PullingBackend
     from shoal.scheduling.observed import RunnerObserver
 
@@ -107,9 +107,9 @@ class PullingDispatcher(Dispatcher[PullingScheduler, "PullingBackend"]):
         else:
             self.scheduler.ended(future, outcome, time.time())
 
-    def blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
+    def run_around(self, number: int, *, certain: bool) -> RunAround | None:
         """See `Answers`."""
-        return self.backend.blocker_beside(number, certain=certain)
+        return self.backend.run_around(number, certain=certain)
 
     def help_out(self, wanted: Wanted) -> None:
         """See `Dispatcher`."""

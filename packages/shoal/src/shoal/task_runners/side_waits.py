@@ -1,13 +1,13 @@
 """Waits of threads that a run on a worker of this process has started.
 
-    a thread that the run has started ─▶ SideWaits.block ─▶ the place of its worker is lent
+    a thread that the run has started ─▶ RunHere.block ─▶ the place of its worker is lent
                                              │
                                              └─▶ a stand-in: one more worker, which runs what these threads wait for, or
                                                  what that needs, and nothing else, as the run's own thread would if it waited
 
 One stand-in a run, however many of its threads wait, so that a run never has more than one other at work for it. The run's
 own thread may wait meanwhile, too; the place is taken again when the last of these waits has ended. Threads that a run has
-left behind wait plainly once it has ended.
+left behind wait plainly once it has ended. What waits on a loop in the run's own thread does it in the same way.
 
 May import `workers` and what lies above it.
 """
@@ -17,21 +17,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import LOCK
+from shoal.engine.interrupt import shielded
 from shoal.exceptions import CancelledRun
-from shoal.futures.blocking import Countdown, Decision, block_plainly
+from shoal.futures.awaiting import waker
+from shoal.futures.blocking import Countdown, Decision, Wakeup, block_plainly
 from shoal.futures.places import LentPlace
 from shoal.scheduling import wait_graph
 from shoal.task_runners.workers import dispatcher_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shoal.engine.interrupt import Frame
     from shoal.futures import TaskFuture
-    from shoal.futures.blocking import Wanted
-    from shoal.futures.side_threads import Blocker
+    from shoal.futures.blocking import Wait, Wanted
     from shoal.scheduling.caps import Line
     from shoal.task_runners.workers import Worker
 
-__all__ = ["SideWaits", "blocker_beside"]
+__all__ = ["RunHere", "SideWaits"]
 
 
 class SideWaits(LentPlace):
@@ -164,19 +167,36 @@ class SideWaits(LentPlace):
     def wait(self, countdown: Countdown, wanted: Wanted, deadline: float | None) -> bool:
         """A thread waits for runs; it has begun to. Without `LOCK`."""
         try:
-            self._dispatcher.drain()
+            self.has_begun()
             woken = block_plainly(countdown, wanted, deadline)
         finally:
-            with LOCK:
-                del self._waits[countdown]
-                self._tell()
-                turn = self._went_on()
-            self._dispatcher.drain()
+            turn = self.has_waited(countdown)
             if turn is not None:
                 block_plainly(Countdown(), (turn,), None)
+        self.raise_if_stopped(countdown)
+        return woken
+
+    def has_begun(self) -> None:
+        """A wait has: others may go on. Without `LOCK`."""
+        self._dispatcher.drain()
+
+    def has_waited(self, countdown: Countdown) -> Decision | None:
+        """A wait is over; what is decided once it may go on, `None` if it may at once. Without `LOCK`."""
+        with LOCK:
+            del self._waits[countdown]
+            self._tell()
+            turn = self._went_on()
+        self._dispatcher.drain()
+        return turn
+
+    def raise_if_stopped(self, countdown: Countdown) -> None:
+        """What has waited does not go on if the run was interrupted.
+
+        Raises:
+            CancelledRun: it was.
+        """
         if countdown.interrupted:
             raise CancelledRun(run_name=self._run.name)
-        return woken
 
     def begin_to_wait(self, countdown: Countdown, wanted: Wanted, *, certain: bool) -> None:
         """A thread is about to wait; if it is not certain whose it is, the wait is nobody's.
@@ -194,7 +214,7 @@ class SideWaits(LentPlace):
         self._tell()
         if self.stand_in is not None:
             self.stand_in.look_again()
-        elif not Decision.awaited(wanted):
+        elif wanted and not Decision.awaited(wanted):
             self.stand_in = self._worker.backend.stand_in(self)
 
     def _went_on(self) -> Decision | None:
@@ -231,27 +251,83 @@ class SideWaits(LentPlace):
             work = None
 
 
-def blocker_beside(worker: Worker, run: TaskFuture[Any], frame: Frame, *, certain: bool) -> Blocker:
-    """How a thread waits that a run has started.
+class RunHere:
+    """The `RunAround` of a run on a worker of this process.
 
     Args:
         worker: that executes the run.
         run: the run.
         frame: its frame on the worker's stack.
-        certain: whether it has started it.
+        certain: whether it has started the thread that waits.
     """
 
-    def block(wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
+    def __init__(
+        self, worker: Worker, run: TaskFuture[Any], frame: Frame, *, certain: bool
+    ) -> None:
+        self._worker = worker
+        self._run = run
+        self._frame = frame
+        self._certain = certain
+
+    def block(self, wanted: Wanted, deadline: float | None, fail_fast: bool, first: bool) -> bool:
+        """See `RunAround`."""
         countdown = Countdown(fail_fast, first)
-        with LOCK:
-            known: Any = worker.sides.get(run)
-            side: SideWaits | None = known
-            if side is None and frame in worker.frames.stack:
-                side = SideWaits(worker, run, frame)
-            if side is not None:
-                side.begin_to_wait(countdown, wanted, certain=certain)
-        if side is None:  # it has just ended
+        side = self.begins_to_wait(countdown, wanted)
+        if side is None:
             return block_plainly(countdown, wanted, deadline)
         return side.wait(countdown, wanted, deadline)
 
-    return block
+    def place(self) -> _Place:
+        """See `RunAround`."""
+        return _Place(self)
+
+    def begins_to_wait(self, countdown: Countdown, wanted: Wanted) -> SideWaits | None:
+        """What the waits of the run are, one more now; `None` if it has just ended.
+
+        Raises:
+            WaitCycle: for what waits for the run.
+        """
+        with LOCK:
+            known: Any = self._worker.sides.get(self._run)
+            side: SideWaits | None = known
+            if side is None and self._frame in self._worker.frames.stack:
+                side = SideWaits(self._worker, self._run, self._frame)
+            if side is not None:
+                side.begin_to_wait(countdown, wanted, certain=self._certain)
+        return side
+
+
+class _Place:
+    """What a coroutine gives up that runs on a loop in a thread of a run, perhaps the run's own. See `Place`."""
+
+    def __init__(self, run: RunHere) -> None:
+        self._run = run
+        self._waits: list[tuple[Wait, Countdown, SideWaits | None]] = []
+
+    def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
+        """See `Place`."""
+        with shielded():
+            countdown = Wakeup(False, False, wake)
+            side = self._run.begins_to_wait(countdown, wait.wanted)
+            self._waits.append((wait, countdown, side))
+            if side is not None:
+                side.has_begun()
+
+    async def take_again(self, wait: Wait) -> None:
+        """See `Place`.
+
+        Raises:
+            CancelledRun: the run is stopped.
+        """
+        with shielded():
+            at = next(at for at, begun in enumerate(self._waits) if begun[0] is wait)
+            _, countdown, side = self._waits.pop(at)
+            turn = side.has_waited(countdown) if side is not None else None
+        if turn is not None:
+            event, wake = waker()
+            with LOCK:
+                decided = not turn.watch(lambda _: wake())
+            if not decided:
+                await event.wait()
+        if side is not None:
+            side.raise_if_stopped(countdown)

@@ -13,10 +13,10 @@ from shoal.scheduling.backend import PullingBackend
 from shoal.scheduling.batching import BatchPolicy
 from shoal.scheduling.capabilities import Capabilities
 from shoal.task_runners.async_lane import AsyncLane
-from shoal.task_runners.side_waits import blocker_beside
+from shoal.task_runners.side_waits import RunHere
 
 if TYPE_CHECKING:
-    from shoal.futures.side_threads import Blocker
+    from shoal.futures.side_threads import RunAround
     from shoal.scheduling.dispatchers import PullingDispatcher
     from shoal.task_runners.pools import SharedByThreads
     from shoal.task_runners.workers import Worker
@@ -90,14 +90,14 @@ class WorkerBackend(PullingBackend):
         found = [future for worker in self.workers for future in worker.running()]
         return found + self.lane.running()
 
-    def blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
+    def run_around(self, number: int, *, certain: bool) -> RunAround | None:
         """See `PullingBackend`."""
         with LOCK:
             for worker in self.workers:
                 if any(run._number == number for run in worker.running()):
                     for frame in list(worker.frames.stack):
                         if isinstance(frame.run, TaskFuture) and frame.run._number == number:
-                            return blocker_beside(worker, frame.run, frame, certain=certain)
+                            return RunHere(worker, frame.run, frame, certain=certain)
         return None
 
     def interrupt(self, run: TaskFuture[Any]) -> None:

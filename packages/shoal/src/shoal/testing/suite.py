@@ -20,6 +20,7 @@ from shoal.testing.section_8_hooks import HookTests
 from shoal.testing.section_8_logs import LogTests
 from shoal.testing.section_8_runtime import RuntimeTests
 from shoal.testing.section_9_nesting import NestingTests
+from shoal.testing.section_9_own_loops import OwnLoopTests
 from shoal.testing.section_9_side_threads import SideThreadTests
 from shoal.testing.section_10_caps import CapTests
 from shoal.testing.section_10_caps_of_calls import CapOfCallTests
@@ -56,6 +57,7 @@ class TaskRunnerSuite(
     RuntimeTests,
     NestingTests,
     SideThreadTests,
+    OwnLoopTests,
     LimitTests,
     CapTests,
     CapOfCallTests,

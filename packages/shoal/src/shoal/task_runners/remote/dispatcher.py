@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from shoal.context import Scope
     from shoal.futures.awaiting import Place
     from shoal.futures.blocking import Wanted
-    from shoal.futures.side_threads import Blocker
+    from shoal.futures.side_threads import RunAround
     from shoal.scheduling.answers import CallingHere
     from shoal.specs import TaskSpec
     from shoal.task_runners.remote.limit_slots import RemoteKeeper
@@ -345,11 +345,11 @@ class RemoteDispatcher(Answers):
                 dumps((wait, at, numbers, maps, blocks, until, lends, asked, kept, beside)),
             )
 
-    def blocker_beside(self, number: int, *, certain: bool) -> Blocker | None:
+    def run_around(self, number: int, *, certain: bool) -> RunAround | None:
         """See `Answers`."""
-        from shoal.task_runners.remote.side_waits import blocker_beside
+        from shoal.task_runners.remote.side_waits import run_around
 
-        return blocker_beside(self._worker.worker_threads, number, certain=certain)
+        return run_around(self._worker.worker_threads, number, certain=certain)
 
     def submitter_of(self, item: TaskFuture[Any] | MapRecord[Any]) -> int | None:
         """See `Answers`."""
