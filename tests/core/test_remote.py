@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+from contextvars import Context
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal import task
+from shoal.calls import Call
+from shoal.engine.interrupt import Frame
 from shoal.exceptions import ResultLost
 from shoal.scheduling.capabilities import LedgerRules
 from shoal.scheduling.in_flight import Departure
+from shoal.serialization import loads
+from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch, Rows
 from shoal.task_runners.remote.cluster_backend import ClusterBackend
 from shoal.task_runners.remote.file_store import FileStore, FileValue
@@ -18,6 +23,7 @@ from shoal.task_runners.remote.members import ClusterMember, Sent
 from shoal.task_runners.remote.outbox import Outbox
 from shoal.task_runners.remote.parcels import pack
 from shoal.task_runners.remote.worker import RemoteWorker
+from shoal.task_runners.remote.worker_thread import MainThread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +55,28 @@ def test_a_run_that_was_handed_back_belongs_to_the_batch_it_came_with_again(
     assert worker.batch_of(8) == (order[1], 0), "the one that came last"
     assert worker.batch_of(7) == (order[0], 0)
     assert worker.batch_of(9) is None
+
+
+def test_what_comes_while_threads_of_a_run_wait_goes_back() -> None:
+    """SPEC 9.1. They may wait for it, and the thread that would begin it is at their run."""
+    sent: list[tuple[int, bytes]] = []
+    channel: Any = SimpleNamespace(send=lambda kind, body: sent.append((kind, body)))
+    main_thread = MainThread(RemoteWorker(channel, 1.0))
+    before, meanwhile = batch_of_runs(1, [7]), batch_of_runs(2, [8, 9])
+    main_thread.begin_batch(before)
+    assert not sent
+    main_thread.sides[7] = SimpleNamespace(stop=lambda: None)
+    main_thread.begin_batch(batch_of_runs(3, [10]))
+    assert not sent, "their run has ended, and has left them behind"
+    assert main_thread.queue.get() is before
+    assert main_thread.queue.get().number == 3
+    run = Call(work, (7,), None, 7, Context(), None)
+    main_thread.frames.stack.append(Frame(run))
+    main_thread.begin_batch(meanwhile)
+    assert [(kind, loads(body)) for kind, body in sent] == [(messages.BACK, (2, [0, 1], 0.0))]
+    assert main_thread.queue.get() is meanwhile
+    assert list(before.indices) == [0]
+    assert not list(meanwhile.indices), "the thread only closes it"
 
 
 # ---------------------------------------------------------------------- what nobody has

@@ -136,6 +136,7 @@ class WorkersMachine(RuleBasedStateMachine):
         self.workers = {slot: FakeWorker(slot) for slot in range(slots)}
         # Plenty, as those who hold one may wait for those who need one.
         self.slots = Slots(self.scheduler, 1000)
+        self.looks_for_idle = False
         self.scheduler.slots_changed(range(slots))
         self.follow()
 
@@ -148,11 +149,16 @@ class WorkersMachine(RuleBasedStateMachine):
                 batch = rest[0]
                 place = self.place_of(batch)
                 worker = self.workers.setdefault(place, FakeWorker(place))
-                worker.batches.append(Held(batch))
+                held = Held(batch)
+                worker.batches.append(held)
+                if batch.blocked_run is None and any(frame.side_waits for frame in worker.stack):
+                    self.hand_back(held)  # it was on its way when the first of them began to wait
             elif kind == effects.RECALL:
                 for held in self.workers[self.place_of(rest[0])].batches:
                     if held.batch is rest[0]:
                         self.hand_back(held)
+            elif kind == effects.IDLE:
+                self.looks_for_idle = True
             elif kind == effects.HELP:
                 try:
                     self.scheduler.worker_waits.help(rest[0])
@@ -614,7 +620,9 @@ class WorkersMachine(RuleBasedStateMachine):
                     self.a_thread_of_a_run_goes_on(number)
                     self.go_on(worker)
                     self.ends_a_run(number, "completes", leaves_threads=False)
-            self.scheduler.recall()
+            if self.looks_for_idle:
+                self.looks_for_idle = False
+                self.scheduler.recall()
             self.follow()
         assert self.scheduler.open == 0
         assert not self.scheduler.worker_waits.beside
@@ -966,3 +974,49 @@ def test_what_is_behind_a_run_takes_its_place_along_to_a_slot_that_is_idle() -> 
     scheduler.batch_closed(ahead.number)
     (again,) = effects_of_kind(scheduler, effects.LAUNCH)
     assert again.slot == other.slot
+
+
+def test_what_was_taken_out_of_its_turn_is_not_what_an_idle_slot_will_get() -> None:
+    """SPEC 9.1. Else nobody would ask for what another has not begun, which a run there may wait for."""
+    backend: Any = FakeBackend()
+    policy = BatchPolicy(target=1.0, alone=2.0, cap=64, window=WINDOW)
+    backend.capabilities = Capabilities(isolated=True, policy=policy)
+    dispatcher = dispatcher_for(backend, None, "fake")
+    scheduler: Any = dispatcher.scheduler
+    scheduler.durations.observe(work, 0.001, 100)
+
+    def submitted() -> TaskFuture[Any]:
+        call = Call(work, (), None, next_number(), copy_context(), None)
+        run: TaskFuture[Any] = TaskFuture(dispatcher, work, call.number, call, 0.0)
+        scheduler.submit(run)
+        return run
+
+    for _ in range(4):
+        submitted()
+    scheduler.slots_changed(range(2))
+    first, second = effects_of_kind(scheduler, effects.LAUNCH)
+    assert len(first) == 2
+    last = submitted()
+    assert not effects_of_kind(scheduler, effects.LAUNCH), "one alone is not worth a message"
+    scheduler.endings.cancel(last, 0.001)
+    scheduler.batch_reported(second.number, [0, 1], [1, 2], [0.001, 0.002])
+    scheduler.batch_closed(second.number)
+    assert (effects.IDLE,) in scheduler.effects
+    scheduler.effects.clear()
+    scheduler.recall()
+    assert effects_of_kind(scheduler, effects.RECALL) == [first]
+
+
+def test_what_is_on_its_way_when_a_thread_of_a_run_begins_to_wait() -> None:
+    """SPEC 9.1. It was given back, and sent to the same slot again before the wait was told."""
+    machine = WorkersMachine()
+    machine.begin(slots=1, known=False, whole=None)  # type: ignore[call-arg]
+    machine.new_run([], work)
+    (worker,) = machine.workers.values()
+    machine.go_on(worker)
+    child, other = (machine.new_run([], work) for _ in range(2))
+    machine.a_thread_of_a_run_waits(0, awaited=1, certain=True)  # type: ignore[call-arg]
+    (stand_in,) = (w for w in machine.workers.values() if w is not worker)
+    assert [held.batch.runs for held in stand_in.batches] == [[child]]
+    assert other._phase < SENT, "it is nobody's here before its slot is free"
+    machine.teardown()

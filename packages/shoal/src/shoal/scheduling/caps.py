@@ -106,18 +106,22 @@ class Line:
         return self if rest == self.caps else Line(rest, on_loop=self.on_loop)
 
     def prune(self) -> bool:
-        """Forgets what was begun or ended out of its turn, at the front; whether anything is left."""
-        items = self.items
-        while items:
-            item = items[0]
+        """See `pruned`."""
+        return Line.pruned(self.items)
+
+    @staticmethod
+    def pruned(ready: deque[Any]) -> bool:
+        """Forgets what was begun or ended out of its turn, or has no room, at the front; whether anything is left."""
+        while ready:
+            item = ready[0]
             if type(item) is TaskFuture:
                 if item._phase == READY and hasattr(item, "_start"):
                     return True
-            elif item.unclaimed:  # type: ignore[union-attr]
+            elif (item.room() > 0 and item.prune()) if type(item) is Line else item.unclaimed:
                 return True
             else:
-                item.queued = False  # type: ignore[union-attr]
-            items.popleft()
+                item.queued = False
+            ready.popleft()
         return False
 
 

@@ -231,12 +231,8 @@ class SendingScheduler(Scheduler):
             queue.insert(0 if queue and came_first(line, queue[0]) else 1, line)
 
     def _is_any_ready(self) -> bool:
-        """Whether anything is ready that could start: lines are among what is ready until that is found out."""
-        ready = self.ready
-        while ready and type(line := ready[0]) is Line and (line.room() <= 0 or not line.prune()):
-            ready.popleft()
-            line.queued = False
-        return bool(ready)
+        """Whether anything is ready that could start; what was taken out of its turn is among it until that is found out."""
+        return Line.pruned(self.ready)
 
     def launch(self, batch: Batch) -> None:
         """A batch is in flight from now."""

@@ -452,7 +452,12 @@ class MainThread(WorkerThread):
         if batch.rows.task.is_async:
             self.home.coroutines.begin(batch)
         else:
-            batch.worker_thread = self
+            with LOCK:
+                batch.worker_thread = self
+                runs = [frame.run for frame in self.frames.stack if type(frame.run) is Call]
+                lends = any(run.number in self.sides for run in runs)  # not what has ended since
+            if lends:  # their threads may want what is in it, and gave back what was there when they began to wait
+                self.home.hand_back(batch)
             self.give(batch)
 
     def end(self) -> None:
