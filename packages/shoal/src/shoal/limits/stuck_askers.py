@@ -45,10 +45,10 @@ class Found(NamedTuple):
 
 
 def names_at_risk(register: Register) -> set[str]:
-    """The limits of which somebody here waits for slots, and somebody who waits for others holds some."""
+    """The limits of which somebody here waits for slots, and of which some are held by who waits for others, or has not begun."""
     names: set[str] = set()
     for held in register.held.values():
-        if held.who is not None and wanted_by(held.who) is not None:
+        if held.who is not None and (wanted_by(held.who) is not None or _who_would_begin(held.who)):
             names |= held.names
     return {name for asker in _askers(register) for name in asker.request.names & names}
 
@@ -119,7 +119,9 @@ class _Graph:
         return Stuck(self._requests, self._held, self._slots, needs)
 
     def not_run(self) -> dict[Any, list[Any]]:
-        """What holders of slots wait for without which nobody goes on, if nobody runs what is ready of it."""
+        """What holders of slots wait for without which nobody goes on, if nobody runs what is ready of it; and holders that have
+        not begun.
+        """
         stuck = self.stuck(starts=False)
         found: dict[Any, list[Any]] = {}
         if not any(request in stuck.nodes for request in self._requests):
@@ -127,10 +129,11 @@ class _Graph:
         holders = {who for held in self._held.values() for who, _ in held}
         for holder in holders & stuck.nodes:
             wait = wanted_by(holder)
+            needed = wait.wanted if wait is not None else (holder,)
             for node in stuck.reach([holder]):
-                if wait is not None and node in self._unbegun:
+                if node in self._unbegun:
                     wanted = found.setdefault(self._unbegun[node], [])
-                    wanted.extend(item for item in wait.wanted if item not in wanted)
+                    wanted.extend(item for item in needed if item not in wanted)
         return found
 
 

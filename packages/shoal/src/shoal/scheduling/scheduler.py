@@ -64,7 +64,7 @@ from shoal.scheduling.effects import (
     WAIT_FOR_RETURNED,
 )
 from shoal.scheduling.endings import Endings
-from shoal.scheduling.wait_graph import depend, tell_wanting
+from shoal.scheduling.wait_graph import SlotsHad, depend, tell_wanting
 from shoal.tracebacks import folded
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class Scheduler:
         delayed: runs that wait for their retry.
         durations: how long runs of each task take.
         endings: ends runs from outside, and knows those whose code goes on.
+        slots_had: of limits, by runs that are ready.
         caps: how many may run at once; `None` while nothing is capped.
         effects: what is to be done, in order.
         tells_ends: whether completions that nobody waits for are effects too (somebody logs them).
@@ -111,6 +112,7 @@ class Scheduler:
         self.waiting: set[TaskFuture[Any]] = set()
         self.delayed: set[TaskFuture[Any]] = set()
         self.endings = Endings(self)
+        self.slots_had = SlotsHad()
         self.caps: Caps | None = None
         self.tells_ends = False
         self.tells_drained = False
@@ -183,6 +185,7 @@ class Scheduler:
         """A run holds its slots of concurrency limits; it keeps them through its retries."""
         if future._phase == QUEUED:
             self._now_ready(future)
+            self.slots_had.come(future)
         else:
             self.effects.append((RELEASE, future))
 
@@ -348,8 +351,10 @@ class Scheduler:
             detail.cancel_timer()
             self.waiting.discard(future)
             self.delayed.discard(future)
-            if detail.limited and detail.blockers == 0 and future not in self.endings.lingering:
-                self.effects.append((RELEASE, future))
+            if detail.limited and detail.blockers == 0:
+                self.slots_had.go(future)
+                if future not in self.endings.lingering:
+                    self.effects.append((RELEASE, future))
             detail.upstreams = ()
             detail.waits_on = detail.waits_beside = None
             if detail.origin is not None:

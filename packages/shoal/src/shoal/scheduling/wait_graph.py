@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shoal.calls import DONE, READY, WAITING
+from shoal.calls import DONE, QUEUED, READY, WAITING
 from shoal.exceptions import WaitCycle
 from shoal.futures.blocking import ALL, TIMED, WATCHERS, Bearer, Decision, Wait
 from shoal.futures.maps import MapRecord
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Blocked",
+    "SlotsHad",
     "blocked_on",
     "check_cycle",
     "claim_wanted",
@@ -46,6 +47,34 @@ class Blocked(Protocol):
 
     def look_again(self) -> None:
         """Something that it waits for may be startable now."""
+
+
+class SlotsHad:
+    """Which runs of a scheduler hold slots of the limits of their tags, and who waits for such a slot."""
+
+    def __init__(self) -> None:
+        self._runs: dict[TaskFuture[Any], None] = {}
+        self._wanting: list[Blocked] = []
+
+    def come(self, run: TaskFuture[Any]) -> None:
+        """A run has got its slots, and is ready."""
+        self._runs[run] = None
+        tell_wanting(self._wanting)
+
+    def go(self, run: TaskFuture[Any]) -> None:
+        """A run has ended."""
+        self._runs.pop(run, None)
+
+    def in_front(self, run: TaskFuture[Any], blocked: Blocked) -> list[TaskFuture[Any]]:
+        """The runs that are ready and hold slots of limits which a run waits for. `blocked` is told of those that come."""
+        if blocked not in self._wanting:
+            self._wanting.append(blocked)
+        limits = run._details().limited
+        return [
+            other
+            for other in self._runs
+            if other._phase == READY and not limits.isdisjoint(other._details().limited)
+        ]
 
 
 def depend(future: TaskFuture[Any], upstream: TaskFuture[Any], allow_failure: bool) -> bool:
@@ -70,7 +99,8 @@ def claim_wanted(
 ) -> TaskFuture[Any] | Span | None:
     """A worker is about to wait: what it can run itself meanwhile, of what it waits for.
 
-    Only the awaited run, or what that needs; claimed for the caller. If there is nothing, `blocked` is noted with all that
+    Only the awaited run, or what that needs: what it depends on, what it waits for, or the end of another that has the slot of a
+    limit; claimed for the caller. If there is nothing, `blocked` is noted with all that
     may become startable, and `blocked.look_again()` is called then.
 
     Args:
@@ -117,6 +147,8 @@ def claim_wanted(
                 for entry in reversed(detail.upstreams)
                 if isinstance(entry.future, TaskFuture)
             )
+        elif phase == QUEUED:  # what has its slot may be in front of a worker that waits, too
+            stack.extend(future._dispatcher.scheduler.slots_had.in_front(future, blocked))
         else:
             stack.extend(detail.waits_on or ())
             stack.extend(detail.waits_beside or ())

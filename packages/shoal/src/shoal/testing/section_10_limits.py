@@ -143,3 +143,27 @@ class LimitTests(SuiteBase):
             return following.result(timeout=PATIENCE)
 
         assert main() == 1
+
+    @pytest.mark.parametrize("how", ["submitted", "called"])
+    @covers("10.2", "9.1", needs=("nests", "concurrent"))
+    def test_what_has_a_slot_begins_though_all_workers_wait_for_one(
+        self, runner: TaskRunner, limits: ConcurrencyLimits, how: str
+    ) -> None:
+        limits.create_concurrency_limit(tag="suite-one", concurrency_limit=1)
+
+        @task(tags=["suite-one"])
+        def limited(number: int) -> int:
+            return number
+
+        @task
+        def parent(number: int) -> int:
+            if how == "called":
+                return limited(number)
+            return limited.submit(number).result(timeout=PATIENCE)
+
+        @flow(task_runner=runner)
+        def main() -> list[int]:
+            futures = [one.submit(n) for n in range(4) for one in (limited, parent)]
+            return [future.result(timeout=PATIENCE) for future in futures]
+
+        assert main() == [n for n in range(4) for _ in range(2)]
