@@ -66,14 +66,17 @@ class SlotsHad:
         self._runs.pop(run, None)
 
     def in_front(self, run: TaskFuture[Any], blocked: Blocked) -> list[TaskFuture[Any]]:
-        """The runs that are ready and hold slots of limits which a run waits for. `blocked` is told of those that come."""
+        """The runs that nobody has begun, and that hold slots of limits which a run waits for. `blocked` is told of those that
+        come."""
         if blocked not in self._wanting:
             self._wanting.append(blocked)
         limits = run._details().limited
         return [
             other
             for other in self._runs
-            if other._phase == READY and not limits.isdisjoint(other._details().limited)
+            if other._phase == READY
+            and hasattr(other, "_start")
+            and not limits.isdisjoint(other._details().limited)
         ]
 
 
