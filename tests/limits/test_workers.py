@@ -159,7 +159,7 @@ def test_who_waits_for_a_place_is_woken(answer: str) -> None:
     assert [type(error) for error in ended] == [wanted]
 
 
-def test_a_coroutine_that_is_stopped_while_it_waits_to_go_on_says_so() -> None:
+def test_a_coroutine_that_is_stopped_while_it_waits_to_go_on_has_its_place_first() -> None:
     channel = Channel()
     worker = worker_with(channel)
     worker.remote.tell_waiting = lambda *_, **__: None
@@ -173,6 +173,9 @@ def test_a_coroutine_that_is_stopped_while_it_waits_to_go_on_says_so() -> None:
         task = asyncio.ensure_future(place.take_again(LENT))
         await asyncio.sleep(0)
         task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()  # what was cancelled may go on, and must not do so without its place
+        place.resume()
         with pytest.raises(asyncio.CancelledError):
             await task
 

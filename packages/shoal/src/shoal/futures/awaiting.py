@@ -33,8 +33,10 @@ __all__ = [
     "PLACES",
     "WITHIN",
     "AsyncArrivals",
+    "CalledPlace",
     "Place",
     "PlaceWithin",
+    "had",
     "place_here",
     "place_of",
     "settled",
@@ -67,7 +69,14 @@ class Place(Protocol):
         """It is about to wait; `wake` ends the wait early."""
 
     async def take_again(self, wait: Wait, /) -> None:
-        """It waits so no more; once none of its waits is left, it goes on."""
+        """It waits so no more; once none of its waits is left, it goes on: with its place, whatever cancels it meanwhile."""
+
+
+class CalledPlace(Place, Protocol):
+    """That of what a coroutine calls directly, lent until it is taken for the first time."""
+
+    async def take(self) -> None:
+        """The call begins; not if it is cancelled before it has its turn."""
 
 
 #: The places of the coroutines of runners, and of what is called under a cap, by run number.
@@ -193,6 +202,23 @@ def waker() -> tuple[Any, Callable[[], None]]:
             return  # closed: as above
 
     return event, wake_asyncio
+
+
+async def had(event: Any) -> None:
+    """Waits for the event of a `waker`, and only then lets a cancellation pass that came meanwhile: who is cancelled may go on
+    (after `asyncio.wait_for`, say), which it must not do without what the event stands for. A task's own `cancel` is kept
+    off by no scope's shield.
+    """
+    from asyncio import CancelledError
+
+    cancelled: CancelledError | None = None
+    while not event.is_set():
+        try:
+            await event.wait()
+        except CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 class _waiting:  # reads as an adjective: `async with _waiting(place, wait, wake):`

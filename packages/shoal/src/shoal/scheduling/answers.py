@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from shoal.context import FlowLabel
     from shoal.futures import TaskFuture
-    from shoal.futures.awaiting import Place
+    from shoal.futures.awaiting import CalledPlace
     from shoal.futures.maps import MapRecord
     from shoal.futures.side_threads import RunAround
     from shoal.specs import TaskSpec
@@ -90,7 +90,7 @@ class Answers:
         """
         raise NotImplementedError
 
-    def place_of_call(self, task: TaskSpec) -> Place:
+    def place_of_call(self, task: TaskSpec) -> CalledPlace:
         """A place of the caps of a task that a coroutine calls, which is to be taken first."""
         raise NotImplementedError
 

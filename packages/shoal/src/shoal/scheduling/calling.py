@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import interruptible_block
 from shoal.exceptions import BlockingWaitInLoop
-from shoal.futures.awaiting import PLACES, PlaceWithin, place_here, task_here, waker
+from shoal.futures.awaiting import PLACES, PlaceWithin, had, place_here, task_here, waker
 from shoal.futures.blocking import (
     ALL,
     LENT,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from shoal.calls import Call
-    from shoal.futures.awaiting import Place
+    from shoal.futures.awaiting import CalledPlace
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.caps import Caps
 
@@ -355,7 +355,7 @@ def _uninterruptible(wanted: Wanted, *_: object) -> bool:
 
 
 class CallPlace:
-    """A `Place` of a coroutine that was called directly; lent until it is taken for the first time.
+    """A `CalledPlace`.
 
     Args:
         dispatcher: of the runner whose caps count.
@@ -383,24 +383,33 @@ class CallPlace:
                 self._wake()
         self._dispatcher.drain()
 
+    async def take(self) -> None:
+        """See `CalledPlace`."""
+        event = self._asked()
+        try:
+            if not event.is_set():
+                await event.wait()
+        except BaseException:
+            self.give_up(LENT, _nothing)
+            raise
+
     async def take_again(self, wait: Wait) -> None:
         """See `Place`."""
+        await had(self._asked())
+
+    def _asked(self) -> Any:
+        """The event of its having its place, or of another wait that is not over."""
         event, wake = waker()
         caps = self._dispatcher.scheduler.caps
         assert caps is not None  # there are lines
         with LOCK:
             self._waits -= 1
-            if self._waits:
-                return
-            self._wake = wake
-            if caps.go_on(self, self._line):
-                self._holds = True
-                return
-        try:
-            await event.wait()
-        except BaseException:
-            self.give_up(LENT, _nothing)
-            raise
+            if not self._waits:
+                self._wake = wake
+                self._holds = caps.go_on(self, self._line)
+            if self._waits or self._holds:
+                event.set()
+        return event
 
     def resume(self) -> None:
         """It has its place; with `LOCK` held."""
@@ -408,7 +417,7 @@ class CallPlace:
         self._wake()
 
 
-async def called_async(place: Place, call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
+async def called_async(place: CalledPlace, call: Call, coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Awaits a direct call in a place of its own.
 
     Args:
@@ -424,7 +433,7 @@ async def called_async(place: Place, call: Call, coroutine: Coroutine[Any, Any, 
 
 
 async def streamed_async(
-    place: Place, call: Call, stream: AsyncGenerator[Any, Any]
+    place: CalledPlace, call: Call, stream: AsyncGenerator[Any, Any]
 ) -> AsyncGenerator[Any, Any]:
     """As `called_async`, for each item of an async generator by itself: in between others of the loop are at work, and who
     calls it has its own place.
@@ -453,7 +462,7 @@ async def streamed_async(
 
 
 class _held:  # reads as an adjective: `async with _held(place, call):`
-    def __init__(self, place: Place, call: Call) -> None:
+    def __init__(self, place: CalledPlace, call: Call) -> None:
         self._place = place
         self._call = call
 
@@ -463,7 +472,7 @@ class _held:  # reads as an adjective: `async with _held(place, call):`
         if around is not None:
             around.give_up(turn, _nothing)
         try:
-            await self._place.take_again(LENT)
+            await self._place.take()
         except BaseException:
             await self._back(turn)
             raise

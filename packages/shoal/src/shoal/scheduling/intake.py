@@ -27,7 +27,7 @@ from shoal.scheduling.scheduler import Scheduler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shoal.futures.awaiting import Place
+    from shoal.futures.awaiting import CalledPlace
     from shoal.scheduling.answers import CallingHere
     from shoal.scheduling.backend import Backend
     from shoal.specs import TaskSpec
@@ -116,7 +116,7 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
         kind = Streaming if streams else Calling
         return kind(self, line, task.name)
 
-    def place_of_call(self, task: TaskSpec) -> Place:
+    def place_of_call(self, task: TaskSpec) -> CalledPlace:
         """See `Answers`."""
         from shoal.scheduling.calling import CallPlace
 

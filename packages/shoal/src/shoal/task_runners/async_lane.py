@@ -14,7 +14,7 @@ from shoal.calls import CANCELLED, COMPLETED, Outcome
 from shoal.context import LOCK
 from shoal.engine.loops import SERVICE_LOOP, under_asyncio
 from shoal.engine.task_run import attempt_async, overdue_outcome_async, raised
-from shoal.futures.awaiting import PLACES, waker
+from shoal.futures.awaiting import PLACES, had, waker
 from shoal.futures.blocking import NOTHING
 from shoal.scheduling import wait_graph
 from shoal.scheduling.dispatchers import GoneError
@@ -241,7 +241,7 @@ class _Place:
                 self._holds = not self.has_left
                 return
             event, self._wake = waker()
-        await event.wait()  # if it is stopped meanwhile, its run has no place, and leaves so
+        await had(event)
 
     def resume(self) -> None:
         """It has a place again, or needs none; with `LOCK` held, from any thread."""

@@ -76,6 +76,11 @@ class SideWaits(LentPlace):
         self.line: Line | None = None
         self.stand_in: Worker | None = None
         worker.sides[run] = self
+        if (
+            not worker.counted
+        ):  # the run may be about to take its place again: it does so with these
+            self._scheduler.withdraw(worker)
+            worker.look_again()
         run.watch(self.ended)
         if worker.span is not None:
             self._scheduler.take_back(

@@ -293,6 +293,8 @@ class ThreadBackend(WorkerBackend):
                 scheduler.take_back(stuck.span)
             scheduler.endings.given_up(run, time.time())
             scheduler.vacated(stuck)
+            scheduler.withdraw(stuck)  # it may be about to go on
+            stuck.look_again()
             replace = bool(scheduler.ready)
             self._watch()
         from shoal.limits.holding import give_up  # seldom needed

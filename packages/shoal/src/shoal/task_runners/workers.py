@@ -28,7 +28,7 @@ from shoal.calls import CANCELLED, COMPLETED, DONE, FAILED, Call, Outcome
 from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import Frame, Frames, Interrupt, answered_soon
 from shoal.engine.task_run import attempt_here, overdue_outcome
-from shoal.exceptions import NestingTooDeep, WaitCycle
+from shoal.exceptions import NestingTooDeep
 from shoal.futures.blocking import Countdown, Decision, Wakeup, block_plainly, until
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
@@ -98,7 +98,10 @@ class Worker:
             self._asleep = False
             self._parked.release()
 
-    resume = look_again
+    def resume(self) -> None:
+        """It has a place again, and goes on."""
+        self.counted = True
+        self.look_again()
 
     def is_asleep(self) -> bool:
         """Whether it waits for something to do, or for a run."""
@@ -329,38 +332,28 @@ class Worker:
             if waits:
                 self._begins_to_wait(me, wanted, until(None, fail_fast, first))
         try:
-            work = None
             while True:
-                cycle: WaitCycle | None = None
                 with LOCK:
                     if waiter.woken or self._interrupted():
                         return
                     if me is not None:  # first: what it waits for may need its place
                         dispatcher_of(me).scheduler.vacated(self)
-                    try:
-                        work = wait_graph.claim_wanted(wanted, self, running)
-                    except WaitCycle as error:
-                        cycle = error
-                    if cycle is None:
-                        self.has_found(work)
+                    work = wait_graph.claim_wanted(wanted, self, running)
+                    self.has_found(work)
                 if me is not None and dispatcher_of(me).scheduler.effects:
                     dispatcher_of(me).drain()
-                if cycle is not None:
-                    pass  # raised below, where it has its place again
-                elif work is None:
+                if work is None:
                     self.park()
                 else:
                     self.run_found(work)
                 work = None
-                if me is not None:
-                    self._take_place(me, line)
-                if cycle is not None:
-                    raise cycle
         finally:
             with LOCK:
                 turn = self._goes_on(me, line) if waits else None
                 if waiter.pending:
                     waiter.forget(wanted)
+            if waits and turn is None:
+                self._take_place(me, line)
             self._has_turn(me, turn)
 
     def has_found(self, work: TaskFuture[Any] | Span | None) -> None:
@@ -409,21 +402,24 @@ class Worker:
         stack = self.frames.stack
         return stack[-1].fired if stack else self.stopping
 
-    def _take_place(self, me: TaskFuture[Any], line: Line | None) -> None:
+    def _take_place(self, me: TaskFuture[Any] | None, line: Line | None) -> None:
         """The run that waited goes on: it takes a place of its runner again, and one of its caps."""
+        assert me is not None  # as above
         scheduler = dispatcher_of(me).scheduler
         if not scheduler.counting:
             return
         with LOCK:
             if self.counted or me in self.sides:  # which take it for all who share it
                 return
-            occupied = scheduler.occupy(self, line)
-            self.counted = True
             self.line = line
-            if not occupied:
-                self._asleep = True
-        if not occupied:
+            self.counted = scheduler.occupy(self, line)
+            self._asleep = not self.counted
+        while not self.counted:
             self.park()
+            with LOCK:  # what it has waited for may wake it, too
+                if self.abandoned or me in self.sides:
+                    return
+                self._asleep = not self.counted
 
     def _too_deep(self, work: TaskFuture[Any] | Span) -> None:
         """The stack has no room to run what is waited for: that run fails."""

@@ -20,7 +20,6 @@ from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Sequence
 
     from shoal.calls import Call
@@ -203,12 +202,11 @@ class _ThreadPlace(_Entered):
 
 
 class CallPlace(_Entered):
-    """A `Place` of a coroutine that was called directly; lent until it is taken for the first time."""
+    """A `CalledPlace`."""
 
     def __init__(self, worker: Any, cap: TaskCap) -> None:
         super().__init__(worker, (cap,), is_async=True)
         self._waits = 1
-        self._there: asyncio.Event | Any = None
         self._wake: Callable[[], None]
 
     def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
@@ -218,20 +216,33 @@ class CallPlace(_Entered):
             self.leave()
             self._wake()  # one that would have gone on does not wait for a place now
 
-    async def take_again(self, wait: Wait) -> None:
-        """See `Place`."""
-        from shoal.futures.awaiting import waker
-
-        self._waits -= 1
-        if self._waits:
-            return
-        self._there, self._wake = waker()
-        self.ask()
+    async def take(self) -> None:
+        """See `CalledPlace`."""
+        event = self._asked()
         try:
-            await self._there.wait()
+            await event.wait()
         except BaseException:
             self.give_up(LENT, _nothing)
             raise
+
+    async def take_again(self, wait: Wait) -> None:
+        """See `Place`."""
+        from shoal.futures.awaiting import had
+
+        await had(self._asked())
+
+    def _asked(self) -> Any:
+        """The event of its having its place, or of another wait that is not over."""
+        from shoal.futures.awaiting import waker
+
+        event, wake = waker()
+        self._waits -= 1
+        if self._waits:
+            event.set()
+        else:
+            self._wake = wake
+            self.ask()
+        return event
 
     def resume(self) -> None:
         """See `_Entered`."""

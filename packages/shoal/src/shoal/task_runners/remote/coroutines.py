@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.calls import CANCELLED, COMPLETED, Call, Outcome
 from shoal.context import LOCK
 from shoal.engine.task_run import raised
-from shoal.futures.awaiting import waker
+from shoal.futures.awaiting import had, waker
 from shoal.futures.blocking import LENT, NOTHING
 from shoal.serialization import dumps
 from shoal.task_runners.remote import messages
@@ -246,7 +246,7 @@ class _Place:
             try:
                 if self._cap is not None or self._worker.remote.capped:
                     await self._wait_for_place(number)
-            finally:  # also if it is stopped meanwhile
+            finally:  # also if it was stopped meanwhile
                 if number in self._worker.coroutines.places:
                     self._go_on(number)
         elif wait.until != NOTHING and not self._wanting:
@@ -263,7 +263,7 @@ class _Place:
         self._worker.channel.send(
             messages.GO_ON, dumps((number, () if self._cap is None else (self._cap,)))
         )
-        await event.wait()
+        await had(event)
 
     def resume(self) -> None:
         """There is a place for it; on the receiver's thread."""

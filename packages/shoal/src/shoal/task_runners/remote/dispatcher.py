@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from shoal.context import Scope
-    from shoal.futures.awaiting import Place
+    from shoal.futures.awaiting import CalledPlace
     from shoal.futures.blocking import Wanted
     from shoal.futures.side_threads import RunAround
     from shoal.scheduling.answers import CallingHere
@@ -294,7 +294,7 @@ class RemoteDispatcher(Answers):
         made: CallingHere = calling(self._worker, task.cap, task.name, streams=streams)
         return made
 
-    def place_of_call(self, task: TaskSpec) -> Place:
+    def place_of_call(self, task: TaskSpec) -> CalledPlace:
         """See `Answers`."""
         from shoal.task_runners.remote.calling import CallPlace
 
