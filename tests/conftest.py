@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from shoal import logs
 from shoal.calls import DONE, NEXT_PHASES
 from shoal.futures import TaskFuture
@@ -99,9 +99,14 @@ def _settings_are_as_before() -> Iterator[None]:
 # Ray's workers run at niceness 15: beside tests of something else, they would hardly get a processor.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so Ray spells it
 
-# How long an example takes says how busy the machine is.
+# How long an example takes says how busy the machine is. The alarm of a test that takes too long is to Hypothesis an example
+# that failed: it would go on for further failures and trace each line, without an alarm by then.
 settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "any machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    report_multiple_bugs=False,
+    phases=[phase for phase in Phase if phase is not Phase.explain],
 )
 settings.load_profile("any machine")
 

@@ -18,7 +18,9 @@ def test_a_coroutine_that_is_stopped_while_it_waits_counts_no_more() -> None:
 
     def blocked(name: str) -> Any:
         batch = SimpleNamespace(number=1)
-        return SimpleNamespace(batch=batch, run=None, lends=False, resume=lambda: resumed.append(name))
+        return SimpleNamespace(
+            batch=batch, run=None, lends=False, resume=lambda: resumed.append(name)
+        )
 
     runs: Any = [SimpleNamespace(_task=SimpleNamespace(cap=CAP, is_async=True))] * 3
     caps.sent(1, runs, loops=True)
