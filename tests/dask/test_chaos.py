@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -18,6 +19,7 @@ from shoal.exceptions import CrashedRun, RunnerStateError, WorkerDied
 from shoal.testing.samples import inc
 from shoal.testing.tools import PATIENCE, eventually
 from shoal_dask import DaskTaskRunner, get_dask_client
+from shoal_dask.listening import Listener
 
 from tests.dask.clusters import commands
 from tests.disturbed import run_disturbed
@@ -52,6 +54,25 @@ def test_workers_that_are_killed(tmp_path: Path, singly: bool) -> None:
     assert ended.completed > 1000
 
 
+def test_a_worker_that_is_killed_before_it_was_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SPEC 7.5: nothing has begun there, as nobody would know where that is written down."""
+    told: list[Any] = []
+    monkeypatch.setattr(Listener, "_take_hello", lambda self, *hello: told.append(hello))
+
+    def kill_it() -> None:
+        with get_dask_client() as client:
+            eventually(lambda: told and any(client.processing().values()), "it has something to do")
+            (pid,) = client.run(os.getpid).values()
+            monkeypatch.undo()
+            os.kill(pid, signal.SIGKILL)
+
+    runner = DaskTaskRunner(cluster_kwargs={"n_workers": 1, "threads_per_worker": 1})
+    ended = run_disturbed(runner, tmp_path, kill_it, count=100, singly=False)
+    assert ended.completed == 100
+
+
 def test_workers_that_are_retired(tmp_path: Path) -> None:
     def retire_some() -> None:
         with get_dask_client() as client:
@@ -62,6 +83,29 @@ def test_workers_that_are_retired(tmp_path: Path) -> None:
 
     runner = DaskTaskRunner(cluster_kwargs={"n_workers": 4})
     assert run_disturbed(runner, tmp_path, retire_some, singly=False).completed == 2000
+
+
+def _close_it(dask_worker: Any) -> None:
+    async def close() -> None:
+        closing = asyncio.ensure_future(dask_worker.close(nanny=False))
+        await asyncio.sleep(0)  # it has begun
+        late = dask_worker.stream_handlers["worker-status-change"]
+        late(status="running", stimulus_id="it is not retired")
+        await closing
+
+    dask_worker.loop.add_callback(close)
+
+
+def test_a_worker_that_closes_and_is_told_to_run_on(tmp_path: Path) -> None:
+    """SPEC 7.5: as it is at the end of its lifetime if no other worker can have its values."""
+
+    def close_it() -> None:
+        with get_dask_client() as client:
+            eventually(lambda: len(os.listdir(tmp_path)) > 500, "batches are large by now")
+            client.run(_close_it)
+
+    runner = DaskTaskRunner(cluster_kwargs={"n_workers": 1, "threads_per_worker": 1})
+    assert run_disturbed(runner, tmp_path, close_it, singly=False).completed == 2000
 
 
 def test_workers_that_live_for_a_short_time(tmp_path: Path) -> None:

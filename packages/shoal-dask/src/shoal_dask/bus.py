@@ -450,6 +450,7 @@ class WorkerBus(WorkerPlugin):
         if not can_profile():
             _stop_profiling(worker)
         worker.stream_handlers[NAME] = self._take
+        worker.stream_handlers["worker-status-change"] = self._take_status
 
     async def teardown(self, worker: Worker) -> None:
         """See `WorkerPlugin`: each side says what it has to say."""
@@ -459,6 +460,15 @@ class WorkerBus(WorkerPlugin):
         for worker_session in sessions:
             worker_session.stopping = True
         await asyncio.gather(*(worker_session.farewell() for worker_session in sessions))
+
+    def _take_status(self, status: str, stimulus_id: str) -> None:
+        """The scheduler says what a worker is to be. One that closes does so, whatever was said before that was known.
+
+        A worker at the end of its lifetime closes though the scheduler does not retire it, as nobody else can have its values:
+        it is told that it runs on, which Dask would take for its status then, so that nothing would say farewell.
+        """
+        if self._worker.status.name not in ("closing", "closed"):
+            self._worker.handle_worker_status_change(status, stimulus_id)
 
     def _take(self, session: str, **message: Any) -> None:
         """On the worker's loop."""

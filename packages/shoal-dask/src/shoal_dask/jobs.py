@@ -64,6 +64,9 @@ class Jobs:
     def read(self, member: DaskMember) -> None:
         """Reads what a worker that has gone has left behind."""
         backend = self._backend
+        if not member.hello:  # nothing begins there before it is heard of
+            backend.do(lambda: backend.ledger.outcomes_read(member, {}))
+            return
 
         def read() -> None:
             content = self._record_of(member)
@@ -81,7 +84,7 @@ class Jobs:
 
     def _record_of(self, member: DaskMember) -> bytes | None:
         """A worker's record; `None` if there is none to be had."""
-        path = member.hello.get("record")  # what it said of itself may have been lost with it
+        path = member.hello["record"]
         if path is None:
             return None
         if member.host == socket.gethostname() and is_own(path):

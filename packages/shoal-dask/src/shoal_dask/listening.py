@@ -94,6 +94,10 @@ class Listener(ClusterListener):
         else:
             super().take_more(member, message)
 
+    def said_hello(self, member: Any) -> None:
+        """See `ClusterListener`: runs may begin there."""
+        self.backend.down(member, messages.HEARD, b"")
+
     def check_worker(self, environment: Any) -> str | None:
         """See `ClusterListener`."""
         return check_worker(environment) if self._check else None

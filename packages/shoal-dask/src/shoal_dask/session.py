@@ -227,6 +227,7 @@ class WorkerSession(ClusterWorker):
         self._session = session
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._refused: set[int] = set()
+        self._heard = threading.Event()
         self._emptied: asyncio.Event | None = None
         self._over: dict[int, asyncio.Event] = {}
         self.values = ClusterValues(worker, self.channel)
@@ -287,6 +288,7 @@ class WorkerSession(ClusterWorker):
     def end(self) -> None:
         """See `RemoteWorker`: the driver has left the session, or has gone."""
         super().end()
+        self._heard.set()
         self._worker.loop.add_callback(self.values.refuse)
         self._inbox.put(None)
 
@@ -306,6 +308,8 @@ class WorkerSession(ClusterWorker):
             base, size, entropy = loads(body)
             folder = os.path.dirname(self._worker.local_directory)
             self.join(base, size, entropy, folder, this_environment())
+        elif kind == messages.HEARD:
+            self._heard.set()
         elif kind == messages.SECEDE:
             worker_thread = self.waiting.get(loads(body))
             if isinstance(worker_thread, _DaskThread):
@@ -395,7 +399,11 @@ class WorkerSession(ClusterWorker):
         self, number: int, blob: bytes, wait: int = 0, buffers: Sequence[Any] | None = None
     ) -> Batch | None:
         """See `ClusterWorker`."""
-        self._numbers.there.wait()  # nothing begins before the driver can know where that is written down
+        self._heard.wait()  # nothing begins before the driver knows where that is written down
+        with LOCK:
+            if self.gone:
+                del self._opening[number]
+                return None  # Dask's task ends, and no worker has spoken of it
         batch = super().opened(number, blob, wait, buffers)
         if batch is not None and self.stopping:
             self._inbox.put(lambda: self.hand_back(batch))

@@ -30,6 +30,7 @@ PLACE = 19  # number of a wait, or of what entered: there is a place of its caps
 VALUE = 15  # (run number, phase, pickled value or number of a handle): what was wanted
 SECEDE = 12  # wait number: what waits can be given nothing, so its place in the execution system is wanted
 SLOTS = 16  # (acquisition, answer or error): of the limits that a run here has asked for
+HEARD = 56  # nothing: the driver knows who the worker is, and where it writes down what it begins
 SPLIT = 9  # number of a map that could not be unpickled: its runs are to be submitted one by one
 
 # To the driver.
