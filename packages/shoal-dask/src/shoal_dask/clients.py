@@ -156,6 +156,8 @@ class get_dask_client:
         if "address" in self._options:
             return None
         client = CURRENT.get()  # of a flow, which may be called by a task: the flow is nearer
+        if client is not None and client.status == "closed":
+            client = None  # runners are not always left in the reverse of the order in which they were entered
         if client is not None or _in_a_run() or _is_on_a_worker():
             return client
         connection = Connection(ClusterSettings())
