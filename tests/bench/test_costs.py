@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 
 def printed(*arguments: str) -> str:
     ended = subprocess.run(
@@ -55,6 +57,7 @@ def test_what_it_costs_to_remember() -> None:
         assert re.search(rf"call of a task, {kind}: [\d.]+ \(", out), out
 
 
+@pytest.mark.slow
 def test_what_limits_cost() -> None:
     small = [
         "--rounds",

@@ -6,7 +6,6 @@ import asyncio
 import os
 import threading
 import time
-from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from shoal import flow, task
 from shoal.exceptions import TaskRunTimeout, WorkerDied
-from shoal.futures import as_completed, wait
+from shoal.futures import wait
 from shoal.testing.base import SuiteBase, covers
 from shoal.testing.section_7_crashes import die
 from shoal.testing.tools import PATIENCE, eventually
@@ -289,46 +288,6 @@ class CapTests(SuiteBase):
 
         assert main() == [[[0], [0, 1], [0, 1, 2]], [0, 1, 2], [0, 1]]
         assert crowds(signals) == [1] * 5
-
-    @pytest.mark.parametrize("kind", ["sync", "async"])
-    @covers("10.3", "9.1", needs=("nests", "concurrent"))
-    def test_whatever_ends_a_wait_who_goes_on_has_its_place(
-        self, runner: TaskRunner, signals: Signals, kind: str
-    ) -> None:
-        def goes_on() -> None:
-            with signals.inside("a room") as crowd:
-                signals.append("room", crowd)
-                time.sleep(0.002)
-
-        @task
-        def child(x: int) -> int:
-            time.sleep(0.001 * x)
-            return x
-
-        @task(max_concurrency=1)
-        def parent(x: int) -> int:
-            for _ in as_completed([child.submit(n) for n in range(3)]):
-                goes_on()
-            wait([child.submit(5 * x)], timeout=0.01)
-            goes_on()
-            return x
-
-        @task(max_concurrency=1)
-        async def parent_async(x: int) -> int:
-            async for _ in as_completed([child.submit(n) for n in range(3)]):
-                goes_on()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(child.submit(5 * x), 0.01)
-            goes_on()
-            return x
-
-        @flow(task_runner=runner)
-        def main() -> list[int]:
-            capped: Any = parent if kind == "sync" else parent_async
-            return list(capped.map(range(5)).result(timeout=PATIENCE))
-
-        assert main() == list(range(5))
-        assert crowds(signals) == [1] * 20
 
     @covers("10.3", "7.4", needs=("concurrent", "stops"))
     def test_who_is_cancelled_while_it_waits_for_a_place_ends_at_once(
