@@ -166,9 +166,7 @@ class PullingScheduler(Scheduler):
 
     def take(self, worker: Any) -> TaskFuture[Any] | Span | None:
         """What an idle worker is to run next; `None` if there is nothing, and then it counts as idle."""
-        if worker.counted:  # who asks holds nothing; it was between two runs when counting began
-            worker.counted = False
-            self.busy -= 1
+        self.vacated(worker)  # who asks holds nothing; it was between two runs when counting began
         if self.counting and self.limit is not None and self.busy >= self.limit:
             self.idle.append(worker)
             return None
