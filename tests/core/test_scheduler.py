@@ -72,11 +72,6 @@ def work(x: int) -> int:
     return x
 
 
-@task
-async def work_async(x: int) -> int:
-    return x
-
-
 #: Under no cap but that of the flow, and under caps of their own.
 TASKS = (work, work.with_options(max_concurrency=1), work.with_options(max_concurrency=2))
 
@@ -523,21 +518,3 @@ Machine.TestCase.settings = quick
 PushingMachine.TestCase.settings = quick
 TestPulling = pytest.mark.timeout(60)(Machine.TestCase)
 TestPushing = pytest.mark.timeout(60)(PushingMachine.TestCase)
-
-
-def test_who_is_counted_between_two_runs_gives_its_place_to_a_coroutine() -> None:
-    """A worker that has ended a run, and does not know yet that places are counted, keeps none."""
-    dispatcher = dispatcher_for(Backend(True), 1, "fake")  # type: ignore[arg-type]
-    scheduler: Any = dispatcher.scheduler
-    worker = Worker()
-    worker.work = "ended just now"  # type: ignore[assignment]
-    scheduler.workers = [worker]
-    number = next_number()
-    call = Call(work_async, (1,), None, number, copy_context(), None)
-    future: TaskFuture[Any] = TaskFuture(dispatcher, call.task, number, call, 0.0)
-    scheduler.submit(future)
-    assert scheduler.take_async(1) == []
-    scheduler.effects.clear()
-    assert scheduler.take(worker) is None
-    assert (effects.LOOP,) in scheduler.effects
-    assert scheduler.take_async(1) == [future]

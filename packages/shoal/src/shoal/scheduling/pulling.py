@@ -175,6 +175,8 @@ class PullingScheduler(Scheduler):
             self.idle.append(worker)
             work = self._first()  # what was submitted before the worker could be seen as idle
             if work is None:
+                if self.ready_async:  # the place may be free that it was woken for
+                    self.effects.append((LOOP,))
                 return None
             if worker in self.idle:
                 self.idle.remove(worker)
