@@ -201,6 +201,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.exhaustive)
 
 
+def pytest_collection_finish() -> None:
+    """What collecting has made, half a million objects, stays for good: whoever collects garbage need not look through it,
+    0.2 s each time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """A file keeps to one process, and so do all on Dask and all on Ray: their dashboards have one port of a machine."""
@@ -310,17 +318,19 @@ def _describe_thread(thread: threading.Thread) -> str:
 
 
 def _processes() -> list[psutil.Process]:
-    if _has_no_children():
-        return []
-    return [p for p in psutil.Process().children(recursive=True) if not _service_of(p)]
-
-
-def _has_no_children() -> bool:
-    """Whether it is certain, at little cost, that there is no child process: psutil reads all of the system's."""
     try:
-        return not any(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
-    except OSError:
-        return False
+        below = list(_below(os.getpid()))
+    except (OSError, psutil.NoSuchProcess):  # there are no such files, or one ended as it was read
+        below = psutil.Process().children(recursive=True)
+    return [p for p in below if not _service_of(p)]
+
+
+def _below(pid: int) -> Iterator[psutil.Process]:
+    """Its children and theirs, at little cost: psutil reads about all of the system's processes."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split():
+            yield psutil.Process(int(child))
+            yield from _below(int(child))
 
 
 def _service_of(process: psutil.Process) -> str | None:
