@@ -191,3 +191,20 @@ def test_explain(cache: Shoal, storage: Storage) -> None:
     code, _, err = cache("explain", "nobody")
     assert code == 2
     assert "no result that 'nobody' computed is kept" in err
+
+
+def test_explain_looks_at_every_element_of_an_earlier_map(cache: Shoal, storage: Storage) -> None:
+    for number in range(301):
+        of_today = number == 300
+        storage.write(
+            Record(
+                key=f"key {number}",
+                created=time.time() - 1000 + number,
+                task_name="load",
+                run_name=f"load-{number}",
+                flow_run_name="sly-fox" if of_today else "calm-owl",
+                parts=parts("7" if of_today else str(number), "b" if of_today else "a"),
+            )
+        )
+    (told,) = json.loads(cache("explain", "load-300", "--json")[1])
+    assert (told["beside"], told["changes"]) == ("load-7", ["code of etl.load has changed"])

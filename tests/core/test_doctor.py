@@ -13,7 +13,7 @@ import shoal
 from shoal.cli import doctor_facts
 from shoal.cli.app import invoke
 from shoal.cli.doctor_facts import Facts, Package, Place, Setting, memory, place
-from shoal.cli.doctor_findings import Finding, Level, findings, in_bytes, is_in
+from shoal.cli.doctor_findings import Finding, Level, findings, is_in
 
 GB = 10**9
 
@@ -141,14 +141,6 @@ def test_problems_come_first() -> None:
 )
 def test_versions(version: str, wanted: str, answer: bool) -> None:
     assert is_in(version, wanted) is answer
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(2048, "2.05 kB"), (64 * 10**6, "64 MB"), (25_276 * 10**6, "25.3 GB"), (2 * 10**12, "2 TB")],
-)
-def test_bytes_for_people(count: int, text: str) -> None:
-    assert in_bytes(count) == text
 
 
 # ---------------------------------------------------------------------- looking at a machine

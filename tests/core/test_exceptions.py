@@ -136,7 +136,10 @@ EXAMPLES: list[tuple[ShoalError, list[str]]] = [
     (RunnerStateError(runner="threads", problem="entered twice"), ["threads", "twice"]),
     (JournalError(path="/data/journal", problem="it is empty"), ["/data/journal", "it is empty"]),
     (JournalBusy(name="polite-magpie"), ["'polite-magpie'", "under way"]),
-    (RunNotFound(name="calm-owl", folder="/data"), ["'calm-owl'", "/data", "shoal runs ls"]),
+    (
+        RunNotFound(name="calm-owl", folder="/data", known=("calm-owls", "x")),
+        ["'calm-owl'", "/data", "did you mean 'calm-owls'?", "shoal runs ls"],
+    ),
     (RecordError(path="run.shoal", problem="it is a folder"), ["run.shoal", "a folder"]),
     (
         BackendError(runner="Mine", event="lost", batch=7, problem="none of this number was sent"),

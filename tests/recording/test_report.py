@@ -258,6 +258,8 @@ class TestWords:
     def test_others(self) -> None:
         assert size(80e6) == "80 MB"
         assert size(999) == "999 B"
+        assert size(999_700) == "1 MB"
+        assert size(2e12) == "2 TB"
         assert share(0.62, 1) == "62 %"
         assert share(1, 0) == "0 %"
         assert many(1, "retry") == "1 retry"

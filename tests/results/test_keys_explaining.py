@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shoal.results.keys.explaining import explain, nearest
+from shoal.results.keys.explaining import Earlier, explain
 
 SOURCE = "etl.py:10\ndef fold(x):\n    y = x + 1\n    return y"
 
@@ -53,9 +53,13 @@ def test_a_constant() -> None:
 
 def test_the_nearest_has_most_in_common() -> None:
     now = {"a": "1", "b": "1", "c": "1"}
-    assert nearest(now, []) is None
-    assert nearest(now, [{"a": "2"}, {"a": "1", "b": "1"}, {"a": "1", "c": "1"}]) == 1
+    assert Earlier([]).nearest(now) is None
+    earlier = Earlier([{"a": "2"}, {"a": "1", "b": "1"}, {"a": "1", "c": "1"}, now])
+    assert earlier.nearest({"a": "1", "b": "1"}) == 1
+    assert earlier.nearest(now) == 3
+    assert earlier.nearest({"a": "1", "b": "1"}, 2) == 3, "what is later does not count"
+    assert earlier.nearest(now, 4) is None
     code = {"code of f": "1", "code of g": "1"}
-    assert nearest({"a": "1", **code}, [{"a": "2", **code}, {"a": "1"}]) == 1, (
+    assert Earlier([{"a": "2", **code}, {"a": "1"}]).nearest({"a": "1", **code}) == 1, (
         "the arguments come first"
     )

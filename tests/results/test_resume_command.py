@@ -117,7 +117,7 @@ def test_what_there_is_no_more_is_not_said_to_be_reused(
         file.write_text(file.read_text().replace("double", "twice"))
     caplog.clear()
     assert shoal("resume", "last", "-p", "n=4")[:2] == (0, "12\n")
-    goes_on = "goes on: 1 of 1 runs of `total` can be reused; there is no task `double` any more"
+    goes_on = "goes on: the one run of `total` can be reused; there is no task `double` any more"
     assert goes_on in caplog.text
     assert "0 runs were reused, 5 more were submitted" in caplog.text
 

@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 from shoal.cli.console import UsageError
 from shoal.cli.tables import AsJson, Output, local, print_facts, print_json, table_of
+from shoal.recording.report.words import many, size
 from shoal.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def ls(
                     _when(entry.record.created),
                     _when(entry.used),
                     _when(entry.record.expires),
-                    _size(entry.size),
+                    size(entry.size),
                 )
                 for entry in entries
             ],
@@ -248,7 +249,9 @@ def _iso(when: float | None) -> str | None:
 
 def _fact(name: str, value: Any) -> object:
     if name == "size":
-        return _size(value)
+        return size(value)
+    if name == "results":
+        return f"{value:,}"
     if name == "tasks":
         return ", ".join(f"{task or '-'} ({count:,})" for task, count in value.items()) or "-"
     if name in ("made", "used", "expires") and value is not None:
@@ -260,21 +263,13 @@ def _when(when: float | None) -> str:
     return "-" if when is None else local(datetime.fromtimestamp(when, UTC))
 
 
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} GB"
-
-
 def _short(key: str) -> str:
     is_digest = len(key) >= 32 and all(letter in "0123456789abcdef" for letter in key)
     return key[:_SHORT] if is_digest else key
 
 
-def _removed(count: int, size: int) -> str:
-    return f"Removed {count:,} result{'' if count == 1 else 's'}, {_size(size)}."
+def _removed(count: int, freed: int) -> str:
+    return f"Removed {many(count, 'result')}, {size(freed)}."
 
 
 def _of(task: str | None) -> str:

@@ -66,15 +66,15 @@ def _show(facts: Facts, found: list[Finding], wrong: int) -> None:
 
 
 def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
-    from shoal.cli.doctor_findings import in_bytes
+    from shoal.recording.report.words import size
 
     yield "Python", f"{facts.python} ({facts.executable}), {facts.system}"
     told = "" if facts.python_cpus is None else f", and Python says {facts.python_cpus}"
     allowed = f"of {facts.allowed_cpus} processors, of {facts.cpus} in the machine"
     yield "cores", f"the time of {facts.cores} {allowed}{told}"
     if facts.memory is not None and facts.available_memory is not None:
-        free = in_bytes(facts.available_memory)
-        yield "memory", f"{free} available of {in_bytes(facts.memory)}"
+        free = size(facts.available_memory)
+        yield "memory", f"{free} available of {size(facts.memory)}"
     if facts.shared_memory is not None:
         yield "shared memory", _place(facts.shared_memory)
     yield "temporary files", _place(facts.temporary)
@@ -95,13 +95,13 @@ def _rows(facts: Facts) -> Iterator[tuple[str, str]]:
 
 
 def _place(place: Place) -> str:
-    from shoal.cli.doctor_findings import in_bytes
+    from shoal.recording.report.words import size
 
     if place.problem is not None:
         return f"{place.path}: {place.problem}"
     if place.free is None or place.size is None:
         return place.path
-    return f"{place.path}, {in_bytes(place.free)} free of {in_bytes(place.size)}"
+    return f"{place.path}, {size(place.free)} free of {size(place.size)}"
 
 
 def _count(number: int, what: str) -> str:

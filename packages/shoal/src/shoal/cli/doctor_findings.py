@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from shoal.cli.doctor_facts import SETTINGS
 from shoal.exceptions import MissingExtraError
+from shoal.recording.report.words import size
 from shoal.spelling import did_you_mean
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from shoal.cli.doctor_facts import Facts, Package
 
-__all__ = ["Finding", "Level", "findings", "in_bytes", "is_in"]
+__all__ = ["Finding", "Level", "findings", "is_in"]
 
 MB = 1_000_000
 
@@ -69,7 +70,7 @@ def _machine(facts: Facts) -> Iterator[Finding]:
     if facts.available_memory is not None and facts.available_memory < LITTLE_MEMORY:
         yield _warning(
             "memory",
-            f"only {in_bytes(facts.available_memory)} are left: the system may kill workers",
+            f"only {size(facts.available_memory)} are left: the system may kill workers",
             "end other programs, use fewer workers, or raise the memory limit of the container",
         )
     if facts.open_files is not None:
@@ -94,7 +95,7 @@ def _places(facts: Facts) -> Iterator[Finding]:
     elif shared is not None and shared.free is not None and shared.free < LITTLE_SHARED_MEMORY:
         yield _warning(
             "shared memory",
-            f"{shared.path} has room for {in_bytes(shared.free)}; Ray keeps its objects there",
+            f"{shared.path} has room for {size(shared.free)}; Ray keeps its objects there",
             "give the container more, say `--shm-size=1g`",
         )
     if temporary.problem is not None:
@@ -106,7 +107,7 @@ def _places(facts: Facts) -> Iterator[Finding]:
     elif temporary.free is not None and temporary.free < LITTLE_ROOM:
         yield _warning(
             "temporary files",
-            f"{temporary.path} has room for {in_bytes(temporary.free)}",
+            f"{temporary.path} has room for {size(temporary.free)}",
             "make room there, or set TMPDIR to another folder",
         )
     if facts.home.problem is not None:
@@ -218,14 +219,6 @@ def _numbers(version: str) -> tuple[int, ...]:
     while numbers and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)
-
-
-def in_bytes(count: int) -> str:
-    """A number of bytes for people."""
-    for size, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1000:.3g} kB"
 
 
 def _problem(about: str, says: str, do: str) -> Finding:

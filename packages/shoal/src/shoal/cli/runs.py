@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from shoal.cli.console import UsageError
 from shoal.cli.tables import AsJson, Output, local, print_json, table_of
+from shoal.recording.report.words import many, size
 
 if TYPE_CHECKING:
     from shoal.results.journal import Found
@@ -50,7 +51,7 @@ def ls(*, json: AsJson = False, output: Output = None) -> None:
                     _state(one),
                     local(_time(one.created)),
                     _completed(one),
-                    _size(one.size),
+                    size(one.size),
                 )
                 for one in found
             ],
@@ -82,7 +83,7 @@ def show(name: Name, /, *, json: AsJson = False, output: Output = None) -> None:
                 for task, (completed, submitted) in facts.progress().items()
             ],
         ]
-    told += [("size", _size(found.size)), ("folder", found.folder)]
+    told += [("size", size(found.size)), ("folder", found.folder)]
     width = max(len(label) for label, _ in told)
     for label, value in told:
         print(f"{label:<{width}}  {value}")
@@ -105,19 +106,19 @@ def rm(
     if all_of_them:
         if not yes and not _is_sure(len(journals())):
             raise UsageError("nothing was removed: --yes removes all without a question")
-        count, size = remove_all()
-        print(f"Removed: {count:,} journal{'' if count == 1 else 's'}, {_size(size)}.")
+        count, freed = remove_all()
+        print(f"Removed: {many(count, 'journal')}, {size(freed)}.")
         return
     for found in [find(name) for name in names]:
         found.remove()
-        print(f"Removed: {found.name}, {_size(found.size)}.")
+        print(f"Removed: {found.name}, {size(found.size)}.")
 
 
 def _is_sure(count: int) -> bool:
     """Asks, where somebody is there to answer."""
     if not sys.stdin.isatty():
         return False
-    question = f"Remove the journals of {count:,} flow run{'' if count == 1 else 's'}, which cannot be resumed then? [y/N] "
+    question = f"Remove the journals of {many(count, 'flow run')}, which cannot be resumed then? [y/N] "
     return input(question).strip().lower() in ("y", "yes")
 
 
@@ -135,15 +136,6 @@ def _completed(found: Found) -> str:
         return ""
     progress = found.facts.progress().values()
     return f"{sum(done for done, _ in progress):,} of {sum(all_ for _, all_ in progress):,}"
-
-
-def _size(size: int) -> str:
-    number, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB"):
-        if number < 1000:
-            break
-        number, unit = number / 1000, larger
-    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
 
 
 def _time(seconds: float) -> datetime:

@@ -168,7 +168,7 @@ class JournalBusy(ShoalError, RuntimeError):
     name: str
 
     def _text(self) -> str:
-        return f"flow run {self.name!r} is under way, here or in another process: it can be resumed once that has ended"
+        return f"flow run {self.name!r} is under way, here or in another process: it can be resumed, or removed, once that has ended"
 
 
 class RunNotFound(ShoalError, LookupError):
@@ -177,13 +177,18 @@ class RunNotFound(ShoalError, LookupError):
     Attributes:
         name: what was asked for.
         folder: where it was looked for.
+        known: names of those that there are.
     """
 
     name: str
     folder: str
+    known: Sequence[str] = ()
 
     def _text(self) -> str:
-        return f"no flow run {self.name!r} is remembered in {self.folder}; `shoal runs ls` lists those that are"
+        text = f"no flow run {self.name!r} is remembered in {self.folder}"
+        if not self.known:
+            return f"{text}, nor any other; `shoal run FLOW --journal` begins one that is"
+        return f"{text}{or_perhaps(self.name, self.known)} `shoal runs ls` lists those that are"
 
 
 class MissingExtraError(ShoalError, ImportError):

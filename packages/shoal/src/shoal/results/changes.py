@@ -5,10 +5,11 @@ May import `keys` and `storage`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shoal.results.keys.explaining import explain, nearest
+from shoal.results.keys.explaining import Earlier, explain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from shoal.results.storage import Entry, Record, Storage
 
 __all__ = ["Change", "changes_of"]
-
-#: Earlier results of a task that are looked at for the one that has most in common, the latest first.
-_LOOKED_AT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +54,44 @@ def changes_of(storage: Storage, run: str) -> list[Change]:
         or [entry for entry in entries if entry.record.flow_run_name == run]
         or [entry for entry in entries if entry.record.key.startswith(run)]
     )
-    return [_change(storage, entry.record, entries) for entry in found]
+    pools: dict[tuple[str, str], _Pool] = {}
+    changes = []
+    for entry in found:
+        record = _whole(storage, entry.record)
+        kind = record.task_name, record.flow_run_name
+        if kind not in pools:
+            pools[kind] = _Pool(storage, entries, *kind)
+        before = pools[kind].before(record)
+        said = () if before is None else explain(record.parts, before.parts)
+        changes.append(Change(record, before, said))
+    return changes
 
 
-def _change(storage: Storage, computed: Record, entries: Sequence[Entry]) -> Change:
-    """What has changed beside an earlier result of the task, not one of the same flow run: its other runs have other inputs."""
-    record = storage.peek(computed.key) or computed
-    candidates = []
-    for other in (entry.record for entry in reversed(entries)):
-        if (
-            other.task_name == record.task_name
-            and other.created < record.created
-            and (not record.flow_run_name or other.flow_run_name != record.flow_run_name)
-        ):
-            found = storage.peek(other.key)  # lists leave out what keys are made of
-            if found is not None and found.parts:
-                candidates.append(found)
-            if len(candidates) == _LOOKED_AT:
-                break
-    place = nearest(record.parts, [candidate.parts for candidate in candidates])
-    if place is None:
-        return Change(record, None, ())
-    return Change(record, candidates[place], explain(record.parts, candidates[place].parts))
+class _Pool:
+    """The results of a task, the latest first; none of the same flow run, whose other runs have other inputs."""
+
+    def __init__(
+        self, storage: Storage, entries: Sequence[Entry], task: str, flow_run: str
+    ) -> None:
+        self._storage = storage
+        records = (entry.record for entry in reversed(entries))
+        known = [
+            record
+            for record in records
+            if record.task_name == task and not (flow_run and record.flow_run_name == flow_run)
+        ]
+        parts = [_whole(storage, record).parts for record in known]
+        self._known = [record for record, made_of in zip(known, parts, strict=True) if made_of]
+        self._earlier = Earlier(filter(None, parts))
+
+    def before(self, record: Record) -> Record | None:
+        """The one, made before a record, that has most in common with it."""
+        first = bisect_left(self._known, True, key=lambda other: other.created < record.created)
+        place = self._earlier.nearest(record.parts, first)
+        found = None if place is None else _whole(self._storage, self._known[place])
+        return found if found is not None and found.parts else None  # it was removed just now
+
+
+def _whole(storage: Storage, record: Record) -> Record:
+    """A record with what its key is made of, which lists may leave out."""
+    return record if record.parts else storage.peek(record.key) or record

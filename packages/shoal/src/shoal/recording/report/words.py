@@ -1,4 +1,4 @@
-"""Quantities in words, as reports write them."""
+"""Quantities in words, as reports and commands write them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def seconds(value: float) -> str:
 
 def size(value: float) -> str:
     """A number of bytes: `80 MB`."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= unit * NEARLY:
             return f"{_short(value / unit)} {name}"
     return f"{value:.0f} B"

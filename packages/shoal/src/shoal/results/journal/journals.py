@@ -206,10 +206,12 @@ def find(name: str) -> Found:
     Raises:
         RunNotFound: there is none.
     """
-    for found in journals():
+    known = journals()
+    for found in known:
         if name in (found.name, found.folder.name) or (name == "last" and found.facts is not None):
             return found
-    raise RunNotFound(name=name, folder=settings.journals())
+    names = tuple(one.name for one in known)
+    raise RunNotFound(name=name, folder=settings.journals(), known=names)
 
 
 def check_trust(folder: Path) -> None:

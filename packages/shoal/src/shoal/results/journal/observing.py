@@ -261,7 +261,11 @@ def _reused(journal: Journal) -> str:
     """What a run that went on has reused, and what it executed."""
     submitted = journal.counts()
     reused = sum(journal.reused.values())
-    return f"{reused:,} runs were reused, {sum(submitted.values()) - reused:,} more were submitted"
+    more = sum(submitted.values()) - reused
+    return (
+        f"{reused:,} run{' was' if reused == 1 else 's were'} reused, "
+        f"{more:,} more {'was' if more == 1 else 'were'} submitted"
+    )
 
 
 def _tell_way_on(run: FlowRun, state: State[Any]) -> None:

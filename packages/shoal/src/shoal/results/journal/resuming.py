@@ -229,7 +229,8 @@ def plan(facts: Facts, names: Mapping[str, Any], kept: Mapping[str, int]) -> str
         name = facts.tasks[index].name
         if name not in current:  # else it is a task as it was before
             had = max(facts.completed[i] for i, task in facts.tasks.items() if task.name == name)
-            way_out = f" (`--keep {name}` reuses the {had:,} that completed)" if had else ""
+            which = "one" if had == 1 else f"{had:,}"
+            way_out = f" (`--keep {name}` reuses the {which} that completed)" if had else ""
             runs_again[name] = f"its code changed{way_out}"
     _add_dependents(facts.tasks, changed, runs_again)
     gone = {task.name for task in facts.tasks.values() if _is_gone(task, now[task.index])} - known
@@ -242,7 +243,7 @@ def plan(facts: Facts, names: Mapping[str, Any], kept: Mapping[str, int]) -> str
             submitted[task.name], facts.submitted[index], completed[task.name]
         )
     parts = [
-        f"{completed[name]:,} of {submitted[name]:,} runs of `{name}` can be reused"
+        f"{_so_many(completed[name], submitted[name])} of `{name}` can be reused"
         + (", though its code changed" if kept.get(name) in other else "")
         for name in submitted
         if name not in runs_again and name not in gone and completed[name]
@@ -255,6 +256,10 @@ def plan(facts: Facts, names: Mapping[str, Any], kept: Mapping[str, int]) -> str
     ]
     parts += [f"there is no task `{name}` any more" for name in submitted if name in gone]
     return "; ".join(parts) or "nothing of it had completed"
+
+
+def _so_many(completed: int, submitted: int) -> str:
+    return "the one run" if submitted == 1 else f"{completed:,} of {submitted:,} runs"
 
 
 def _add_dependents(

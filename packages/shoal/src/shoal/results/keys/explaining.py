@@ -6,13 +6,14 @@ after a line that says where it stood, or a constant after an empty line. May im
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["code_name", "explain", "nearest", "text_name"]
+__all__ = ["Earlier", "code_name", "explain", "text_name"]
 
 _CODE = "code of "
 _TEXT = "text of "
@@ -28,22 +29,36 @@ def text_name(name: str) -> str:
     return f"{_TEXT}{name}"
 
 
-def nearest(now: Mapping[str, str], earlier: Sequence[Mapping[str, str]]) -> int | None:
-    """Which of earlier runs had the most in common with one: first of its arguments, then of its code; of several the first.
+class Earlier:
+    """Earlier runs, of which one is found that has the most in common with another run.
 
-    `None` if there are none.
+    By part, as each element of a map may be looked for among as many.
 
     Args:
-        now: the parts of the run.
-        earlier: those of earlier runs, the latest first.
+        runs: the parts of each, the latest first.
     """
 
-    def in_common(i: int) -> tuple[int, int]:
-        same = [name for name, part in _digests(earlier[i]).items() if now.get(name) == part]
-        of_code = sum(name.startswith(_CODE) for name in same)
-        return len(same) - of_code, of_code
+    def __init__(self, runs: Iterable[Mapping[str, str]]) -> None:
+        self._count = 0
+        self._having: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+        for place, parts in enumerate(runs):
+            self._count = place + 1
+            for part in _digests(parts).items():
+                self._having[part].append(place)
 
-    return max(range(len(earlier)), key=in_common, default=None)
+    def nearest(self, now: Mapping[str, str], first: int = 0) -> int | None:
+        """Which has the most in common: first of its arguments, then of its code; of several the first. `None` if there are none.
+
+        Args:
+            now: the parts of the run.
+            first: the place of the first that counts.
+        """
+        arguments: Counter[int] = Counter()
+        code: Counter[int] = Counter()
+        for part in _digests(now).items():
+            of_its_kind = code if part[0].startswith(_CODE) else arguments
+            of_its_kind.update(self._having.get(part, ()))
+        return max(range(first, self._count), key=lambda i: (arguments[i], code[i]), default=None)
 
 
 def explain(now: Mapping[str, str], before: Mapping[str, str]) -> list[str]:
