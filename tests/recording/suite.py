@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from itertools import pairwise
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,49 @@ class RecordingSuite:
         if not self.travels:
             assert all(row.thread.startswith("shoal-") for row in rows)
         assert {row.bytes for row in rows if row.state != "Completed"} == {-1}
+
+    def test_what_never_began_has_no_beginning(self, runner: Any, tmp_path: Path) -> None:
+        go = tmp_path / "go"
+
+        @shoal.task
+        def fails() -> None:
+            raise ValueError
+
+        @shoal.task
+        def waits(of: str) -> None:
+            while not os.path.exists(of):
+                time.sleep(0.001)
+
+        @shoal.task
+        def needs(*upstreams: None) -> None: ...
+
+        @shoal.task
+        def rests(seconds: float) -> None:
+            time.sleep(seconds)
+
+        @shoal.task
+        def gathers(rested: list[None]) -> None: ...
+
+        @shoal.flow(task_runner=runner)
+        def flow() -> None:
+            longer = waits.submit(str(go))
+            needs.submit(fails.submit(), longer).wait()  # type: ignore[arg-type]
+            go.touch()
+            longer.wait()
+            rested = rests.map([0.02] * 300)
+            gathers.submit(rested)
+            rested[0].wait()
+            raise KeyError
+
+        with shoal.record() as recording, pytest.raises(KeyError):
+            flow()
+        (never,) = of(recording, "needs")
+        assert never.state == "NotReady"
+        assert (never.ready, never.begun) == pytest.approx((nan, nan), nan_ok=True)
+        cancelled = [row for row in of(recording, "rests") if row.state == "Cancelled"]
+        unbegun = [row for row in cancelled if row.worker < 0]
+        assert unbegun
+        assert all(isnan(row.begun) for row in unbegun)
 
     def test_what_happens_inside_runs_is_there_with_who_did_it(self, runner: Any) -> None:
         @shoal.task

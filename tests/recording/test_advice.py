@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -39,8 +40,36 @@ class TestFailures:
             )
         made.run("sum", 4, 4, state="NotReady", worker=-1)
         assert told(made)["failures"] == (
-            "3 runs of 4 of `read` did not complete, and 1 of other tasks; the reason was ValueError. "
+            "3 of 4 runs of `read` did not complete; the reason was ValueError. "
             "1 run never began, because an upstream had failed: what can do without it takes `allow_failure`."
+        )
+
+    def test_what_followed_is_told_apart(self) -> None:
+        made = Made()
+        made.run("read", 0, 1, state="Failed", error="no disk")
+        made.run("sum", nan, 1, state="NotReady", worker=-1, error="upstream failed")
+        for _ in range(9):
+            made.run("load", nan, 1, state="Cancelled", worker=-1, error="")
+        assert told(made)["failures"] == (
+            "`read` did not complete; the reason was ValueError. 1 run never began, because an upstream had failed: what "
+            "can do without it takes `allow_failure`. 9 runs were cancelled."
+        )
+
+    def test_all_that_was_cancelled(self) -> None:
+        made = Made()
+        made.run("load", nan, 1, state="Cancelled", worker=-1)
+        assert told(made)["failures"] == "1 run was cancelled."
+
+    def test_several_reasons(self) -> None:
+        made = Made()
+        for task, count in (("read", 2), ("write", 1)):
+            for _ in range(count):
+                number = made.run(task, 0, 1, state="Failed", error="no disk")
+        (row,) = made.record.errors[number]
+        made.record.errors[number] = [row._replace(kind="KeyError")]
+        made.run("read", 0, 1)
+        assert told(made)["failures"] == (
+            "2 of 3 runs of `read` did not complete, and 1 run of other tasks; most often (2 times) the reason was ValueError."
         )
 
     def test_they_come_first(self) -> None:
@@ -81,6 +110,15 @@ class TestWhatTheEndWaitedFor:
             "79 % of the time is one chain of 3 runs of `fit`"
             in {given.rule: given.text for given in advice(figures(small()))}["chain"]
         )
+
+    def test_a_chain_behind_a_long_start(self) -> None:
+        made = Made(seconds=10)
+        started(made, 6.0)
+        first = made.run("fit", 7, 8.5, submitted=6.0)
+        made.run("fit", 8.5, 10, submitted=6.0, ready=8.5, after=[first])
+        said = told(made)
+        assert said["chain"].startswith("30 % of the time is one chain of 2 runs of `fit`")
+        assert "start" in said
 
     def test_short_chains_are_none(self) -> None:
         made = Made(seconds=10)
@@ -153,7 +191,7 @@ class TestWhatTheEndWaitedFor:
         for worker in range(3):
             made.run("fit", 0, 10, worker=worker)
         assert told(made)["too_many_workers"].startswith(
-            "Of 10 workers never more than 3 were busy at once"
+            "Of 10 workers no more than 3 were busy at once for long"
         )
 
     def test_everything_waits_for_workers(self) -> None:
@@ -223,11 +261,17 @@ class TestWhatIsNotTheUsers:
     def test_workers_that_came_late(self) -> None:
         made = Made(workers=0, seconds=10)
         for _ in range(3):
-            made.worker(joined=5.0)
+            made.worker(joined=5.0, pid=4712)
         made.run("fit", 5, 10)
         assert told(made)["absent"].startswith(
             "The usual worker came 5 s after the runner had started."
         )
+
+    def test_threads_come_when_they_are_needed(self) -> None:
+        made = Made(workers=0, seconds=10)
+        made.worker(joined=5.0)
+        made.run("fit", 5, 10)
+        assert "absent" not in told(made)
 
 
 class TestWhatMovesAndWaits:

@@ -124,6 +124,26 @@ class TestFigures:
         assert time.absent == pytest.approx(1 + 1 + 0.5)
         assert time.total == pytest.approx(20)
 
+    def test_a_worker_is_idle_while_another_has_what_is_not_ready(self) -> None:
+        made = Made(workers=2, seconds=10)
+        first = made.run("step", 0.0, 4.0)
+        made.run("step", 4.0, 9.0, ready=4.0, after=[first])
+        made.run("other", 0.0, 1.0, worker=1)
+        time = figures(made.record).workers
+        assert time.idle == pytest.approx(3)
+        assert time.over == pytest.approx(1 + 6), "when the last run is ready, nothing is left"
+
+    def test_what_was_before_the_flow_does_not_count(self) -> None:
+        made = Made(workers=1, seconds=10)
+        record = made.record
+        record.flow_runs[0] = record.flow_runs[0]._replace(began=START + 2)
+        record.runners[0] = replace(record.runners[0], entered=START + 2.5)
+        made.run("step", 4.0, 9.0, submitted=3.0)
+        found = figures(record)
+        assert (found.elapsed, found.path.steps[0].began) == pytest.approx((8, 2))
+        record.flow_runs[0] = record.flow_runs[0]._replace(began=START - 3600)
+        assert figures(record).elapsed == pytest.approx(10), "a clock that is wrong"
+
     def test_runs_at_once_on_a_worker_count_once(self) -> None:
         made = Made(workers=1, seconds=4)
         for _ in range(3):

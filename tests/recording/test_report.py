@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from shoal.recording.record import Record
-from shoal.recording.report import page
+from shoal.recording.report import page, pieces
 from shoal.recording.report.words import many, seconds, share, size
 
 from tests.recording.made import START, Made, small
@@ -105,6 +105,40 @@ class TestPage:
         said = Elements(page(made.record)).said
         assert said.index("1 run of read: ValueError") < said.index("3 runs of sum")
 
+    def test_what_followed_is_told_once_and_whole(self) -> None:
+        made = Made()
+        why = f"Run 'read-1' of task 'read', which this run needs, {'x' * 200}, pass it on."
+        number = made.run("sum", nan, 1, state="NotReady", worker=-1, error=why)
+        (row,) = made.record.errors[number]
+        made.record.errors[number] = [row._replace(traceback="")]
+        made.run("load", nan, 1, state="Cancelled", worker=-1)
+        number = made.run("load", nan, 1, state="Cancelled", worker=-1, error="")
+        (row,) = made.record.errors[number]
+        made.record.errors[number] = [row._replace(kind="", file="", line=0, traceback="")]
+        text = page(made.record)
+        said = Elements(text).said
+        assert said.count(why) == 1
+        assert "1 run of load: Cancelled" in said
+        assert "To run all of it again: shoal run study.py" in said
+        # Of what never began it is not said how long it took.
+        assert re.search(
+            r"sum</th><td>1<small class=bad>1 NotReady</small></td>(<td></td>){4}", text
+        )
+
+    def test_a_retry_says_where_the_attempt_was(self) -> None:
+        made = Made()
+        number = made.run("fetch", 0, 1, state="Retrying", worker=1)
+        made.run("fetch", 2, 3, number=number, attempt=2, worker=0)
+        made.event("retry", 1.0, "attempt 1 did not complete", until=2.0, number=number)
+        text = page(made.record)
+        assert "<td class=left>shoal-worker-1</td>" in text
+        assert '<section id="events"><h2>Retries</h2>' in text
+
+    def test_a_number_and_its_unit_stay_together(self) -> None:
+        assert pieces.ticked("62 % of 5 s, `a 5 s`, 4 sheep") == (
+            "62&nbsp;% of 5&nbsp;s, <code>a 5 s</code>, 4 sheep"
+        )
+
     def test_a_retry_that_helped_is_no_failure(self, text: str) -> None:
         assert "try again" not in text
         assert "the next attempt begins in 1 s" in text
@@ -188,7 +222,7 @@ class TestPage:
         made.run("load", 0, 1, size=80_000_000)
         made.message("load", 1, 0, 0, 1, 1, bytes_sent=2_000, bytes_back=80_000_100)
         said = Elements(page(made.record)).said
-        assert "1 message to workers carried 1 run and 2 kB; 80 MB came back" in said
+        assert "1 message to workers carried 1 attempt and 2 kB; 80 MB came back" in said
 
     @pytest.mark.parametrize("seed", range(40))
     def test_what_is_not_known_breaks_nothing(self, seed: int) -> None:

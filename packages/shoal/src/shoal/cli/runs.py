@@ -118,7 +118,9 @@ def _is_sure(count: int) -> bool:
     """Asks, where somebody is there to answer."""
     if not sys.stdin.isatty():
         return False
-    question = f"Remove the journals of {many(count, 'flow run')}, which cannot be resumed then? [y/N] "
+    question = (
+        f"Remove the journals of {many(count, 'flow run')}, which cannot be resumed then? [y/N] "
+    )
     return input(question).strip().lower() in ("y", "yes")
 
 

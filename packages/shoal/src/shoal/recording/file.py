@@ -15,7 +15,6 @@ import os
 import platform
 import socket
 import sqlite3
-import sys
 import threading
 import time
 from contextlib import closing
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from shoal.exceptions import RecordError
 from shoal.logs import library_logger, log_failure
+from shoal.recording.command import command_line
 from shoal.recording.taking import Taking
 from shoal.recording.whole import written_whole
 from shoal.safely import in_words
@@ -141,7 +141,7 @@ class Writer:
                 "python": platform.python_version(),
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "command": " ".join([os.path.basename(sys.argv[0] or ""), *sys.argv[1:]]),
+                "command": command_line(),
                 "started": time.time(),
             }
             connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())

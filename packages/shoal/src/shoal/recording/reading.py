@@ -57,7 +57,9 @@ LINES_OF_A_RUN = 50
 #: Kinds of events that are waits in the body of a run.
 IN_BODY = ("wait", "slots")
 
-_PENDING, _RUNNING, _COMPLETED = map(STATES.index, ("Pending", "Running", "Completed"))
+_PENDING, _RUNNING, _COMPLETED, _NOT_READY = map(
+    STATES.index, ("Pending", "Running", "Completed", "NotReady")
+)
 
 
 def read(path: str) -> Record:
@@ -370,7 +372,7 @@ class _Reading:
             task, flow_run, submitter, submitted = known
             ready = [when for when in self._ready.get(number, ()) if not when > told.ended]
             if not ready:
-                ready = [self._ready_at(number, submitted, ends)]
+                ready = [self._ready_at(number, submitted, ends, told)]
             c.append(
                 number,
                 task,
@@ -398,9 +400,17 @@ class _Reading:
                 return row.task, row.flow_run, row.submitter, row.submitted
         return known
 
-    def _ready_at(self, number: int, submitted: float, ends: dict[int, float]) -> float:
-        """When a run was ready that was never said to be: when the last run had ended that it waited for in its batch."""
+    def _ready_at(
+        self, number: int, submitted: float, ends: dict[int, float], told: _Told
+    ) -> float:
+        """When a run was ready that was never said to be: when the last run had ended that it waited for in its batch. One that
+        ended before that, and never began, never was.
+        """
         waited = [ends.get(u, nan) for span in self.record.upstreams(number) for u in span]
+        if isnan(told.begun) and (
+            told.state == _NOT_READY or not all(end <= told.ended for end in waited)
+        ):
+            return nan
         return max(submitted, *waited) if waited else submitted
 
     def _add_sizes(self) -> None:

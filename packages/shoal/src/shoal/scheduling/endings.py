@@ -53,7 +53,7 @@ class Ends(Protocol):
         now: float,
         state: Any = None,
         *,
-        executes: bool = False,
+        executes: bool | None = None,
     ) -> bool:
         """Ends a run."""
 
@@ -112,7 +112,7 @@ class Endings:
         return True
 
     def _time_out(
-        self, future: TaskFuture[Any], limit: float, now: float, *, executes: bool = False
+        self, future: TaskFuture[Any], limit: float, now: float, *, executes: bool | None = None
     ) -> None:
         error = TaskRunTimeout(run_name=future.name, timeout=limit)
         state = TimedOut(str(error), data=error, timestamp=now)
@@ -129,8 +129,8 @@ class Endings:
             now: the time.
         """
         if future._phase < DONE:
-            future._claim()
-            self._scheduler.settle(future, CRASHED, error(future.name), now)
+            executes = False if future._claim() else None
+            self._scheduler.settle(future, CRASHED, error(future.name), now, executes=executes)
 
     # ------------------------------------------------------------------ its code stops
 
@@ -221,7 +221,7 @@ class Endings:
                 future = record.futures.get(index)
                 if future is not None:
                     future._claim()
-                    self._scheduler.settle(future, CANCELLED, None, now)
+                    self._scheduler.settle(future, CANCELLED, None, now, executes=False)
                 else:
                     self._scheduler.element_cancelled(record, index, now)
         return most

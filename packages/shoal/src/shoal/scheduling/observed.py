@@ -281,9 +281,10 @@ class _Observed:
         now: float,
         state: Any = None,
         *,
-        executes: bool = False,
+        executes: bool | None = None,
     ) -> bool:
-        attempt, began = attempt_of(future), self._began(future)
+        attempt = attempt_of(future)
+        began = None if executes is False else self._began(future)
         settled: bool = super().settle(  # type: ignore[misc]
             future, phase, value, now, state, executes=executes
         )

@@ -76,7 +76,8 @@ class PullingScheduler(Scheduler):
 
     def _push(self, future: TaskFuture[Any]) -> None:
         if self.broken is not None:
-            self.settle(future, CRASHED, self.broken(future.name), future._since)
+            error = self.broken(future.name)
+            self.settle(future, CRASHED, error, future._since, executes=False)
             return
         future._start = True
         line = self._line_for(future._task)

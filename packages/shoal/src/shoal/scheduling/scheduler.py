@@ -310,7 +310,7 @@ class Scheduler:
         now: float,
         state: Any = None,
         *,
-        executes: bool = False,
+        executes: bool | None = None,
     ) -> bool:
         """Ends a run, and tells whatever its end makes ready or impossible.
 
@@ -320,7 +320,7 @@ class Scheduler:
             value: its result, or its exception.
             now: when.
             state: where there is more to say.
-            executes: whether its code may go on for a while; `stopped` then says when it does not.
+            executes: whether its code may go on for a while, until `stopped`; False: it has not begun, though it is claimed.
 
         Returns:
             False if it had already ended; nothing is changed then.

@@ -5,11 +5,9 @@ May import `counting` and `rows`.
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from typing import TYPE_CHECKING
 
+from shoal.recording.command import command_line
 from shoal.recording.live.rows import BOLD, GREEN, RED, YELLOW, clean, cut, seconds_in_words
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ def summary_of(flow: FlowCounts, style: Style, width: int) -> list[str]:
         )
     if failed > len(flow.failures):
         lines.append(f"  {style.dots} and {failed - len(flow.failures):,} more failed")
-    command = _command()
+    command = command_line()
     completed = flow.state is not None and flow.state.is_completed()
     if command and (failed or not completed):
         lines.append(f"  run it again: {command}")
@@ -64,16 +62,3 @@ def _last_line(flow: FlowCounts, failed: int, completed: bool, style: Style, wid
     # It may take two lines where the terminal is narrow: what failed stands at its end.
     text = f"{cut(clean(flow.flow), max(width - len(told) - 5, 20), style)}  {told}"
     return f"{style.paint(mark, colour)} {style.paint(text, BOLD)}"
-
-
-def _command() -> str:
-    """The command line of this process as one would type it; empty where there is none, as in an interactive session."""
-    words = list(sys.orig_argv)
-    if len(words) < 2 or hasattr(sys, "ps1"):
-        return ""
-    if os.path.basename(sys.argv[0]) == "shoal":
-        words = ["shoal", *sys.argv[1:]]
-    else:
-        words[0] = os.path.basename(words[0])
-    text = shlex.join(words)
-    return text if len(text) <= 500 else ""

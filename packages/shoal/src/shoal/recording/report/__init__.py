@@ -2,7 +2,9 @@
 
     words      quantities in words
     critical   the critical path
+    workers_time   what became of the time of workers
     figures    what is counted: times, waits, workers
+    failing    what failed, in words
     advice     rules that say in words what would help
     packing    the timeline's columns, as few bytes
     drawing    histograms and the graph of tasks, as SVG
@@ -50,6 +52,7 @@ def page(record: Record) -> str:
     from shoal.recording.report.packing import packed
 
     found = figures(record)
+    record = found.record
     timeline = packed(record, found.order, found.elapsed)
     number = sections.colours(found)
     meta = {

@@ -14,6 +14,7 @@ from itertools import takewhile
 from math import inf
 from statistics import median
 
+from shoal.recording.report.failing import failures_in_words
 from shoal.recording.report.figures import Figures, TaskFigures, idle_waits, starts
 from shoal.recording.report.words import many, seconds, share, size
 
@@ -51,34 +52,9 @@ def advice(figures: Figures) -> list[Advice]:
 
 
 def failures(figures: Figures) -> Advice | None:
-    """Runs failed: of which task, with what."""
-    failed = [task for task in figures.tasks if task.bad]
-    if not failed:
-        return None
-    worst = max(failed, key=lambda task: task.bad)
-    kinds = Counter(
-        row.kind
-        for number, rows in figures.record.errors.items()
-        for row in rows[-1:]
-        if row.kind and row.state != "Retrying"
-    )
-    text = f"{many(worst.bad, 'run')} of {worst.runs:,} of `{worst.name}` did not complete"
-    if len(failed) > 1:
-        text += f", and {sum(t.bad for t in failed) - worst.bad:,} of other tasks"
-    if kinds:
-        kind, count = kinds.most_common(1)[0]
-        text += (
-            f"; the reason was {kind}"
-            if len(kinds) == 1
-            else f"; most often ({count:,} times) the reason was {kind}"
-        )
-    skipped = sum(task.counts.get("NotReady", 0) for task in failed)
-    if skipped:
-        text += (
-            f". {many(skipped, 'run')} never began, because an upstream had failed: what can do without it takes "
-            "`allow_failure`"
-        )
-    return Advice("failures", f"{text}.", inf)
+    """Runs failed, never began, or were cancelled."""
+    text = failures_in_words(figures)
+    return Advice("failures", text, inf) if text else None
 
 
 def deaths(figures: Figures) -> Advice | None:
@@ -128,7 +104,7 @@ def chain(figures: Figures) -> Advice | None:
         default=[],
     )
     length = sum(step.seconds for step in found)
-    if len(found) < 2 or length < 0.5 * figures.elapsed or not _worth(figures, length):
+    if len(found) < 2 or not _is_most(figures, length):
         return None
     counts = Counter(figures.record.tasks[step.task].name for step in found)
     name, count = counts.most_common(1)[0]
@@ -150,7 +126,7 @@ def one_by_one(figures: Figures) -> Advice | None:
     """The flow waits for each run before it submits the next, though nothing is passed."""
     found = max(figures.path.chains("code"), key=len, default=[])
     length = sum(step.seconds for step in found)
-    if len(found) < 4 or length < 0.5 * figures.elapsed or not _worth(figures, length):
+    if len(found) < 4 or not _is_most(figures, length):
         return None
     names = list(dict.fromkeys(figures.record.tasks[step.task].name for step in found))
     listed = ", ".join(f"`{name}`" for name in names[:3])
@@ -247,7 +223,7 @@ def too_many_workers(figures: Figures) -> Advice | None:
         return None
     return Advice(
         "too_many_workers",
-        f"Of {slots:,} workers never more than {most:,.0f} were busy at once: there were not more runs that could go "
+        f"Of {slots:,} workers no more than {most:,.0f} were busy at once for long: there were not more runs that could go "
         "side by side. As many workers would do, or smaller runs to share among them.",
         figures.elapsed * wasted * 0.1,
     )
@@ -344,7 +320,12 @@ def absent(figures: Figures) -> Advice | None:
     """Workers came late."""
     workers, record = figures.record.workers, figures.record
     entered = {runner.index: runner.started for runner in record.runners}
-    late = [w.joined - entered[w.runner] for w in workers if w.runner in entered]
+    # Threads of this process come when there is something for them to do.
+    late = [
+        worker.joined - entered[worker.runner]
+        for worker in workers
+        if worker.runner in entered and (worker.host, worker.pid) != (record.host, record.pid)
+    ]
     if not late:
         return None
     usual = median(late)
@@ -482,6 +463,15 @@ RULES: tuple[Rule, ...] = (
 def _worth(figures: Figures, stake: float, least: float = WORTH) -> bool:
     """Whether so many seconds are worth a word."""
     return figures.elapsed > 0 and stake >= least * figures.elapsed
+
+
+def _is_most(figures: Figures, seconds: float) -> bool:
+    """Whether so many seconds of the path are worth a word, and most of the time in which there were runs: how long a runner
+    took to start hides nothing.
+    """
+    steps = figures.path.steps
+    with_runs = figures.elapsed - (steps[0].began if steps else 0.0)
+    return seconds >= 0.5 * with_runs and _worth(figures, seconds)
 
 
 def _before(figures: Figures) -> float:

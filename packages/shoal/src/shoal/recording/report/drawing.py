@@ -102,7 +102,7 @@ def graph(
         edge = "var(--bad)" if on else "var(--edge)"
         note = many(task.runs, "run")
         if task.bad:
-            note += f", {task.bad:,} not completed"
+            note = f"{task.bad:,} of {task.runs:,} not completed"
         elif on:
             note += f", {share(path[index], length)} of path"
         told = f"{task.name}: {note}; {seconds(task.seconds.total)} in all"
@@ -111,7 +111,7 @@ def graph(
             f'fill="var(--soft)" stroke="{edge}" stroke-width="{2 if on else 1}"/>'
             f'<rect x="{x + 8}" y="{y + 11}" width="9" height="9" rx="2" fill="{colours[index]}"/>'
             f'<text x="{x + 23}" y="{y + 20}" font-weight="600">{escape(_fitting(task.name, 20))}</text>'
-            f'<text class="small" x="{x + 8}" y="{y + 39}">{escape(_fitting(note, 28))}</text></g>'
+            f'<text class="small" x="{x + 8}" y="{y + 39}">{escape(_fitting(note, 27))}</text></g>'
         )
     return "".join([*parts, "</svg>"])
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress, pairwise
 from math import isnan
 from typing import TYPE_CHECKING, TypeVar
 
 from shoal.recording.report.critical import Path, critical_path
+from shoal.recording.report.workers_time import WorkersTime, workers_time
 
 if TYPE_CHECKING:
     from shoal.recording.record import Record
 
 __all__ = [
     "BAD",
+    "FOLLOWED",
     "WAITS",
     "Figures",
     "Link",
@@ -35,6 +37,9 @@ T = TypeVar("T")
 
 #: States of runs that did not do what they were to do.
 BAD = ("Failed", "TimedOut", "Crashed", "Cancelled", "NotReady", "NotCompleted")
+
+#: Those of them in which runs end because of something else: what they needed failed, or all was ended.
+FOLLOWED = ("Cancelled", "NotReady")
 
 #: What runs wait for, in the order in which reports tell it.
 WAITS = ("upstreams", "limits", "retries", "workers", "other runs")
@@ -114,6 +119,11 @@ class TaskFigures:
         """How many did not do what they were to do."""
         return sum(self.counts.get(state, 0) for state in BAD)
 
+    @property
+    def followed(self) -> int:
+        """How many of these only because of something else."""
+        return sum(self.counts.get(state, 0) for state in FOLLOWED)
+
 
 @dataclass(frozen=True)
 class Link:
@@ -129,32 +139,6 @@ class Link:
     head: int
     count: int
     nested: bool = False
-
-
-@dataclass
-class WorkersTime:
-    """What became of the time of all workers, from when their runner began to start until it was left.
-
-    Attributes:
-        runs: seconds in which they executed runs.
-        absent: until they had joined and could begin their first run, and after they had gone.
-        messages: in which a run was ready that the worker executed next: scheduling, and the way there and back.
-        idle: in which the next run was not ready yet.
-        over: after a worker's last run.
-        busy: how many seconds of runs each worker had, by index.
-    """
-
-    runs: float = 0.0
-    absent: float = 0.0
-    messages: float = 0.0
-    idle: float = 0.0
-    over: float = 0.0
-    busy: list[float] = field(default_factory=list)
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.runs + self.absent + self.messages + self.idle + self.over
 
 
 @dataclass
@@ -201,7 +185,13 @@ class Figures:
 
 
 def figures(record: Record) -> Figures:
-    """Counts what a report says."""
+    """Counts what a report says. What was before the first flow run, such as imports, is no part of it."""
+    if record.flow_runs:
+        began = [run.began for run in record.flow_runs]
+        began += [runner.entered for runner in record.runners]
+        began += [at for at in record.columns.submitted if at == at]
+        # No earlier than it was recorded: clocks of other machines may say so.
+        record = replace(record, started=max(min(began), record.started))
     until = record.until
     elapsed = max(until - record.started, 0.0)
     order = _order(record)
@@ -210,7 +200,7 @@ def figures(record: Record) -> Figures:
         elapsed=elapsed,
         tasks=_tasks(record),
         links=_links(record),
-        workers=_workers(record, order, until),
+        workers=workers_time(record, order, until),
         curve=_curve(record, elapsed),
         path=critical_path(record, order),
         order=order,
@@ -414,49 +404,6 @@ def _links(record: Record) -> list[Link]:
         )
         links += [Link(*pair, count, nested=True) for pair, count in sorted(submitted.items())]
     return links
-
-
-def _workers(record: Record, order: list[list[int]], until: float) -> WorkersTime:
-    columns, time = record.columns, WorkersTime()
-    begun, ended, ready = columns.begun, columns.ended, columns.ready
-    runners = {runner.index: runner for runner in record.runners}
-    for worker in record.workers:
-        if (
-            worker.runner < 0 and runners
-        ):  # a thread that calls tasks, of a runner, or of the flow itself
-            time.busy.append(0.0)
-            continue
-        runner = runners.get(worker.runner)
-        entered = runner.entered if runner else worker.joined
-        closed = (runner.left if runner else None) or until
-        gone = min(worker.left or closed, closed)
-        busy = 0.0
-        free = joined = entered if isnan(worker.joined) else max(worker.joined, entered)
-        indices = order[worker.index]
-        if indices:  # a worker may be heard of first by what it reports
-            free = joined = min(joined, begun[indices[0]])
-        for index in indices:
-            start, end = begun[index], ended[index]
-            if start > free:
-                since = ready[index]
-                late = start - (max(free, since)) if since < start else 0.0
-                if (
-                    index == indices[0]
-                ):  # a process that has just been started imports what the run needs
-                    time.absent += late
-                else:
-                    time.messages += late
-                time.idle += start - free - late
-                free = start
-            if end > free:
-                busy += end - free
-                free = end
-        gone = max(gone, free)
-        time.busy.append(busy)
-        time.runs += busy
-        time.over += gone - free
-        time.absent += max(joined - entered, 0.0) + max(closed - gone, 0.0)
-    return time
 
 
 def _curve(record: Record, elapsed: float) -> list[float]:

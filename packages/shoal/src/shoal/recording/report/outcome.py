@@ -10,15 +10,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 
-from shoal.recording.record import ErrorRow, FlowRunRow
+from shoal.recording.record import ErrorRow, EventRow, FlowRunRow
 from shoal.recording.report import pieces
-from shoal.recording.report.figures import BAD, Figures
+from shoal.recording.report.figures import BAD, FOLLOWED, Figures
 from shoal.recording.report.words import many, seconds, share
 
-__all__ = ["events", "failures", "foot", "head", "logs", "what"]
+__all__ = ["events", "events_title", "failures", "foot", "head", "logs", "what"]
 
 #: How much of each is shown; what is left out is told.
 FLOW_RUNS, GROUPS, IN_GROUP, EVENTS, LOGS = 50, 50, 3, 200, 500
+
+#: Events that are told of.
+KINDS = {"death": "deaths", "retry": "retries", "recall": "recalls"}
+
+#: Characters of an error's text.
+MOST_TEXT = 500
 
 # ------------------------------------------------------------ what ran
 
@@ -111,19 +117,23 @@ def failures(figures: Figures) -> str:
         if last.state in ("Retrying", "Completed"):
             continue
         task = record.tasks[task_of[number]].name if number in task_of else ""
-        place = f"{last.file}:{last.line}" if last.file else pieces.cut(last.text, 200)
-        groups[task, last.kind, place].append((number, last))
-    # What never began because of another failure tells less than that one.
+        place = f"{last.file}:{last.line}" if last.file else pieces.cut(last.text, MOST_TEXT)
+        # What followed from another failure tells less than that one, and each time the same in other words.
+        followed = last.state in FOLLOWED
+        groups[task, last.kind, "" if followed else place].append((number, last))
     ordered = sorted(
-        groups.items(), key=lambda item: (item[1][0][1].state == "NotReady", -len(item[1]))
+        groups.items(), key=lambda item: (item[1][0][1].state in FOLLOWED, -len(item[1]))
     )
     parts: list[str] = []
     for (task, kind, _), members in ordered[:GROUPS]:
         texts = {row.text for _, row in members}
-        text = pieces.cut(members[0][1].text, 200) if len(texts) == 1 else ""
-        head = escape(": ".join(filter(None, (kind, text))))
+        in_common = len(texts) == 1 and members[0][1].state not in FOLLOWED
+        text = pieces.cut(members[0][1].text, MOST_TEXT) if in_common else ""
+        head = escape(": ".join(filter(None, (kind or members[0][1].state, text))))
         runs = "".join(
-            _failure(figures, number, task_of, row, unfolded=not parts and not place)
+            _failure(
+                figures, number, task_of, row, said=in_common, unfolded=not parts and not place
+            )
             for place, (number, row) in enumerate(members[:IN_GROUP])
         )
         more = len(members) - IN_GROUP
@@ -134,12 +144,21 @@ def failures(figures: Figures) -> str:
     left = sum(len(members) for _, members in ordered[GROUPS:]) + record.errors_left_out
     if left:
         parts.append(pieces.more(left, "failure"))
+    if parts and record.command:
+        parts.append(f"<p>To run all of it again: <code>{escape(record.command)}</code></p>")
     return "\n".join(parts)
 
 
 def _failure(
-    figures: Figures, number: int, task_of: Mapping[int, int], row: ErrorRow, *, unfolded: bool
+    figures: Figures,
+    number: int,
+    task_of: Mapping[int, int],
+    row: ErrorRow,
+    *,
+    said: bool,
+    unfolded: bool,
 ) -> str:
+    """One of a group; `said`: its text stands above."""
     record = figures.record
     flow = next((run for run in record.flow_runs if run.number == number), None)
     name = (
@@ -155,21 +174,29 @@ def _failure(
         f"<p>Its last log lines:</p><pre>{escape(chr(10).join(row.logs))}</pre>" if row.logs else ""
     )
     attempt = f", attempt {row.attempt}" if row.attempt > 1 else ""
-    said = f"{escape(name)}: {pieces.state(row.state)} at {seconds(row.at - record.started)}{attempt}{where}: {escape(pieces.cut(row.text, 200))}"
+    text = "" if said or not row.text else f": {escape(pieces.cut(row.text, MOST_TEXT))}"
+    what = f"{escape(name)}: {pieces.state(row.state)} at {seconds(row.at - record.started)}{attempt}{where}{text}"
     if not trace and not logs:
-        return f"<p>{said}</p>"
-    return f"<details{' open' if unfolded else ''}><summary>{said}</summary>{trace}{logs}</details>"
+        return f"<p>{what}</p>"
+    return f"<details{' open' if unfolded else ''}><summary>{what}</summary>{trace}{logs}</details>"
 
 
 # ------------------------------------------------------------ events and log
 
 
+def events_title(figures: Figures) -> str:
+    there = {event.kind for event in figures.record.events}
+    *before, last = [name for kind, name in KINDS.items() if kind in there] or [""]
+    return f"{', '.join(before)}{' and ' if before else ''}{last}".capitalize()
+
+
 def events(figures: Figures) -> str:
     record = figures.record
-    told = [event for event in record.events if event.kind in ("death", "retry", "recall")]
+    told = [event for event in record.events if event.kind in KINDS]
     if not told:
         return ""
     counts = Counter(event.kind for event in told)
+    workers = _workers_of(figures, told)
     task_of = dict(zip(record.columns.number, record.columns.task, strict=True))
     told.sort(key=lambda event: (event.kind != "death", event.at))
     rows = []
@@ -177,20 +204,39 @@ def events(figures: Figures) -> str:
         run = (
             record.run_name(event.number, task_of[event.number]) if event.number in task_of else ""
         )
-        worker = figures.names[event.worker] if event.worker >= 0 else ""
+        known = workers.get(event, event.worker)
+        worker = figures.names[known] if known >= 0 else ""
         kind = "<span class=bad>death</span>" if event.kind == "death" else event.kind
         rows.append(
             f"<tr><th scope=row>{kind}</th><td>{seconds(event.at - record.started)}</td><td class=left>{escape(run)}</td>"
             f'<td class=left>{escape(worker)}</td><td class="left wrap">{escape(pieces.cut(event.text, 300))}</td></tr>'
         )
-    plural = {"death": "death", "retry": "retry", "recall": "recall"}
-    summary = ", ".join(many(count, plural[kind]) for kind, count in counts.items())
+    summary = ", ".join(many(count, kind) for kind, count in counts.items())
     left = len(told) - len(rows) + record.events_left_out
     return (
         f"<p>{summary}.</p>"
         + pieces.table("", ("what", "at", "run", "worker", ""), rows)
         + (pieces.more(left, "event") if left > 0 else "")
     )
+
+
+def _workers_of(figures: Figures, events: list[EventRow]) -> dict[EventRow, int]:
+    """Where the attempts were that were retried: the first retry of a run is after its first attempt."""
+    columns = figures.record.columns
+    retries = [event for event in events if event.kind == "retry"]
+    wanted = {event.number for event in retries}
+    worker_of = {
+        (number, attempt): worker
+        for number, attempt, worker in zip(
+            columns.number, columns.attempt, columns.worker, strict=True
+        )
+        if number in wanted
+    }
+    found, attempts = {}, Counter[int]()
+    for event in sorted(retries, key=lambda event: event.at):
+        attempts[event.number] += 1
+        found[event] = worker_of.get((event.number, attempts[event.number]), -1)
+    return found
 
 
 def logs(figures: Figures) -> str:

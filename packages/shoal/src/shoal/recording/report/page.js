@@ -141,7 +141,9 @@
     for (const t of ticks) {
       const x = gutter + (t - view.from) * scale;
       context.fillRect(x, AXIS - 4, 1, 4);
-      context.fillText(moment(t, every), x + 3, AXIS / 2);
+      const text = moment(t, every), wide = context.measureText(text).width;
+      // The last one stands before its mark where it would not be whole behind it.
+      context.fillText(text, x + 3 + wide > width ? x - 3 - wide : x + 3, AXIS / 2);
     }
     context.save();
     context.beginPath();
@@ -219,7 +221,7 @@
     context.font = "11px system-ui, sans-serif";
     context.fillStyle = palette.faint;
     context.fillText("runs at once", 4, 22);
-    context.fillText(`at most ${most < 10 ? Number(most.toFixed(1)) : Math.round(most)}`, 4, 38);
+    context.fillText(`mean, at most ${most < 10 ? Number(most.toFixed(1)) : Math.round(most)}`, 4, 38);
     context.fillStyle = palette.tasks.length ? palette.link : palette.faint;
     context.globalAlpha = 0.6;
     context.beginPath(); // one shape: bars side by side would show seams

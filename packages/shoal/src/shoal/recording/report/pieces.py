@@ -50,5 +50,12 @@ def cut(text: str, most: int) -> str:
 
 
 def ticked(text: str) -> str:
-    """What stands between backticks as code; a name may hold one itself, which then is nothing but a character."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
+    """What stands between backticks as code; a name may hold one itself, which then is nothing but a character. No line ends
+    between a number and its unit.
+    """
+    found = r"`([^`]*)`|(?<=\d) (?=%|(?:µs|ms|s|min|h|B|kB|MB|GB|TB)\b)"
+    return re.sub(
+        found,
+        lambda match: "&nbsp;" if match[1] is None else f"<code>{match[1]}</code>",
+        escape(text),
+    )

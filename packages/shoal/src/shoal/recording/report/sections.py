@@ -32,7 +32,7 @@ def body(figures: Figures, advice: list[Advice], timeline: Packed) -> str:
         ("path", "Critical path", times.path(figures, css)),
         ("tasks", "How long runs took and waited", times.tasks(figures, css)),
         ("workers", "What workers did", times.workers(figures)),
-        ("events", "Deaths, retries and recalls", outcome.events(figures)),
+        ("events", outcome.events_title(figures), outcome.events(figures)),
         ("bytes", "Bytes moved", times.bytes_(figures, css)),
         ("logs", "Log", outcome.logs(figures)),
     ]

@@ -26,7 +26,12 @@ TASKS, NODES, RUNNERS, STEPS = 200, 60, 50, 30
 TIME = (
     ("runs", "Runs", "--c2", "functions of tasks"),
     ("messages", "Scheduling and messages", "--c1", "a run was ready, and had not begun"),
-    ("idle", "Idle", "--c6", "nothing was ready to run"),
+    (
+        "idle",
+        "Idle",
+        "--c6",
+        "nothing was ready: what was left waited for other runs, a limit or a retry, or was not submitted yet",
+    ),
     ("over", "After the last run", "--c5", "nothing was left to run on this worker"),
     (
         "absent",
@@ -162,8 +167,7 @@ def tasks(figures: Figures, css: Mapping[int, str]) -> str:
     waits = [what for what in WAITS if any(task.waits[what].count for task in shown)]
     rows = [
         f"<tr><th scope=row>{pieces.swatch(css[task.index])}{escape(task.name)}</th><td>{_states_of(task)}</td>"
-        f"<td>{seconds(task.seconds.total)}</td><td>{seconds(task.seconds.median)}</td><td>{seconds(task.seconds.high)}</td>"
-        f"<td>{seconds(task.seconds.most)}</td>"
+        + "".join(f"<td>{took}</td>" for took in _took(task))
         + "".join(f"<td>{_wait(task, what)}</td>" for what in waits)
         + "</tr>"
         for task in shown
@@ -208,6 +212,14 @@ def _states_of(task: TaskFigures) -> str:
     ]
     told = f"<small{' class=bad' if task.bad else ''}>{', '.join(others)}</small>" if others else ""
     return f"{task.runs:,}{told}"
+
+
+def _took(task: TaskFigures) -> list[str]:
+    """How long attempts took; nothing is told where none began."""
+    spread = task.seconds
+    if not spread.count:
+        return [""] * 4
+    return [seconds(value) for value in (spread.total, spread.median, spread.high, spread.most)]
 
 
 def _wait(task: TaskFigures, what: str) -> str:
@@ -277,7 +289,7 @@ def bytes_(figures: Figures, css: Mapping[int, str]) -> str:
     if len(messages):
         runs = sum(messages.runs)
         parts.append(
-            f"<p>{many(len(messages), 'message')} to workers carried {many(runs, 'run')}"
+            f"<p>{many(len(messages), 'message')} to workers carried {many(runs, 'attempt')}"
             + (f" and {size(sent)}" if sent else "")
             + (f"; {size(back)} came back" if back else "")
             + ".</p>"
