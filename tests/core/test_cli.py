@@ -665,9 +665,14 @@ def started(folder: Path, *command: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("flow", ["tasks", "processes", "coroutine"])
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+    ("flow", "number", "code"),
+    [
+        pytest.param("tasks", signal.SIGINT, 130, id="tasks-ctrl-c"),
+        pytest.param("tasks", signal.SIGTERM, 143, id="tasks-sigterm"),
+        pytest.param("processes", signal.SIGINT, 130, id="processes-ctrl-c"),
+        pytest.param("coroutine", signal.SIGTERM, 143, id="coroutine-sigterm"),
+    ],
 )
 def test_a_signal_ends_the_flow_quietly(
     tmp_path: Path, flow: str, number: signal.Signals, code: int
@@ -701,6 +706,7 @@ def test_a_flow_that_takes_notice_of_a_signal_has_the_last_word(tmp_path: Path) 
     assert "Stopped" not in err
 
 
+@pytest.mark.slow  # a quarter of the standard library is read before
 def test_the_demo_says_what_was_stopped(tmp_path: Path) -> None:
     command = [SHOAL, "demo", "--runner", "threads:1"]
     with subprocess.Popen(

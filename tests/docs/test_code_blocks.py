@@ -74,6 +74,8 @@ NEEDS = {
 LARGE = {"docs/gallery/pandas.md", "docs/gallery/scikit-learn.md"}
 #: Pages that a reader sees first: the others are slow.
 FIRST = {"README.md", "docs/index.md", "docs/first-steps.md"}
+#: Commands that take seconds of a processor: this one reads the whole standard library.
+LONG = {"shoal demo"}
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,9 @@ def test_tests_of_a_page_pass(page: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "command"),
     [
-        (page, command) if page in FIRST else pytest.param(page, command, marks=pytest.mark.slow)
+        (page, command)
+        if page in FIRST and command not in LONG
+        else pytest.param(page, command, marks=pytest.mark.slow)
         for page in pages()
         for command in commands_of(page)
     ],

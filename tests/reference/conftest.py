@@ -1,9 +1,27 @@
 """The examples sleep for seconds; here a second takes a hundredth of one."""
 
 import asyncio
+import shlex
 import time
+from collections.abc import Callable
 
 import pytest
+from shoal.cli.app import invoke
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    """Carries out a line of a page, `prefect` replaced, in this process; gives what it prints."""
+
+    def run(line: str) -> str:
+        program, *arguments = shlex.split(line)
+        assert program == "shoal"
+        code = invoke(arguments)
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out
+
+    return run
 
 
 @pytest.fixture

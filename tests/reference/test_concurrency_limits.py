@@ -5,11 +5,9 @@ Imports are renamed, and one slip is corrected: the page enters the class `Orion
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import sys
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from shoal.exceptions import ConcurrencyLimitError, InvalidOption
@@ -17,6 +15,9 @@ from shoal.limits import ConcurrencyLimit, ConcurrencyLimits
 from shoal.limits.sqlite import SqliteStore
 
 from tests.limits.tools import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.fixture(autouse=True)
@@ -26,22 +27,11 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def command(line: str) -> str:
-    """Types a line of the page, `prefect` replaced, in a shell of its own."""
-    program, *arguments = shlex.split(line)
-    installed = Path(sys.executable).with_name(program)
-    done = subprocess.run(
-        [installed, *arguments], capture_output=True, text=True, check=False, timeout=50
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 # ---------------------------------------------------------------------- the command
 
 
 @pytest.mark.parametrize("name", ["concurrency-limit", "concurrency_limit"])
-def test_the_command(name: str) -> None:
+def test_the_command(name: str, command: Callable[[str], str]) -> None:
     command(f"shoal {name} create small_instance 10")
     assert (
         ConcurrencyLimits().read_concurrency_limit_by_tag("small_instance").concurrency_limit == 10

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -25,7 +22,7 @@ from shoal.limits import (
 from shoal.testing.section_10_limits import limits_of_a_test
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture(autouse=True)
@@ -50,24 +47,11 @@ class Crowd:
             self._now -= 1
 
 
-def command(line: str) -> str:
-    """Types a line, `prefect` replaced, in a shell of its own."""
-    program, *arguments = shlex.split(line)
-    installed = Path(sys.executable).with_name(program)
-    done = subprocess.run(
-        [installed, *arguments], capture_output=True, text=True, check=False, timeout=50
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 # ---------------------------------------------------------------------- the command
 
 
-@pytest.mark.parametrize(
-    "name", ["gcl", pytest.param("global-concurrency-limit", marks=pytest.mark.slow)]
-)
-def test_the_command(name: str, limits: ConcurrencyLimits) -> None:
+@pytest.mark.parametrize("name", ["gcl", "global-concurrency-limit"])
+def test_the_command(name: str, limits: ConcurrencyLimits, command: Callable[[str], str]) -> None:
     command(f"shoal {name} create my-concurrency-limit --limit 5 --slot-decay-per-second 1.0")
     assert "my-concurrency-limit" in command(f"shoal {name} ls")
     shown = json.loads(command(f"shoal {name} inspect my-concurrency-limit -o json"))
