@@ -187,7 +187,7 @@ def test_what_is_small_waits_for_nothing_that_takes_its_time(
     monkeypatch.setattr(writer, "_store", slow)
     writer.run(0, key(1), bytes(LARGE))
     begins.wait()
-    writer.after_first(goes_on.wait)
+    writer.afterwards(goes_on.wait)
     writer.run(0, key(2), 2)
     while key(2) not in read_contents(folder / "journal"):
         time.sleep(0.001)

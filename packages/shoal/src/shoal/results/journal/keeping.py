@@ -66,13 +66,14 @@ class KeptRunner:
         self._submit_map = dispatcher.submit_map
         self._state_of = dispatcher.state_of
         self._perform = dispatcher._perform
+        self._close = dispatcher.close
         self._complete = scheduler.complete
         self._settle = scheduler.settle
         self._element_completed = scheduler.element_completed
         self._elements_completed = scheduler.elements_completed
         #: Whether ends are told with the lock held.
         self._locked = not dispatcher.capabilities.pulls
-        for name in ("submit", "submit_map", "state_of"):
+        for name in ("submit", "submit_map", "state_of", "close"):
             setattr(dispatcher, name, getattr(self, name))
         dispatcher._perform = self.perform
         for name in ("complete", "settle", "elements_completed"):
@@ -217,6 +218,11 @@ class KeptRunner:
         if future._phase == COMPLETED and self._journal.is_reused(future._number):
             state.name = "Cached"
         return state
+
+    def close(self) -> None:
+        """See `Dispatcher`. The runner is about to stop its workers, and what these keep is gone with them."""
+        self._close()
+        self._journal.writer.wait()
 
     # ------------------------------------------------------------------ runs complete
 

@@ -149,7 +149,7 @@ class _Journals:
         except OSError as error:
             writer.give_up(error)
         if resumes is None:
-            writer.after_first(prune)
+            writer.afterwards(_prune)
         return _Kept(run, journal, resumes)
 
     def _nested(self, kept: _Kept, run: FlowRun) -> None:
@@ -282,6 +282,13 @@ def _tell_way_on(run: FlowRun, state: State[Any]) -> None:
             library_logger().error("%s", way)
     else:
         library_logger().error("%s", way)
+
+
+def _prune() -> None:
+    try:
+        prune()
+    except Exception as error:
+        library_logger().warning("Old journals could not be removed: %s", in_words(error))
 
 
 def _after_fork() -> None:

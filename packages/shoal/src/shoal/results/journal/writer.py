@@ -6,6 +6,7 @@
 What is mutable is pickled by who says that the run has completed, before anybody has its value: what is done with that later must
 not get into the journal. The rest waits here: numbers and strings as they are, and values that an execution system keeps.
 What may take its time, these and large ones and the removal of old journals, is the second thread's: what is small never waits for it.
+What an execution system keeps is gone with it: who stops that waits here until it was fetched.
 
 The first error of the disk ends the remembering, and never the flow.
 
@@ -18,11 +19,13 @@ import pickle
 import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.calls import Handle
+from shoal.exceptions import ResultLost
 from shoal.logs import library_logger
 from shoal.results.journal import contents
 from shoal.results.journal.contents import PICKLED, PLAIN, PLAIN_TYPES, STORED
@@ -134,13 +137,21 @@ class Writer:
         self._awake = False
         self._something = threading.Event()
         self._closing = threading.Event()
-        self._second: ThreadPoolExecutor | None = ThreadPoolExecutor(1, f"shoal-journal-2-{run}")
         self._values: Storage | None = None
         self._refused: set[int] = set()
-        self._after_first: Callable[[], object] | None = None
+        self._actions: deque[Callable[[], object]] = deque()
+        self._slow: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._slow_is_over = False
         self._ended = b""
         self.broken = False
+        self._is_elsewhere = False
+        self._closed = False
         self._giving_up = threading.Lock()
+        # No executor, which takes nothing more once the main thread has ended: flow runs of others go on then.
+        self._second = threading.Thread(
+            target=self._work_slowly, name=f"shoal-journal-2-{run}", daemon=True
+        )
+        self._second.start()
         self._thread = threading.Thread(target=self._work, name=f"shoal-journal-{run}", daemon=True)
         self._thread.start()
 
@@ -163,6 +174,8 @@ class Writer:
             key: the run's.
             value: what `pickled` made of it.
         """
+        if isinstance(value, Handle):
+            self._is_elsewhere = True
         self._put((task, key, value))
 
     def runs(self, task: int, keys: bytes, values: list[Any]) -> None:
@@ -185,9 +198,20 @@ class Writer:
         self._awake = True
         self._something.set()
 
-    def after_first(self, action: Callable[[], object]) -> None:
-        """Something that may take its time, for the second thread, once it is written what there is."""
-        self._after_first = action
+    def afterwards(self, action: Callable[[], object]) -> None:
+        """Something that may take its time, for the second thread, once it is written what was said before."""
+        self._actions.append(action)
+        if not self._awake:
+            self._wake()
+
+    def wait(self) -> None:
+        """Waits until what was said before is here, if an execution system keeps any of it."""
+        if not self._is_elsewhere or self.broken:  # a child that was forked has nobody to wait for
+            return
+        done = threading.Event()
+        self.afterwards(done.set)
+        if not self._closed:
+            done.wait()
 
     def close(self) -> None:
         """Writes all that was said before, and closes the file; from any thread, once."""
@@ -209,33 +233,42 @@ class Writer:
             self._something.clear()
             self._awake = False  # before it looks: who comes from here on wakes it again
             last = self._closing.is_set()
-            self._try_to_write()
-            action, self._after_first = self._after_first, None
-            if action is not None:
-                self._later(self._do, action)
+            self._take_turn()
             if last:
                 break
-        second, self._second = self._second, None
-        if second is not None:
-            second.shutdown()
+        self._slow.put(None)
+        self._second.join()
+        self._slow_is_over = True
         while self._queue or self._maps:
-            self._try_to_write()
+            self._take_turn()
+        self._closed = True
+        self._take_turn()  # for who saw that it was not closed
         if self.broken and self._ended:
             with suppress(OSError):  # that it cannot be written was said
                 self._file.write(self._ended)
 
-    def _later(self, action: Callable[..., object], *args: Any) -> None:
-        """Has the second thread do something; at the end there is no other than this."""
-        if self._second is None:
-            action(*args)
-        else:
-            self._second.submit(action, *args)
+    def _take_turn(self) -> None:
+        actions = len(self._actions)  # before it looks: what was said before these is written
+        self._try_to_write()
+        for _ in range(actions):
+            self._later(self._actions.popleft())
 
-    def _do(self, action: Callable[[], object]) -> None:
-        try:
+    def _later(self, action: Callable[[], object]) -> None:
+        """Has the second thread do something; at the end there is no other than this."""
+        if self._slow_is_over:
             action()
-        except Exception as error:
-            library_logger().warning("Old journals could not be removed: %s", in_words(error))
+        else:
+            self._slow.put(action)
+
+    def _work_slowly(self) -> None:
+        while True:
+            action = self._slow.get()
+            if action is None:
+                break
+            try:
+                action()
+            except BaseException as error:
+                self.give_up(error)
 
     def _try_to_write(self) -> None:
         try:
@@ -309,7 +342,7 @@ class Writer:
         kinds = bytearray()
         for key, value in zip(contents.split(of_all), values, strict=True):
             if _is_large(value):
-                self._later(self._write_large, task, key, value)
+                self._later(partial(self._write_large, task, key, value))
                 continue
             kept.append(key)
             kind = type(value)
@@ -338,12 +371,13 @@ class Writer:
             self.give_up(error)
 
     def refuse(self, task: int, error: BaseException) -> None:
-        """A value cannot be written: that run is not remembered; said once a task."""
+        """A value cannot be had, or not be pickled: that run is not remembered; said once a task."""
         if task not in self._refused:
             self._refused.add(task)
             library_logger().warning(
-                "Not every run of %r is remembered: a value cannot be pickled (%s)",
+                "Not every run of %r is remembered: a value %s (%s)",
                 self._source.name_of(task),
+                "is gone" if isinstance(error, ResultLost) else "cannot be pickled",
                 in_words(error),
             )
 
