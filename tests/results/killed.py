@@ -2,7 +2,8 @@
 
     python -m tests.results.killed processes:2 --times 100
 
-Each task run writes a line to a trace when it ends. What the journal says after the kill is compared with the trace of the process
+Each task run writes a line to a trace when it ends, and the driver is killed when there are as many as a random number says: so it is
+at work, however fast the runner and the machine are. What the journal says after the kill is compared with the trace of the process
 that goes on: nothing that stands in the journal may be executed again, and all that ended more than 100 ms before the kill has to
 stand there.
 """
@@ -13,6 +14,7 @@ import argparse
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,7 @@ from shoal.results.journal import find
 from shoal.results.journal.contents import unpack_values
 from shoal.results.journal.reading import read_contents
 
-__all__ = ["EXPECTED", "TOTAL", "Killed", "fail_and_resume", "kill_and_resume"]
+__all__ = ["EXPECTED", "RUNS", "TOTAL", "Killed", "fail_and_resume", "kill_and_resume"]
 
 SCRIPT = """
 import os, sys, time
@@ -96,6 +98,9 @@ if __name__ == "__main__":
 #: What the flow gives.
 EXPECTED = sum(range(500)) + sum(1000 * i for i in range(2, 10))
 
+#: How many runs it has.
+RUNS = 549
+
 
 class Killed(NamedTuple):
     """What one kill has shown.
@@ -107,6 +112,7 @@ class Killed(NamedTuple):
         oldest: of what had ended and did not stand in the journal, how long before the kill that was, in seconds.
         after: how long after the kill a worker was still at work, in seconds.
         value: whether the value was right.
+        amid: whether runs were still to come when it was killed.
     """
 
     completed: int
@@ -115,6 +121,7 @@ class Killed(NamedTuple):
     oldest: float
     after: float
     value: bool
+    amid: bool
 
 
 def fail_and_resume(runner: str, then: str, folder: Path) -> tuple[set[int], set[int], bool]:
@@ -160,23 +167,24 @@ def _prepared(runner: str, folder: Path) -> tuple[list[str], dict[str, str], Pat
     return [sys.executable, str(script), runner], environment, trace
 
 
-def kill_and_resume(runner: str, folder: Path, moment: float) -> Killed:
+def kill_and_resume(runner: str, folder: Path, ended: int, later: float = 0.0) -> Killed:
     """Kills one driver, and goes on.
 
     Args:
         runner: its name.
         folder: an empty one.
-        moment: how many seconds after the flow's body has begun.
+        ended: it is killed when so many runs have ended, of the `RUNS` that there are; with 0 as soon as the flow's body has begun.
+        later: seconds from then to the kill.
     """
     command, environment, trace = _prepared(runner, folder)
     os.environ["SHOAL_HOME"] = environment["SHOAL_HOME"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as driver:
         deadline = time.monotonic() + 100
-        while not Path(f"{trace}.started").exists():
+        while not Path(f"{trace}.started").exists() or len(_read(trace)) < ended:
             if driver.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the flow has not begun")
+                raise RuntimeError(f"not as many as {ended} runs have ended")
             time.sleep(0.001)
-        time.sleep(moment)
+        time.sleep(later)
         driver.send_signal(signal.SIGKILL)
         killed = time.monotonic()
         driver.wait()
@@ -200,6 +208,7 @@ def kill_and_resume(runner: str, folder: Path, moment: float) -> Killed:
         max(lost, default=0.0),
         max((when - killed for when in before.values()), default=0.0),
         done.stdout.split()[-1] == str(EXPECTED),
+        TOTAL not in before,
     )
 
 
@@ -210,7 +219,8 @@ TOTAL = 999
 def _read(trace: Path) -> dict[int, float]:
     if not trace.exists():
         return {}
-    lines = [line.split() for line in trace.read_text(encoding="utf-8").splitlines()]
+    written, _, _ = trace.read_text(encoding="utf-8").rpartition("\n")  # a line may be half there
+    lines = [line.split() for line in written.splitlines()]
     return {int(i): float(when) for i, when in lines}
 
 
@@ -234,18 +244,17 @@ def _main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runner")
     parser.add_argument("--times", type=int, default=100)
-    parser.add_argument("--longest", type=float, default=1.5, help="seconds to the latest kill")
     given = parser.parse_args()
     found = []
     for _ in range(given.times):
         with tempfile.TemporaryDirectory() as folder:
-            found.append(
-                kill_and_resume(given.runner, Path(folder), random.uniform(0, given.longest))
-            )
+            ended, later = random.randrange(RUNS), random.uniform(0, 0.02)
+            found.append(kill_and_resume(given.runner, Path(folder), ended, later))
+    oldest = [one.oldest * 1e3 for one in found]
     print(
-        f"{given.runner}: {len(found)} kills, {sum(one.completed > 0 for one in found)} with something in the journal; "
+        f"{given.runner}: {len(found)} kills, {sum(one.amid for one in found)} of them at work, {sum(one.completed > 0 for one in found)} with something in the journal; "
         f"wrong values {sum(not one.value for one in found)}; executed again though in the journal {sum(one.again for one in found)}; "
-        f"oldest completion lost {max(one.oldest for one in found) * 1e3:.0f} ms; "
+        f"oldest completion lost {max(oldest):.0f} ms, median {statistics.median(oldest):.0f} ms; "
         f"workers at work after it {max(one.after for one in found) * 1e3:.0f} ms"
     )
     return int(any(one.again or not one.value for one in found))
