@@ -595,13 +595,14 @@ def test_who_is_given_up_holds_no_slot(kind: str, monkeypatch: pytest.MonkeyPatc
 
 
 SCRIPT = """
-import sys
+import select, sys
 from shoal.concurrency.sync import concurrency
 try:
     with concurrency("one", lease_duration=1000):
         print("held", flush=True)
         if sys.argv[1] == "hold":
-            sys.stdin.read()
+            while not select.select([sys.stdin], [], [], 0.01)[0]:
+                pass  # an interrupt just before a long wait would be told after it
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """

@@ -23,6 +23,7 @@ from shoal.limits.opening import open_store
 from shoal.limits.postgres import PostgresStore
 from shoal.limits.settings import limits_in_use
 from shoal.limits.slots import SlotKeeper
+from shoal.limits.store import Rate
 
 from tests.limits.tools import acquire, ask, eventually, full, got, output, slots, wants
 
@@ -97,6 +98,18 @@ def test_a_password_is_never_shown(url: str) -> None:
     assert not store.may_pass(caught.value)  # it was never reached
 
 
+def test_a_database_of_version_1_is_taken_over(store: PostgresStore, postgres: Server) -> None:
+    """It has no table of what rates have given out."""
+    store.upsert("db", 3)
+    store.close()
+    with psycopg.connect(postgres.url) as connection:
+        connection.execute("DROP TABLE shoal.given_out; UPDATE shoal.version SET number = 1")
+    for _ in range(2):
+        assert got(ask(store, ["api"], "a", None, rate=Rate(10, 1.0))) == {"api"}
+        store.close()
+    assert [limit.name for limit in store.read_all(None, 0)] == ["api", "db"]
+
+
 def test_a_newer_database_is_an_error_that_names_both_versions(
     store: PostgresStore, postgres: Server
 ) -> None:
@@ -104,7 +117,7 @@ def test_a_newer_database_is_an_error_that_names_both_versions(
     store.close()
     with psycopg.connect(postgres.url) as connection:
         connection.execute("UPDATE shoal.version SET number = 7")
-    with pytest.raises(ConcurrencyLimitError, match=r"version 7.*up to 1") as caught:
+    with pytest.raises(ConcurrencyLimitError, match=r"version 7.*up to 2") as caught:
         store.upsert("db", 2)
     assert not store.may_pass(caught.value)
 

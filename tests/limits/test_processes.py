@@ -18,11 +18,11 @@ from shoal.limits.opening import open_store
 from shoal.limits.slots import SlotKeeper
 from shoal.limits.sqlite import SqliteStore
 
+from tests.limits.killed import kill_holders
 from tests.limits.tools import (
     ask,
-    assert_no_faster_than,
+    assert_no_more_in_a_second,
     eventually,
-    full,
     go,
     got,
     line,
@@ -347,27 +347,13 @@ def test_eight_processes_fight_for_one_slot_two_thousand_times(
     assert turns <= 3 * min(had.values()), had
 
 
-DIES = """
-    import os, signal, sys, threading
-    from shoal.limits.slots import KEEPER
-    from tests.limits.tools import acquire, wants
-    KEEPER.request(wants(["many"], f"{sys.argv[1]}", 2.0), lambda _: os.kill(os.getpid(), signal.SIGKILL))
-    threading.Event().wait(50)
-"""
-
-
 @pytest.mark.slow
-def test_slots_of_processes_that_were_killed_come_back(store: LimitStore, python: Python) -> None:
+@pytest.mark.usefixtures("kind")
+def test_slots_of_drivers_that_were_killed_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """SPEC 10.2. None is lost, and none is there twice."""
-    store.upsert("many", 20)
-    for part in range(0, 20, 4):
-        processes = [python(DIES, str(number)) for number in range(part, part + 4)]
-        for process in processes:
-            process.communicate(timeout=50)
-            assert process.returncode == -signal.SIGKILL
-    eventually(lambda: not slots(store, "many"), 20)
-    assert got(ask(store, ["many"], "all", occupy=20)) == {"many"}
-    assert full(ask(store, ["many"], "one more")) == {"many"}
+    monkeypatch.setenv("SHOAL_LIMITS_LEASE_SECONDS", "5")
+    found = kill_holders(12)
+    assert found.is_right(), found
 
 
 RATED = """
@@ -400,4 +386,4 @@ def test_processes_share_a_rate(python: Python) -> None:
     lines = [output(process).splitlines() for process in begin_together(python, RATED, number=4)]
     assert all(lines)
     calls = [tuple(map(float, line.split())) for part in lines for line in part]
-    assert_no_faster_than(100, [(asked, begun) for asked, begun in calls])
+    assert_no_more_in_a_second(100, [(asked, begun) for asked, begun in calls])

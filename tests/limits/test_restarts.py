@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from shoal.limits.postgres import PostgresStore
 
-from tests.limits.tools import assert_no_faster_than, eventually, go, line, next_line, slots
+from tests.limits.tools import assert_no_more_in_a_second, eventually, go, line, next_line, slots
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -119,7 +119,7 @@ def test_a_server_that_is_started_anew_under_load(
         changes = sorted([(e, -n) for _, e, n in held] + [(b, n) for b, _, n in held])
         assert max(itertools.accumulate(change for _, change in changes)) <= limit, name
     calls = [(float(asked), float(begun)) for what, asked, begun, _ in notes if what == "calls"]
-    assert_no_faster_than(PER_SECOND, calls)
+    assert_no_more_in_a_second(PER_SECOND, calls)
     with closing(PostgresStore(postgres.url)) as store:
         for name in LIMITS:
             eventually(lambda name=name: (slots(store, name), line(store, name)) == ([], []))

@@ -13,6 +13,7 @@ from shoal.exceptions import ConcurrencyLimitError
 from shoal.limits import sqlite as limits_sqlite
 from shoal.limits.settings import limits_in_use
 from shoal.limits.sqlite import SqliteStore
+from shoal.limits.store import Rate
 
 from tests.limits.tools import ask, full, got, line, output, slots, taken, wants
 
@@ -164,6 +165,20 @@ def test_a_file_of_version_1_is_taken_over(store: SqliteStore, file: Path, clock
     assert slots(store, "tag:db") == []
 
 
+def test_a_file_of_version_2_is_taken_over(store: SqliteStore, file: Path) -> None:
+    """It has no table of what rates have given out."""
+    store.upsert("db", 3)
+    store.close()
+    connection = sqlite3.connect(file)
+    connection.executescript("DROP TABLE given_out; PRAGMA user_version = 2")
+    connection.close()
+    assert got(ask(store, ["api"], "a", None, rate=Rate(10, 1.0))) == {"api"}
+    assert [(limit.name, limit.limit) for limit in store.read_all(None, 0)] == [
+        ("api", 2),
+        ("db", 3),
+    ]
+
+
 def test_a_newer_file_is_an_error_that_names_both_versions(store: SqliteStore, file: Path) -> None:
     store.upsert("db", 1)
     store.close()
@@ -171,7 +186,7 @@ def test_a_newer_file_is_an_error_that_names_both_versions(store: SqliteStore, f
     connection.execute(f"PRAGMA user_version = {limits_sqlite.VERSION + 1}")
     connection.close()
     before = file.read_bytes()
-    with pytest.raises(ConcurrencyLimitError, match=r"version 3.*up to 2"):
+    with pytest.raises(ConcurrencyLimitError, match=r"version 4.*up to 3"):
         store.upsert("db", 2)
     assert file.read_bytes() == before
 

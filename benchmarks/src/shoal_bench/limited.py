@@ -208,7 +208,10 @@ def _fights(barrier: Any, place: int, turns: int) -> list[tuple[float, float, in
 
 
 def _rated(barrier: Any, place: int, per_second: int, seconds: float) -> list[float]:
-    """When calls began under a rate."""
+    """When calls began under a rate, from when all can reach the store."""
+    with concurrency(NAME):
+        pass
+    barrier.wait()
     end = time.monotonic() + seconds
     calls = []
     while (left := end - time.monotonic()) > 0:

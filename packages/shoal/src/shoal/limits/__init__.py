@@ -3,6 +3,7 @@
     settings.py   where limits are kept; whether there are any
     store.py      what a store of limits does, and the data it speaks of
     deciding.py   whether who asks gets slots
+    windows.py    what rates have given out of late
     tables.py     what every store does, in SQL
     showing.py    limits as they are shown
     transaction.py  what that is written in

@@ -14,21 +14,35 @@ if TYPE_CHECKING:
 
     from shoal.limits.store import Answer, Request
 
-__all__ = ["AHEAD", "STANDING", "LinePlace", "Row", "Use", "Verdict", "decide", "free_of_limits"]
+__all__ = [
+    "AHEAD",
+    "STANDING",
+    "Given",
+    "LinePlace",
+    "Row",
+    "Use",
+    "Verdict",
+    "decide",
+    "free_of_limits",
+]
 
 #: Seconds for which a waiter keeps its places in line without asking again.
 STANDING = 5.0
 
 #: Seconds that slots of a rate are given out ahead of their time. So no slot's time passes by unused while who has
 #: asked for it is being told.
-AHEAD = 0.05
+AHEAD = 0.15
+
+#: How much faster than it says a rate gives out slots after nobody came for some; how many it gives out in a window is seen
+#: to beside it.
+CATCHING_UP = 1.1
 
 #: What is left of a sum of floats that should be 0.
 ALMOST = 1e-6
 
 
 class Row(NamedTuple):
-    """A limit that is locked; see `Limit`. What is stored of it falls by `decay` a second since `stored_at`."""
+    """A limit; see `Limit`. What is stored of it falls by `pace` a second since `stored_at`."""
 
     name: str
     slots: int
@@ -39,9 +53,14 @@ class Row(NamedTuple):
     rate_count: int | None
     rate_seconds: float | None
 
+    @property
+    def pace(self) -> float:
+        """Slots that are free again each second."""
+        return self.decay if self.rate_count is None else CATCHING_UP * self.decay
+
     def level(self, now: float) -> float:
         """What is left of `stored`."""
-        return max(0.0, self.stored - self.decay * max(0.0, now - self.stored_at))
+        return max(0.0, self.stored - self.pace * max(0.0, now - self.stored_at))
 
 
 class Use(NamedTuple):
@@ -60,6 +79,18 @@ class Use(NamedTuple):
     mine: int = 0
     ends: float | None = None
     own: int = 0
+
+
+class Given(NamedTuple):
+    """What a rate has given out.
+
+    Attributes:
+        total: slots, ever.
+        opens: from when on no window has too many with those that are asked for.
+    """
+
+    total: int = 0
+    opens: float = 0.0
 
 
 class LinePlace(NamedTuple):
@@ -95,6 +126,7 @@ def decide(
     rows: Sequence[Row],
     uses: Mapping[str, Use],
     places: Sequence[LinePlace],
+    given: Mapping[str, Given],
     *,
     now: float,
     waited_seconds: float,
@@ -108,6 +140,7 @@ def decide(
         rows: its limits.
         uses: what of these is leased, by name.
         places: who stands in line there, itself too, in the order of the lines.
+        given: what of these was given out at a rate, by name.
         now: the store's clock.
         waited_seconds: how long its owner has waited.
         patience: how long it will wait at most.
@@ -135,8 +168,9 @@ def decide(
         use = uses[row.name]
         if row.decay and not use.mine:
             level = max(0.0, row.level(now) - use.over)
-            fit = _fit_decay(row, level, request, patience)
-            stored[row.name], after, wait = level + fit.charge, max(after, fit.after), fit.wait
+            opens = given[row.name].opens - now
+            wait, free_after = _fit_decay(row, level, opens, request, patience)
+            stored[row.name], after = level + request.occupy, max(after, free_after)
         elif row.decay or use.taken + row.stored + request.occupy <= row.slots:
             wait = None
         else:
@@ -185,28 +219,19 @@ def _next_ones(others: Iterable[LinePlace], names: Iterable[str]) -> frozenset[s
     return frozenset(first[name] for name in names if name in first)
 
 
-class _Fit(NamedTuple):
-    """How a request fits a limit with slot decay: seconds to wait before it can, what it costs, and from when on it counts."""
-
-    wait: float | None
-    charge: float
-    after: float
-
-
-def _fit_decay(row: Row, level: float, request: Request, patience: float | None) -> _Fit:
-    occupy = request.occupy
-    after = max(0.0, (level + occupy - row.slots - ALMOST) / row.decay)
+def _fit_decay(
+    row: Row, level: float, opens: float, request: Request, patience: float | None
+) -> tuple[float | None, float]:
+    """Seconds to wait before a request fits a limit with slot decay, `None` for none, and after which it may be used."""
+    over = level + min(request.occupy, row.slots) - row.slots - ALMOST
+    after = max(0.0, over / row.pace, opens)
     if request.lease_seconds is not None:
-        return _Fit(after or None, occupy, 0.0)
-    # More than the limit is paid for twice but for the limit: once before, for who came in the window before, and
-    # once after, for who comes in the window after. So no window has more than a rate's count.
-    charge = occupy + max(0, occupy - row.slots)
-    ahead = (level + min(occupy, row.slots) - row.slots) / row.decay - AHEAD
-    if ahead > ALMOST:
-        return _Fit(ahead, charge, after)
+        return after or None, 0.0
+    if after - AHEAD > ALMOST:
+        return after - AHEAD, after
     if patience is not None and after > patience:
-        return _Fit(after, charge, after)
-    return _Fit(None, charge, after)
+        return after, after
+    return None, after
 
 
 def _impossible(row: Row, request: Request) -> str | None:

@@ -42,7 +42,14 @@ __all__ = ["PostgresStore"]
 SCHEMA = "shoal"
 
 #: The number there that says how they look.
-VERSION = 1
+VERSION = 2
+
+GIVEN_OUT = """
+    CREATE TABLE given_out (
+        name TEXT NOT NULL, part BIGINT NOT NULL, total BIGINT NOT NULL, at DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (name, part)
+    )
+"""
 
 TABLES = (
     """
@@ -70,6 +77,7 @@ TABLES = (
     )
     """,
     "CREATE INDEX waiters_by_id ON waiters (id)",
+    GIVEN_OUT,
     "CREATE TABLE version (number INTEGER NOT NULL)",
     f"INSERT INTO version VALUES ({VERSION})",
 )
@@ -305,23 +313,34 @@ def _with_placeholders(sql: str) -> Any:
 
 
 def _prepare(connection: psycopg.Connection[Any], place: str) -> None:
-    """Makes the tables, if they are not there."""
+    """Makes the tables, or what they lack."""
     connection.execute(SESSION)
-    if not _has(connection, "pg_tables", schemaname=SCHEMA, tablename="version"):
+    if (version := _version(connection)) < VERSION:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (MAKING,))
-            if not _has(connection, "pg_tables", schemaname=SCHEMA, tablename="version"):
+            version = _version(connection)
+            if version == 0:
                 if not _has(connection, "pg_namespace", nspname=SCHEMA):
                     connection.execute(f"CREATE SCHEMA {SCHEMA}")
                 for statement in TABLES:
                     connection.execute(statement)
-    ((version,),) = connection.execute("SELECT number FROM version").fetchall()
+            elif version == 1:
+                connection.execute(GIVEN_OUT)
+                connection.execute(f"UPDATE version SET number = {VERSION}")
     if version > VERSION:
         raise ConcurrencyLimitError(
             tag="*",
             problem=f"the tables of limits in {place} are of version {version}, and this version of Shoal knows those up"
             f" to {VERSION}: install the one that made them, or a newer one",
         )
+
+
+def _version(connection: psycopg.Connection[Any]) -> int:
+    """The version of the tables; 0 if there are none."""
+    if not _has(connection, "pg_tables", schemaname=SCHEMA, tablename="version"):
+        return 0
+    ((version,),) = connection.execute("SELECT number FROM version").fetchall()
+    return int(version)
 
 
 def _has(connection: psycopg.Connection[Any], catalog: str, **names: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from shoal.limits.deciding import Row
 from shoal.limits.store import Holder, Lease, Limit, Rate, Waiter
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _limit(
             *(name, t.now),
         )
     )
-    level = max(0.0, stored - decay * max(0.0, t.now - stored_at))
+    level = Row(name, slots, active, decay, stored, stored_at, count, seconds).level(t.now)
     if not decay:
         level += sum(lease.occupy for lease in leases)
     rate = None if count is None or seconds is None else Rate(count, seconds)

@@ -50,7 +50,13 @@ __all__ = ["SqliteStore"]
 PATIENCE = 10.0
 
 #: The number in the file that says how its tables look.
-VERSION = 2
+VERSION = 3
+
+GIVEN_OUT = """
+    CREATE TABLE given_out (
+        name TEXT NOT NULL, part INTEGER NOT NULL, total INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (name, part)
+    )
+"""
 
 SCHEMA = (
     """
@@ -76,6 +82,7 @@ SCHEMA = (
     """,
     "CREATE INDEX waiters_by_id ON waiters (id)",
     "CREATE TABLE machine (start TEXT NOT NULL)",
+    GIVEN_OUT,
 )
 
 _io = threading.Lock()
@@ -269,10 +276,13 @@ class SqliteStore(SqlStore):
         version = _version(connection)
         if version == 1:
             _migrate_1(connection, now)
+        elif version == 2:
+            connection.execute(GIVEN_OUT)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
         elif version == 0:
             _make_tables(connection)
         if connection.execute("SELECT start FROM machine").fetchall() != [(start,)]:
-            _forget_the_start_before(connection, now, start, keep=version < VERSION)
+            _forget_the_start_before(connection, now, start, keep=version < 2)
         connection.execute("COMMIT")
 
 
@@ -372,6 +382,7 @@ def _forget_the_start_before(
         connection.execute("DELETE FROM leases")
         connection.execute("DELETE FROM waiters")
         connection.execute("UPDATE limits SET stored_at = ?", (now,))
+        connection.execute("UPDATE given_out SET at = ?", (now,))
 
 
 # ---------------------------------------------------------------------- forks

@@ -9,6 +9,7 @@ May import the standard library only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,9 +44,8 @@ TAG = "tag:"
 class Rate:
     """At most `count` slots in any time of `seconds`.
 
-    It is kept as a limit whose slots decay. In a window shorter than `seconds`, one takes less than
-    `burst + decay * seconds`, which must not be more than `count + 1`; what the decay leaves of that, 1.5 % of the
-    time, is for the delay between a slot's time and the call it is for.
+    It is kept as a limit whose slots decay, which spreads them over the time. That no window has more than `count` is
+    seen to beside it, by what was given out.
 
     Attributes:
         count: slots, at least 1.
@@ -57,13 +57,13 @@ class Rate:
 
     @property
     def burst(self) -> int:
-        """Slots that may be taken at the same moment."""
-        return max(1, self.count // 100)
+        """Slots that may be taken at the same moment: what comes in a hundredth of a second, and one."""
+        return min(self.count, 1 + math.ceil(self.count / self.seconds / 100))
 
     @property
     def decay(self) -> float:
         """Slots that are free again each second."""
-        return 0.985 * self.count / self.seconds
+        return self.count / self.seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What both stores do, in the SQL that both databases understand: three tables, limits, leases and waiters.
+"""What both stores do, in the SQL that both databases understand: tables of limits, leases, waiters, and what rates gave out.
 
     guarantees   Each method is one transaction. It first locks the rows of the limits that it is about, in the order of
                  their names, so what it counts still holds when it writes, and no two wait for each other.
@@ -23,12 +23,13 @@ from shoal.exceptions import ConcurrencyLimitError
 from shoal.limits.deciding import STANDING, LinePlace, Row, Use, decide, free_of_limits
 from shoal.limits.showing import shown_limits
 from shoal.limits.store import TAG, Acquired, Busy
+from shoal.limits.windows import given, note
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from shoal.limits.deciding import Verdict
+    from shoal.limits.deciding import Given, Verdict
     from shoal.limits.store import Answer, Limit, Request
     from shoal.limits.transaction import Query, Transaction
 
@@ -96,7 +97,7 @@ class SqlStore(ABC):
                 )
             self._change(t, name, **changes)
             if renamed:
-                for table in ("limits", "leases", "waiters"):
+                for table in ("limits", "leases", "waiters", "given_out"):
                     t.do(f"UPDATE {table} SET name = ? WHERE name = ?", new_name, name)
             return self._show(t, new_name or name)
 
@@ -128,7 +129,7 @@ class SqlStore(ABC):
                 return False
             t.lasting = True
             self._ring_all(t, name)
-            for table in ("leases", "waiters", "limits"):
+            for table in ("leases", "waiters", "given_out", "limits"):
                 t.do(f"DELETE FROM {table} WHERE name = ?", name)
             return True
 
@@ -172,6 +173,8 @@ class SqlStore(ABC):
             stored = float(active_slots)
             if not (row.decay if decay is None else decay) or not active_slots:
                 stored -= self._drop(t, name, taken, active_slots)
+        if limit is not None or decay is not None or active_slots is not None:
+            t.do("DELETE FROM given_out WHERE name = ?", name)
         if limit is not None or decay is not None:
             t.do("UPDATE limits SET rate_count = NULL, rate_seconds = NULL WHERE name = ?", name)
         t.do(
@@ -223,23 +226,26 @@ class SqlStore(ABC):
             if not rows:
                 return free_of_limits(request)
             uses, places = self._look(t, rows, request, stand=stand)
+            before = {row.name: given(t, row, request.occupy) for row in rows}
             decision = decide(
                 request,
                 rows,
                 uses,
                 places,
+                before,
                 now=t.now,
                 waited_seconds=waited_seconds or 0.0,
                 patience=patience,
                 passes=passes,
             )
-            self._carry_out(t, rows, request, decision, behind if stand else None)
+            self._carry_out(t, rows, before, request, decision, behind if stand else None)
         return decision.answer
 
     def _carry_out(
         self,
         t: Transaction,
         rows: Sequence[Row],
+        before: Mapping[str, Given],
         request: Request,
         decision: Verdict,
         behind: int | None,
@@ -254,10 +260,14 @@ class SqlStore(ABC):
             t.do("DELETE FROM waiters WHERE id = ?", request.holder.id)
         for address in decision.rings - {self.address}:
             t.ring(address)
-        for name, stored in decision.stored.items():
-            t.do("UPDATE limits SET stored = ?, stored_at = ? WHERE name = ?", stored, t.now, name)
         t.lasting = isinstance(answer, Acquired)
-        if t.lasting and request.lease_seconds is not None:
+        if not isinstance(answer, Acquired):
+            return
+        for row in rows:
+            if (stored := decision.stored.get(row.name)) is not None:
+                self._store(t, row.name, stored)
+                note(t, row, before[row.name], request.occupy, t.now + answer.after)
+        if request.lease_seconds is not None:
             names = [row.name for row in rows if row.active]
             self._lease(t, names, request, request.lease_seconds)
 
@@ -331,10 +341,10 @@ class SqlStore(ABC):
         return uses
 
     def _take_off(self, t: Transaction, row: Row, occupy: float) -> None:
-        t.do(
-            "UPDATE limits SET stored = ?, stored_at = ? WHERE name = ?",
-            *(max(0.0, row.level(t.now) - occupy), t.now, row.name),
-        )
+        self._store(t, row.name, max(0.0, row.level(t.now) - occupy))
+
+    def _store(self, t: Transaction, name: str, stored: float) -> None:
+        t.do("UPDATE limits SET stored = ?, stored_at = ? WHERE name = ?", stored, t.now, name)
 
     # ------------------------------------------------------------------ lines
 
