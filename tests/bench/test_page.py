@@ -103,9 +103,9 @@ def text() -> str:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A record that was saved."""
+    """A record that was saved, of one scenario."""
     file = tmp_path / "record.json"
-    file.write_text(example().to_json())
+    file.write_text(only(example(), "overhead").to_json())
     return file
 
 

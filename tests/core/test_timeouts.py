@@ -255,7 +255,7 @@ def test_the_limit_of_a_direct_call_is_not_for_its_hooks(loop: str) -> None:  # 
     seen: list[str] = []
 
     def takes_long(a_task: Any, run: Any, state: Any) -> None:
-        time.sleep(0.75)
+        time.sleep(0.6)
         seen.append(state.name)
 
     @task(timeout_seconds=0.5, on_completion=[takes_long], on_failure=[takes_long])

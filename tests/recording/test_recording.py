@@ -601,7 +601,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_flow(
 ) -> None:
     @shoal.flow(task_runner="threads:2")
     def halves() -> int:
-        half.map(range(20_000)).wait()
+        half.map(range(4_000)).wait()
         return len(half.map(range(0, 20, 2)).result())
 
     with shoal.record(tmp_path / "full.shoal") as recording:

@@ -171,7 +171,7 @@ class HookTests(SuiteBase):
 
         def takes_long(a_task: Any, run: Any, state: Any) -> None:
             signals.append("hooks", f"{a_task.name} {state.name}")
-            time.sleep(1.5 * limit)
+            time.sleep(1.2 * limit)
             signals.append("hooks", f"{a_task.name} ends")
 
         options: Any = {"timeout_seconds": limit, "on_completion": [takes_long]}
@@ -189,7 +189,7 @@ class HookTests(SuiteBase):
             raise BoomError("no")
 
         def takes_its_time(a_task: Any, run: Any, state: Any) -> bool:
-            time.sleep(1.5 * limit)
+            time.sleep(1.2 * limit)
             return False
 
         doubtful = fails.with_options(
