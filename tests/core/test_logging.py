@@ -143,6 +143,34 @@ main()
     assert program(tmp_path, text, SHOAL_LOG_BURST="3").stderr.count("Task run 'work-") == 3
 
 
+def test_a_burst_counts_elements_that_were_cancelled_and_that_nobody_asked_for(
+    tmp_path: Path,
+) -> None:
+    text = """
+import time
+
+@task
+def work(x):
+    time.sleep(0.001)
+
+@flow(task_runner="threads:2")
+def main():
+    runs = work.map(range(20_000))
+    while not runs[0].state.is_completed():
+        time.sleep(0.001)
+    raise KeyError
+
+try:
+    main()
+except KeyError:
+    pass
+"""
+    said = program(tmp_path, text).stderr
+    summed = re.findall(r"Task 'work' - ([\d,]+) more runs finished", said)
+    single = said.count("Task run 'work-")
+    assert single + sum(int(one.replace(",", "")) for one in summed) == 20_000
+
+
 def test_a_burst_is_summed_up_when_its_last_line_is_out(tmp_path: Path) -> None:
     text = """
 import logging, time

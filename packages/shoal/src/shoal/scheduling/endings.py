@@ -19,7 +19,7 @@ from shoal.calls import CANCELLED, CRASHED, DONE, FAILED, READY, RUNNING, SENT
 from shoal.exceptions import TaskRunTimeout
 from shoal.futures.maps import MapRecord
 from shoal.scheduling.caps import Line
-from shoal.scheduling.effects import INTERRUPT, RELEASE
+from shoal.scheduling.effects import ELEMENTS, INTERRUPT, RELEASE
 from shoal.states import TimedOut
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Ends(Protocol):
     waiting: set[TaskFuture[Any]]
     delayed: set[TaskFuture[Any]]
     caps: Any
+    tells_ends: bool
 
     def pick(self, future: TaskFuture[Any]) -> bool:
         """Takes an element that no worker has begun out of its map."""
@@ -217,6 +218,9 @@ class Endings:
         while record.unclaimed and most > 0:
             start, stop = record.take(most)
             most -= stop - start
+            unseen = [index for index in range(start, stop) if index not in record.futures]
+            if unseen and self._scheduler.tells_ends:
+                self._scheduler.effects.append((ELEMENTS, record, unseen, "Cancelled"))
             for index in range(start, stop):
                 future = record.futures.get(index)
                 if future is not None:

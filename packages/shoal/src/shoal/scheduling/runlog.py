@@ -20,6 +20,8 @@ from shoal.names import task_run_name
 from shoal.safely import in_words
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shoal.context import FlowLabel
     from shoal.futures.maps import MapRecord
     from shoal.futures.run import TaskFuture
@@ -76,15 +78,16 @@ class RunLog:
         if self._count(future._task, future.state.name, 1):
             self._line(future, level)
 
-    def elements(self, record: MapRecord[Any], start: int, count: int) -> None:
-        """Consecutive elements of a map have completed."""
-        if not LOGGER.isEnabledFor(logging.INFO):
+    def elements(self, record: MapRecord[Any], indices: Sequence[int], state: str) -> None:
+        """Elements of a map have completed, or were cancelled."""
+        level = logging.INFO if state == "Completed" else logging.WARNING
+        if not LOGGER.isEnabledFor(level) or record.task.hidden:
             return
-        for index in range(start, start + self._count(record.task, "Completed", count)):
+        for index in indices[: self._count(record.task, state, len(indices))]:
             number = record.base + index
             name = task_run_name(record.task.name, number)
             logger = task_run_logger(record.task.name, number, name, self.flow_run)
-            _say(logger, logging.INFO, "Finished in state %s", "Completed()")
+            _say(logger, level, "Finished in state %s", f"{state}()")
 
     def _line(self, future: TaskFuture[Any], level: int) -> None:
         logger = self._logger_of(future)

@@ -421,7 +421,7 @@ class Scheduler:
         record.release_arguments(index)
         if self.tells_ends:
             # Before it is open no more; see `complete`.
-            self.effects.append((ELEMENTS, record, index, 1))
+            self.effects.append((ELEMENTS, record, range(index, index + 1), "Completed"))
         next(self._ended)
         if next(record.counter) == record.size:
             with LOCK:
@@ -446,7 +446,7 @@ class Scheduler:
         record.release_range(start, stop)
         count = len(values)
         if self.tells_ends:
-            self.effects.append((ELEMENTS, record, start, count))
+            self.effects.append((ELEMENTS, record, range(start, stop), "Completed"))
         deque(itertools.islice(self._ended, count), maxlen=0)
         if deque(itertools.islice(record.counter, count), maxlen=1)[0] == record.size:
             self.record_ended(record)
