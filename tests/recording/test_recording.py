@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -316,16 +317,47 @@ def test_a_worker_that_dies_is_told_with_what_it_took_along(tmp_path: Path) -> N
     assert dead.ending == f"signal {signal.SIGKILL.value}"
 
 
+@pytest.mark.parametrize("is_left", [True, False], ids=["at the end", "before it"])
+def test_a_worker_that_was_killed_to_stop_a_run_has_not_died(is_left: bool) -> None:
+    @shoal.task
+    def follows() -> None: ...
+
+    @shoal.task(timeout_seconds=0.3)
+    def waits(number: int) -> None:
+        until = time.monotonic() + (0.05 if number < 2 else 60)
+        while time.monotonic() < until:
+            with contextlib.suppress(BaseException):
+                time.sleep(0.01)
+
+    @shoal.flow(task_runner="processes:1")
+    def flow() -> None:
+        waits.map(range(3)).wait()
+        if not is_left:
+            follows.submit().wait()
+
+    with shoal.record() as recording:
+        flow()
+        pids = [worker.pid for worker in recording.record.workers]
+    assert all(pids), "known while it is there"
+    assert "death" not in {event.kind for event in recording.record.events}
+    *before, last = of(recording, "waits")
+    assert last.state == "TimedOut"
+    if not is_left:
+        assert recording.record.workers[last.worker].ending == f"killed to stop {last.name}"
+    assert all(row.ended <= last.begun + 2e-3 for row in before)
+
+
 def test_a_worker_that_had_several_batches_dies_once() -> None:
     recorder = Recorder()
+    recorder.worker(0, "")
     for runs in ([(3, 1)], [(4, 1), (5, 1)], []):
-        recorder.events.append((LOST, runs, 0, 1.0, 1.5, 2.0))
+        recorder.events.append((LOST, runs, 0, 1.0, 1.5, 2.0, True))
     taking = Taking(recorder)
     rows, _ = taking.take(closing=False)
     assert [(row[2], row[3], row[5]) for row in rows["events"]] == [
         ("death", 3, "3 runs lost with their worker")
     ]
-    recorder.events.append((LOST, [], 0, 1.0, 1.5, 2.0))
+    recorder.events.append((LOST, [], 0, 1.0, 1.5, 2.0, True))
     rows, _ = taking.take(closing=True)
     assert "events" not in rows
 

@@ -252,7 +252,7 @@ class TestInABrowser:
         opened = Opened(browser, None, tmp_path)
         assert opened.ink() > 1_000
         said = opened.page.locator("main").inner_text()
-        assert "1 run of 6 of check did not complete; the reason was ValueError." in said
+        assert "1 of 6 runs of check did not complete; the reason was ValueError." in said
         assert 'raise ValueError("three")' in said
         found = opened.page.locator("#found")
         for text, count in (

@@ -11,10 +11,10 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from shoal.scheduling.in_flight import WorkerState
+    from shoal.scheduling.in_flight import Departure, WorkerState
     from shoal.specs import TaskSpec
 
-__all__ = ["Ended", "Label", "Worker"]
+__all__ = ["Ended", "Label", "Worker", "ending_of"]
 
 # Kinds of events; what follows is in the methods that append them.
 SUBMITTED, MAPPED, READY, QUEUED, RAN, WENT, ENDED, REPORTED, LOST, CLOSED = range(10)
@@ -79,6 +79,15 @@ class Ended(NamedTuple):
     trace: Any
     name: str | None
     delay: float
+
+
+def ending_of(worker: WorkerState, departure: Departure) -> str:
+    """How a worker went, in words; empty if that was in order."""
+    if worker.stopped_for is not None:
+        return f"killed to stop {worker.stopped_for}"
+    if departure.signal is not None:
+        return f"signal {departure.signal}"
+    return f"exit code {departure.exit_code}" if departure.exit_code else departure.message or ""
 
 
 class Worker:

@@ -199,7 +199,9 @@ class _Reading:
                 for number, attempt, worker, sent, arrived, at in zip(*columns, strict=True):
                     told = self._told.setdefault((number, attempt), _Told())
                     told.worker, told.sent, told.arrived = worker, sent, arrived
-                    told.begun, told.ended = (sent if isnan(arrived) else arrived), at
+                    told.ended = at
+                    if isnan(told.begun):  # else the driver knew that it had begun, and when
+                        told.begun = sent if isnan(arrived) else arrived
                     if told.state < 0:
                         told.state = STATES.index("Retrying")
             elif kind == "submitters":

@@ -35,6 +35,7 @@ from shoal.recording.events import (
     WENT,
     Ended,
     Worker,
+    ending_of,
 )
 from shoal.scheduling.observed import attempt_of
 
@@ -453,9 +454,13 @@ class RunnerRecorder:
         if type(runs) is Span:
             base = runs.record.base + runs.start
             told = [(base + position, 1) for position in begun]
+            ended = all(_has_ended(runs.record, runs.start + position) for position in begun)
         else:
             told = [(runs[p]._number, attempt_of(runs[p])) for p in begun]
-        self._append((LOST, told, sent.worker, sent.sent, sent.arrived, time.time()))
+            ended = all(runs[p]._phase >= DONE for p in begun)
+        # Who is killed so that what was cancelled, or is past its limit, stops has taken nothing along.
+        died = not (told and ended)
+        self._append((LOST, told, sent.worker, sent.sent, sent.arrived, time.time(), died))
 
     def closed(self, number: int, back: int) -> None:
         """See `RunnerObserver`."""
@@ -473,14 +478,8 @@ class RunnerRecorder:
         """See `RunnerObserver`."""
         known = self._member(worker)
         known.left = time.time()
-        if departure is None:
-            return
-        if departure.signal is not None:
-            known.ending = f"signal {departure.signal}"
-        elif departure.exit_code:
-            known.ending = f"exit code {departure.exit_code}"
-        elif departure.message:
-            known.ending = departure.message
+        if departure is not None:
+            known.ending = ending_of(worker, departure)
 
 
 def _has_ended(record: MapRecord[Any], index: int) -> bool:

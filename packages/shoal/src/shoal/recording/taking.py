@@ -287,9 +287,12 @@ class Taking:
             listed[1].extend(attempts if attempts is not None else array("H", [1]) * len(numbers))
 
     def _lost(self, event: Any, chunks: Any, rows: Any) -> None:
-        _, told, worker, sent, arrived, at = event
+        _, told, worker, sent, arrived, at, died = event
         for number, attempt in told:
             chunks["lost"].append(number, attempt, worker, sent, arrived, at)
+        state = self._recorder.workers[worker].state if worker >= 0 else None
+        if not died or (state is not None and state.stopped_for is not None):
+            return  # it was killed to stop a run, and that says why
         known = self._lost_now.setdefault(worker, (at, []))
         known[1].extend(number for number, _ in told)
 

@@ -58,6 +58,7 @@ class ProcessListener(Listener):
         kind = message.kind
         if kind == messages.READY:
             member.ready = True
+            member.pid = member.process.pid
         elif kind == messages.UNREADY:
             member.unready = loads(message.body)
         elif kind == messages.FAILED:
