@@ -1027,3 +1027,25 @@ def test_a_report_of_nothing_does_not_say_that_a_function_was_unpickled() -> Non
         number, _ = ledgers.begins()
         ledgers.ledger.reported(Report(number, [], [], [], 0.0, last=True))
     assert ledgers.is_deadly()
+
+
+def test_what_has_the_place_of_a_run_that_keeps_its_worker_is_asked_back() -> None:
+    """SPEC 10.3. A thread of the run waits, so nobody else comes to its worker; and there is no other."""
+    play = LedgerMachine()
+    play.begin(workers=1, known=False)
+    play.new_run([], TASKS[1])
+    play.a_worker_goes_on(which=0, steps=3, fails=False)
+    play.time_passes()
+    worker_waits = play.scheduler.worker_waits
+    tag = play.workers[1].state, 1
+    blocked_run = worker_waits.run_waits(1, 0, [], blocks=True, beside=True, tag=tag)
+    play.follow()
+    following = play.new_run([], TASKS[1])
+    assert [entry.batch.runs for entry in play.queue] == [[following]]
+    worker_waits.would_go_on(blocked_run, [TASKS[1].cap])
+    play.follow()
+    play.time_passes()
+    assert not play.scheduler.caps.going_on
+    assert not play.queue
+    worker_waits.run_resumed(blocked_run)
+    play.teardown()

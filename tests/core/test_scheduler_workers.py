@@ -31,7 +31,7 @@ from shoal.calls import (
 from shoal.engine.inputs import Input, collect
 from shoal.exceptions import WaitCycle, WorkerDied
 from shoal.futures import TaskFuture, TaskFutureList
-from shoal.futures.blocking import ALL, TIMED
+from shoal.futures.blocking import ALL, SOME, TIMED
 from shoal.futures.maps import MapRecord, Span
 from shoal.names import next_number, reserve
 from shoal.scheduling import effects
@@ -76,10 +76,19 @@ class Frame:
         self.position = position
         self.run = run
         self.blocked_run: BlockedRun | None = None
+        self.until = ALL
         self.refused = False
         self.asks_for_place = False
         self.has_place = False
         self.side_waits: list[SideWait] = []
+
+    def wait_is_over(self) -> bool:
+        """Whether what it waits for lets it go on; a wait with a time limit may end at any time."""
+        if self.refused or self.asks_for_place or self.run._phase >= DONE or self.until == TIMED:
+            return True
+        assert self.blocked_run is not None  # it waits
+        ended = [item._phase >= DONE for item in self.blocked_run.wanted]
+        return any(ended) if self.until == SOME else all(ended)
 
 
 class SideWait:
@@ -147,6 +156,9 @@ class WorkersMachine(RuleBasedStateMachine):
             kind, *rest = self.scheduler.effects.popleft()
             if kind == effects.LAUNCH:
                 batch = rest[0]
+                helped = self.scheduler.worker_waits.helping.get(batch.number)
+                for waiting in self.waiting_by(helped) if helped is not None else ():
+                    assert not waiting.asks_for_place, "it waits for no run any more"
                 place = self.place_of(batch)
                 worker = self.workers.setdefault(place, FakeWorker(place))
                 held = Held(batch)
@@ -363,14 +375,18 @@ class WorkersMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ waits
 
-    @rule(which=st.integers(0, 3), awaited=st.integers(0, 200), timed=st.booleans())
-    def waits(self, which: int, awaited: int, timed: bool) -> None:
+    @rule(
+        which=st.integers(0, 3),
+        awaited=st.lists(st.integers(0, 200), min_size=1, max_size=3),
+        until=st.sampled_from([ALL, SOME, TIMED]),
+    )
+    def waits(self, which: int, awaited: list[int], until: int) -> None:
         worker = self.a_worker(which)
         if worker is None or not worker.stack or not self.runs:
             return
         frame = worker.stack[-1]
-        wanted = self.runs[awaited % len(self.runs)]
-        if frame.blocked_run is not None or wanted._phase >= DONE:
+        wanted = list(dict.fromkeys(self.runs[at % len(self.runs)] for at in awaited))
+        if frame.blocked_run is not None or any(run._phase >= DONE for run in wanted):
             return
         for held in list(worker.batches):
             self.report(held)
@@ -380,10 +396,11 @@ class WorkersMachine(RuleBasedStateMachine):
             frame.blocked_run = self.scheduler.worker_waits.run_waits(
                 frame.held.batch.number,
                 frame.position,
-                [wanted],
+                wanted,
                 blocks=True,
-                until=TIMED if timed else ALL,
+                until=until,
             )
+            frame.until = until
         except WaitCycle:
             frame.refused = True
         self.follow()
@@ -402,6 +419,7 @@ class WorkersMachine(RuleBasedStateMachine):
         frame.blocked_run = self.scheduler.worker_waits.run_waits(
             *(frame.held.batch.number, frame.position, []), blocks=True, lends=True
         )
+        frame.until = ALL
         self.follow()
 
     @rule(which=st.integers(0, 3), awaited=st.integers(0, 200), certain=st.booleans())
@@ -469,8 +487,7 @@ class WorkersMachine(RuleBasedStateMachine):
         frame = worker.stack[-1]
         blocked_run = frame.blocked_run
         assert blocked_run is not None
-        over = frame.refused or frame.run._phase >= DONE
-        if not over and any(item._phase < DONE for item in blocked_run.wanted):
+        if not frame.wait_is_over():
             return False
         cap = frame.run._task.cap
         if self.whole is not None or cap is not None:
@@ -1019,4 +1036,27 @@ def test_what_is_on_its_way_when_a_thread_of_a_run_begins_to_wait() -> None:
     (stand_in,) = (w for w in machine.workers.values() if w is not worker)
     assert [held.batch.runs for held in stand_in.batches] == [[child]]
     assert other._phase < SENT, "it is nobody's here before its slot is free"
+    machine.teardown()
+
+
+def test_who_would_go_on_is_given_nothing_that_it_waited_for() -> None:
+    """SPEC 10.3. One of two was enough: the other would be given to it, and handed back, again and again."""
+    machine = WorkersMachine()
+    machine.begin(slots=2, known=False, whole=None)  # type: ignore[call-arg]
+    first, second = machine.workers[0], machine.workers[1]
+    machine.new_run([], TASKS[1])
+    machine.go_on(first)
+    upstream = machine.new_run([], work)
+    machine.go_on(second)
+    other = machine.new_run([upstream], work)
+    holder = machine.new_run([], TASKS[1])
+    machine.waits(0, awaited=[1, 2], until=SOME)  # type: ignore[call-arg]
+    last = machine.new_run([], work)
+    machine.ends_a_run(1, "completes", leaves_threads=False)  # type: ignore[call-arg]
+    assert [held.batch.runs for held in second.batches] == [[holder], [last]]
+    assert [held.batch.runs for held in first.batches][1:] == [[other]], "there is room here only"
+    assert not machine.resume(first), "the holder has the place that it has lent"
+    machine.go_on(first)
+    assert len(first.batches) == 1
+    assert other._phase == READY
     machine.teardown()

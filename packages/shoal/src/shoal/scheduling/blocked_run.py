@@ -35,6 +35,7 @@ class BlockedRun:
         spare: the slot that stands in for the worker's, if any.
         lends: whether a place of its caps is lent, and it has not gone on.
         lends_worker: whether it waits for slots of limits, so that its worker runs nothing on top of it.
+        is_over: whether the wait has ended, and it goes on once there is a place of its caps.
         keeps: those that bear slots of limits there meanwhile, and the wait that they were told of.
     """
 
@@ -44,6 +45,7 @@ class BlockedRun:
         "batch",
         "beside",
         "blocks",
+        "is_over",
         "keeps",
         "lends",
         "lends_worker",
@@ -76,7 +78,7 @@ class BlockedRun:
         self.beside = beside
         self.tag = tag
         self.spare: int | None = None
-        self.lends = self.lends_worker = False
+        self.lends = self.lends_worker = self.is_over = False
         self.keeps: list[tuple[Bearer, Wait]] = []
 
     def keep(self, bearers: Iterable[Bearer], until: int) -> None:

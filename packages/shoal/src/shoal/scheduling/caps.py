@@ -273,6 +273,13 @@ class Caps:
         self.going_on = deque(entry for entry in self.going_on if entry[0] is not who)
         return len(self.going_on) < waiting
 
+    def in_the_way(self, blocked: Lender) -> list[int]:
+        """The batches that have places which a run of a batch waits for to go on."""
+        lines = [line for who, line in self.going_on if getattr(who, "blocked", None) is blocked]
+        caps = {cap for line in lines for cap in line.caps}
+        batches = self._batches.items()
+        return [n for n, has in batches if has.taken and not caps.isdisjoint(has.line.caps)]
+
     def serve(self) -> None:
         """Gives places to those who wait to go on, in order."""
         for _ in range(len(self.going_on)):

@@ -421,13 +421,24 @@ class Ledger:
         lends = lends and not blocked_run.beside
         entry = None if lends else self.books.first_unbegun(blocked_run.wanted)
         if entry is None and blocked_run.beside:
-            return  # it is at work elsewhere, and the run may be at work here
+            # What it waits for is at work elsewhere, and the run may be at work here; so what has the place that it waits
+            # for may never find a worker, if it has not begun.
+            entry = self._unbegun_in_the_way(blocked_run)
+            if entry is None:
+                return
         if entry is None:
             self._effects.append((effects.TELL, worker, "secede", wait))
             return
         if blocked_run not in entry.wanting:
             entry.wanting.append(blocked_run)
         self.books.withdraw(entry)
+
+    def _unbegun_in_the_way(self, blocked_run: BlockedRun) -> InFlight | None:
+        """A job that nobody has begun, and that has a place which a run waits for to go on."""
+        caps = self._scheduler.caps
+        numbers = caps.in_the_way(blocked_run) if caps is not None else ()
+        entries = [self.books.batches[number] for number in numbers if number in self.books.batches]
+        return next((entry for entry in entries if entry.worker is None and entry.is_job), None)
 
     def would_go_on(self, worker: WorkerState, wait: int, task_caps: Sequence[TaskCap]) -> None:
         """A run that waited on a worker waits no more for others, and goes on once it has a place of its caps.

@@ -197,6 +197,7 @@ class WorkerWaits:
             task_caps: that it is under from now on: its task's, or that of a task which it calls, and those of generators
                 that it is at.
         """
+        self._wants_nothing(blocked_run)
         scheduler = self._scheduler
         caps = caps_of(scheduler) if task_caps else scheduler.caps
         number = blocked_run.batch.number
@@ -207,6 +208,21 @@ class WorkerWaits:
             blocked_run.resume()
         else:
             blocked_run.look_again()  # it can be given nothing: its place in the system is for others
+
+    def _wants_nothing(self, blocked_run: BlockedRun) -> None:
+        """A wait has ended, perhaps before all that it was for: nothing of that is run there, and its run needs none of it.
+
+        Else its worker would be given it again and again, and hand it back each time, so that it would neither be run
+        elsewhere nor would the worker ever lend its place in the system, which a run that has its place of a cap may need.
+        """
+        blocked_run.is_over = True
+        blocked_run.wanted = ()
+        blocked_run.lends_worker = False
+        blocked_run.goes_on()
+        if blocked_run.beside:
+            self._tell_beside(blocked_run)
+        elif blocked_run.run is not None:
+            wait_graph.blocked_on(blocked_run.run, ())
 
     def _shares(self, blocked_run: BlockedRun) -> bool:
         """Whether another thread waits that shares the place of a run: its own, or one that it has started."""
@@ -258,13 +274,16 @@ class WorkerWaits:
         self._scheduler.fill()
 
     def _is_waiting(self, blocked_run: BlockedRun) -> bool:
-        """Whether something could be run for it where it waits, and nothing is."""
+        """Whether something could be run for it where it waits, and nothing is; or it would go on, whatever is."""
         if blocked_run.beside:
-            waits = self.beside.get(blocked_run.batch.number, ())
-            return blocked_run in waits and not any(h in self.helping.values() for h in waits)
-        here = self.blocked_runs.get(self._place_of(blocked_run.batch), [])
-        innermost = next((h for h in reversed(here) if h.blocks), None)
-        return blocked_run is innermost and blocked_run not in self.helping.values()
+            helped_together = self.beside.get(blocked_run.batch.number, [])
+            is_here = blocked_run in helped_together
+        else:
+            helped_together = [blocked_run]
+            here = self.blocked_runs.get(self._place_of(blocked_run.batch), [])
+            is_here = blocked_run is next((h for h in reversed(here) if h.blocks), None)
+        helped = any(h in self.helping.values() for h in helped_together)
+        return is_here and (blocked_run.is_over or not helped)
 
     def help(self, blocked_run: BlockedRun) -> bool:
         """Gives a waiting worker a run that it waits for, or that one needs, if there is one to be had.

@@ -181,53 +181,6 @@ class CapOfCallTests(SuiteBase):
 
         assert main() == ["first", "sent", "thrown", "over"]
 
-    @pytest.mark.parametrize("kind", ["run", "call"])
-    @covers("10.3", "9.1", needs=("concurrent", "nests"))
-    def test_who_would_go_on_and_waits_again_meanwhile(
-        self, runner: TaskRunner, signals: Signals, kind: str
-    ) -> None:
-        """Of two tasks of its loop one waits for its turn as the other begins to wait for a run."""
-
-        @task
-        async def child(after: str, then: str) -> str:
-            await asyncio.to_thread(signals.wait, after)
-            signals.set(then)
-            return then
-
-        @task(max_concurrency=1)
-        async def work(what: str) -> list[str]:
-            if what == "holder":
-                signals.set("held")
-                await asyncio.to_thread(signals.wait, "second")
-                return [what]
-            first = child.submit("held", "first")
-            ended, loop = asyncio.Event(), asyncio.get_running_loop()
-            first.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
-            signals.set("begun")
-
-            async def after_first() -> str:
-                await ended.wait()
-                await asyncio.sleep(0.1)  # the other asks for its place meanwhile
-                return await child.submit("first", "second")
-
-            async def wait() -> str:
-                return await first
-
-            return list(await asyncio.gather(wait(), after_first()))
-
-        @task
-        async def caller() -> list[str]:
-            return await work("both")
-
-        @flow(task_runner=runner)
-        def main() -> list[list[str]]:
-            both = work.submit("both") if kind == "run" else caller.submit()
-            signals.wait("begun")
-            runs = [both, work.submit("holder"), work.submit("holder")]
-            return [run.result(timeout=PATIENCE) for run in runs]
-
-        assert main() == [["first", "second"], ["holder"], ["holder"]]
-
     @covers("10.3", "2.5", "9.1", needs=("concurrent", "nests"))
     def test_runs_that_are_at_generators_under_each_others_caps(
         self, runner: TaskRunner, signals: Signals

@@ -23,6 +23,7 @@ from shoal.testing.section_9_nesting import NestingTests
 from shoal.testing.section_9_own_loops import OwnLoopTests
 from shoal.testing.section_9_side_threads import SideThreadTests
 from shoal.testing.section_10_caps import CapTests
+from shoal.testing.section_10_caps_going_on import CapGoingOnTests
 from shoal.testing.section_10_caps_of_calls import CapOfCallTests
 from shoal.testing.section_10_concurrency import ConcurrencyTests
 from shoal.testing.section_10_limits import LimitTests
@@ -61,6 +62,7 @@ class TaskRunnerSuite(
     LimitTests,
     CapTests,
     CapOfCallTests,
+    CapGoingOnTests,
     ConcurrencyTests,
     ResultTests,
     TransactionTests,
