@@ -11,6 +11,7 @@
     reading.py      makes the record of the file; reported.py: runs that came one after another; clocks.py: of workers,
                     against the driver's
     record.py       the record as its readers have it: plain data, with rows.py
+    command.py      the command line of this process
     report          the report: one page of what ran, and what would help
     drawing.py      the tasks of a flow and what they pass, as text and picture
     trace.py        the record as a timeline for Perfetto
