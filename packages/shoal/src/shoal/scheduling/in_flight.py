@@ -12,7 +12,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shoal.calls import SENT, WAITING
+from shoal.calls import READY, SENT, WAITING
 from shoal.futures.blocking import Decision
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
@@ -354,7 +354,8 @@ class Books:
                 found = [e for e in self.batches.values() if _is_of(e.batch, item)]
                 stack.extend(item.futures.values())
             else:
-                if item._phase == SENT:
+                # An element of a map that was sent does not show it, if nobody had its future then.
+                if item._phase == SENT or (item._phase == READY and item._details().origin):
                     entry = self.find(item)
                     found = [entry] if entry is not None else []
                 elif item._phase == WAITING:
