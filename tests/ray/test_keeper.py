@@ -29,6 +29,7 @@ os.makedirs(logs), os.makedirs(other)
 log = os.path.join(logs, "worker.out")
 open(log, "w").close()
 keeper = Keeper()
+keeper._process.terminate()  # it is outlived as the keeper starts, too
 
 def start(path, mode, **options):
     code = f"file = open({path!r}, {mode!r}); print(flush=True); import time; time.sleep(600)"

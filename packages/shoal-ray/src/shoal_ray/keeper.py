@@ -48,7 +48,9 @@ class Keeper:
         self._process: subprocess.Popen[bytes] | None = None
         if sys.platform != "linux" or not sys.executable:
             return
-        with contextlib.suppress(OSError):  # Ray ends by itself then, if late
+        # What comes before the keeper ignores it has to wait: processes inherit what is blocked.
+        usual = signal.pthread_sigmask(signal.SIG_BLOCK, _ignored())
+        try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__, str(os.getpid())],
                 stdin=subprocess.PIPE,
@@ -57,6 +59,10 @@ class Keeper:
                 # Ctrl-C is for the driver; its session stays the keeper's, to know the programs of tasks by.
                 process_group=0,
             )
+        except OSError:
+            pass  # Ray ends by itself then, if late
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, usual)
 
     def close(self) -> None:
         """The instance was shut down: what is left of it is killed."""
@@ -73,8 +79,8 @@ class Keeper:
 
 def main(driver: int) -> None:
     """What the keeper runs."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _ignored():
+        signal.signal(number, signal.SIG_IGN)
     was_killed = _wait(driver)
     now = time.monotonic()
     until, quiet = now + LOOKS_FOR, now + (_QUIET_FOR if was_killed else 0.0)
@@ -89,6 +95,11 @@ def main(driver: int) -> None:
         if now >= min(quiet, until):
             return
         time.sleep(_BETWEEN)
+
+
+def _ignored() -> list[signal.Signals]:
+    """What ends programs of a terminal, or of a session."""
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
 
 
 def _wait(driver: int) -> bool:
