@@ -214,6 +214,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         state, wait = batch.blocked_run.tag
         if self.ledger.given(InFlight(batch, is_job=False), state):
+            self.ledger.arrived(state, batch.number)
             worker = self.workers[state.key]
             if not worker.alive and not worker.has_file:  # for all that can be known, it came
                 self.forget(batch)
@@ -221,7 +222,6 @@ class LedgerMachine(RuleBasedStateMachine):
                 held = Held(batch, wait)
                 worker.given.append(held)
                 worker.file[batch.number] = held
-                worker.said.append(("arrived", batch.number))
 
     def forget(self, batch: Batch) -> None:
         """What a worker had written down of a batch is lost."""
@@ -766,13 +766,13 @@ class StandingWorkers(LateWords):
             if worker.state.departure is not None or worker.state.seen_off:
                 continue
             assert self.ledger.given(InFlight(batch, is_job=True), worker.state)
+            self.ledger.arrived(worker.state, batch.number)
             is_idle = not (worker.job or worker.stack or worker.given or worker.retires)
             if not worker.alive:
                 if not worker.has_file:  # for all that can be known, it came
                     self.forget(batch)
             elif in_time and is_idle:
                 worker.job = worker.file[batch.number] = Held(batch)
-                worker.said.append(("arrived", batch.number))
             else:
                 nothing = Report(batch.number, [], [], [], 0.0, last=True)
                 worker.said.append(("report", nothing))

@@ -396,7 +396,11 @@ class WorkerSession(ClusterWorker):
         return self._origin.copy() if self._origin is not None else Context()
 
     def opened(
-        self, number: int, blob: bytes, wait: int = 0, buffers: Sequence[Any] | None = None
+        self,
+        number: int,
+        blob: bytes,
+        wait: int | None = None,
+        buffers: Sequence[Any] | None = None,
     ) -> Batch | None:
         """See `ClusterWorker`."""
         self._heard.wait()  # nothing begins before the driver knows where that is written down

@@ -272,9 +272,8 @@ class ClusterBackend(LedgerBackend):
         if not is_task:
             sent.is_job = not self.capabilities.queues  # there is no other kind of job then
             member = member if member is not None else self.member_at(batch.slot)
-            self._send_to(
-                member, wait, sent, dumps((len(batch), tasks, tags, packed.data, {}, False))
-            )
+            blob = dumps((len(batch), tasks, tags, packed.data, {}, False))
+            self._send_to(member, sent, messages.BATCH, sent.number, wait, blob)
             return
         if member is not None:
             self.down(member, messages.SECEDE, dumps(wait))
@@ -319,20 +318,24 @@ class ClusterBackend(LedgerBackend):
             self._place,
         )
 
-    def _send_to(self, member: ClusterMember, wait: int, sent: Any, blob: bytes) -> None:
-        """Gives a batch to a worker: for a run that waits there, or (0) to run in its turn."""
-        if not self.ledger.given(sent, member):
-            return
-        new = self._new_pickles(member, sent)
-        self.down(member, messages.BATCH, dumps((sent.number, wait, blob, new)))
+    def _send_to(self, member: ClusterMember, sent: Any, kind: int, *about: Any) -> None:
+        """Gives a batch to a worker by message: that begins with it, or says that it does not, so it need not say that it has it.
+
+        Args:
+            member: the worker.
+            sent: the books about the batch.
+            kind: of the message.
+            about: what is in that, but for the tasks that are new there.
+        """
+        if self.ledger.given(sent, member):
+            self.ledger.arrived(member, sent.number)
+            self.down(member, kind, dumps((*about, self._new_pickles(member, sent))))
 
     def _send_next(self, member: ClusterMember, job: Any, sent: Any, blob: bytes) -> None:
         """Gives a batch to a worker that stands by."""
         sent.job = job
         self.goes_on(sent, job)
-        if self.ledger.given(sent, member):
-            new = self._new_pickles(member, sent)
-            self.down(member, messages.NEXT, dumps((job.number, sent.number, blob, new)))
+        self._send_to(member, sent, messages.NEXT, job.number, sent.number, blob)
 
     def stands_by(self, member: ClusterMember, sent: Any) -> None:
         """A worker that has ended a batch stands by for the next."""

@@ -232,15 +232,19 @@ class ClusterWorker(RemoteWorker):
         return not barred
 
     def opened(
-        self, number: int, blob: bytes, wait: int = 0, buffers: Sequence[Any] | None = None
+        self,
+        number: int,
+        blob: bytes,
+        wait: int | None = None,
+        buffers: Sequence[Any] | None = None,
     ) -> Batch | None:
-        """Unpacks a batch that `begins`, and says so; `None` if that cannot be done, or it is not to be begun any more, as the
-        driver is told.
+        """Unpacks a batch that `begins`, and says so if it came as a task of the cluster's; `None` if that cannot be done, or it
+        is not to be begun any more, as the driver is told.
 
         Args:
             number: of the batch.
             blob: what the driver packed.
-            wait: for which it was sent, 0 for none.
+            wait: for which it came by message, 0 for none; `None` if it came as a task of the cluster's.
             buffers: large ones that came beside it.
 
         Raises:
@@ -251,8 +255,9 @@ class ClusterWorker(RemoteWorker):
         record = self.record
         is_function = True  # what is unpickled first
         lane = record.open(number, size) if record is not None else -1
-        # First: should this process die of what comes, the driver knows whose record to read.
-        self.channel.send(messages.ARRIVED, dumps(number))
+        if wait is None:
+            # First: should this process die of what comes, the driver knows whose record to read.
+            self.channel.send(messages.ARRIVED, dumps(number))
         try:
             if 0 not in self.scopes:
                 self.catch_up()
@@ -270,7 +275,7 @@ class ClusterWorker(RemoteWorker):
             self.channel.send(messages.UNPACKABLE, dumps((number, failure, is_function)))
             return None
         columns = record.begin(lane, size) if record is not None else None
-        batch = Batch(number, Columns(lane, columns, size), rows, scope, wait)
+        batch = Batch(number, Columns(lane, columns, size), rows, scope, wait or 0)
         batch.job = number if may_go_on else 0
         with LOCK:
             del self._opening[number]
@@ -391,7 +396,7 @@ class ClusterWorker(RemoteWorker):
             following: the next one.
             worker_thread: that stood by for it.
         """
-        batch = self.opened(following.number, following.blob)
+        batch = self.opened(following.number, following.blob, 0)
         if batch is not None:
             batch.job, batch.worker_thread = job, worker_thread
         return batch
