@@ -425,6 +425,8 @@ class Ledger:
             # for may never find a worker, if it has not begun.
             entry = self._unbegun_in_the_way(blocked_run)
             if entry is None:
+                if any(effect[0] == effects.LAUNCH for effect in tuple(self._effects)):
+                    blocked_run.look_again()  # behind what is about to be sent: it may be that
                 return
         if entry is None:
             self._effects.append((effects.TELL, worker, "secede", wait))
