@@ -12,23 +12,12 @@ import pytest
 from shoal.calls import Handle
 from shoal.exceptions import ResultLost
 from shoal.results.journal import contents
-from shoal.results.journal.contents import Header
 from shoal.results.journal.file import JournalFile
 from shoal.results.journal.frames import frame
 from shoal.results.journal.reading import read_contents
 from shoal.results.journal.writer import LARGE, Writer, pickled
 
-HEADER = Header(
-    run="0000",
-    name="polite-magpie",
-    flow="main",
-    module="etl",
-    qualname="main",
-    path="",
-    created=1.0,
-    shoal="0",
-    python="3",
-)
+from tests.results.test_journal import HEADER
 
 
 class Told:
