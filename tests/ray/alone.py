@@ -53,7 +53,8 @@ def alone(
         check=False,
     )
     if done.returncode:
-        pytest.fail(f"in its own process:\n{done.stdout}\n{done.stderr}", pytrace=False)
+        said = f"it ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        pytest.fail(f"in its own process {said}", pytrace=False)
     return done.stdout, done.stderr
 
 

@@ -259,6 +259,30 @@ def interrupted() -> None:
         assert ray_processes() == []
 
 
+def test_an_interrupt_leaves_no_core_worker_of_which_nobody_knows() -> None:
+    """SPEC 7.6: its threads would take the process with them at its end; and there could not be another."""
+    alone(interrupted_as_it_connects)
+
+
+def interrupted_as_it_connects() -> None:
+    import ray
+
+    make: Any = ray._raylet.CoreWorker
+
+    def make_interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return make(*args)
+
+    connection = Connection(settings("local", num_cpus=1))
+    vars(ray._raylet)["CoreWorker"] = make_interrupted
+    with pytest.raises(KeyboardInterrupt):
+        connection.acquire()
+    vars(ray._raylet)["CoreWorker"] = make
+    assert ray_processes() == []
+    connection.acquire()
+    connection.release(2.0)
+
+
 def test_an_interrupt_leaves_no_process_that_ray_was_about_to_start() -> None:
     """SPEC 7.6: Ray does not know it yet, and it is called as its parent."""
     alone(forked)

@@ -85,11 +85,25 @@ class RayThread(threading.Thread):
         self.left.set()
         deadline = time.monotonic() + SHUT_DOWN_WITHIN
         while self.is_alive() and time.monotonic() < deadline:
-            with self._lock:
-                if self._starting and self.ident is not None:
-                    # Where it arrives in a callback or a finalizer it is swallowed: so more than once.
-                    set_async_exception(self.ident, KeyboardInterrupt)
-            self.join(1.0)
+            # Where it arrives in a callback or a finalizer it is swallowed: so more than once.
+            self.join(1.0 if self._interrupt() else 0.05)
+
+    def _interrupt(self) -> bool:
+        """Interrupts `ray.init`, but not while that connects; whether it did.
+
+        What connects makes a core worker, for a while without Python. An interrupt would be raised when it is made, before
+        anybody knows of it who could end it: its threads would take the process with them at its end.
+        """
+        with self._lock:
+            if not self._starting or self.ident is None:
+                return True
+            if _connects(self.ident):
+                return False
+            set_async_exception(self.ident, KeyboardInterrupt)
+            if _connects(self.ident):  # it has come so far meanwhile
+                set_async_exception(self.ident, None)
+                return False
+            return True
 
     def clear(self) -> None:
         """Ray was shut down: ends what is left of an instance of ours, and removes what workers have written."""
@@ -215,6 +229,17 @@ def _bundled(entry: str, stdlib: str) -> bool:
     ) or entry.endswith((".zip", "thirdparty_files"))
 
 
+def _connects(thread: int) -> bool:
+    """Whether a thread is where Ray makes its core worker."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "connect" and frame.f_globals.get("__name__") == "ray._private.worker":
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _clean_up(before: set[Process]) -> None:
     """Ends what a `ray.init` has begun that did not come to its end.
 
@@ -223,8 +248,7 @@ def _clean_up(before: set[Process]) -> None:
     """
     import ray
 
-    with contextlib.suppress(Exception):
-        ray.shutdown()
+    _end()
     if is_client():  # whose server did not start: Ray would not connect again
         with contextlib.suppress(Exception):
             ray.util.disconnect()
