@@ -457,6 +457,59 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "installed", lambda: without)
 
 
+def test_a_failed_run_without_a_journal_says_how_the_next_can_go_on(
+    shoal: Shoal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, at the end, where there would have been something to go on with."""
+    (folder / "several.py").write_text(
+        textwrap.dedent("""
+            from shoal import flow, task
+
+            @task
+            def one(x):
+                return 1 / x
+
+            @flow
+            def mapped():
+                one.map([1, 2]).result()
+                raise ValueError("broken")
+
+            @flow(persist_result=True)
+            def returned():
+                return one.map([1, 0])
+
+            @flow
+            async def submitted():
+                await one.submit(1)
+                await one.submit(0)
+
+            @flow
+            def called():
+                one(1), one(0)
+
+            @flow
+            def single():
+                one(0)
+
+            forbidden = called.with_options(name="forbidden", journal=False)
+        """)
+    )
+    monkeypatch.setenv("SHOAL_HOME", str(folder / "home"))
+    how = "To have the next run go on where it stops, begin it with --journal.\n"
+    for name in ("mapped", "returned", "submitted", "called"):
+        code, _, err = shoal("run", f"several.py:{name}")
+        assert (code, err.count(how)) == (1, 1), name
+        assert err.endswith(how)
+    for name in ("single", "forbidden"):
+        code, _, err = shoal("run", f"several.py:{name}")
+        assert (code, how in err) == (1, False), name
+    _, _, err = shoal("run", "several.py:mapped", "--journal")
+    assert how not in err
+    _, _, err = shoal("resume", "last")
+    assert how not in err
+    assert "To go on where it stopped: shoal resume" in err
+
+
 @pytest.mark.usefixtures("no_ray")
 def test_runners_that_are_not_installed_say_how(shoal: Shoal) -> None:
     _, out, _ = shoal("runners")
@@ -468,12 +521,16 @@ def test_runners_that_are_not_installed_say_how(shoal: Shoal) -> None:
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_runners_as_json(shoal: Shoal) -> None:
+def test_runners_as_json(shoal: Shoal, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the versions of engines, where a package brings one (SPEC 11.3)."""
     code, out, err = shoal("runners", "--json")
     assert (code, err) == (0, "")
     rows = {row["name"]: row for row in json.loads(out)}
     assert rows["threads"]["is_default"]
+    monkeypatch.setenv("SHOAL_TASK_RUNNER", "tcp://host:8786")
+    by_address = {row["name"]: row for row in json.loads(shoal("runners", "--json")[1])}
+    assert {name for name, row in by_address.items() if row.get("is_default")} <= {"dask"}
+    assert not by_address["threads"]["is_default"]
     assert rows["threads"]["engines"] == {}
     assert "shoal-ray" in rows["ray"]["install"]
     assert rows["ray"]["version"] is None

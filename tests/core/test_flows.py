@@ -382,7 +382,8 @@ def test_runners_that_there_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "runner", ["threads:4", "processes", "dask", "tcp://host:8786", "ray://host:10001"]
+    "runner",
+    ["threads:4", "processes", "dask", "tcp://host:8786", "dask:tcp://host:8786", "ray://host:1"],
 )
 def test_naming_a_runner_of_ours_looks_nothing_up(
     monkeypatch: pytest.MonkeyPatch, runner: str
@@ -390,6 +391,16 @@ def test_naming_a_runner_of_ours_looks_nothing_up(
     """Nor must its package be installed where the flow is only defined (SPEC 11.3)."""
     monkeypatch.setattr("shoal.task_runners.registry.installed", None)
     assert flow(task_runner=runner)(plain_function).task_runner == runner
+
+
+@pytest.mark.parametrize(
+    ("name", "address"), [("dask", "tcp://host:8786"), ("ray", "ray://host:10001")]
+)
+def test_an_address_may_stand_after_the_name_of_its_runner(name: str, address: str) -> None:
+    pytest.importorskip(f"shoal_{name}")
+    by_both = registry.load(f"{name}:{address}")
+    assert by_both == registry.load(address)
+    assert by_both.settings()["address"] == address
 
 
 @pytest.mark.parametrize("runner", ["sequential", "threads:2", "processes:2"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import runpy
 import sys
 import textwrap
@@ -120,6 +121,20 @@ def test_what_there_is_no_more_is_not_said_to_be_reused(
     goes_on = "goes on: the one run of `total` can be reused; there is no task `double` any more"
     assert goes_on in caplog.text
     assert "0 runs were reused, 5 more were submitted" in caplog.text
+
+
+def test_it_is_seen_as_by_run(folder: Path, shoal: Shoal, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shoal("run", "jobs.flows:main")[0] == 1
+    assert shoal("resume", "last", "--report", "no/page.html")[0] == 2
+    monkeypatch.setenv("SHOAL_PROGRESS", "1")
+    code, _, said = shoal(
+        "resume", "last", "--report", "page.html", "--trace", "trace.pftrace", "--no-progress"
+    )
+    assert code == 1
+    assert os.environ["SHOAL_PROGRESS"] == "0"
+    assert f"Written: {folder / 'page.html'}" in said
+    assert "<html" in (folder / "page.html").read_text()
+    assert (folder / "trace.pftrace").stat().st_size > 0
 
 
 def test_a_parameter_that_is_no_more(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from shoal.cli.console import UsageError, print_failure
-from shoal.cli.run import Named, carried_out
+from shoal.cli.report import check_paths
+from shoal.cli.run import Named, Progress, Report, Trace, carried_out
 from shoal.cli.signals import Signals
 from shoal.exceptions import JournalError, ShoalError
 
@@ -54,6 +55,9 @@ def resume(
             help="A parameter in place of the one it began with, `name=value`, as text or JSON; repeat it for several",
         ),
     ] = None,
+    report: Report = None,
+    trace: Trace = None,
+    progress: Progress = True,
 ) -> int:
     """Go on with a flow run that has a journal, and print what the flow returns.
 
@@ -68,6 +72,7 @@ def resume(
 
     with Signals() as signals:
         try:
+            check_paths(report, trace)
             flow = _flow_of(find(name))
             _, given = parse(flow, param or [], some=True)
             flow, args, kwargs = resumed(flow, name, given, keep=keep or (), runner=runner or "")
@@ -77,7 +82,7 @@ def resume(
             signals.raise_again()
             print_failure(error)
             return 1
-        return carried_out(flow, args, kwargs, signals)
+        return carried_out(flow, args, kwargs, signals, report, trace, progress)
 
 
 def _flow_of(found: Found) -> Flow[..., Any]:

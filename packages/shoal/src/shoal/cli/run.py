@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from shoal import settings
 from shoal.cli.console import UsageError, print_failure, print_value
 from shoal.cli.report import check_paths, recorded
 from shoal.cli.signals import Signals
 from shoal.exceptions import ShoalError
+from shoal.names import next_number
 
 if TYPE_CHECKING:
     from shoal import Flow
 
-__all__ = ["Named", "carried_out", "run", "with_runner"]
+__all__ = ["Named", "Progress", "Report", "Trace", "carried_out", "run", "with_runner"]
 
 #: A string that names a runner. Those of ours are what a shell completes, and what help lists; any other will do.
 Named = Literal["threads", "processes", "sequential", "dask", "ray"] | str  # noqa: PYI051
+
+Report = Annotated[
+    str | Path | None,
+    Parameter(help="Write a page of what ran, `out.html`; it opens without a network"),
+]
+Trace = Annotated[
+    str | Path | None, Parameter(help="Write a timeline for ui.perfetto.dev, `out.pftrace`")
+]
+Progress = Annotated[
+    bool, Parameter(help="Show on a terminal what runs; `SHOAL_PROGRESS=0` says no, too")
+]
 
 
 def run(
@@ -44,14 +58,8 @@ def run(
             help="A parameter, `name=value`, as text or JSON; repeat it for several",
         ),
     ] = None,
-    report: Annotated[
-        str | Path | None,
-        Parameter(help="Write a page of what ran, `out.html`; it opens without a network"),
-    ] = None,
-    trace: Annotated[
-        str | Path | None,
-        Parameter(help="Write a timeline for ui.perfetto.dev, `out.pftrace`"),
-    ] = None,
+    report: Report = None,
+    trace: Trace = None,
     journal: Annotated[
         bool,
         Parameter(
@@ -59,10 +67,7 @@ def run(
             help="Remember what completes, so that `shoal resume` can go on if the flow fails or is killed",
         ),
     ] = False,
-    progress: Annotated[
-        bool,
-        Parameter(help="Show on a terminal what runs; `SHOAL_PROGRESS=0` says no, too"),
-    ] = True,
+    progress: Progress = True,
 ) -> int:
     """Run a flow and print what it returns.
 
@@ -74,8 +79,6 @@ def run(
     from shoal.cli.parameters import parse
     from shoal.cli.targets import find_flow
 
-    if not progress:
-        os.environ["SHOAL_PROGRESS"] = "0"
     with Signals() as signals:
         try:
             check_paths(report, trace)
@@ -89,7 +92,7 @@ def run(
             signals.raise_again()
             print_failure(error)
             return 1
-        return carried_out(flow, args, kwargs, signals, report, trace)
+        return carried_out(flow, args, kwargs, signals, report, trace, progress)
 
 
 def carried_out(
@@ -97,10 +100,16 @@ def carried_out(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     signals: Signals,
-    report: str | Path | None = None,
-    trace: str | Path | None = None,
+    report: str | Path | None,
+    trace: str | Path | None,
+    progress: bool,
 ) -> int:
     """Runs a flow, prints what it returns or how it failed, and gives the exit code."""
+    if not progress:
+        os.environ["SHOAL_PROGRESS"] = "0"
+    from shoal.task_runners.base import STOPPED
+
+    first, taken = next_number(), STOPPED.taken
     try:
         with recorded(report, trace):
             value = flow(*args, **kwargs)
@@ -109,10 +118,21 @@ def carried_out(
     except Exception as error:
         signals.raise_again()
         print_failure(error)
+        others = next_number() - first - 2  # but for the flow run's; elements of maps have none
+        if max(others, STOPPED.taken - taken) > 1 and not _may_go_on(flow):
+            print(
+                "To have the next run go on where it stops, begin it with --journal.",
+                file=sys.stderr,
+            )
         return 1
     if value is not None:
         print_value(value)
     return 0
+
+
+def _may_go_on(flow: Flow[..., Any]) -> bool:
+    """Whether the runs of a flow have a journal, or it was said that they are to have none."""
+    return flow.resumes is not None or flow.journal is not None or settings.journal()
 
 
 def with_runner(flow: Flow[..., Any], runner: str | None) -> Flow[..., Any]:

@@ -53,7 +53,7 @@ def runners(
 def _runners() -> list[_Runner]:
     from shoal.task_runners import registry
 
-    default = settings.task_runner().partition(":")[0]
+    default, _ = registry.parts(settings.task_runner())
     found = [
         _Runner(name, *_package(entry), is_default=name == default)
         for name, entry in sorted(registry.installed().items())

@@ -52,6 +52,7 @@ class Stopped:
     Attributes:
         cancelled: runs that had not ended.
         ended: runs that had.
+        taken: all runs, also those of runners that were left in order.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,7 @@ class Stopped:
 
     def forget(self) -> None:
         """Counts from now on."""
-        self.cancelled = self.ended = 0
+        self.cancelled = self.ended = self.taken = 0
 
 
 #: Of all runners of this process; written with `LOCK` held.
@@ -306,10 +307,13 @@ class BaseTaskRunner:
         # A run or flow that was interrupted leaves its runner, and must not be interrupted in doing so.
         with shielded():
             try:
+                with LOCK:
+                    still_open, ended = dispatcher.scheduler.open, dispatcher.scheduler.finished
+                    STOPPED.taken += still_open + ended
+                    if stopped:
+                        STOPPED.cancelled += still_open
+                        STOPPED.ended += ended
                 if stopped:
-                    with LOCK:
-                        STOPPED.cancelled += dispatcher.scheduler.open
-                        STOPPED.ended += dispatcher.scheduler.finished
                     dispatcher.cancel_all()
                 dispatcher.close()
             finally:

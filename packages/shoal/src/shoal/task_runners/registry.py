@@ -1,4 +1,4 @@
-"""Runners by name: `"threads:4"`, `"dask"`, `"tcp://host:8786"`.
+"""Runners by name: `"threads:4"`, `"dask"`, `"dask:tcp://host:8786"`, or by address alone: `"tcp://host:8786"`.
 
 Other names than those of this package resolve through the entry-point group `shoal.task_runners`, so that an installed package
 adds its runners.
@@ -15,7 +15,7 @@ from shoal.exceptions import InvalidOption, MissingExtraError, UnknownRunner
 from shoal.task_runners.base import BaseTaskRunner, TaskRunner
 from shoal.task_runners.foreign import ForeignRunner
 
-__all__ = ["GROUP", "check_name", "installed", "load", "missing", "resolve"]
+__all__ = ["GROUP", "check_name", "installed", "load", "missing", "parts", "resolve"]
 
 GROUP = "shoal.task_runners"
 
@@ -58,14 +58,14 @@ def load(text: str) -> Any:
     """The runner that a string names.
 
     Args:
-        text: a name, `name:argument`, or an address.
+        text: a name, `name:argument`, or an address, which says itself whose it is.
 
     Raises:
         UnknownRunner: nothing has this name.
         MissingExtraError: it belongs to a package that is not installed.
         InvalidOption: the runner refuses the argument.
     """
-    name, argument = _parts(text)
+    name, argument = parts(text)
     if name in _OURS:
         kind = getattr(import_module("shoal.task_runners"), _OURS[name])
     else:
@@ -92,19 +92,18 @@ def check_name(text: str, where: str | None = None) -> None:
     Raises:
         UnknownRunner: nothing has this name.
     """
-    name, _ = _parts(text)
+    name, _ = parts(text)
     if name not in _OURS and name not in _PACKAGES:
         found = installed()
         if name not in found:
             raise _unknown(text, found, where)
 
 
-def _parts(text: str) -> tuple[str, str]:
+def parts(text: str) -> tuple[str, str]:
     """The name in a string, and what the runner is to make of the rest."""
-    scheme, separator, _ = text.partition("://")
-    if separator:
-        return _SCHEMES.get(scheme, scheme), text
     name, _, argument = text.partition(":")
+    if argument.startswith("//"):
+        return _SCHEMES.get(name, name), text
     return name, argument
 
 
