@@ -13,7 +13,6 @@ from unittest.mock import Mock
 import pytest
 from shoal import flow, safely, task
 from shoal.calls import Report
-from shoal.engine.batch_run import pack_error
 from shoal.engine.services import TIMERS, guarded
 from shoal.exceptions import (
     BackendError,
@@ -28,7 +27,7 @@ from shoal.scheduling.capabilities import Capabilities
 from shoal.scheduling.dispatchers import PullingDispatcher
 from shoal.scheduling.ledger_events import LedgerEvents
 from shoal.scheduling.pulling import PullingScheduler
-from shoal.serialization import loads
+from shoal.serialization import loads, pack_error
 from shoal.task_runners import ExecutorTaskRunner, ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from shoal.task_runners.base import BaseTaskRunner
 from shoal.task_runners.remote import messages

@@ -26,15 +26,15 @@ from shoal.engine.observing import CARRIERS, be_traced
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from shoal.exceptions import SerializationError
 from shoal.logs import prints_are_logged
-from shoal.safely import in_words, is_raisable, kind_of
+from shoal.safely import is_raisable
 from shoal.serialization import (
     Portable,
     dumps,
     dumps_function,
-    find_culprit,
     loads,
     loads_each,
-    portable_error,
+    pack_error,
+    unpicklable,
 )
 from shoal.states import Running, State
 
@@ -55,7 +55,6 @@ __all__ = [
     "run_packed",
     "surroundings_of",
     "unpack_report",
-    "unpicklable",
 ]
 
 #: A flow run's parameters travel with it up to this size; `runtime.flow_run.parameters` is empty beyond.
@@ -472,39 +471,6 @@ def _portable_state(
         ]
         data = parts if isinstance(data, list) else tuple(parts)
     return State(state.type, state.name, state.message, data=data)
-
-
-def unpicklable(
-    value: Any, path: str, problem: BaseException, run_name: str | None = None
-) -> SerializationError:
-    """The error of a value that cannot be pickled: `find_culprit`'s, or one that needs nothing of the value.
-
-    Args:
-        value: the value.
-        path: what it is called.
-        problem: what pickling has raised.
-        run_name: the run.
-    """
-    try:
-        return find_culprit(value, path, run_name)
-    except BaseException:  # it cannot be looked at
-        return SerializationError(
-            path=path, type_name=kind_of(value), problem=in_words(problem), run_name=run_name
-        )
-
-
-def pack_error(error: BaseException, run_name: str) -> bytes:
-    """Pickles an exception so that it certainly unpickles, whatever exception it is."""
-    try:
-        return portable_error(error, run_name)
-    except BaseException as problem:  # it cannot be looked at: its class is all that is told
-        told = SerializationError(
-            path="exception",
-            type_name=kind_of(error),
-            problem=f"it cannot be looked at: {in_words(problem)}",
-            run_name=run_name,
-        )
-        return dumps(told)
 
 
 # ---------------------------------------------------------------------- back in the driver

@@ -22,7 +22,7 @@ from shoal.serialization.pickling import (
     loads,
     loads_each,
 )
-from shoal.serialization.portable import Portable, portable_error
+from shoal.serialization.portable import Portable, pack_error, portable_error, unpicklable
 
 __all__ = [
     "BY_VALUE",
@@ -35,7 +35,9 @@ __all__ = [
     "from_a_signal",
     "loads",
     "loads_each",
+    "pack_error",
     "portable_error",
     "shown",
+    "unpicklable",
     "words_of",
 ]

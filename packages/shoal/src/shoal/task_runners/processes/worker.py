@@ -34,9 +34,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal import names
 from shoal.context import LOCK
-from shoal.engine.batch_run import pack_error
 from shoal.logs import library_logger, log_to_stderr
-from shoal.serialization import dumps, loads
+from shoal.serialization import dumps, loads, pack_error
 from shoal.task_runners.processes.record import REPORT, REPORT_EVERY, TOLD, Record, size_of_record
 from shoal.task_runners.processes.segments import NoSegment, Segment, SegmentPool
 from shoal.task_runners.processes.stored import Store, Stored

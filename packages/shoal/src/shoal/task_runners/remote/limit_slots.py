@@ -17,12 +17,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shoal.context import LOCK
-from shoal.engine.batch_run import pack_error
 from shoal.futures.blocking import Bearer, Decision
 from shoal.limits.acquiring import tell_of
 from shoal.limits.holding import default_lease
 from shoal.limits.slots import KEEPER
-from shoal.serialization import dumps, loads
+from shoal.serialization import dumps, loads, pack_error
 from shoal.task_runners.remote import messages
 
 if TYPE_CHECKING:

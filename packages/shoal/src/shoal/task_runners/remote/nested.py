@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from shoal.calls import COMPLETED, DONE, FAILED
 from shoal.context import LOCK, SUBMITTER, TAGS, Scope
-from shoal.engine.batch_run import pack_error, unpicklable
 from shoal.exceptions import InvalidOption, RunnerStateError, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling.caps import Entered, caps_of
-from shoal.serialization import Portable, dumps, loads
+from shoal.serialization import Portable, dumps, loads, pack_error, unpicklable
 from shoal.states import State
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.members import Member, NestedMap, not_unpickled

@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any
 from shoal import names
 from shoal.calls import FAILED, Call, Outcome
 from shoal.context import LOCK, SCOPE, TAGS, Scope, scope_of
-from shoal.engine.batch_run import Surroundings, flow_run_of, pack_error, pack_outcome, unpicklable
+from shoal.engine.batch_run import Surroundings, flow_run_of, pack_outcome
 from shoal.engine.inputs import ATOMS
 from shoal.engine.observing import be_traced, remove_observer
 from shoal.engine.services import guarded
 from shoal.exceptions import NestingTooDeep
 from shoal.logs import log_failure, log_prints_of, prints_are_logged
-from shoal.serialization import dumps, loads
+from shoal.serialization import dumps, loads, pack_error, unpicklable
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN, Batch, Broadcasts, Rows, Tasks
 from shoal.task_runners.remote.coroutines import Coroutines
