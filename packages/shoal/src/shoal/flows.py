@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from shoal import elsewhere, settings
-from shoal.checks import Checks, check_names, name_of_function, named_after
+from shoal.checks import Decorated, name_of_function, named_after
 from shoal.context import SCOPE
-from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError, UnknownOption
+from shoal.exceptions import InvalidOption, ParameterTypeError, ReservedArgumentError
 from shoal.names import function_name_to_flow_name
 from shoal.recording import live
 from shoal.safely import text_of
-from shoal.specs import KEEPING_OPTIONS, RESERVED, FlowSpec, bind_error, kind_of_function
+from shoal.specs import FLOW_OPTIONS, RESERVED, FlowSpec, bind_error, kind_of_function
 from shoal.task_runners.base import TaskRunner
 from shoal.tracebacks import fold
 
@@ -70,83 +71,47 @@ if TYPE_CHECKING:
         result_serializer: str | Serializer | None
 
 
-class Flow(FlowSpec, Generic[P, R_co]):
+class Flow(Decorated, FlowSpec, Generic[P, R_co]):
     """A function that runs as a flow. Made by `@flow`; the options are its arguments."""
 
-    def __init__(
-        self,
-        fn: Callable[P, R_co],
-        *,
-        name: str | None = None,
-        description: str | None = None,
-        version: str | None = None,
-        flow_run_name: str | Callable[..., str] | None = None,
-        task_runner: RunnerOption = None,
-        retries: int | None = None,
-        retry_delay_seconds: float | None = None,
-        timeout_seconds: float | None = None,
-        max_concurrency: int | None = None,
-        validate_parameters: bool | None = None,
-        log_prints: bool | None = None,
-        journal: bool | None = None,
-        on_running: Sequence[FlowHook] | None = None,
-        on_completion: Sequence[FlowHook] | None = None,
-        on_failure: Sequence[FlowHook] | None = None,
-        on_crashed: Sequence[FlowHook] | None = None,
-        on_cancellation: Sequence[FlowHook] | None = None,
-        persist_result: bool | None = None,
-        result_storage: str | os.PathLike[str] | Storage | None = None,
-        result_serializer: str | Serializer | None = None,
-    ) -> None:
-        self._binding: Any = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
-        function: Any = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
+    KIND = "flow"
+    OPTIONS = FLOW_OPTIONS
+
+    def __init__(self, fn: Callable[P, R_co], **options: Unpack[FlowOptions]) -> None:
+        function = self._unwrapped(fn)
         if isinstance(function, type) or not callable(function):
             raise InvalidOption(
                 where="@flow", option="fn", value=function, problem="a function is needed"
             )
-        self.fn: Callable[..., Any] = function
-        self.name = (
-            name if name is not None else function_name_to_flow_name(name_of_function(function))
+        name = options.get("name")
+        own_name = name_of_function(function)
+        check = self._stand_for(
+            function, function_name_to_flow_name(own_name) if name is None else name, options
         )
-        check = Checks(f"flow {self.name!r}")
-        check.text("name", name)
-        if name_of_function(function) == "<lambda>" and name is None:
+        if own_name == "<lambda>" and name is None:
             raise check.refuse("name", None, "a lambda has no name of its own, so one is needed")
-        check.text("description", description)
-        self.description = description if description is not None else inspect.getdoc(function)
-        self.version = check.text("version", version)
-        self.flow_run_name = check.run_name("flow_run_name", flow_run_name)
-        self.task_runner = check.runner(task_runner)
-        if isinstance(task_runner, str):
+        self.__wrapped__: Callable[P, R_co] = function
+        self.flow_run_name = check.run_name("flow_run_name")
+        self.task_runner = check.runner()
+        if isinstance(self.task_runner, str):
             from shoal.task_runners.registry import check_name
 
-            check_name(task_runner, check.where)
+            check_name(self.task_runner, check.where)
         self.retries = (
-            settings.flow_retries() if retries is None else check.whole("retries", retries)
+            check.whole("retries") if "retries" in check.given else settings.flow_retries()
         )
-        delay = check.seconds("retry_delay_seconds", retry_delay_seconds)
+        delay = check.seconds("retry_delay_seconds")
         self.retry_delay_seconds = settings.flow_retry_delay_seconds() if delay is None else delay
-        self.timeout_seconds = check.timeout(timeout_seconds)
-        self.max_concurrency = check.count("max_concurrency", max_concurrency)
-        self.validate_parameters = validate_parameters is not False
-        self.log_prints = check.flag("log_prints", log_prints)
-        self.journal = check.flag("journal", journal)
-        self.on_running_hooks = check.functions("on_running", on_running)
-        self.on_completion_hooks = check.functions("on_completion", on_completion)
-        self.on_failure_hooks = check.functions("on_failure", on_failure)
-        self.on_crashed_hooks = check.functions("on_crashed", on_crashed)
-        self.on_cancellation_hooks = check.functions("on_cancellation", on_cancellation)
-        about_results = {
-            "persist_result": persist_result,
-            "result_storage": result_storage,
-            "result_serializer": result_serializer,
-        }
-        self.keep_as(about_results, check.keeping(about_results))
-        self.__name__ = getattr(function, "__name__", self.name)
-        self.__qualname__ = getattr(function, "__qualname__", self.__name__)
-        self.__module__ = getattr(function, "__module__", __name__)
-        self.__doc__ = getattr(function, "__doc__", None)
-        self.__wrapped__: Callable[P, R_co] = self.fn
+        self.timeout_seconds = check.timeout()
+        self.max_concurrency = check.count("max_concurrency")
+        self.validate_parameters = options.get("validate_parameters") is not False
+        self.log_prints = check.flag("log_prints")
+        self.journal = check.flag("journal")
+        self.on_running_hooks = check.functions("on_running")
+        self.on_completion_hooks = check.functions("on_completion")
+        self.on_failure_hooks = check.functions("on_failure")
+        self.on_crashed_hooks = check.functions("on_crashed")
+        self.on_cancellation_hooks = check.functions("on_cancellation")
         self.is_async, self.is_generator = kind_of_function(function)
         self.signature = inspect.signature(function)
         for argument in self.signature.parameters:
@@ -193,70 +158,35 @@ class Flow(FlowSpec, Generic[P, R_co]):
 
     # ------------------------------------------------------------------ options
 
-    def options(self) -> dict[str, Any]:
-        """The options as the decorator takes them; lists are copies."""
-        return {
-            "name": self.name,
-            "description": self.description,
-            "version": self.version,
-            "flow_run_name": self.flow_run_name,
-            "task_runner": self.task_runner,
-            "retries": self.retries,
-            "retry_delay_seconds": self.retry_delay_seconds,
-            "timeout_seconds": self.timeout_seconds,
-            "max_concurrency": self.max_concurrency,
-            "validate_parameters": self.validate_parameters,
-            "log_prints": self.log_prints,
-            "journal": self.journal,
-            "on_running": list(self.on_running_hooks),
-            "on_completion": list(self.on_completion_hooks),
-            "on_failure": list(self.on_failure_hooks),
-            "on_crashed": list(self.on_crashed_hooks),
-            "on_cancellation": list(self.on_cancellation_hooks),
-            **{option: getattr(self, option) for option in KEEPING_OPTIONS[:3]},
-        }
-
     def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R_co]:
         """A copy with some options changed; `None` clears one.
 
         Raises:
             InvalidOption: there is no such option.
         """
-        kept = self.options()
-        for option, value in options.items():
-            if option not in kept:
-                raise UnknownOption(
-                    where=f"flow {self.name!r}", option=option, value=value, known=tuple(kept)
-                )
-        function: Any = self.fn if self._binding is None else self._binding(self.fn)
-        changed: Flow[P, R_co] = Flow(function, **{**kept, **options})
+        changed: Flow[P, R_co] = Flow(self._original(), **{**self.options(), **options})
         changed.bound = self.bound
         return changed
 
     def on_running(self, hook: H) -> H:
         """Adds a hook that is called when a run begins; also as a decorator."""
-        self.on_running_hooks.append(hook)
-        return hook
+        return self._add_hook(self.on_running_hooks, hook)
 
     def on_completion(self, hook: H) -> H:
         """Adds a hook that is called when a run has completed; also as a decorator."""
-        self.on_completion_hooks.append(hook)
-        return hook
+        return self._add_hook(self.on_completion_hooks, hook)
 
     def on_failure(self, hook: H) -> H:
         """Adds a hook that is called when a run has failed; also as a decorator."""
-        self.on_failure_hooks.append(hook)
-        return hook
+        return self._add_hook(self.on_failure_hooks, hook)
 
     def on_crashed(self, hook: H) -> H:
         """Adds a hook that is called when a run has crashed; also as a decorator."""
-        self.on_crashed_hooks.append(hook)
-        return hook
+        return self._add_hook(self.on_crashed_hooks, hook)
 
     def on_cancellation(self, hook: H) -> H:
         """Adds a hook that is called when a run was cancelled; also as a decorator."""
-        self.on_cancellation_hooks.append(hook)
-        return hook
+        return self._add_hook(self.on_cancellation_hooks, hook)
 
     def make_runner(self) -> Any:
         """The runner of one run: a duplicate of the flow's own, or the default, not entered."""
@@ -484,12 +414,7 @@ def flow(fn: Any = None, /, **options: Any) -> Any:
         ...     return square.map(numbers).result()
     """
 
-    def make(function: Any) -> Flow[Any, Any]:
-        name = options.get("name") or function_name_to_flow_name(name_of_function(function))
-        check_names(f"flow {name!r}", options, Flow.__init__)
-        return Flow(function, **options)
-
-    return make if fn is None else make(fn)
+    return partial(Flow, **options) if fn is None else Flow(fn, **options)
 
 
 if not TYPE_CHECKING:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     TransactionHook = Callable[[Any], Any]
 
 __all__ = [
+    "FLOW_OPTIONS",
     "KEEPING_OPTIONS",
     "RESERVED",
+    "TASK_OPTIONS",
     "FlowSpec",
     "Keeping",
     "KeepsResults",
@@ -44,6 +46,54 @@ KEEPING_OPTIONS = (
     "cache_expiration",
     "refresh_cache",
     "cache_result_in_memory",
+)
+
+#: Options of `@task`.
+TASK_OPTIONS = (
+    "name",
+    "description",
+    "tags",
+    "version",
+    "task_run_name",
+    "retries",
+    "retry_delay_seconds",
+    "retry_jitter_factor",
+    "retry_condition_fn",
+    "crash_retries",
+    "timeout_seconds",
+    "max_concurrency",
+    "log_prints",
+    "on_running",
+    "on_completion",
+    "on_failure",
+    "on_commit",
+    "on_rollback",
+    "resources",
+    "batch",
+    "viz_return_value",
+    *KEEPING_OPTIONS,
+)
+
+#: Options of `@flow`.
+FLOW_OPTIONS = (
+    "name",
+    "description",
+    "version",
+    "flow_run_name",
+    "task_runner",
+    "retries",
+    "retry_delay_seconds",
+    "timeout_seconds",
+    "max_concurrency",
+    "validate_parameters",
+    "log_prints",
+    "journal",
+    "on_running",
+    "on_completion",
+    "on_failure",
+    "on_crashed",
+    "on_cancellation",
+    *KEEPING_OPTIONS[:3],
 )
 
 
@@ -97,17 +147,6 @@ class KeepsResults:
     persist_result: bool | None = None
     result_storage: Any = None
     result_serializer: Any = None
-
-    def keep_as(self, options: Mapping[str, Any], keeping: Keeping | None) -> None:
-        """Keeps results as options say.
-
-        Args:
-            options: by name; `None` for what is not given.
-            keeping: what they say.
-        """
-        self.__dict__.update({name: value for name, value in options.items() if value is not None})
-        if keeping is not None:
-            self.keeping = keeping
 
 
 class TaskSpec(KeepsResults):

@@ -6,7 +6,6 @@ the scope around them. May import everything but flows, testing and the command 
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import (
     AsyncIterator,
@@ -18,20 +17,21 @@ from collections.abc import (
     Sequence,
 )
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, ParamSpec, TypeVar, overload
 
 from shoal import elsewhere, settings
 from shoal.annotations import unmapped
 from shoal.backoff import exponential_backoff
 from shoal.calls import Call
-from shoal.checks import Checks, check_names, name_of_function
+from shoal.checks import Decorated, name_of_function
 from shoal.context import SCOPE, TaskRun, current_scope
 from shoal.engine.columns import column, common_length
-from shoal.exceptions import InvalidOption, UnknownOption
+from shoal.exceptions import InvalidOption
 from shoal.futures import TaskFuture
 from shoal.names import next_number
 from shoal.safely import repr_of, text_of
-from shoal.specs import KEEPING_OPTIONS, TaskCap, TaskSpec
+from shoal.specs import TASK_OPTIONS, TaskCap, TaskSpec
 from shoal.states import State
 from shoal.tracebacks import fold
 
@@ -100,52 +100,17 @@ K = TypeVar("K", bound=Callable[..., Any])
 _Async = Coroutine[Any, Any, Any] | AsyncIterator[Any]
 
 
-class Task(TaskSpec, Generic[P, R_co]):
+class Task(Decorated, TaskSpec, Generic[P, R_co]):
     """A function that runs as a task. Made by `@task`; the options are its arguments.
 
     Calling it runs it in the caller's thread. `submit` and `map` give it to the runner of the flow around them.
     """
 
-    def __init__(
-        self,
-        fn: Callable[P, R_co],
-        *,
-        name: str | None = None,
-        description: str | None = None,
-        tags: Iterable[str] | None = None,
-        version: str | None = None,
-        task_run_name: str | Callable[..., str] | None = None,
-        retries: int | None = None,
-        retry_delay_seconds: float
-        | Sequence[float]
-        | Callable[[int], float | Sequence[float]]
-        | None = None,
-        retry_jitter_factor: float | None = None,
-        retry_condition_fn: RetryCondition | None = None,
-        crash_retries: int | None = None,
-        timeout_seconds: float | None = None,
-        max_concurrency: int | None = None,
-        log_prints: bool | None = None,
-        on_running: Sequence[TaskHook] | None = None,
-        on_completion: Sequence[TaskHook] | None = None,
-        on_failure: Sequence[TaskHook] | None = None,
-        on_commit: Sequence[TransactionHook] | None = None,
-        on_rollback: Sequence[TransactionHook] | None = None,
-        resources: Mapping[str, float] | None = None,
-        batch: bool | int | None = None,
-        viz_return_value: Any = None,
-        persist_result: bool | None = None,
-        result_storage: str | os.PathLike[str] | Storage | None = None,
-        result_serializer: str | Serializer | None = None,
-        result_storage_key: str | None = None,
-        cache_policy: CachePolicy | None = None,
-        cache_key_fn: Callable[[TaskRunContext, dict[str, Any]], str | None] | None = None,
-        cache_expiration: timedelta | float | None = None,
-        refresh_cache: bool | None = None,
-        cache_result_in_memory: bool | None = None,
-    ) -> None:
-        self._binding: Any = type(fn) if isinstance(fn, (classmethod, staticmethod)) else None
-        function: Any = fn.__func__ if isinstance(fn, (classmethod, staticmethod)) else fn
+    KIND = "task"
+    OPTIONS = TASK_OPTIONS
+
+    def __init__(self, fn: Callable[P, R_co], **options: Unpack[TaskOptions]) -> None:
+        function = self._unwrapped(fn)
         if isinstance(function, Task):
             raise InvalidOption(
                 where=f"@task of {function.name!r}",
@@ -157,55 +122,36 @@ class Task(TaskSpec, Generic[P, R_co]):
             raise InvalidOption(
                 where="@task", option="fn", value=function, problem="a function is needed"
             )
-        self.fn: Callable[..., Any] = function
-        self.name: str = name if name is not None else name_of_function(function)
-        check = Checks(f"task {self.name!r}")
-        check.text("name", name)
-        check.text("description", description)
-        self.description = description if description is not None else inspect.getdoc(function)
-        self.tags = check.tags(tags)
-        self.version = check.text("version", version)
-        self.task_run_name = check.run_name("task_run_name", task_run_name)
+        name = options.get("name")
+        check = self._stand_for(
+            function, name_of_function(function) if name is None else name, options
+        )
+        self.__wrapped__: Callable[P, R_co] = function
+        self.tags = check.tags()
+        self.task_run_name = check.run_name("task_run_name")
         self.retries = (
-            settings.task_retries() if retries is None else check.whole("retries", retries)
+            check.whole("retries") if "retries" in check.given else settings.task_retries()
         )
         self.retry_delay_seconds = (
-            settings.task_retry_delay_seconds()
-            if retry_delay_seconds is None
-            else check.delays(retry_delay_seconds)
+            check.delays()
+            if "retry_delay_seconds" in check.given
+            else settings.task_retry_delay_seconds()
         )
-        self.retry_jitter_factor = check.seconds("retry_jitter_factor", retry_jitter_factor)
-        self.retry_condition_fn = check.function("retry_condition_fn", retry_condition_fn)
-        self.crash_retries = check.whole("crash_retries", crash_retries)
-        self.timeout_seconds = check.timeout(timeout_seconds)
-        limit = check.count("max_concurrency", max_concurrency)
+        self.retry_jitter_factor = check.seconds("retry_jitter_factor")
+        self.retry_condition_fn = check.function("retry_condition_fn")
+        self.crash_retries = check.whole("crash_retries")
+        self.timeout_seconds = check.timeout()
+        limit = check.count("max_concurrency")
         self.cap = TaskCap(limit, os.urandom(8).hex()) if limit is not None else None
-        self.log_prints = check.flag("log_prints", log_prints)
-        self.on_running_hooks = check.functions("on_running", on_running)
-        self.on_completion_hooks = check.functions("on_completion", on_completion)
-        self.on_failure_hooks = check.functions("on_failure", on_failure)
-        self.on_commit_hooks = check.functions("on_commit", on_commit)
-        self.on_rollback_hooks = check.functions("on_rollback", on_rollback)
-        self.resources = check.resources(resources)
-        self.batch = check.batch(batch)
-        self.viz_return_value = viz_return_value
-        about_results = {
-            "persist_result": persist_result,
-            "result_storage": result_storage,
-            "result_serializer": result_serializer,
-            "result_storage_key": result_storage_key,
-            "cache_policy": cache_policy,
-            "cache_key_fn": cache_key_fn,
-            "cache_expiration": cache_expiration,
-            "refresh_cache": refresh_cache,
-            "cache_result_in_memory": cache_result_in_memory,
-        }
-        self.keep_as(about_results, check.keeping(about_results))
-        self.__name__ = getattr(function, "__name__", self.name)
-        self.__qualname__ = getattr(function, "__qualname__", self.__name__)
-        self.__module__ = getattr(function, "__module__", __name__)
-        self.__doc__ = getattr(function, "__doc__", None)
-        self.__wrapped__: Callable[P, R_co] = self.fn
+        self.log_prints = check.flag("log_prints")
+        self.on_running_hooks = check.functions("on_running")
+        self.on_completion_hooks = check.functions("on_completion")
+        self.on_failure_hooks = check.functions("on_failure")
+        self.on_commit_hooks = check.functions("on_commit")
+        self.on_rollback_hooks = check.functions("on_rollback")
+        self.resources = check.resources()
+        self.batch = check.batch()
+        self.viz_return_value = options.get("viz_return_value")
         self.read_signature()
         if self.keeping is not None:
             self.keeping.fits(self)
@@ -258,30 +204,7 @@ class Task(TaskSpec, Generic[P, R_co]):
 
     def options(self) -> dict[str, Any]:
         """The options as the decorator takes them; lists are copies."""
-        return {
-            "name": self.name,
-            "description": self.description,
-            "tags": set(self.tags),
-            "version": self.version,
-            "task_run_name": self.task_run_name,
-            "retries": self.retries,
-            "retry_delay_seconds": self.retry_delay_seconds,
-            "retry_jitter_factor": self.retry_jitter_factor,
-            "retry_condition_fn": self.retry_condition_fn,
-            "crash_retries": self.crash_retries,
-            "timeout_seconds": self.timeout_seconds,
-            "max_concurrency": self.max_concurrency,
-            "log_prints": self.log_prints,
-            "on_running": list(self.on_running_hooks),
-            "on_completion": list(self.on_completion_hooks),
-            "on_failure": list(self.on_failure_hooks),
-            "on_commit": list(self.on_commit_hooks),
-            "on_rollback": list(self.on_rollback_hooks),
-            "resources": dict(self.resources),
-            "batch": self.batch,
-            "viz_return_value": self.viz_return_value,
-            **{option: getattr(self, option) for option in KEEPING_OPTIONS},
-        }
+        return {**super().options(), "tags": set(self.tags), "resources": dict(self.resources)}
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Task[P, R_co]:
         """A copy with some options changed; `None` clears one.
@@ -289,19 +212,10 @@ class Task(TaskSpec, Generic[P, R_co]):
         Raises:
             InvalidOption: there is no such option.
         """
-        kept = self.options()
-        for option, value in options.items():
-            if option not in kept:
-                raise UnknownOption(
-                    where=f"task {self.name!r}", option=option, value=value, known=tuple(kept)
-                )
-        changed = type(self)(self._original(), **{**kept, **options})
+        changed = type(self)(self._original(), **{**self.options(), **options})
         if changed.max_concurrency == self.max_concurrency:
             changed.cap = self.cap  # one for both
         return changed
-
-    def _original(self) -> Any:
-        return self._binding(self.fn) if self._binding is not None else self.fn
 
     def on_running(self, hook: H) -> H:
         """Adds a hook that is called when a run begins; also as a decorator."""
@@ -324,14 +238,7 @@ class Task(TaskSpec, Generic[P, R_co]):
         return self._add_hook(self.on_rollback_hooks, hook)
 
     def _add_hook(self, hooks: list[Any], hook: K) -> K:
-        if not callable(hook):
-            raise InvalidOption(
-                where=f"task {self.name!r}",
-                option="hook",
-                value=hook,
-                problem="a function is needed",
-            )
-        hooks.append(hook)
+        super()._add_hook(hooks, hook)
         self.update_plain()
         return hook
 
@@ -563,12 +470,7 @@ def task(fn: Any = None, /, **options: Any) -> Any:
         ... def fetch(url: str) -> bytes: ...
     """
 
-    def make(function: Any) -> Task[Any, Any]:
-        name = options.get("name") or name_of_function(function)
-        check_names(f"task {name!r}", options, Task.__init__)
-        return Task(function, **options)
-
-    return make if fn is None else make(fn)
+    return partial(Task, **options) if fn is None else Task(fn, **options)
 
 
 if TYPE_CHECKING:
