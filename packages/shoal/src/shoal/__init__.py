@@ -5,7 +5,7 @@
     exceptions, states, annotations, settings   what things are called
     specs, backoff, validation                  what a task and a flow are; retry delays; parameters of flows
     serialization                               what travels between processes
-    context, logs, names, runtime               what surrounds a run
+    context, run_records, logs, names, runtime  what surrounds a run
     calls, futures                              a run to be, and a run
     engine                                      runs one attempt
     scheduling                                  decides what runs when
@@ -13,7 +13,7 @@
     recording                                   what ran when
     results                                     results that are kept
     task_runners                                where it runs
-    signatures, checks                          what type checkers are told of tasks; checks of options
+    signatures, checks                          what type checkers are told of tasks; what tasks and flows have alike
     logging, utilities, serializers, locking    names where Prefect has them
     concurrency, cache_policies                 limits for any code; what a kept result depends on
     transactions                                what is committed together, or rolled back together
