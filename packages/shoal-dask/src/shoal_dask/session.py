@@ -330,12 +330,10 @@ class WorkerSession(ClusterWorker):
         self.loading.values = values
         try:
             batch = self.opened(number, blob) if self.begins(number) else None
-            if batch is not None:
-                self._run(batch)
         finally:
             self.loading.values = {}
-
-    def _run(self, batch: Batch) -> None:
+        if batch is None:
+            return
         worker_thread = _DaskThread(self)
         batch.worker_thread = worker_thread
         with LOCK:

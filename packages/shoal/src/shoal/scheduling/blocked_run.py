@@ -1,4 +1,4 @@
-"""A run that waits on a worker, as the scheduler and the ledger know it. Plain data.
+"""A run that waits on a worker, as the scheduler and the ledger know it; and a call there that has a place of its own.
 
 May import `scheduler` and what lies above it.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.futures.blocking import Wait
+from shoal.scheduling.caps import caps_of
 from shoal.scheduling.effects import GO_ON, HELP
 
 if TYPE_CHECKING:
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from shoal.calls import Batch
     from shoal.futures.blocking import Bearer, Wanted
     from shoal.futures.run import TaskFuture
+    from shoal.scheduling.caps import Line
     from shoal.scheduling.scheduler import Scheduler
 
-__all__ = ["BlockedRun"]
+__all__ = ["BlockedRun", "Entered"]
 
 
 class BlockedRun:
@@ -111,3 +113,39 @@ class BlockedRun:
     def looked(self) -> None:
         """`look_again` is done."""
         self._queued = False
+
+
+class Entered:
+    """What was called elsewhere, and has a place of its own, or waits for one.
+
+    Args:
+        scheduler: whose caps count.
+        line: of the task.
+        tag: what the backend knows it by.
+    """
+
+    __slots__ = ("_has_place", "_line", "_scheduler", "tag")
+
+    def __init__(self, scheduler: Scheduler, line: Line, tag: Any) -> None:
+        self._scheduler = scheduler
+        self._line = line
+        self._has_place = False
+        self.tag = tag
+
+    def ask(self) -> None:
+        """It would begin, or go on."""
+        if caps_of(self._scheduler).go_on(self, self._line):
+            self.resume()
+
+    def resume(self) -> None:
+        """See `GoesOn`."""
+        self._has_place = True
+        self._scheduler.effects.append((GO_ON, self))
+
+    def leave(self) -> None:
+        """It needs no place any more."""
+        if self._has_place:
+            caps_of(self._scheduler).free(self._line)
+            self._scheduler.serve_caps()
+        else:
+            caps_of(self._scheduler).withdraw(self)

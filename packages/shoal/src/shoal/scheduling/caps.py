@@ -30,15 +30,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from shoal.calls import READY
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
-from shoal.scheduling.effects import GO_ON
-from shoal.scheduling.wait_graph import tell_wanting
+from shoal.scheduling.wait_graph import tell_of_run, tell_wanting
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from shoal.specs import TaskCap, TaskSpec
 
-__all__ = ["Caps", "Entered", "Line", "Ready", "came_first", "caps_of", "joined", "task_of"]
+__all__ = ["Caps", "Line", "Ready", "came_first", "caps_of", "joined", "task_of"]
 
 
 class GoesOn(Protocol):
@@ -242,10 +241,7 @@ class Caps:
             if isinstance(item, MapRecord):
                 tell_wanting(item.wanting)
                 continue
-            detail = item._details()
-            tell_wanting(detail.wanting)
-            if detail.origin is not None:
-                tell_wanting(detail.origin[0].wanting)
+            tell_of_run(item._details())
 
     # ------------------------------------------------------------------ places
 
@@ -445,42 +441,6 @@ class _BatchGoesOn:
     def resume(self) -> None:
         self.count()
         self.blocked.resume()
-
-
-class Entered:
-    """What was called elsewhere, and has a place of its own, or waits for one.
-
-    Args:
-        scheduler: whose caps count.
-        line: of the task.
-        tag: what the backend knows it by.
-    """
-
-    __slots__ = ("_has_place", "_line", "_scheduler", "tag")
-
-    def __init__(self, scheduler: Any, line: Line, tag: Any) -> None:
-        self._scheduler = scheduler
-        self._line = line
-        self._has_place = False
-        self.tag = tag
-
-    def ask(self) -> None:
-        """It would begin, or go on."""
-        if self._scheduler.caps.go_on(self, self._line):
-            self.resume()
-
-    def resume(self) -> None:
-        """See `GoesOn`."""
-        self._has_place = True
-        self._scheduler.effects.append((GO_ON, self))
-
-    def leave(self) -> None:
-        """It needs no place any more."""
-        if self._has_place:
-            self._scheduler.caps.free(self._line)
-            self._scheduler.serve_caps()
-        else:
-            self._scheduler.caps.withdraw(self)
 
 
 def caps_of(scheduler: Any) -> Caps:

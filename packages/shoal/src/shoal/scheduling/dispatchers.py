@@ -35,9 +35,8 @@ if TYPE_CHECKING:
         PullingBackend,
         SlotsBackend,
     )
-    from shoal.scheduling.blocked_run import BlockedRun
+    from shoal.scheduling.blocked_run import BlockedRun, Entered
     from shoal.scheduling.capabilities import LedgerRules
-    from shoal.scheduling.caps import Entered
     from shoal.scheduling.observed import RunnerObserver
     from shoal.specs import TaskSpec
 

@@ -303,6 +303,10 @@ class Books:
         """Whether a batch has not said all."""
         return self.batches.get(entry.number) is entry
 
+    def among(self, numbers: Iterable[int]) -> list[InFlight]:
+        """Those of these numbers that have not said all."""
+        return [self.batches[number] for number in numbers if number in self.batches]
+
     def close(self, entry: InFlight) -> None:
         """A batch has said all."""
         number = entry.number

@@ -332,14 +332,12 @@ class Ledger:
         if worker.departure is not None or worker.seen_off:
             return
         worker.departure = departure if departure is not None else Departure()
-        jobs = [
-            self.books.batches[number] for number in worker.batches if number in self.books.batches
-        ]
+        there = self.books.among(worker.batches)
         if orderly:
             self._effects.append(
                 (effects.LATER, self._leaves_within, lambda now: self._look_into(worker))
             )
-        elif self._words_within and any(e.is_job and e.ended is None for e in jobs):
+        elif self._words_within and any(e.is_job and e.ended is None for e in there):
             # The system is about to say how it died.
             self._later(lambda subject, now: self._look_into(subject), worker)
         else:
@@ -376,10 +374,10 @@ class Ledger:
         if worker.departure is None:
             worker.departure = Departure()
         self.workers.pop(worker.key, None)
-        numbers = [*worker.batches, *(outcomes or ())]
-        there = {n: entry for n in numbers if (entry := self.books.batches.get(n)) is not None}
-        error = self._errors.at(worker, there.values(), unknown=outcomes is None)
-        for number, entry in there.items():
+        there = self.books.among(dict.fromkeys([*worker.batches, *(outcomes or ())]))
+        error = self._errors.at(worker, there, unknown=outcomes is None)
+        for entry in there:
+            number = entry.number
             if entry.worker not in (None, worker):
                 continue  # it was begun elsewhere since
             self._pass_on_held(entry)
@@ -439,7 +437,7 @@ class Ledger:
         """A job that nobody has begun, and that has a place which a run waits for to go on."""
         caps = self._scheduler.caps
         numbers = caps.in_the_way(blocked_run) if caps is not None else ()
-        entries = [self.books.batches[number] for number in numbers if number in self.books.batches]
+        entries = self.books.among(numbers)
         return next((entry for entry in entries if entry.worker is None and entry.is_job), None)
 
     def would_go_on(self, worker: WorkerState, wait: int, task_caps: Sequence[TaskCap]) -> None:

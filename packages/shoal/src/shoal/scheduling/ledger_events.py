@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from shoal.calls import Batch, Report
     from shoal.futures import TaskFuture
     from shoal.scheduling.backend import LedgerBackend
-    from shoal.scheduling.blocked_run import BlockedRun
+    from shoal.scheduling.blocked_run import BlockedRun, Entered
     from shoal.scheduling.capabilities import LedgerRules
-    from shoal.scheduling.caps import Entered
     from shoal.scheduling.in_flight import (
         Departure,
         ErrorOf,
@@ -118,8 +117,7 @@ class LedgerEvents:
     def in_flight_at(self, worker: WorkerState) -> list[Any]:
         """All that a worker has."""
         with LOCK:
-            found = [self.in_flight(number) for number in worker.batches]
-        return [entry for entry in found if entry is not None]
+            return self._ledger.books.among(worker.batches)
 
     def all_in_flight(self) -> list[Any]:
         """All of them."""

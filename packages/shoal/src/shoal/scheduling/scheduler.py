@@ -64,7 +64,7 @@ from shoal.scheduling.effects import (
     WAIT_FOR_RETURNED,
 )
 from shoal.scheduling.endings import Endings
-from shoal.scheduling.wait_graph import SlotsHad, depend, tell_wanting
+from shoal.scheduling.wait_graph import SlotsHad, depend, tell_of_run, tell_wanting
 from shoal.tracebacks import folded
 
 if TYPE_CHECKING:
@@ -86,8 +86,6 @@ class Scheduler:
         capabilities: of the backend.
 
     Attributes:
-        open: runs that have not ended.
-        finished: ends so far.
         ready: what could start now, in order: futures, map records with unclaimed elements, and lines of capped runs.
         ready_async: likewise for coroutines, where they go another way.
         waiting: runs whose upstreams have not all ended, or that have no slot of their limits yet.
@@ -298,9 +296,7 @@ class Scheduler:
             detail = future._details()
             detail.timer = None
             self._push(future)
-            tell_wanting(detail.wanting)
-            if detail.origin is not None:
-                tell_wanting(detail.origin[0].wanting)
+            tell_of_run(detail)
 
     def settle(
         self,

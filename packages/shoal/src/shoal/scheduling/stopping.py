@@ -81,11 +81,7 @@ class Stopping:
             job = self._books.batches.get(job.batch.blocked_run.batch.number)
             if job is not None:
                 numbers.add(job.number)
-        others = [
-            n
-            for n in worker.batches - numbers
-            if n in self._books.batches and self._books.batches[n].is_job
-        ]
+        others = [e for e in self._books.among(worker.batches - numbers) if e.is_job]
         has_company = run._task.is_async and len(books[1]) > 1 and self._spares_coroutines
         alone = not (self._shares and others) and not has_company
         if job is None or not job.is_job or not worker.killable or not alone:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from shoal.futures.blocking import Wanted
     from shoal.futures.maps import Span
+    from shoal.futures.run import Detail
 
 __all__ = [
     "Blocked",
@@ -33,6 +34,7 @@ __all__ = [
     "claim_wanted",
     "depend",
     "needs_of",
+    "tell_of_run",
     "tell_wanting",
     "waits_beside",
     "wanted_by",
@@ -211,9 +213,7 @@ def blocked_on(future: TaskFuture[Any], wanted: Wanted | None, until: int = ALL)
     if wanted is not None:
         for watcher in list(WATCHERS):
             watcher()
-        tell_wanting(detail.wanting)
-        if detail.origin is not None:
-            tell_wanting(detail.origin[0].wanting)
+        tell_of_run(detail)
     future._dispatcher.scheduler.now_waits(future, wanted)
 
 
@@ -222,9 +222,7 @@ def waits_beside(future: TaskFuture[Any], wanted: Wanted | None) -> None:
     detail = future._details()
     detail.waits_beside = wanted
     if wanted:
-        tell_wanting(detail.wanting)
-        if detail.origin is not None:
-            tell_wanting(detail.origin[0].wanting)
+        tell_of_run(detail)
 
 
 #: Stands for runs of which nothing is known but that they have not ended.
@@ -278,6 +276,13 @@ def _open_elements(record: MapRecord[Any]) -> list[Any]:
     elif record.open() > len(known):
         known.append(_OTHERS)
     return known
+
+
+def tell_of_run(detail: Detail) -> None:
+    """Something has changed at a run: those that have been noted with it, or with its map, look again."""
+    tell_wanting(detail.wanting)
+    if detail.origin is not None:
+        tell_wanting(detail.origin[0].wanting)
 
 
 def tell_wanting(wanted: list[Any] | None) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from shoal.task_runners import TaskRunner
+    from shoal.tasks import Task
     from shoal.testing.tools import Signals
 
 __all__ = ["ConcurrencyTests"]
@@ -359,45 +360,16 @@ class ConcurrencyTests(SuiteBase):
     @KINDS
     @covers("10.3", needs="nests")
     def test_errors_are_typed(self, runner: TaskRunner, one: str, kind: str) -> None:
-        @task
-        def late() -> None:
-            with concurrency(one, timeout_seconds=0.02):
-                pass
-
-        @task
-        async def late_async() -> None:
-            async with concurrency_async(one, timeout_seconds=0.02):
-                pass
-
-        @task
-        def too_many() -> None:
-            with concurrency(one, occupy=2):
-                pass
-
-        @task
-        async def too_many_async() -> None:
-            async with concurrency_async(one, occupy=2):
-                pass
-
-        @task
-        def no_such() -> None:
-            with concurrency("no such limit", strict=True):
-                pass
-
-        @task
-        async def no_such_async() -> None:
-            async with concurrency_async("no such limit", strict=True):
-                pass
-
-        tasks = {
-            "sync": (late, too_many, no_such),
-            "async": (late_async, too_many_async, no_such_async),
-        }
+        tasks = (
+            taking(kind, one, timeout_seconds=0.02),
+            taking(kind, one, occupy=2),
+            taking(kind, "no such limit", strict=True),
+        )
 
         @flow(task_runner=runner)
         def main() -> None:
             with held_elsewhere(one):
-                ends = [one_of.submit().result(PATIENCE, False) for one_of in tasks[kind]]
+                ends = [one_of.submit().result(PATIENCE, False) for one_of in tasks]
             assert isinstance(ends[0], AcquireConcurrencySlotTimeoutError)
             assert ends[0].names == (one,)
             assert ends[0].timeout_seconds == 0.02
@@ -473,6 +445,22 @@ class ConcurrencyTests(SuiteBase):
         assert limit.rate is not None
         assert (limit.rate.count, limit.rate.seconds) == (1000, 1.0)
         assert limit.holders == ()
+
+
+def taking(kind: str, name: str, **options: Any) -> Task[[], Any]:
+    """A task, sync or async, that takes slots of a limit and gives them back."""
+
+    @task
+    def take() -> None:
+        with concurrency(name, **options):
+            pass
+
+    @task
+    async def take_async() -> None:
+        async with concurrency_async(name, **options):
+            pass
+
+    return take if kind == "sync" else take_async
 
 
 def holders(name: str) -> list[str]:

@@ -164,58 +164,49 @@ class RemoteDispatcher(Answers):
         if size == 0:
             return TaskFutureList()
         with shielded():
-            return self._submit_map(task, positional, keywords, size, wait_for, scope)
+            base = self._numbers.reserve(size)
+            record: MapRecord[Any] = MapRecord(
+                self,
+                task,
+                base,
+                size,
+                [],
+                None,
+                copy_context(),
+                scope,
+            )
+            record.unclaimed.clear()
+            self._submitted.add_map(record, run_here())
+            more = TAGS.get(), self._worker.capture(), submitter()
 
-    def _submit_map(
-        self,
-        task: TaskSpec,
-        positional: list[tuple[list[Any] | None, Any]],
-        keywords: dict[str, tuple[list[Any] | None, Any]],
-        size: int,
-        wait_for: Any,
-        scope: Scope,
-    ) -> TaskFutureList[Any]:
-        base = self._numbers.reserve(size)
-        record: MapRecord[Any] = MapRecord(
-            self,
-            task,
-            base,
-            size,
-            [],
-            None,
-            copy_context(),
-            scope,
-        )
-        record.unclaimed.clear()
-        self._submitted.add_map(record, run_here())
-        more = TAGS.get(), self._worker.capture(), submitter()
+            def one_by_one() -> None:
+                self._submitted.split(record)
+                for index in range(size):
+                    args = tuple([v if c is None else c[index] for c, v in positional])
+                    kwargs = {
+                        name: v if c is None else c[index] for name, (c, v) in keywords.items()
+                    }
+                    call = Call(task, args, kwargs or None, base + index, record.context, scope)
+                    future = record.future(index)
+                    if not future.done():
+                        self._tell_run(task, future, call, (args, kwargs or None, wait_for, *more))
+                self.untold.tell_watchers()
 
-        def one_by_one() -> None:
-            self._submitted.split(record)
-            for index in range(size):
-                args = tuple([v if c is None else c[index] for c, v in positional])
-                kwargs = {name: v if c is None else c[index] for name, (c, v) in keywords.items()}
-                call = Call(task, args, kwargs or None, base + index, record.context, scope)
-                future = record.future(index)
-                if not future.done():
-                    self._tell_run(task, future, call, (args, kwargs or None, wait_for, *more))
-            self.untold.tell_watchers()
+            def tell() -> None:
+                if record.failed:  # elements were cancelled before the driver was told
+                    one_by_one()
+                    return
+                self._one_by_one[base] = one_by_one  # should the driver be unable to unpickle them
+                try:
+                    content = (positional, keywords, wait_for, *more)
+                    self._tell(messages.MAPPED, task, base, size, content)
+                except BaseException:
+                    # One element may be to blame: each goes by itself, and fails by itself.
+                    del self._one_by_one[base]
+                    one_by_one()
 
-        def tell() -> None:
-            if record.failed:  # elements were cancelled before the driver was told
-                one_by_one()
-                return
-            self._one_by_one[base] = one_by_one  # should the driver be unable to unpickle them
-            try:
-                content = (positional, keywords, wait_for, *more)
-                self._tell(messages.MAPPED, task, base, size, content)
-            except BaseException:
-                # One element may be to blame: each goes by itself, and fails by itself.
-                del self._one_by_one[base]
-                one_by_one()
-
-        self.untold.when_foreign_ended(base, record, (positional, keywords, wait_for), tell)
-        return TaskFutureList(record)
+            self.untold.when_foreign_ended(base, record, (positional, keywords, wait_for), tell)
+            return TaskFutureList(record)
 
     def _tell(
         self, kind: int, task: TaskSpec, number: int, size: int, content: tuple[Any, ...]

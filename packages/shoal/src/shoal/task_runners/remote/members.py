@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shoal.calls import Batch
     from shoal.futures import TaskFutureList
     from shoal.futures.run import TaskFuture
-    from shoal.scheduling.caps import Entered
+    from shoal.scheduling.blocked_run import Entered
     from shoal.scheduling.in_flight import Outcomes
     from shoal.task_runners.remote.messages import Channel
 

@@ -17,7 +17,8 @@ from shoal.context import LOCK, SUBMITTER, TAGS, Scope
 from shoal.exceptions import InvalidOption, RunnerStateError, WaitCycle
 from shoal.futures.maps import CANCELLED_UNSEEN, NO_VALUE, MapRecord, Span
 from shoal.futures.run import TaskFuture
-from shoal.scheduling.caps import Entered, caps_of
+from shoal.scheduling.blocked_run import Entered
+from shoal.scheduling.caps import caps_of
 from shoal.serialization import Portable, dumps, loads, pack_error, unpicklable
 from shoal.states import State
 from shoal.task_runners.remote import messages
