@@ -199,7 +199,7 @@ def test_what_is_small_waits_for_nothing_that_takes_its_time(
 
 def test_what_is_written_does_not_wait_for_keys(home: Path) -> None:
     folder, file = begun(home)
-    journal = Journal({}, None, {})
+    journal = Journal({}, None, {}, b"")
     writer = Writer(file, "run", journal)
     with journal._lock:  # as while those of a large map are made
         writer.run(0, key(1), 1)

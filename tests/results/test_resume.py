@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import shoal.names
 from shoal import allow_failure, flow, quote, task, unmapped
+from shoal.context import FlowRunContext
 from shoal.exceptions import (
     InvalidOption,
     JournalBusy,
@@ -18,6 +19,7 @@ from shoal.exceptions import (
 )
 from shoal.results.journal import find
 from shoal.results.journal.file import JournalFile
+from shoal.runtime import flow_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,6 +221,70 @@ def test_changed_inputs_and_all_that_depends_on_them(executed: Executed) -> None
     executed.clear()
     assert main.resume(name, day=5) == 10
     assert executed.took() == ["double", ("load", 5)]
+
+
+def day_of_the_flow() -> int:
+    """What tasks call that read a parameter of their flow."""
+    around = FlowRunContext.get()
+    assert around is not None
+    day: int = around.parameters["day"]
+    return day
+
+
+def test_what_reads_the_flows_parameters_runs_again_when_these_change(
+    runner: str, executed: Executed
+) -> None:
+    """However it comes to them; and what takes what it gives. By the value: who says the same again changes nothing."""
+    broken = [True]
+    around = flow_run
+
+    @task
+    def plain(i: int) -> int:
+        executed.append(("plain", i))
+        return i
+
+    @task
+    def by_view(i: int) -> int:
+        executed.append(("by view", i))
+        return int(around.parameters["day"]) + i
+
+    @task
+    def by_helper() -> int:
+        executed.append("by helper")
+        return day_of_the_flow()
+
+    @task
+    def by_import() -> int:
+        from shoal import runtime
+
+        executed.append("by import")
+        return int(runtime.flow_run.parameters["day"])
+
+    @task
+    def takes(x: int) -> int:
+        executed.append("takes")
+        return x
+
+    @flow(task_runner=runner, journal=True)
+    def main(day: int) -> list[int]:
+        runs = [*by_view.map([0, 10]), by_helper.submit(), takes.submit(by_import.submit())]
+        found = [run.result() for run in [*plain.map([1, 2]), *runs]]
+        if broken:
+            raise Trouble
+        return found
+
+    everything = ["by helper", "by import", "takes", ("by view", 0), ("by view", 10)]
+    name = fails(main, 1)
+    assert executed.took() == [*everything, ("plain", 1), ("plain", 2)]
+    broken.clear()
+    assert main.resume(name, day=2) == [1, 2, 2, 12, 2, 2]
+    assert executed.took() == everything
+    assert main.resume(name) == [1, 2, 2, 12, 2, 2]
+    assert main.resume(name, day="2") == [1, 2, 2, 12, 2, 2]
+    assert main.resume(name, day=1) == [1, 2, 1, 11, 1, 1]
+    assert executed.took() == []
+    assert main.resume(name, ["by_view"], day=3)[2:4] in ([1, 11], [2, 12])
+    assert executed.took() == ["by helper", "by import", "takes"]
 
 
 def test_the_same_run_twice_in_one_place(executed: Executed) -> None:

@@ -123,6 +123,54 @@ def test_what_there_is_no_more_is_not_said_to_be_reused(
     assert "0 runs were reused, 5 more were submitted" in caplog.text
 
 
+def test_what_changed_of_the_code_is_named(
+    folder: Path, shoal: Shoal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A constant that the environment sets is code, and who resumes in another one has to be told."""
+    library = folder / "jobs" / "library.py"
+    library.write_text(
+        textwrap.dedent("""
+            import os
+            from shoal import runtime, task
+
+            FACTOR = int(os.environ.get("FACTOR", "2"))
+
+            def factor():
+                return FACTOR
+
+            @task
+            def double(x):
+                return factor() * x
+
+            @task
+            def total(numbers):
+                return sum(numbers) + 0 * runtime.flow_run.parameters["n"]
+        """)
+    )
+
+    def goes_on(*more: str) -> str:
+        forget()
+        caplog.clear()
+        shoal("resume", "last", *more)
+        return next(line for line in caplog.messages if "goes on" in line).partition(": ")[2]
+
+    assert shoal("run", "jobs.flows:main", "-p", "n=3")[0] == 1
+    way = "(`--keep double` reuses the 3 that completed)"
+    taken = "`total` runs again: it takes what `double` gives"
+    monkeypatch.setenv("FACTOR", "4")
+    named = "`double` runs again: its code changed: `library.FACTOR`"
+    assert goes_on() == f"{named} {way}; {taken}"
+    monkeypatch.setenv("FACTOR", "5")
+    library.write_text(library.read_text().replace("return factor() * x", "return x * factor()"))
+    both = "`double` runs again: its code changed, and `library.FACTOR`"
+    assert goes_on() == f"{both} {way}; {taken}"
+    library.write_text(library.read_text().replace("return x * factor()", "return factor() * x"))
+    monkeypatch.setenv("FACTOR", "2")
+    assert "again" not in goes_on("-p", "n=3")
+    read = "`total` runs again: it may read the flow's parameters, and these changed"
+    assert read in goes_on("-p", "n=4")
+
+
 def test_it_is_seen_as_by_run(folder: Path, shoal: Shoal, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shoal("run", "jobs.flows:main")[0] == 1
     assert shoal("resume", "last", "--report", "no/page.html")[0] == 2

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import marshal
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ class KnownTask:
         index: by which RUNS and COUNTS know it.
         name: its name.
         module, qualname: of its function.
-        source: the digest of its code, in hexadecimal; empty if it has none.
+        source: the digest of its code, in hexadecimal, and of the flow's parameters if it may read these; empty if it has none.
         takes: indices of tasks whose results it is given.
-        kept: the digest of the code by which its runs are known, where that is what it was before and was to be kept; else
-            empty.
+        kept: the source by which its runs are known, where that is what it was before and was to be kept; else empty.
+        parts: the beginnings of the digests of what its code consists of, in hexadecimal, by name.
     """
 
     index: int
@@ -118,10 +118,11 @@ class KnownTask:
     source: str
     takes: list[int]
     kept: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
 
     @property
     def known_by(self) -> str:
-        """The digest of the code by which its runs are known."""
+        """The source by which its runs are known."""
         return self.kept or self.source
 
 

@@ -26,7 +26,7 @@ from shoal.results.journal.contents import KEY_BYTES, KnownTask
 from shoal.results.journal.places import Place, Unknown, key_of_columns, key_of_inputs, key_of_names
 from shoal.results.journal.reading import MISSING
 from shoal.results.journal.writer import pickled
-from shoal.results.keys import function_digest
+from shoal.results.keys import function_digest, function_parts, may_read_parameters
 from shoal.safely import in_words
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from shoal.results.journal.writer import Writer
     from shoal.specs import TaskSpec
 
-__all__ = ["Journal", "MapKeys", "Resumption", "TaskKey"]
+__all__ = ["Journal", "MapKeys", "Resumption", "TaskKey", "parts_of", "source_of"]
+
+#: Bytes of the digest of a part of a task's code: they are to show which has changed, and tell no runs apart.
+_PART = 8
 
 
 class Resumption:
@@ -71,6 +74,25 @@ class Resumption:
         self.is_done = all(
             facts.completed[index] >= count for index, count in facts.submitted.items()
         )
+
+
+def source_of(function: Any, parameters: bytes) -> bytes:
+    """What a task's function is, as its runs are known: its code, and the flow's parameters if that may read them.
+
+    Args:
+        function: the function.
+        parameters: the key of the flow's.
+
+    Raises:
+        UnstableKeyError: it is bound to something that has no stable key.
+    """
+    code = function_digest(function)
+    return key_of_names(code, parameters) if may_read_parameters(function) else code
+
+
+def parts_of(function: Any) -> dict[str, str]:
+    """By name, the beginnings of the digests of what a function's code consists of; errors as of `source_of`."""
+    return {name: digest[:_PART].hex() for name, digest in function_parts(function).items()}
 
 
 class TaskKey:
@@ -144,6 +166,7 @@ class Journal:
         known: tasks that stand in the journal.
         values: what has completed before; `None` at first.
         kept: by name, the index of a known task that counts as what it was, whatever its code is now.
+        parameters: the key of the flow's.
 
     Attributes:
         writer: what is added is told to it.
@@ -151,9 +174,14 @@ class Journal:
     """
 
     def __init__(
-        self, known: dict[int, KnownTask], values: Values | None, kept: Mapping[str, int]
+        self,
+        known: dict[int, KnownTask],
+        values: Values | None,
+        kept: Mapping[str, int],
+        parameters: bytes,
     ) -> None:
         self.values = values
+        self._parameters = parameters
         self._kept = kept
         self.writer: Writer = None  # type: ignore[assignment]  # follows at once
         self.reused: Counter[int] = Counter()
@@ -191,9 +219,10 @@ class Journal:
 
     def _new_task(self, task: TaskSpec) -> TaskKey:
         try:
-            source: bytes | None = function_digest(task.fn)
+            source: bytes | None = source_of(task.fn, self._parameters)
+            parts = parts_of(task.fn)
         except Exception as error:  # of the user's objects, too
-            source = None
+            source, parts = None, {}
             self._refuse_code(task, error)
         text = source.hex() if source is not None else ""
         kept = self._kept.get(task.name)
@@ -202,7 +231,9 @@ class Journal:
                 key = TaskKey(task, index, bytes.fromhex(known.known_by) or source)
                 key.takes.update(known.takes)
                 if known.source != text:
-                    self._known[index] = replace(known, source=text, kept=known.known_by)
+                    self._known[index] = replace(
+                        known, source=text, kept=known.known_by, parts=parts
+                    )
                 return key
         index = max(self._known, default=-1) + 1
         function = task.fn
@@ -213,6 +244,7 @@ class Journal:
             qualname=str(getattr(function, "__qualname__", "")),
             source=text,
             takes=[],
+            parts=parts,
         )
         return TaskKey(task, index, source)
 

@@ -30,7 +30,7 @@ from shoal.results.journal.frames import frame
 from shoal.results.journal.journal import Journal, Resumption
 from shoal.results.journal.journals import folder_of, prune
 from shoal.results.journal.keeping import KeptRunner
-from shoal.results.journal.places import Place, key_of_names
+from shoal.results.journal.places import Place, key_of_names, key_of_parameters
 from shoal.results.journal.writer import Writer
 from shoal.results.keys import digest
 from shoal.safely import in_words, is_error, repr_of
@@ -137,10 +137,15 @@ class _Journals:
             file = JournalFile(folder, run.name)
             file.open()
             data.insert(0, frame(contents.HEADER, contents.to_json(_header(run))))
-            journal = Journal({}, None, {})
+            journal = Journal({}, None, {}, key_of_parameters(run.parameters))
         else:
             file = resumes.file
-            journal = Journal(resumes.contents.facts.tasks, resumes.values, resumes.kept)
+            journal = Journal(
+                resumes.contents.facts.tasks,
+                resumes.values,
+                resumes.kept,
+                key_of_parameters(run.parameters),
+            )
         if resumes is None or resumes.given:
             data.append(frame(contents.PARAMETERS, _pickled_parameters(run)))
         writer = journal.writer = Writer(file, run.name, journal)

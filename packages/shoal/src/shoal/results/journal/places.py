@@ -22,11 +22,18 @@ from shoal.results.keys import digest
 from shoal.states import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from shoal.futures import TaskFuture
 
-__all__ = ["Place", "Unknown", "key_of_columns", "key_of_inputs", "key_of_names"]
+__all__ = [
+    "Place",
+    "Unknown",
+    "key_of_columns",
+    "key_of_inputs",
+    "key_of_names",
+    "key_of_parameters",
+]
 
 
 class Unknown(Exception):
@@ -39,6 +46,18 @@ def key_of_names(*names: bytes) -> bytes:
     for name in names:
         hashed.update(b"%d:" % len(name) + name)
     return hashed.digest()
+
+
+def key_of_parameters(parameters: Mapping[str, Any]) -> bytes:
+    """The key of a flow's parameters; of one that has no stable key, its name counts."""
+    parts: list[bytes] = []
+    for name in sorted(parameters):
+        try:
+            found = digest(parameters[name])
+        except Exception:  # of the user's objects, too
+            found = b""
+        parts += (name.encode(), found)
+    return key_of_names(*parts)
 
 
 class Place:

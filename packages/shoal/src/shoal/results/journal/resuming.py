@@ -8,25 +8,26 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.exceptions import InvalidOption, JournalError, ResultStorageError
 from shoal.logs import library_logger, set_up
 from shoal.names import go_on_as
 from shoal.results.journal.file import JOURNAL, VALUES, JournalFile
-from shoal.results.journal.journal import Resumption
+from shoal.results.journal.journal import Resumption, parts_of, source_of
 from shoal.results.journal.journals import check_trust, find
 from shoal.results.journal.observing import keep_journals
+from shoal.results.journal.places import key_of_parameters
 from shoal.results.journal.reading import read_contents
 from shoal.results.journal.values import Values, loads_beside
-from shoal.results.keys import function_digest
+from shoal.results.keys import may_read_parameters
 from shoal.results.storage import open_storage
 from shoal.safely import in_words
 from shoal.specs import TaskSpec, bind_error
 from shoal.spelling import or_perhaps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from shoal.results.journal.contents import KnownTask
@@ -94,7 +95,8 @@ def resumed(
     copy.run_number = go_on_as(header.run, len(begun) + len(damaged))
     copy.resumes = Resumption(file, contents, values, bool(parameters), kept)
     set_up()
-    library_logger().info("Flow run %r goes on: %s", header.name, plan(contents.facts, names, kept))
+    reused = plan(contents.facts, names, kept, lambda: _key_of_parameters(flow, bound))
+    library_logger().info("Flow run %r goes on: %s", header.name, reused)
     return copy, bound.args, bound.kwargs
 
 
@@ -128,6 +130,14 @@ def _bound(flow: Any, known: Mapping[str, Any], anew: Mapping[str, Any]) -> insp
         except TypeError as error:
             raise bind_error(flow.name, signature, (), more, error) from None
     return bound
+
+
+def _key_of_parameters(flow: Any, bound: inspect.BoundArguments) -> bytes:
+    try:
+        _, _, parameters = flow.validated(bound.args, bound.kwargs)
+    except Exception:  # nothing will run: the flow run says why
+        return b""
+    return key_of_parameters(parameters)
 
 
 def _tell_damage(facts: Facts, path: Path) -> None:
@@ -207,31 +217,38 @@ def _kept(facts: Facts, keep: Iterable[str], name: str) -> dict[str, int]:
 # ---------------------------------------------------------------------- what will be reused
 
 
-def plan(facts: Facts, names: Mapping[str, Any], kept: Mapping[str, int]) -> str:
+def plan(
+    facts: Facts, names: Mapping[str, Any], kept: Mapping[str, int], parameters: Callable[[], bytes]
+) -> str:
     """What a run that goes on will reuse, as far as that can be told before: a sentence.
 
     Args:
         facts: of its journal.
         names: what is in the flow's module today.
         kept: by name, the index of a task that counts as what it was.
+        parameters: gives the key of the flow's.
     """
-    now = {index: _source_now(task, names) for index, task in facts.tasks.items()}
-    other = {i for i, task in facts.tasks.items() if now[i] is not None and now[i] != task.source}
-    changed = {
+    now = {index: _now(task, names, parameters) for index, task in facts.tasks.items()}
+    why = {
+        index: _why_not(task, found)
+        for index, task in facts.tasks.items()
+        if (found := now[index]) is not None and found.source != task.source
+    }
+    changed = [
         index
         for index, task in facts.tasks.items()
-        if (kept[task.name] != index if task.name in kept else index in other)
-    }
+        if (kept[task.name] != index if task.name in kept else index in why)
+    ]
     known = {task.name for index, task in facts.tasks.items() if now[index] is not None}
     current = {task.name for index, task in facts.tasks.items() if index not in changed}
     runs_again: dict[str, str] = {}
-    for index in changed:
+    for index in changed:  # the last one that was spoken of comes last
         name = facts.tasks[index].name
         if name not in current:  # else it is a task as it was before
             had = max(facts.completed[i] for i, task in facts.tasks.items() if task.name == name)
             which = "one" if had == 1 else f"{had:,}"
             way_out = f" (`--keep {name}` reuses the {which} that completed)" if had else ""
-            runs_again[name] = f"its code changed{way_out}"
+            runs_again[name] = why[index] + way_out
     _add_dependents(facts.tasks, changed, runs_again)
     gone = {task.name for task in facts.tasks.values() if _is_gone(task, now[task.index])} - known
     completed: Counter[str] = Counter()
@@ -244,7 +261,7 @@ def plan(facts: Facts, names: Mapping[str, Any], kept: Mapping[str, int]) -> str
         )
     parts = [
         f"{_so_many(completed[name], submitted[name])} of `{name}` can be reused"
-        + (", though its code changed" if kept.get(name) in other else "")
+        + (f", though {why[kept[name]]}" if kept.get(name) in why else "")
         for name in submitted
         if name not in runs_again and name not in gone and completed[name]
     ]
@@ -279,13 +296,20 @@ def _add_dependents(
                 runs_again.setdefault(task.name, f"it takes what `{tasks[upstream].name}` gives")
 
 
-def _is_gone(task: KnownTask, source: str | None) -> bool:
+class _Now(NamedTuple):
+    """What a task is today: see `KnownTask`."""
+
+    source: str
+    parts: dict[str, str]
+
+
+def _is_gone(task: KnownTask, now: _Now | None) -> bool:
     """Whether a task that stood at the top of a module is not there any more. One that a function makes cannot be looked for."""
-    return source is None and task.qualname.isidentifier()
+    return now is None and task.qualname.isidentifier()
 
 
-def _source_now(task: KnownTask, names: Mapping[str, Any]) -> str | None:
-    """The digest of a task's code today; `None` if it is not found."""
+def _now(task: KnownTask, names: Mapping[str, Any], parameters: Callable[[], bytes]) -> _Now | None:
+    """What a task is today; `None` if it is not found."""
     found: Any = names.get(task.qualname.partition(".")[0])
     if found is None:
         found = getattr(sys.modules.get(task.module), task.qualname.partition(".")[0], None)
@@ -299,6 +323,28 @@ def _source_now(task: KnownTask, names: Mapping[str, Any]) -> str | None:
     if found is None:
         return None
     try:
-        return function_digest(found.fn).hex()
+        given = parameters() if may_read_parameters(found.fn) else b""
+        return _Now(source_of(found.fn, given).hex(), parts_of(found.fn))
     except Exception:  # of the user's objects, too
-        return ""
+        return _Now("", {})
+
+
+#: How many names of what has changed are told.
+_NAMED = 3
+
+
+def _why_not(task: KnownTask, now: _Now) -> str:
+    """Why runs of a task that is not what it was are not reused."""
+    changed = [
+        name for name in {**task.parts, **now.parts} if task.parts.get(name) != now.parts.get(name)
+    ]
+    if now.parts and not changed:
+        return "it may read the flow's parameters, and these changed"
+    own = next(iter(task.parts), None)
+    others = [name for name in changed if name != own]
+    if not others or not now.parts:
+        return "its code changed"
+    told = ", ".join(f"`{name}`" for name in others[:_NAMED])
+    if len(others) > _NAMED:
+        told += f" and {len(others) - _NAMED:,} more"
+    return f"its code changed{', and ' if own in changed else ': '}{told}"

@@ -20,7 +20,12 @@ SHA-256 throughout. May import `exceptions` and `specs`.
 from shoal.results.keys.binding import bound_arguments, freed
 from shoal.results.keys.callables import register
 from shoal.results.keys.digesting import digest, digest_arguments, digest_call
-from shoal.results.keys.functions import function_digest, function_parts, function_texts
+from shoal.results.keys.functions import (
+    function_digest,
+    function_parts,
+    function_texts,
+    may_read_parameters,
+)
 
 __all__ = [
     "bound_arguments",
@@ -31,6 +36,7 @@ __all__ = [
     "function_digest",
     "function_parts",
     "function_texts",
+    "may_read_parameters",
 ]
 
 register()

@@ -15,12 +15,9 @@ that a function refers to counts by its name, which is in its source. May import
 
 from __future__ import annotations
 
-import datetime
 import enum
 import functools
 import inspect
-import pathlib
-import re
 import weakref
 from hashlib import sha256
 from types import (
@@ -54,7 +51,7 @@ from shoal.results.keys.source import (
     name_digest,
     tree_digest,
 )
-from shoal.results.keys.walk import LEAVES, Unstable, Walk
+from shoal.results.keys.walk import Unstable, Walk, is_constant
 from shoal.specs import FlowSpec, TaskSpec
 
 if TYPE_CHECKING:
@@ -62,7 +59,10 @@ if TYPE_CHECKING:
 
     from shoal.results.keys.source import SourceFile
 
-__all__ = ["function_digest", "function_parts", "function_texts", "known"]
+__all__ = ["function_digest", "function_parts", "function_texts", "known", "may_read_parameters"]
+
+#: By what code comes to the flow run around it: names, and that of the class of `runtime.flow_run`.
+_FLOW_RUN = frozenset({"flow_run", "_FlowRunView", "FlowRunContext", "get_run_context"})
 
 _MISSING = object()
 
@@ -99,6 +99,15 @@ def function_texts(function: Any) -> dict[str, str]:
     return _known_or_refused(function).texts
 
 
+def may_read_parameters(function: Any) -> bool:
+    """Whether a function's code, with all of the user's own that it reaches, may ask for the parameters of the flow run around it.
+
+    Arguments and errors as for `function_parts`.
+    """
+    words = _known_or_refused(function).words
+    return "parameters" in words and not _FLOW_RUN.isdisjoint(words)
+
+
 def _known_or_refused(function: Any) -> Known:
     try:
         return known(function)
@@ -112,6 +121,7 @@ class Known:
 
     Attributes:
         parts, texts: see `function_parts` and `function_texts`.
+        words: names that the code has, and names of what it refers to, whatever that is called there.
         digest: of all parts.
     """
 
@@ -130,6 +140,10 @@ class Known:
     @property
     def texts(self) -> dict[str, str]:
         return self._found.texts
+
+    @property
+    def words(self) -> set[str]:
+        return self._found.words
 
     def holds(self, function: Any) -> bool:
         """Whether all that it refers to is what it was."""
@@ -185,11 +199,13 @@ class _Parts:
     Attributes:
         parts: the digests by name.
         texts: see `function_texts`.
+        words: see `Known`.
     """
 
     def __init__(self, function: Any) -> None:
         self.parts: dict[str, bytes] = {}
         self.texts: dict[str, str] = {}
+        self.words: set[str] = set()
         #: What was looked at: the namespace, the name, the value then; the variable of a closure, the value then.
         self._globals_used: list[tuple[dict[str, Any], str, Any]] = []
         self._cells_used: list[tuple[CellType, Any]] = []
@@ -210,13 +226,14 @@ class _Parts:
             value: what it is.
             name: what it is called there; empty at the top.
         """
-        if name and _is_constant(value):
+        if name and is_constant(value):
             self._constant(value, name)
             return
         if id(value) in self._seen:
             return
         self._seen[id(value)] = value
         kind = type(value)  # what an object says of its class itself may be anything
+        self.words.add((value if kind is FunctionType or issubclass(kind, type) else kind).__name__)
         if issubclass(kind, (TaskSpec, FlowSpec)):
             self.take(value.fn, name)
         elif kind is FunctionType:
@@ -259,7 +276,7 @@ class _Parts:
 
     def _bound(self, function: Any, to: Any, name: str, what: str) -> None:
         self.take(function, name)
-        if not name or _is_constant(to):  # at the top it is all that tells one from another
+        if not name or is_constant(to):  # at the top it is all that tells one from another
             owner = name or qualified(getattr(function, "__qualname__", ""))
             self._add(f"{owner}: {what}", sha256(Walk().encode(to)).digest())
 
@@ -312,6 +329,7 @@ class _Parts:
     def _globals(self, function: FunctionType, variables: set[str]) -> None:
         namespace, code = function.__globals__, function.__code__
         names = names_in(code)
+        self.words |= names.words
         for path in names.used:
             self._global(namespace, path, variables | names.set, code)
         for imported in names.imported:
@@ -330,7 +348,7 @@ class _Parts:
             value = names.get(step, _MISSING)
             self._globals_used.append((names, step, _keep(value)))
             if not issubclass(type(value), ModuleType):
-                if value is not _MISSING and not (step in variables and _is_constant(value)):
+                if value is not _MISSING and not (step in variables and is_constant(value)):
                     self.take(value, f"{module}.{step}")
                 return
             if not is_own(value.__name__):
@@ -354,6 +372,7 @@ class _Parts:
         if path is None or file is None:
             return
         self._add(label, tree_digest(file.tree))
+        self.words |= names_in(file.code).words
         is_package = path.endswith("__init__.py")
         for name in file.imports:
             self._imported(name, module if is_package else module.rpartition(".")[0])
@@ -461,39 +480,21 @@ def _default(field: Any) -> Any:
 
 def _class_digest(kind: type, members: dict[str, tuple[Any, list[FunctionType]]]) -> bytes:
     """A class whose source is not known: its methods, and the attributes and fields that are constants."""
+
+    def constant(value: Any) -> Any:
+        return value if is_constant(value) else None
+
     facts: list[Any] = [kind.__qualname__, [base.__qualname__ for base in kind.__bases__]]
     if isinstance(kind, enum.EnumMeta):
-        facts += [(name, _constant(each._value_)) for name, each in kind._member_map_.items()]
+        facts += [(name, constant(each._value_)) for name, each in kind._member_map_.items()]
         members = {name: each for name, each in members.items() if each[1]}
     fields = _fields(kind)
     for name, annotation in inspect.get_annotations(kind).items():
         type_name = name_of(annotation) if isinstance(annotation, type) else str(annotation)
-        facts.append((name, type_name, _constant(fields.get(name))))
+        facts.append((name, type_name, constant(fields.get(name))))
     for name, (member, methods) in sorted(members.items()):
         if methods:
             facts.append((name, [code_digest(each.__code__) for each in methods]))
         elif not name.startswith("__"):
-            facts.append((name, _constant(member)))
+            facts.append((name, constant(member)))
     return sha256(Walk().encode(facts)).digest()
-
-
-# ---------------------------------------------------------------------- constants
-
-_CONSTANTS = (
-    *(kind for kind in LEAVES if kind not in (bytearray, memoryview)),
-    *(re.Pattern, datetime.datetime, datetime.time, datetime.tzinfo),
-)
-
-
-def _is_constant(value: Any) -> bool:
-    """Whether it is a value that cannot change, and always has a key."""
-    kind = type(value)
-    if kind is tuple or kind is frozenset:
-        return all(map(_is_constant, value))
-    if issubclass(kind, enum.Enum):
-        return True
-    return kind in _CONSTANTS or issubclass(kind, (pathlib.PurePath, datetime.tzinfo))
-
-
-def _constant(value: Any) -> Any:
-    return value if _is_constant(value) else None

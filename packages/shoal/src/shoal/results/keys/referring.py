@@ -24,11 +24,13 @@ class Names(NamedTuple):
         used: globals, each with the attributes that are asked of it, "helpers.clean"; sorted.
         set: globals that it sets.
         imported: modules that it imports, relative ones with their dots; sorted.
+        words: all names of globals, attributes and imports.
     """
 
     used: list[str]
     set: frozenset[str]
     imported: list[str]
+    words: frozenset[str]
 
 
 @lru_cache(4096)
@@ -37,9 +39,11 @@ def names_in(code: CodeType) -> Names:
     used: set[str] = set()
     changed: set[str] = set()
     imported: set[str] = set()
+    words: set[str] = set()
     for each in _with_inner(code):
         _read(each, used, changed, imported)
-    return Names(sorted(used), frozenset(changed), sorted(imported))
+        words.update(each.co_names)
+    return Names(sorted(used), frozenset(changed), sorted(imported), frozenset(words))
 
 
 def _with_inner(code: CodeType) -> Iterator[CodeType]:

@@ -97,6 +97,7 @@ class SourceFile:
         path: where it is.
         lines: what it says.
         tree: its syntax tree.
+        code: what it compiles to.
         variables: names that some function of it declares `global`: they change.
         imports: the modules that it imports, relative ones with their dots, and what may be submodules of them.
     """
@@ -113,7 +114,8 @@ class SourceFile:
         self.variables: set[str] = set()
         self._find(self.tree, "")
         self.codes: dict[tuple[str, int], list[CodeType]] = {}
-        self._collect(compile(self.tree, path, "exec", dont_inherit=True))
+        self.code = compile(self.tree, path, "exec", dont_inherit=True)
+        self._collect(self.code)
 
     def _find(self, node: ast.AST, within: str) -> None:
         for child in ast.iter_child_nodes(node):

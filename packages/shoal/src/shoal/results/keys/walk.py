@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import enum
 import fractions
+import pathlib
 import re
 import struct
 import uuid
@@ -29,7 +31,7 @@ from shoal.results.keys.buffers import hash_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["LEAVES", "Unstable", "Walk", "text"]
+__all__ = ["LEAVES", "Unstable", "Walk", "is_constant", "text"]
 
 #: Bytes from which on the hash stands for an encoding.
 _LONG = 256
@@ -114,6 +116,21 @@ LEAVES: dict[type, Callable[[Any], bytes]] = {
     fractions.Fraction: lambda value: b"q%x/%x;" % (value.numerator, value.denominator),
     uuid.UUID: lambda value: b"u" + value.bytes,
 }
+
+_CONSTANTS = (
+    *(kind for kind in LEAVES if kind not in (bytearray, memoryview)),
+    *(re.Pattern, datetime.datetime, datetime.time, datetime.tzinfo),
+)
+
+
+def is_constant(value: Any) -> bool:
+    """Whether it is a value that cannot change, and always has a key."""
+    kind = type(value)
+    if kind is tuple or kind is frozenset:
+        return all(map(is_constant, value))
+    if issubclass(kind, enum.Enum):
+        return True
+    return kind in _CONSTANTS or issubclass(kind, (pathlib.PurePath, datetime.tzinfo))
 
 
 # ---------------------------------------------------------------------- the walk
