@@ -58,7 +58,8 @@ def add(flow_counts: FlowCounts, name: str, submitted: int, ended: int) -> Any:
     of_task = flow_counts.task(name)
     for _ in range(submitted):
         next(of_task.singles)
-    of_task.add_ended(ended)
+    for _ in range(ended):
+        next(of_task.ended)
     return of_task
 
 
@@ -297,7 +298,7 @@ def test_a_row_says_how_far_a_task_is() -> None:
     load = add(etl, "load", 100, 40)
     load.look(101.0)
     load.failed = 2
-    load.add_ended(20)
+    add(etl, "load", 0, 20)
     etl.problems[7] = Problem("load-7", "load", 200.0, "")
     etl.places = 4
     etl.busy = 2

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shoal.context import CALL, HERE, INHERITED, LOCK, SCOPE
 from shoal.futures.blocking import (
     BEARERS,
+    LENT,
     NOTHING,
     Arrivals,
     Wait,
@@ -36,6 +37,7 @@ __all__ = [
     "CalledPlace",
     "Place",
     "PlaceWithin",
+    "do_nothing",
     "had",
     "place_here",
     "place_of",
@@ -72,11 +74,45 @@ class Place(Protocol):
         """It waits so no more; once none of its waits is left, it goes on: with its place, whatever cancels it meanwhile."""
 
 
-class CalledPlace(Place, Protocol):
-    """That of what a coroutine calls directly, lent until it is taken for the first time."""
+class CalledPlace:
+    """The `Place` of what a coroutine calls directly, lent until it is taken for the first time."""
+
+    def __init__(self) -> None:
+        self._waits = 1
+        self._wake: Callable[[], None]
+
+    def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
+        """See `Place`."""
+        raise NotImplementedError
+
+    def _goes_on(self, wake: Callable[[], None]) -> bool:
+        """One of its waits is over; False if it was the last, and there is no place yet: `wake` is called once there is."""
+        raise NotImplementedError
 
     async def take(self) -> None:
         """The call begins; not if it is cancelled before it has its turn."""
+        event = self._asked()
+        try:
+            if not event.is_set():
+                await event.wait()
+        except BaseException:
+            self.give_up(LENT, do_nothing)
+            raise
+
+    async def take_again(self, wait: Wait) -> None:
+        """See `Place`."""
+        await had(self._asked())
+
+    def _asked(self) -> Any:
+        """The event of its having its place, or of another wait that is not over."""
+        event, wake = waker()
+        if self._goes_on(wake):
+            event.set()
+        return event
+
+
+def do_nothing() -> None:
+    """Wakes nobody."""
 
 
 #: The places of the coroutines of runners, and of what is called under a cap, by run number.

@@ -68,9 +68,6 @@ STATES = [
 #: Which of these leave no result behind.
 WITHOUT_RESULT = frozenset(("Failed", "Cancelled", "Crashed", "NotReady", "Retrying", "TimedOut"))
 
-#: Which of these are no ends.
-OPEN = ("Pending", "Running")
-
 
 @dataclass(slots=True)
 class Columns:

@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from shoal.context import HERE, LOCK
 from shoal.engine.interrupt import interruptible_block
 from shoal.exceptions import BlockingWaitInLoop
-from shoal.futures.awaiting import PLACES, PlaceWithin, had, place_here, task_here, waker
+from shoal.futures.awaiting import (
+    PLACES,
+    CalledPlace,
+    PlaceWithin,
+    do_nothing,
+    place_here,
+    task_here,
+)
 from shoal.futures.blocking import (
     ALL,
     LENT,
@@ -38,7 +45,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from shoal.calls import Call
-    from shoal.futures.awaiting import CalledPlace
     from shoal.futures.blocking import Wanted
     from shoal.scheduling.caps import Caps
 
@@ -354,8 +360,8 @@ def _uninterruptible(wanted: Wanted, *_: object) -> bool:
     return block_plainly(Countdown(), wanted, None)
 
 
-class CallPlace:
-    """A `CalledPlace`.
+class CallPlace(CalledPlace):
+    """One of this process.
 
     Args:
         dispatcher: of the runner whose caps count.
@@ -363,11 +369,10 @@ class CallPlace:
     """
 
     def __init__(self, dispatcher: _Dispatcher, line: Line) -> None:
+        super().__init__()
         self._dispatcher = dispatcher
         self._line = line
-        self._waits = 1
         self._holds = False
-        self._wake: Callable[[], None]
 
     def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
         """See `Place`."""
@@ -383,23 +388,7 @@ class CallPlace:
                 self._wake()
         self._dispatcher.drain()
 
-    async def take(self) -> None:
-        """See `CalledPlace`."""
-        event = self._asked()
-        try:
-            if not event.is_set():
-                await event.wait()
-        except BaseException:
-            self.give_up(LENT, _nothing)
-            raise
-
-    async def take_again(self, wait: Wait) -> None:
-        """See `Place`."""
-        await had(self._asked())
-
-    def _asked(self) -> Any:
-        """The event of its having its place, or of another wait that is not over."""
-        event, wake = waker()
+    def _goes_on(self, wake: Callable[[], None]) -> bool:
         caps = self._dispatcher.scheduler.caps
         assert caps is not None  # there are lines
         with LOCK:
@@ -407,9 +396,7 @@ class CallPlace:
             if not self._waits:
                 self._wake = wake
                 self._holds = caps.go_on(self, self._line)
-            if self._waits or self._holds:
-                event.set()
-        return event
+            return self._waits > 0 or self._holds
 
     def resume(self) -> None:
         """It has its place; with `LOCK` held."""
@@ -470,7 +457,7 @@ class _held:  # reads as an adjective: `async with _held(place, call):`
         self._around = around = place_here()
         turn = Wait((), ALL)
         if around is not None:
-            around.give_up(turn, _nothing)
+            around.give_up(turn, do_nothing)
         try:
             await self._place.take()
         except BaseException:
@@ -479,12 +466,12 @@ class _held:  # reads as an adjective: `async with _held(place, call):`
         PLACES[self._call.number] = self._place
         if around is not None:
             PLACES[self._call.number] = PlaceWithin(self._place, around)
-            around.give_up(LENT, _nothing)
+            around.give_up(LENT, do_nothing)
             await around.take_again(turn)
 
     async def __aexit__(self, *_: object) -> None:
         del PLACES[self._call.number]
-        self._place.give_up(LENT, _nothing)
+        self._place.give_up(LENT, do_nothing)
         await self._back(LENT)
 
     async def _back(self, wait: Wait) -> None:
@@ -493,7 +480,3 @@ class _held:  # reads as an adjective: `async with _held(place, call):`
         if self._around is not None:
             with anyio.CancelScope(shield=True):
                 await self._around.take_again(wait)
-
-
-def _nothing() -> None:
-    pass

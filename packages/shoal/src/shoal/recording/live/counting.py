@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.calls import CANCELLED, CRASHED, FAILED, NOT_READY
@@ -113,10 +112,6 @@ class TaskCounts:
         """A map was submitted. Its counter is kept, and neither its values nor its arguments."""
         self.mapped += record.size
         self._maps.append((record.counter, record.size))
-
-    def add_ended(self, count: int) -> None:
-        """Single runs have ended."""
-        deque(islice(self.ended, count), maxlen=0)
 
     def add_failed(self, phase: int) -> None:
         """A run has ended, and did not complete."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from shoal.context import HERE
 from shoal.engine.interrupt import Interrupt, interruptible_block, raise_if_due, shielded
-from shoal.futures.blocking import LENT, Countdown, Decision, block_plainly
+from shoal.futures.awaiting import CalledPlace
+from shoal.futures.blocking import Countdown, Decision, block_plainly
 from shoal.scheduling.calling import Caller, Calling, Several, Streaming
 from shoal.scheduling.caps import Line
 from shoal.serialization import dumps
@@ -201,13 +202,12 @@ class _ThreadPlace(_Entered):
         self._there(False)
 
 
-class CallPlace(_Entered):
-    """A `CalledPlace`."""
+class CallPlace(_Entered, CalledPlace):
+    """One that the driver gives."""
 
     def __init__(self, worker: Any, cap: TaskCap) -> None:
-        super().__init__(worker, (cap,), is_async=True)
-        self._waits = 1
-        self._wake: Callable[[], None]
+        _Entered.__init__(self, worker, (cap,), is_async=True)
+        CalledPlace.__init__(self)
 
     def give_up(self, wait: Wait, wake: Callable[[], None]) -> None:
         """See `Place`."""
@@ -216,38 +216,14 @@ class CallPlace(_Entered):
             self.leave()
             self._wake()  # one that would have gone on does not wait for a place now
 
-    async def take(self) -> None:
-        """See `CalledPlace`."""
-        event = self._asked()
-        try:
-            await event.wait()
-        except BaseException:
-            self.give_up(LENT, _nothing)
-            raise
-
-    async def take_again(self, wait: Wait) -> None:
-        """See `Place`."""
-        from shoal.futures.awaiting import had
-
-        await had(self._asked())
-
-    def _asked(self) -> Any:
-        """The event of its having its place, or of another wait that is not over."""
-        from shoal.futures.awaiting import waker
-
-        event, wake = waker()
+    def _goes_on(self, wake: Callable[[], None]) -> bool:
         self._waits -= 1
         if self._waits:
-            event.set()
-        else:
-            self._wake = wake
-            self.ask()
-        return event
+            return True
+        self._wake = wake
+        self.ask()
+        return False
 
     def resume(self) -> None:
         """See `_Entered`."""
         self._wake()
-
-
-def _nothing() -> None:
-    pass
