@@ -10,11 +10,12 @@ May import Shoal's errors, logs and `remote` room.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shoal.exceptions import EnvironmentMismatch
 from shoal.logs import library_logger
-from shoal.task_runners.remote.environment import MISSING, Comparison, versions
+from shoal.task_runners.remote.environment import MISSING, versions
 from shoal.task_runners.remote.environment import compare as compare_all
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ _PACKAGES: dict[str, int | None] = {
     "cloudpickle": None,
     "distributed": 2,
 }
+
+#: What this process has: versions by package.
+this_environment = partial(versions, _PACKAGES)
+#: How environments differ, given versions by package, by place, and whether they work together; the driver comes first.
+compare = partial(compare_all, packages=_PACKAGES)
 
 #: Seconds that a cluster has to say what it consists of.
 _PATIENCE = 10.0
@@ -81,11 +87,6 @@ def check_worker(described: Mapping[str, str]) -> str | None:
     return None if found.problem is None else f"{found.problem}\n{found.table}"
 
 
-def this_environment() -> dict[str, str]:
-    """What this process has: versions by package."""
-    return versions(_PACKAGES)
-
-
 def describe(client: Client) -> dict[str, dict[str, str]]:
     """What every place has, `"driver"` and `"scheduler"` first, then the workers by address.
 
@@ -113,12 +114,3 @@ def _tidy(told: Mapping[str, str | None]) -> dict[str, str]:
     versions = {package: told.get(package) or MISSING for package in _PACKAGES}
     versions["python"] = ".".join(versions["python"].split(".")[:3])  # of 3.11.7.final.0
     return versions
-
-
-def compare(described: Mapping[str, Mapping[str, str]]) -> Comparison:
-    """How environments differ, and whether they work together.
-
-    Args:
-        described: versions by package, by place; the driver comes first.
-    """
-    return compare_all(described, _PACKAGES)

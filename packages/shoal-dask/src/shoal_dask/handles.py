@@ -1,4 +1,4 @@
-"""Large values that stay on Dask's workers, as driver and workers have them.
+"""Large values that stay on Dask's workers, as the driver has them.
 
 May import `distributed` and what lies above task runners in the core.
 """
@@ -11,11 +11,9 @@ from shoal.exceptions import ResultLost
 from shoal.task_runners.remote.parcels import Parcel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from distributed import Client, Future
 
-__all__ = ["NOTHING", "Kept", "Lent", "future_of", "lost_future_of"]
+__all__ = ["NOTHING", "Kept", "future_of", "lost_future_of"]
 
 
 #: No original.
@@ -67,28 +65,6 @@ class Kept(Parcel):
             return self.future.result()
         except (CancelledError, KeyError, OSError) as error:
             raise ResultLost(run_name=run_name, holder=self.holder) from error
-
-
-class Lent(Parcel):
-    """On a worker: a large value of a run that was submitted there.
-
-    Args:
-        number: its Dask key.
-        fetch: gives the value of a Dask key.
-    """
-
-    __slots__ = ("_fetch", "number")
-
-    def __init__(self, number: str, fetch: Callable[[str], Any]) -> None:
-        self.number = number
-        self._fetch = fetch
-
-    def value(self, run_name: str | None = None) -> Any:
-        """See `Handle`."""
-        try:
-            return self._fetch(self.number)
-        except (KeyError, OSError) as error:
-            raise ResultLost(run_name=run_name, holder="a Dask worker") from error
 
 
 def future_of(key: str, client: Client) -> Any:

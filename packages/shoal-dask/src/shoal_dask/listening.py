@@ -36,6 +36,7 @@ class Listener(ClusterListener):
     """
 
     backend: DaskBackend
+    kept_as = Kept
 
     def __init__(self, backend: DaskBackend, *, check: bool) -> None:
         super().__init__(backend)
@@ -101,10 +102,6 @@ class Listener(ClusterListener):
     def check_worker(self, environment: Any) -> str | None:
         """See `ClusterListener`."""
         return check_worker(environment) if self._check else None
-
-    def is_kept(self, value: Any) -> bool:
-        """See `ClusterListener`."""
-        return isinstance(value, Kept)
 
     def options(self, options: Any) -> AbstractContextManager[Any]:
         """See `Carrier`: Dask's annotations."""

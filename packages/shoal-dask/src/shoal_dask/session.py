@@ -10,7 +10,7 @@ Who does what:
     receiver         everything else that is said, in order
     service loop     coroutines of batches (`shoal.engine.loops`)
 
-May import `bus`, `handles`, `values` and the core's `remote` room.
+May import `bus`, `values` and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from shoal.task_runners.remote.batches import Batch
 from shoal.task_runners.remote.cluster_thread import ClusterThread
 from shoal.task_runners.remote.cluster_worker import ClusterWorker
 from shoal.task_runners.remote.messages import Message
+from shoal.task_runners.remote.parcels import Lent
 
 from shoal_dask.bus import NAME, key_of
 from shoal_dask.environment import this_environment
-from shoal_dask.handles import Lent
 from shoal_dask.natives import Inside, register
 from shoal_dask.options import captured
 from shoal_dask.values import ClusterValues
@@ -461,7 +461,7 @@ class WorkerSession(ClusterWorker):
 
     def handle_of(self, number: Any) -> Any:
         """See `RemoteWorker`."""
-        return Lent(number, self.fetch)
+        return Lent(number, self.fetch, "a Dask worker", (KeyError, OSError))
 
     # ------------------------------------------------------------------ what does not stop
 

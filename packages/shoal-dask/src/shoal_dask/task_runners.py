@@ -222,11 +222,6 @@ class DaskTaskRunner(ClusterTaskRunner):
         """The `distributed.Client` that it uses; `None` while it is not entered."""
         return self._connection.client if self._dispatcher is not None else None
 
-    def connection(self) -> dict[str, str]:
-        """See `BaseTaskRunner`: the scheduler and the dashboard."""
-        shown: dict[str, str] = self._connection.shown()
-        return shown
-
     # ------------------------------------------------------------------ the report
 
     def __enter__(self) -> Self:

@@ -10,10 +10,11 @@ May import Shoal's errors and the core's `remote` room.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from shoal.exceptions import EnvironmentMismatch
-from shoal.task_runners.remote.environment import MISSING, Comparison, versions
+from shoal.task_runners.remote.environment import MISSING, versions
 from shoal.task_runners.remote.environment import compare as compare_all
 
 if TYPE_CHECKING:
@@ -30,21 +31,12 @@ _PACKAGES: dict[str, int | None] = {
     "ray": 9,
 }
 
+#: What this process has: versions by package.
+this_environment = partial(versions, _PACKAGES)
+#: How environments differ, given versions by package, by place, and whether they work together; the driver comes first.
+compare = partial(compare_all, packages=_PACKAGES)
+
 _NO_MODULE = re.compile(r"No module named '(shoal(?:_ray)?)\b")
-
-
-def this_environment() -> dict[str, str]:
-    """What this process has: versions by package."""
-    return versions(_PACKAGES)
-
-
-def compare(described: Mapping[str, Mapping[str, str]]) -> Comparison:
-    """How environments differ, and whether they work together.
-
-    Args:
-        described: versions by package, by place; the driver comes first.
-    """
-    return compare_all(described, _PACKAGES)
 
 
 def check_worker(

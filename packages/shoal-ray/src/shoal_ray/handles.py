@@ -1,4 +1,4 @@
-"""Large values in Ray's object store, as driver and workers have them.
+"""Large values in Ray's object store, as the driver has them.
 
 May import `ray` on use, and what lies above task runners in the core.
 """
@@ -12,11 +12,9 @@ from shoal.exceptions import ResultLost
 from shoal.task_runners.remote.parcels import Parcel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ray import ObjectRef
 
-__all__ = ["Kept", "Lent", "let_go"]
+__all__ = ["Kept", "let_go"]
 
 _living: WeakSet[Kept] = WeakSet()
 
@@ -72,31 +70,3 @@ class Kept(Parcel):
             return ray.get(self.reference)
         except RayError as error:
             raise self.lost(run_name) from error
-
-
-class Lent(Parcel):
-    """On a worker: a large value of a run that was submitted there.
-
-    Args:
-        number: what the driver knows it by.
-        fetch: gives the value.
-    """
-
-    __slots__ = ("_fetch", "number")
-
-    def __init__(self, number: str, fetch: Callable[[str], Any]) -> None:
-        self.number = number
-        self._fetch = fetch
-
-    def value(self, run_name: str | None = None) -> Any:
-        """See `Handle`.
-
-        Raises:
-            ResultLost: what held it has gone.
-        """
-        from ray.exceptions import RayError
-
-        try:
-            return self._fetch(self.number)
-        except (RayError, KeyError, OSError) as error:
-            raise ResultLost(run_name=run_name, holder="Ray") from error

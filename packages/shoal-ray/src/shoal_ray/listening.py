@@ -43,6 +43,7 @@ class Listener(ClusterListener):
     """
 
     backend: RayBackend
+    kept_as = Kept
     values_come_last = True  # they are what the Ray task returns
 
     def __init__(self, backend: RayBackend) -> None:
@@ -127,10 +128,6 @@ class Listener(ClusterListener):
         if len(data) > LARGE and not isinstance(value, Outcome):
             return self.backend.kept(ray.put(value))
         return value
-
-    def is_kept(self, value: Any) -> bool:
-        """See `ClusterListener`."""
-        return isinstance(value, Kept)
 
     def options(self, options: Any) -> AbstractContextManager[Any]:
         """See `Carrier`: Ray's options."""

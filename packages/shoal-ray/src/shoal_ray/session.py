@@ -13,7 +13,7 @@ Who does what:
     receiver       all that the driver says, in order
     service loop   coroutines of batches (`shoal.engine.loops`)
 
-May import `wire`, `handles`, `natives`, `environment`, `options` and the core's `remote` room.
+May import `wire`, `natives`, `environment`, `options` and the core's `remote` room.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.cluster_thread import ClusterThread
 from shoal.task_runners.remote.cluster_worker import ClusterWorker
 from shoal.task_runners.remote.messages import Message
+from shoal.task_runners.remote.parcels import Lent
 
 from shoal_ray.environment import this_environment
-from shoal_ray.handles import Lent
 from shoal_ray.natives import PASSED_WITHIN, lends_here
 from shoal_ray.options import captured
 from shoal_ray.wire import Channel, Contact, connect
@@ -481,4 +481,4 @@ class WorkerSession(ClusterWorker):
 
     def handle_of(self, number: Any) -> Any:
         """See `RemoteWorker`."""
-        return Lent(number, self.fetch)
+        return Lent(number, self.fetch, "Ray", (ray.exceptions.RayError, KeyError, OSError))

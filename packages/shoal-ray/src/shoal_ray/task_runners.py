@@ -113,11 +113,6 @@ class RayTaskRunner(ClusterTaskRunner):
             "a number of CPUs or a cluster's address ('host:port', 'ray://host:port', 'auto') is needed",
         )
 
-    def connection(self) -> dict[str, str]:
-        """See `BaseTaskRunner`: the cluster and the dashboard."""
-        shown: dict[str, str] = self._connection.shown()
-        return shown
-
     def start_late(self) -> None:
         """See `BaseTaskRunner`: Ray takes seconds to start."""
         self._is_late = True

@@ -43,6 +43,8 @@ class ClusterListener(Listener):
 
     #: Whether values that stay in the cluster exist when their job has ended, and not before.
     values_come_last = False
+    #: Handles that workers find the value of a run by.
+    kept_as: type[Parcel] = Parcel
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -53,10 +55,6 @@ class ClusterListener(Listener):
     def kept(self, member: Any, sent: Any, told: Any) -> Any:
         """The handle of a value that a worker keeps; the backend's, if it makes no difference which batch that was in."""
         return self.backend.kept(told, member)
-
-    def is_kept(self, value: Any) -> bool:
-        """Whether a run's value is a handle that workers find the value by."""
-        return isinstance(value, Parcel)
 
     def misfit(self, member: Any, problem: Any) -> None:
         """A worker's environment does not go with the driver's."""
@@ -175,7 +173,7 @@ class ClusterListener(Listener):
         """See `Carrier`."""
         entries = []
         for end in ends:
-            if end.phase == COMPLETED and self.is_kept(end.value):
+            if end.phase == COMPLETED and isinstance(end.value, self.kept_as):
                 phase, data = end.phase, end.value.number
             else:
                 phase, data = end.packed()

@@ -53,6 +53,11 @@ class ClusterTaskRunner(BaseTaskRunner):
         """See `BaseTaskRunner`."""
         return {"check_environment": self.check_environment, "ship_modules": self.ship_modules}
 
+    def connection(self) -> dict[str, str]:
+        """See `BaseTaskRunner`: the cluster and the dashboard."""
+        shown: dict[str, str] = self._connection.shown()
+        return shown
+
     def __repr__(self) -> str:
         return self._with_connection(
             [

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.calls import Handle
+from shoal.exceptions import ResultLost
 from shoal.serialization import dumps, dumps_with_buffers, loads
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "HERE",
     "LARGE",
     "Late",
+    "Lent",
     "Packed",
     "Parcel",
     "ResultOf",
@@ -70,6 +72,38 @@ class Parcel(Handle):
             raise TypeError("a value that stays elsewhere is pickled by its runner only")
         HERE.packing.append(self)
         return attach, (self.number,)
+
+
+class Lent(Parcel):
+    """On a worker: a large value of a run that was submitted there.
+
+    Args:
+        number: what the driver knows it by.
+        fetch: gives the value.
+        holder: what holds it, in words.
+        lost: what `fetch` raises if that has gone.
+    """
+
+    __slots__ = ("_fetch", "_holder", "_lost", "number")
+
+    def __init__(
+        self,
+        number: str,
+        fetch: Callable[[str], Any],
+        holder: str,
+        lost: tuple[type[Exception], ...],
+    ) -> None:
+        self.number = number
+        self._fetch = fetch
+        self._holder = holder
+        self._lost = lost
+
+    def value(self, run_name: str | None = None) -> Any:
+        """See `Handle`."""
+        try:
+            return self._fetch(self.number)
+        except self._lost as error:
+            raise ResultLost(run_name=run_name, holder=self._holder) from error
 
 
 def attach(number: Any) -> Any:
