@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -229,6 +231,35 @@ def test_failures_and_retries(traced: Traced) -> None:
     assert retried.status.is_unset
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_crash_that_is_retried(traced: Traced, tmp_path: Path, mapped: bool) -> None:
+    """It is an event as any other retry is; one that is not retried is none."""
+
+    @task(crash_retries=1)
+    def dies(times: int) -> int:
+        for number in range(times):
+            mark = tmp_path / f"{times} {number}"
+            if not mark.exists():
+                mark.touch()
+                os._exit(3)
+        return times
+
+    @flow(name="main", task_runner="processes:1")
+    def main() -> list[bool]:
+        runs = dies.map([1, 2]) if mapped else [dies.submit(1), dies.submit(2)]
+        wait(runs)
+        return [run.state.is_completed() for run in runs]
+
+    assert main() == [True, False]
+    events = [
+        [(event.name, (event.attributes or {}).get("shoal.state")) for event in span.events]
+        for span in sorted(traced.named("dies"), key=lambda span: not span.status.is_unset)
+    ]
+    assert events == [[("retry", "Crashed")], [("retry", "Crashed"), ("exception", None)]]
+    for span in traced.named("dies"):
+        assert (span.start_time or 0) <= span.events[0].timestamp <= (span.end_time or 0)
+
+
 def test_a_flow_that_fails(traced: Traced) -> None:
     @flow(name="main")
     def main() -> None:
@@ -280,6 +311,36 @@ def test_direct_calls_and_runs_inside_runs(traced: Traced) -> None:
     assert told[0] == ids_of(around)
     assert is_child(around, traced.one("main"))
     assert all(is_child(by_ids[ids], around) for ids in told[1:])
+
+
+def test_what_runs_submit_on_workers_are_their_children(
+    traced: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on threads. Of an element of a map that has no span of its own, they are children of the map's."""
+    monkeypatch.setenv("SHOAL_OTEL_MAP_RUNS", "1")
+
+    @task
+    def outer(number: int) -> list[str]:
+        return [where.submit(number).result(), *where.map([number]).result()]
+
+    @flow(name="main", task_runner="processes:2")
+    def main() -> list[list[str]]:
+        return [outer.submit(0).result(), *outer.map([1, 2]).result()]
+
+    told = main()
+    by_ids = {ids_of(span): span for span in traced.named("where")}
+    maps = {span.context.span_id: span for span in traced.named("map where") if span.context}
+    first, of_map, beyond = told
+    single, element = sorted(traced.named("outer"), key=lambda span: span.start_time or 0)
+    for (one, mapped), around in (
+        (first, single),
+        (of_map, element),
+        (beyond, traced.one("map outer")),
+    ):
+        assert is_child(by_ids[one], around)
+        parent = by_ids[mapped].parent
+        assert parent is not None
+        assert is_child(maps[parent.span_id], around)
 
 
 def test_async_and_generator_flows(traced: Traced) -> None:

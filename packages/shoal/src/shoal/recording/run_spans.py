@@ -20,6 +20,7 @@ from opentelemetry import trace
 
 from shoal import settings
 from shoal.calls import COMPLETED
+from shoal.context import SUBMITTER
 from shoal.engine.services import CALLBACKS, TIMERS
 from shoal.engine.tracing import AmbientSpan, attach_ambient, span_id_of
 from shoal.futures import TaskFuture
@@ -139,8 +140,24 @@ class RunnerSpans:
             return parent
         if context is not None and current is not ambient:
             context.run(attach_ambient, ambient)
-        # What a worker submits comes by a thread that knows nothing of it.
-        return parent if parent.trace_id == ambient.of_flow.trace_id else ambient.of_flow
+        if parent.trace_id == ambient.of_flow.trace_id:
+            return parent
+        return self._submitter(ambient.of_flow)
+
+    def _submitter(self, of_flow: trace.SpanContext) -> trace.SpanContext:
+        """The span of the run that submits on a worker, for whom a thread does it here that knows nothing of spans.
+
+        That of the flow where it has none: a task that it calls submits, or the provider gives spans ids of its own.
+        """
+        submitter = SUBMITTER.get()
+        if submitter is None or not self._spans.gives_ids:
+            return of_flow
+        number, _ = submitter
+        of_map = self._map_of(number)
+        if of_map is not None and number - of_map.record.base >= self._most:
+            return of_map.span
+        known = of_map is not None or number in self._open
+        return sibling(of_flow, span_id_of(number)) if known else of_flow
 
     def submitted(self, run: TaskFuture[Any], inputs: Sequence[Input]) -> None:
         """See `RunnerObserver`."""
@@ -172,6 +189,10 @@ class RunnerSpans:
         """See `RunnerObserver`."""
         why = str(outcome.state) if outcome.state is not None else type(outcome.value).__name__
         self._tell(self._retried, run, began, now, why)
+
+    def sent_again(self, run: TaskFuture[Any], now: float) -> None:
+        """See `RunnerObserver`."""
+        self._tell(self._retried, run, now, now, "Crashed")
 
     def _retried(self, run: TaskFuture[Any], began: float | None, now: float, why: str) -> None:
         known = self._open.get(run._number)
@@ -389,7 +410,7 @@ class RunnerSpans:
     def lost(
         self, batch: Batch, begun: Sequence[int], error: Callable[[str], BaseException]
     ) -> None:
-        """See `RunnerObserver`: each ends, and is told of, or is sent again."""
+        """See `RunnerObserver`: each ends, and is told of, as what is sent again."""
 
     def joined(self, worker: Any) -> None:
         """See `RunnerObserver`."""

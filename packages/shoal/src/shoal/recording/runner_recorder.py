@@ -279,18 +279,11 @@ class RunnerRecorder:
         """See `RunnerObserver`."""
         detail = run._detail
         state = detail.state if detail is not None else None
+        name = state.name if state is not None else None
         completed = run._phase == COMPLETED
-        self._ended(
-            run,
-            attempt,
-            began,
-            now,
-            run._phase,
-            state.name if state is not None else None,
-            None if completed else run._outcome,
-            detail.traceback if detail is not None and not completed else None,
-            0.0,
-        )
+        error = None if completed else run._outcome
+        trace = detail.traceback if detail is not None and not completed else None
+        self._ended(run, attempt, began, now, run._phase, name, error, trace, 0.0)
 
     def retries(
         self, run: TaskFuture[Any], attempt: int, began: float | None, now: float, outcome: Outcome
@@ -461,6 +454,9 @@ class RunnerRecorder:
         # Who is killed so that what was cancelled, or is past its limit, stops has taken nothing along.
         died = not (told and ended)
         self._append((LOST, told, sent.worker, sent.sent, sent.arrived, time.time(), died))
+
+    def sent_again(self, run: TaskFuture[Any], now: float) -> None:
+        """See `RunnerObserver`: the next attempt tells of itself."""
 
     def closed(self, number: int, back: int) -> None:
         """See `RunnerObserver`."""

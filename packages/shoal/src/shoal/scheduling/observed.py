@@ -136,6 +136,9 @@ class RunnerObserver(Protocol):
     ) -> None:
         """A batch was lost with its worker, and with it these runs, which may have begun: each ends, or is sent again."""
 
+    def sent_again(self, run: TaskFuture[Any], now: float) -> None:
+        """One of these, which `crash_retries` allows another attempt, is about to be sent again."""
+
     def closed(self, number: int, back: int) -> None:
         """A batch has said all; so many of its runs come back, to be sent again."""
 
@@ -415,11 +418,31 @@ class ObservedPushingScheduler(_Observed, PushingScheduler):
     ) -> None:
         """See `PushingScheduler`."""
         entry = self.batches.get(number)
-        if entry is not None:
-            batch, still_open = entry
-            begun = still_open if maybe_started is None else still_open.intersection(maybe_started)
-            self.observer.lost(batch, sorted(begun), error)
+        if entry is None:
+            return  # it has been closed
+        batch, still_open = entry
+        begun = still_open if maybe_started is None else still_open.intersection(maybe_started)
+        positions = sorted(begun)
+        self.observer.lost(batch, positions, error)
+        crashes = [_crashes_of(_run_at(batch, position)) for position in positions]
         super().batch_lost(number, error, maybe_started, now)
+        for position, before in zip(positions, crashes, strict=True):
+            run = _run_at(batch, position)
+            if run is not None and _crashes_of(run) > before:
+                self.observer.sent_again(run, now)
+
+
+def _run_at(batch: Batch, position: int) -> TaskFuture[Any] | None:
+    """The run at a position of a batch; `None` for an element of a map that nobody has spoken of by itself yet."""
+    runs = batch.runs
+    if type(runs) is not Span:
+        return runs[position]  # type: ignore[no-any-return]
+    return runs.record.futures.get(runs.start + position)
+
+
+def _crashes_of(run: TaskFuture[Any] | None) -> int:
+    """How often a run was lost with its worker and sent again."""
+    return run._detail.crashes if run is not None and run._detail is not None else 0
 
 
 class ObservedLedger(Ledger):

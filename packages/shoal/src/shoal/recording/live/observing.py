@@ -351,6 +351,9 @@ class _RunnerCounts:
     ) -> None:
         """See `RunnerObserver`."""
 
+    def sent_again(self, run: TaskFuture[Any], now: float) -> None:
+        """See `RunnerObserver`."""
+
     def closed(self, number: int, back: int) -> None:
         """See `RunnerObserver`."""
         self._batches.pop(number, None)
