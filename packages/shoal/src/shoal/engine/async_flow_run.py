@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from shoal.engine.flow_run import FlowSteps, futures_in, state_of_returned
+from shoal.engine.inputs import runs_among
 from shoal.engine.streams import AsyncSteps
 from shoal.engine.task_run import results_in
 from shoal.futures import TaskFuture, TaskFutureList
@@ -128,7 +129,7 @@ async def _stream_async(run: FlowSteps, wait_for: Any) -> AsyncGenerator[Any, An
 async def _start_async(run: FlowSteps, wait_for: Any) -> State[Any] | None:
     try:
         found = run.upstreams(wait_for)
-        await _settled([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
+        await _settled(runs_among(found))
         run.begin(found)
     except Exception as error:
         return run.raised(error)

@@ -21,7 +21,7 @@ from shoal.engine.hooks import (
     concluded_async,
     state_of,
 )
-from shoal.engine.inputs import value_of
+from shoal.engine.inputs import runs_among, runs_in, value_of
 from shoal.engine.interrupt import Interrupt
 from shoal.engine.loops import cancelled_class
 from shoal.engine.observing import observers
@@ -36,7 +36,6 @@ from shoal.engine.task_run import (
     waited_for,
 )
 from shoal.exceptions import CancelledRun, CrashedRun
-from shoal.futures import TaskFuture
 from shoal.futures.awaiting import PLACES, settled, within
 from shoal.futures.blocking import LENT, block
 from shoal.logs import logger_of, set_up
@@ -86,7 +85,7 @@ def call_directly(
     try:
         found = _bound_upstreams(call, wait_for)
         if found:
-            block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
+            block(runs_among(found))
             _fill_in(call, found)
     except Exception as error:
         return _not_started(error, return_state)
@@ -136,7 +135,7 @@ async def _call_async(call: Call, wait_for: Any, return_state: bool) -> Any:
     with _current(call):
         try:
             found = _bound_upstreams(call, wait_for)
-            futures = [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
+            futures = runs_among(found)
             if futures:
                 await settled(futures)
             _fill_in(call, found)
@@ -145,10 +144,7 @@ async def _call_async(call: Call, wait_for: Any, return_state: bool) -> Any:
         while True:
             outcome = await timed_attempt_async(call)
             if outcome.phase == WAITING:
-                waiting = inputs.collect((outcome.value,), None)
-                await settled(
-                    [entry.future for entry in waiting if isinstance(entry.future, TaskFuture)]
-                )
+                await settled(runs_in(outcome.value))
                 outcome = waited_for(call, outcome.value)
             if outcome.phase != AWAITING_RETRY:
                 return _finish(call, outcome, return_state)
@@ -167,7 +163,7 @@ def stream(
     """
     set_up()
     found = _bound_upstreams(call, wait_for)
-    block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
+    block(runs_among(found))
     _fill_in(call, found)
     return _attempts(call, pause)
 
@@ -182,8 +178,7 @@ def _attempts(
             _log_end(call, Cancelled("the generator was closed"))
             raise
         if outcome.phase == WAITING:
-            found = inputs.collect((outcome.value,), None)
-            block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
+            block(runs_in(outcome.value))
             outcome = waited_for(call, outcome.value)
         if outcome.phase != AWAITING_RETRY:
             try:
@@ -219,7 +214,7 @@ async def stream_async(call: Call, wait_for: Any) -> AsyncGenerator[Any, Any]:
     """As `stream`, for async generator tasks."""
     set_up()
     found = _bound_upstreams(call, wait_for)
-    futures = [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
+    futures = runs_among(found)
     if futures:
         with _current(call):
             await settled(futures)

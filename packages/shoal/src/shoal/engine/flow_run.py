@@ -25,7 +25,7 @@ from shoal.context import CALL, HERE, SCOPE, TAGS, FlowRun, Scope
 from shoal.engine import handlers, inputs
 from shoal.engine.direct_call import sleep
 from shoal.engine.hooks import name_of_hook
-from shoal.engine.inputs import value_of
+from shoal.engine.inputs import runs_among, runs_in, value_of
 from shoal.engine.interrupt import Interrupt, Kicks, TimeLimit, shielded
 from shoal.engine.loops import SERVICE_LOOP, cancelled_class
 from shoal.engine.observing import observers
@@ -281,11 +281,7 @@ def state_of_returned(value: Any) -> State[Any]:
 
 def futures_in(value: Any) -> list[TaskFuture[Any]]:
     """The runs in a value that have not ended."""
-    return [
-        entry.future
-        for entry in inputs.collect((value,), None)
-        if isinstance(entry.future, TaskFuture) and not entry.future.done()
-    ]
+    return [run for run in runs_in(value) if not run.done()]
 
 
 # ---------------------------------------------------------------------- sync
@@ -357,7 +353,7 @@ def _start(run: FlowSteps, wait_for: Any) -> State[Any] | None:
     """All that comes before the first attempt; gives the final state if there is to be none."""
     try:
         found = run.upstreams(wait_for)
-        block([entry.future for entry in found if isinstance(entry.future, TaskFuture)])
+        block(runs_among(found))
         run.begin(found)
     except Exception as error:
         return run.raised(error)

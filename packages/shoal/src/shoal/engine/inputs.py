@@ -40,6 +40,8 @@ __all__ = [
     "has_no_inputs",
     "replace_futures",
     "replace_returned",
+    "runs_among",
+    "runs_in",
     "substitute",
     "upstream_error",
     "value_of",
@@ -104,6 +106,16 @@ ValueOf: TypeAlias = Callable[[Any, bool], object]
 def has_no_inputs(values: Iterable[object]) -> bool:
     """Whether all of some values are atomic; a container among them gives False, whatever it holds. Hot."""
     return ATOMS.issuperset(map(type, values))
+
+
+def runs_among(entries: Iterable[Input]) -> list[TaskFuture[Any]]:
+    """Those of some inputs that are runs, and no states."""
+    return [entry.future for entry in entries if isinstance(entry.future, TaskFuture)]
+
+
+def runs_in(value: Any) -> list[TaskFuture[Any]]:
+    """The runs in a value."""
+    return runs_among(collect((value,), None))
 
 
 def collect(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Input]:

@@ -269,7 +269,7 @@ def returned(call: Call, value: Any) -> Outcome:
     found = inputs.collect((value,), None)
     if not found:
         return Outcome(COMPLETED, value, name=name)
-    if all(entry.future.done() for entry in found if isinstance(entry.future, TaskFuture)):
+    if all(run.done() for run in inputs.runs_among(found)):
         return Outcome(COMPLETED, results_in(value), name=name)
     # It waits for runs of others; who asked for the attempt lets them settle it, without holding a worker.
     return Outcome(WAITING, value, name=name)

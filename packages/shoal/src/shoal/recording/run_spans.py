@@ -21,6 +21,7 @@ from opentelemetry import trace
 from shoal import settings
 from shoal.calls import COMPLETED
 from shoal.context import SUBMITTER
+from shoal.engine.inputs import runs_among
 from shoal.engine.services import CALLBACKS, TIMERS
 from shoal.engine.tracing import AmbientSpan, attach_ambient, span_id_of
 from shoal.futures import TaskFuture
@@ -164,7 +165,7 @@ class RunnerSpans:
         call = run._call
         if call is None or self._map_of(run._number) is not None:
             return
-        links = [entry.future._number for entry in inputs if isinstance(entry.future, TaskFuture)]
+        links = [upstream._number for upstream in runs_among(inputs)]
         # Where a run executes elsewhere, its context here is not its own.
         own = call.context if run._dispatcher.capabilities.shares_context else None  # type: ignore[attr-defined]
         self._open[run._number] = _Open(self._parent(call.scope, own), links)

@@ -25,7 +25,6 @@ from shoal.engine.interrupt import Interrupt, raise_if_due, shielded
 from shoal.engine.loops import cancelled_class
 from shoal.engine.task_run import begin, raised, resolved
 from shoal.exceptions import ResultStorageError, UnstableKeyError
-from shoal.futures import TaskFuture
 from shoal.futures.awaiting import settled, task_here
 from shoal.futures.blocking import Countdown, block, block_plainly
 from shoal.limits.holding import Held, holds_here
@@ -95,7 +94,7 @@ def attempt(
             with result.within():
                 outcome = execute(call, end_limit, True)
             if outcome.phase == WAITING:
-                block(_futures_in(outcome.value))
+                block(inputs.runs_in(outcome.value))
                 outcome = resolved(call, outcome.value)
             with shielded():
                 result.keep(outcome)
@@ -160,7 +159,7 @@ async def attempt_async(
             with result.within():
                 outcome = await execute(call, end_limit, True)
             if outcome.phase == WAITING:
-                await settled(_futures_in(outcome.value))
+                await settled(inputs.runs_in(outcome.value))
                 outcome = resolved(call, outcome.value)
             await result.beside(result.keep, outcome)
         elif end_limit is not None:
@@ -170,11 +169,6 @@ async def attempt_async(
         if result is not None and result.is_begun:
             with anyio.CancelScope(shield=True):
                 await result.beside(result.release)
-
-
-def _futures_in(value: Any) -> list[TaskFuture[Any]]:
-    found = inputs.collect((value,), None)
-    return [entry.future for entry in found if isinstance(entry.future, TaskFuture)]
 
 
 def _has_tags(call: Call) -> bool:

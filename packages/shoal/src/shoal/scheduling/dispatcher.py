@@ -156,11 +156,7 @@ class Dispatcher(Intake[SchedulerT, BackendT]):
         if future._phase >= DONE or call is None:
             return
         future._details().cancel_timer()
-        pending = {
-            entry.future
-            for entry in inputs.collect((value,), None)
-            if isinstance(entry.future, TaskFuture) and not entry.future.done()
-        }
+        pending = {run for run in inputs.runs_in(value) if not run.done()}
         blocked_on(future, list(pending))
 
         def one_ended(upstream: TaskFuture[Any]) -> None:

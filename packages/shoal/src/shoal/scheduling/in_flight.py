@@ -13,10 +13,11 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.calls import READY, SENT, WAITING
-from shoal.futures.blocking import Decision
+from shoal.engine.inputs import runs_among
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling import effects
+from shoal.scheduling.wait_graph import not_done
 
 if TYPE_CHECKING:
     from shoal.calls import Batch, Outcome, Report
@@ -344,16 +345,9 @@ class Books:
 
     def first_unbegun(self, wanted: Wanted) -> InFlight | None:
         """A job that nobody has begun, of what a run waits for or what that needs."""
-        seen: set[Any] = set()
         stack: list[Any] = list(reversed(wanted))
-        while stack:
-            item = stack.pop()
-            if item in seen or item.done():
-                continue
-            seen.add(item)
+        for item in not_done(stack):
             found: list[InFlight] = []
-            if type(item) is Decision:
-                continue
             if isinstance(item, MapRecord):
                 found = [e for e in self.batches.values() if _is_of(e.batch, item)]
                 stack.extend(item.futures.values())
@@ -363,8 +357,7 @@ class Books:
                     entry = self.find(item)
                     found = [entry] if entry is not None else []
                 elif item._phase == WAITING:
-                    upstreams = [entry.future for entry in item._details().upstreams]
-                    stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
+                    stack.extend(runs_among(item._details().upstreams))
                 stack.extend(item._details().waits_on or ())
             for entry in found:
                 if entry.worker is None and entry.is_job:

@@ -229,9 +229,7 @@ class Intake(Answers, Generic[SchedulerT, BackendT]):
         if wait_for is not None:
             found = [*found, *inputs.collect_wait_for(wait_for)]
         if INHERITED:
-            refuse_inherited(
-                entry.future for entry in found if isinstance(entry.future, TaskFuture)
-            )
+            refuse_inherited(inputs.runs_among(found))
         return found or None
 
     def submit_map(

@@ -5,7 +5,7 @@ a worker that was sent a batch. The graph is kept by the runs themselves, in the
 start, `waits_on` while they wait in the user's code, `waits_beside` while threads do that they have started, and `wanting` the other way about, as are
 `dependants`. All with `LOCK` held.
 
-May import futures, `stuck` and what lies above them.
+May import the engine, `stuck` and what lies above them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shoal.calls import DONE, QUEUED, READY, WAITING
+from shoal.engine.inputs import runs_among
 from shoal.exceptions import WaitCycle
 from shoal.futures.blocking import ALL, TIMED, WATCHERS, Bearer, Decision, Wait
 from shoal.futures.maps import MapRecord
@@ -20,7 +21,7 @@ from shoal.futures.run import TaskFuture
 from shoal.scheduling.stuck import Needs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from shoal.futures.blocking import Wanted
     from shoal.futures.maps import Span
@@ -34,6 +35,7 @@ __all__ = [
     "claim_wanted",
     "depend",
     "needs_of",
+    "not_done",
     "tell_of_run",
     "tell_wanting",
     "waits_beside",
@@ -99,6 +101,18 @@ def depend(future: TaskFuture[Any], upstream: TaskFuture[Any], allow_failure: bo
     return True
 
 
+def not_done(stack: list[Any]) -> Iterator[Any]:
+    """The runs and maps on a stack that have not ended, each once, and what is put on it meanwhile; the last first."""
+    seen: set[Any] = set()
+    while stack:
+        item = stack.pop()
+        if item in seen or item.done():
+            continue
+        seen.add(item)
+        if type(item) is not Decision:
+            yield item
+
+
 def claim_wanted(
     wanted: Wanted, blocked: Blocked, running: Sequence[TaskFuture[Any]]
 ) -> TaskFuture[Any] | Span | None:
@@ -117,14 +131,7 @@ def claim_wanted(
         WaitCycle: one of them would wait for itself.
     """
     stack: list[Any] = list(reversed(wanted))
-    seen: set[Any] = set()
-    while stack:
-        item = stack.pop()
-        if item in seen or item.done():
-            continue
-        seen.add(item)
-        if type(item) is Decision:
-            continue
+    for item in not_done(stack):
         if isinstance(item, MapRecord):
             span = _claim_elements(item, blocked, running)
             if span is not None:
@@ -147,11 +154,7 @@ def claim_wanted(
         if blocked not in detail.wanting:
             detail.wanting.append(blocked)
         if phase == WAITING:
-            stack.extend(
-                entry.future
-                for entry in reversed(detail.upstreams)
-                if isinstance(entry.future, TaskFuture)
-            )
+            stack.extend(reversed(runs_among(detail.upstreams)))
         elif phase == QUEUED:  # what has its slot may be in front of a worker that waits, too
             stack.extend(future._dispatcher.scheduler.slots_had.in_front(future, blocked))
         else:
@@ -181,14 +184,7 @@ def check_cycle(wanted: Wanted, run: TaskFuture[Any]) -> None:
         WaitCycle: what is wanted waits, directly or not, for `run`.
     """
     stack: list[Any] = list(wanted)
-    seen: set[Any] = set()
-    while stack:
-        item = stack.pop()
-        if item in seen or item.done():
-            continue
-        seen.add(item)
-        if type(item) is Decision:
-            continue
+    for item in not_done(stack):
         if isinstance(item, MapRecord):
             if 0 <= run._number - item.base < item.size:
                 raise WaitCycle(run_name=run.name, awaited=f"a map of {item.task.name}")
@@ -198,9 +194,7 @@ def check_cycle(wanted: Wanted, run: TaskFuture[Any]) -> None:
             raise WaitCycle(run_name=run.name, awaited=item.name)
         detail = item._detail
         if detail is not None:
-            stack.extend(
-                entry.future for entry in detail.upstreams if isinstance(entry.future, TaskFuture)
-            )
+            stack.extend(runs_among(detail.upstreams))
             stack.extend(detail.waits_on or ())
             stack.extend(detail.waits_beside or ())
 

@@ -68,10 +68,7 @@ def not_begun(future: TaskFuture[Any], error: BaseException) -> Outcome:
 
 
 def _waits(future: TaskFuture[Any]) -> bool:
-    return any(
-        isinstance(entry.future, TaskFuture) and entry.future._phase < DONE
-        for entry in future._details().upstreams
-    )
+    return any(run._phase < DONE for run in inputs.runs_among(future._details().upstreams))
 
 
 def follow(
@@ -97,11 +94,8 @@ def follow(
     call = future._call
     if call is None:
         return None
-    needs = [
-        entry.future
-        for entry in future._details().upstreams
-        if isinstance(entry.future, TaskFuture) and entry.future._phase < DONE
-    ]
+    upstreams = inputs.runs_among(future._details().upstreams)
+    needs = [run for run in upstreams if run._phase < DONE]
 
     def filled_in(source: TaskFuture[Any] | State[Any], allow_failure: bool) -> Any:
         if isinstance(source, TaskFuture) and source in needs:

@@ -17,9 +17,9 @@ from shoal.context import CALL, LOCK
 from shoal.engine import inputs
 from shoal.exceptions import SerializationError
 from shoal.futures import TaskFuture
-from shoal.futures.blocking import Decision
 from shoal.futures.maps import MapRecord
 from shoal.futures.side_threads import outermost
+from shoal.scheduling.wait_graph import not_done
 from shoal.task_runners.packing import culprit_of
 
 if TYPE_CHECKING:
@@ -57,11 +57,9 @@ class Untold:
     ) -> None:
         """Calls `tell` once all runs of other runners of this process among some arguments have ended."""
         pending = {
-            entry.future
-            for entry in inputs.collect((value,), None)
-            if isinstance(entry.future, TaskFuture)
-            and entry.future._dispatcher is not self._owner
-            and not entry.future.done()
+            run
+            for run in inputs.runs_in(value)
+            if run._dispatcher is not self._owner and not run.done()
         }
         if not pending:
             tell()
@@ -116,15 +114,8 @@ class Untold:
         """Runs and maps of ours that a wait is for, or that runs of this process's other runners need for it."""
         numbers: list[int] = []
         maps: list[tuple[int, int]] = []
-        seen: set[Any] = set()
         stack: list[Any] = list(reversed(wanted))
-        while stack:
-            item = stack.pop()
-            if item in seen or item.done():
-                continue
-            seen.add(item)
-            if type(item) is Decision:
-                continue
+        for item in not_done(stack):
             if isinstance(item, MapRecord):
                 if item.dispatcher is self._owner and item.base not in self._numbers:
                     maps.append((item.base, item.size))
@@ -139,8 +130,7 @@ class Untold:
                 if detail.wanting is None:
                     detail.wanting = []
                 watching = detail.wanting
-                upstreams = [entry.future for entry in detail.upstreams]
-                stack.extend(u for u in upstreams if isinstance(u, TaskFuture))
+                stack.extend(inputs.runs_among(detail.upstreams))
                 stack.extend(detail.waits_on or ())
             if watcher is not None and watcher not in watching:
                 watching.append(watcher)
