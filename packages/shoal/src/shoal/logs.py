@@ -33,6 +33,7 @@ __all__ = [
     "flow_run_logger",
     "get_logger",
     "get_run_logger",
+    "in_plain_text",
     "library_logger",
     "log_failure",
     "log_prints_of",
@@ -76,6 +77,16 @@ def log_failure(error: BaseException, text: str, *args: object, logger: Any = No
             logger.error("%s: %s", text % args, in_words(error))  # noqa: TRY400  # it cannot be shown
         except BaseException:
             return  # there is nobody left to tell
+
+
+def in_plain_text(record: logging.LogRecord) -> logging.LogRecord:
+    """The record, with nothing of the user's in it any more but text: it can be pickled."""
+    record.msg = record.getMessage()
+    record.args = None
+    if record.exc_info:
+        record.exc_text = record.exc_text or logging.Formatter().formatException(record.exc_info)
+        record.exc_info = None
+    return record
 
 
 def _is_main() -> bool:

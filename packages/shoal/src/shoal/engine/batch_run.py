@@ -25,7 +25,7 @@ from shoal.engine.inputs import ATOMS
 from shoal.engine.observing import CARRIERS, be_traced
 from shoal.engine.task_run import raised, timed_attempt, timed_attempt_async, waited_for
 from shoal.exceptions import SerializationError
-from shoal.logs import prints_are_logged
+from shoal.logs import in_plain_text, prints_are_logged
 from shoal.safely import is_raisable
 from shoal.serialization import (
     Portable,
@@ -216,14 +216,7 @@ class _Collector(logging.Handler):
         self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        record.msg = record.getMessage()
-        record.args = None
-        if record.exc_info:
-            record.exc_text = record.exc_text or logging.Formatter().formatException(
-                record.exc_info
-            )
-            record.exc_info = None
-        self.records.append(record)
+        self.records.append(in_plain_text(record))
 
 
 def run_packed(packed: Packed, make_runner: Callable[[], Any]) -> bytes:

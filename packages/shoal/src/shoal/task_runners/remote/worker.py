@@ -33,7 +33,7 @@ from shoal.engine.inputs import ATOMS
 from shoal.engine.observing import be_traced, remove_observer
 from shoal.engine.services import guarded
 from shoal.exceptions import NestingTooDeep
-from shoal.logs import log_failure, log_prints_of, prints_are_logged
+from shoal.logs import in_plain_text, log_failure, log_prints_of, prints_are_logged
 from shoal.serialization import dumps, loads, pack_error, unpicklable
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import BEGUN, Batch, Broadcasts, Rows, Tasks
@@ -470,14 +470,7 @@ class LogSender(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """See `logging.Handler`."""
         try:
-            record.msg = record.getMessage()
-            record.args = None
-            if record.exc_info:
-                record.exc_text = record.exc_text or logging.Formatter().formatException(
-                    record.exc_info
-                )
-                record.exc_info = None
-            self._channel.send(messages.LOGGED, dumps(record))
+            self._channel.send(messages.LOGGED, dumps(in_plain_text(record)))
         except OSError:
             return  # the driver has gone
         except Exception:
