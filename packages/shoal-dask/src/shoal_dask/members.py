@@ -13,6 +13,7 @@ from shoal.task_runners.remote.members import ClusterMember, Sent
 if TYPE_CHECKING:
     from distributed import Future
     from shoal.calls import Batch
+    from shoal.task_runners.remote.messages import Channel
 
 __all__ = ["DaskMember", "DaskSent"]
 
@@ -32,7 +33,7 @@ class DaskMember(ClusterMember):
         nanny: the address of its nanny, `None` if it has none.
     """
 
-    def __init__(self, number: int, channel: Any, joined: dict[str, Any]) -> None:
+    def __init__(self, number: int, channel: Channel, joined: dict[str, Any]) -> None:
         super().__init__(number, channel, joined["address"])
         self.address: str = joined["address"]
         self.name: str = joined["name"]

@@ -48,6 +48,7 @@ from shoal_dask.values import ClusterValues
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from distributed import Worker
     from shoal.calls import Call
     from shoal.task_runners.remote.parcels import Packed
 
@@ -138,7 +139,7 @@ def session_of(worker: Any, session: str) -> WorkerSession | None:
 class _Channel:
     """To the driver, over the worker's stream to the scheduler."""
 
-    def __init__(self, worker: Any, session: str) -> None:
+    def __init__(self, worker: Worker, session: str) -> None:
         self._worker = worker
         self._session = session
 
@@ -218,7 +219,7 @@ class WorkerSession(ClusterWorker):
 
     channel: _Channel
 
-    def __init__(self, worker: Any, session: str) -> None:
+    def __init__(self, worker: Worker, session: str) -> None:
         super().__init__(_Channel(worker, session), REPORT_EVERY)
         register()
         _SESSIONS.add(self)
@@ -488,7 +489,7 @@ class WorkerSession(ClusterWorker):
         give_up(worker_thread.thread)
         self.hand_back(batch)
         self.send_report(batch, [], 0.0, last=True)  # what it may say later is of no interest
-        pool = self._worker.executors["default"]
+        pool: Any = self._worker.executors["default"]
         with threads_lock:
             pool._threads.discard(worker_thread.thread)
             pool._adjust_thread_count()

@@ -17,6 +17,9 @@ from shoal.task_runners.remote import messages
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from distributed import Worker
+    from shoal.task_runners.remote.messages import Channel
+
 __all__ = ["ClusterValues"]
 
 #: Instead of a phase: the run will not end, as its runner has been left.
@@ -31,7 +34,7 @@ class ClusterValues:
         channel: to the driver.
     """
 
-    def __init__(self, worker: Any, channel: Any) -> None:
+    def __init__(self, worker: Worker, channel: Channel) -> None:
         self._worker = worker
         self._channel = channel
         self._wanted: dict[int, asyncio.Future[Any]] = {}

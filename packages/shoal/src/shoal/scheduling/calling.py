@@ -100,7 +100,7 @@ class _Holder:
 
     line: Line | None
 
-    def __init__(self, dispatcher: Any) -> None:
+    def __init__(self, dispatcher: _Dispatcher) -> None:
         self.dispatcher = dispatcher
 
     def closed(self) -> None:
@@ -181,7 +181,7 @@ class _Holder:
 class _Working(_Holder):
     """A worker of this process, whose run has them."""
 
-    def __init__(self, dispatcher: Any, worker: Any) -> None:
+    def __init__(self, dispatcher: _Dispatcher, worker: Any) -> None:
         super().__init__(dispatcher)
         self._worker = worker
 
@@ -203,7 +203,7 @@ class _Working(_Holder):
 class Caller(_Holder):
     """A thread that is no worker and calls a task, or is at a generator."""
 
-    def __init__(self, dispatcher: Any) -> None:
+    def __init__(self, dispatcher: _Dispatcher) -> None:
         super().__init__(dispatcher)
         self.line = None
         self._here: AbstractContextManager[None] | None = None
@@ -254,7 +254,11 @@ class Calling:
     _holder: _Holder
 
     def __init__(
-        self, dispatcher: Any, line: Line, name: str, caller: Callable[[Any], Caller] = Caller
+        self,
+        dispatcher: _Dispatcher,
+        line: Line,
+        name: str,
+        caller: Callable[[Any], Caller] = Caller,
     ) -> None:
         self._dispatcher = dispatcher
         self._name = name

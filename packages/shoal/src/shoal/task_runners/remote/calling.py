@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
     from shoal.calls import Call
     from shoal.futures.blocking import Wait
+    from shoal.scheduling.answers import CallingHere
     from shoal.specs import TaskCap
 
 __all__ = ["CallPlace", "calling"]
 
 
-def calling(worker: Any, cap: TaskCap, name: str, *, streams: bool) -> Any:
+def calling(worker: Any, cap: TaskCap, name: str, *, streams: bool) -> CallingHere:
     """See `Answers.calling`."""
     thread = next((t for t in worker.worker_threads if t.frames is HERE.frames), None)
     call = thread.innermost() if thread is not None else None

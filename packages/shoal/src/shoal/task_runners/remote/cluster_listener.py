@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from shoal.task_runners.remote.cluster_backend import ClusterBackend
+    from shoal.task_runners.remote.members import ClusterMember
     from shoal.task_runners.remote.messages import Message
     from shoal.task_runners.remote.nested import End
 
@@ -97,7 +98,7 @@ class ClusterListener(Listener):
         else:
             super().take_more(member, message)
 
-    def _take_hello(self, member: Any, hello: dict[str, Any]) -> None:
+    def _take_hello(self, member: ClusterMember, hello: dict[str, Any]) -> None:
         member.greet(hello)
         if hello["unrecorded"] is not None:
             library_logger().warning(
@@ -113,7 +114,7 @@ class ClusterListener(Listener):
 
     def _take_ends(
         self,
-        member: Any,
+        member: ClusterMember,
         number: int,
         where: Any,
         kinds: bytes,
@@ -148,7 +149,13 @@ class ClusterListener(Listener):
             self.tell_others(sent, report)
 
     def _take_sized_ends(
-        self, member: Any, number: int, where: Any, kinds: bytes, values: list[Any], *more: Any
+        self,
+        member: ClusterMember,
+        number: int,
+        where: Any,
+        kinds: bytes,
+        values: list[Any],
+        *more: Any,
     ) -> None:
         """As `_take_ends`, and tells how large the results were."""
         positions: Sequence[int] = range(*where) if type(where) is tuple else where

@@ -282,8 +282,7 @@ class RemoteDispatcher(Answers):
         assert (
             task.cap is not None
         )  # what a run calls is a part of it, as far as the flow's cap goes
-        made: CallingHere = calling(self._worker, task.cap, task.name, streams=streams)
-        return made
+        return calling(self._worker, task.cap, task.name, streams=streams)
 
     def place_of_call(self, task: TaskSpec) -> CalledPlace:
         """See `Answers`."""

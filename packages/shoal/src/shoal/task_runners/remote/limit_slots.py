@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from shoal.limits.holding import Held
     from shoal.limits.store import Request
+    from shoal.scheduling.dispatchers import LedgerDispatcher
     from shoal.task_runners.remote.members import Member
     from shoal.task_runners.remote.messages import Channel
 
@@ -59,7 +60,7 @@ class WorkerSlots:
         dispatcher: of the runner.
     """
 
-    def __init__(self, dispatcher: Any) -> None:
+    def __init__(self, dispatcher: LedgerDispatcher) -> None:
         self._dispatcher = dispatcher
 
     def take_wanted(self, member: Member, request: Request, timeout: float | None) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shoal.scheduling.in_flight import InFlight
     from shoal.task_runners.remote.batch_serializer import BatchSerializer
     from shoal.task_runners.remote.limit_slots import WorkerSlots
+    from shoal.task_runners.remote.members import Member
     from shoal.task_runners.remote.messages import Message
     from shoal.task_runners.remote.nested import Carrier
 
@@ -89,7 +90,7 @@ class Listener:
         else:
             self.take_more(member, message)
 
-    def _take_slots(self, member: Any, kind: int, told: Any) -> None:
+    def _take_slots(self, member: Member, kind: int, told: Any) -> None:
         if self.slots is None:
             from shoal.task_runners.remote.limit_slots import WorkerSlots
 
@@ -103,11 +104,11 @@ class Listener:
         """Takes a message that only workers of one kind send."""
         raise ValueError(f"message of unknown kind {message.kind}")
 
-    def take_waiting(self, member: Any, wait: int, *described: Any) -> None:
+    def take_waiting(self, member: Member, wait: int, *described: Any) -> None:
         """A run on a worker waits."""
         self.nested.take_waiting(member, wait, *described)
 
-    def take_unpackable(self, member: Any, number: int, data: bytes, is_function: bool) -> None:
+    def take_unpackable(self, member: Member, number: int, data: bytes, is_function: bool) -> None:
         """A worker could not unpickle a batch."""
         sent = self.ledger.in_flight(number)
         if sent is not None:
