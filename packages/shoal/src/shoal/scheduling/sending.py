@@ -112,8 +112,8 @@ class SendingScheduler(Scheduler):
 
     def claim(self, future: TaskFuture[Any]) -> bool:
         """Takes a ready run out of its turn, for a worker that waits for it."""
-        if self._goes_to_a_loop(future._task):
-            return False  # it is sent at once, or waits for nothing but a loop or a place
+        if self._goes_to_a_loop(future._task) and not self.capabilities.queues:
+            return False  # it is sent at once, or waits for nothing but a loop or a place; a queue may be behind who waits
         if self.caps is not None and self.caps.refuses(future):
             return False
         if not (self.pick(future) and future._claim()):

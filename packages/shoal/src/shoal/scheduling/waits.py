@@ -311,7 +311,10 @@ class WorkerWaits:
         else:
             batch = Batch(number, blocked_run.batch.slot, runs, None)
             batch.blocked_run = blocked_run
-        self.helping[number] = blocked_run
+        if scheduler.run_at(batch, 0)._task.is_async:
+            blocked_run.look_again()  # it is on the loop: the worker has time for more
+        else:
+            self.helping[number] = blocked_run
         scheduler.launch(batch)
         return True
 

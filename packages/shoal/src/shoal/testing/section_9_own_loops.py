@@ -86,6 +86,23 @@ async def _awaited(x: int) -> Any:
     return await inc.submit(x)
 
 
+async def _a_coroutine(x: int) -> Any:
+    @task
+    async def part(more: int) -> Any:
+        return await inc.submit(x + more)
+
+    runs = [part.submit(0), part.submit(1), *part.map([2, 3])]
+    return sum(await asyncio.gather(*runs)) - 3 * x - 9
+
+
+async def _coroutines_of_a_map(x: int) -> Any:
+    @task
+    async def part(number: int) -> int:
+        return number
+
+    return sum([await run async for run in as_completed(part.map([x, 1]))])
+
+
 #: Ways to have `inc` run, and to wait for it on a loop.
 _WAYS: dict[str, Callable[[int], Coroutine[Any, Any, Any]]] = {
     "await": _awaited,
@@ -98,6 +115,8 @@ _WAYS: dict[str, Callable[[int], Coroutine[Any, Any, Any]]] = {
     "direct call under a cap": _by_a_call_under_a_cap,  # now that there is a loop of coroutines
     "direct argument": _by_an_argument,
     "flow": _by_a_flow,
+    "coroutine": _a_coroutine,
+    "coroutines of a map": _coroutines_of_a_map,
 }
 
 

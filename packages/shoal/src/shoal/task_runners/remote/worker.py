@@ -349,7 +349,10 @@ class RemoteWorker:
             return  # the driver has gone, as the receiver sees too
 
     def give_waiting(self, batch: Batch) -> None:
-        """Gives a batch to who waits for it; if nobody does any more, it goes back."""
+        """Gives a batch to who waits for it; if nobody does any more, it goes back. One of coroutines is for the loop."""
+        if batch.rows.task.is_async:
+            self.coroutines.begin(batch)
+            return
         with LOCK:
             worker_thread = self.waiting.get(batch.wait)
             batch.worker_thread = worker_thread
