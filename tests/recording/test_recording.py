@@ -785,6 +785,7 @@ def test_a_page_and_a_timeline_are_made_of_a_recording(tmp_path: Path) -> None:
 def test_each_outermost_flow_run_is_reported_to_a_folder(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = observers()
     folder = tmp_path / "reports"
     monkeypatch.setenv("SHOAL_REPORT", str(folder))
 
@@ -813,11 +814,11 @@ def test_each_outermost_flow_run_is_reported_to_a_folder(
             assert list(streamed(x)) == [1]
     assert sorted(path.name for path in folder.iterdir()) == ["a-b-of-1.html", "a-b-of-2.html"]
     assert "below" in (folder / "a-b-of-1.html").read_text(encoding="utf-8")
-    assert observers()
+    assert observers() != before
     monkeypatch.delenv("SHOAL_REPORT")
     below()
     assert len(list(folder.iterdir())) == 2
-    assert not observers()
+    assert observers() == before
 
 
 def test_a_folder_for_reports_that_cannot_be_made_is_said_before_the_flow(
