@@ -89,7 +89,7 @@ class RayThread(threading.Thread):
             self.join(1.0 if self._interrupt() else 0.05)
 
     def _interrupt(self) -> bool:
-        """Interrupts `ray.init`, but not while that connects; whether it did.
+        """Interrupts `ray.init`, but not while that connects; False if it does.
 
         What connects makes a core worker, for a while without Python. An interrupt would be raised when it is made, before
         anybody knows of it who could end it: its threads would take the process with them at its end.

@@ -48,7 +48,6 @@ __all__ = [
     "Packed",
     "Surroundings",
     "flow_run_of",
-    "pack_error",
     "pack_outcome",
     "pack_task",
     "run_calls",

@@ -9,6 +9,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import READY, SENT, WAITING, Batch, Handle
+from shoal.engine.inputs import runs_among
 from shoal.futures.maps import MapRecord, Span
 from shoal.futures.run import TaskFuture
 from shoal.scheduling.caps import Line
@@ -233,9 +234,9 @@ class BatchMaker:
         """Only runs of the same company travel together: same options, same demands, large inputs in the same place."""
         call = future._call
         places = {
-            entry.future._outcome.place
-            for entry in (future._detail.upstreams if future._detail is not None else ())
-            if isinstance(entry.future, TaskFuture) and isinstance(entry.future._outcome, Handle)
+            run._outcome.place
+            for run in runs_among(future._detail.upstreams if future._detail is not None else ())
+            if isinstance(run._outcome, Handle)
         }
         return (
             call.options if call is not None else None,

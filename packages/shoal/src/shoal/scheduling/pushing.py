@@ -21,8 +21,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal.calls import CRASHED, DONE, READY, RUNNING, SENT, WAITING, Batch, Outcome
+from shoal.engine.inputs import runs_among
 from shoal.futures.maps import Span
-from shoal.futures.run import TaskFuture
 from shoal.scheduling.effects import OVERDUE
 from shoal.scheduling.sending import SendingScheduler
 from shoal.scheduling.wait_graph import tell_wanting
@@ -30,6 +30,7 @@ from shoal.scheduling.wait_graph import tell_wanting
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from shoal.futures.run import TaskFuture
     from shoal.scheduling.blocked_run import BlockedRun
 
 __all__ = ["PushingScheduler"]
@@ -282,11 +283,7 @@ class PushingScheduler(SendingScheduler):
 
     def _first_again(self, future: TaskFuture[Any]) -> None:
         detail = future._details()
-        detail.blockers = sum(
-            1
-            for entry in detail.upstreams
-            if isinstance(entry.future, TaskFuture) and entry.future._phase < DONE
-        )
+        detail.blockers = sum(run._phase < DONE for run in runs_among(detail.upstreams))
         if detail.blockers:  # it travelled in one batch with what it waits for
             future._phase = WAITING
             self.waiting.add(future)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import Counter, defaultdict
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shoal.exceptions import InvalidOption, JournalError, ResultStorageError
@@ -95,7 +96,8 @@ def resumed(
     copy.run_number = go_on_as(header.run, len(begun) + len(damaged))
     copy.resumes = Resumption(file, contents, values, bool(parameters), kept)
     set_up()
-    reused = plan(contents.facts, names, kept, lambda: _key_of_parameters(flow, bound))
+    parameters_now = cache(lambda: _key_of_parameters(flow, bound))  # of no use to most
+    reused = plan(contents.facts, names, kept, parameters_now)
     library_logger().info("Flow run %r goes on: %s", header.name, reused)
     return copy, bound.args, bound.kwargs
 

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import names
 from shoal.context import LOCK, SCOPE
-from shoal.engine.batch_run import pack_error
-from shoal.serialization import dumps, loads
+from shoal.serialization import dumps, loads, pack_error
 from shoal.task_runners.remote import messages
 from shoal.task_runners.remote.batches import Batch, Opening
 from shoal.task_runners.remote.cluster_thread import ClusterThread
